@@ -1,0 +1,406 @@
+//! Constant tensors: element type, shape and bytes.
+
+use crate::DataType;
+use bytes::Bytes;
+use half::{bf16, f16};
+use std::sync::Arc;
+
+/// A dense tensor, row-major. Cloning is cheap: the bytes are shared, and may be a slice of a mapped file.
+#[derive(Clone)]
+pub struct Tensor {
+    dtype: DataType,
+    shape: Arc<[usize]>,
+    data: Data,
+    pub(crate) origin: Option<Arc<Origin>>,
+}
+
+#[derive(Clone, PartialEq)]
+enum Data {
+    /// Little-endian elements; types under 8 bits are packed from the low bits up, as in `raw_data`.
+    Packed(Bytes),
+    Strings(Arc<[Bytes]>),
+}
+
+/// How the tensor stood in its file, so that an untouched one is written back the same way.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Origin {
+    pub storage: Storage,
+    pub name: Option<String>,
+    pub doc: Option<String>,
+    pub metadata: Vec<(Option<String>, Option<String>)>,
+    pub segment: Option<(Option<i64>, Option<i64>)>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) enum Storage {
+    #[default]
+    Raw,
+    /// In the typed field of its element type (`float_data`, `int32_data`, …).
+    Typed,
+    /// In a file of its own; the entries of `external_data` (location, offset, length, checksum).
+    External(Vec<(Option<String>, Option<String>)>),
+}
+
+/// Why a tensor could not be made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TensorError {
+    /// The bytes do not fill the shape.
+    #[error("a {dtype} tensor of shape {shape:?} takes {wanted} bytes, not {got}")]
+    Length {
+        /// Element type.
+        dtype: DataType,
+        /// Shape.
+        shape: Vec<usize>,
+        /// Bytes that the shape asks for.
+        wanted: usize,
+        /// Bytes given.
+        got: usize,
+    },
+    /// The shape holds more elements than this machine can address.
+    #[error("a tensor of shape {0:?} is too large")]
+    TooLarge(Vec<usize>),
+    /// The operation is not defined for this element type.
+    #[error("{0} elements cannot be read as {1}")]
+    Type(DataType, &'static str),
+}
+
+/// Rust types that are ONNX element types.
+pub trait Element: Copy + 'static {
+    /// The element type.
+    const DTYPE: DataType;
+    /// Read from little-endian bytes, exactly `size_of::<Self>()` of them.
+    fn read(bytes: &[u8]) -> Self;
+    /// Append as little-endian bytes.
+    fn write(self, to: &mut Vec<u8>);
+}
+
+macro_rules! elements {
+    ($($rust:ty: $dtype:ident),*) => {$(
+        impl Element for $rust {
+            const DTYPE: DataType = DataType::$dtype;
+            fn read(bytes: &[u8]) -> Self {
+                let mut own = [0; size_of::<Self>()];
+                own.copy_from_slice(bytes);
+                Self::from_le_bytes(own)
+            }
+            fn write(self, to: &mut Vec<u8>) {
+                to.extend_from_slice(&self.to_le_bytes());
+            }
+        }
+    )*};
+}
+elements!(f32: Float, f64: Double, f16: Float16, bf16: Bfloat16, u8: Uint8, i8: Int8, u16: Uint16,
+          i16: Int16, u32: Uint32, i32: Int32, u64: Uint64, i64: Int64);
+
+impl Element for bool {
+    const DTYPE: DataType = DataType::Bool;
+    fn read(bytes: &[u8]) -> Self {
+        bytes[0] != 0
+    }
+    fn write(self, to: &mut Vec<u8>) {
+        to.push(u8::from(self));
+    }
+}
+
+/// The number of elements of `shape`; `None` on overflow.
+pub fn element_count(shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(1_usize, |n, &d| n.checked_mul(d))
+}
+
+impl Tensor {
+    /// A tensor over packed little-endian `data`, checked against the shape.
+    pub fn new(
+        dtype: DataType,
+        shape: &[usize],
+        data: impl Into<Bytes>,
+    ) -> Result<Self, TensorError> {
+        let data = data.into();
+        let too_large = || TensorError::TooLarge(shape.to_vec());
+        let count = element_count(shape).ok_or_else(too_large)?;
+        let wanted = match dtype {
+            DataType::String => return Err(TensorError::Type(dtype, "bytes")),
+            _ => dtype.bytes_for(count).ok_or_else(too_large)?,
+        };
+        if data.len() != wanted {
+            let (shape, got) = (shape.to_vec(), data.len());
+            return Err(TensorError::Length { dtype, shape, wanted, got });
+        }
+        Ok(Self { dtype, shape: shape.into(), data: Data::Packed(data), origin: None })
+    }
+
+    /// A tensor of strings (any bytes).
+    pub fn strings(shape: &[usize], items: Vec<Bytes>) -> Result<Self, TensorError> {
+        let (dtype, got) = (DataType::String, items.len());
+        match element_count(shape) {
+            Some(wanted) if wanted == got => {}
+            Some(wanted) => {
+                let shape = shape.to_vec();
+                return Err(TensorError::Length { dtype, shape, wanted, got });
+            }
+            None => return Err(TensorError::TooLarge(shape.to_vec())),
+        }
+        Ok(Self { dtype, shape: shape.into(), data: Data::Strings(items.into()), origin: None })
+    }
+
+    /// A tensor of `values`, as many as the shape holds.
+    pub fn from_slice<T: Element>(shape: &[usize], values: &[T]) -> Result<Self, TensorError> {
+        let mut data = Vec::with_capacity(size_of_val(values));
+        values.iter().for_each(|v| v.write(&mut data));
+        Self::new(T::DTYPE, shape, data)
+    }
+
+    /// A tensor of one dimension.
+    pub fn vector<T: Element>(values: &[T]) -> Self {
+        let made = Self::from_slice(&[values.len()], values);
+        made.expect("a vector is as long as its values")
+    }
+
+    /// A tensor without dimensions.
+    pub fn scalar<T: Element>(value: T) -> Self {
+        Self::from_slice(&[], &[value]).expect("a scalar holds one value")
+    }
+
+    /// `values`, computed in f64 and rounded once, here, to `dtype` (a float or integer type of at
+    /// least 8 bits that is no 8-bit float; integers round half to even and saturate).
+    pub fn from_f64(dtype: DataType, shape: &[usize], values: &[f64]) -> Result<Self, TensorError> {
+        let mut data = Vec::with_capacity(values.len() * dtype.bits() as usize / 8);
+        macro_rules! write {
+            ($($d:ident => |$v:ident| $e:expr),* $(,)?) => {
+                match dtype {
+                    $(DataType::$d => values.iter().for_each(|&$v| $e.write(&mut data)),)*
+                    _ => return Err(TensorError::Type(DataType::Double, dtype.name())),
+                }
+            };
+        }
+        write! {
+            Float => |v| (v as f32), Double => |v| v,
+            Float16 => |v| f16::from_f64(v), Bfloat16 => |v| bf16::from_f64(v),
+            Int8 => |v| (v.round_ties_even() as i8), Uint8 => |v| (v.round_ties_even() as u8),
+            Int16 => |v| (v.round_ties_even() as i16), Uint16 => |v| (v.round_ties_even() as u16),
+            Int32 => |v| (v.round_ties_even() as i32), Uint32 => |v| (v.round_ties_even() as u32),
+            Int64 => |v| (v.round_ties_even() as i64), Uint64 => |v| (v.round_ties_even() as u64),
+            Bool => |v| (v != 0.0),
+        }
+        Self::new(dtype, shape, data)
+    }
+
+    /// The element type.
+    pub fn dtype(&self) -> DataType {
+        self.dtype
+    }
+
+    /// The size of each dimension.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The number of dimensions.
+    pub fn rank(&self) -> usize {
+        self.shape.len()
+    }
+
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether there is no element.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The packed little-endian elements; empty for strings.
+    pub fn bytes(&self) -> &Bytes {
+        static NONE: Bytes = Bytes::new();
+        match &self.data {
+            Data::Packed(bytes) => bytes,
+            Data::Strings(_) => &NONE,
+        }
+    }
+
+    /// The strings of a string tensor.
+    pub fn as_strings(&self) -> Option<&[Bytes]> {
+        match &self.data {
+            Data::Strings(items) => Some(items),
+            Data::Packed(_) => None,
+        }
+    }
+
+    /// Bytes that the elements occupy.
+    pub fn size_in_bytes(&self) -> usize {
+        match &self.data {
+            Data::Packed(bytes) => bytes.len(),
+            Data::Strings(items) => items.iter().map(Bytes::len).sum(),
+        }
+    }
+
+    /// The elements, if they are of type `T`.
+    pub fn to_vec<T: Element>(&self) -> Result<Vec<T>, TensorError> {
+        if self.dtype != T::DTYPE {
+            return Err(TensorError::Type(self.dtype, T::DTYPE.name()));
+        }
+        Ok(self.elements().collect())
+    }
+
+    fn elements<T: Element>(&self) -> impl Iterator<Item = T> + '_ {
+        self.bytes().chunks_exact(size_of::<T>()).map(T::read)
+    }
+
+    /// The elements in f64; `None` for strings and complex numbers. 64-bit integers above 2^53 lose
+    /// their last digits.
+    pub fn to_f64(&self) -> Option<Vec<f64>> {
+        use DataType as D;
+        Some(match self.dtype {
+            D::Float => self.elements::<f32>().map(f64::from).collect(),
+            D::Double => self.elements::<f64>().collect(),
+            D::Float16 => self.elements::<f16>().map(f64::from).collect(),
+            D::Bfloat16 => self.elements::<bf16>().map(f64::from).collect(),
+            D::Uint64 => self.elements::<u64>().map(|v| v as f64).collect(),
+            D::String | D::Complex64 | D::Complex128 => return None,
+            dtype if dtype.is_float() => self.codes().map(|c| minifloat(dtype, c)).collect(),
+            _ => self.to_i64()?.into_iter().map(|v| v as f64).collect(),
+        })
+    }
+
+    /// The elements of an integer or bool tensor; `None` for other types and for `uint64` above
+    /// `i64::MAX`.
+    pub fn to_i64(&self) -> Option<Vec<i64>> {
+        use DataType as D;
+        let signed = |bits: u32| {
+            self.codes().map(move |c| (i64::from(c) ^ (1 << (bits - 1))) - (1 << (bits - 1))).collect()
+        };
+        Some(match self.dtype {
+            D::Int64 => self.elements::<i64>().collect(),
+            D::Int32 => self.elements::<i32>().map(i64::from).collect(),
+            D::Uint32 => self.elements::<u32>().map(i64::from).collect(),
+            D::Int16 => self.elements::<i16>().map(i64::from).collect(),
+            D::Uint16 => self.elements::<u16>().map(i64::from).collect(),
+            D::Uint64 => self.elements::<u64>().map(|v| i64::try_from(v).ok()).collect::<Option<_>>()?,
+            D::Bool => self.elements::<bool>().map(i64::from).collect(),
+            D::Int8 | D::Int4 | D::Int2 => signed(self.dtype.bits()),
+            D::Uint8 | D::Uint4 | D::Uint2 => self.codes().map(i64::from).collect(),
+            _ => return None,
+        })
+    }
+
+    /// The only element of a tensor with one element, in f64.
+    pub fn single(&self) -> Option<f64> {
+        if self.len() == 1 { self.to_f64()?.first().copied() } else { None }
+    }
+
+    /// The only element of an integer tensor with one element.
+    pub fn single_i64(&self) -> Option<i64> {
+        if self.len() == 1 { self.to_i64()?.first().copied() } else { None }
+    }
+
+    /// Bit patterns of elements of at most 8 bits.
+    fn codes(&self) -> impl Iterator<Item = u8> + '_ {
+        let (bits, bytes) = (self.dtype.bits() as usize, self.bytes());
+        (0..self.len()).map(move |i| {
+            let (byte, shift) = (i * bits / 8, i * bits % 8);
+            let next = bytes.get(byte + 1).copied().unwrap_or(0);
+            let window = u16::from_le_bytes([bytes[byte], next]) >> shift;
+            (window & ((1 << bits) - 1)) as u8
+        })
+    }
+
+    /// The same elements under another shape of as many elements.
+    pub fn reshaped(&self, shape: &[usize]) -> Result<Self, TensorError> {
+        match &self.data {
+            Data::Packed(bytes) => Self::new(self.dtype, shape, bytes.clone()),
+            Data::Strings(items) => Self::strings(shape, items.to_vec()),
+        }
+    }
+}
+
+/// The value of an 8-, 6- or 4-bit float (ONNX `float8`, OCP microscaling formats).
+fn minifloat(dtype: DataType, code: u8) -> f64 {
+    use DataType as D;
+    if dtype == D::Float8E8M0 {
+        return if code == 0xff { f64::NAN } else { 2_f64.powi(i32::from(code) - 127) };
+    }
+    let (exponent_bits, mantissa_bits, bias) = match dtype {
+        D::Float8E4M3Fn => (4, 3, 7),
+        D::Float8E4M3Fnuz => (4, 3, 8),
+        D::Float8E5M2 => (5, 2, 15),
+        D::Float8E5M2Fnuz => (5, 2, 16),
+        D::Float6E2M3 => (2, 3, 1),
+        D::Float6E3M2 => (3, 2, 3),
+        _ => (2, 1, 1),
+    };
+    let magnitude = code & ((1 << (exponent_bits + mantissa_bits)) - 1);
+    let sign = if code >> (exponent_bits + mantissa_bits) & 1 == 1 { -1.0 } else { 1.0 };
+    match dtype {
+        D::Float8E4M3Fn if magnitude == 0x7f => return f64::NAN,
+        D::Float8E4M3Fnuz | D::Float8E5M2Fnuz if code == 0x80 => return f64::NAN,
+        D::Float8E5M2 if magnitude == 0x7c => return sign * f64::INFINITY,
+        D::Float8E5M2 if magnitude > 0x7c => return f64::NAN,
+        _ => {}
+    }
+    let exponent = i32::from(magnitude >> mantissa_bits);
+    let mantissa = f64::from(magnitude & ((1 << mantissa_bits) - 1)) / f64::from(1 << mantissa_bits);
+    // Subnormals have no leading one and the exponent of the smallest normal number.
+    let (lead, power) = if exponent == 0 { (0.0, 1 - bias) } else { (1.0, exponent - bias) };
+    sign * (lead + mantissa) * 2_f64.powi(power)
+}
+
+/// Equal element type, shape and bits; how the tensor was stored does not count.
+impl PartialEq for Tensor {
+    fn eq(&self, other: &Self) -> bool {
+        (self.dtype, &self.shape, &self.data) == (other.dtype, &other.shape, &other.data)
+    }
+}
+
+impl std::fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}{:?}", self.dtype, self.shape)?;
+        match self.to_f64() {
+            Some(values) if values.len() <= 8 => write!(f, " {values:?}"),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_are_checked_and_never_trusted() {
+        assert!(Tensor::new(DataType::Float, &[2, 2], vec![0; 16]).is_ok());
+        assert!(Tensor::new(DataType::Float, &[2, 2], vec![0; 15]).is_err());
+        assert!(Tensor::new(DataType::Float, &[1 << 40, 1 << 40], vec![]).is_err());
+    }
+
+    #[test]
+    fn small_integers_unpack_from_the_low_bits_with_their_sign() {
+        let t = Tensor::new(DataType::Int4, &[3], vec![0xf1, 0x08]).unwrap();
+        assert_eq!(t.to_i64().unwrap(), [1, -1, -8]);
+        let t = Tensor::new(DataType::Uint2, &[5], vec![0b11_10_01_00, 0b10]).unwrap();
+        assert_eq!(t.to_i64().unwrap(), [0, 1, 2, 3, 2]);
+        let t = Tensor::vector(&[-1_i8, 127]);
+        assert_eq!(t.to_i64().unwrap(), [-1, 127]);
+    }
+
+    #[test]
+    fn small_floats_have_the_values_of_their_tables() {
+        let value = |d, c| minifloat(d, c);
+        assert_eq!(value(DataType::Float8E4M3Fn, 0x7e), 448.0);
+        assert_eq!(value(DataType::Float8E4M3Fn, 0x01), 2_f64.powi(-9));
+        assert_eq!(value(DataType::Float8E5M2, 0x7b), 57344.0);
+        assert_eq!(value(DataType::Float8E5M2, 0xfc), f64::NEG_INFINITY);
+        assert_eq!(value(DataType::Float8E4M3Fnuz, 0x7f), 240.0);
+        assert!(value(DataType::Float8E5M2Fnuz, 0x80).is_nan());
+        assert_eq!(value(DataType::Float4E2M1, 0x7), 6.0);
+        assert_eq!(value(DataType::Float6E2M3, 0x1f), 7.5);
+        assert_eq!(value(DataType::Float6E3M2, 0x3f), -28.0);
+    }
+
+    #[test]
+    fn rounding_happens_once() {
+        let t = Tensor::from_f64(DataType::Float16, &[2], &[1.0 / 3.0, 65520.0]).unwrap();
+        assert_eq!(t.to_f64().unwrap(), [0.333_251_953_125, f64::INFINITY]);
+        let t = Tensor::from_f64(DataType::Int8, &[3], &[0.5, 1.5, 300.0]).unwrap();
+        assert_eq!(t.to_i64().unwrap(), [0, 2, 127]);
+    }
+}

@@ -1,0 +1,1 @@
+//! Running ONNX models: engines, samples, comparison, timing.

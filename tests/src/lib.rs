@@ -1,0 +1,1 @@
+//! Laws over every pass, command sessions, conformance and sizes.
