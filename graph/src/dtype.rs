@@ -104,7 +104,10 @@ impl DataType {
 
     /// Whether it is a real floating-point type of any width.
     pub fn is_float(self) -> bool {
-        use T::*;
+        use T::{
+            Bfloat16, Double, Float, Float4E2M1, Float6E2M3, Float6E3M2, Float8E4M3Fn, Float8E4M3Fnuz,
+            Float8E5M2, Float8E5M2Fnuz, Float8E8M0, Float16,
+        };
         matches!(
             self,
             Float

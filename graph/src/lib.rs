@@ -1,7 +1,28 @@
 //! ONNX models as graphs: read, change by checked patches, write, with nothing lost.
+//!
+//! A [`Model`] holds a [`Graph`]: one directed graph in which nodes and values are vertices and uses are edges.
+//! Rules look at it through cursors ([`At`], [`Wired`]) and answer with a [`Patch`], which [`Graph::apply`] checks
+//! as a whole before anything changes.
 
+mod attr;
+mod cursor;
+mod dim;
 mod dtype;
+mod graph;
+mod model;
+pub mod onnx;
+pub mod ops;
+mod patch;
 mod tensor;
+mod ty;
 
+pub use attr::{Attribute, SparseTensor};
+pub use cursor::{At, Decline, Wired, expect};
+pub use dim::Dim;
 pub use dtype::DataType;
+pub use graph::{Constant, Declared, Graph, GraphError, Metadata, Node, NodeId, Value, ValueId, Wire};
+pub use model::{Function, Model};
+pub use ops::InferError;
+pub use patch::{Applied, Patch, PatchError, Ref};
 pub use tensor::{Element, Tensor, TensorError, element_count};
+pub use ty::{Axis, AxisSize, Fact, TensorFact, Type, TypeKind};

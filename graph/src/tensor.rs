@@ -109,11 +109,7 @@ pub fn element_count(shape: &[usize]) -> Option<usize> {
 
 impl Tensor {
     /// A tensor over packed little-endian `data`, checked against the shape.
-    pub fn new(
-        dtype: DataType,
-        shape: &[usize],
-        data: impl Into<Bytes>,
-    ) -> Result<Self, TensorError> {
+    pub fn new(dtype: DataType, shape: &[usize], data: impl Into<Bytes>) -> Result<Self, TensorError> {
         let data = data.into();
         let too_large = || TensorError::TooLarge(shape.to_vec());
         let count = element_count(shape).ok_or_else(too_large)?;

@@ -1,0 +1,260 @@
+//! What a rewrite rule sees: a node or a value with its surroundings, read-only. Every question may decline.
+
+use crate::{Attribute, DataType, Dim, Graph, Node, NodeId, Tensor, Value, ValueId, Wire};
+
+/// Why a rule left a place alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decline {
+    /// The pattern is not there; nothing to report.
+    Mismatch,
+    /// The pattern is there, but rewriting it would be wrong or useless.
+    Because(String),
+}
+
+impl Decline {
+    /// A decline with a reason.
+    pub fn because(why: impl Into<String>) -> Self {
+        Self::Because(why.into())
+    }
+}
+
+/// `Mismatch` unless the condition holds.
+pub fn expect(condition: bool) -> Result<(), Decline> {
+    if condition { Ok(()) } else { Err(Decline::Mismatch) }
+}
+
+/// A node under the eyes of a rule.
+#[derive(Clone, Copy)]
+pub struct At<'g> {
+    /// The graph it stands in.
+    pub graph: &'g Graph,
+    /// The node.
+    pub id: NodeId,
+}
+
+/// A value under the eyes of a rule.
+#[derive(Clone, Copy)]
+pub struct Wired<'g> {
+    /// The graph it stands in.
+    pub graph: &'g Graph,
+    /// The value.
+    pub id: ValueId,
+}
+
+impl<'g> At<'g> {
+    /// The node.
+    pub fn node(self) -> &'g Node {
+        self.graph.node(self.id)
+    }
+
+    /// The operator name.
+    pub fn op(self) -> &'g str {
+        &self.node().op
+    }
+
+    /// Whether it is the standard operator `op`.
+    pub fn is(self, op: &str) -> bool {
+        self.node().is(op)
+    }
+
+    /// The version of the operator set the node belongs to; 1 if its domain is not imported.
+    pub fn opset(self) -> i64 {
+        self.graph.opset(self.node().domain()).unwrap_or(1)
+    }
+
+    /// The node in words: operator and name.
+    pub fn describe(self) -> String {
+        self.graph.describe(self.id)
+    }
+
+    /// The value in input `slot`; declines if the node has none there.
+    pub fn input(self, slot: usize) -> Result<Wired<'g>, Decline> {
+        self.optional(slot).ok_or(Decline::Mismatch)
+    }
+
+    /// The value in input `slot`, if there is one.
+    pub fn optional(self, slot: usize) -> Option<Wired<'g>> {
+        let id = self.graph.inputs_of(self.id).get(slot).copied().flatten()?;
+        Some(Wired { graph: self.graph, id })
+    }
+
+    /// All inputs by slot.
+    pub fn inputs(self) -> Vec<Option<Wired<'g>>> {
+        let wired = |id| Wired { graph: self.graph, id };
+        self.graph.inputs_of(self.id).into_iter().map(|v| v.map(wired)).collect()
+    }
+
+    /// All outputs by slot.
+    pub fn outputs(self) -> Vec<Option<Wired<'g>>> {
+        let wired = |id| Wired { graph: self.graph, id };
+        self.graph.outputs_of(self.id).into_iter().map(|v| v.map(wired)).collect()
+    }
+
+    /// The only output; declines if further ones are used.
+    pub fn output(self) -> Result<Wired<'g>, Decline> {
+        let mut outputs = self.outputs().into_iter();
+        let first = outputs.next().flatten().ok_or(Decline::Mismatch)?;
+        expect(outputs.flatten().all(|o| o.graph.use_count(o.id) == 0))?;
+        Ok(first)
+    }
+
+    /// An attribute.
+    pub fn attr(self, name: &str) -> Option<&'g Attribute> {
+        self.node().attributes.get(name)
+    }
+
+    /// An integer attribute, or its default.
+    pub fn int(self, name: &str, default: i64) -> i64 {
+        match self.attr(name) {
+            Some(Attribute::Int(v)) => *v,
+            _ => default,
+        }
+    }
+
+    /// A float attribute, or its default.
+    pub fn float(self, name: &str, default: f32) -> f64 {
+        match self.attr(name) {
+            Some(Attribute::Float(v)) => f64::from(*v),
+            _ => f64::from(default),
+        }
+    }
+
+    /// An integer list attribute.
+    pub fn ints(self, name: &str) -> Option<&'g [i64]> {
+        match self.attr(name) {
+            Some(Attribute::Ints(v)) => Some(v),
+            _ => None,
+        }
+    }
+
+    /// A string attribute, or its default. Bytes that are no UTF-8 count as the default.
+    pub fn string(self, name: &str, default: &'static str) -> &'g str {
+        match self.attr(name) {
+            Some(Attribute::String(v)) => std::str::from_utf8(v).unwrap_or(default),
+            _ => default,
+        }
+    }
+
+    /// Whether the attribute is a reference to one of the calling node (in functions): its value is not known.
+    pub fn has_references(self) -> bool {
+        self.node().attributes.values().any(|a| matches!(a, Attribute::Reference { .. }))
+    }
+}
+
+impl<'g> Wired<'g> {
+    /// The value.
+    pub fn value(self) -> &'g Value {
+        self.graph.value(self.id)
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'g str {
+        &self.value().name
+    }
+
+    /// Its element type, if known.
+    pub fn dtype(self) -> Option<DataType> {
+        self.value().fact.dtype()
+    }
+
+    /// Its shape, if known.
+    pub fn shape(self) -> Option<&'g [Dim]> {
+        self.value().fact.shape()
+    }
+
+    /// Its number of dimensions; declines if unknown.
+    pub fn rank(self) -> Result<usize, Decline> {
+        let unknown = || Decline::because(format!("the rank of `{}` is unknown", self.name()));
+        self.shape().map(<[Dim]>::len).ok_or_else(unknown)
+    }
+
+    /// Its shape where every size is a number; declines otherwise.
+    pub fn fixed_shape(self) -> Result<Vec<usize>, Decline> {
+        let unknown = || Decline::because(format!("the shape of `{}` is not fixed", self.name()));
+        self.value().fact.fixed_shape().ok_or_else(unknown)
+    }
+
+    /// The node that makes it, if it is the first output of one.
+    pub fn maker(self) -> Option<At<'g>> {
+        match self.graph.producer(self.id)? {
+            (id, 0) => Some(At { graph: self.graph, id }),
+            _ => None,
+        }
+    }
+
+    /// The node that makes it; declines unless that is the standard operator `op`.
+    pub fn made_by(self, op: &str) -> Result<At<'g>, Decline> {
+        self.maker().filter(|at| at.is(op)).ok_or(Decline::Mismatch)
+    }
+
+    /// The nodes that use it, with how; subgraphs count through the node they belong to.
+    pub fn users(self) -> Vec<(At<'g>, Wire)> {
+        let at = |(id, wire)| (At { graph: self.graph, id }, wire);
+        self.graph.users(self.id).into_iter().map(at).collect()
+    }
+
+    /// The only node that uses it, as an input; declines if there are more uses, or it is a graph output.
+    pub fn sole_user(self) -> Result<At<'g>, Decline> {
+        self.sole_use()?;
+        match self.users().first() {
+            Some(&(at, Wire::Input(_))) => Ok(at),
+            _ => Err(Decline::Mismatch),
+        }
+    }
+
+    /// Declines unless it is used exactly once.
+    pub fn sole_use(self) -> Result<(), Decline> {
+        match self.graph.use_count(self.id) {
+            1 => Ok(()),
+            n => Err(Decline::because(format!("`{}` has {n} uses", self.name()))),
+        }
+    }
+
+    /// Its elements, if it is a constant: an initializer that nobody may override, or the output of a
+    /// `Constant` node, also behind `Identity`.
+    pub fn constant(self) -> Result<&'g Tensor, Decline> {
+        if self.value().data.is_some() {
+            let overridable =
+                || Decline::because(format!("`{}` can be overridden by the caller", self.name()));
+            return self.value().tensor().ok_or_else(overridable);
+        }
+        let maker = self.maker().ok_or(Decline::Mismatch)?;
+        match maker.attr("value") {
+            Some(Attribute::Tensor(tensor)) if maker.is("Constant") => Ok(tensor),
+            _ if maker.is("Identity") => maker.input(0)?.constant(),
+            _ => Err(Decline::Mismatch),
+        }
+    }
+
+    /// Whether it is a constant.
+    pub fn is_constant(self) -> bool {
+        self.constant().is_ok()
+    }
+
+    /// The elements of a constant in f64; declines if it is none, or not numeric.
+    pub fn constant_f64(self) -> Result<Vec<f64>, Decline> {
+        self.constant()?.to_f64().ok_or(Decline::Mismatch)
+    }
+
+    /// The only element of a constant with one element.
+    pub fn scalar(self) -> Result<f64, Decline> {
+        self.constant()?.single().ok_or(Decline::Mismatch)
+    }
+
+    /// The elements of a constant integer tensor (as for axes, pads and shapes).
+    pub fn constant_ints(self) -> Result<Vec<i64>, Decline> {
+        self.constant()?.to_i64().ok_or(Decline::Mismatch)
+    }
+}
+
+impl Graph {
+    /// The node with its surroundings.
+    pub fn at(&self, id: NodeId) -> At<'_> {
+        At { graph: self, id }
+    }
+
+    /// The value with its surroundings.
+    pub fn wired(&self, id: ValueId) -> Wired<'_> {
+        Wired { graph: self, id }
+    }
+}

@@ -1,0 +1,398 @@
+//! Sizes of dimensions as expressions over symbols.
+//!
+//! A [`Dim`] is a polynomial with integer coefficients in a normal form, so that equal expressions compare
+//! equal however they were computed: `2·(N+1) - 2` is `2·N`. What is no polynomial (floor division, maximum,
+//! minimum) is an atom of it. Anything that would overflow becomes a fresh unknown instead.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::Arc,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+/// The size of a dimension, or an element of a shape tensor: an integer or an expression over symbols.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Dim(Repr);
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Repr {
+    Known(i64),
+    /// Coefficients by monomial; never empty, never constant, no zero coefficient.
+    Sum(Arc<BTreeMap<Monomial, i64>>),
+}
+
+/// A product of atoms, sorted; the empty product is 1.
+type Monomial = Vec<Atom>;
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Atom {
+    /// A symbol of the model (`dim_param`).
+    Symbol(Arc<str>),
+    /// A size nothing is known about, equal only to itself.
+    Unknown(u64),
+    FloorDiv(Box<(Dim, Dim)>),
+    Max(Box<(Dim, Dim)>),
+    Min(Box<(Dim, Dim)>),
+}
+
+/// Beyond this many terms or nested atoms an expression says nothing useful any more and becomes an unknown.
+const MAX_TERMS: usize = 32;
+const MAX_DEPTH: usize = 8;
+
+impl Dim {
+    /// The symbol `name` of the model.
+    pub fn symbol(name: &str) -> Self {
+        Self::atom(Atom::Symbol(name.into()))
+    }
+
+    /// A size nothing is known about: equal to its clones, different from every other.
+    pub fn unknown() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self::atom(Atom::Unknown(NEXT.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    fn atom(atom: Atom) -> Self {
+        Self(Repr::Sum(Arc::new(BTreeMap::from([(vec![atom], 1)]))))
+    }
+
+    /// The integer, if it is one.
+    pub fn known(&self) -> Option<i64> {
+        match self.0 {
+            Repr::Known(n) => Some(n),
+            Repr::Sum(_) => None,
+        }
+    }
+
+    /// The integer as a size, if it is a non-negative one.
+    pub fn size(&self) -> Option<usize> {
+        usize::try_from(self.known()?).ok()
+    }
+
+    /// The name, if the expression is a single symbol of the model.
+    pub fn as_symbol(&self) -> Option<&str> {
+        match self.single_atom()? {
+            Atom::Symbol(name) => Some(name),
+            _ => None,
+        }
+    }
+
+    /// Whether nothing is known about it (a lone unknown).
+    pub fn is_unknown(&self) -> bool {
+        matches!(self.single_atom(), Some(Atom::Unknown(_)))
+    }
+
+    fn single_atom(&self) -> Option<&Atom> {
+        let Repr::Sum(terms) = &self.0 else { return None };
+        match terms.iter().next() {
+            Some((monomial, 1)) if terms.len() == 1 && monomial.len() == 1 => monomial.first(),
+            _ => None,
+        }
+    }
+
+    fn terms(&self) -> BTreeMap<Monomial, i64> {
+        match &self.0 {
+            Repr::Known(0) => BTreeMap::new(),
+            Repr::Known(n) => BTreeMap::from([(vec![], *n)]),
+            Repr::Sum(terms) => terms.as_ref().clone(),
+        }
+    }
+
+    fn from_terms(mut terms: BTreeMap<Monomial, i64>) -> Self {
+        terms.retain(|_, c| *c != 0);
+        match terms.iter().next() {
+            None => Self(Repr::Known(0)),
+            Some((monomial, &n)) if terms.len() == 1 && monomial.is_empty() => Self(Repr::Known(n)),
+            _ if terms.len() > MAX_TERMS => Self::unknown(),
+            _ => Self(Repr::Sum(Arc::new(terms))),
+        }
+    }
+
+    fn combine(&self, other: &Self, sign: i64) -> Self {
+        if let (Some(a), Some(b)) = (self.known(), other.known()) {
+            let sum = b.checked_mul(sign).and_then(|b| a.checked_add(b));
+            return sum.map_or_else(Self::unknown, Self::from);
+        }
+        let mut terms = self.terms();
+        for (monomial, c) in other.terms() {
+            let entry = terms.entry(monomial).or_insert(0);
+            match c.checked_mul(sign).and_then(|c| entry.checked_add(c)) {
+                Some(sum) => *entry = sum,
+                None => return Self::unknown(),
+            }
+        }
+        Self::from_terms(terms)
+    }
+
+    fn product(&self, other: &Self) -> Self {
+        let mut terms = BTreeMap::<Monomial, i64>::new();
+        for (m1, c1) in self.terms() {
+            for (m2, c2) in other.terms() {
+                let mut monomial = [m1.as_slice(), m2.as_slice()].concat();
+                monomial.sort();
+                let entry = terms.entry(monomial).or_insert(0);
+                match c1.checked_mul(c2).and_then(|c| entry.checked_add(c)) {
+                    Some(sum) => *entry = sum,
+                    None => return Self::unknown(),
+                }
+            }
+        }
+        Self::from_terms(terms)
+    }
+
+    /// The quotient where the division leaves no remainder whatever the symbols are; `None` otherwise.
+    pub fn exact_div(&self, by: &Self) -> Option<Self> {
+        let divisor = by.terms();
+        let (by_monomial, &by_factor) = divisor.iter().next()?;
+        if divisor.len() != 1 {
+            return (self == by).then(|| Self::from(1));
+        }
+        let mut quotient = BTreeMap::new();
+        for (monomial, c) in self.terms() {
+            let mut rest = monomial;
+            for atom in by_monomial {
+                rest.remove(rest.iter().position(|a| a == atom)?);
+            }
+            if c.checked_rem(by_factor)? != 0 {
+                return None;
+            }
+            quotient.insert(rest, c / by_factor);
+        }
+        Some(Self::from_terms(quotient))
+    }
+
+    /// `⌊self / by⌋`.
+    #[must_use]
+    pub fn floor_div(&self, by: &Self) -> Self {
+        if let (Some(a), Some(b)) = (self.known(), by.known()) {
+            let quotient = a.checked_div_euclid(b).filter(|_| b > 0);
+            return quotient.map_or_else(Self::unknown, Self::from);
+        }
+        if let Some(quotient) = self.exact_div(by) {
+            return quotient;
+        }
+        let Some(d) = by.known() else { return self.nest(by, Atom::FloorDiv) };
+        if d <= 0 {
+            return Self::unknown();
+        }
+        // ⌊(d·q + r) / d⌋ = q + ⌊r / d⌋: whole multiples leave the atom, so that equal quotients look equal.
+        let (mut whole, mut rest) = (BTreeMap::new(), BTreeMap::new());
+        for (monomial, c) in self.terms() {
+            whole.insert(monomial.clone(), c.div_euclid(d));
+            rest.insert(monomial, c.rem_euclid(d));
+        }
+        let rest = Self::from_terms(rest);
+        let fraction = if rest.known().is_some() { Self::from(0) } else { rest.nest(by, Atom::FloorDiv) };
+        &Self::from_terms(whole) + &fraction
+    }
+
+    /// `⌈self / by⌉`.
+    #[must_use]
+    pub fn ceil_div(&self, by: &Self) -> Self {
+        &Self::from(0) - &(&Self::from(0) - self).floor_div(by)
+    }
+
+    /// The larger of the two.
+    #[must_use]
+    pub fn max(&self, other: &Self) -> Self {
+        self.extremum(other, i64::max, Atom::Max)
+    }
+
+    /// The smaller of the two.
+    #[must_use]
+    pub fn min(&self, other: &Self) -> Self {
+        self.extremum(other, i64::min, Atom::Min)
+    }
+
+    fn extremum(&self, other: &Self, f: fn(i64, i64) -> i64, atom: fn(Box<(Self, Self)>) -> Atom) -> Self {
+        // a and a + n compare whatever a is.
+        match (self - other).known() {
+            Some(n) if f(n, 0) == n => return self.clone(),
+            Some(_) => return other.clone(),
+            None => {}
+        }
+        let (a, b) = if self <= other { (self, other) } else { (other, self) };
+        a.nest(b, atom)
+    }
+
+    fn nest(&self, other: &Self, atom: fn(Box<(Self, Self)>) -> Atom) -> Self {
+        if self.depth().max(other.depth()) >= MAX_DEPTH {
+            return Self::unknown();
+        }
+        Self::atom(atom(Box::new((self.clone(), other.clone()))))
+    }
+
+    fn depth(&self) -> usize {
+        let Repr::Sum(terms) = &self.0 else { return 0 };
+        let of_atom = |a: &Atom| match a {
+            Atom::Symbol(_) | Atom::Unknown(_) => 0,
+            Atom::FloorDiv(p) | Atom::Max(p) | Atom::Min(p) => 1 + p.0.depth().max(p.1.depth()),
+        };
+        terms.keys().flatten().map(of_atom).max().unwrap_or(0)
+    }
+
+    /// The value when every symbol `s` is `size(s)`; `None` if a symbol or unknown has no value, or on overflow.
+    pub fn eval(&self, size: &dyn Fn(&str) -> Option<i64>) -> Option<i64> {
+        let mut sum = 0_i64;
+        for (monomial, coefficient) in self.terms() {
+            let mut term = coefficient;
+            for atom in &monomial {
+                let pair = |p: &(Self, Self)| Some((p.0.eval(size)?, p.1.eval(size)?));
+                let value = match atom {
+                    Atom::Symbol(name) => size(name)?,
+                    Atom::Unknown(_) => return None,
+                    Atom::FloorDiv(p) => {
+                        let (a, b) = pair(p)?;
+                        a.checked_div_euclid(b)?
+                    }
+                    Atom::Max(p) => pair(p).map(|(a, b)| a.max(b))?,
+                    Atom::Min(p) => pair(p).map(|(a, b)| a.min(b))?,
+                };
+                term = term.checked_mul(value)?;
+            }
+            sum = sum.checked_add(term)?;
+        }
+        Some(sum)
+    }
+
+    /// Whether it is known to be at least `bound`, taking every symbol for a size of at least 1 (unknowns and
+    /// differences prove nothing).
+    pub fn at_least(&self, bound: i64) -> bool {
+        match &self.0 {
+            Repr::Known(n) => *n >= bound,
+            Repr::Sum(terms) => {
+                let sizes = |m: &Monomial| m.iter().all(|a| matches!(a, Atom::Symbol(_)));
+                let positive = terms.iter().all(|(m, &c)| sizes(m) && (m.is_empty() || c > 0));
+                let least = terms.values().try_fold(0_i64, |sum, &c| sum.checked_add(c));
+                positive && least.is_some_and(|n| n >= bound)
+            }
+        }
+    }
+}
+
+impl From<i64> for Dim {
+    fn from(n: i64) -> Self {
+        Self(Repr::Known(n))
+    }
+}
+
+impl From<i32> for Dim {
+    fn from(n: i32) -> Self {
+        Self(Repr::Known(n.into()))
+    }
+}
+
+impl From<usize> for Dim {
+    fn from(n: usize) -> Self {
+        i64::try_from(n).map_or_else(|_| Self::unknown(), Self::from)
+    }
+}
+
+impl std::ops::Add for &Dim {
+    type Output = Dim;
+    fn add(self, other: Self) -> Dim {
+        self.combine(other, 1)
+    }
+}
+
+impl std::ops::Sub for &Dim {
+    type Output = Dim;
+    fn sub(self, other: Self) -> Dim {
+        self.combine(other, -1)
+    }
+}
+
+impl std::ops::Mul for &Dim {
+    type Output = Dim;
+    fn mul(self, other: Self) -> Dim {
+        self.product(other)
+    }
+}
+
+impl fmt::Display for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let terms = match &self.0 {
+            Repr::Known(n) => return write!(f, "{n}"),
+            Repr::Sum(terms) => terms,
+        };
+        // Symbols before the constant: `N+1`, as one writes it.
+        for (i, (monomial, &c)) in terms.iter().rev().enumerate() {
+            let sign = if c < 0 {
+                "-"
+            } else if i > 0 {
+                "+"
+            } else {
+                ""
+            };
+            f.write_str(sign)?;
+            let factor = (c.unsigned_abs() != 1 || monomial.is_empty()).then(|| c.unsigned_abs().to_string());
+            let atoms = monomial.iter().map(ToString::to_string);
+            f.write_str(&factor.into_iter().chain(atoms).collect::<Vec<_>>().join("*"))?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Atom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Symbol(name) => f.write_str(name),
+            Self::Unknown(_) => f.write_str("?"),
+            Self::FloorDiv(p) => write!(f, "floor(({})/({}))", p.0, p.1),
+            Self::Max(p) => write!(f, "max({}, {})", p.0, p.1),
+            Self::Min(p) => write!(f, "min({}, {})", p.0, p.1),
+        }
+    }
+}
+
+impl fmt::Debug for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn n() -> Dim {
+        Dim::symbol("N")
+    }
+    fn k(n: i64) -> Dim {
+        Dim::from(n)
+    }
+
+    #[test]
+    fn equal_expressions_are_equal() {
+        assert_eq!(&(&k(2) * &(&n() + &k(1))) - &k(2), &k(2) * &n());
+        assert_eq!((&n() - &n()).known(), Some(0));
+        assert_ne!(Dim::unknown(), Dim::unknown());
+    }
+
+    #[test]
+    fn division_takes_out_whole_multiples() {
+        let x = &(&k(4) * &n()) + &k(7);
+        assert_eq!(x.floor_div(&k(4)), &n() + &k(1));
+        assert_eq!(n().ceil_div(&k(2)).to_string(), "-floor((N)/(2))+N");
+        assert_eq!((&n() * &k(12)).exact_div(&(&n() * &k(3))), Some(k(4)));
+        assert_eq!(n().exact_div(&k(2)), None);
+        let odd = n().ceil_div(&k(2));
+        assert_eq!(odd.eval(&|_| Some(7)), Some(4));
+        assert!(k(1).floor_div(&k(0)).is_unknown());
+    }
+
+    #[test]
+    fn overflow_is_unknown() {
+        assert!((&k(i64::MAX) + &k(1)).is_unknown());
+        assert!((&k(i64::MAX) * &n()).eval(&|_| Some(2)).is_none());
+    }
+
+    #[test]
+    fn extremes_of_comparable_expressions_are_known() {
+        let m = &n() + &k(1);
+        assert_eq!(n().max(&m), m);
+        assert_eq!(n().min(&m), n());
+        assert_eq!(n().max(&k(3)), k(3).max(&n()));
+        assert!(m.at_least(2) && !n().at_least(2));
+    }
+}

@@ -1,0 +1,351 @@
+//! Changes to a graph, checked as a whole before any of it happens.
+
+use crate::{
+    At, Attribute, Fact, Graph, GraphError, Node, NodeId, Tensor, Value, ValueId, Wired, graph::Rank,
+};
+
+/// A value that exists already, or one that the patch makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ref {
+    /// A value of the graph.
+    Old(ValueId),
+    /// A value that the patch adds, by its place in the patch.
+    New(usize),
+}
+
+impl From<ValueId> for Ref {
+    fn from(id: ValueId) -> Self {
+        Self::Old(id)
+    }
+}
+
+impl From<Wired<'_>> for Ref {
+    fn from(wired: Wired<'_>) -> Self {
+        Self::Old(wired.id)
+    }
+}
+
+/// A change: nodes and constants to add, values to replace by others, data and attributes to set.
+/// What nobody uses afterwards is removed.
+#[derive(Clone, Debug)]
+pub struct Patch {
+    anchor: NodeId,
+    values: Vec<Value>,
+    nodes: Vec<NewNode>,
+    replaced: Vec<(ValueId, Ref)>,
+    data: Vec<(ValueId, Tensor)>,
+    attributes: Vec<(NodeId, String, Option<Attribute>)>,
+}
+
+#[derive(Clone, Debug)]
+struct NewNode {
+    node: Node,
+    inputs: Vec<Option<Ref>>,
+    outputs: Vec<Option<usize>>,
+}
+
+/// What `apply` did, for the worklist of a rewriter.
+#[derive(Clone, Debug, Default)]
+pub struct Applied {
+    /// Nodes that were added.
+    pub added: Vec<NodeId>,
+    /// Nodes whose inputs changed, or one of whose outputs lost a use.
+    pub touched: Vec<NodeId>,
+}
+
+/// Why a patch cannot be applied. The graph is as it was.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PatchError {
+    /// A value would change its type or shape.
+    #[error("`{old}` ({old_fact}) would be replaced by `{new}` ({new_fact})")]
+    Type {
+        /// The value to be replaced.
+        old: String,
+        /// What is known about it.
+        old_fact: String,
+        /// The value to take its place.
+        new: String,
+        /// What is known about that.
+        new_fact: String,
+    },
+    /// An output of the graph would be an input, another output or an outer value: it needs a node of its own.
+    #[error("the output `{output}` cannot be `{by}` itself: both are part of the interface")]
+    Boundary {
+        /// The output.
+        output: String,
+        /// The value that was to take its place.
+        by: String,
+    },
+    /// An input or initializer cannot be replaced, since no node makes it.
+    #[error("`{0}` is made by no node and cannot be replaced")]
+    NotMade(String),
+    /// The new nodes would need what they make.
+    #[error("the change would make a cycle through `{0}`")]
+    Cycle(String),
+    /// New data for a value that is no initializer, or one that the caller may override.
+    #[error("`{0}` is no constant of the graph")]
+    NotConstant(String),
+    /// Shapes no longer fit together.
+    #[error("shapes no longer fit: {0}")]
+    Shape(String),
+    /// The graph refuses.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+}
+
+impl Patch {
+    /// A patch whose nodes take the place of `at` in the file.
+    pub fn at(at: At<'_>) -> Self {
+        Self::anchored(at.id)
+    }
+
+    /// A patch whose nodes take the place of the node `anchor` in the file.
+    pub fn anchored(anchor: NodeId) -> Self {
+        let (values, nodes, replaced, data, attributes) = (vec![], vec![], vec![], vec![], vec![]);
+        Self { anchor, values, nodes, replaced, data, attributes }
+    }
+
+    fn value(&mut self, value: Value) -> usize {
+        self.values.push(value);
+        self.values.len() - 1
+    }
+
+    /// An initializer, named after `hint`.
+    pub fn constant(&mut self, hint: &str, tensor: Tensor) -> Ref {
+        Ref::New(self.value(Value::constant(hint, tensor)))
+    }
+
+    /// A node with one output, which is named after `hint`.
+    pub fn node(&mut self, hint: &str, node: Node, inputs: &[Ref]) -> Ref {
+        let inputs: Vec<_> = inputs.iter().copied().map(Some).collect();
+        self.node_with(node, &inputs, &[Some(hint)])[0].expect("one output was asked for")
+    }
+
+    /// A node with omitted inputs (`None`) or several outputs, named after their hints (`None`: omitted).
+    pub fn node_with(
+        &mut self,
+        node: Node,
+        inputs: &[Option<Ref>],
+        outputs: &[Option<&str>],
+    ) -> Vec<Option<Ref>> {
+        let outputs: Vec<_> = outputs.iter().map(|o| o.map(|hint| self.value(Value::named(hint)))).collect();
+        let refs = outputs.iter().map(|o| o.map(Ref::New)).collect();
+        self.nodes.push(NewNode { node, inputs: inputs.to_vec(), outputs });
+        refs
+    }
+
+    /// A copy of a node with one output, fed by other inputs.
+    pub fn copy(&mut self, like: At<'_>, inputs: &[Option<Ref>]) -> Ref {
+        let hint = like.outputs().first().copied().flatten().map_or("", Wired::name);
+        self.node_with(like.node().clone(), inputs, &[Some(hint)])[0].expect("one output was asked for")
+    }
+
+    /// Everything that uses `old` uses `new` instead. A new value takes over the name of the old one.
+    pub fn replace(&mut self, old: Wired<'_>, new: impl Into<Ref>) {
+        self.replaced.push((old.id, new.into()));
+    }
+
+    /// Give an initializer new elements, perhaps of another shape: all shapes are inferred anew.
+    pub fn set_data(&mut self, constant: ValueId, tensor: Tensor) {
+        self.data.push((constant, tensor));
+    }
+
+    /// Set (`Some`) or remove an attribute of a node: all shapes are inferred anew.
+    pub fn set_attribute(&mut self, node: NodeId, name: &str, value: Option<Attribute>) {
+        self.attributes.push((node, name.into(), value));
+    }
+
+    /// Whether the patch would change nothing.
+    pub fn is_empty(&self) -> bool {
+        self.replaced.is_empty() && self.data.is_empty() && self.attributes.is_empty()
+    }
+}
+
+impl Graph {
+    /// Check the whole patch, then make all of its changes; on an error the graph is as it was.
+    pub fn apply(&mut self, patch: Patch) -> Result<Applied, PatchError> {
+        if patch.data.is_empty() && patch.attributes.is_empty() {
+            return self.splice(patch);
+        }
+        // Edits in place cannot be taken back one by one. Copies are cheap: tensors share their bytes.
+        let before = self.clone();
+        let result = self.edit(patch);
+        if result.is_err() {
+            *self = before;
+        }
+        result
+    }
+
+    fn edit(&mut self, mut patch: Patch) -> Result<Applied, PatchError> {
+        let mut touched = vec![];
+        for (id, tensor) in std::mem::take(&mut patch.data) {
+            if self.value(id).tensor().is_none() || self.value(id).is_captured() {
+                return Err(PatchError::NotConstant(self.value(id).name.clone()));
+            }
+            let value = self.value_mut(id);
+            let seq = value.seq;
+            let (name, role) = (std::mem::take(&mut value.name), value.role);
+            *value = Value { role, seq, ..Value::constant(&name, tensor) };
+            touched.extend(self.users(id).iter().map(|u| u.0));
+        }
+        for (id, name, attribute) in std::mem::take(&mut patch.attributes) {
+            let attributes = &mut self.node_mut(id).attributes;
+            match attribute {
+                Some(attribute) => drop(attributes.insert(name, attribute)),
+                None => drop(attributes.shift_remove(&name)),
+            }
+            touched.push(id);
+        }
+        self.reinfer().map_err(|e| PatchError::Shape(e.to_string()))?;
+        let mut applied = self.splice(patch)?;
+        applied.touched.extend(touched.into_iter().filter(|&n| self.has_node(n)));
+        Ok(applied)
+    }
+
+    fn splice(&mut self, patch: Patch) -> Result<Applied, PatchError> {
+        let place = self.place(&patch)?;
+        let (ids, added) = self.add(&patch, place)?;
+        let new = |r: Ref| match r {
+            Ref::Old(id) => id,
+            Ref::New(i) => ids[i],
+        };
+        let shared = |old: ValueId, by: Ref| {
+            let twin = |r: &&(ValueId, Ref)| r.0 != old && r.1 == by && self.value(r.0).is_output();
+            patch.replaced.iter().find(twin).filter(|_| self.value(old).is_output())
+        };
+        let fits = |&(old, by): &(ValueId, Ref)| match shared(old, by) {
+            Some(&(twin, _)) => Err(self.boundary(old, twin)),
+            None => self.fits(old, by, new(by)),
+        };
+        if let Err(error) = patch.replaced.iter().try_for_each(fits) {
+            self.discard(&added, &ids);
+            return Err(error);
+        }
+
+        let (mut touched, mut named) = (vec![], vec![]);
+        for &(old, by) in &patch.replaced {
+            let by_id = new(by);
+            touched.extend(self.users(old).into_iter().map(|u| u.0).filter(|u| !added.contains(u)));
+            if let Some(fact) = self.value(old).fact.unify(&self.value(by_id).fact) {
+                self.set_fact(by_id, fact);
+            }
+            let takes_name =
+                self.value(old).is_output() || matches!(by, Ref::New(_)) && !named.contains(&by_id);
+            named.push(by_id);
+            self.redirect(old, by_id, &added);
+            if takes_name {
+                let name = self.value(old).name.clone();
+                let declared = self.value(old).declared.clone();
+                let spare = self.fresh_name(&name);
+                self.rename(old, spare);
+                self.rename(by_id, name);
+                self.set_declared(by_id, declared);
+            }
+        }
+        let start = patch.replaced.iter().map(|r| r.0).chain(ids.iter().copied());
+        touched.extend(self.remove_unused(start.collect::<Vec<_>>()));
+        if place.is_none() {
+            self.renumber();
+        }
+        touched.retain(|&n| self.has_node(n));
+        let added = added.into_iter().filter(|&n| self.has_node(n)).collect();
+        Ok(Applied { added, touched })
+    }
+
+    /// The rank for the first new node: behind everything the new nodes need, before everything that will need
+    /// them. `None` if no rank is free there; then ranks are given anew afterwards.
+    fn place(&self, patch: &Patch) -> Result<Option<Rank>, PatchError> {
+        let old = |r: &Ref| if let Ref::Old(id) = r { Some(*id) } else { None };
+        let by = patch.replaced.iter().map(|(_, by)| by);
+        let needs = patch.nodes.iter().flat_map(|n| n.inputs.iter().flatten()).chain(by).filter_map(old);
+        let needs: Vec<_> = needs.collect();
+        let made_at = |&v: &ValueId| self.producer(v).map(|(n, _)| self.node(n).rank);
+        let has_place = !patch.nodes.is_empty() && self.has_node(patch.anchor);
+        let anchor = has_place.then(|| self.node(patch.anchor).rank);
+        let Rank(major, minor) = needs.iter().filter_map(made_at).chain(anchor).max().unwrap_or_default();
+        let last = Rank(major, minor + 1 + patch.nodes.len() as u64);
+        let users = || patch.replaced.iter().flat_map(|(old, _)| self.users(*old));
+        if users().all(|(user, _)| self.node(user).rank >= last) {
+            return Ok(Some(Rank(major, minor + 1)));
+        }
+        // Ranks cannot tell: walk.
+        for (user, _) in users() {
+            let needed = |&&v: &&ValueId| {
+                let own = patch.replaced.iter().any(|r| r.0 == v);
+                !own && self.reaches(user, v)
+            };
+            if let Some(&value) = needs.iter().find(needed) {
+                return Err(PatchError::Cycle(self.value(value).name.clone()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Add the new values and nodes, wired to nothing that exists but their inputs.
+    fn add(&mut self, patch: &Patch, place: Option<Rank>) -> Result<(Vec<ValueId>, Vec<NodeId>), PatchError> {
+        let mut ids = vec![];
+        for value in &patch.values {
+            let name = self.fresh_name(&value.name);
+            ids.push(self.add_value(Value { name, ..value.clone() })?);
+        }
+        let mut added = vec![];
+        let Rank(major, minor) = place.unwrap_or_else(|| self.node(patch.anchor).rank);
+        for (i, new) in patch.nodes.iter().enumerate() {
+            let at = |r: &Ref| match *r {
+                Ref::Old(id) => id,
+                Ref::New(i) => ids[i],
+            };
+            let inputs: Vec<_> = new.inputs.iter().map(|r| r.as_ref().map(at)).collect();
+            let outputs: Vec<_> = new.outputs.iter().map(|o| o.map(|i| ids[i])).collect();
+            let rank = Rank(major, minor + i as u64);
+            added.push(self.add_node_at(new.node.clone(), rank, &inputs, &outputs)?);
+        }
+        for &node in &added {
+            self.infer_node(node);
+        }
+        Ok((ids, added))
+    }
+
+    fn boundary(&self, output: ValueId, by: ValueId) -> PatchError {
+        let (output, by) = (self.value(output).name.clone(), self.value(by).name.clone());
+        PatchError::Boundary { output, by }
+    }
+
+    fn fits(&self, old: ValueId, by: Ref, new: ValueId) -> Result<(), PatchError> {
+        let (old_value, new_value) = (self.value(old), self.value(new));
+        if self.producer(old).is_none() {
+            return Err(PatchError::NotMade(old_value.name.clone()));
+        }
+        let taken = new_value.is_input() || new_value.is_output() || new_value.is_captured();
+        if old_value.is_output() && matches!(by, Ref::Old(_)) && taken {
+            return Err(self.boundary(old, new));
+        }
+        if old_value.fact.unify(&new_value.fact).is_none() {
+            let (old, new) = (old_value.name.clone(), new_value.name.clone());
+            let (old_fact, new_fact) = (old_value.fact.to_string(), new_value.fact.to_string());
+            return Err(PatchError::Type { old, old_fact, new, new_fact });
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Display for Fact {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unknown => f.write_str("unknown"),
+            Self::Tensor(t) => {
+                f.write_str(t.dtype.map_or("?", |d| d.name()))?;
+                match &t.shape {
+                    Some(shape) => {
+                        let sizes: Vec<_> = shape.iter().map(ToString::to_string).collect();
+                        write!(f, "[{}]", sizes.join(","))
+                    }
+                    None => f.write_str("[...]"),
+                }
+            }
+            Self::Sequence(item) => write!(f, "seq({item})"),
+            Self::Optional(item) => write!(f, "optional({item})"),
+            Self::Other => f.write_str("other"),
+        }
+    }
+}

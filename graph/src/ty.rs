@@ -1,0 +1,210 @@
+//! Types as a file declares them, and facts as inference knows them.
+
+use crate::{DataType, Dim, Tensor};
+
+/// A declared type (ONNX `TypeProto`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Type {
+    /// What kind of value it is.
+    pub kind: TypeKind,
+    /// What the value stands for (`TypeProto.denotation`).
+    pub denotation: Option<String>,
+}
+
+/// The kinds of value ONNX knows. `None` inside means that the file leaves it open.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub enum TypeKind {
+    Unset,
+    Tensor { dtype: Option<DataType>, shape: Option<Vec<Axis>> },
+    SparseTensor { dtype: Option<DataType>, shape: Option<Vec<Axis>> },
+    Sequence(Option<Box<Type>>),
+    Optional(Option<Box<Type>>),
+    Map { key: Option<DataType>, value: Option<Box<Type>> },
+    Opaque { domain: Option<String>, name: Option<String> },
+}
+
+/// One dimension of a declared shape.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Axis {
+    /// Its size.
+    pub size: AxisSize,
+    /// What the axis stands for (`Dimension.denotation`).
+    pub denotation: Option<String>,
+}
+
+/// The declared size of an axis.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub enum AxisSize {
+    Fixed(i64),
+    Symbol(String),
+    Unknown,
+}
+
+impl Type {
+    /// A tensor type; a `Dim` that is neither a number nor a symbol becomes an unknown axis.
+    pub fn tensor(dtype: DataType, shape: Option<&[Dim]>) -> Self {
+        let axis = |d: &Dim| Axis {
+            size: match (d.known(), d.as_symbol()) {
+                (Some(n), _) => AxisSize::Fixed(n),
+                (_, Some(name)) => AxisSize::Symbol(name.into()),
+                _ => AxisSize::Unknown,
+            },
+            denotation: None,
+        };
+        let shape = shape.map(|dims| dims.iter().map(axis).collect());
+        Self { kind: TypeKind::Tensor { dtype: Some(dtype), shape }, denotation: None }
+    }
+
+    /// What this declaration tells inference. Negative sizes and empty symbols count as unknown.
+    pub fn fact(&self) -> Fact {
+        let of = |ty: &Option<Box<Self>>| Box::new(ty.as_ref().map_or(Fact::Unknown, |t| t.fact()));
+        match &self.kind {
+            TypeKind::Tensor { dtype, shape } => {
+                let dim = |axis: &Axis| match &axis.size {
+                    AxisSize::Fixed(n) if *n >= 0 => Dim::from(*n),
+                    AxisSize::Symbol(name) if !name.is_empty() => Dim::symbol(name),
+                    _ => Dim::unknown(),
+                };
+                let shape = shape.as_ref().map(|axes| axes.iter().map(dim).collect());
+                Fact::Tensor(TensorFact { dtype: *dtype, shape, content: None })
+            }
+            TypeKind::Sequence(item) => Fact::Sequence(of(item)),
+            TypeKind::Optional(item) => Fact::Optional(of(item)),
+            TypeKind::Unset => Fact::Unknown,
+            TypeKind::SparseTensor { .. } | TypeKind::Map { .. } | TypeKind::Opaque { .. } => Fact::Other,
+        }
+    }
+}
+
+/// What inference knows about a value.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub enum Fact {
+    /// Nothing.
+    #[default]
+    Unknown,
+    /// It is a dense tensor.
+    Tensor(TensorFact),
+    /// It is a sequence of such values.
+    Sequence(Box<Fact>),
+    /// It is such a value or nothing.
+    Optional(Box<Fact>),
+    /// It is a map, a sparse tensor or an opaque value.
+    Other,
+}
+
+/// What inference knows about a tensor.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct TensorFact {
+    /// Element type.
+    pub dtype: Option<DataType>,
+    /// Sizes of the dimensions.
+    pub shape: Option<Vec<Dim>>,
+    /// The elements of a small integer tensor of rank 0 or 1, as in shape arithmetic.
+    pub content: Option<Vec<Dim>>,
+}
+
+impl Fact {
+    /// A tensor of this element type and shape.
+    pub fn tensor(dtype: DataType, shape: Vec<Dim>) -> Self {
+        Self::Tensor(TensorFact { dtype: Some(dtype), shape: Some(shape), content: None })
+    }
+
+    /// What is known about a constant.
+    pub fn of_constant(tensor: &Tensor) -> Self {
+        // Shape arithmetic works on short vectors; longer ones are data.
+        let small = tensor.rank() <= 1 && tensor.len() <= 64 && tensor.dtype().is_integer();
+        let content = small.then(|| tensor.to_i64()).flatten();
+        Self::Tensor(TensorFact {
+            dtype: Some(tensor.dtype()),
+            shape: Some(tensor.shape().iter().map(|&d| Dim::from(d)).collect()),
+            content: content.map(|items| items.into_iter().map(Dim::from).collect()),
+        })
+    }
+
+    /// The element type, of a tensor.
+    pub fn dtype(&self) -> Option<DataType> {
+        match self {
+            Self::Tensor(t) => t.dtype,
+            _ => None,
+        }
+    }
+
+    /// The shape, of a tensor.
+    pub fn shape(&self) -> Option<&[Dim]> {
+        match self {
+            Self::Tensor(t) => t.shape.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// The elements, of a small integer tensor.
+    pub fn content(&self) -> Option<&[Dim]> {
+        match self {
+            Self::Tensor(t) => t.content.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// The shape where every size is a number.
+    pub fn fixed_shape(&self) -> Option<Vec<usize>> {
+        self.shape()?.iter().map(Dim::size).collect()
+    }
+
+    /// Both facts together: what one leaves open the other may tell. `None` if they contradict each other.
+    pub fn unify(&self, other: &Self) -> Option<Self> {
+        Some(match (self, other) {
+            (Self::Unknown, fact) | (fact, Self::Unknown) => fact.clone(),
+            (Self::Tensor(a), Self::Tensor(b)) => Self::Tensor(TensorFact {
+                dtype: agree(a.dtype, b.dtype)?,
+                shape: match (&a.shape, &b.shape) {
+                    (Some(a), Some(b)) if a.len() == b.len() => {
+                        Some(a.iter().zip(b).map(|(a, b)| unify_dims(a, b)).collect::<Option<_>>()?)
+                    }
+                    (Some(_), Some(_)) => return None,
+                    (a, b) => a.as_ref().or(b.as_ref()).cloned(),
+                },
+                content: a.content.as_ref().or(b.content.as_ref()).cloned(),
+            }),
+            (Self::Sequence(a), Self::Sequence(b)) => Self::Sequence(Box::new(a.unify(b)?)),
+            (Self::Optional(a), Self::Optional(b)) => Self::Optional(Box::new(a.unify(b)?)),
+            (Self::Other, Self::Other) => Self::Other,
+            _ => return None,
+        })
+    }
+}
+
+fn agree<T: PartialEq + Copy>(a: Option<T>, b: Option<T>) -> Option<Option<T>> {
+    match (a, b) {
+        (Some(x), Some(y)) if x != y => None,
+        _ => Some(a.or(b)),
+    }
+}
+
+/// The more telling of two sizes of the same axis: a number, then an expression, then an unknown.
+/// Two different expressions do not contradict each other, since symbols may have equal values.
+fn unify_dims(a: &Dim, b: &Dim) -> Option<Dim> {
+    match (a.known(), b.known()) {
+        (Some(x), Some(y)) if x != y => None,
+        (None, Some(_)) => Some(b.clone()),
+        (None, None) if a.is_unknown() => Some(b.clone()),
+        _ => Some(a.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unifying_keeps_what_either_knows_and_sees_contradictions() {
+        let n = || Dim::symbol("N");
+        let a = Fact::tensor(DataType::Float, vec![n(), Dim::unknown()]);
+        let b = Fact::tensor(DataType::Float, vec![Dim::unknown(), Dim::from(3_i64)]);
+        assert_eq!(a.unify(&b), Some(Fact::tensor(DataType::Float, vec![n(), Dim::from(3_i64)])));
+        let c = Fact::tensor(DataType::Float, vec![n(), Dim::from(4_i64)]);
+        assert_eq!(c.unify(&b), None);
+        assert_eq!(Fact::Unknown.unify(&a), Some(a));
+    }
+}
