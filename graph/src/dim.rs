@@ -194,13 +194,13 @@ impl Dim {
 
     /// The larger of the two.
     #[must_use]
-    pub fn max(&self, other: &Self) -> Self {
+    pub fn maximum(&self, other: &Self) -> Self {
         self.extremum(other, i64::max, Atom::Max)
     }
 
     /// The smaller of the two.
     #[must_use]
-    pub fn min(&self, other: &Self) -> Self {
+    pub fn minimum(&self, other: &Self) -> Self {
         self.extremum(other, i64::min, Atom::Min)
     }
 
@@ -390,9 +390,9 @@ mod tests {
     #[test]
     fn extremes_of_comparable_expressions_are_known() {
         let m = &n() + &k(1);
-        assert_eq!(n().max(&m), m);
-        assert_eq!(n().min(&m), n());
-        assert_eq!(n().max(&k(3)), k(3).max(&n()));
+        assert_eq!(n().maximum(&m), m);
+        assert_eq!(n().minimum(&m), n());
+        assert_eq!(n().maximum(&k(3)), k(3).maximum(&n()));
         assert!(m.at_least(2) && !n().at_least(2));
     }
 }
