@@ -189,7 +189,11 @@ pub(super) fn unload(model: &mut ModelProto, which: Which, location: &str) -> Re
         let length = raw.len();
         let offset = *places.entry((raw.as_ptr(), length)).or_insert_with(|| {
             // Pages, so that a large tensor can be mapped alone; cache lines for the others.
-            let align: u64 = if length >= 1 << 16 { 4096 } else { 64 };
+            let align: u64 = match length {
+                0 => 1,
+                1..0x1_0000 => 64,
+                _ => 4096,
+            };
             let offset = u64::next_multiple_of(end, align);
             end = offset + length as u64;
             pieces.push((offset, raw));

@@ -2,7 +2,7 @@
 
 use super::{
     FunctionExtra, ModelExtra, NodeExtra, ReadError, external,
-    extra::{Kept, NodeBag},
+    extra::{Info, Kept, NodeBag},
     mapped::Mapping,
     metadata_from, opsets_from,
     proto::{FunctionProto, GraphProto, ModelProto, NodeProto, ValueInfoProto},
@@ -34,7 +34,7 @@ pub fn read(path: impl AsRef<Path>, options: &ReadOptions) -> Result<Model, Read
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut model = model_from(bytes, Some(folder), options)?;
     // Typed lists were copied out: what they occupied in the mapping is not needed any more.
-    mapping.forget_all();
+    mapping.forget();
     model.extra.mappings.push(mapping);
     Ok(model)
 }
@@ -325,6 +325,7 @@ fn value_info(graph: &mut Graph, entries: Vec<ValueInfoProto>) -> Result<(), Rea
     for (place, entry) in entries.into_iter().enumerate() {
         let (place, declared) = (place as u64, declared_from(&entry)?);
         let id = graph.find(entry.name());
+        let wrong = id.is_some_and(|id| !declared.agrees(&graph.value(id).fact));
         if let Some(id) = id.filter(|&id| graph.value(id).declared.is_none()) {
             know(graph, id, &declared);
             if declared_to(entry.name(), &declared) == entry {
@@ -337,7 +338,7 @@ fn value_info(graph: &mut Graph, entries: Vec<ValueInfoProto>) -> Result<(), Rea
             // No new value may take the name and the type with it.
             graph.names.take(entry.name());
         }
-        graph.extra.value_info.push((place, id.is_some(), entry));
+        graph.extra.value_info.push(Info { place, known: id.is_some(), wrong, entry });
     }
     Ok(())
 }

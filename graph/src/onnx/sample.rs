@@ -115,3 +115,62 @@ fn optional(proto: OptionalProto) -> Result<Item, ReadError> {
         _ => Err(ReadError::invalid("an optional value", "has two values")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plain(values: &[i64]) -> TensorProto {
+        tensor_to(&Tensor::vector(values), None)
+    }
+
+    #[test]
+    fn tensors_come_back() {
+        let t = Tensor::from_slice(&[2, 1], &[1.5_f32, -2.0]).unwrap();
+        assert_eq!(tensor_from_bytes(&tensor_to_bytes(&t, "input")).unwrap(), t);
+        assert_eq!(tensor_from_bytes(b"").unwrap_err().to_string(), "the file is empty");
+        let external = TensorProto { raw_data: None, data_location: Some(EXTERNAL), ..plain(&[1]) };
+        let why = tensor_from_bytes(&external.encode_to_vec()).unwrap_err().to_string();
+        assert_eq!(why, "a sample has its data in another file");
+    }
+
+    #[test]
+    fn sequences_maps_and_optionals() {
+        let sequence = TypeKind::Sequence(None);
+        let item = |values: &[i64]| Item::Tensor(Tensor::vector(values));
+        let two = SequenceProto { tensor_values: vec![plain(&[1]), plain(&[2, 3])], ..Default::default() };
+        let read = value_from_bytes(&two.encode_to_vec(), &sequence).unwrap();
+        assert_eq!(read, Item::Sequence(vec![item(&[1]), item(&[2, 3])]));
+        assert_eq!(value_from_bytes(b"", &sequence).unwrap(), Item::Sequence(vec![]));
+
+        let optional = TypeKind::Optional(None);
+        let none = OptionalProto { name: Some("o".into()), elem_type: Some(1), ..Default::default() };
+        let some = OptionalProto { sequence_value: Some(two.clone()), ..none.clone() };
+        assert_eq!(value_from_bytes(&none.encode_to_vec(), &optional).unwrap(), Item::Optional(None));
+        let read = value_from_bytes(&some.encode_to_vec(), &optional).unwrap();
+        assert_eq!(read, Item::Optional(Some(Box::new(Item::Sequence(vec![item(&[1]), item(&[2, 3])])))));
+        let both = OptionalProto { tensor_value: Some(plain(&[1])), ..some };
+        assert!(value_from_bytes(&both.encode_to_vec(), &optional).is_err());
+
+        let kind = TypeKind::Map { key: None, value: None };
+        let map = MapProto { key_type: Some(6), keys: vec![-1, 7], values: Some(two), ..Default::default() };
+        let read = value_from_bytes(&map.encode_to_vec(), &kind).unwrap();
+        assert_eq!(read, Item::Map(Tensor::vector(&[-1_i32, 7]), vec![item(&[1]), item(&[2, 3])]));
+        let short = MapProto { keys: vec![1], ..map };
+        let why = value_from_bytes(&short.encode_to_vec(), &kind).unwrap_err().to_string();
+        assert_eq!(why, "a map has not as many values as keys");
+    }
+
+    #[test]
+    fn deep_sequences_are_refused() {
+        let mut bytes = vec![];
+        for _ in 0..10_000 {
+            let mut outer = vec![0x2a];
+            prost::encode_length_delimiter(bytes.len(), &mut outer).unwrap();
+            outer.extend(&bytes);
+            bytes = outer;
+        }
+        let why = value_from_bytes(&bytes, &TypeKind::Sequence(None)).unwrap_err().to_string();
+        assert_eq!(why, "messages are nested deeper than 100 levels");
+    }
+}

@@ -7,7 +7,7 @@ use super::{
         tensor_shape_proto::dimension::Value as Size, type_proto, type_proto::Value as Kind,
     },
 };
-use crate::{Axis, AxisSize, DataType, Declared, Type, TypeKind};
+use crate::{Axis, AxisSize, DataType, Declared, Fact, Type, TypeKind};
 
 /// The element type of this number; `None` where the file leaves it open.
 pub(super) fn element_type(number: Option<i32>, of: &str) -> Result<Option<DataType>, ReadError> {
@@ -115,5 +115,12 @@ pub(super) fn declared_to(name: &str, declared: &Declared) -> ValueInfoProto {
         r#type: declared.ty.as_ref().map(type_to),
         doc_string: declared.doc.clone(),
         metadata_props: metadata_to(&declared.metadata),
+    }
+}
+
+impl Declared {
+    /// Whether it says nothing against what is known.
+    pub(super) fn agrees(&self, fact: &Fact) -> bool {
+        self.ty.as_ref().is_none_or(|ty| ty.fact().unify(fact).is_some())
     }
 }
