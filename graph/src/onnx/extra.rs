@@ -7,7 +7,7 @@ use super::{
     mapped::Mapping,
     proto::{
         AttributeProto, DeviceConfigurationProto, NodeDeviceConfigurationProto, OperatorSetIdProto,
-        TensorAnnotation, TrainingInfoProto, ValueInfoProto,
+        StringStringEntryProto, TensorAnnotation, TrainingInfoProto, ValueInfoProto,
     },
 };
 use crate::Declared;
@@ -105,7 +105,7 @@ pub(crate) struct AttributeExtra {
 impl TensorAnnotation {
     /// The tensors it speaks of: the annotated one and its quantization parameters.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        let parameters = self.quant_parameter_tensor_names.iter().map(|e| e.value());
+        let parameters = self.quant_parameter_tensor_names.iter().map(StringStringEntryProto::value);
         std::iter::once(self.tensor_name()).chain(parameters)
     }
 }

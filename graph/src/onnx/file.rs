@@ -60,10 +60,10 @@ impl Drop for Temporary {
 /// Remove temporary files in `folder` that a killed run left behind: nobody holds their lock any more.
 pub(super) fn sweep(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let ours = name.to_str().is_some_and(|n| n.starts_with(".pare-") && n.ends_with(".tmp"));
+        let path = entry.path();
+        let named = entry.file_name().to_str().is_some_and(|n| n.starts_with(".pare-"));
+        let ours = named && path.extension().is_some_and(|e| e == "tmp");
         if ours && entry.file_type().is_ok_and(|t| t.is_file()) {
-            let path = entry.path();
             let stale = OpenOptions::new().write(true).open(&path).is_ok_and(|f| f.try_lock().is_ok());
             if stale {
                 let _ = fs::remove_file(path);

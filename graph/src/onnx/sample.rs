@@ -41,11 +41,18 @@ pub fn tensor_to_bytes(tensor: &Tensor, name: &str) -> Vec<u8> {
     proto.encode_to_vec()
 }
 
-/// Read a value of the kind that the model declares; the file itself does not tell.
+/// Read a value of the kind that the model declares; the file itself does not tell. An optional value may also stand
+/// there without its wrapping, as in ONNX's own tests.
 pub fn value_from_bytes(bytes: &[u8], kind: &TypeKind) -> Result<Item, ReadError> {
     match kind {
         TypeKind::Sequence(_) => sequence(message(bytes, "SequenceProto")?).map(Item::Sequence),
-        TypeKind::Optional(_) => optional(message(bytes, "OptionalProto")?),
+        TypeKind::Optional(inner) => match (message::<OptionalProto>(bytes, "OptionalProto"), inner) {
+            (Ok(proto), inner) if inner.as_ref().is_none_or(|t| holds(&proto, &t.kind)) => optional(proto),
+            (_, Some(inner)) => {
+                value_from_bytes(bytes, &inner.kind).map(|i| Item::Optional(Some(Box::new(i))))
+            }
+            (proto, None) => optional(proto?),
+        },
         TypeKind::Map { .. } => map(message(bytes, "MapProto")?),
         TypeKind::SparseTensor { .. } => sparse(message(bytes, "SparseTensorProto")?),
         _ => tensor_from_bytes(bytes).map(Item::Tensor),
@@ -101,6 +108,26 @@ fn map(proto: MapProto) -> Result<Item, ReadError> {
     Ok(Item::Map(keys, values))
 }
 
+/// Whether it holds a value of this kind, or none. A sequence may look like an optional value of something else.
+fn holds(proto: &OptionalProto, kind: &TypeKind) -> bool {
+    let [tensor, sparse, sequence, map, optional] = [
+        proto.tensor_value.is_some(),
+        proto.sparse_tensor_value.is_some(),
+        proto.sequence_value.is_some(),
+        proto.map_value.is_some(),
+        proto.optional_value.is_some(),
+    ];
+    let this = match kind {
+        TypeKind::Tensor { .. } => tensor,
+        TypeKind::SparseTensor { .. } => sparse,
+        TypeKind::Sequence(_) => sequence,
+        TypeKind::Map { .. } => map,
+        TypeKind::Optional(_) => optional,
+        TypeKind::Unset | TypeKind::Opaque { .. } => true,
+    };
+    this || ![tensor, sparse, sequence, map, optional].contains(&true)
+}
+
 fn optional(proto: OptionalProto) -> Result<Item, ReadError> {
     let items = [
         proto.tensor_value.map(|t| tensor(t).map(Item::Tensor)),
@@ -151,6 +178,12 @@ mod tests {
         assert_eq!(read, Item::Optional(Some(Box::new(Item::Sequence(vec![item(&[1]), item(&[2, 3])])))));
         let both = OptionalProto { tensor_value: Some(plain(&[1])), ..some };
         assert!(value_from_bytes(&both.encode_to_vec(), &optional).is_err());
+
+        // Two tensors without wrapping, where a sequence is declared.
+        let inner = crate::Type { kind: TypeKind::Sequence(None), denotation: None };
+        let wrapped = TypeKind::Optional(Some(Box::new(inner)));
+        assert_eq!(value_from_bytes(&two.encode_to_vec(), &wrapped).unwrap(), read);
+        assert_eq!(value_from_bytes(&none.encode_to_vec(), &wrapped).unwrap(), Item::Optional(None));
 
         let kind = TypeKind::Map { key: None, value: None };
         let map = MapProto { key_type: Some(6), keys: vec![-1, 7], values: Some(two), ..Default::default() };

@@ -62,11 +62,11 @@ pub(super) fn type_to(ty: &Type) -> TypeProto {
     let value = match &ty.kind {
         TypeKind::Unset => None,
         TypeKind::Tensor { dtype, shape } => {
-            let (elem_type, shape) = (number(dtype), shape.as_ref().map(shape_to));
+            let (elem_type, shape) = (number(dtype), shape.as_deref().map(shape_to));
             Some(Kind::TensorType(type_proto::Tensor { elem_type, shape }))
         }
         TypeKind::SparseTensor { dtype, shape } => {
-            let (elem_type, shape) = (number(dtype), shape.as_ref().map(shape_to));
+            let (elem_type, shape) = (number(dtype), shape.as_deref().map(shape_to));
             Some(Kind::SparseTensorType(type_proto::SparseTensor { elem_type, shape }))
         }
         TypeKind::Sequence(item) => {
@@ -87,7 +87,7 @@ pub(super) fn type_to(ty: &Type) -> TypeProto {
     TypeProto { value, denotation: ty.denotation.clone() }
 }
 
-fn shape_to(axes: &Vec<Axis>) -> TensorShapeProto {
+fn shape_to(axes: &[Axis]) -> TensorShapeProto {
     let dimension = |axis: &Axis| Dimension {
         value: match &axis.size {
             AxisSize::Fixed(n) => Some(Size::DimValue(*n)),

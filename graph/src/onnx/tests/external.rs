@@ -212,12 +212,12 @@ fn a_model_too_large_for_one_file_spills_its_large_tensors() {
 fn a_large_new_tensor_joins_the_others_in_the_data_file() {
     let (folder, path) = folder(vec![external("a", 2, &[("location", "data")])]);
     let mut model = read(&path, &ReadOptions::default()).unwrap();
-    let new = crate::Value::constant("new", crate::Tensor::vector(&[3.0_f32; 20_000]));
+    let new = crate::Value::constant("new", crate::Tensor::vector(&vec![3.0_f32; 20_000]));
     model.graph.add_value(new).unwrap();
     let out = folder.path().join("out.onnx");
     let written = write(&model, &out, &WriteOptions::default()).unwrap();
     assert_eq!(written.data.unwrap().1, 4096 + 80_000, "a large tensor starts at a page");
-    assert_eq!(floats(&read(&out, &ReadOptions::default()).unwrap(), "new"), [3.0; 20_000]);
+    assert_eq!(floats(&read(&out, &ReadOptions::default()).unwrap(), "new"), vec![3.0; 20_000]);
 }
 
 #[test]

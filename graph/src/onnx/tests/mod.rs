@@ -10,6 +10,7 @@ use crate::Model;
 use bytes::Bytes;
 use prost::Message;
 
+#[allow(clippy::unnecessary_wraps)] // Most fields are optional.
 fn text(s: &str) -> Option<String> {
     Some(s.into())
 }
