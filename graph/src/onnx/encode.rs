@@ -2,7 +2,7 @@
 
 use super::{
     WriteError,
-    extra::{AttributeExtra, Info, Known},
+    extra::{AttributeExtra, Info, Kept, Known},
     metadata_to, opsets_to,
     proto::{
         FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorAnnotation, TensorProto,
@@ -193,13 +193,12 @@ impl Encoder {
 
 /// The entries of the inputs or outputs.
 fn interface(graph: &Graph, ids: &[ValueId], output: bool) -> Vec<ValueInfoProto> {
+    let kept = graph.extra.interface.iter().filter(|k| k.output == output);
+    let kept: HashMap<_, _> = kept.map(|k| (k.place, k)).collect();
     let entry = |(place, &id): (usize, &ValueId)| {
         let value = graph.value(id);
-        let kept =
-            graph.extra.interface.iter().filter(|k| k.output == output && k.entry.name() == value.name);
-        // An output may stand there twice, with entries of its own.
-        let kept = kept.filter(|k| !output || k.place == place).find(|k| k.declared == value.declared);
-        match (kept, &value.declared) {
+        let as_read = |k: &&&Kept| k.entry.name() == value.name && k.declared == value.declared;
+        match (kept.get(&place).filter(as_read), &value.declared) {
             (Some(kept), _) => kept.entry.clone(),
             (None, Some(declared)) => declared_to(&value.name, declared),
             (None, None) => {

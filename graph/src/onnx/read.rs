@@ -31,22 +31,30 @@ pub struct ReadOptions {
 pub fn read(path: impl AsRef<Path>, options: &ReadOptions) -> Result<Model, ReadError> {
     let path = path.as_ref();
     let (mapping, bytes) = Mapping::open(path)?;
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut model = model_from(bytes, Some(folder), options)?;
+    let proto = message(bytes)?;
     // Typed lists were copied out: what they occupied in the mapping is not needed any more.
     mapping.forget();
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut model = model_from(proto, Some(folder), options)?;
     model.extra.mappings.push(mapping);
     Ok(model)
 }
 
 /// Read a model from memory; its external data, if it has any, from files in `external_folder`.
 pub fn read_bytes(bytes: impl Into<Bytes>, external_folder: Option<&Path>) -> Result<Model, ReadError> {
-    model_from(bytes.into(), external_folder, &ReadOptions::default())
+    model_from(message(bytes.into())?, external_folder, &ReadOptions::default())
 }
 
-fn model_from(bytes: Bytes, folder: Option<&Path>, options: &ReadOptions) -> Result<Model, ReadError> {
+fn message(bytes: Bytes) -> Result<ModelProto, ReadError> {
     wire::check(&bytes, "ModelProto")?;
-    let mut proto = decode::<ModelProto>(bytes)?;
+    decode(bytes)
+}
+
+fn model_from(
+    mut proto: ModelProto,
+    folder: Option<&Path>,
+    options: &ReadOptions,
+) -> Result<Model, ReadError> {
     let mappings = external::load(&mut proto, folder, options)?;
     let opsets = Arc::new(opsets_from(&proto.opset_import));
     let mut reader = Reader { root: Graph::new(opsets.clone()) };

@@ -58,7 +58,7 @@ fn external_data_is_read_and_written_beside_the_model() {
             &[("location", "data"), ("offset", "4"), ("length", "8"), ("checksum", "?"), ("own", "1")],
         ),
         external("b", 3, &[("location", "./data")]),
-        external("none", 0, &[("location", "data")]),
+        external("none", 0, &[("location", "data"), ("offset", "40")]),
         // The same bytes as `a`: they are stored once.
         external("c", 2, &[("location", "data"), ("offset", "4")]),
     ]);
@@ -159,10 +159,10 @@ fn sizes_that_do_not_fit_are_refused() {
         let (_folder, path) = folder(vec![external("a", count, &all)]);
         read(&path, &ReadOptions::default()).unwrap_err().to_string()
     };
-    let too_long = "the tensor `a` has 8 bytes at 33 of `data`, which holds no more than 40";
+    let too_long = "the tensor `a` has 8 bytes at 33 of `data`, which holds 40 bytes";
     assert_eq!(why(2, &[("offset", "33")]), too_long);
-    assert!(why(2, &[("offset", "18446744073709551615")]).contains("holds no more than 40"));
-    assert!(why(1 << 60, &[]).contains("holds no more than 40"));
+    assert!(why(2, &[("offset", "18446744073709551615")]).contains("holds 40 bytes"));
+    assert!(why(1 << 60, &[]).contains("holds 40 bytes"));
     assert!(why(2, &[("length", "12")]).ends_with("takes 8 bytes, not 12"));
     assert_eq!(
         why(2, &[("offset", "-1")]),
@@ -172,11 +172,15 @@ fn sizes_that_do_not_fit_are_refused() {
         why(2, &[("location", "data")]),
         "the tensor `a` has two entries `location` for its external data"
     );
-    let both = TensorProto { raw_data: Some(vec![0; 8].into()), ..external("a", 2, &[("location", "data")]) };
-    let (_folder, path) = folder(vec![both]);
+    let (folder, path) = folder(vec![external("a", 2, &[("location", "empty")])]);
+    fs::write(folder.path().join("empty"), "").unwrap();
     let why = read(&path, &ReadOptions::default()).unwrap_err().to_string();
-    assert_eq!(why, "the tensor `a` has both raw_data and external data");
+    assert_eq!(why, "the tensor `a` has 8 bytes at 0 of `empty`, which holds 0 bytes");
     let why = read_bytes(fs::read(&path).unwrap(), None).unwrap_err().to_string();
+    assert_eq!(why, "the tensor `a` has its data in the file `empty`, and no folder is given to look in");
+
+    let both = TensorProto { raw_data: Some(vec![0; 8].into()), ..external("a", 2, &[("location", "data")]) };
+    let why = refused(&with(vec![both]));
     assert_eq!(why, "the tensor `a` has both raw_data and external data");
 }
 
