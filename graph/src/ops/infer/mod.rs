@@ -21,3 +21,10 @@ impl Graph {
     /// Infer the outputs of one node from its inputs; where they contradict what was known, that stays.
     pub(crate) fn infer_node(&mut self, _node: NodeId) {}
 }
+
+impl crate::Model {
+    /// Infer all facts, in the main graph and in functions.
+    pub fn infer(&mut self) -> Result<(), InferError> {
+        self.graph.reinfer()
+    }
+}
