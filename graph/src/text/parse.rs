@@ -7,7 +7,7 @@ use super::{
     is_float_word, is_type_word,
     lex::{Lexer, Token},
 };
-use crate::{Attribute, Function, Graph, Model, Node};
+use crate::{Function, Graph, Model, Node};
 use std::{mem, sync::Arc};
 
 /// Graphs in graphs, types in types: deeper nesting is refused, since the parser recurses.
@@ -192,7 +192,10 @@ impl Parser<'_> {
         function.name = self.name("the name of a function")?;
         if self.eat('<')? {
             self.list('>', |p| {
-                let name = p.name("the name of an attribute")?;
+                let (place, name) = (p.place, p.name("the name of an attribute")?);
+                if function.attributes.contains(&name) || function.defaults.contains_key(&name) {
+                    return p.error_at(place, format!("the function has two attributes `{name}`"));
+                }
                 if p.is(':') || p.is('=') {
                     let default = p.attribute_value(&name, &function.body)?;
                     function.defaults.insert(name, default);
@@ -302,11 +305,12 @@ impl Parser<'_> {
         }
         self.list('>', |p| {
             let (place, name) = (p.place, p.name("the name of an attribute")?);
-            let value: Attribute = p.attribute_value(&name, graph)?;
-            match node.attributes.insert(name, value) {
-                None => Ok(()),
-                Some(_) => p.error_at(place, "the node has two attributes of this name"),
+            if node.attributes.contains_key(&name) {
+                return p.error_at(place, format!("the node has two attributes `{name}`"));
             }
+            let value = p.attribute_value(&name, graph)?;
+            node.attributes.insert(name, value);
+            Ok(())
         })?;
         Ok(())
     }

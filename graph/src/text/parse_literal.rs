@@ -268,19 +268,15 @@ impl Parser<'_> {
         let mut kind = None;
         if self.eat(':')? {
             kind = match self.token {
-                Token::Word("undefined") => {
-                    self.advance()?;
-                    return Ok(Attribute::Undefined);
-                }
-                Token::Word(word) => KINDS.iter().position(|k| *k == word),
-                _ => None,
+                Token::Word("undefined") => None,
+                Token::Word(word) if KINDS.contains(&word) => Some(word),
+                _ => return self.expected("the type of an attribute"),
             };
-            if kind.is_none() {
-                return self.expected("the type of an attribute");
-            }
             self.advance()?;
+            if kind.is_none() && !self.is('=') {
+                return Ok(Attribute::Undefined);
+            }
         }
-        let kind = kind.map(|k| KINDS[k]);
         self.want('=')?;
         let place = self.place;
         let value = if self.eat('[')? {

@@ -283,8 +283,10 @@ impl Printer {
             self.plain(name);
             self.out.push_str("] ");
         }
-        self.operands(graph, graph.outputs_of(id));
-        self.out.push_str(" = ");
+        let outputs = graph.outputs_of(id);
+        let equals = if outputs.is_empty() { "= " } else { " = " };
+        self.operands(graph, outputs);
+        self.out.push_str(equals);
         if let Some(domain) = node.domain.as_ref().filter(|d| !d.is_empty()) {
             self.dotted(domain);
             self.out.push('.');
