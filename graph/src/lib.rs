@@ -16,6 +16,7 @@ pub mod onnx;
 pub mod ops;
 mod patch;
 mod tensor;
+pub mod text;
 mod ty;
 
 pub use attr::{Attribute, SparseTensor};
