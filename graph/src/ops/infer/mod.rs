@@ -81,3 +81,10 @@ impl Graph {
         }
     }
 }
+
+impl crate::Model {
+    /// Infer all facts, in the main graph and in functions.
+    pub fn infer(&mut self) -> Result<(), InferError> {
+        self.graph.reinfer()
+    }
+}
