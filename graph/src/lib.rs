@@ -5,6 +5,7 @@
 //! as a whole before anything changes.
 
 mod attr;
+mod check;
 mod cursor;
 mod dim;
 mod dtype;
@@ -17,6 +18,7 @@ mod tensor;
 mod ty;
 
 pub use attr::{Attribute, SparseTensor};
+pub use check::{CheckError, Fault};
 pub use cursor::{At, Decline, Wired, expect};
 pub use dim::Dim;
 pub use dtype::DataType;

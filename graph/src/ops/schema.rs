@@ -3,7 +3,7 @@
 //! The table is the text file `schema.txt`, written by `schema.py`, which explains its lines. It is read once, on
 //! first use. A schema counts from the operator set it came with until the next version of the operator.
 
-use crate::{At, Attribute, DataType, Fact};
+use crate::{At, Attribute, DataType, Fact, graph::standard_domain};
 use std::{collections::HashMap, fmt, ops::Range, sync::OnceLock};
 
 /// One version of an operator.
@@ -100,7 +100,7 @@ const WRAPS: [&str; 5] = ["", "seq(", "optional(", "optional_seq(", "sparse("];
 /// The schema of an operator in an operator set: the newest version that came with it or before.
 pub fn schema(domain: &str, op: &str, opset: i64) -> Option<&'static Schema> {
     let table = table();
-    let versions = &table.schemas[table.operators.get(&(standard(domain), op))?.clone()];
+    let versions = &table.schemas[table.operators.get(&(standard_domain(domain), op))?.clone()];
     versions.iter().rev().find(|s| s.since <= opset)
 }
 
@@ -111,19 +111,15 @@ pub fn is_known_domain(domain: &str) -> bool {
 
 /// The newest operator set of a domain that the table describes; later ones may have more.
 pub fn newest_opset(domain: &str) -> Option<i64> {
-    let domain = standard(domain);
+    let domain = standard_domain(domain);
     table().domains.iter().find(|d| d.0 == domain).map(|d| d.1)
 }
 
 /// The names of the operators in an operator set that models may use.
 pub fn operators(domain: &str, opset: i64) -> impl Iterator<Item = &'static str> {
-    let domain = standard(domain).to_owned();
+    let domain = standard_domain(domain).to_owned();
     let names = table().operators.keys().filter(move |k| k.0 == domain).copied();
     names.filter(move |&(d, op)| schema(d, op, opset).is_some_and(|s| !s.deprecated)).map(|(_, op)| op)
-}
-
-fn standard(domain: &str) -> &str {
-    if domain == "ai.onnx" { "" } else { domain }
 }
 
 impl At<'_> {
@@ -301,7 +297,7 @@ impl TypeSet {
             match name {
                 "map" => set.map = true,
                 _ => {
-                    set.elements[wrap] |= groups.get(name).copied().or_else(|| name.parse().ok().map(bit))?
+                    set.elements[wrap] |= groups.get(name).copied().or_else(|| name.parse().ok().map(bit))?;
                 }
             }
             if name.len() < word.len() {
@@ -355,7 +351,7 @@ impl Table {
             } else if let Some((domain, newest)) =
                 line.strip_prefix("domain ").and_then(|l| l.split_once(' '))
             {
-                table.domains.push((standard(domain), newest.parse().ok()?));
+                table.domains.push((standard_domain(domain), newest.parse().ok()?));
             } else {
                 let mut set = |text| match sets.get(text) {
                     Some(&set) => Some(set),
@@ -435,6 +431,7 @@ fn parse_attribute(word: &'static str) -> Option<AttributeSchema> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
