@@ -276,7 +276,7 @@ fn random_operators_are_not_deterministic() {
     let (noise, _) = one(13, Node::new("RandomNormal").with("shape", list(&[2])), &[]);
     let (still, _) = one(13, Node::new("Relu"), &[x()]);
     let branches = |then: &Graph| {
-        let body = |graph: &Graph| crate::Attribute::Graph(Box::new(graph.clone()));
+        let body = |graph: &Graph| Attribute::Graph(Box::new(graph.clone()));
         Node::new("If").with("then_branch", body(then)).with("else_branch", body(&still))
     };
     assert!(is(13, branches(&still), &[x()]));
@@ -285,7 +285,7 @@ fn random_operators_are_not_deterministic() {
 
 #[test]
 fn attributes_of_a_caller_are_not_guessed() {
-    let reference = crate::Attribute::Reference { name: "axis".into(), kind: 2 };
+    let reference = Attribute::Reference { name: "axis".into(), kind: 2 };
     let softmax = Node::new("Softmax").with("axis", reference);
     let why = reason(13, softmax, &[floats(&[1, 2])], SoftmaxView::of);
     assert_eq!(why, "attributes of Softmax making `y` are set by the caller");
