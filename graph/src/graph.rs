@@ -92,10 +92,7 @@ impl Node {
 
     /// The domain with its standard spelling: empty for the ONNX operators.
     pub fn domain(&self) -> &str {
-        match self.domain.as_deref() {
-            None | Some("ai.onnx") => "",
-            Some(domain) => domain,
-        }
+        standard_domain(self.domain.as_deref().unwrap_or(""))
     }
 
     /// Whether it is the standard operator `op`.
@@ -265,9 +262,8 @@ impl Graph {
 
     /// The version of the operator set that `domain` is imported with.
     pub fn opset(&self, domain: &str) -> Option<i64> {
-        let standard = |d: &str| if d == "ai.onnx" { String::new() } else { d.to_owned() };
-        let wanted = standard(domain);
-        self.opsets.iter().find(|(d, _)| standard(d) == wanted).map(|(_, version)| *version)
+        let wanted = standard_domain(domain);
+        self.opsets.iter().find(|(d, _)| standard_domain(d) == wanted).map(|(_, version)| *version)
     }
 
     // ---- looking
@@ -564,7 +560,9 @@ impl Graph {
             .filter(|e| *e.weight() == Wire::Capture)
             .map(|e| e.id())
             .collect();
-        old.into_iter().for_each(|edge| drop(self.dag.remove_edge(edge)));
+        for edge in old {
+            self.dag.remove_edge(edge);
+        }
         let mut wanted = vec![];
         for graph in self.node(id).subgraphs() {
             wanted.extend(graph.captures().iter().map(|&v| graph.value(v).name.clone()));
@@ -756,6 +754,24 @@ impl Graph {
         false
     }
 
+    /// Remove everything that no output needs: nodes, initializers, captures. Returns how many nodes and how
+    /// many initializers went.
+    pub fn sweep(&mut self) -> (usize, usize) {
+        let count = |graph: &Self| (graph.node_count(), graph.initializers().len());
+        let before = count(self);
+        let values: Vec<_> = self.values().collect();
+        self.remove_unused(values);
+        let idle = |&id: &NodeId| self.outputs_of(id).iter().flatten().next().is_none();
+        for id in self.node_ids().filter(idle).collect::<Vec<_>>() {
+            let inputs: Vec<_> =
+                self.inputs_of(id).into_iter().flatten().chain(self.captured_by(id)).collect();
+            self.remove_vertex(id.index());
+            self.remove_unused(inputs);
+        }
+        let after = count(self);
+        (before.0 - after.0, before.1 - after.1)
+    }
+
     /// Take back what was just added and is wired to nothing else.
     pub(crate) fn discard(&mut self, nodes: &[NodeId], values: &[ValueId]) {
         nodes.iter().for_each(|n| self.remove_vertex(n.index()));
@@ -771,6 +787,11 @@ impl Graph {
             _ => node.op.clone(),
         }
     }
+}
+
+/// The standard domain has two names; this is the shorter.
+pub(crate) fn standard_domain(domain: &str) -> &str {
+    if domain == "ai.onnx" { "" } else { domain }
 }
 
 fn describe(node: &Node) -> String {

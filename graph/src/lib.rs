@@ -5,21 +5,26 @@
 //! as a whole before anything changes.
 
 mod attr;
+mod check;
 mod cursor;
 mod dim;
 mod dtype;
+mod evaluate;
 mod graph;
 mod model;
 pub mod onnx;
 pub mod ops;
 mod patch;
 mod tensor;
+pub mod text;
 mod ty;
 
 pub use attr::{Attribute, SparseTensor};
+pub use check::{CheckError, Fault};
 pub use cursor::{At, Decline, Wired, expect};
 pub use dim::Dim;
 pub use dtype::DataType;
+pub use evaluate::{Evaluate, EvaluateError, Run, Samples, Setting};
 pub use graph::{Constant, Declared, Graph, GraphError, Metadata, Node, NodeId, Value, ValueId, Wire};
 pub use model::{Function, Model};
 pub use ops::InferError;
