@@ -552,7 +552,9 @@ impl Graph {
             .filter(|e| *e.weight() == Wire::Capture)
             .map(|e| e.id())
             .collect();
-        old.into_iter().for_each(|edge| drop(self.dag.remove_edge(edge)));
+        for edge in old {
+            self.dag.remove_edge(edge);
+        }
         let mut wanted = vec![];
         for graph in self.node(id).subgraphs() {
             wanted.extend(graph.captures().iter().map(|&v| graph.value(v).name.clone()));
@@ -742,6 +744,24 @@ impl Graph {
             }
         }
         false
+    }
+
+    /// Remove everything that no output needs: nodes, initializers, captures. Returns how many nodes and how
+    /// many initializers went.
+    pub fn sweep(&mut self) -> (usize, usize) {
+        let count = |graph: &Self| (graph.node_count(), graph.initializers().len());
+        let before = count(self);
+        let values: Vec<_> = self.values().collect();
+        self.remove_unused(values);
+        let idle = |&id: &NodeId| self.outputs_of(id).iter().flatten().next().is_none();
+        for id in self.node_ids().filter(idle).collect::<Vec<_>>() {
+            let inputs: Vec<_> =
+                self.inputs_of(id).into_iter().flatten().chain(self.captured_by(id)).collect();
+            self.remove_vertex(id.index());
+            self.remove_unused(inputs);
+        }
+        let after = count(self);
+        (before.0 - after.0, before.1 - after.1)
     }
 
     /// Take back what was just added and is wired to nothing else.

@@ -290,7 +290,7 @@ impl Tensor {
     }
 
     /// Bit patterns of elements of at most 8 bits.
-    fn codes(&self) -> impl Iterator<Item = u8> + '_ {
+    pub(crate) fn codes(&self) -> impl Iterator<Item = u8> + '_ {
         let (bits, bytes) = (self.dtype.bits() as usize, self.bytes());
         (0..self.len()).map(move |i| {
             let (byte, shift) = (i * bits / 8, i * bits % 8);

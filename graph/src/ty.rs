@@ -157,7 +157,10 @@ impl Fact {
         Some(match (self, other) {
             (Self::Unknown, fact) | (fact, Self::Unknown) => fact.clone(),
             (Self::Tensor(a), Self::Tensor(b)) => Self::Tensor(TensorFact {
-                dtype: agree(a.dtype, b.dtype)?,
+                dtype: match (a.dtype, b.dtype) {
+                    (Some(x), Some(y)) if x != y => return None,
+                    (x, y) => x.or(y),
+                },
                 shape: match (&a.shape, &b.shape) {
                     (Some(a), Some(b)) if a.len() == b.len() => {
                         Some(a.iter().zip(b).map(|(a, b)| unify_dims(a, b)).collect::<Option<_>>()?)
@@ -172,13 +175,6 @@ impl Fact {
             (Self::Other, Self::Other) => Self::Other,
             _ => return None,
         })
-    }
-}
-
-fn agree<T: PartialEq + Copy>(a: Option<T>, b: Option<T>) -> Option<Option<T>> {
-    match (a, b) {
-        (Some(x), Some(y)) if x != y => None,
-        _ => Some(a.or(b)),
     }
 }
 

@@ -1,1 +1,23 @@
 //! Passes over ONNX graphs and the pipelines they run in.
+//!
+//! A [`Pass`] is declared by [`pass!`], listed in [`registry::PASSES`], named in a [`Pipeline`] and run by [`run`].
+//! The folders are named after what is taken away: overhead (`cleanup`), composition (`fold`), channels, layers,
+//! tokens, weights. How to add a pass stands in this crate's README.
+
+pub mod cleanup;
+mod context;
+pub mod fold;
+mod pass;
+pub mod pipeline;
+pub mod presets;
+pub mod registry;
+pub mod report;
+mod run;
+#[cfg(test)]
+mod testing;
+
+pub use context::{Context, Progress, Silent, Tools};
+pub use pass::{Declared, Effect, OptionInfo, Pass, PassInfo, pass_support};
+pub use pipeline::{Pipeline, PipelineError, Step};
+pub use report::{Report, StepReport};
+pub use run::{Observer, PassError, RunError, RunOptions, run};

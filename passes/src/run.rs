@@ -1,0 +1,196 @@
+//! The runner: passes in order, the graph checked after each.
+
+use crate::{Context, Effect, Pass, Pipeline, Report, Tools, pipeline::Step};
+use pare_graph::{EvaluateError, InferError, Model};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Instant,
+};
+
+/// Why a pass, or a pipeline, could not do its work.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PassError {
+    /// The pass cannot do what it was asked to: options, samples or model do not allow it.
+    #[error("{why}")]
+    Refused {
+        /// One sentence.
+        why: String,
+        /// What may help.
+        hint: Option<String>,
+    },
+    /// A rewrite fires without end.
+    #[error("it runs in circles at {0}")]
+    Circles(String),
+    /// Running the model failed.
+    #[error(transparent)]
+    Evaluate(#[from] EvaluateError),
+    /// Types or shapes contradict each other.
+    #[error(transparent)]
+    Infer(#[from] InferError),
+}
+
+impl PassError {
+    /// A refusal.
+    pub fn refused(why: impl Into<String>) -> Self {
+        Self::Refused { why: why.into(), hint: None }
+    }
+
+    /// A refusal with what may help.
+    pub fn refused_with(why: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Refused { why: why.into(), hint: Some(hint.into()) }
+    }
+}
+
+/// Why a pipeline stopped.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RunError {
+    /// The model was invalid before any pass ran.
+    #[error("the model is invalid: {why}")]
+    Input {
+        /// One sentence.
+        why: String,
+        /// What may help.
+        hint: Option<String>,
+    },
+    /// A pass could not do its work.
+    #[error("`{pass}`: {error}")]
+    Pass {
+        /// Its name.
+        pass: &'static str,
+        /// Why.
+        error: PassError,
+    },
+    /// A pass left an invalid model behind: a defect of the pass.
+    #[error("`{pass}` left an invalid model behind: {why}")]
+    Broken {
+        /// Its name.
+        pass: &'static str,
+        /// What is invalid.
+        why: String,
+    },
+    /// A pass panicked: a defect of the pass.
+    #[error("`{pass}` panicked: {message}")]
+    Panicked {
+        /// Its name.
+        pass: &'static str,
+        /// The panic's message.
+        message: String,
+    },
+}
+
+impl RunError {
+    /// What may help.
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Self::Input { hint, .. } | Self::Pass { error: PassError::Refused { hint, .. }, .. } => {
+                hint.as_deref()
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Watches a pipeline run.
+pub trait Observer {
+    /// Called after each run of a pass, with the number of patches applied so far.
+    fn after(&mut self, _pass: &dyn Pass, _model: &Model, _patches: u64) {}
+}
+
+/// Watches nothing.
+impl Observer for () {}
+
+/// How a pipeline is run.
+#[derive(Clone, Copy, Default)]
+pub struct RunOptions<'t> {
+    /// What passes may use.
+    pub tools: Tools<'t>,
+    /// Apply no more than this many patches.
+    pub stop_after: Option<u64>,
+}
+
+/// Rounds after which a repetition is cut off; pipelines converge in two or three.
+const MAX_ROUNDS: u64 = 20;
+
+/// Run a pipeline over a model. On an error the model is in the state the failing pass left it in.
+pub fn run(
+    pipeline: &Pipeline,
+    model: &mut Model,
+    options: RunOptions<'_>,
+    observer: &mut dyn Observer,
+) -> Result<Report, RunError> {
+    let input = |why: String, hint: Option<&str>| RunError::Input { why, hint: hint.map(Into::into) };
+    model.check().map_err(|e| input(e.to_string(), e.hint().as_deref()))?;
+    model.infer().map_err(|e| input(e.to_string(), None))?;
+    let mut cx = Context::new(options.tools);
+    cx.stop_after = options.stop_after;
+    let mut runner = Runner { cx, report: Report::default(), observer };
+    runner.steps(pipeline, model)?;
+    Ok(runner.report)
+}
+
+struct Runner<'r, 't> {
+    cx: Context<'t>,
+    report: Report,
+    observer: &'r mut dyn Observer,
+}
+
+impl Runner<'_, '_> {
+    fn steps(&mut self, pipeline: &Pipeline, model: &mut Model) -> Result<(), RunError> {
+        for step in pipeline.steps() {
+            if self.cx.stopped() {
+                break;
+            }
+            match step {
+                Step::Pass { pass, .. } => self.pass(pass.as_ref(), model)?,
+                Step::Preset { steps, .. } => self.steps(steps, model)?,
+                Step::Repeat(steps) => self.repeat(steps, model)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn repeat(&mut self, steps: &Pipeline, model: &mut Model) -> Result<(), RunError> {
+        for round in 1..=MAX_ROUNDS {
+            let before = self.cx.patches;
+            self.steps(steps, model)?;
+            self.report.rounds = self.report.rounds.max(round);
+            if self.cx.patches == before || self.cx.stopped() {
+                return Ok(());
+            }
+        }
+        self.report.unfinished = true;
+        Ok(())
+    }
+
+    fn pass(&mut self, pass: &dyn Pass, model: &mut Model) -> Result<(), RunError> {
+        let (name, start, before) = (pass.info().name, Instant::now(), self.cx.patches);
+        let ran = catch_unwind(AssertUnwindSafe(|| pass.run(model, &mut self.cx)));
+        let panicked = |payload: Box<dyn std::any::Any + Send>| {
+            let text = payload.downcast_ref::<&str>().map(ToString::to_string);
+            let message = text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_default();
+            RunError::Panicked { pass: name, message }
+        };
+        ran.map_err(panicked)?.map_err(|error| RunError::Pass { pass: name, error })?;
+        if self.cx.patches > before {
+            let broken = |why: String| RunError::Broken { pass: name, why };
+            model.check().map_err(|e| broken(e.to_string()))?;
+            model.infer().map_err(|e| broken(e.to_string()))?;
+        }
+        let mut report = self.cx.finish();
+        report.pass = name;
+        report.effect = Some(pass.info().effect);
+        report.time = start.elapsed();
+        self.report.add(report);
+        self.observer.after(pass, model, self.cx.patches);
+        Ok(())
+    }
+}
+
+/// The weakest promise among the passes that changed something.
+impl Report {
+    /// What the passes that changed something promise together.
+    pub fn effect(&self) -> Effect {
+        let changed = self.steps.iter().filter(|s| s.patches > 0);
+        changed.filter_map(|s| s.effect).max().unwrap_or(Effect::Exact)
+    }
+}
