@@ -89,10 +89,7 @@ impl Node {
 
     /// The domain with its standard spelling: empty for the ONNX operators.
     pub fn domain(&self) -> &str {
-        match self.domain.as_deref() {
-            None | Some("ai.onnx") => "",
-            Some(domain) => domain,
-        }
+        standard_domain(self.domain.as_deref().unwrap_or(""))
     }
 
     /// Whether it is the standard operator `op`.
@@ -262,9 +259,8 @@ impl Graph {
 
     /// The version of the operator set that `domain` is imported with.
     pub fn opset(&self, domain: &str) -> Option<i64> {
-        let standard = |d: &str| if d == "ai.onnx" { String::new() } else { d.to_owned() };
-        let wanted = standard(domain);
-        self.opsets.iter().find(|(d, _)| standard(d) == wanted).map(|(_, version)| *version)
+        let wanted = standard_domain(domain);
+        self.opsets.iter().find(|(d, _)| standard_domain(d) == wanted).map(|(_, version)| *version)
     }
 
     // ---- looking
@@ -783,6 +779,11 @@ impl Graph {
             _ => node.op.clone(),
         }
     }
+}
+
+/// The standard domain has two names; this is the shorter.
+pub(crate) fn standard_domain(domain: &str) -> &str {
+    if domain == "ai.onnx" { "" } else { domain }
 }
 
 fn describe(node: &Node) -> String {

@@ -20,7 +20,7 @@ pub mod text;
 mod ty;
 
 pub use attr::{Attribute, SparseTensor};
-pub use check::CheckError;
+pub use check::{CheckError, Fault};
 pub use cursor::{At, Decline, Wired, expect};
 pub use dim::Dim;
 pub use dtype::DataType;

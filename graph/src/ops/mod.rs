@@ -1,5 +1,14 @@
 //! What is known about operators: schemas, shape rules, cost.
 
+mod cost;
 mod infer;
+mod schema;
+mod view;
 
+pub use cost::{Bindings, Cost, NodeCost};
 pub use infer::InferError;
+pub use schema::{
+    Arity, AttributeKind, AttributeSchema, Formal, Schema, TypeSet, is_known_domain, newest_opset, operators,
+    schema,
+};
+pub use view::*;

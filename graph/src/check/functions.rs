@@ -1,0 +1,98 @@
+//! Calls of the functions a model defines.
+
+use super::{CheckError, Fault, circle, operator::check_count};
+use crate::{At, Function, Graph, Model, graph::standard_domain};
+use std::collections::{HashMap, HashSet};
+
+/// The functions of a model by what a node calls them: domain, name, overload.
+#[derive(Default)]
+pub(super) struct Functions<'m> {
+    list: &'m [Function],
+    places: HashMap<(&'m str, &'m str, &'m str), usize>,
+}
+
+impl<'m> Functions<'m> {
+    /// Refuses two of one name, and circles: ONNX knows no recursion.
+    pub(super) fn of(model: &'m Model) -> Result<Self, CheckError> {
+        let mut functions = Self { list: &model.functions, places: HashMap::new() };
+        for (i, f) in model.functions.iter().enumerate() {
+            let key = (standard_domain(&f.domain), f.name.as_str(), f.overload.as_deref().unwrap_or(""));
+            if functions.places.insert(key, i).is_some() {
+                return Err(top(Fault::FunctionTwice(f.name.clone())));
+            }
+        }
+        functions.refuse_recursion()?;
+        Ok(functions)
+    }
+
+    fn place(&self, at: At<'_>) -> Option<usize> {
+        if self.list.is_empty() {
+            return None;
+        }
+        let node = at.node();
+        self.places.get(&(node.domain(), node.op.as_str(), node.overload.as_deref().unwrap_or(""))).copied()
+    }
+
+    /// The function a node calls.
+    pub(super) fn call(&self, at: At<'_>) -> Option<&'m Function> {
+        self.place(at).map(|i| &self.list[i])
+    }
+
+    /// The functions that the nodes of a graph and its subgraphs call themselves.
+    fn calls(&self, graph: &Graph) -> HashSet<usize> {
+        let (mut found, mut graphs) = (HashSet::new(), vec![graph]);
+        while let Some(graph) = graphs.pop() {
+            for &id in graph.nodes().iter() {
+                found.extend(self.place(graph.at(id)));
+                graphs.extend(graph.node(id).subgraphs());
+            }
+        }
+        found
+    }
+
+    /// The functions that are called from a graph on, also by one another.
+    pub(super) fn called_from(&self, graph: &Graph) -> HashSet<usize> {
+        let mut found = self.calls(graph);
+        let mut queue: Vec<_> = found.iter().copied().collect();
+        while let Some(i) = queue.pop() {
+            queue.extend(self.calls(&self.list[i].body).into_iter().filter(|&callee| found.insert(callee)));
+        }
+        found
+    }
+
+    /// Take away functions that call no other that is left; what stays calls in circles.
+    fn refuse_recursion(&self) -> Result<(), CheckError> {
+        let calls: Vec<_> = self.list.iter().map(|f| self.calls(&f.body)).collect();
+        let mut callers = vec![vec![]; calls.len()];
+        for (caller, callees) in calls.iter().enumerate() {
+            callees.iter().for_each(|&callee| callers[callee].push(caller));
+        }
+        let mut open: Vec<_> = calls.iter().map(HashSet::len).collect();
+        let mut done: Vec<_> = (0..calls.len()).filter(|&i| open[i] == 0).collect();
+        while let Some(callee) = done.pop() {
+            for &caller in &callers[callee] {
+                open[caller] -= 1;
+                done.extend((open[caller] == 0).then_some(caller));
+            }
+        }
+        let Some(start) = open.iter().position(|&n| n > 0) else { return Ok(()) };
+        let mut path = circle(start, |i| calls[i].iter().copied().filter(|&callee| open[callee] > 0).min());
+        path.extend(path.first().copied());
+        Err(top(Fault::Recursion(path.into_iter().map(|i| self.list[i].name.clone()).collect())))
+    }
+}
+
+fn top(fault: Fault) -> CheckError {
+    CheckError { fault: fault.into(), within: vec![] }
+}
+
+/// A call gives no more inputs and takes no more outputs than the function has; those at the end may be left out.
+pub(super) fn check_call(at: At<'_>, function: &Function) -> Result<(), Fault> {
+    let domain = at.node().domain();
+    if at.graph.opset(domain).is_none() {
+        return Err(Fault::NotImported { node: at.describe(), domain: domain.into() });
+    }
+    let (inputs, outputs) = (function.body.inputs().len(), function.body.outputs().len());
+    check_count(at, "inputs", at.inputs().len(), 0, Some(inputs))?;
+    check_count(at, "outputs", at.outputs().len(), 0, Some(outputs))
+}

@@ -1,0 +1,153 @@
+//! A node against the schema of its operator.
+
+use super::{Fault, error::nearest};
+use crate::{
+    At, DataType, Fact, Wired,
+    ops::{self, Arity, AttributeKind, Formal, Schema},
+};
+
+/// ORT takes these as imported in every model; models that rely on it exist.
+const ALWAYS_IMPORTED: &[&str] =
+    &["ai.onnx.ml", "ai.onnx.preview.training", "com.microsoft", "com.microsoft.nchwc"];
+
+/// Check a node that calls no function of the model. Nodes of domains the standard does not describe pass.
+pub(super) fn check(at: At<'_>) -> Result<(), Fault> {
+    let (domain, node) = (at.node().domain(), || at.describe());
+    let Some(opset) = at.graph.opset(domain) else {
+        let missing = || Fault::NotImported { node: node(), domain: domain.into() };
+        return if ALWAYS_IMPORTED.contains(&domain) { Ok(()) } else { Err(missing()) };
+    };
+    match ops::newest_opset(domain) {
+        Some(newest) if opset <= newest => {}
+        _ => return Ok(()),
+    }
+    let schema = ops::schema(domain, at.op(), opset).ok_or_else(|| unknown(at, domain, opset))?;
+    if schema.deprecated {
+        return Err(Fault::Deprecated { node: node(), opset });
+    }
+    let (inputs, outputs) = (at.inputs(), at.outputs());
+    let needed = (schema.min_inputs(), schema.max_inputs());
+    check_formals(at, "inputs", &inputs, needed, |slot| schema.input(slot))?;
+    let needed = (schema.min_outputs(), schema.max_outputs());
+    check_formals(at, "outputs", &outputs, needed, |slot| schema.output(slot))?;
+    check_attributes(at, schema)?;
+    check_types(at, schema, &inputs, &outputs)
+}
+
+fn unknown(at: At<'_>, domain: &str, opset: i64) -> Fault {
+    let newest = ops::newest_opset(domain).unwrap_or(opset);
+    let first = (opset + 1..=newest).find(|&later| ops::schema(domain, at.op(), later).is_some());
+    Fault::UnknownOperator {
+        node: at.describe(),
+        domain: if domain.is_empty() { "ai.onnx" } else { domain }.into(),
+        opset,
+        near: nearest(at.op(), ops::operators(domain, opset)),
+        since: first,
+    }
+}
+
+/// `3 inputs, but must have 1 to 2`.
+pub(super) fn check_count(
+    at: At<'_>,
+    what: &'static str,
+    given: usize,
+    least: usize,
+    most: Option<usize>,
+) -> Result<(), Fault> {
+    if given >= least && most.is_none_or(|most| given <= most) {
+        return Ok(());
+    }
+    let allowed = match most {
+        Some(most) if most == least => format!("must have {least}"),
+        Some(most) => format!("must have {least} to {most}"),
+        None => format!("must have at least {least}"),
+    };
+    Err(Fault::Count { node: at.describe(), what, given, allowed })
+}
+
+fn check_formals<'s>(
+    at: At<'_>,
+    what: &'static str,
+    values: &[Option<Wired<'_>>],
+    (least, most): (usize, Option<usize>),
+    formal: impl Fn(usize) -> Option<&'s Formal>,
+) -> Result<(), Fault> {
+    check_count(at, what, values.len(), least, most)?;
+    for (slot, _) in values.iter().enumerate().filter(|(_, v)| v.is_none()) {
+        if let Some(formal) = formal(slot).filter(|f| f.arity == Arity::Single) {
+            return Err(Fault::Lacks {
+                node: at.describe(),
+                what: &what[..what.len() - 1],
+                name: formal.name.into(),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn check_attributes(at: At<'_>, schema: &Schema) -> Result<(), Fault> {
+    let given = &at.node().attributes;
+    for (name, value) in given {
+        // Names with two underscores are for tools; ONNX leaves them alone.
+        if name.starts_with("__") {
+            continue;
+        }
+        let Some(attribute) = schema.attribute(name) else {
+            let near = nearest(name, schema.attributes.iter().map(|a| a.name));
+            return Err(Fault::UnknownAttribute { node: at.describe(), name: name.clone(), near });
+        };
+        let kind = AttributeKind::of(value);
+        if kind != Some(attribute.kind) {
+            let given = kind.map_or_else(|| "empty".into(), |k| k.to_string());
+            let (name, kind) = (name.clone(), attribute.kind.to_string());
+            return Err(Fault::AttributeKind { node: at.describe(), name, given, kind });
+        }
+    }
+    match schema.attributes.iter().find(|a| a.required && !given.contains_key(a.name)) {
+        Some(a) => Err(Fault::Lacks { node: at.describe(), what: "attribute", name: a.name.into() }),
+        None => Ok(()),
+    }
+}
+
+fn check_types(
+    at: At<'_>,
+    schema: &Schema,
+    inputs: &[Option<Wired<'_>>],
+    outputs: &[Option<Wired<'_>>],
+) -> Result<(), Fault> {
+    let inputs = inputs.iter().enumerate().map(|(slot, v)| (schema.input(slot), v));
+    let outputs = outputs.iter().enumerate().map(|(slot, v)| (schema.output(slot), v));
+    let mut bound: Vec<Option<(Wired<'_>, Key)>> = vec![None; schema.variables.len()];
+    for (formal, value) in inputs.chain(outputs) {
+        let (Some(formal), Some(value)) = (formal, value) else { continue };
+        let fact = &value.value().fact;
+        if !formal.types.allows(fact) {
+            let (value, given) = (value.name().into(), fact.to_string());
+            return Err(Fault::Type { node: at.describe(), value, given, allowed: formal.types.to_string() });
+        }
+        let (Some(variable), Some(key)) = (formal.variable.filter(|_| formal.homogeneous), key(fact)) else {
+            continue;
+        };
+        match bound[variable] {
+            Some((first, other)) if other != key => {
+                let (a, a_type) = (first.name().into(), first.value().fact.to_string());
+                let (b, b_type) = (value.name().into(), fact.to_string());
+                return Err(Fault::Types { node: at.describe(), a, a_type, b, b_type });
+            }
+            _ => bound[variable] = Some((*value, key)),
+        }
+    }
+    Ok(())
+}
+
+/// What must be equal for two types to be one: how often wrapped in what, and the element type.
+type Key = (u32, DataType);
+
+fn key(fact: &Fact) -> Option<Key> {
+    match fact {
+        Fact::Tensor(tensor) => Some((0, tensor.dtype?)),
+        Fact::Sequence(item) => key(item).map(|(wraps, dtype)| (wraps * 3 + 1, dtype)),
+        Fact::Optional(item) => key(item).map(|(wraps, dtype)| (wraps * 3 + 2, dtype)),
+        Fact::Unknown | Fact::Other => None,
+    }
+}

@@ -1,0 +1,235 @@
+//! What a graph costs: parameters, bytes, multiply-accumulates, memory for activations.
+//!
+//! A multiply-accumulate (MAC) is a product of two values that is added to a sum: what convolutions, matrix products,
+//! recurrences and attention consist of. All else (biases, activations, normalisation, pooling, resizing, softmax)
+//! counts as none. Quantised operators count like those they stand for.
+
+mod macs;
+#[cfg(test)]
+mod tests;
+
+use crate::{At, Attribute, Constant, DataType, Dim, Fact, Graph, Model, Node, NodeId, Tensor, ValueId};
+use std::collections::HashMap;
+
+/// Sizes to put in for the symbols of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bindings {
+    /// Sizes by symbol.
+    pub sizes: HashMap<String, i64>,
+    /// The size of every other symbol; `None`: it stays unknown.
+    pub default: Option<i64>,
+}
+
+/// Every symbol is 1: one sample, one step.
+impl Default for Bindings {
+    fn default() -> Self {
+        Self { sizes: HashMap::new(), default: Some(1) }
+    }
+}
+
+/// What a graph costs for one run, with its subgraphs.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Cost {
+    /// Elements of constants, apart from 64-bit integers, Booleans and strings: those are shapes, indices, masks.
+    pub params: u64,
+    /// Bytes of all constants (initializers, and tensors of `Constant` nodes).
+    pub bytes: u64,
+    /// Multiply-accumulates. Of the branches of an `If` the dearest counts; the body of a `Scan` as often as it runs.
+    pub macs: u64,
+    /// The most bytes of activations that are alive at once when nodes run one after another in file order.
+    /// A value lives from where it is made (or, an input, from the start) to its last use (an output, to the
+    /// end), in memory of its own. Constants are not counted.
+    pub activation_peak: u64,
+    /// Bodies of loops that are counted once, since how often they run is not known.
+    pub loops_counted_once: usize,
+    /// Nodes whose multiply-accumulates are not known and not counted.
+    pub uncounted: usize,
+    /// Activations whose size is not known and not counted.
+    pub unsized_values: usize,
+    /// The nodes of the graph, in order.
+    pub nodes: Vec<NodeCost>,
+}
+
+/// What a node costs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeCost {
+    /// The node.
+    pub id: NodeId,
+    /// Elements of the constants it reads itself; others may read them too.
+    pub params: u64,
+    /// Multiply-accumulates, with those of its subgraphs; `None` if they are not known.
+    pub macs: Option<u64>,
+    /// Bytes of its outputs; `None` if they are not known.
+    pub output_bytes: Option<u64>,
+    /// Its subgraphs, by the name of the attribute.
+    pub subgraphs: Vec<(String, Cost)>,
+}
+
+impl Bindings {
+    /// The value of an expression; `None` if it is unknown or negative.
+    fn size(&self, dim: &Dim) -> Option<u64> {
+        let size = |symbol: &str| self.sizes.get(symbol).copied().or(self.default);
+        u64::try_from(dim.eval(&size)?).ok()
+    }
+
+    /// The sizes of a shape.
+    fn shape(&self, fact: &Fact) -> Option<Vec<u64>> {
+        fact.shape()?.iter().map(|dim| self.size(dim)).collect()
+    }
+
+    /// Bytes of a tensor; strings count as none.
+    fn bytes(&self, fact: &Fact) -> Option<u64> {
+        let count = product(self.shape(fact)?)?;
+        Some(count.checked_mul(u64::from(fact.dtype()?.bits()))?.div_ceil(8))
+    }
+}
+
+/// `None` on overflow.
+fn product(factors: impl IntoIterator<Item = u64>) -> Option<u64> {
+    factors.into_iter().try_fold(1_u64, u64::checked_mul)
+}
+
+impl Graph {
+    /// What the graph costs at these sizes. Calls of functions are not looked into.
+    pub fn cost(&self, sizes: &Bindings) -> Cost {
+        let mut cost = Cost::default();
+        let constants = self.initializers().into_iter().filter_map(|v| self.value(v).data.as_ref());
+        constants.for_each(|data| cost.add_constant(data));
+        let mut live = Liveness::new(self, sizes);
+        for &id in self.nodes().iter() {
+            let node = node_cost(self.at(id), sizes);
+            cost.add_node(self.node(id), &node);
+            // Branches run one at a time, so the largest decides.
+            let inside = node.subgraphs.iter().map(|(_, c)| c.activation_peak).max().unwrap_or(0);
+            live.run(id, inside);
+            cost.nodes.push(node);
+        }
+        cost.activation_peak = live.peak;
+        cost.unsized_values += live.unknown;
+        cost
+    }
+}
+
+impl Model {
+    /// What the main graph costs at these sizes, and the constants of the functions.
+    pub fn cost(&self, sizes: &Bindings) -> Cost {
+        let mut cost = self.graph.cost(sizes);
+        for body in self.functions.iter().map(|f| f.body.cost(sizes)) {
+            cost.params += body.params;
+            cost.bytes += body.bytes;
+        }
+        cost
+    }
+}
+
+fn is_parameter(dtype: DataType) -> bool {
+    !matches!(dtype, DataType::Int64 | DataType::Bool | DataType::String)
+}
+
+impl Cost {
+    fn add_constant(&mut self, data: &Constant) {
+        match data {
+            Constant::Dense(tensor) => self.add_tensor(tensor),
+            Constant::Sparse(sparse) => {
+                self.add_tensor(&sparse.values);
+                self.add_tensor(&sparse.indices);
+            }
+        }
+    }
+
+    fn add_tensor(&mut self, tensor: &Tensor) {
+        self.bytes += tensor.size_in_bytes() as u64;
+        self.params += if is_parameter(tensor.dtype()) { tensor.len() as u64 } else { 0 };
+    }
+
+    fn add_node(&mut self, node: &Node, cost: &NodeCost) {
+        if let Some(Attribute::Tensor(tensor)) = node.attributes.get("value").filter(|_| node.is("Constant"))
+        {
+            self.add_tensor(tensor);
+        }
+        match cost.macs {
+            Some(macs) => self.macs = self.macs.saturating_add(macs),
+            None => self.uncounted += 1,
+        }
+        self.loops_counted_once += usize::from(node.is("Loop"));
+        for (_, inner) in &cost.subgraphs {
+            self.params += inner.params;
+            self.bytes += inner.bytes;
+            self.loops_counted_once += inner.loops_counted_once;
+            self.uncounted += inner.uncounted;
+            self.unsized_values += inner.unsized_values;
+        }
+    }
+}
+
+fn node_cost(at: At<'_>, sizes: &Bindings) -> NodeCost {
+    let mut subgraphs = vec![];
+    for (name, attribute) in &at.node().attributes {
+        subgraphs.extend(attribute.graphs().iter().map(|graph| (name.clone(), graph.cost(sizes))));
+    }
+    let tensors = at.inputs().into_iter().flatten().filter_map(|input| input.value().tensor());
+    let params = tensors.filter(|t| is_parameter(t.dtype())).map(|t| t.len() as u64).sum();
+    let outputs = at.outputs().into_iter().flatten();
+    let output_bytes = outputs.map(|o| sizes.bytes(&o.value().fact)).sum();
+    let macs = match subgraphs.iter().map(|(_, cost)| cost.macs).max() {
+        None => macs::of(at, sizes),
+        Some(body) if at.is("Scan") => macs::scan_length(at, sizes).and_then(|n| n.checked_mul(body)),
+        Some(body) => Some(body),
+    };
+    NodeCost { id: at.id, params, macs, output_bytes, subgraphs }
+}
+
+/// Which activations are alive, node by node.
+struct Liveness<'g> {
+    graph: &'g Graph,
+    sizes: &'g Bindings,
+    /// How often each value is still to be used.
+    uses: HashMap<ValueId, usize>,
+    now: u64,
+    peak: u64,
+    unknown: usize,
+}
+
+impl<'g> Liveness<'g> {
+    fn new(graph: &'g Graph, sizes: &'g Bindings) -> Self {
+        let mut live = Self { graph, sizes, uses: HashMap::new(), now: 0, peak: 0, unknown: 0 };
+        graph.inputs().iter().filter(|&&v| graph.value(v).data.is_none()).for_each(|&v| live.start(v));
+        live.peak = live.now;
+        live
+    }
+
+    fn start(&mut self, value: ValueId) {
+        match self.sizes.bytes(&self.graph.value(value).fact) {
+            Some(bytes) => self.now = self.now.saturating_add(bytes),
+            None => self.unknown += 1,
+        }
+        self.uses.insert(value, self.graph.use_count(value));
+    }
+
+    /// The node makes its outputs, needs `inside` more bytes meanwhile, and is the last to use some of its inputs.
+    fn run(&mut self, node: NodeId, inside: u64) {
+        let is_constant = self.graph.node(node).is("Constant");
+        let outputs: Vec<_> = self.graph.outputs_of(node).into_iter().flatten().collect();
+        if !is_constant {
+            outputs.iter().for_each(|&v| self.start(v));
+        }
+        self.peak = self.peak.max(self.now.saturating_add(inside));
+        let used = self.graph.inputs_of(node).into_iter().flatten().chain(self.graph.captured_by(node));
+        for value in used {
+            let Some(left) = self.uses.get_mut(&value) else { continue };
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                self.end(value);
+            }
+        }
+        // What nobody uses goes at once.
+        let idle: Vec<_> = outputs.into_iter().filter(|v| self.uses.get(v) == Some(&0)).collect();
+        idle.into_iter().for_each(|v| self.end(v));
+    }
+
+    fn end(&mut self, value: ValueId) {
+        self.uses.remove(&value);
+        let bytes = self.sizes.bytes(&self.graph.value(value).fact);
+        self.now = self.now.saturating_sub(bytes.unwrap_or(0));
+    }
+}

@@ -1,0 +1,128 @@
+"""Write schema.txt: every operator of the ONNX standard in all its versions, one line each.
+
+    python schema.py > schema.txt        # needs the `onnx` package; the file's first line names its version
+
+    Conv 11 X:T W:T B:T? -> Y:T | auto_pad:string="NOTSET" group:int=1 pads:ints | T=float
+    name    inputs          outputs attributes                                     what each type variable may be
+
+An input or output is `name:type` with `?` optional, `+` one or more, `*` any number, and `~` after these if they
+may differ in type. An attribute is `name:kind` with `!` if it must be given, else `=default` in JSON if it has one.
+A type is a list of element types and groups (below); `seq(…)`, `optional(…)`, `optional_seq(…)`, `sparse(…)` wrap
+one, `map` is any map. Behind the version stands `deprecated` or `random` where that is so.
+"""
+
+import json
+import re
+from collections import defaultdict
+
+import numpy
+import onnx
+from onnx import defs
+
+GROUPS = {
+    "floats": ["float16", "float", "double"],
+    "ints": ["int8", "int16", "int32", "int64"],
+    "uints": ["uint8", "uint16", "uint32", "uint64"],
+    "complexes": ["complex64", "complex128"],
+    "float8s": ["float8e4m3fn", "float8e4m3fnuz", "float8e5m2", "float8e5m2fnuz"],
+    "int4s": ["int4", "uint4"],
+    "int2s": ["int2", "uint2"],
+    "float6s": ["float6e2m3", "float6e3m2"],
+}
+WRAPS = {
+    "tensor(": "",
+    "seq(tensor(": "seq",
+    "optional(tensor(": "optional",
+    "optional(seq(tensor(": "optional_seq",
+    "sparse_tensor(": "sparse",
+}
+# Operators that may draw random numbers. The flag in `onnx.defs` is also set on all that hold subgraphs.
+RANDOM = {
+    "Bernoulli", "Dropout", "Multinomial",
+    "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
+}  # fmt: skip
+
+
+def types(strings):
+    """A set of type strings as groups and single names."""
+    by_wrap = defaultdict(set)
+    for text in strings:
+        if "map(" in text:
+            by_wrap["map"].add("")
+            continue
+        start, name, _ = re.fullmatch(r"((?:\w+\()+)(\w+)(\)+)", text).groups()
+        by_wrap[WRAPS[start]].add(name)
+    parts = []
+    for wrap, names in sorted(by_wrap.items()):
+        words = []
+        for group, members in GROUPS.items():
+            if names.issuperset(members):
+                words.append(group)
+                names = names.difference(members)
+        words = ",".join(words + sorted(names))
+        parts.append(words if wrap == "" else "map" if wrap == "map" else f"{wrap}({words})")
+    return ",".join(parts)
+
+
+def formal(param):
+    many = "*" if param.min_arity == 0 else "+"
+    mark = {"Single": "", "Optional": "?", "Variadic": many}[param.option.name]
+    if not param.is_homogeneous:
+        mark += "~"
+    is_type = "(" in param.type_str
+    return f"{param.name}:{types([param.type_str]) if is_type else param.type_str}{mark}"
+
+
+def plain(value):
+    """A default as JSON has it: text for bytes, the shortest decimal for a float."""
+    if isinstance(value, list):
+        return [plain(v) for v in value]
+    if isinstance(value, float):
+        return float(str(numpy.float32(value)))
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def attribute(attr):
+    kind = attr.type.name.lower().replace("type_proto", "type")
+    text = f"{attr.name}:{kind}"
+    if attr.required:
+        return text + "!"
+    if attr.default_value.type:
+        value = onnx.helper.get_attribute_value(attr.default_value)
+        if isinstance(value, (onnx.TensorProto, onnx.GraphProto, onnx.TypeProto)):
+            return text  # such a default stands for "none given"
+        text += "=" + json.dumps(plain(value), separators=(",", ":"))
+    assert not re.search(r"[\s|]", text), text
+    return text
+
+
+def line(schema):
+    inference_only = schema.name == "Dropout" and 7 <= schema.since_version < 12
+    random = schema.name in RANDOM and not inference_only
+    flags = [word for word, on in [("deprecated", schema.deprecated), ("random", random)] if on]
+    head = [schema.name, str(schema.since_version), *flags]
+    ins, outs = ([formal(p) for p in params] for params in (schema.inputs, schema.outputs))
+    attrs = [attribute(schema.attributes[name]) for name in sorted(schema.attributes)]
+    variables = [f"{c.type_param_str}={types(c.allowed_type_strs)}" for c in schema.type_constraints]
+    parts = [" ".join(head + ins + ["->"] + outs), " ".join(attrs), " ".join(variables)]
+    text = " | ".join(parts).rstrip(" |")
+    return text
+
+
+def main():
+    print(f"# Operators of onnx {onnx.__version__}, written by schema.py, which explains the lines.")
+    for group, members in GROUPS.items():
+        print(f"group {group}={','.join(members)}")
+    newest_opsets = defaultdict(int, {"": defs.onnx_opset_version()})
+    by_domain = defaultdict(list)
+    for schema in defs.get_all_schemas_with_history():
+        by_domain[schema.domain].append(schema)
+    for domain, schemas in sorted(by_domain.items()):
+        # The newest operator set of the domain: what it lacks, a newer one may have.
+        newest = max(newest_opsets[domain], *(s.since_version for s in schemas))
+        print(f"domain {domain or 'ai.onnx'} {newest}")
+        for schema in sorted(schemas, key=lambda s: (s.name, s.since_version)):
+            print(line(schema))
+
+
+main()
