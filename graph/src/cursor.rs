@@ -212,18 +212,22 @@ impl<'g> Wired<'g> {
 
     /// Its elements, if it is a constant: an initializer that nobody may override, or the output of a
     /// `Constant` node, also behind `Identity`.
-    pub fn constant(self) -> Result<&'g Tensor, Decline> {
-        if self.value().data.is_some() {
-            let overridable =
-                || Decline::because(format!("`{}` can be overridden by the caller", self.name()));
-            return self.value().tensor().ok_or_else(overridable);
+    pub fn constant(mut self) -> Result<&'g Tensor, Decline> {
+        // A chain of `Identity` of any length must not cost the stack, nor every question its whole length.
+        for _ in 0..64 {
+            if self.value().data.is_some() {
+                let overridable =
+                    || Decline::because(format!("`{}` can be overridden by the caller", self.name()));
+                return self.value().tensor().ok_or_else(overridable);
+            }
+            let maker = self.maker().ok_or(Decline::Mismatch)?;
+            match maker.attr("value") {
+                Some(Attribute::Tensor(tensor)) if maker.is("Constant") => return Ok(tensor),
+                _ if maker.is("Identity") => self = maker.input(0)?,
+                _ => return Err(Decline::Mismatch),
+            }
         }
-        let maker = self.maker().ok_or(Decline::Mismatch)?;
-        match maker.attr("value") {
-            Some(Attribute::Tensor(tensor)) if maker.is("Constant") => Ok(tensor),
-            _ if maker.is("Identity") => maker.input(0)?.constant(),
-            _ => Err(Decline::Mismatch),
-        }
+        Err(Decline::Mismatch)
     }
 
     /// Whether it is a constant.

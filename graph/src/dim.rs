@@ -22,6 +22,11 @@ enum Repr {
     Sum(Arc<BTreeMap<Monomial, i64>>),
 }
 
+fn next() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
 /// A product of atoms, sorted; the empty product is 1.
 type Monomial = Vec<Atom>;
 
@@ -31,14 +36,17 @@ enum Atom {
     Symbol(Arc<str>),
     /// A size nothing is known about, equal only to itself.
     Unknown(u64),
+    /// An element of a shape tensor nothing is known about, not even that it is a size.
+    Integer(u64),
     FloorDiv(Box<(Dim, Dim)>),
     Max(Box<(Dim, Dim)>),
     Min(Box<(Dim, Dim)>),
 }
 
-/// Beyond this many terms or nested atoms an expression says nothing useful any more and becomes an unknown.
+/// Beyond this many terms or atoms, nested ones included, an expression says nothing useful any more and
+/// becomes an unknown: so every operation takes bounded time.
 const MAX_TERMS: usize = 32;
-const MAX_DEPTH: usize = 8;
+const MAX_ATOMS: usize = 128;
 
 impl Dim {
     /// The symbol `name` of the model.
@@ -48,8 +56,13 @@ impl Dim {
 
     /// A size nothing is known about: equal to its clones, different from every other.
     pub fn unknown() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        Self::atom(Atom::Unknown(NEXT.fetch_add(1, Ordering::Relaxed)))
+        Self::atom(Atom::Unknown(next()))
+    }
+
+    /// An element of a shape tensor nothing is known about: other than an unknown size it may be negative, as
+    /// the -1 of `Reshape`.
+    pub fn integer() -> Self {
+        Self::atom(Atom::Integer(next()))
     }
 
     fn atom(atom: Atom) -> Self {
@@ -79,7 +92,17 @@ impl Dim {
 
     /// Whether nothing is known about it (a lone unknown).
     pub fn is_unknown(&self) -> bool {
-        matches!(self.single_atom(), Some(Atom::Unknown(_)))
+        matches!(self.single_atom(), Some(Atom::Unknown(_) | Atom::Integer(_)))
+    }
+
+    /// Whether it is an expression over sizes and numbers alone, no other integers (see [`Dim::integer`]).
+    pub fn is_of_sizes(&self) -> bool {
+        let Repr::Sum(terms) = &self.0 else { return true };
+        terms.keys().flatten().all(|atom| match atom {
+            Atom::Symbol(_) | Atom::Unknown(_) => true,
+            Atom::Integer(_) => false,
+            Atom::FloorDiv(p) | Atom::Max(p) | Atom::Min(p) => p.0.is_of_sizes() && p.1.is_of_sizes(),
+        })
     }
 
     fn single_atom(&self) -> Option<&Atom> {
@@ -103,7 +126,7 @@ impl Dim {
         match terms.iter().next() {
             None => Self(Repr::Known(0)),
             Some((monomial, &n)) if terms.len() == 1 && monomial.is_empty() => Self(Repr::Known(n)),
-            _ if terms.len() > MAX_TERMS => Self::unknown(),
+            _ if terms.len() > MAX_TERMS || atoms(&terms) > MAX_ATOMS => Self::unknown(),
             _ => Self(Repr::Sum(Arc::new(terms))),
         }
     }
@@ -204,6 +227,11 @@ impl Dim {
         self.extremum(other, i64::min, Atom::Min)
     }
 
+    /// Whether it is the smaller one of `other` and something else.
+    pub fn is_minimum_with(&self, other: &Self) -> bool {
+        matches!(self.single_atom(), Some(Atom::Min(p)) if p.0 == *other || p.1 == *other)
+    }
+
     fn extremum(&self, other: &Self, f: fn(i64, i64) -> i64, atom: fn(Box<(Self, Self)>) -> Atom) -> Self {
         // a and a + n compare whatever a is.
         match (self - other).known() {
@@ -216,19 +244,17 @@ impl Dim {
     }
 
     fn nest(&self, other: &Self, atom: fn(Box<(Self, Self)>) -> Atom) -> Self {
-        if self.depth().max(other.depth()) >= MAX_DEPTH {
+        if self.atoms() + other.atoms() >= MAX_ATOMS {
             return Self::unknown();
         }
         Self::atom(atom(Box::new((self.clone(), other.clone()))))
     }
 
-    fn depth(&self) -> usize {
-        let Repr::Sum(terms) = &self.0 else { return 0 };
-        let of_atom = |a: &Atom| match a {
-            Atom::Symbol(_) | Atom::Unknown(_) => 0,
-            Atom::FloorDiv(p) | Atom::Max(p) | Atom::Min(p) => 1 + p.0.depth().max(p.1.depth()),
-        };
-        terms.keys().flatten().map(of_atom).max().unwrap_or(0)
+    fn atoms(&self) -> usize {
+        match &self.0 {
+            Repr::Known(_) => 0,
+            Repr::Sum(terms) => atoms(terms),
+        }
     }
 
     /// The value when every symbol `s` is `size(s)`; `None` if a symbol or unknown has no value, or on overflow.
@@ -240,7 +266,7 @@ impl Dim {
                 let pair = |p: &(Self, Self)| Some((p.0.eval(size)?, p.1.eval(size)?));
                 let value = match atom {
                     Atom::Symbol(name) => size(name)?,
-                    Atom::Unknown(_) => return None,
+                    Atom::Unknown(_) | Atom::Integer(_) => return None,
                     Atom::FloorDiv(p) => {
                         let (a, b) = pair(p)?;
                         a.checked_div_euclid(b)?
@@ -255,19 +281,39 @@ impl Dim {
         Some(sum)
     }
 
-    /// Whether it is known to be at least `bound`, taking every symbol for a size of at least 1 (unknowns and
-    /// differences prove nothing).
+    /// Whether it is known to be at least `bound`, taking every symbol for a size of at least 1 and every unknown
+    /// for one of at least 0.
     pub fn at_least(&self, bound: i64) -> bool {
-        match &self.0 {
-            Repr::Known(n) => *n >= bound,
-            Repr::Sum(terms) => {
-                let sizes = |m: &Monomial| m.iter().all(|a| matches!(a, Atom::Symbol(_)));
-                let positive = terms.iter().all(|(m, &c)| sizes(m) && (m.is_empty() || c > 0));
-                let least = terms.values().try_fold(0_i64, |sum, &c| sum.checked_add(c));
-                positive && least.is_some_and(|n| n >= bound)
-            }
-        }
+        self.least().is_some_and(|n| n >= bound)
     }
+
+    /// A lower bound: the sum of those of the terms, none of which may be subtracted.
+    fn least(&self) -> Option<i64> {
+        let of_atom = |a: &Atom| match a {
+            Atom::Symbol(_) => Some(1),
+            Atom::Unknown(_) => Some(0),
+            Atom::Integer(_) => None,
+            Atom::FloorDiv(p) => p.0.least()?.checked_div_euclid(p.1.known()?),
+            Atom::Max(p) => p.0.least().max(p.1.least()),
+            Atom::Min(p) => Some(p.0.least()?.min(p.1.least()?)),
+        };
+        self.terms().iter().try_fold(0_i64, |sum, (monomial, &c)| {
+            let mut term = if c > 0 || monomial.is_empty() { c } else { return None };
+            for atom in monomial {
+                term = term.checked_mul(of_atom(atom).filter(|&n| n >= 0)?)?;
+            }
+            sum.checked_add(term)
+        })
+    }
+}
+
+/// The number of atoms, nested ones included.
+fn atoms(terms: &BTreeMap<Monomial, i64>) -> usize {
+    let of_atom = |a: &Atom| match a {
+        Atom::Symbol(_) | Atom::Unknown(_) | Atom::Integer(_) => 1,
+        Atom::FloorDiv(p) | Atom::Max(p) | Atom::Min(p) => 1 + p.0.atoms() + p.1.atoms(),
+    };
+    terms.keys().flatten().map(of_atom).sum()
 }
 
 impl From<i64> for Dim {
@@ -337,7 +383,7 @@ impl fmt::Display for Atom {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Symbol(name) => f.write_str(name),
-            Self::Unknown(_) => f.write_str("?"),
+            Self::Unknown(_) | Self::Integer(_) => f.write_str("?"),
             Self::FloorDiv(p) => write!(f, "floor(({})/({}))", p.0, p.1),
             Self::Max(p) => write!(f, "max({}, {})", p.0, p.1),
             Self::Min(p) => write!(f, "min({}, {})", p.0, p.1),
@@ -388,11 +434,23 @@ mod tests {
     }
 
     #[test]
+    fn expressions_stay_small() {
+        let mut x = &n() + &k(1);
+        for _ in 0..200 {
+            x = (&x * &x).floor_div(&k(3)).maximum(&(&x + &n()));
+            assert!(x.atoms() <= MAX_ATOMS);
+        }
+        assert!(!(&Dim::integer() + &n()).is_of_sizes() && (&Dim::unknown() + &n()).is_of_sizes());
+    }
+
+    #[test]
     fn extremes_of_comparable_expressions_are_known() {
         let m = &n() + &k(1);
         assert_eq!(n().maximum(&m), m);
         assert_eq!(n().minimum(&m), n());
         assert_eq!(n().maximum(&k(3)), k(3).maximum(&n()));
         assert!(m.at_least(2) && !n().at_least(2));
+        assert!((&(&n() - &k(1)).floor_div(&k(2)) + &k(1)).at_least(1));
+        assert!(Dim::unknown().at_least(0) && !(&k(0) - &n()).at_least(-5) && !Dim::integer().at_least(-5));
     }
 }

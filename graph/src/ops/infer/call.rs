@@ -1,0 +1,106 @@
+//! Calls of functions local to the model: their bodies are inferred with the facts and attributes of the caller.
+
+use super::{InferError, dims::common, engine::Engine};
+use crate::{Attribute, Fact, Function, Graph, NodeId};
+use indexmap::IndexMap;
+use std::collections::HashSet;
+
+/// Results that are remembered for each function.
+const MAX_MEMOS: usize = 32;
+
+/// What is known of the calls of one function.
+#[derive(Default)]
+pub(super) struct Calls {
+    memos: Vec<Memo>,
+    /// The facts of the inputs that all calls have in common; `None` before the first call.
+    inputs: Option<Vec<Fact>>,
+    /// Being inferred: a function that calls itself is invalid, and never followed.
+    active: bool,
+}
+
+struct Memo {
+    inputs: Vec<Fact>,
+    attributes: IndexMap<String, Attribute>,
+    result: Result<Vec<Fact>, InferError>,
+}
+
+impl Engine<'_> {
+    /// The facts of the outputs of a call.
+    pub fn call(&mut self, graph: &Graph, id: NodeId, function: usize) -> Result<Vec<Fact>, InferError> {
+        let inputs = graph.inputs_of(id).into_iter();
+        let inputs: Vec<Fact> =
+            inputs.map(|v| v.map(|v| graph.value(v).fact.clone()).unwrap_or_default()).collect();
+        let attributes = &graph.node(id).attributes;
+        let calls = &mut self.calls[function];
+        if calls.active {
+            return Ok(vec![]);
+        }
+        calls.inputs = Some(match calls.inputs.take() {
+            None => inputs.clone(),
+            Some(all) if all.len() == inputs.len() => {
+                all.iter().zip(&inputs).map(|(a, b)| common(a, b)).collect()
+            }
+            Some(all) => vec![Fact::Unknown; all.len().max(inputs.len())],
+        });
+        if let Some(memo) = calls.memos.iter().find(|m| m.inputs == inputs && m.attributes == *attributes) {
+            return memo.result.clone();
+        }
+        calls.active = true;
+        let definition = &self.functions[function];
+        let mut body = definition.body.clone();
+        resolve(&mut body, definition, attributes);
+        let result = self.nested(&mut body, &inputs, HashSet::new()).map_err(|error| InferError {
+            node: format!("{}, in the function, {}", graph.describe(id), error.node),
+            why: error.why,
+        });
+        let calls = &mut self.calls[function];
+        calls.active = false;
+        if calls.memos.len() < MAX_MEMOS {
+            let attributes = attributes.clone();
+            calls.memos.push(Memo { inputs, attributes, result: result.clone() });
+        }
+        result
+    }
+
+    /// The bodies of all functions, with facts that hold in every call.
+    pub fn bodies(mut self) -> Vec<Graph> {
+        let inputs: Vec<_> = self.calls.iter_mut().map(|c| c.inputs.take().unwrap_or_default()).collect();
+        self.lenient = true;
+        let functions = self.functions.iter().zip(inputs);
+        functions
+            .map(|(function, inputs)| {
+                let mut body = function.body.clone();
+                // Contradictions would have shown in the calls; a body that is never called may have any.
+                let _ = self.nested(&mut body, &inputs, HashSet::new());
+                body
+            })
+            .collect()
+    }
+}
+
+/// Put the caller's attributes, or the function's defaults, where the body refers to them. What neither gives is
+/// absent.
+fn resolve(body: &mut Graph, definition: &Function, given: &IndexMap<String, Attribute>) {
+    for &id in body.nodes().iter() {
+        if body
+            .node(id)
+            .attributes
+            .values()
+            .all(|a| !matches!(a, Attribute::Reference { .. }) && a.graphs().is_empty())
+        {
+            continue;
+        }
+        let attributes = &mut body.node_mut(id).attributes;
+        let resolved = std::mem::take(attributes).into_iter().filter_map(|(name, mut attribute)| {
+            if let Attribute::Reference { name: of, .. } = &attribute {
+                let value = given.get(of).or_else(|| definition.defaults.get(of))?;
+                return Some((name, value.clone()));
+            }
+            for graph in attribute.graphs_mut() {
+                resolve(graph, definition, given);
+            }
+            Some((name, attribute))
+        });
+        *attributes = resolved.collect();
+    }
+}

@@ -1,0 +1,104 @@
+//! Operators that make tensors out of little: `Constant`, `Range`, `ConstantOfShape`, random numbers.
+
+use super::{
+    cx::{Cx, Facts, filled, one, tensor},
+    dims::{self, product, unknowns},
+};
+use crate::{Attribute, DataType, Dim, Fact};
+
+/// `Constant` in all its forms.
+pub(super) fn constant(cx: &Cx) -> Facts {
+    let Some((name, value)) = cx.at.node().attributes.iter().next() else { return Ok(vec![]) };
+    let list = |dtype, n: usize| tensor(Some(dtype), Some(vec![Dim::from(n)]));
+    Ok(vec![match (name.as_str(), value) {
+        ("value", Attribute::Tensor(t)) => Fact::of_constant(t),
+        ("value_float", Attribute::Float(_)) => tensor(Some(DataType::Float), Some(vec![])),
+        ("value_int", Attribute::Int(n)) => {
+            filled(Some(DataType::Int64), Some(vec![]), Some(vec![Dim::from(*n)]))
+        }
+        ("value_ints", Attribute::Ints(items)) => {
+            let content =
+                (items.len() <= dims::MAX_CONTENT).then(|| items.iter().map(|&n| Dim::from(n)).collect());
+            filled(Some(DataType::Int64), Some(vec![Dim::from(items.len())]), content)
+        }
+        ("value_floats", Attribute::Floats(items)) => list(DataType::Float, items.len()),
+        ("value_string", Attribute::String(_)) => tensor(Some(DataType::String), Some(vec![])),
+        ("value_strings", Attribute::Strings(items)) => list(DataType::String, items.len()),
+        ("sparse_value", Attribute::SparseTensor(t)) => {
+            let shape = t.dims.iter().map(|&n| Dim::from(n)).collect();
+            tensor(Some(t.values.dtype()), Some(shape))
+        }
+        _ => Fact::Unknown,
+    }])
+}
+
+/// `Range`: from start by delta up to limit.
+pub(super) fn range(cx: &Cx) -> Facts {
+    let dtype = cx.same_dtype([0, 1, 2])?;
+    let scalar = |slot| cx.content(slot).and_then(|c| c.first().cloned());
+    if let (Some(start), Some(limit), Some(delta)) = (scalar(0), scalar(1), scalar(2)) {
+        let (n, step) = (&limit - &start, delta.known());
+        let count = match step {
+            Some(0) => return Err("a step of 0".into()),
+            Some(1) if n.at_least(0) => n.clone(),
+            Some(s) if s > 0 => n.ceil_div(&delta).maximum(&Dim::from(0_i64)),
+            Some(_) => (&start - &limit).ceil_div(&(&Dim::from(0_i64) - &delta)).maximum(&Dim::from(0_i64)),
+            None => Dim::unknown(),
+        };
+        let count = if count.is_of_sizes() { count } else { Dim::unknown() };
+        let small = count.size().filter(|&n| n <= dims::MAX_CONTENT);
+        let item = |i: usize| &start + &(&Dim::from(i) * &delta);
+        let content = small.map(|n| (0..n).map(item).collect());
+        return Ok(vec![filled(dtype, Some(vec![count]), content)]);
+    }
+    let float = |slot| cx.input(slot).and_then(|v| v.scalar().ok());
+    let count = match (dtype, float(0), float(1), float(2)) {
+        (Some(DataType::Double), Some(start), Some(limit), Some(delta)) if delta != 0.0 => {
+            Some(((limit - start) / delta).ceil())
+        }
+        // Counted in the precision of the elements, as the operator does.
+        (Some(DataType::Float), Some(start), Some(limit), Some(delta)) if delta != 0.0 => {
+            Some(f64::from(((limit as f32 - start as f32) / delta as f32).ceil()))
+        }
+        _ => None,
+    };
+    let count = count.filter(|n| n.abs() < 1e9).map(|n| Dim::from(n.max(0.0) as i64));
+    one(dtype, Some(vec![count.unwrap_or_else(Dim::unknown)]))
+}
+
+/// `ConstantOfShape`.
+pub(super) fn constant_of_shape(cx: &Cx) -> Facts {
+    let (dtype, item) = match cx.at.attr("value") {
+        Some(Attribute::Tensor(t)) => (t.dtype(), t.single_i64()),
+        _ => (DataType::Float, None),
+    };
+    let Some(dims) = cx.content(0) else {
+        let rank = cx.shape(0).and_then(|s| s.first()).and_then(Dim::size);
+        return one(Some(dtype), rank.and_then(unknowns));
+    };
+    if let Some(n) = dims.iter().find_map(|d| d.known().filter(|&n| n < 0)) {
+        return Err(format!("{n} is no size"));
+    }
+    let count = product(&dims).size().filter(|&n| n <= dims::MAX_CONTENT);
+    let content = count.zip(item).map(|(n, item)| vec![Dim::from(item); n]);
+    Ok(vec![filled(Some(dtype), Some(dims.into_owned()), content)])
+}
+
+/// `EyeLike`.
+pub(super) fn eye_like(cx: &Cx) -> Facts {
+    cx.expect_rank(0, 2)?;
+    one(cx.dtype_attr("dtype").or(cx.dtype(0)), cx.shape(0).map(<[Dim]>::to_vec))
+}
+
+/// `RandomNormal`, `RandomUniform`: shape and element type from attributes.
+pub(super) fn random(cx: &Cx) -> Facts {
+    let shape = cx.at.ints("shape").filter(|s| s.iter().all(|&n| n >= 0));
+    let shape = shape.map(|s| s.iter().map(|&n| Dim::from(n)).collect());
+    one(Some(cx.dtype_attr("dtype").unwrap_or(DataType::Float)), shape)
+}
+
+/// `Multinomial`: `sample_size` draws from each of the batch.
+pub(super) fn multinomial(cx: &Cx) -> Facts {
+    let dtype = cx.dtype_attr("dtype").unwrap_or(DataType::Int32);
+    one(Some(dtype), Some(vec![cx.dim(0, 0), Dim::from(cx.at.int("sample_size", 1))]))
+}

@@ -1,0 +1,198 @@
+//! What a shape rule sees: a node with the facts of its inputs.
+
+use super::dims::{self, MAX_CONTENT};
+use crate::{At, Attribute, DataType, Dim, Fact, TensorFact, Wired};
+use std::borrow::Cow;
+
+/// The facts of a node's outputs in order (what is missing is unknown), or a contradiction in words.
+pub(super) type Facts = Result<Vec<Fact>, String>;
+
+/// A shape, unless too little is known; or a contradiction.
+pub(super) type Shape = Result<Option<Vec<Dim>>, String>;
+
+/// A shape rule.
+pub(super) type Rule = fn(&Cx<'_>) -> Facts;
+
+/// A node under inference.
+pub(super) struct Cx<'g> {
+    pub at: At<'g>,
+    pub inputs: Vec<Option<Wired<'g>>>,
+    /// How many outputs the node lists.
+    pub outputs: usize,
+}
+
+impl<'g> Cx<'g> {
+    pub fn new(at: At<'g>) -> Self {
+        Self { at, inputs: at.inputs(), outputs: at.node().slots.1 as usize }
+    }
+
+    pub fn input(&self, slot: usize) -> Option<Wired<'g>> {
+        self.inputs.get(slot).copied().flatten()
+    }
+
+    pub fn fact(&self, slot: usize) -> &'g Fact {
+        self.input(slot).map_or(&Fact::Unknown, |v| &v.value().fact)
+    }
+
+    pub fn dtype(&self, slot: usize) -> Option<DataType> {
+        self.fact(slot).dtype()
+    }
+
+    /// The element type of the first of these inputs that has one.
+    pub fn dtype_of(&self, slots: impl IntoIterator<Item = usize>) -> Option<DataType> {
+        slots.into_iter().find_map(|slot| self.dtype(slot))
+    }
+
+    pub fn shape(&self, slot: usize) -> Option<&'g [Dim]> {
+        self.fact(slot).shape()
+    }
+
+    pub fn rank(&self, slot: usize) -> Option<usize> {
+        self.shape(slot).map(<[Dim]>::len)
+    }
+
+    /// A size, or a fresh unknown one.
+    pub fn dim(&self, slot: usize, axis: usize) -> Dim {
+        self.shape(slot).and_then(|s| s.get(axis)).cloned().unwrap_or_else(Dim::unknown)
+    }
+
+    /// The elements of a small integer or bool tensor.
+    pub fn content(&self, slot: usize) -> Option<Cow<'g, [Dim]>> {
+        let fact = self.fact(slot);
+        if let Some(content) = fact.content() {
+            return Some(Cow::Borrowed(content));
+        }
+        let small = fact.fixed_shape().is_some_and(|s| s.iter().product::<usize>() <= MAX_CONTENT);
+        if fact.dtype() != Some(DataType::Bool) || !small {
+            return None;
+        }
+        let items = self.input(slot)?.constant_ints().ok()?;
+        Some(items.into_iter().map(Dim::from).collect())
+    }
+
+    /// The elements of a small integer tensor where all are numbers.
+    pub fn numbers(&self, slot: usize) -> Option<Vec<i64>> {
+        self.content(slot)?.iter().map(Dim::known).collect()
+    }
+
+    /// The only element of an integer tensor.
+    pub fn number(&self, slot: usize) -> Option<i64> {
+        self.numbers(slot)?.first().copied()
+    }
+
+    /// The elements of a constant in f64, if they are few.
+    pub fn floats(&self, slot: usize) -> Option<Vec<f64>> {
+        let tensor = self.input(slot)?.constant().ok()?;
+        (tensor.len() <= MAX_CONTENT).then(|| tensor.to_f64())?
+    }
+
+    /// A parameter that is an attribute in older operator sets and an input in newer ones: `None` if it is not
+    /// given at all, `Some(None)` if it is given but not known.
+    pub fn ints_or_input(&self, name: &str, slot: usize) -> Option<Option<Vec<i64>>> {
+        match self.at.attr(name) {
+            Some(Attribute::Ints(v)) => Some(Some(v.clone())),
+            Some(Attribute::Int(v)) => Some(Some(vec![*v])),
+            Some(_) => Some(None),
+            None if self.input(slot).is_some() => Some(self.numbers(slot)),
+            None => None,
+        }
+    }
+
+    /// An integer attribute as a size.
+    pub fn size(&self, name: &str, default: i64) -> usize {
+        usize::try_from(self.at.int(name, default)).unwrap_or(0)
+    }
+
+    /// An element type given as an attribute.
+    pub fn dtype_attr(&self, name: &str) -> Option<DataType> {
+        match self.at.attr(name)? {
+            Attribute::Int(n) => DataType::from_number(i32::try_from(*n).ok()?),
+            _ => None,
+        }
+    }
+
+    /// The axis attribute `name`, counted from the front.
+    pub fn axis(&self, name: &str, default: i64, rank: usize) -> Result<usize, String> {
+        dims::axis(self.at.int(name, default), rank)
+    }
+
+    /// An input in words.
+    pub fn name(&self, slot: usize) -> String {
+        match self.input(slot) {
+            Some(v) => format!("`{}` {}", v.name(), v.value().fact),
+            None => format!("input {slot}"),
+        }
+    }
+
+    /// The inputs that are given, as far as they are tensors of one element type: all must agree.
+    pub fn same_dtype(&self, slots: impl IntoIterator<Item = usize>) -> Result<Option<DataType>, String> {
+        let mut first: Option<(usize, DataType)> = None;
+        for slot in slots {
+            match (self.dtype(slot), first) {
+                (Some(d), Some((other, e))) if d != e => {
+                    return Err(format!(
+                        "{} and {} differ in element type",
+                        self.name(other),
+                        self.name(slot)
+                    ));
+                }
+                (Some(d), None) => first = Some((slot, d)),
+                _ => {}
+            }
+        }
+        Ok(first.map(|f| f.1))
+    }
+
+    /// Contradiction unless the input is of rank `rank`, as far as its rank is known.
+    pub fn expect_rank(&self, slot: usize, rank: usize) -> Result<(), String> {
+        match self.rank(slot) {
+            Some(r) if r != rank => Err(format!("{} is not of rank {rank}", self.name(slot))),
+            _ => Ok(()),
+        }
+    }
+
+    /// The sizes of two axes that must be equal.
+    pub fn agree(&self, a: (usize, usize), b: (usize, usize)) -> Result<Dim, String> {
+        let (x, y) = (self.dim(a.0, a.1), self.dim(b.0, b.1));
+        let differ =
+            || format!("axis {} of {} and axis {} of {} differ", a.1, self.name(a.0), b.1, self.name(b.0));
+        dims::same(&x, &y).ok_or_else(differ)
+    }
+}
+
+/// A tensor.
+pub(super) fn tensor(dtype: Option<DataType>, shape: Option<Vec<Dim>>) -> Fact {
+    Fact::Tensor(TensorFact { dtype, shape, content: None })
+}
+
+/// One tensor.
+#[allow(clippy::unnecessary_wraps)]
+pub(super) fn one(dtype: Option<DataType>, shape: Option<Vec<Dim>>) -> Facts {
+    Ok(vec![tensor(dtype, shape)])
+}
+
+/// A tensor with the elements `content`, if it is an integer or bool tensor that they fit into.
+pub(super) fn filled(dtype: Option<DataType>, shape: Option<Vec<Dim>>, content: Option<Vec<Dim>>) -> Fact {
+    let followed = dtype.is_some_and(|d| d.is_integer() || d == DataType::Bool);
+    let fits = |items: &Vec<Dim>| match shape.as_deref() {
+        Some([]) => items.len() == 1,
+        Some([n]) => n.size() == Some(items.len()) && items.len() <= MAX_CONTENT,
+        _ => false,
+    };
+    let content = content.filter(|c| followed && fits(c));
+    let content = content.map(|items| items.into_iter().map(|d| in_range(d, dtype)).collect());
+    Fact::Tensor(TensorFact { dtype, shape, content })
+}
+
+/// An element as a tensor of this type can hold it; one that wraps around is not followed.
+fn in_range(item: Dim, dtype: Option<DataType>) -> Dim {
+    let (Some(n), Some(dtype)) = (item.known(), dtype) else { return item };
+    let bits = dtype.bits();
+    let unsigned = dtype.name().starts_with('u') || dtype == DataType::Bool;
+    let fits = match bits {
+        64.. => !unsigned || n >= 0,
+        _ if unsigned => n >= 0 && n >> bits == 0,
+        _ => (-(1_i64 << (bits - 1))..1_i64 << (bits - 1)).contains(&n),
+    };
+    if fits { item } else { Dim::integer() }
+}

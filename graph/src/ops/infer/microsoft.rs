@@ -1,0 +1,96 @@
+//! Operators of com.microsoft with shape rules of their own.
+
+use super::{
+    cx::{Cx, Facts, one, tensor},
+    dims::{self, times},
+    pieces, window,
+};
+use crate::{DataType, Dim};
+
+/// `BiasSplitGelu`: half of the last axis.
+pub(super) fn half_last(cx: &Cx) -> Facts {
+    let mut shape = cx.shape(0).map(<[Dim]>::to_vec);
+    if let Some(last) = shape.as_mut().and_then(|s| s.last_mut()) {
+        *last = last.floor_div(&Dim::from(2_i64));
+    }
+    one(cx.dtype(0), shape)
+}
+
+/// `BiasDropout`, `BitmaskDropout`: the data, then a mask.
+pub(super) fn bias_dropout(cx: &Cx) -> Facts {
+    let shape = || cx.shape(0).map(<[Dim]>::to_vec);
+    Ok(vec![tensor(cx.dtype(0), shape()), tensor(Some(DataType::Bool), shape())])
+}
+
+/// `CDist`: distances of the rows of two matrices.
+pub(super) fn cdist(cx: &Cx) -> Facts {
+    cx.agree((0, 1), (1, 1))?;
+    one(cx.same_dtype([0, 1])?, Some(vec![cx.dim(0, 0), cx.dim(1, 0)]))
+}
+
+/// `ExpandDims`: an axis of size 1, given as an input.
+pub(super) fn expand_dims(cx: &Cx) -> Facts {
+    let shape = match (cx.shape(0), cx.number(1)) {
+        (Some(dims), Some(axis)) => {
+            let mut shape = dims.to_vec();
+            shape.insert(dims::axis(axis, dims.len() + 1)?, Dim::from(1_i64));
+            Some(shape)
+        }
+        _ => None,
+    };
+    one(cx.dtype(0), shape)
+}
+
+/// `GatherBlockQuantized`: the rows, dequantized to the type of the scales.
+pub(super) fn gather_quantized(cx: &Cx) -> Facts {
+    let Ok(mut facts) = pieces::gather(cx) else { return Ok(vec![]) };
+    let mut shape = facts.pop().and_then(|f| f.shape().map(<[Dim]>::to_vec));
+    // Bytes hold several elements each.
+    if cx.dtype(0) == Some(DataType::Uint8)
+        && let Some(last) = shape.as_mut().and_then(|s| s.last_mut())
+    {
+        *last = times(last, 8 / cx.at.int("bits", 4).clamp(1, 8));
+    }
+    one(cx.dtype(2), shape)
+}
+
+/// `FusedConv`: a convolution whose activation and sum change no shape.
+pub(super) fn fused_conv(cx: &Cx) -> Facts {
+    window::conv(cx)
+}
+
+/// `NhwcMaxPool`, `NhwcConv`: channels last, which only the rank is followed of.
+pub(super) fn channels_last(cx: &Cx) -> Facts {
+    one(cx.dtype(0), cx.rank(0).and_then(dims::unknowns))
+}
+
+/// `Rfft`: a new last axis of real and imaginary part.
+pub(super) fn rfft(cx: &Cx) -> Facts {
+    let one_sided = cx.at.int("onesided", 1) != 0;
+    let shape = cx.shape(0).and_then(<[Dim]>::split_last).map(|(last, lead)| {
+        let half = dims::plus(&last.floor_div(&Dim::from(2_i64)), 1);
+        let bins = if one_sided { half } else { last.clone() };
+        [lead, &[bins, Dim::from(2_i64)]].concat()
+    });
+    one(cx.dtype(0), shape)
+}
+
+/// `MurmurHash3`: 32-bit hashes.
+pub(super) fn hash(cx: &Cx) -> Facts {
+    let dtype = if cx.at.int("positive", 1) != 0 { DataType::Uint32 } else { DataType::Int32 };
+    one(Some(dtype), cx.shape(0).map(<[Dim]>::to_vec))
+}
+
+/// `QLinearReduceMean`: axes as an attribute.
+pub(super) fn qlinear_reduce(cx: &Cx) -> Facts {
+    let Some(axes) = cx.at.ints("axes") else { return one(cx.dtype(0), None) };
+    let keep = cx.at.int("keepdims", 1) != 0;
+    let Some(dims) = cx.shape(0) else { return one(cx.dtype(0), None) };
+    let gone = super::reshape::flags(axes, dims.len())?;
+    let left = dims.iter().zip(gone).filter_map(|(d, gone)| match (gone, keep) {
+        (true, true) => Some(Dim::from(1_i64)),
+        (true, false) => None,
+        (false, _) => Some(d.clone()),
+    });
+    one(cx.dtype(0), Some(left.collect()))
+}

@@ -1,0 +1,48 @@
+//! Recurrent layers: X `[T,B,in]`, W `[D,gates·H,in]`, R `[D,gates·H,H]` for D directions.
+
+use super::{
+    cx::{Cx, Facts, tensor},
+    dims::{same, times},
+};
+use crate::Dim;
+
+/// `LSTM`, `GRU` and `RNN`: all states `[T,D,B,H]`, the last ones `[D,B,H]`.
+pub(super) fn rnn(cx: &Cx) -> Facts {
+    for slot in [0, 1, 2] {
+        cx.expect_rank(slot, 3)?;
+    }
+    let dtype = cx.same_dtype([0, 1, 2])?;
+    let gates = match cx.at.op() {
+        "LSTM" | "DynamicQuantizeLSTM" => 4,
+        "GRU" => 3,
+        _ => 1,
+    };
+    let hidden = match cx.at.attr("hidden_size") {
+        Some(_) => Dim::from(cx.at.int("hidden_size", 0)),
+        None => cx.dim(2, 2),
+    };
+    let directions =
+        Dim::from(if cx.at.string("direction", "forward") == "bidirectional" { 2_i64 } else { 1 });
+    if cx.at.op() != "DynamicQuantizeLSTM" {
+        let rows = times(&hidden, gates);
+        for slot in [1, 2] {
+            if same(&rows, &cx.dim(slot, 1)).is_none() || same(&directions, &cx.dim(slot, 0)).is_none() {
+                return Err(format!(
+                    "{} does not fit {directions} directions of {hidden} units",
+                    cx.name(slot)
+                ));
+            }
+        }
+        cx.agree((0, 2), (1, 2))?;
+    }
+    let (time, batch) = (cx.dim(0, 0), cx.dim(0, 1));
+    let (all, last) = if cx.at.int("layout", 0) != 0 {
+        // Batch first; then X is [B,T,in].
+        let (batch, time) = (time, batch);
+        (vec![batch.clone(), time, directions.clone(), hidden.clone()], vec![batch, directions, hidden])
+    } else {
+        (vec![time, directions.clone(), batch.clone(), hidden.clone()], vec![directions, batch, hidden])
+    };
+    let last = tensor(dtype, Some(last));
+    Ok(vec![tensor(dtype, Some(all)), last.clone(), last])
+}

@@ -1,0 +1,306 @@
+//! Operators that slide a window over spatial axes: convolutions and pooling. Tensors are `[N,C,D1,…,Dn]`.
+
+use super::{
+    cx::{Cx, Facts, Shape, one, tensor},
+    dims::{self, plus, times, unknowns},
+};
+use crate::{DataType, Dim};
+
+/// How a window moves over one axis.
+struct Window {
+    kernel: Dim,
+    stride: i64,
+    dilation: i64,
+    pads: (i64, i64),
+    auto: Auto,
+    ceil: bool,
+}
+
+/// Attribute `auto_pad`.
+#[derive(Clone, Copy, PartialEq)]
+enum Auto {
+    Given,
+    Same,
+    Valid,
+}
+
+fn auto(cx: &Cx) -> Auto {
+    match cx.at.string("auto_pad", "NOTSET") {
+        "SAME_UPPER" | "SAME_LOWER" => Auto::Same,
+        "VALID" => Auto::Valid,
+        _ => Auto::Given,
+    }
+}
+
+impl Window {
+    /// One for each of the kernel's axes; an attribute of another length is a contradiction.
+    fn all(cx: &Cx, kernel: &[Dim]) -> Result<Vec<Self>, String> {
+        let n = kernel.len();
+        let list = |name: &str, len: usize, default: i64| match cx.at.ints(name) {
+            Some(v) if v.len() == len => Ok(v.to_vec()),
+            Some(v) => Err(format!("{} {name} for {n} spatial axes", v.len())),
+            None => Ok(vec![default; len]),
+        };
+        let (strides, dilations) = (list("strides", n, 1)?, list("dilations", n, 1)?);
+        let auto = auto(cx);
+        let pads = if auto == Auto::Given { list("pads", 2 * n, 0)? } else { vec![0; 2 * n] };
+        if strides.iter().chain(&dilations).any(|&s| s < 1) {
+            return Err("strides and dilations must be positive".into());
+        }
+        let ceil = cx.at.int("ceil_mode", 0) != 0;
+        let window = |i: usize| Self {
+            kernel: kernel[i].clone(),
+            stride: strides[i],
+            dilation: dilations[i],
+            pads: (pads[i], pads[n + i]),
+            auto,
+            ceil,
+        };
+        Ok((0..n).map(window).collect())
+    }
+
+    /// Elements that the dilated kernel covers: `d·(k - 1) + 1`.
+    fn reach(&self) -> Dim {
+        plus(&times(&plus(&self.kernel, -1), self.dilation), 1)
+    }
+
+    /// The number of places for the window on an axis of this size.
+    fn places(&self, size: &Dim) -> Dim {
+        let stride = Dim::from(self.stride);
+        if self.auto == Auto::Same {
+            return size.ceil_div(&stride);
+        }
+        let padded = &(size + &Dim::from(self.pads.0)) + &Dim::from(self.pads.1);
+        let room = &padded - &self.reach();
+        if room.known().is_some_and(|n| n < 0) {
+            // Operators differ in what they make of a window that is larger than the axis.
+            return Dim::unknown();
+        }
+        if !self.ceil {
+            return plus(&room.floor_div(&stride), 1);
+        }
+        let places = plus(&room.ceil_div(&stride), 1);
+        // The last window must start inside the axis or its front padding: (places - 1)·stride < size + front.
+        let front = plus(size, self.pads.0);
+        match (places.known(), front.known()) {
+            (Some(n), Some(front)) if (n - 1).saturating_mul(self.stride) >= front => Dim::from(n - 1),
+            (Some(_), Some(_)) => places,
+            // With less padding than kernel and no gaps it always does.
+            _ if self.stride == 1 => places,
+            _ => Dim::unknown(),
+        }
+    }
+}
+
+/// The kernel: attribute `kernel_shape`, or else the spatial axes of the weight.
+fn kernel(cx: &Cx, weight: Option<usize>) -> Option<Vec<Dim>> {
+    if let Some(shape) = cx.at.ints("kernel_shape") {
+        return Some(shape.iter().map(|&n| Dim::from(n)).collect());
+    }
+    Some(cx.shape(weight?)?.get(2..)?.to_vec())
+}
+
+/// `Conv`: weight `[M,C/group,k1,…,kn]`.
+pub(super) fn conv(cx: &Cx) -> Facts {
+    one(cx.same_dtype([0, 1, 2])?, conv_shape(cx, 0, 1)?)
+}
+
+/// `ConvInteger`: sums in int32.
+pub(super) fn conv_integer(cx: &Cx) -> Facts {
+    one(Some(DataType::Int32), conv_shape(cx, 0, 1)?)
+}
+
+/// `QLinearConv`: x, its scale and zero point, w with its own, then those of the result.
+pub(super) fn qlinear_conv(cx: &Cx) -> Facts {
+    if cx.at.int("channels_last", 0) != 0 {
+        return one(cx.dtype(7), cx.rank(0).and_then(unknowns));
+    }
+    one(cx.dtype(7), conv_shape(cx, 0, 3)?)
+}
+
+/// `DeformConv`: x, w, and an offset for every place of the kernel.
+pub(super) fn deform_conv(cx: &Cx) -> Facts {
+    one(cx.dtype(0), conv_shape(cx, 0, 1)?)
+}
+
+fn conv_shape(cx: &Cx, x: usize, w: usize) -> Shape {
+    let (Some(data), Some(weight)) = (cx.shape(x), cx.shape(w)) else {
+        return Ok(cx.rank(x).or(cx.rank(w)).and_then(unknowns));
+    };
+    if data.len() < 3 || data.len() != weight.len() {
+        return Err(format!("{} cannot be convolved with {}", cx.name(x), cx.name(w)));
+    }
+    let group = cx.at.int("group", 1);
+    let channels = times(&weight[1], group);
+    if dims::same(&data[1], &channels).is_none() {
+        return Err(format!("{} has not the {channels} channels that {} takes", cx.name(x), cx.name(w)));
+    }
+    let Some(kernel) = kernel(cx, Some(w)) else { return Ok(None) };
+    if kernel.len() != data.len() - 2 {
+        return Err(format!("a kernel of rank {} for {}", kernel.len(), cx.name(x)));
+    }
+    let windows = Window::all(cx, &kernel)?;
+    let places = windows.iter().zip(&data[2..]).map(|(w, size)| w.places(size));
+    Ok(Some([data[0].clone(), weight[0].clone()].into_iter().chain(places).collect()))
+}
+
+/// `ConvTranspose`: weight `[C,M/group,k1,…,kn]`.
+pub(super) fn conv_transpose(cx: &Cx) -> Facts {
+    let dtype = cx.same_dtype([0, 1, 2])?;
+    let (Some(data), Some(weight)) = (cx.shape(0), cx.shape(1)) else {
+        return one(dtype, cx.rank(0).or(cx.rank(1)).and_then(unknowns));
+    };
+    if data.len() < 3 || data.len() != weight.len() {
+        return Err(format!("{} cannot be convolved with {}", cx.name(0), cx.name(1)));
+    }
+    if dims::same(&data[1], &weight[0]).is_none() {
+        return Err(format!("{} and {} differ in channels", cx.name(0), cx.name(1)));
+    }
+    let n = data.len() - 2;
+    let mut shape = vec![data[0].clone(), times(&weight[1], cx.at.int("group", 1))];
+    let asked = cx.at.ints("output_shape");
+    if let Some(asked) = asked {
+        // Older exporters give batch and channels as well.
+        let spatial = asked.get(asked.len().saturating_sub(n)..).unwrap_or_default();
+        shape.extend(spatial.iter().map(|&s| Dim::from(s)));
+        return one(dtype, Some(shape).filter(|s| s.len() == data.len()));
+    }
+    let Some(kernel) = kernel(cx, Some(1)).filter(|k| k.len() == n) else {
+        return one(dtype, unknowns(n + 2));
+    };
+    let extra = cx.at.ints("output_padding").map_or_else(|| vec![0; n], <[i64]>::to_vec);
+    if extra.len() != n {
+        return Err(format!("{} output_padding for {n} spatial axes", extra.len()));
+    }
+    for ((window, size), extra) in Window::all(cx, &kernel)?.iter().zip(&data[2..]).zip(extra) {
+        shape.push(match window.auto {
+            Auto::Same => times(size, window.stride),
+            // s·(in - 1) + extra + reach - pads
+            _ => {
+                let steps = times(&plus(size, -1), window.stride);
+                let full = &plus(&steps, extra) + &window.reach();
+                &(&full - &Dim::from(window.pads.0)) - &Dim::from(window.pads.1)
+            }
+        });
+    }
+    one(dtype, Some(shape))
+}
+
+fn pool_shape(cx: &Cx) -> Shape {
+    let Some(data) = cx.shape(0) else { return Ok(None) };
+    let Some(kernel) = kernel(cx, None) else { return Ok(unknowns(data.len())) };
+    if data.len() < 3 || kernel.len() != data.len() - 2 {
+        return Err(format!("a kernel of rank {} for {}", kernel.len(), cx.name(0)));
+    }
+    let windows = Window::all(cx, &kernel)?;
+    let places = windows.iter().zip(&data[2..]).map(|(w, size)| w.places(size));
+    Ok(Some(data[..2].iter().cloned().chain(places).collect()))
+}
+
+/// `MaxPool`, with indices; `AveragePool`, `LpPool`.
+pub(super) fn pool(cx: &Cx) -> Facts {
+    let shape = pool_shape(cx)?;
+    Ok(vec![tensor(cx.dtype(0), shape.clone()), tensor(Some(DataType::Int64), shape)])
+}
+
+/// `Global…Pool`: spatial axes of size 1.
+pub(super) fn global_pool(cx: &Cx) -> Facts {
+    let Some(data) = cx.shape(0) else { return one(cx.dtype(0), None) };
+    if data.len() < 2 {
+        return Err(format!("{} has no channels", cx.name(0)));
+    }
+    let ones = vec![Dim::from(1_i64); data.len() - 2];
+    one(cx.dtype(0), Some([&data[..2], &ones].concat()))
+}
+
+/// `MaxRoiPool`: `[number of regions, C, pooled…]`.
+pub(super) fn max_roi_pool(cx: &Cx) -> Facts {
+    let mut shape = vec![cx.dim(1, 0), cx.dim(0, 1)];
+    match cx.at.ints("pooled_shape") {
+        Some(pooled) => shape.extend(pooled.iter().map(|&n| Dim::from(n))),
+        None => return one(cx.dtype(0), None),
+    }
+    one(cx.dtype(0), Some(shape))
+}
+
+/// `MaxUnpool`: the inverse of a pool, or the shape asked for.
+pub(super) fn max_unpool(cx: &Cx) -> Facts {
+    let dtype = cx.dtype(0);
+    if cx.input(2).is_some() {
+        let shape = cx.content(2).map(std::borrow::Cow::into_owned);
+        return one(dtype, shape.or_else(|| cx.rank(0).and_then(unknowns)));
+    }
+    let Some(data) = cx.shape(0) else { return one(dtype, None) };
+    let Some(kernel) = kernel(cx, None).filter(|k| k.len() + 2 == data.len()) else {
+        return one(dtype, None);
+    };
+    let grown = |(w, size): (&Window, &Dim)| {
+        let full = &times(&plus(size, -1), w.stride) + &w.kernel;
+        &(&full - &Dim::from(w.pads.0)) - &Dim::from(w.pads.1)
+    };
+    let windows = Window::all(cx, &kernel)?;
+    let spatial = windows.iter().zip(&data[2..]).map(grown);
+    one(dtype, Some(data[..2].iter().cloned().chain(spatial).collect()))
+}
+
+/// `Col2Im`: `[N, C·prod(block), L]` to `[N, C, image…]`.
+pub(super) fn col2im(cx: &Cx) -> Facts {
+    let (image, block) = (cx.content(1), cx.content(2));
+    let channels = match &block {
+        Some(block) => {
+            let block = dims::product(block);
+            let c = cx.dim(0, 1);
+            c.exact_div(&block).unwrap_or_else(|| c.floor_div(&block))
+        }
+        None => Dim::unknown(),
+    };
+    let rank = cx.shape(1).and_then(|s| s.first()).and_then(Dim::size);
+    let image = image.map(std::borrow::Cow::into_owned).or_else(|| rank.and_then(unknowns));
+    let shape = image.map(|image| [cx.dim(0, 0), channels].into_iter().chain(image).collect());
+    one(cx.dtype(0), shape)
+}
+
+/// `GridSample`: `[N,C,…]` at the places of a grid `[N,out…,n]`.
+pub(super) fn grid_sample(cx: &Cx) -> Facts {
+    let Some([batch, places @ .., _]) = cx.shape(1) else {
+        return one(cx.dtype(0), cx.rank(0).and_then(unknowns));
+    };
+    let batch = match cx.shape(0) {
+        Some(x) if x.len() != places.len() + 2 => {
+            return Err(format!("{} and {} differ in rank", cx.name(0), cx.name(1)));
+        }
+        Some(_) => cx.agree((0, 0), (1, 0))?,
+        None => batch.clone(),
+    };
+    one(cx.dtype(0), Some([batch, cx.dim(0, 1)].into_iter().chain(places.iter().cloned()).collect()))
+}
+
+/// `AffineGrid`: transforms `[N,n,n+1]` and a size `[N,C,…]` to a grid `[N,…,n]`.
+pub(super) fn affine_grid(cx: &Cx) -> Facts {
+    let shape = match cx.content(1).as_deref() {
+        Some([batch, _, spatial @ ..]) => {
+            let axes = Dim::from(spatial.len());
+            Some([std::slice::from_ref(batch), spatial, &[axes]].concat())
+        }
+        _ => {
+            let rank = cx.shape(1).and_then(|s| s.first()).and_then(Dim::size);
+            rank.and_then(unknowns)
+        }
+    };
+    one(cx.dtype(0), shape)
+}
+
+/// `RoiAlign`: `[regions, C, output_height, output_width]`.
+pub(super) fn roi_align(cx: &Cx) -> Facts {
+    let size = |name| Dim::from(cx.at.int(name, 1));
+    let regions = match cx.shape(2) {
+        Some([n]) => n.clone(),
+        _ => cx.dim(1, 0),
+    };
+    one(cx.dtype(0), Some(vec![regions, cx.dim(0, 1), size("output_height"), size("output_width")]))
+}
+
+/// `NonMaxSuppression`: three indices for each box that is kept.
+pub(super) fn non_max_suppression(_: &Cx) -> Facts {
+    one(Some(DataType::Int64), Some(vec![Dim::unknown(), Dim::from(3_i64)]))
+}
