@@ -48,6 +48,11 @@ pub struct Function {
 }
 
 impl Model {
+    /// A model around one graph, of file format version 8.
+    pub fn of(graph: Graph) -> Self {
+        Self { ir_version: Some(8), opsets: graph.opsets.clone(), graph, ..Self::default() }
+    }
+
     /// Every graph that is no subgraph of another: the main graph, then the bodies of the functions.
     pub fn graphs_mut(&mut self) -> impl Iterator<Item = &mut Graph> {
         std::iter::once(&mut self.graph).chain(self.functions.iter_mut().map(|f| &mut f.body))

