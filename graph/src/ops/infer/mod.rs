@@ -81,10 +81,3 @@ impl Graph {
         }
     }
 }
-
-impl crate::Model {
-    /// Infer all facts, in the main graph and in functions.
-    pub fn infer(&mut self) -> Result<(), InferError> {
-        self.graph.reinfer()
-    }
-}
