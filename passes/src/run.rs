@@ -118,8 +118,8 @@ pub fn run(
     options: RunOptions<'_>,
     observer: &mut dyn Observer,
 ) -> Result<Report, RunError> {
-    let input = |why: String, hint: Option<&str>| RunError::Input { why, hint: hint.map(Into::into) };
-    model.check().map_err(|e| input(e.to_string(), e.hint().as_deref()))?;
+    let input = |why, hint| RunError::Input { why, hint };
+    model.check().map_err(|e| input(e.to_string(), e.hint()))?;
     model.infer().map_err(|e| input(e.to_string(), None))?;
     let mut cx = Context::new(options.tools);
     cx.stop_after = options.stop_after;
