@@ -152,10 +152,10 @@ mod tests {
     fn initializers_that_hold_the_same_become_one() {
         check(
             MergeTwins::default(),
-            "g (float[2] x, float[2] o = {1,2}) => (float[2] y) <
+            "g (float[2] x, float[2] o = {1,2}) => (float[1,2] y) <
                 float[2] a = {1,2}, float[2] b = {1,2}, float[1,2] c = {1,2}, float[2] n = {0,0}, float[2] z = {-0.0,0}> {
                 y = Sum(x, a, b, c, n, z, o) }",
-            "g (float[2] x, float[2] o = {1,2}) => (float[2] y) <
+            "g (float[2] x, float[2] o = {1,2}) => (float[1,2] y) <
                 float[2] a = {1,2}, float[1,2] c = {1,2}, float[2] n = {0,0}, float[2] z = {-0.0,0}> {
                 y = Sum(x, a, a, c, n, z, o) }",
         );

@@ -174,7 +174,7 @@ mod tests {
                 s = Shape(x) n = Gather(s, i) u = Unsqueeze(n, o) t = Concat<axis = 0>(u, l) y = Expand(x, t)
                 r = Shape(z) m = Gather(r, a) v = Slice(z, o, m, a) k = Sub(m, a) w = Slice(z, o, k, a) }",
             "g (float[N,1] x, float[N,M] z) => (float[N,5] y, float[N,M] v, float[N,b] w) <
-                int64[1] o = {0}, int64[1] a = {1}, int64[2] y_shape = {1,5}, int64[1] v_starts = {0},
+                int64[1] a = {1}, int64[2] y_shape = {1,5}, int64[1] v_starts = {0},
                 int64[1] v_ends = {9223372036854775807}, int64[1] w_starts = {0}, int64[1] w_ends = {-1}> {
                 y = Expand(x, y_shape) v = Slice(z, v_starts, v_ends, a) w = Slice(z, w_starts, w_ends, a) }",
         );

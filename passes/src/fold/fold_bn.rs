@@ -51,8 +51,8 @@ mod tests {
                 float[2,1,1,1] w = {{1,2}}, float[2] c = {{3,4}}, {NORM}> {{
                 h = Conv<group = 2>(x, w, c) y = {BN} }}"
             ),
-            "g (float[N,2,4,4] x) => (float[N,2,4,4] y) <float[2,1,1,1] w_1 = {2,1}, float[2] c_1 = {7,1}> {
-                y = Conv<group = 2>(x, w_1, c_1) }",
+            "g (float[N,2,4,4] x) => (float[N,2,4,4] y) <float[2,1,1,1] w = {2,1}, float[2] c = {7,1}> {
+                y = Conv<group = 2>(x, w, c) }",
         );
     }
 
@@ -62,15 +62,15 @@ mod tests {
             FoldBn::default(),
             &format!("g (float[N,2,4,4] x) => (float[N,2,4,4] y) <float[2,1,1,1] w = {{1,2}}, {NORM}> {{
                 h = ConvTranspose<group = 2>(x, w) y = {BN} }}"),
-            "g (float[N,2,4,4] x) => (float[N,2,4,4] y) <float[2,1,1,1] w_1 = {2,1}, float[2] h_bias = {1,-1}> {
-                y = ConvTranspose<group = 2>(x, w_1, h_bias) }",
+            "g (float[N,2,4,4] x) => (float[N,2,4,4] y) <float[2,1,1,1] w = {2,1}, float[2] h_bias = {1,-1}> {
+                y = ConvTranspose<group = 2>(x, w, h_bias) }",
         );
         check(
             FoldBn::default(),
             &format!("g (float[N,1,4,4] x) => (float[N,2,4,4] y) <float[1,2,1,1] w = {{1,2}}, {NORM}> {{
                 h = ConvTranspose(x, w) y = {BN} }}"),
-            "g (float[N,1,4,4] x) => (float[N,2,4,4] y) <float[1,2,1,1] w_1 = {2,1}, float[2] h_bias = {1,-1}> {
-                y = ConvTranspose(x, w_1, h_bias) }",
+            "g (float[N,1,4,4] x) => (float[N,2,4,4] y) <float[1,2,1,1] w = {2,1}, float[2] h_bias = {1,-1}> {
+                y = ConvTranspose(x, w, h_bias) }",
         );
     }
 
@@ -83,8 +83,8 @@ mod tests {
                 float[2,3] w = {{1,2,3,4,5,6}}, float[2] c = {{1,1}}, {NORM}> {{
                 h = Gemm<alpha = 2.0, beta = 3.0, transB = 1>(x, w, c) y = {BN} }}"
             ),
-            "g (float[N,3] x) => (float[N,2] y) <float[2,3] w_1 = {2,4,6,2,2.5,3}, float[2] c_1 = {7,0.5}> {
-                y = Gemm<alpha = 2.0, beta = 1.0, transB = 1>(x, w_1, c_1) }",
+            "g (float[N,3] x) => (float[N,2] y) <float[2,3] w = {2,4,6,2,2.5,3}, float[2] c = {7,0.5}> {
+                y = Gemm<alpha = 2.0, beta = 1.0, transB = 1>(x, w, c) }",
         );
         check(
             FoldBn::default(),
@@ -92,8 +92,8 @@ mod tests {
                 "g (float[N,3] x) => (float[N,2] y) <float[3,2] w = {{1,2,3,4,5,6}}, {NORM}> {{
                 h = MatMul(x, w) y = {BN} }}"
             ),
-            "g (float[N,3] x) => (float[N,2] y) <float[3,2] w_1 = {2,1,6,2,10,3}, float[2] h_bias = {1,-1}> {
-                y = Gemm(x, w_1, h_bias) }",
+            "g (float[N,3] x) => (float[N,2] y) <float[3,2] w = {2,1,6,2,10,3}, float[2] h_bias = {1,-1}> {
+                y = Gemm(x, w, h_bias) }",
         );
     }
 

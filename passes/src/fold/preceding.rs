@@ -39,7 +39,7 @@ pub(crate) fn fold(at: At<'_>, x: Wired<'_>, affine: &Affine, axis: usize) -> Re
         let channel = &parts.channel_of;
         elements.iter_mut().enumerate().for_each(|(i, w)| *w *= affine.scale[channel(i)]);
         let scaled = rounded(weight.dtype(), weight.shape(), &elements, parts.weight.name())?;
-        inputs[1] = Some(named(at, &mut patch, parts.weight.name(), scaled));
+        inputs[1] = Some(renewed(at, &mut patch, parts.weight, scaled));
     }
     let bias = match parts.bias {
         Some(bias) => {
@@ -58,7 +58,10 @@ pub(crate) fn fold(at: At<'_>, x: Wired<'_>, affine: &Affine, axis: usize) -> Re
         let hint = parts.bias.map_or_else(|| format!("{}_bias", x.name()), |b| b.name().to_owned());
         let tensor = rounded(weight.dtype(), &[parts.channels], &bias, &hint)?;
         inputs.resize(3, None);
-        inputs[2] = Some(named(at, &mut patch, &hint, tensor));
+        inputs[2] = Some(match parts.bias.filter(|b| b.sole_use().is_ok() && b.fixed_shape().is_ok_and(|s| s == tensor.shape())) {
+            Some(bias) => renewed(at, &mut patch, bias, tensor),
+            None => named(at, &mut patch, &hint, tensor),
+        });
         if parts.beta != 1.0 {
             node.attributes.insert("beta".into(), Attribute::Float(1.0));
         }
@@ -91,6 +94,13 @@ fn rounded(dtype: DataType, shape: &[usize], values: &[f64], name: &str) -> Resu
     let finite = tensor.to_f64().is_some_and(|v| v.iter().all(|x| x.is_finite()));
     let why = || Decline::because(format!("`{name}` would hold what {dtype} cannot"));
     finite.then_some(tensor).ok_or_else(why)
+}
+
+/// A changed constant that takes the place and name of one that nobody else uses.
+fn renewed(at: At<'_>, patch: &mut Patch, old: Wired<'_>, tensor: Tensor) -> Ref {
+    let new = named(at, patch, old.name(), tensor);
+    patch.replace(old, new);
+    new
 }
 
 fn named(at: At<'_>, patch: &mut Patch, name: &str, tensor: Tensor) -> Ref {
