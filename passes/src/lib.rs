@@ -13,6 +13,7 @@ pub mod presets;
 pub mod registry;
 pub mod report;
 mod run;
+mod spell;
 #[cfg(test)]
 mod testing;
 
