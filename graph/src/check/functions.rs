@@ -93,6 +93,6 @@ pub(super) fn check_call(at: At<'_>, function: &Function) -> Result<(), Fault> {
         return Err(Fault::NotImported { node: at.describe(), domain: domain.into() });
     }
     let (inputs, outputs) = (function.body.inputs().len(), function.body.outputs().len());
-    check_count(at, "inputs", at.inputs().len(), 0, Some(inputs))?;
-    check_count(at, "outputs", at.outputs().len(), 0, Some(outputs))
+    check_count(|| at.describe(), "input", at.inputs().len(), 0, Some(inputs))?;
+    check_count(|| at.describe(), "output", at.outputs().len(), 0, Some(outputs))
 }

@@ -16,11 +16,11 @@ use std::collections::HashMap;
 pub struct Bindings {
     /// Sizes by symbol.
     pub sizes: HashMap<String, i64>,
-    /// The size of every other symbol; `None`: it stays unknown.
+    /// Every other size that is not known; `None`: it stays unknown.
     pub default: Option<i64>,
 }
 
-/// Every symbol is 1: one sample, one step.
+/// Every unknown size is 1: one sample, one step.
 impl Default for Bindings {
     fn default() -> Self {
         Self { sizes: HashMap::new(), default: Some(1) }
@@ -46,6 +46,8 @@ pub struct Cost {
     pub uncounted: usize,
     /// Activations whose size is not known and not counted.
     pub unsized_values: usize,
+    /// Activations whose size is a guess: it follows from no symbol, such as the number of detections.
+    pub guessed_values: usize,
     /// The nodes of the graph, in order.
     pub nodes: Vec<NodeCost>,
 }
@@ -69,7 +71,7 @@ impl Bindings {
     /// The value of an expression; `None` if it is unknown or negative.
     fn size(&self, dim: &Dim) -> Option<u64> {
         let size = |symbol: &str| self.sizes.get(symbol).copied().or(self.default);
-        u64::try_from(dim.eval(&size)?).ok()
+        u64::try_from(dim.eval_or(&size, self.default)?).ok()
     }
 
     /// The sizes of a shape.
@@ -106,6 +108,7 @@ impl Graph {
         }
         cost.activation_peak = live.peak;
         cost.unsized_values += live.unknown;
+        cost.guessed_values += live.guessed;
         cost
     }
 }
@@ -158,6 +161,7 @@ impl Cost {
             self.loops_counted_once += inner.loops_counted_once;
             self.uncounted += inner.uncounted;
             self.unsized_values += inner.unsized_values;
+            self.guessed_values += inner.guessed_values;
         }
     }
 }
@@ -188,19 +192,25 @@ struct Liveness<'g> {
     now: u64,
     peak: u64,
     unknown: usize,
+    guessed: usize,
 }
 
 impl<'g> Liveness<'g> {
     fn new(graph: &'g Graph, sizes: &'g Bindings) -> Self {
-        let mut live = Self { graph, sizes, uses: HashMap::new(), now: 0, peak: 0, unknown: 0 };
+        let mut live = Self { graph, sizes, uses: HashMap::new(), now: 0, peak: 0, unknown: 0, guessed: 0 };
         graph.inputs().iter().filter(|&&v| graph.value(v).data.is_none()).for_each(|&v| live.start(v));
         live.peak = live.now;
         live
     }
 
     fn start(&mut self, value: ValueId) {
-        match self.sizes.bytes(&self.graph.value(value).fact) {
-            Some(bytes) => self.now = self.now.saturating_add(bytes),
+        let fact = &self.graph.value(value).fact;
+        match self.sizes.bytes(fact) {
+            Some(bytes) => {
+                let guessed = |dim: &Dim| dim.eval(&|_| Some(1)).is_none();
+                self.guessed += usize::from(fact.shape().is_some_and(|dims| dims.iter().any(guessed)));
+                self.now = self.now.saturating_add(bytes);
+            }
             None => self.unknown += 1,
         }
         self.uses.insert(value, self.graph.use_count(value));
