@@ -16,7 +16,7 @@ fn look(path: &str) -> Result<String, String> {
     let start = Instant::now();
     let cost = model.cost(&Bindings::default());
     Ok(format!(
-        "{} nodes, {} params, {} bytes, {} macs, peak {} bytes, {} uncounted, {} unsized, {} loops (check {checked:?}, cost {:?})",
+        "{} nodes, {} params, {} bytes, {} macs, peak {} bytes, {} uncounted, {} unsized, {} guessed, {} loops (check {checked:?}, cost {:?})",
         model.graph.node_count(),
         cost.params,
         cost.bytes,
@@ -24,6 +24,7 @@ fn look(path: &str) -> Result<String, String> {
         cost.activation_peak,
         cost.uncounted,
         cost.unsized_values,
+        cost.guessed_values,
         cost.loops_counted_once,
         start.elapsed()
     ))

@@ -141,6 +141,25 @@ fn of_two_branches_the_dearer_counts_and_of_a_loop_one_turn() {
 }
 
 #[test]
+fn calls_cost_what_their_functions_do() {
+    let called = cost(
+        r#"g (float[N,4] x, float[4,4] w) => (y) { a = other.twice(x, w) y = other.twice(a, w) }
+        <domain: "other", opset_import: ["" : 23, "other" : 1]> twice (a, w) => (b) {
+            k = Constant<value = float[4] {1, 2, 3, 4}>() h = other.once(a, w) s = Add(h, k) b = MatMul(s, w) }
+        <domain: "other", opset_import: ["" : 23]> once (a, w) => (b) { b = MatMul(a, w) }"#,
+    );
+    assert_eq!((called.macs, called.uncounted, called.params), (2 * 2 * 2 * 16, 0, 4));
+}
+
+#[test]
+fn guesses_are_said() {
+    let found =
+        cost("g (float[N,4] x, float[?,4] b) => (y) { i = NonZero(x) t = Cast<to = 1>(i) y = MatMul(t, b) }");
+    // b, i and t hang on unknown sizes: the rows of b, and how many are not zero; y is [2,4].
+    assert_eq!((found.guessed_values, found.unsized_values, found.macs), (3, 0, 2 * 4));
+}
+
+#[test]
 fn unknown_sizes_are_said() {
     let mut model = parse_model(
         r#"<ir_version: 8, opset_import: ["" : 17]> g (float[K,4] x, float[4,3] w) => (y) { y = MatMul(x, w) }"#,
