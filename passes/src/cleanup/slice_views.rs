@@ -7,7 +7,7 @@ use crate::{
     spell::{Spell, reshape_target},
 };
 use pare_graph::{
-    At, Decline, Dim, Model, Patch, Ref,
+    At, Decline, Dim, Model, Patch, Ref, Wired,
     ops::{SliceAxis, axis_of},
 };
 
@@ -37,12 +37,9 @@ fn cut_before(at: At<'_>) -> Result<Patch, Decline> {
     let (axis, index, y) = (axis_of(at)?, at.input(1)?.constant()?, at.output()?);
     let place = index.single_i64().filter(|_| index.rank() <= 1).ok_or(Decline::Mismatch)?;
     let chain = steps_to(at.input(0)?, REACH);
-    // From the nearest source that works: nothing but views in between.
-    for length in 1..=chain.len() {
+    let mut with_reshape = None;
+    for length in 1..=chain.iter().take_while(|s| s.is_view).count() {
         let part = &chain[..length];
-        if part.iter().any(|s| !s.is_view) {
-            break;
-        }
         let x = part[length - 1].at.input(0)?;
         let Some(from) = x.shape() else { break };
         let mut layout = Layout::new(from);
@@ -52,23 +49,29 @@ fn cut_before(at: At<'_>) -> Result<Patch, Decline> {
         let Some((cut, size)) = cut(&layout, axis, place) else { continue };
         let mut left = from.to_vec();
         left[cut.axis] = Dim::from(size);
-        let to = y.shape().ok_or(Decline::Mismatch)?;
-        let target = if left == to { None } else { reshape_target(Some(&left), to) };
-        // With a reshape behind it the slice pays only if the chain goes.
-        let goes = part.iter().all(|s| !s.stays);
-        if left != to && !(goes && length > 1 && target.is_some()) {
-            continue;
+        if left == y.shape().ok_or(Decline::Mismatch)? {
+            return patch(at, x, cut, None);
         }
-        let mut patch = Patch::at(at);
-        let mut spell = Spell::new(at.graph, &mut patch, y.name());
-        let mut value: Ref = spell.slice(x.into(), &[cut]);
-        if let Some(target) = target {
-            value = spell.reshape(value, &target);
+        // With a reshape behind it the slice pays only if at least two nodes go.
+        if length > 1 && part.iter().all(|s| !s.stays) {
+            let target = reshape_target(Some(&left), y.shape().ok_or(Decline::Mismatch)?);
+            with_reshape = with_reshape.or(target.map(|t| (x, cut, t)));
         }
-        patch.replace(y, value);
-        return Ok(patch);
     }
-    Err(Decline::Mismatch)
+    let (x, cut, target) = with_reshape.ok_or(Decline::Mismatch)?;
+    patch(at, x, cut, Some(&target))
+}
+
+fn patch(at: At<'_>, x: Wired<'_>, cut: SliceAxis, target: Option<&[i64]>) -> Result<Patch, Decline> {
+    let y = at.output()?;
+    let mut patch = Patch::at(at);
+    let mut spell = Spell::new(at.graph, &mut patch, y.name());
+    let mut value: Ref = spell.slice(x.into(), &[cut]);
+    if let Some(target) = target {
+        value = spell.reshape(value, target);
+    }
+    patch.replace(y, value);
+    Ok(patch)
 }
 
 /// The slice of an axis before that takes place `place` of axis `axis` after, and how much it leaves of it; `None`
@@ -101,7 +104,7 @@ mod tests {
         check(
             SliceViews::default(),
             "g (float[1,6,4,4] x) => (float[1,3,4,4] y, float[1,3,4,4] z) <
-                int64[3] s = {3,2,16}, int64[5] t = {2,-1,3,4,4}, int64[1] a = {0}, int64[1] b = {-1}> {
+                int64[3] s = {3,2,16}, int64[5] t = {2,-1,3,4,4}, int64 a = {0}, int64 b = {-1}> {
                 h = Reshape(x, s) k = Transpose<perm = [1,0,2]>(h) l = Reshape(k, t)
                 y = Gather<axis = 0>(l, a) z = Gather<axis = 0>(l, b) }",
             "g (float[1,6,4,4] x) => (float[1,3,4,4] y, float[1,3,4,4] z) <

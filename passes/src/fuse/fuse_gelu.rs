@@ -93,12 +93,25 @@ fn cubic(sum: Wired<'_>, x: Wired<'_>) -> Result<Vec<pare_graph::NodeId>, Declin
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuse::pattern::tests::constants;
     use crate::testing::{check, declines};
 
+    const CONSTANTS: &[(&str, f32)] = &[
+        ("r", 1.414_213_5),
+        ("i", 0.707_106_77),
+        ("one", 1.0),
+        ("half", 0.5),
+        ("two", 2.0),
+        ("three", 3.0),
+        ("c", 0.044_715),
+        ("p", 0.797_884_6),
+    ];
+
     fn graph(nodes: &str) -> String {
-        format!("<ir_version: 9, opset_import: [\"\" : 20]> g (float[N,3] x) => (float[N,3] y) <
-            float r = {{1.4142135}}, float i = {{0.70710677}}, float one = {{1}}, float half = {{0.5}}, float two = {{2}},
-            float three = {{3}}, float c = {{0.044715}}, float p = {{0.7978846}}> {{ {nodes} }}")
+        let constants = constants(CONSTANTS, nodes);
+        format!(
+            "<ir_version: 9, opset_import: [\"\" : 20]> g (float[N,3] x) => (float[N,3] y) <{constants}> {{ {nodes} }}"
+        )
     }
 
     fn after(how: &str) -> String {

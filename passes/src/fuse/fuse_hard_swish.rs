@@ -78,11 +78,18 @@ fn swish(at: At<'_>) -> Result<Patch, Decline> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuse::pattern::tests::constants;
     use crate::testing::{check, declines};
 
+    const CONSTANTS: &[(&str, f32)] =
+        &[("three", 3.0), ("zero", 0.0), ("six", 6.0), ("one", 1.0), ("a", 0.25)];
+
     fn graph(opset: u8, nodes: &str) -> String {
-        format!("<ir_version: 8, opset_import: [\"\" : {opset}]> g (float[N,3] x) => (float[N,3] y) <
-            float three = {{3}}, float zero = {{0}}, float six = {{6}}, float one = {{1}}, float a = {{0.25}}> {{ {nodes} }}")
+        let constants = constants(CONSTANTS, nodes);
+        format!(
+            "<ir_version: 8, opset_import: [\"\" : {opset}]> g (float[N,3] x) => (float[N,3] y) <{constants}> {{
+                {nodes} }}"
+        )
     }
 
     fn after(opset: u8, nodes: &str) -> String {

@@ -55,16 +55,18 @@ fn fused(at: At<'_>) -> Result<Patch, Decline> {
     Parts(parts).are_alone(at, end.id)?;
     let ones = || {
         let count = pare_graph::element_count(&sizes).filter(|&n| n <= MAX_ONES)?;
-        Tensor::from_f64(DataType::Float, &sizes, &vec![1.0; count]).ok()
+        Tensor::from_f64(DataType::Float, &sizes, &vec![1.0; count]).ok().map(Parameter::New)
     };
     let gamma = gamma.or_else(ones).ok_or(Decline::Mismatch)?;
     let y = end.output()?;
     let mut patch = Patch::at(end);
     let mut inputs: Vec<Ref> = vec![norm.x.into()];
-    for (name, tensor) in [("scale", Some(gamma)), ("bias", beta)] {
-        if let Some(tensor) = tensor {
-            inputs.push(Spell::new(at.graph, &mut patch, y.name()).constant(name, tensor));
-        }
+    let mut spell = Spell::new(at.graph, &mut patch, y.name());
+    for (name, constant) in [("scale", Some(gamma)), ("bias", beta)] {
+        inputs.extend(constant.map(|constant| match constant {
+            Parameter::Own(value) => value.into(),
+            Parameter::New(tensor) => spell.constant(name, tensor),
+        }));
     }
     let op = if norm.centered { "LayerNormalization" } else { "RMSNormalization" };
     let axis = norm.axes.len() as i64;
@@ -77,16 +79,26 @@ fn fused(at: At<'_>) -> Result<Patch, Decline> {
 /// A scale of ones is made up where the model has none: no more than this many.
 const MAX_ONES: usize = 1 << 16;
 
+/// A scale or bias: of the model, or made for the operator.
+enum Parameter<'g> {
+    Own(Wired<'g>),
+    New(Tensor),
+}
+
 /// The only node behind `at`, if it is `op` with a constant of shape `sizes`.
-fn following<'g>(at: At<'g>, op: &str, sizes: &[usize]) -> Option<(At<'g>, Tensor)> {
+fn following<'g>(at: At<'g>, op: &str, sizes: &[usize]) -> Option<(At<'g>, Parameter<'g>)> {
     let y = at.output().ok()?;
     let next = y.sole_user().ok().filter(|next| next.is(op))?;
     let (a, b) = (next.input(0).ok()?, next.input(1).ok()?);
-    let tensor = if a.id == y.id { b.constant().ok()? } else { a.constant().ok()? };
+    let value = if a.id == y.id { b } else { a };
+    let tensor = value.constant().ok()?;
     let ones = tensor.rank().checked_sub(sizes.len())?;
     let fits = tensor.shape()[..ones].iter().all(|&d| d == 1) && tensor.shape()[ones..] == *sizes;
     let keeps = y.shape().is_some_and(|s| s.len() >= tensor.rank());
-    (fits && keeps).then(|| tensor.reshaped(sizes).ok().map(|t| (next, t)))?
+    (fits && keeps).then_some(())?;
+    let parameter =
+        if ones == 0 { Parameter::Own(value) } else { Parameter::New(tensor.reshaped(sizes).ok()?) };
+    Some((next, parameter))
 }
 
 impl<'g> Norm<'g> {
@@ -177,20 +189,32 @@ fn centered<'g>(d: Wired<'g>, axes: &[usize]) -> Result<(Wired<'g>, At<'g>), Dec
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuse::pattern::tests::constants;
     use crate::testing::{check, declines};
 
     const NORM: &str =
         "m = ReduceMean<axes = [-1]>(x) d = Sub(x, m) q = Pow(d, two) v = ReduceMean<axes = [-1]>(q)
         e = Add(v, eps) s = Sqrt(e)";
 
-    fn graph(constants: &str, nodes: &str) -> String {
-        format!("<ir_version: 8, opset_import: [\"\" : 17]> g (float[N,3,2] x) => (float[N,3,2] y) <
-            float two = {{2}}, float eps = {{0.001}}, float[2] g = {{1,2}}, float[2] b = {{3,4}} {constants}> {{ {nodes} }}")
+    const CONSTANTS: &[(&str, f32)] = &[("two", 2.0), ("eps", 0.001), ("one", 1.0), ("half", -0.5)];
+
+    fn graph(nodes: &str) -> String {
+        let mut constants = constants(CONSTANTS, nodes);
+        for (name, values) in [("g", "{1,2}"), ("b", "{3,4}")] {
+            let word = |c: char| !c.is_alphanumeric();
+            if nodes.split(word).any(|w| w == name) {
+                constants += &format!(", float[2] {name} = {values}");
+            }
+        }
+        format!(
+            "<ir_version: 8, opset_import: [\"\" : 17]> g (float[N,3,2] x) => (float[N,3,2] y) <{constants}> {{
+                {nodes} }}"
+        )
     }
 
     const AFTER: &str = "<ir_version: 8, opset_import: [\"\" : 17]> g (float[N,3,2] x) => (float[N,3,2] y) <
-        float[2] y_scale = {1,2}, float[2] y_bias = {3,4}> {
-        y = LayerNormalization<axis = -1, epsilon = 0.001>(x, y_scale, y_bias) }";
+        float[2] g = {1,2}, float[2] b = {3,4}> {
+        y = LayerNormalization<axis = -1, epsilon = 0.001>(x, g, b) }";
 
     #[test]
     fn all_spellings_are_one_operator() {
@@ -202,7 +226,7 @@ mod tests {
             NORM.replace("Pow(d, two)", "Mul(d, d)") + " n = Div(d, s) p = Mul(n, g) y = Add(p, b)",
             format!("{NORM} c = Sub(x, m) n = Div(c, s) p = Mul(n, g) y = Add(p, b)"),
         ] {
-            check(FuseLayerNorm::default(), &graph(", float one = {1}, float half = {-0.5}", &nodes), AFTER);
+            check(FuseLayerNorm::default(), &graph(&nodes), AFTER);
         }
     }
 
@@ -210,7 +234,7 @@ mod tests {
     fn without_scale_it_is_one() {
         check(
             FuseLayerNorm::default(),
-            &graph("", &format!("{NORM} y = Div(d, s)")),
+            &graph(&format!("{NORM} y = Div(d, s)")),
             "<ir_version: 8, opset_import: [\"\" : 17]> g (float[N,3,2] x) => (float[N,3,2] y) <float[2] y_scale = {1,1}> {
                 y = LayerNormalization<axis = -1, epsilon = 0.001>(x, y_scale) }",
         );
@@ -222,20 +246,20 @@ mod tests {
             r = Reciprocal(s) n = Mul(x, r) y = Mul(g, n)";
         check(
             FuseLayerNorm::default(),
-            &graph("", nodes).replace("\"\" : 17", "\"\" : 23").replace("ir_version: 8", "ir_version: 10"),
-            "<ir_version: 10, opset_import: [\"\" : 23]> g (float[N,3,2] x) => (float[N,3,2] y) <float[2] y_scale = {1,2}> {
-                y = RMSNormalization<axis = -1, epsilon = 0.001>(x, y_scale) }",
+            &graph(nodes).replace("\"\" : 17", "\"\" : 23").replace("ir_version: 8", "ir_version: 10"),
+            "<ir_version: 10, opset_import: [\"\" : 23]> g (float[N,3,2] x) => (float[N,3,2] y) <float[2] g = {1,2}> {
+                y = RMSNormalization<axis = -1, epsilon = 0.001>(x, g) }",
         );
     }
 
     #[test]
     fn other_axes_and_values_in_use_stay() {
-        let other = graph("", &format!("{NORM} y = Div(d, s)")).replace("axes = [-1]", "axes = [1]");
+        let other = graph(&format!("{NORM} y = Div(d, s)")).replace("axes = [-1]", "axes = [1]");
         declines(FuseLayerNorm::default(), &other);
         let used =
-            graph("", &format!("{NORM} y = Div(d, s)")).replace("[N,3,2] y)", "[N,3,2] y, float[N,3,1] v)");
+            graph(&format!("{NORM} y = Div(d, s)")).replace("[N,3,2] y)", "[N,3,2] y, float[N,3,1] v)");
         assert_eq!(declines(FuseLayerNorm::default(), &used), ["`v` is used besides the pattern"]);
-        let old = graph("", &format!("{NORM} y = Div(d, s)")).replace("\"\" : 17", "\"\" : 16");
+        let old = graph(&format!("{NORM} y = Div(d, s)")).replace("\"\" : 17", "\"\" : 16");
         declines(FuseLayerNorm::default(), &old);
     }
 }

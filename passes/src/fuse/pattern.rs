@@ -101,3 +101,13 @@ impl Parts {
         Ok(())
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    /// The scalar constants that nodes mention, as a list of initializers.
+    pub fn constants(all: &[(&str, f32)], nodes: &str) -> String {
+        let words: Vec<_> = nodes.split(|c: char| !c.is_alphanumeric()).collect();
+        let used = all.iter().filter(|(name, _)| words.contains(name));
+        used.map(|(name, value)| format!("float {name} = {{{value}}}")).collect::<Vec<_>>().join(", ")
+    }
+}
