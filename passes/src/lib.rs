@@ -7,6 +7,7 @@
 pub mod cleanup;
 mod context;
 pub mod fold;
+pub mod fuse;
 mod pass;
 pub mod pipeline;
 pub mod presets;

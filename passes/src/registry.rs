@@ -1,6 +1,6 @@
 //! Every pass there is.
 
-use crate::{PassInfo, cleanup, fold};
+use crate::{PassInfo, cleanup, fold, fuse};
 
 /// Every pass, in the order in which `pare passes` lists them. A new pass is a new file and one line here.
 pub static PASSES: &[&PassInfo] = &[
@@ -18,6 +18,9 @@ pub static PASSES: &[&PassInfo] = &[
     &cleanup::MergeClips::INFO,
     &cleanup::MergeTransposes::INFO,
     &cleanup::MergeReshapes::INFO,
+    &cleanup::MergeViews::INFO,
+    &cleanup::SliceViews::INFO,
+    &cleanup::MergeReductions::INFO,
     &cleanup::MergeSlices::INFO,
     &cleanup::MergeConcats::INFO,
     &cleanup::MergePads::INFO,
@@ -25,6 +28,12 @@ pub static PASSES: &[&PassInfo] = &[
     &fold::FoldConstants::INFO,
     &fold::FoldBn::INFO,
     &fold::FoldScale::INFO,
+    // operators recognised
+    &fuse::FuseGemm::INFO,
+    &fuse::FuseLayerNorm::INFO,
+    &fuse::FuseGelu::INFO,
+    &fuse::FuseHardSwish::INFO,
+    &fuse::FuseSoftplus::INFO,
 ];
 
 /// The pass of this name.

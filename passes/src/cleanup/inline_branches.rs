@@ -79,12 +79,12 @@ mod tests {
         check(
             InlineBranches::default(),
             "g (float[2] x) => (float[2] y, float[2] z) <bool c = {1}> {
-                n = Neg(x)
                 y, z = If(c) <
-                    then_branch = t () => (float[2] a, float[2] n) <float[2] w = {1,2}> { h = Add(n, w) a = Mul(h, x) },
+                    then_branch = t () => (float[2] a, float[2] a) <float[2] w = {1,2}> {
+                        h = Add(x, w) a = Mul(h, x) },
                     else_branch = e () => (float[2] b, float[2] d) { b = Abs(x) d = Exp(x) }> }",
-            "g (float[2] x) => (float[2] y, float[2] z) <float[2] w = {1,2}> {
-                n = Neg(x) h = Add(n, w) y = Mul(h, x) z = Identity(n) }",
+            "g (float[2] x) => (float[2] y, float[2] z) <float[2] w_1 = {1,2}> {
+                h_1 = Add(x, w_1) y = Mul(h_1, x) z = Identity(y) }",
         );
     }
 
@@ -101,9 +101,9 @@ mod tests {
                         b = If(q) <then_branch = i () => (float[2] u) { u = Add(k, h) },
                                    else_branch = j () => (float[2] v) { v = Sub(k, x) }> }> }",
             "g (float[2] x, bool q) => (float[2] y) {
-                h = Neg(x) k = Exp(h)
-                y = If(q) <then_branch = i () => (float[2] u) { u = Add(k, h) },
-                           else_branch = j () => (float[2] v) { v = Sub(k, x) }> }",
+                h = Neg(x) k_1 = Exp(h)
+                y = If(q) <then_branch = i () => (float[2] u) { u = Add(k_1, h) },
+                           else_branch = j () => (float[2] v) { v = Sub(k_1, x) }> }",
         );
     }
 

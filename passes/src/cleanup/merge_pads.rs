@@ -135,7 +135,7 @@ mod tests {
                 h = Pad(x, p) y = AveragePool<kernel_shape = [5,5]>(h) }}"
             ),
             "g (float[N,1,8,8] x) => (float[N,1,a,b] y) {
-                y = AveragePool<kernel_shape = [5,5], pads = [1,2,3,4], count_include_pad = 1>(x) }",
+                y = AveragePool<kernel_shape = [5,5], count_include_pad = 1, pads = [1,2,3,4]>(x) }",
         );
         let why = declines(
             MergePads::default(),

@@ -200,7 +200,7 @@ mod tests {
                 a = Transpose<perm = [0,2,1]>(x) b = Add(a, c) d = Mul(h, b) e = Sigmoid(d)
                 y = Transpose<perm = [0,2,1]>(e) }",
             "g (float[N,3,4] x) => (float[N,3,4] y) <float h = {0.5}, float[1,3,1] c_t = {1,2,3}> {
-                b = Add(x, c_t) d = Mul(h, b) y = Sigmoid(d) }",
+                b_1 = Add(x, c_t) d_1 = Mul(h, b_1) y = Sigmoid(d_1) }",
         );
     }
 

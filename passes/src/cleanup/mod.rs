@@ -6,16 +6,20 @@ mod drop_noops;
 mod drop_repeats;
 mod inline_branches;
 mod inline_functions;
+mod layout;
 mod lift_constants;
 mod merge_casts;
 mod merge_clips;
 mod merge_concats;
 mod merge_pads;
+mod merge_reductions;
 mod merge_reshapes;
 mod merge_slices;
 mod merge_transposes;
 mod merge_twins;
+mod merge_views;
 mod resolve_shapes;
+mod slice_views;
 
 pub use drop_dead::DropDead;
 pub use drop_neutral::DropNeutral;
@@ -28,11 +32,14 @@ pub use merge_casts::MergeCasts;
 pub use merge_clips::MergeClips;
 pub use merge_concats::MergeConcats;
 pub use merge_pads::MergePads;
+pub use merge_reductions::MergeReductions;
 pub use merge_reshapes::MergeReshapes;
 pub use merge_slices::MergeSlices;
 pub use merge_transposes::MergeTransposes;
 pub use merge_twins::MergeTwins;
+pub use merge_views::MergeViews;
 pub use resolve_shapes::ResolveShapes;
+pub use slice_views::SliceViews;
 
 use pare_graph::{At, Decline, Patch, Tensor, Wired, expect};
 

@@ -170,7 +170,7 @@ mod tests {
         check(
             ResolveShapes::default(),
             "g (float[N,1] x, float[N,M] z) => (float[N,5] y, float[N,M] v, float[N,b] w) <
-                int64 i = {0}, int64[1] o = {0}, int64[1] l = {5}, int64 j = {1}, int64[1] a = {1}> {
+                int64 i = {0}, int64[1] o = {0}, int64[1] l = {5}, int64[1] a = {1}> {
                 s = Shape(x) n = Gather(s, i) u = Unsqueeze(n, o) t = Concat<axis = 0>(u, l) y = Expand(x, t)
                 r = Shape(z) m = Gather(r, a) v = Slice(z, o, m, a) k = Sub(m, a) w = Slice(z, o, k, a) }",
             "g (float[N,1] x, float[N,M] z) => (float[N,5] y, float[N,M] v, float[N,b] w) <

@@ -99,7 +99,11 @@ mod tests {
             )
         };
         declines(FoldScale::default(), &graph("float[2] c = {1,2}", "Mul(a, c)"));
-        declines(FoldScale::default(), &graph("float[1,1,2,1,1] c = {1,2}", "Mul(a, c)").replace("=> (float[N,2,4,2] y)", "=> (float[1,N,2,4,2] y)"));
+        declines(
+            FoldScale::default(),
+            &graph("float[1,1,2,1,1] c = {1,2}", "Mul(a, c)")
+                .replace("=> (float[N,2,4,2] y)", "=> (float[1,N,2,4,2] y)"),
+        );
         declines(FoldScale::default(), &graph("float c = {2}", "Div(c, a)"));
         declines(FoldScale::default(), &graph("float c = {2}", "Sub(c, a)"));
         let why = declines(FoldScale::default(), &graph("float c = {0}", "Div(a, c)"));

@@ -58,10 +58,15 @@ pub(crate) fn fold(at: At<'_>, x: Wired<'_>, affine: &Affine, axis: usize) -> Re
         let hint = parts.bias.map_or_else(|| format!("{}_bias", x.name()), |b| b.name().to_owned());
         let tensor = rounded(weight.dtype(), &[parts.channels], &bias, &hint)?;
         inputs.resize(3, None);
-        inputs[2] = Some(match parts.bias.filter(|b| b.sole_use().is_ok() && b.fixed_shape().is_ok_and(|s| s == tensor.shape())) {
-            Some(bias) => renewed(at, &mut patch, bias, tensor),
-            None => named(at, &mut patch, &hint, tensor),
-        });
+        inputs[2] = Some(
+            match parts
+                .bias
+                .filter(|b| b.sole_use().is_ok() && b.fixed_shape().is_ok_and(|s| s == tensor.shape()))
+            {
+                Some(bias) => renewed(at, &mut patch, bias, tensor),
+                None => named(at, &mut patch, &hint, tensor),
+            },
+        );
         if parts.beta != 1.0 {
             node.attributes.insert("beta".into(), Attribute::Float(1.0));
         }
