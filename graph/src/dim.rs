@@ -280,14 +280,21 @@ impl Dim {
 
     /// The value when every symbol `s` is `size(s)`; `None` if a symbol or unknown has no value, or on overflow.
     pub fn eval(&self, size: &dyn Fn(&str) -> Option<i64>) -> Option<i64> {
+        self.eval_or(size, None)
+    }
+
+    /// The same, with every unknown size taken for `unknown`.
+    pub fn eval_or(&self, size: &dyn Fn(&str) -> Option<i64>, unknown: Option<i64>) -> Option<i64> {
         let mut sum = 0_i64;
         for (monomial, coefficient) in self.terms() {
             let mut term = coefficient;
             for atom in &monomial {
-                let pair = |p: &(Self, Self)| Some((p.0.eval(size)?, p.1.eval(size)?));
+                let pair =
+                    |p: &(Self, Self)| Some((p.0.eval_or(size, unknown)?, p.1.eval_or(size, unknown)?));
                 let value = match atom {
                     Atom::Symbol(name) => size(name)?,
-                    Atom::Unknown(_) | Atom::Integer(_) => return None,
+                    Atom::Unknown(_) => unknown?,
+                    Atom::Integer(_) => return None,
                     Atom::FloorDiv(p) => {
                         let (a, b) = pair(p)?;
                         a.checked_div_euclid(b)?
