@@ -5,3 +5,4 @@ mod fold_constants;
 
 pub use fold_bn::FoldBn;
 pub use fold_constants::FoldConstants;
+pub(crate) use fold_constants::Growth;
