@@ -196,7 +196,7 @@ mod tests {
         let report = crate::run(&pipeline, &mut changed, crate::RunOptions::default(), &mut ()).unwrap();
         assert_eq!(report.steps[0].counts["nodes computed"], 2);
         assert_eq!(size_of(&changed.graph), before + 2 * (400 - NODE - 4));
-        assert_eq!(report.steps[0].declined.keys().collect::<Vec<_>>(), ["`d` would add 324 B"]);
+        assert_eq!(report.steps[0].declined.keys().collect::<Vec<_>>(), ["`f` would add 324 B"]);
     }
 
     #[test]
