@@ -2,7 +2,13 @@
 
 mod fold_bn;
 mod fold_constants;
+mod fold_scale;
+mod preceding;
 
 pub use fold_bn::FoldBn;
 pub use fold_constants::FoldConstants;
+<<<<<<< HEAD
 pub(crate) use fold_constants::Growth;
+=======
+pub use fold_scale::FoldScale;
+>>>>>>> main
