@@ -12,6 +12,7 @@ pub static PASSES: &[&PassInfo] = &[
     // exact algebra
     &fold::FoldConstants::INFO,
     &fold::FoldBn::INFO,
+    &fold::FoldLinear::INFO,
 ];
 
 /// The pass of this name.

@@ -2,6 +2,8 @@
 
 mod fold_bn;
 mod fold_constants;
+mod fold_linear;
 
 pub use fold_bn::FoldBn;
 pub use fold_constants::FoldConstants;
+pub use fold_linear::{By, FoldLinear};
