@@ -7,8 +7,5 @@ mod preceding;
 
 pub use fold_bn::FoldBn;
 pub use fold_constants::FoldConstants;
-<<<<<<< HEAD
 pub(crate) use fold_constants::Growth;
-=======
 pub use fold_scale::FoldScale;
->>>>>>> main
