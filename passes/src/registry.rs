@@ -28,6 +28,7 @@ pub static PASSES: &[&PassInfo] = &[
     &fold::FoldConstants::INFO,
     &fold::FoldBn::INFO,
     &fold::FoldScale::INFO,
+    &fold::FoldLinear::INFO,
     // operators recognised
     &fuse::FuseGemm::INFO,
     &fuse::FuseLayerNorm::INFO,

@@ -81,11 +81,9 @@ impl EngineError {
 }
 
 fn not_found_hint(tried: &[Tried]) -> String {
-    let mut hint = String::from("`pare runtime install` fetches one, or set ORT_DYLIB_PATH");
-    for place in tried {
-        hint.push_str(&format!("\n  {}: {}", place.from, place.reason));
-    }
-    hint
+    let hint = "`pare runtime install` fetches one, or set ORT_DYLIB_PATH".to_owned();
+    let places = tried.iter().map(|place| format!("  {}: {}", place.from, place.reason));
+    std::iter::once(hint).chain(places).collect::<Vec<_>>().join("\n")
 }
 
 fn load_hint(reason: &str) -> Option<String> {

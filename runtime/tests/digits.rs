@@ -1,12 +1,17 @@
 //! Real models through real engines. Each test says so and passes when its files or the library are not
 //! there.
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 use pare_runtime::{
     BenchOptions, Comparison, Contender, Engine, EngineChoice, EngineError, EngineKind, InputSpec, Limits,
     LoadOptions, Metrics, ModelSource, Optimize, Outcome, ProofOptions, Samples, Session, TractEngine, bench,
     prove, resolve,
 };
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 /// A file of the folder `shared` beside the repository, or of `PARE_SHARED`.
 fn shared(file: &str) -> Option<PathBuf> {
@@ -35,9 +40,9 @@ fn ort() -> Option<Arc<dyn Engine>> {
     }
 }
 
-fn load(engine: &dyn Engine, path: &PathBuf, optimize: Optimize) -> Box<dyn Session> {
+fn load(engine: &dyn Engine, path: &Path, optimize: Optimize) -> Box<dyn Session> {
     let options = LoadOptions { optimize, ..LoadOptions::default() };
-    engine.load(&ModelSource::File(path.clone()), &options).unwrap()
+    engine.load(&ModelSource::File(path.to_owned()), &options).unwrap()
 }
 
 #[test]
