@@ -1,1 +1,44 @@
 //! Running ONNX models: engines, samples, comparison, timing.
+//!
+//! * [`resolve`] finds an [`Engine`]: ONNX Runtime from a library on this machine, or the embedded tract.
+//! * [`Samples`] are what models are run on: given as files, or generated from the types of the inputs.
+//! * [`Comparison`] collects how far two models' outputs lie apart; [`Tolerance`] judges it by the noise
+//!   that the model shows against itself.
+//! * [`prove`] puts these together, and [`bench`] measures time.
+//!
+//! Nothing here prints, and no input makes it panic: what goes wrong is an error in one sentence, with
+//! the remedy in its `hint()`.
+
+mod barrier;
+mod compare;
+mod engine;
+mod error;
+#[cfg(test)]
+mod fake;
+pub mod install;
+pub mod locate;
+pub mod metrics;
+mod ort;
+mod proof;
+mod resolve;
+mod samples;
+mod timing;
+mod tolerance;
+mod tract;
+
+pub use compare::{Comparison, Deviation};
+pub use engine::{
+    Engine, Feed, Kind, LoadOptions, ModelSource, Optimize, Port, PortDim, Prepared, Session, Value,
+};
+pub use error::EngineError;
+pub use locate::{Candidate, Located, Tried, candidates, locate};
+pub use metrics::Metrics;
+pub use ort::OrtEngine;
+pub use proof::{Outcome, ProofOptions, Report, port_change, prove};
+pub use resolve::{EngineChoice, EngineKind, Resolved, resolve};
+pub use samples::{
+    Batch, InputSpec, Limits, Samples, SamplesError, generate, read_test_data, summary, symbol_plans,
+};
+pub use timing::{BenchOptions, BenchReport, Contender, Spread, bench};
+pub use tolerance::{Allowed, Tolerance, Verdict, epsilon};
+pub use tract::TractEngine;

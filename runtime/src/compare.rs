@@ -1,0 +1,366 @@
+//! How far two models' outputs lie apart.
+
+use crate::{Value, engine::describe, metrics};
+use pare_graph::{DataType, Tensor};
+
+/// How far one output of a candidate lies from the reference, over all runs so far.
+///
+/// Floats are measured; integers, bools and strings are counted where they differ. Numbers that are not
+/// finite must stand in the same places with the same sign, and count as `misplaced` where they do not;
+/// they take no part in the other measures. `-0` equals `0`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Deviation {
+    /// Element type of the reference.
+    pub dtype: Option<DataType>,
+    /// Elements compared.
+    pub count: u64,
+    /// Elements that are not equal.
+    pub differing: u64,
+    /// Places where only one of the two is NaN or infinite, or both in different ways.
+    pub misplaced: u64,
+    /// Largest |reference - candidate|.
+    pub max_abs: f64,
+    /// Largest |reference - candidate| of a run, over the largest |reference| of that run.
+    pub max_rel: f64,
+    /// Largest |reference|.
+    pub max_reference: f64,
+    /// The first difference of type, shape or presence; nothing is measured then.
+    pub mismatch: Option<String>,
+    /// Rows of class scores whose highest score is the same class in both.
+    agreeing: u64,
+    /// Rows of class scores.
+    rows: u64,
+    dot: f64,
+    reference_squares: f64,
+    candidate_squares: f64,
+    error_squares: f64,
+}
+
+impl Deviation {
+    /// The deviation of one value.
+    pub fn between(reference: &Value, candidate: &Value) -> Self {
+        let mut deviation = Self::default();
+        deviation.add(reference, candidate);
+        deviation
+    }
+
+    /// Take in another run's value.
+    pub fn add(&mut self, reference: &Value, candidate: &Value) {
+        match (reference, candidate) {
+            (Value::Tensor(a), Value::Tensor(b)) if (a.dtype(), a.shape()) == (b.dtype(), b.shape()) => {
+                self.add_tensor(a, b);
+            }
+            (Value::Sequence(a), Value::Sequence(b)) if a.len() == b.len() => {
+                a.iter().zip(b).for_each(|(a, b)| self.add(a, b));
+            }
+            (Value::Map { keys: a, values: x }, Value::Map { keys: b, values: y }) => {
+                self.add(&Value::Tensor(a.clone()), &Value::Tensor(b.clone()));
+                self.add(&Value::Tensor(x.clone()), &Value::Tensor(y.clone()));
+            }
+            (Value::Optional(None), Value::Optional(None)) => {}
+            (Value::Optional(Some(a)), Value::Optional(Some(b))) => self.add(a, b),
+            _ => {
+                let text = || format!("it is {} instead of {}", describe(candidate), describe(reference));
+                self.mismatch.get_or_insert_with(text);
+            }
+        }
+    }
+
+    fn add_tensor(&mut self, a: &Tensor, b: &Tensor) {
+        self.dtype.get_or_insert(a.dtype());
+        match (parts(a), parts(b)) {
+            (Some(x), Some(y)) => {
+                self.add_numbers(&x, &y);
+                if a.dtype().is_float() {
+                    self.add_classes(a.shape(), &x, &y);
+                } else {
+                    // Numbers above 2^53 may be equal in f64 and differ in truth.
+                    self.differing += if a == b { 0 } else { unequal(a, b).max(1) };
+                }
+            }
+            _ => {
+                self.count += a.len() as u64;
+                self.differing += unequal(a, b);
+            }
+        }
+    }
+
+    fn add_numbers(&mut self, reference: &[f64], candidate: &[f64]) {
+        let float = self.dtype.is_some_and(|dtype| dtype.is_float() || is_complex(dtype));
+        let (mut run_abs, mut run_reference) = (0_f64, 0_f64);
+        for (&a, &b) in reference.iter().zip(candidate) {
+            if a.is_finite() {
+                run_reference = run_reference.max(a.abs());
+            }
+            if a.is_finite() && b.is_finite() {
+                let error = (a - b).abs();
+                run_abs = run_abs.max(error);
+                self.dot += a * b;
+                self.reference_squares += a * a;
+                self.candidate_squares += b * b;
+                self.error_squares += error * error;
+                self.differing += u64::from(float && a != b);
+            } else if !(a == b || (a.is_nan() && b.is_nan())) {
+                self.misplaced += 1;
+                self.differing += u64::from(float);
+            }
+        }
+        self.count += reference.len() as u64;
+        self.max_abs = self.max_abs.max(run_abs);
+        self.max_reference = self.max_reference.max(run_reference);
+        self.max_rel = self.max_rel.max(ratio(run_abs, run_reference));
+    }
+
+    fn add_classes(&mut self, shape: &[usize], reference: &[f64], candidate: &[f64]) {
+        let Some(classes) = metrics::classes(shape) else { return };
+        for (a, b) in reference.chunks_exact(classes).zip(candidate.chunks_exact(classes)) {
+            if let (Some(a), Some(b)) = (metrics::top(a), metrics::top(b)) {
+                self.rows += 1;
+                self.agreeing += u64::from(a == b);
+            }
+        }
+    }
+
+    /// Take in what was collected elsewhere for the same output.
+    pub fn merge(&mut self, other: &Self) {
+        self.dtype = self.dtype.or(other.dtype);
+        self.mismatch = self.mismatch.take().or_else(|| other.mismatch.clone());
+        self.count += other.count;
+        self.differing += other.differing;
+        self.misplaced += other.misplaced;
+        self.agreeing += other.agreeing;
+        self.rows += other.rows;
+        self.max_abs = self.max_abs.max(other.max_abs);
+        self.max_rel = self.max_rel.max(other.max_rel);
+        self.max_reference = self.max_reference.max(other.max_reference);
+        self.dot += other.dot;
+        self.reference_squares += other.reference_squares;
+        self.candidate_squares += other.candidate_squares;
+        self.error_squares += other.error_squares;
+    }
+
+    /// The cosine of the angle between both, all elements of all runs as one vector; 1 if both are zero.
+    pub fn cosine(&self) -> f64 {
+        let norms = (self.reference_squares * self.candidate_squares).sqrt();
+        if norms > 0.0 {
+            (self.dot / norms).clamp(-1.0, 1.0)
+        } else {
+            f64::from(u8::from(self.reference_squares == self.candidate_squares))
+        }
+    }
+
+    /// Signal to noise in decibels: the reference's energy over the difference's; infinite if equal.
+    pub fn snr_db(&self) -> f64 {
+        if self.error_squares == 0.0 {
+            return f64::INFINITY;
+        }
+        10.0 * (self.reference_squares / self.error_squares).log10()
+    }
+
+    /// The share of rows in which both name the same class, if the output looks like class scores.
+    pub fn top1_agreement(&self) -> Option<f64> {
+        (self.rows > 0).then(|| self.agreeing as f64 / self.rows as f64)
+    }
+
+    /// Whether nothing differs, not even by rounding.
+    pub fn is_zero(&self) -> bool {
+        self.mismatch.is_none() && self.differing == 0 && self.misplaced == 0
+    }
+}
+
+fn ratio(part: f64, whole: f64) -> f64 {
+    if part == 0.0 { 0.0 } else { part / whole }
+}
+
+fn is_complex(dtype: DataType) -> bool {
+    matches!(dtype, DataType::Complex64 | DataType::Complex128)
+}
+
+/// The elements in f64, complex ones as two each; `None` for strings.
+fn parts(tensor: &Tensor) -> Option<Vec<f64>> {
+    let part = match tensor.dtype() {
+        DataType::Complex64 => DataType::Float,
+        DataType::Complex128 => DataType::Double,
+        _ => return tensor.to_f64(),
+    };
+    Tensor::new(part, &[tensor.len() * 2], tensor.bytes().clone()).ok()?.to_f64()
+}
+
+/// Elements of strings or whole bytes that differ; 0 for narrower ones.
+fn unequal(a: &Tensor, b: &Tensor) -> u64 {
+    if let (Some(a), Some(b)) = (a.as_strings(), b.as_strings()) {
+        return a.iter().zip(b).filter(|(a, b)| a != b).count() as u64;
+    }
+    if a.dtype().bits() < 8 {
+        let pairs = a.to_i64().unwrap_or_default().into_iter().zip(b.to_i64().unwrap_or_default());
+        return pairs.filter(|(a, b)| a != b).count() as u64;
+    }
+    let width = a.dtype().bits() as usize / 8;
+    let pairs = a.bytes().chunks_exact(width).zip(b.bytes().chunks_exact(width));
+    pairs.filter(|(a, b)| a != b).count() as u64
+}
+
+/// The deviations of all outputs of a model, over many runs.
+#[derive(Clone, Debug, Default)]
+pub struct Comparison {
+    outputs: Vec<(String, Deviation)>,
+    runs: usize,
+}
+
+impl Comparison {
+    /// No run yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Take in the outputs of one run. Outputs are matched by name; one that only one side has is a
+    /// mismatch.
+    pub fn add(&mut self, reference: &[(String, Value)], candidate: &[(String, Value)]) {
+        self.runs += 1;
+        for (name, value) in reference {
+            match candidate.iter().find(|(other, _)| other == name) {
+                Some((_, other)) => self.entry(name).add(value, other),
+                None => drop(self.entry(name).mismatch.get_or_insert_with(|| "it is missing".to_owned())),
+            }
+        }
+        for (name, _) in candidate {
+            if reference.iter().all(|(other, _)| other != name) {
+                self.entry(name).mismatch.get_or_insert_with(|| "it is new".to_owned());
+            }
+        }
+    }
+
+    fn entry(&mut self, name: &str) -> &mut Deviation {
+        let place = self.outputs.iter().position(|(known, _)| known == name);
+        let place = place.unwrap_or_else(|| {
+            self.outputs.push((name.to_owned(), Deviation::default()));
+            self.outputs.len() - 1
+        });
+        &mut self.outputs[place].1
+    }
+
+    /// Take in what was collected elsewhere for the same models.
+    pub fn merge(&mut self, other: &Self) {
+        self.runs += other.runs;
+        for (name, deviation) in &other.outputs {
+            self.entry(name).merge(deviation);
+        }
+    }
+
+    /// The deviation of each output, in the order of the reference.
+    pub fn outputs(&self) -> &[(String, Deviation)] {
+        &self.outputs
+    }
+
+    /// The deviation of one output.
+    pub fn get(&self, name: &str) -> Option<&Deviation> {
+        self.outputs.iter().find(|(known, _)| known == name).map(|(_, deviation)| deviation)
+    }
+
+    /// Runs taken in.
+    pub fn runs(&self) -> usize {
+        self.runs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pare_graph::Element;
+
+    fn between<T: Element>(a: &[T], b: &[T]) -> Deviation {
+        Deviation::between(&Tensor::vector(a).into(), &Tensor::vector(b).into())
+    }
+
+    #[test]
+    fn floats_are_measured() {
+        let d = between(&[1.0_f32, -4.0], &[1.5, -4.0]);
+        assert_eq!((d.max_abs, d.max_rel, d.max_reference), (0.5, 0.125, 4.0));
+        assert_eq!((d.count, d.differing, d.misplaced), (2, 1, 0));
+        assert!((d.cosine() - 17.5 / (17.0_f64 * 18.25).sqrt()).abs() < 1e-12);
+        assert!((d.snr_db() - 10.0 * (17.0_f64 / 0.25).log10()).abs() < 1e-12);
+        assert_eq!(d.top1_agreement(), Some(1.0));
+    }
+
+    #[test]
+    fn equal_values_have_no_deviation_at_all() {
+        let d = between(&[0.0_f32, 1.0], &[-0.0, 1.0]);
+        assert!(d.is_zero());
+        assert_eq!((d.cosine(), d.snr_db(), d.max_rel), (1.0, f64::INFINITY, 0.0));
+        let d = between(&[0.0_f64], &[0.0]);
+        assert_eq!((d.cosine(), d.is_zero()), (1.0, true));
+        assert!(between::<f32>(&[], &[]).is_zero());
+        assert_eq!(between(&[0.0_f64, 0.0], &[0.0, 1e-3]).max_rel, f64::INFINITY);
+    }
+
+    #[test]
+    fn numbers_that_are_not_finite_must_stand_in_place() {
+        let (nan, inf) = (f32::NAN, f32::INFINITY);
+        let same = between(&[nan, inf, -inf, 1.0], &[nan, inf, -inf, 1.0]);
+        assert!(same.is_zero() && same.max_reference == 1.0);
+        for (a, b) in [(nan, 1.0), (1.0, nan), (inf, -inf), (inf, 1e30), (nan, inf)] {
+            let d = between(&[a, 2.0], &[b, 2.0]);
+            assert_eq!((d.misplaced, d.differing, d.max_abs), (1, 1, 0.0), "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn integers_bools_and_strings_are_counted() {
+        let d = between(&[1_i64, 2, 3], &[1, 5, 3]);
+        assert_eq!((d.differing, d.max_abs, d.top1_agreement()), (1, 3.0, None));
+        let large = between(&[i64::MAX], &[i64::MAX - 1]);
+        assert_eq!(large.differing, 1);
+        assert_eq!(between(&[true, false], &[true, true]).differing, 1);
+        assert_eq!(between(&[u64::MAX], &[0]).differing, 1);
+        let strings = |words: &[&'static str]| {
+            Value::Tensor(Tensor::strings(&[words.len()], words.iter().map(|&w| w.into()).collect()).unwrap())
+        };
+        let d = Deviation::between(&strings(&["a", "b"]), &strings(&["a", "c"]));
+        assert_eq!((d.count, d.differing), (2, 1));
+        let nibbles = |byte: u8| Value::Tensor(Tensor::new(DataType::Int4, &[1], vec![byte]).unwrap());
+        assert_eq!(Deviation::between(&nibbles(1), &nibbles(2)).differing, 1);
+    }
+
+    #[test]
+    fn shapes_and_types_must_be_the_same() {
+        let a: Value = Tensor::from_slice(&[1, 2], &[0_f32; 2]).unwrap().into();
+        let b: Value = Tensor::from_slice(&[2], &[0_f32; 2]).unwrap().into();
+        let d = Deviation::between(&a, &b);
+        assert_eq!(d.mismatch.as_deref(), Some("it is float[2] instead of float[1, 2]"));
+        assert!(!d.is_zero());
+        let list = Value::Sequence(vec![a.clone(), b.clone()]);
+        assert!(Deviation::between(&list, &list.clone()).is_zero());
+        assert!(Deviation::between(&list, &Value::Sequence(vec![a])).mismatch.is_some());
+        assert!(
+            Deviation::between(&Value::Optional(None), &Value::Optional(Some(Box::new(b))))
+                .mismatch
+                .is_some()
+        );
+    }
+
+    #[test]
+    fn collecting_apart_and_together_is_the_same() {
+        let feed = |x: f32| vec![("y".to_owned(), Value::Tensor(Tensor::vector(&[x, 1.0])))];
+        let (mut all, mut a, mut b) = (Comparison::new(), Comparison::new(), Comparison::new());
+        all.add(&feed(1.0), &feed(1.5));
+        all.add(&feed(-2.0), &feed(-2.0));
+        a.add(&feed(1.0), &feed(1.5));
+        b.add(&feed(-2.0), &feed(-2.0));
+        a.merge(&b);
+        assert_eq!((a.outputs(), a.runs()), (all.outputs(), 2));
+        assert_eq!(a.get("y").unwrap().top1_agreement(), Some(1.0));
+        a.add(&feed(0.0), &[("z".to_owned(), feed(0.0)[0].1.clone())]);
+        assert_eq!(a.get("y").unwrap().mismatch.as_deref(), Some("it is missing"));
+        assert_eq!(a.get("z").unwrap().mismatch.as_deref(), Some("it is new"));
+    }
+
+    #[test]
+    fn complex_numbers_are_measured_by_part() {
+        let complex = |values: &[f32]| {
+            let parts = Tensor::vector(values);
+            Value::Tensor(Tensor::new(DataType::Complex64, &[1], parts.bytes().clone()).unwrap())
+        };
+        let d = Deviation::between(&complex(&[1.0, 2.0]), &complex(&[1.0, 2.5]));
+        assert_eq!((d.max_abs, d.max_reference), (0.5, 2.0));
+    }
+}

@@ -1,0 +1,354 @@
+//! What every engine offers: load a model, say what goes in and out, run it.
+
+use crate::EngineError;
+use bytes::Bytes;
+use pare_graph::{DataType, Tensor};
+use std::{any::Any, fmt, path::PathBuf};
+
+/// A value that goes into a model or comes out of it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// A dense tensor.
+    Tensor(Tensor),
+    /// Values of one type, in order; may be empty.
+    Sequence(Vec<Value>),
+    /// Keys and values at the same places of two tensors of one dimension.
+    Map {
+        /// Integers or strings.
+        keys: Tensor,
+        /// As many values.
+        values: Tensor,
+    },
+    /// A value that may be absent.
+    Optional(Option<Box<Value>>),
+}
+
+impl Value {
+    /// The tensor, if it is one (a present optional tensor counts).
+    pub fn as_tensor(&self) -> Option<&Tensor> {
+        match self {
+            Self::Tensor(tensor) => Some(tensor),
+            Self::Optional(Some(inner)) => inner.as_tensor(),
+            _ => None,
+        }
+    }
+}
+
+impl From<Tensor> for Value {
+    fn from(tensor: Tensor) -> Self {
+        Self::Tensor(tensor)
+    }
+}
+
+/// Values by name: what a model is fed with, or what it gave.
+pub type Feed = Vec<(String, Value)>;
+
+/// One dimension of a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PortDim {
+    /// A fixed size.
+    Fixed(usize),
+    /// Any size, the same wherever this name stands.
+    Symbol(String),
+    /// Any size.
+    Unknown,
+}
+
+impl fmt::Display for PortDim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fixed(size) => write!(f, "{size}"),
+            Self::Symbol(name) => f.write_str(name),
+            Self::Unknown => f.write_str("?"),
+        }
+    }
+}
+
+/// The type of a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A dense tensor.
+    Tensor {
+        /// Element type.
+        dtype: DataType,
+        /// Dimensions; `None` if the number of dimensions is not known.
+        dims: Option<Vec<PortDim>>,
+    },
+    /// A sequence of such values.
+    Sequence(Box<Kind>),
+    /// Such a value, or none.
+    Optional(Box<Kind>),
+    /// A map.
+    Map {
+        /// Element type of the keys.
+        key: DataType,
+        /// Element type of the values.
+        value: DataType,
+    },
+    /// A type this crate does not know, in the engine's words.
+    Other(String),
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tensor { dtype, dims: None } => write!(f, "{dtype}"),
+            Self::Tensor { dtype, dims: Some(dims) } => {
+                let dims: Vec<_> = dims.iter().map(ToString::to_string).collect();
+                write!(f, "{dtype}[{}]", dims.join(", "))
+            }
+            Self::Sequence(inner) => write!(f, "seq({inner})"),
+            Self::Optional(inner) => write!(f, "optional({inner})"),
+            Self::Map { key, value } => write!(f, "map({key}, {value})"),
+            Self::Other(text) => f.write_str(text),
+        }
+    }
+}
+
+impl Kind {
+    /// Whether `value` may stand here; if not, what it is and what is taken.
+    pub fn accepts(&self, value: &Value) -> Result<(), String> {
+        let fits = match (self, value) {
+            (Self::Tensor { dtype, dims }, Value::Tensor(tensor)) => {
+                *dtype == tensor.dtype() && fits(dims.as_deref(), tensor.shape())
+            }
+            (Self::Sequence(kind), Value::Sequence(items)) => {
+                return items.iter().try_for_each(|item| kind.accepts(item));
+            }
+            (Self::Optional(_), Value::Optional(None)) => true,
+            (Self::Optional(kind), Value::Optional(Some(inner))) => return kind.accepts(inner),
+            (Self::Optional(kind), value) => return kind.accepts(value),
+            (Self::Map { key, value }, Value::Map { keys, values }) => {
+                *key == keys.dtype() && *value == values.dtype()
+            }
+            (Self::Other(_), _) => true,
+            _ => false,
+        };
+        if fits { Ok(()) } else { Err(format!("takes {self}, not {}", describe(value))) }
+    }
+}
+
+fn fits(dims: Option<&[PortDim]>, shape: &[usize]) -> bool {
+    let same = |(dim, size): (&PortDim, &usize)| !matches!(dim, PortDim::Fixed(n) if n != size);
+    dims.is_none_or(|dims| dims.len() == shape.len() && dims.iter().zip(shape).all(same))
+}
+
+/// `value`'s type in the notation of [`Kind`].
+pub(crate) fn describe(value: &Value) -> String {
+    match value {
+        Value::Tensor(tensor) => {
+            let dims: Vec<_> = tensor.shape().iter().map(ToString::to_string).collect();
+            format!("{}[{}]", tensor.dtype(), dims.join(", "))
+        }
+        Value::Sequence(items) => match items.first() {
+            Some(first) => format!("seq({})", describe(first)),
+            None => "an empty sequence".to_owned(),
+        },
+        Value::Map { keys, values } => format!("map({}, {})", keys.dtype(), values.dtype()),
+        Value::Optional(Some(inner)) => format!("optional({})", describe(inner)),
+        Value::Optional(None) => "an absent value".to_owned(),
+    }
+}
+
+/// An input or output of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// Its name in the graph.
+    pub name: String,
+    /// Its type.
+    pub kind: Kind,
+}
+
+impl Port {
+    /// A dense tensor's port.
+    pub fn tensor(name: &str, dtype: DataType, dims: &[PortDim]) -> Self {
+        Self { name: name.to_owned(), kind: Kind::Tensor { dtype, dims: Some(dims.to_vec()) } }
+    }
+
+    /// The dimensions, if it takes a tensor of known rank.
+    pub fn dims(&self) -> Option<&[PortDim]> {
+        match &self.kind {
+            Kind::Tensor { dims, .. } => dims.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// The element type, if it takes a tensor.
+    pub fn dtype(&self) -> Option<DataType> {
+        match &self.kind {
+            Kind::Tensor { dtype, .. } => Some(*dtype),
+            _ => None,
+        }
+    }
+}
+
+/// Where a model is.
+#[derive(Clone, Debug)]
+pub enum ModelSource {
+    /// In a file; external data lies beside it.
+    File(PathBuf),
+    /// In memory.
+    Bytes {
+        /// The serialised model.
+        bytes: Bytes,
+        /// The folder that paths of external data start from.
+        folder: Option<PathBuf>,
+    },
+}
+
+impl ModelSource {
+    /// A model in memory without external data.
+    pub fn bytes(bytes: impl Into<Bytes>) -> Self {
+        Self::Bytes { bytes: bytes.into(), folder: None }
+    }
+}
+
+impl From<PathBuf> for ModelSource {
+    fn from(path: PathBuf) -> Self {
+        Self::File(path)
+    }
+}
+
+impl fmt::Display for ModelSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "`{}`", path.display()),
+            Self::Bytes { .. } => f.write_str("the model"),
+        }
+    }
+}
+
+/// How much an engine may rewrite a model while it loads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Optimize {
+    /// Nothing: what the file says is what runs.
+    Off,
+    /// Redundancies are removed.
+    Basic,
+    /// Operators are fused.
+    Extended,
+    /// Everything, memory layout too: how a model runs when deployed.
+    #[default]
+    All,
+}
+
+/// How a model is loaded.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// Threads within one operator; 0 leaves it to the engine.
+    pub threads: usize,
+    /// The engine's own optimizations.
+    pub optimize: Optimize,
+    /// Libraries of custom operators; they run with all rights of this process, so only what the user
+    /// named belongs here.
+    pub custom_op_libraries: Vec<PathBuf>,
+    /// Whether idle threads spin instead of sleeping; faster between runs, and in everybody else's way.
+    pub spinning: bool,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self { threads: 1, optimize: Optimize::All, custom_op_libraries: Vec::new(), spinning: false }
+    }
+}
+
+impl LoadOptions {
+    /// The same options with another level of optimization.
+    #[must_use]
+    pub fn with_optimize(&self, optimize: Optimize) -> Self {
+        Self { optimize, ..self.clone() }
+    }
+}
+
+/// Something that runs ONNX models.
+pub trait Engine: Send + Sync {
+    /// What people call it.
+    fn name(&self) -> &str;
+
+    /// Its version.
+    fn version(&self) -> String;
+
+    /// Load `model`.
+    fn load(&self, model: &ModelSource, options: &LoadOptions) -> Result<Box<dyn Session>, EngineError>;
+}
+
+/// A loaded model.
+pub trait Session: Send {
+    /// What has to be fed, in the model's order, without inputs that have a default.
+    fn inputs(&self) -> &[Port];
+
+    /// What comes out, in the model's order.
+    fn outputs(&self) -> &[Port];
+
+    /// Convert `feeds` once for many runs. Optional inputs may be left out.
+    fn prepare(&mut self, feeds: &[(String, Value)]) -> Result<Prepared, EngineError>;
+
+    /// Run and leave the outputs with the engine: what timing measures.
+    fn run_prepared(&mut self, feeds: &Prepared) -> Result<(), EngineError>;
+
+    /// Run and give the outputs, in the model's order.
+    fn run(&mut self, feeds: &[(String, Value)]) -> Result<Feed, EngineError>;
+}
+
+/// Feeds in the form that one session takes.
+pub struct Prepared(pub(crate) Box<dyn Any + Send>);
+
+impl fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Prepared")
+    }
+}
+
+/// Check `feeds` against `inputs`: no required input is missing and each value fits its port. Names that
+/// are no port are left to the engine: they may be inputs with a default.
+pub(crate) fn check_feeds(inputs: &[Port], feeds: &[(String, Value)]) -> Result<(), EngineError> {
+    for port in inputs {
+        match feeds.iter().find(|(name, _)| *name == port.name) {
+            Some((_, value)) => port
+                .kind
+                .accepts(value)
+                .map_err(|reason| EngineError::Input { input: port.name.clone(), reason })?,
+            None if matches!(port.kind, Kind::Optional(_)) => {}
+            None => {
+                let reason = format!("needs a value of type {}", port.kind);
+                return Err(EngineError::Input { input: port.name.clone(), reason });
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port() -> Port {
+        Port::tensor("x", DataType::Float, &[PortDim::Symbol("n".into()), PortDim::Fixed(2)])
+    }
+
+    fn feed(name: &str, tensor: Tensor) -> Feed {
+        vec![(name.to_owned(), tensor.into())]
+    }
+
+    #[test]
+    fn a_feed_that_does_not_fit_is_told_what_is_taken() {
+        let good = Tensor::from_slice(&[3, 2], &[0_f32; 6]).unwrap();
+        assert!(check_feeds(&[port()], &feed("x", good.clone())).is_ok());
+        let text = |feeds: Feed| check_feeds(&[port()], &feeds).unwrap_err().to_string();
+        assert_eq!(text(feed("y", good)), "input `x` needs a value of type float[n, 2]");
+        let wide = Tensor::from_slice(&[3, 1], &[0_f32; 3]).unwrap();
+        assert_eq!(text(feed("x", wide)), "input `x` takes float[n, 2], not float[3, 1]");
+        let ints = Tensor::from_slice(&[1, 2], &[0_i64; 2]).unwrap();
+        assert_eq!(text(feed("x", ints)), "input `x` takes float[n, 2], not int64[1, 2]");
+    }
+
+    #[test]
+    fn optional_inputs_may_be_missing_absent_or_plain() {
+        let port = Port { name: "x".into(), kind: Kind::Optional(Box::new(port().kind)) };
+        let tensor = Tensor::from_slice(&[1, 2], &[0_f32; 2]).unwrap();
+        assert!(check_feeds(std::slice::from_ref(&port), &[]).is_ok());
+        assert!(port.kind.accepts(&Value::Optional(None)).is_ok());
+        assert!(port.kind.accepts(&tensor.into()).is_ok());
+        assert!(port.kind.accepts(&Value::Sequence(vec![])).is_err());
+    }
+}

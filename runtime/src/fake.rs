@@ -1,0 +1,90 @@
+//! An engine for tests: its models are named by their bytes and add a number.
+
+use crate::{
+    Engine, EngineError, Feed, LoadOptions, ModelSource, Optimize, Port, PortDim, Prepared, Session, Value,
+};
+use pare_graph::{DataType, Tensor};
+use std::{collections::HashMap, time::Duration};
+
+/// A model `y = x + offset`.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Fake {
+    pub offset: f32,
+    /// Added to the offset when optimizations are on.
+    pub noise: f32,
+    /// Fails if the first number is at least this.
+    pub fails_at: Option<f32>,
+    /// How long a run takes.
+    pub takes: Duration,
+}
+
+impl Fake {
+    pub fn adding(offset: f32) -> Self {
+        Self { offset, ..Self::default() }
+    }
+}
+
+pub(crate) struct FakeEngine(HashMap<&'static [u8], Fake>);
+
+impl FakeEngine {
+    pub fn of<const N: usize>(models: [(&'static str, Fake); N]) -> Self {
+        Self(models.into_iter().map(|(name, model)| (name.as_bytes(), model)).collect())
+    }
+}
+
+pub(crate) fn feed(name: &str, values: &[f32]) -> Feed {
+    vec![(name.to_owned(), Tensor::vector(values).into())]
+}
+
+impl Engine for FakeEngine {
+    fn name(&self) -> &str {
+        "fake"
+    }
+
+    fn version(&self) -> String {
+        "0".to_owned()
+    }
+
+    fn load(&self, model: &ModelSource, options: &LoadOptions) -> Result<Box<dyn Session>, EngineError> {
+        let ModelSource::Bytes { bytes, .. } = model else { unreachable!() };
+        let Some(found) = self.0.get(&bytes[..]) else {
+            let (engine, model) = ("fake".to_owned(), model.to_string());
+            return Err(EngineError::Load { engine, model, reason: "it is not known".to_owned() });
+        };
+        let mut fake = found.clone();
+        if options.optimize != Optimize::Off {
+            fake.offset += fake.noise;
+        }
+        Ok(Box::new(FakeSession(fake, [Port::tensor("x", DataType::Float, &[PortDim::Unknown])])))
+    }
+}
+
+struct FakeSession(Fake, [Port; 1]);
+
+impl Session for FakeSession {
+    fn inputs(&self) -> &[Port] {
+        &self.1
+    }
+
+    fn outputs(&self) -> &[Port] {
+        &self.1
+    }
+
+    fn prepare(&mut self, feeds: &[(String, Value)]) -> Result<Prepared, EngineError> {
+        Ok(Prepared(Box::new(feeds.to_vec())))
+    }
+
+    fn run_prepared(&mut self, feeds: &Prepared) -> Result<(), EngineError> {
+        self.run(feeds.0.downcast_ref::<Feed>().unwrap()).map(drop)
+    }
+
+    fn run(&mut self, feeds: &[(String, Value)]) -> Result<Feed, EngineError> {
+        std::thread::sleep(self.0.takes);
+        let values = feeds[0].1.as_tensor().unwrap().to_vec::<f32>().unwrap();
+        if self.0.fails_at.is_some_and(|limit| values[0] >= limit) {
+            let reason = "it does not want to".to_owned();
+            return Err(EngineError::Run { engine: "fake".to_owned(), reason });
+        }
+        Ok(feed("y", &values.iter().map(|value| value + self.0.offset).collect::<Vec<_>>()))
+    }
+}

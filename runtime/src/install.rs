@@ -1,0 +1,339 @@
+//! Fetching the ONNX Runtime this crate is tested with.
+//!
+//! The library is taken out of the wheel that the ONNX Runtime project publishes on PyPI, fetched by the
+//! user's own `pip` (so mirrors and proxies are already set up) and checked against the hash below.
+
+use crate::{error::tidy, locate};
+use sha2::{Digest, Sha256};
+use std::{
+    ffi::OsString,
+    fs::{self, File},
+    io::{self, Read},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+/// The version that is fetched.
+pub const VERSION: &str = "1.32.0";
+
+/// A wheel of [`VERSION`]. The library is the same for every Python, so one tag per platform is enough.
+struct Wheel {
+    os: &'static str,
+    arch: &'static str,
+    platform: &'static str,
+    sha256: &'static str,
+}
+
+const WHEELS: [Wheel; 4] = [
+    Wheel {
+        os: "linux",
+        arch: "x86_64",
+        platform: "manylinux_2_28_x86_64",
+        sha256: "99e1074c4b2197accd5073052a465361be17b89c093b8ffb6e6bd8f986c52df8",
+    },
+    Wheel {
+        os: "linux",
+        arch: "aarch64",
+        platform: "manylinux_2_28_aarch64",
+        sha256: "e36c187006e7a7c8b8d6d57f1a209dd63f52430dca6c282b177718ad6b841054",
+    },
+    Wheel {
+        os: "macos",
+        arch: "aarch64",
+        platform: "macosx_14_0_arm64",
+        sha256: "d52510bbbcc880c13b826f7d75cdf33ac5cf0bb864d960000fc29ce73f0cb83e",
+    },
+    Wheel {
+        os: "windows",
+        arch: "x86_64",
+        platform: "win_amd64",
+        sha256: "efe7456952c243a05a53d5b8732953625144642c2f3989094277f6217f0c0c40",
+    },
+];
+
+/// No library in a wheel is larger; a limit against archives that lie.
+const LARGEST: u64 = 1 << 30;
+
+/// Why nothing was installed.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    /// There is no wheel for this machine.
+    #[error("there is no ONNX Runtime {VERSION} wheel for {0}")]
+    Platform(String),
+    /// Neither `PARE_CACHE` nor a home folder is set.
+    #[error("no folder is known to keep the library in")]
+    NoCache,
+    /// Python could not be started.
+    #[error("python3 was not found")]
+    NoPython,
+    /// `pip` failed.
+    #[error("pip could not fetch ONNX Runtime {VERSION}: {0}")]
+    Pip(String),
+    /// The wheel is not the one that was expected.
+    #[error("the wheel `{file}` has SHA-256 {got}, not {wanted}")]
+    Hash {
+        /// Name of the wheel.
+        file: String,
+        /// The expected hash.
+        wanted: String,
+        /// Its hash.
+        got: String,
+    },
+    /// The wheel could not be read.
+    #[error("the wheel cannot be read: {0}")]
+    Archive(String),
+    /// The library was unpacked and cannot be used on this machine.
+    #[error("the library cannot be used: {0}")]
+    Library(String),
+    /// The file system said no.
+    #[error("`{}` cannot be written: {error}", path.display())]
+    Io {
+        /// What was touched.
+        path: PathBuf,
+        /// The system's words.
+        error: io::Error,
+    },
+}
+
+impl InstallError {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        let by_hand = "or point ORT_DYLIB_PATH at an ONNX Runtime library of 1.18 or later";
+        Some(match self {
+            Self::Platform(_) | Self::Library(_) => {
+                "point ORT_DYLIB_PATH at an ONNX Runtime library built for this machine".to_owned()
+            }
+            Self::NoCache | Self::Io { .. } => "set PARE_CACHE to a folder that can be written".to_owned(),
+            Self::NoPython => format!("install Python with pip, {by_hand}"),
+            Self::Pip(reason) if reason.contains("No module named pip") => {
+                format!("install pip (`python3 -m ensurepip`), {by_hand}")
+            }
+            Self::Pip(_) => format!("check the network, {by_hand}"),
+            Self::Hash { .. } | Self::Archive(_) => {
+                format!("the index or mirror that pip asks gave another file; try again, {by_hand}")
+            }
+        })
+    }
+}
+
+/// Where the library is kept: `$PARE_CACHE` or the system's folder for caches.
+pub fn folder() -> Option<PathBuf> {
+    folder_in(&|name| std::env::var_os(name))
+}
+
+pub(crate) fn folder_in(lookup: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let path = |name: &str| lookup(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let own = path("PARE_CACHE");
+    let system = || {
+        let base = if cfg!(windows) {
+            path("LOCALAPPDATA")
+        } else if cfg!(target_os = "macos") {
+            path("HOME").map(|home| home.join("Library").join("Caches"))
+        } else {
+            let wanted = path("XDG_CACHE_HOME").filter(|folder| folder.is_absolute());
+            wanted.or_else(|| path("HOME").map(|home| home.join(".cache")))
+        };
+        base.map(|base| base.join("pare"))
+    };
+    own.or_else(system).map(|root| root.join(format!("onnxruntime-{VERSION}")))
+}
+
+/// The library in our folder, if it is there and can be used.
+pub fn installed() -> Option<PathBuf> {
+    library_in(&folder()?)
+}
+
+fn library_in(folder: &Path) -> Option<PathBuf> {
+    let files = fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path());
+    files.into_iter().find(|path| locate::is_library(path) && locate::probe(path).is_ok())
+}
+
+/// Fetch the library unless it is there already, and give its path. `progress` hears one line before
+/// anything is fetched.
+pub fn install(progress: &mut dyn FnMut(&str)) -> Result<PathBuf, InstallError> {
+    install_to(&folder().ok_or(InstallError::NoCache)?, progress)
+}
+
+fn install_to(folder: &Path, progress: &mut dyn FnMut(&str)) -> Result<PathBuf, InstallError> {
+    if let Some(path) = library_in(folder) {
+        return Ok(path);
+    }
+    let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
+    let wheel = WHEELS.iter().find(|wheel| (wheel.os, wheel.arch) == (os, arch));
+    let wheel = wheel.ok_or_else(|| InstallError::Platform(format!("{os} on {arch}")))?;
+
+    let root = folder.parent().ok_or(InstallError::NoCache)?;
+    fs::create_dir_all(root).map_err(at(root))?;
+    // Beside its later place, so that a rename moves it.
+    let work = tempfile::tempdir_in(root).map_err(at(root))?;
+    progress(&format!("fetching ONNX Runtime {VERSION} with pip (once, into {})", folder.display()));
+    let file = download(wheel, work.path())?;
+    check_hash(&file, wheel.sha256)?;
+
+    let unpacked = work.path().join("unpacked");
+    fs::create_dir(&unpacked).map_err(at(&unpacked))?;
+    unpack(&file, &unpacked)?;
+    let path = library_in(&unpacked).ok_or_else(|| why_unusable(&unpacked))?;
+    let name = path.file_name().unwrap_or_default().to_owned();
+    // A folder without a usable library is a leftover of ours; a usable one comes from another process
+    // that was faster.
+    if folder.exists() && library_in(folder).is_none() {
+        fs::remove_dir_all(folder).map_err(at(folder))?;
+    }
+    match fs::rename(&unpacked, folder) {
+        Err(error) if library_in(folder).is_none() => Err(at(folder)(error)),
+        _ => Ok(folder.join(name)),
+    }
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> InstallError {
+    let path = path.to_owned();
+    move |error| InstallError::Io { path, error }
+}
+
+fn why_unusable(folder: &Path) -> InstallError {
+    let files = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    match files.into_iter().find(|path| locate::is_library(path)) {
+        Some(path) => InstallError::Library(locate::probe(&path).err().unwrap_or_default()),
+        None => InstallError::Archive("it holds no library".to_owned()),
+    }
+}
+
+/// Let `pip` fetch the wheel into `folder`. That folder is also where it runs: modules that lie in the
+/// user's current folder must not be imported.
+fn download(wheel: &Wheel, folder: &Path) -> Result<PathBuf, InstallError> {
+    let wanted = format!("onnxruntime=={VERSION}");
+    let options =
+        ["--quiet", "--disable-pip-version-check", "--no-input", "--no-deps", "--only-binary=:all:"];
+    let target = ["--python-version", "3.12", "--implementation", "cp", "--abi", "cp312"];
+    let start = |python: &str| {
+        let mut command = Command::new(python);
+        command.args(["-m", "pip", "download"]).args(options).args(target);
+        command.args(["--platform", wheel.platform, "--dest", ".", &wanted]);
+        command.current_dir(folder).stdin(Stdio::null()).output()
+    };
+    let output = match start("python3") {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => start("python"),
+        result => result,
+    };
+    let output = output.map_err(|_| InstallError::NoPython)?;
+    if !output.status.success() {
+        return Err(InstallError::Pip(last_error(&output.stderr)));
+    }
+    let file = folder.join(format!("onnxruntime-{VERSION}-cp312-cp312-{}.whl", wheel.platform));
+    if file.is_file() { Ok(file) } else { Err(InstallError::Pip("it gave another file".to_owned())) }
+}
+
+/// The line of pip's output that says what went wrong: the last one marked as an error, or the last.
+fn last_error(output: &[u8]) -> String {
+    let text = String::from_utf8_lossy(output);
+    let mut lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    lines.reverse();
+    let marked = lines.iter().find_map(|line| line.strip_prefix("ERROR: "));
+    tidy(marked.or(lines.first().copied()).unwrap_or_default())
+}
+
+fn check_hash(file: &Path, wanted: &str) -> Result<(), InstallError> {
+    let mut hash = Sha256::new();
+    let mut reader = File::open(file).map_err(at(file))?;
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match reader.read(&mut buffer).map_err(at(file))? {
+            0 => break,
+            n => hash.update(&buffer[..n]),
+        }
+    }
+    let got: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    if got == wanted {
+        return Ok(());
+    }
+    let file = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Err(InstallError::Hash { file, wanted: wanted.to_owned(), got })
+}
+
+/// Take the library and its helper, and nothing else, out of a wheel.
+fn unpack(file: &Path, to: &Path) -> Result<(), InstallError> {
+    let broken = |error: zip::result::ZipError| InstallError::Archive(tidy(&error.to_string()));
+    let mut archive = zip::ZipArchive::new(File::open(file).map_err(at(file))?).map_err(broken)?;
+    for index in 0..archive.len() {
+        let entry = archive.by_index(index).map_err(broken)?;
+        let name = String::from_utf8_lossy(entry.name_raw()).into_owned();
+        let Some(name) = name.strip_prefix("onnxruntime/capi/") else { continue };
+        let helper = name.contains("onnxruntime_providers_shared");
+        if name.contains(['/', '\\']) || !(helper || locate::is_library(Path::new(name))) {
+            continue;
+        }
+        let path = to.join(name);
+        let mut out = File::create(&path).map_err(at(&path))?;
+        let size = io::copy(&mut entry.take(LARGEST), &mut out).map_err(at(&path))?;
+        if size == LARGEST {
+            return Err(InstallError::Archive(format!("`{name}` is larger than it can be")));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn the_folder_follows_the_environment() {
+        let lookup = |name: &str| match name {
+            "PARE_CACHE" => Some("/cache".into()),
+            "HOME" => Some("/home".into()),
+            _ => None,
+        };
+        assert_eq!(folder_in(&lookup), Some(Path::new("/cache").join("onnxruntime-1.32.0")));
+        if cfg!(target_os = "linux") {
+            let home = |name: &str| (name == "HOME").then(|| "/home".into());
+            assert_eq!(folder_in(&home), Some("/home/.cache/pare/onnxruntime-1.32.0".into()));
+        }
+        assert_eq!(folder_in(&|_| None), None);
+    }
+
+    #[test]
+    fn another_file_than_expected_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.whl");
+        fs::write(&file, "abc").unwrap();
+        let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert!(check_hash(&file, abc).is_ok());
+        let error = check_hash(&file, "00").unwrap_err();
+        assert_eq!(error.to_string(), format!("the wheel `a.whl` has SHA-256 {abc}, not 00"));
+    }
+
+    #[test]
+    fn only_the_libraries_are_unpacked() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.whl");
+        let mut archive = zip::ZipWriter::new(File::create(&file).unwrap());
+        let library = match std::env::consts::OS {
+            "windows" => "onnxruntime.dll",
+            "macos" => "libonnxruntime.1.32.0.dylib",
+            _ => "libonnxruntime.so.1.32.0",
+        };
+        let inside = format!("onnxruntime/capi/{library}");
+        for name in [inside.as_str(), "onnxruntime/capi/x.py", "onnxruntime/capi/../../evil.so", "evil.so"] {
+            archive.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
+            archive.write_all(b"data").unwrap();
+        }
+        archive.finish().unwrap();
+        let to = folder.path().join("to");
+        fs::create_dir(&to).unwrap();
+        unpack(&file, &to).unwrap();
+        let found: Vec<_> = fs::read_dir(&to).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(found, [library]);
+        assert!(matches!(why_unusable(&to), InstallError::Library(_)));
+    }
+
+    #[test]
+    fn pip_errors_are_told_in_one_line() {
+        let output = b"WARNING: retrying\nERROR: Could not find a version.\nERROR: No matching distribution found.\n\n[notice] x";
+        assert_eq!(last_error(output), "No matching distribution found");
+        let missing = last_error(b"/usr/bin/python3: No module named pip\n");
+        assert_eq!(missing, "/usr/bin/python3: No module named pip");
+        assert!(InstallError::Pip(missing).hint().unwrap().contains("ensurepip"));
+    }
+}

@@ -1,0 +1,319 @@
+//! Finding an ONNX Runtime library on this machine.
+//!
+//! Order: the path that was asked for, `ORT_DYLIB_PATH`, our own folder, `onnxruntime/capi` of the active
+//! virtual environment and of the Python in `PATH`, the system's library folders. The first two are
+//! wishes: when they cannot be used, nothing else is taken in their place.
+
+use crate::{EngineError, error::tidy};
+use std::{
+    cmp::Reverse,
+    ffi::{CStr, OsString},
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+/// The oldest 1.x release whose interface this crate can use.
+const OLDEST_MINOR: u32 = ort::MINOR_VERSION;
+
+/// A library that can be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Located {
+    /// The library file.
+    pub path: PathBuf,
+    /// Its version, such as `1.32.0`.
+    pub version: String,
+    /// Where it was found, in words.
+    pub from: String,
+}
+
+/// A place that was looked at in vain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tried {
+    /// The place, in words or as a path.
+    pub from: String,
+    /// What was wrong.
+    pub reason: String,
+}
+
+/// A library file that was found, whether it can be used or not.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// The library file.
+    pub path: PathBuf,
+    /// Where it was found, in words.
+    pub from: String,
+    /// Its version, or why it cannot be used.
+    pub version: Result<String, String>,
+}
+
+/// The first usable library. `wish` is a library file or a folder that holds one.
+pub fn locate(wish: Option<&Path>) -> Result<Located, EngineError> {
+    locate_in(wish, &|name| std::env::var_os(name))
+}
+
+/// Every library found, in the order in which they would be taken.
+pub fn candidates(wish: Option<&Path>) -> Vec<Candidate> {
+    let lookup = |name: &str| std::env::var_os(name);
+    let places = wishes(wish, &lookup).into_iter().chain(usual_places(&lookup));
+    let files = places.flat_map(|place| {
+        let from = place.from;
+        place.files.into_iter().map(move |path| (path, from.clone()))
+    });
+    files.map(|(path, from)| Candidate { version: probe(&path), path, from }).collect()
+}
+
+type Lookup<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
+/// A place to look at, and the library files there.
+struct Place {
+    from: String,
+    root: PathBuf,
+    files: Vec<PathBuf>,
+}
+
+impl Place {
+    fn new(from: &str, root: PathBuf) -> Self {
+        let files = if root.is_dir() { libraries_in(&root) } else { vec![root.clone()] };
+        Self { from: from.to_owned(), root, files }
+    }
+
+    fn folder(from: &str, root: PathBuf) -> Self {
+        Self { from: from.to_owned(), files: libraries_in(&root), root }
+    }
+
+    /// The first file that can be used, or why none can.
+    fn first(&self) -> Result<Located, String> {
+        let mut reasons = Vec::new();
+        for path in &self.files {
+            match probe(path) {
+                Ok(version) => {
+                    return Ok(Located { path: path.clone(), version, from: self.from.clone() });
+                }
+                Err(reason) => reasons.push(reason),
+            }
+        }
+        if reasons.is_empty() {
+            return Err(format!("no library in `{}`", self.root.display()));
+        }
+        Err(reasons.join("; "))
+    }
+}
+
+fn locate_in(wish: Option<&Path>, lookup: Lookup) -> Result<Located, EngineError> {
+    if let Some(place) = wishes(wish, lookup).first() {
+        let (path, from) = (place.root.clone(), place.from.clone());
+        return place.first().map_err(|reason| EngineError::Library { path, from, reason });
+    }
+    let mut tried = Vec::new();
+    for place in usual_places(lookup) {
+        match place.first() {
+            Ok(located) => return Ok(located),
+            Err(reason) => tried.push(Tried { from: place.from, reason }),
+        }
+    }
+    Err(EngineError::NotFound(tried))
+}
+
+/// What the user asked for by name; the first one binds.
+fn wishes(wish: Option<&Path>, lookup: Lookup) -> Vec<Place> {
+    let option = wish.map(|path| Place::new("the path given", path.to_owned()));
+    let variable = lookup("ORT_DYLIB_PATH").filter(|value| !value.is_empty());
+    let variable = variable.map(|value| Place::new("ORT_DYLIB_PATH", value.into()));
+    option.into_iter().chain(variable).collect()
+}
+
+/// The places looked at without being asked. An iterator, because asking Python takes a moment.
+fn usual_places<'a>(lookup: Lookup<'a>) -> impl Iterator<Item = Place> + 'a {
+    let own = crate::install::folder_in(lookup).map(|folder| Place::folder("installed by pare", folder));
+    let environment = lookup("VIRTUAL_ENV").into_iter().flat_map(|root| environment_sites(root.as_ref()));
+    let environment = environment.map(|site| Place::folder("VIRTUAL_ENV", capi(&site)));
+    let python = std::iter::once_with(python_sites).flatten();
+    let python = python.map(|site| Place::folder("Python's site-packages", capi(&site)));
+    let system = system_folders(lookup).into_iter().map(|folder| Place::folder("system libraries", folder));
+    own.into_iter().chain(environment).chain(python).chain(system)
+}
+
+fn capi(site_packages: &Path) -> PathBuf {
+    site_packages.join("onnxruntime").join("capi")
+}
+
+/// `site-packages` of a virtual environment.
+fn environment_sites(root: &Path) -> Vec<PathBuf> {
+    if cfg!(windows) {
+        return vec![root.join("Lib").join("site-packages")];
+    }
+    let versions = fs::read_dir(root.join("lib")).into_iter().flatten().flatten();
+    let versions = versions.filter(|entry| entry.file_name().to_string_lossy().starts_with("python"));
+    versions.map(|entry| entry.path().join("site-packages")).collect()
+}
+
+/// `site-packages` of the Python in `PATH`. Isolated mode keeps modules of the current folder out.
+fn python_sites() -> Vec<PathBuf> {
+    const ASK: &str = "import site, sysconfig\n\
+        for p in (sysconfig.get_path('platlib'), sysconfig.get_path('purelib'), site.getusersitepackages()): print(p)";
+    let ask = |python: &&str| {
+        let mut command = Command::new(python);
+        let output = command.args(["-I", "-c", ASK]).stdin(Stdio::null()).output().ok()?;
+        output.status.success().then_some(output.stdout)
+    };
+    let Some(answer) = ["python3", "python"].iter().find_map(ask) else { return Vec::new() };
+    let mut sites: Vec<_> = String::from_utf8_lossy(&answer).lines().map(PathBuf::from).collect();
+    sites.dedup();
+    sites
+}
+
+fn system_folders(lookup: Lookup) -> Vec<PathBuf> {
+    let variable = if cfg!(target_os = "macos") { "DYLD_LIBRARY_PATH" } else { "LD_LIBRARY_PATH" };
+    let listed = lookup(variable).unwrap_or_default();
+    let listed: Vec<_> = std::env::split_paths(&listed).filter(|path| path.is_absolute()).collect();
+    let usual: &[&str] = if cfg!(target_os = "macos") {
+        &["/opt/homebrew/lib", "/usr/local/lib"]
+    } else if cfg!(windows) {
+        // The copy in System32 belongs to the system and is too old.
+        &[]
+    } else {
+        &[
+            "/usr/local/lib",
+            "/usr/lib",
+            "/usr/lib64",
+            "/usr/lib/x86_64-linux-gnu",
+            "/usr/lib/aarch64-linux-gnu",
+            "/opt/onnxruntime/lib",
+        ]
+    };
+    listed.into_iter().chain(usual.iter().map(PathBuf::from)).collect()
+}
+
+/// ONNX Runtime's library files in a folder, the newest first.
+fn libraries_in(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut found: Vec<_> = entries.map(|entry| entry.path()).filter(|path| is_library(path)).collect();
+    // Numbers, so that 1.32 comes before 1.9; the longer name of two is the file, the other a link to it.
+    found.sort_by_cached_key(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let numbers = name.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse::<u32>().ok());
+        Reverse(numbers.collect::<Vec<_>>())
+    });
+    found
+}
+
+/// Whether the file's name is that of ONNX Runtime's main library on this system.
+pub(crate) fn is_library(path: &Path) -> bool {
+    let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return false };
+    if cfg!(windows) {
+        return name.eq_ignore_ascii_case("onnxruntime.dll");
+    }
+    let Some(rest) = name.strip_prefix("libonnxruntime.") else { return false };
+    if cfg!(target_os = "macos") { rest.ends_with("dylib") } else { rest == "so" || rest.starts_with("so.") }
+}
+
+/// The version of the library at `path`, or why it cannot be used. Loads it, which runs its initialisers.
+#[allow(unsafe_code)]
+pub fn probe(path: &Path) -> Result<String, String> {
+    if !path.is_file() {
+        return Err(format!("no file `{}`", path.display()));
+    }
+    // SAFETY: loading runs the library's initialisers; the caller asks for exactly that.
+    let library = unsafe { libloading::Library::new(path) }.map_err(|e| tidy(&e.to_string()))?;
+    type Base = unsafe extern "C" fn() -> *const ort::sys::OrtApiBase;
+    // SAFETY: ONNX Runtime exports the function with this type in every version.
+    let base = unsafe { library.get::<Base>(b"OrtGetApiBase\0") };
+    let base = base.map_err(|_| format!("`{}` is not ONNX Runtime", path.display()))?;
+    // SAFETY: the function takes nothing and gives a table that lives as long as the library; the version
+    // is a string constant in it.
+    let version = unsafe {
+        let Some(base) = base().as_ref() else { return Err("it has no interface".to_owned()) };
+        CStr::from_ptr((base.GetVersionString)()).to_string_lossy().into_owned()
+    };
+    // Unloading would run destructors of a library that is about to be used.
+    std::mem::forget(library);
+    if minor(&version).is_some_and(|minor| minor >= OLDEST_MINOR) {
+        return Ok(version);
+    }
+    Err(format!("`{}` is version {version}, and 1.{OLDEST_MINOR} or later is needed", path.display()))
+}
+
+/// 32 of `1.32.0`.
+fn minor(version: &str) -> Option<u32> {
+    version.strip_prefix("1.")?.split('.').next()?.parse().ok()
+}
+
+/// The library of custom operators that Python's `onnxruntime_extensions` brings, if it is installed.
+/// Only to be loaded when the user asked for it.
+pub fn extensions_library() -> Option<PathBuf> {
+    let environment = std::env::var_os("VIRTUAL_ENV");
+    let sites = environment.into_iter().flat_map(|root| environment_sites(root.as_ref()));
+    let sites = sites.chain(std::iter::once_with(python_sites).flatten());
+    let files = sites
+        .flat_map(|site| fs::read_dir(site.join("onnxruntime_extensions")).into_iter().flatten().flatten());
+    let suffix = if cfg!(windows) { ".pyd" } else { ".so" };
+    files.map(|entry| entry.path()).find(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("_extensions_pydll") && name.ends_with(suffix)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wish_that_cannot_be_used_is_an_error_that_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let broken = folder.path().join("libonnxruntime.so.1.99.0");
+        fs::write(&broken, "no library").unwrap();
+        let missing = folder.path().join("missing.so");
+        for path in [&broken, &missing] {
+            let error = locate_in(Some(path), &|_| None).unwrap_err();
+            let text = error.to_string();
+            assert!(text.starts_with("the ONNX Runtime library `"), "{text}");
+            assert!(text.contains(&path.display().to_string()), "{text}");
+            assert!(error.hint().unwrap().contains("pare runtime install"));
+        }
+        let variable = |name: &str| (name == "ORT_DYLIB_PATH").then(|| missing.clone().into_os_string());
+        let text = locate_in(None, &variable).unwrap_err().to_string();
+        assert!(text.contains("(ORT_DYLIB_PATH)"), "{text}");
+    }
+
+    #[test]
+    fn usual_places_are_all_listed_when_none_holds_a_library() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().to_owned();
+        let capi = root.join("lib/python3.12/site-packages/onnxruntime/capi");
+        fs::create_dir_all(&capi).unwrap();
+        let name = if cfg!(windows) { "onnxruntime.dll" } else { "libonnxruntime.so.1.32.0" };
+        fs::write(capi.join(name), "no library").unwrap();
+        let lookup = |name: &str| match name {
+            "VIRTUAL_ENV" | "PARE_CACHE" => Some(root.clone().into_os_string()),
+            _ => None,
+        };
+        let places: Vec<_> = usual_places(&lookup).collect();
+        assert_eq!(places[0].from, "installed by pare");
+        if cfg!(target_os = "linux") {
+            assert_eq!(places[1].files, [capi.join(name)]);
+            assert!(places[1].first().is_err());
+        }
+        assert!(places[0].first().unwrap_err().starts_with("no library in `"));
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_newest_library_comes_first_and_helpers_do_not_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = ["libonnxruntime.so.1.9.0", "libonnxruntime.so.1.32.0", "libonnxruntime.so"];
+        for name in names.iter().chain(&["libonnxruntime_providers_shared.so", "libonnxruntime.txt"]) {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        let found = libraries_in(folder.path());
+        let found: Vec<_> = found.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
+        assert_eq!(found, [names[1], names[0], names[2]]);
+    }
+
+    #[test]
+    fn versions_are_read() {
+        assert_eq!(minor("1.32.0"), Some(32));
+        assert_eq!(minor("2.1"), None);
+        assert_eq!(minor("1.x"), None);
+    }
+}

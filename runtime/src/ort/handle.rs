@@ -1,0 +1,242 @@
+//! Values inside ONNX Runtime, through its C interface.
+//!
+//! The safe wrappers of `ort` know no 4- and 8-bit floats, no absent values and no strings that are not
+//! UTF-8, and panic on some of them. This file calls the interface itself; every `unsafe` of this crate
+//! that runs a model is here.
+#![allow(unsafe_code)]
+
+use super::dtype;
+use crate::{Value, error::tidy};
+use bytes::Bytes;
+use ort::{AsPointer, session::Session, sys};
+use pare_graph::{DataType, Tensor, element_count};
+use std::{
+    ffi::{CString, c_char, c_void},
+    ptr::{self, NonNull},
+    slice,
+};
+
+/// An owned value. Dropping it gives it back.
+pub(super) struct Handle(NonNull<sys::OrtValue>);
+
+// SAFETY: a value belongs to no thread; it is only read once it was made.
+unsafe impl Send for Handle {}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // SAFETY: the pointer is owned and dropped once.
+        unsafe { (ort::api().ReleaseValue)(self.0.as_ptr()) }
+    }
+}
+
+/// Call a function of the interface and turn its status into a result.
+macro_rules! call {
+    ($name:ident($($argument:expr),* $(,)?)) => {{
+        // SAFETY: the arguments point to live values of the types that the interface asks for, which each
+        // caller in this file sees to; a status that comes back is owned.
+        let result = unsafe { ort::Error::result_from_status((ort::api().$name)($($argument),*)) };
+        result.map_err(|error| tidy(error.message()))
+    }};
+}
+
+fn allocator() -> Result<*mut sys::OrtAllocator, String> {
+    let mut allocator = ptr::null_mut();
+    call!(GetAllocatorWithDefaultOptions(&mut allocator))?;
+    Ok(allocator)
+}
+
+impl Handle {
+    fn own(pointer: *mut sys::OrtValue) -> Result<Self, String> {
+        NonNull::new(pointer).map(Self).ok_or_else(|| "value, and gave none back".to_owned())
+    }
+
+    fn ptr(&self) -> *mut sys::OrtValue {
+        self.0.as_ptr()
+    }
+
+    /// A copy of `tensor`. The error names what ONNX Runtime does not take.
+    pub(super) fn tensor(tensor: &Tensor) -> Result<Self, String> {
+        let dtype = tensor.dtype();
+        let element = dtype::to_ort(dtype).ok_or_else(|| format!("{dtype} tensors"))?;
+        let shape: Vec<i64> = tensor.shape().iter().map(|&size| size as i64).collect();
+        let mut value = ptr::null_mut();
+        let made = call!(CreateTensorAsOrtValue(
+            allocator()?,
+            shape.as_ptr(),
+            shape.len(),
+            element.into(),
+            &mut value
+        ));
+        made.map_err(|reason| format!("{dtype} tensors: {reason}"))?;
+        let handle = Self::own(value)?;
+        match tensor.as_strings() {
+            Some(items) => handle.fill_strings(items)?,
+            None => handle.fill(tensor.bytes())?,
+        }
+        Ok(handle)
+    }
+
+    fn fill(&self, bytes: &[u8]) -> Result<(), String> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let data = self.data()?;
+        // SAFETY: the tensor was made for this type and shape, and `bytes` fill exactly these; both packed
+        // the same way.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), data.cast(), bytes.len()) };
+        Ok(())
+    }
+
+    fn fill_strings(&self, items: &[Bytes]) -> Result<(), String> {
+        for (index, item) in items.iter().enumerate() {
+            let mut buffer: *mut c_char = ptr::null_mut();
+            call!(GetResizedStringTensorElementBuffer(self.ptr(), index, item.len(), &mut buffer))?;
+            if !item.is_empty() && !buffer.is_null() {
+                // SAFETY: the buffer was just made as long as the string.
+                unsafe { ptr::copy_nonoverlapping(item.as_ptr(), buffer.cast(), item.len()) };
+            }
+        }
+        Ok(())
+    }
+
+    fn data(&self) -> Result<*mut c_void, String> {
+        let mut data = ptr::null_mut();
+        call!(GetTensorMutableData(self.ptr(), &mut data))?;
+        if data.is_null() { Err("tensor without data".to_owned()) } else { Ok(data) }
+    }
+
+    /// A sequence of copies of `items`, at least one.
+    pub(super) fn sequence(items: &[Self]) -> Result<Self, String> {
+        Self::compose(items, sys::ONNXType::ONNX_TYPE_SEQUENCE)
+    }
+
+    /// A map.
+    pub(super) fn map(keys: Self, values: Self) -> Result<Self, String> {
+        Self::compose(&[keys, values], sys::ONNXType::ONNX_TYPE_MAP)
+    }
+
+    fn compose(parts: &[Self], kind: sys::ONNXType) -> Result<Self, String> {
+        let parts: Vec<*const sys::OrtValue> = parts.iter().map(|part| part.ptr().cast_const()).collect();
+        let mut value = ptr::null_mut();
+        let made = call!(CreateValue(parts.as_ptr(), parts.len(), kind, &mut value));
+        made.map_err(|reason| format!("sequence or map like this: {reason}"))?;
+        Self::own(value)
+    }
+
+    /// A copy of the value, or `None` if it is absent.
+    pub(super) fn read(&self) -> Result<Option<Value>, String> {
+        let mut present = 0;
+        call!(HasValue(self.ptr(), &mut present))?;
+        if present == 0 {
+            return Ok(None);
+        }
+        let mut kind = sys::ONNXType::ONNX_TYPE_UNKNOWN;
+        call!(GetValueType(self.ptr(), &mut kind))?;
+        Ok(Some(match kind {
+            sys::ONNXType::ONNX_TYPE_TENSOR => Value::Tensor(self.read_tensor()?),
+            sys::ONNXType::ONNX_TYPE_SEQUENCE => {
+                let mut count = 0;
+                call!(GetValueCount(self.ptr(), &mut count))?;
+                let item = |index| self.part(index)?.read()?.ok_or_else(|| "absent items".to_owned());
+                Value::Sequence((0..count).map(item).collect::<Result<_, _>>()?)
+            }
+            sys::ONNXType::ONNX_TYPE_MAP => {
+                let (keys, values) = (self.part(0)?.read_tensor()?, self.part(1)?.read_tensor()?);
+                Value::Map { keys, values }
+            }
+            sys::ONNXType::ONNX_TYPE_SPARSETENSOR => return Err("sparse tensors".to_owned()),
+            _ => return Err("opaque values".to_owned()),
+        }))
+    }
+
+    fn part(&self, index: usize) -> Result<Self, String> {
+        let mut value = ptr::null_mut();
+        call!(GetValue(self.ptr(), index as i32, allocator()?, &mut value))?;
+        Self::own(value)
+    }
+
+    fn read_tensor(&self) -> Result<Tensor, String> {
+        let (dtype, shape) = self.type_and_shape()?;
+        let count = element_count(&shape).ok_or("tensor of this size")?;
+        let tensor = if dtype == DataType::String {
+            Tensor::strings(&shape, self.read_strings(count)?)
+        } else {
+            let size = dtype.bytes_for(count).ok_or("tensor of this size")?;
+            let bytes = if size == 0 {
+                Vec::new()
+            } else {
+                // SAFETY: the tensor lies in this process's memory and holds `size` packed bytes.
+                unsafe { slice::from_raw_parts(self.data()?.cast::<u8>(), size) }.to_vec()
+            };
+            Tensor::new(dtype, &shape, bytes)
+        };
+        tensor.map_err(|error| error.to_string())
+    }
+
+    fn type_and_shape(&self) -> Result<(DataType, Vec<usize>), String> {
+        let mut info = ptr::null_mut();
+        call!(GetTensorTypeAndShape(self.ptr(), &mut info))?;
+        let read = || {
+            let mut element = sys::ONNXTensorElementDataType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+            call!(GetTensorElementType(info, &mut element))?;
+            let mut rank = 0;
+            call!(GetDimensionsCount(info, &mut rank))?;
+            let mut shape = vec![0_i64; rank];
+            call!(GetDimensions(info, shape.as_mut_ptr(), rank))?;
+            let dtype = dtype::from_ort(element.into()).ok_or("tensors of this type")?;
+            Ok((dtype, shape.into_iter().map(|size| usize::try_from(size).unwrap_or(0)).collect()))
+        };
+        let result = read();
+        // SAFETY: `info` was given to us above and is not used again.
+        unsafe { (ort::api().ReleaseTensorTypeAndShapeInfo)(info) };
+        result
+    }
+
+    fn read_strings(&self, count: usize) -> Result<Vec<Bytes>, String> {
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        let mut length = 0;
+        call!(GetStringTensorDataLength(self.ptr(), &mut length))?;
+        let (mut text, mut starts) = (vec![0_u8; length], vec![0_usize; count]);
+        call!(GetStringTensorContent(
+            self.ptr(),
+            text.as_mut_ptr().cast(),
+            length,
+            starts.as_mut_ptr(),
+            count
+        ))?;
+        starts.push(length);
+        let text = Bytes::from(text);
+        let sound = starts.is_sorted();
+        if !sound {
+            return Err("strings laid out like this".to_owned());
+        }
+        Ok(starts.windows(2).map(|ends| text.slice(ends[0]..ends[1])).collect())
+    }
+}
+
+/// Run the model and give a value for each name in `outputs`, `None` where it gave nothing.
+pub(super) fn run(
+    session: &mut Session,
+    feeds: &[(CString, Handle)],
+    outputs: &[CString],
+) -> Result<Vec<Option<Handle>>, String> {
+    let names: Vec<*const c_char> = feeds.iter().map(|(name, _)| name.as_ptr()).collect();
+    let values: Vec<*const sys::OrtValue> =
+        feeds.iter().map(|(_, handle)| handle.ptr().cast_const()).collect();
+    let wanted: Vec<*const c_char> = outputs.iter().map(|name| name.as_ptr()).collect();
+    let mut given: Vec<*mut sys::OrtValue> = vec![ptr::null_mut(); outputs.len()];
+    let status = call!(Run(
+        session.ptr_mut(),
+        ptr::null(),
+        names.as_ptr(),
+        values.as_ptr(),
+        values.len(),
+        wanted.as_ptr(),
+        wanted.len(),
+        given.as_mut_ptr(),
+    ));
+    let given = given.into_iter().map(|pointer| NonNull::new(pointer).map(Handle)).collect();
+    status.map(|()| given)
+}

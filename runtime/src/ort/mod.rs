@@ -1,0 +1,263 @@
+//! ONNX Runtime, loaded at run time.
+
+mod absent;
+mod dtype;
+mod handle;
+
+use crate::{
+    Engine, EngineError, Feed, Kind, LoadOptions, ModelSource, Optimize, Port, PortDim, Prepared, Session,
+    Value, barrier::guarded, engine::check_feeds, error::tidy, locate::Located,
+};
+use handle::Handle;
+use ort::{
+    environment::Environment,
+    logging::LogLevel,
+    session::{
+        Session as Inner,
+        builder::{GraphOptimizationLevel, SessionBuilder},
+    },
+    value::{Outlet, ValueType},
+};
+use std::{
+    ffi::CString,
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+};
+
+/// What people call it.
+pub const NAME: &str = "ONNX Runtime";
+
+/// The library in use. ONNX Runtime takes one environment a process and keeps the first library; it is
+/// never given back, because its destructors run in no known order at exit.
+static LOADED: Mutex<Option<(PathBuf, Environment)>> = Mutex::new(None);
+
+/// ONNX Runtime from a library on this machine.
+#[derive(Debug)]
+pub struct OrtEngine {
+    environment: Environment,
+    version: String,
+}
+
+impl OrtEngine {
+    /// Load `library`, or take it again if it is the one in use.
+    ///
+    /// # Errors
+    /// [`EngineError::Taken`] if another library is in use, [`EngineError::Library`] if it refuses.
+    pub fn new(library: &Located) -> Result<Self, EngineError> {
+        let path = library.path.canonicalize().unwrap_or_else(|_| library.path.clone());
+        let version = library.version.clone();
+        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*loaded {
+            Some((known, environment)) if *known == path => {
+                return Ok(Self { environment: environment.clone(), version });
+            }
+            Some((known, _)) => return Err(EngineError::Taken(known.clone())),
+            None => {}
+        }
+        let environment = guarded(|| {
+            let builder = ort::init_from(&path).map_err(|e| tidy(&e.to_string()))?;
+            let built = builder.with_name("pare").with_telemetry(false).build();
+            let environment = built.map_err(|e| tidy(e.message()))?;
+            // What goes wrong comes back as an error; nothing is said on stderr.
+            environment.set_log_level(LogLevel::Fatal);
+            Ok(environment)
+        });
+        let environment = environment.flatten().map_err(|reason| {
+            let (path, from) = (library.path.clone(), library.from.clone());
+            EngineError::Library { path, from, reason }
+        })?;
+        *loaded = Some((path, environment.clone()));
+        Ok(Self { environment, version })
+    }
+
+    fn build(&self, model: &ModelSource, options: &LoadOptions) -> Result<Inner, String> {
+        fn text<R>(error: ort::Error<R>) -> String {
+            tidy(error.message())
+        }
+        let level = match options.optimize {
+            Optimize::Off => GraphOptimizationLevel::Disable,
+            Optimize::Basic => GraphOptimizationLevel::Level1,
+            Optimize::Extended => GraphOptimizationLevel::Level2,
+            Optimize::All => GraphOptimizationLevel::All,
+        };
+        let builder = SessionBuilder::new(&self.environment).map_err(text)?;
+        let builder = builder.with_optimization_level(level).map_err(text)?;
+        let builder = builder.with_intra_threads(options.threads).map_err(text)?;
+        let builder = builder.with_inter_threads(1).map_err(text)?;
+        let mut builder = builder.with_intra_op_spinning(options.spinning).map_err(text)?;
+        for library in &options.custom_op_libraries {
+            builder = builder.with_operator_library(library).map_err(text)?;
+        }
+        match model {
+            ModelSource::File(path) => builder.commit_from_file(path).map_err(text),
+            ModelSource::Bytes { bytes, folder } => {
+                if let Some(folder) = folder {
+                    let key = "session.model_external_initializers_file_folder_path";
+                    builder = builder.with_config_entry(key, folder.to_string_lossy()).map_err(text)?;
+                }
+                builder.commit_from_memory(bytes).map_err(text)
+            }
+        }
+    }
+}
+
+impl Engine for OrtEngine {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn version(&self) -> String {
+        self.version.clone()
+    }
+
+    fn load(&self, model: &ModelSource, options: &LoadOptions) -> Result<Box<dyn Session>, EngineError> {
+        let inner = guarded(|| self.build(model, options)).flatten();
+        let inner = inner.map_err(|reason| EngineError::Load {
+            engine: NAME.to_owned(),
+            model: model.to_string(),
+            reason,
+        })?;
+        let inputs = inner.inputs().iter().map(port).collect();
+        let outputs: Vec<Port> = inner.outputs().iter().map(port).collect();
+        let names = outputs.iter().map(|port| c_string(&port.name)).collect::<Result<_, _>>()?;
+        let environment = self.environment.clone();
+        Ok(Box::new(OrtSession { inner, environment, inputs, outputs, names }))
+    }
+}
+
+struct OrtSession {
+    inner: Inner,
+    environment: Environment,
+    inputs: Vec<Port>,
+    outputs: Vec<Port>,
+    /// Names of the outputs.
+    names: Vec<CString>,
+}
+
+type Handles = Vec<(CString, Handle)>;
+
+impl OrtSession {
+    fn handles(&self, feeds: &[(String, Value)]) -> Result<Handles, EngineError> {
+        check_feeds(&self.inputs, feeds)?;
+        let kind = |name: &str| self.inputs.iter().find(|port| port.name == name).map(|port| &port.kind);
+        let mut handles = Vec::with_capacity(self.inputs.len());
+        for (name, value) in feeds {
+            handles.push((c_string(name)?, self.handle(value, kind(name)).map_err(unsupported)?));
+        }
+        for port in &self.inputs {
+            if feeds.iter().all(|(name, _)| *name != port.name) {
+                let absent = self.handle(&Value::Optional(None), Some(&port.kind)).map_err(unsupported)?;
+                handles.push((c_string(&port.name)?, absent));
+            }
+        }
+        Ok(handles)
+    }
+
+    /// `kind` is the type of the port that `value` is for, which says what an absent or empty value lacks.
+    fn handle(&self, value: &Value, kind: Option<&Kind>) -> Result<Handle, String> {
+        let inner_kind = match kind {
+            Some(Kind::Optional(inner) | Kind::Sequence(inner)) => Some(&**inner),
+            kind => kind,
+        };
+        match value {
+            Value::Tensor(tensor) => Handle::tensor(tensor),
+            Value::Optional(Some(inner)) => self.handle(inner, inner_kind),
+            Value::Optional(None) => absent::make(&self.environment, kind.ok_or("absent value")?),
+            Value::Sequence(items) if items.is_empty() => {
+                let kind = match kind {
+                    Some(Kind::Optional(_)) => inner_kind,
+                    kind => kind,
+                };
+                absent::make(&self.environment, kind.ok_or("empty sequence of unknown type")?)
+            }
+            Value::Sequence(items) => {
+                let of_items = match inner_kind {
+                    Some(Kind::Sequence(inner)) => Some(&**inner),
+                    kind => kind,
+                };
+                let items = items.iter().map(|item| self.handle(item, of_items));
+                Handle::sequence(&items.collect::<Result<Vec<_>, _>>()?)
+            }
+            Value::Map { keys, values } => Handle::map(Handle::tensor(keys)?, Handle::tensor(values)?),
+        }
+    }
+
+    fn execute(&mut self, feeds: &Handles) -> Result<Vec<Option<Handle>>, EngineError> {
+        let outputs = guarded(|| handle::run(&mut self.inner, feeds, &self.names)).flatten();
+        outputs.map_err(|reason| EngineError::Run { engine: NAME.to_owned(), reason })
+    }
+}
+
+impl Session for OrtSession {
+    fn inputs(&self) -> &[Port] {
+        &self.inputs
+    }
+
+    fn outputs(&self) -> &[Port] {
+        &self.outputs
+    }
+
+    fn prepare(&mut self, feeds: &[(String, Value)]) -> Result<Prepared, EngineError> {
+        Ok(Prepared(Box::new(self.handles(feeds)?)))
+    }
+
+    fn run_prepared(&mut self, feeds: &Prepared) -> Result<(), EngineError> {
+        let feeds = feeds.0.downcast_ref::<Handles>();
+        let feeds = feeds.ok_or_else(|| unsupported("feeds prepared by another engine".to_owned()))?;
+        self.execute(feeds).map(drop)
+    }
+
+    fn run(&mut self, feeds: &[(String, Value)]) -> Result<Feed, EngineError> {
+        let handles = self.handles(feeds)?;
+        let outputs = self.execute(&handles)?;
+        let read = |(port, handle): (&Port, Option<Handle>)| {
+            let value = match handle {
+                Some(handle) => handle.read().map_err(unsupported)?,
+                None => None,
+            };
+            let value = match (value, &port.kind) {
+                (Some(value), Kind::Optional(_)) => Value::Optional(Some(Box::new(value))),
+                (Some(value), _) => value,
+                (None, _) => Value::Optional(None),
+            };
+            Ok((port.name.clone(), value))
+        };
+        self.outputs.iter().zip(outputs).map(read).collect()
+    }
+}
+
+fn unsupported(what: String) -> EngineError {
+    EngineError::Unsupported { engine: NAME.to_owned(), what }
+}
+
+fn c_string(name: &str) -> Result<CString, EngineError> {
+    CString::new(name).map_err(|_| unsupported(format!("name with a zero byte: {name:?}")))
+}
+
+fn port(outlet: &Outlet) -> Port {
+    Port { name: outlet.name().to_owned(), kind: kind(outlet.dtype()) }
+}
+
+fn kind(value: &ValueType) -> Kind {
+    match value {
+        ValueType::Tensor { ty, shape, dimension_symbols } => {
+            let Some(dtype) = dtype::from_ort(*ty) else { return Kind::Other(value.to_string()) };
+            let dim = |(i, &size): (usize, &i64)| match usize::try_from(size) {
+                Ok(size) => PortDim::Fixed(size),
+                Err(_) => match dimension_symbols.get(i).filter(|name| !name.is_empty()) {
+                    Some(name) => PortDim::Symbol(name.clone()),
+                    None => PortDim::Unknown,
+                },
+            };
+            // ONNX Runtime's interface does not tell a scalar from a tensor of unknown rank.
+            let dims = (!shape.is_empty()).then(|| shape.iter().enumerate().map(dim).collect());
+            Kind::Tensor { dtype, dims }
+        }
+        ValueType::Sequence(inner) => Kind::Sequence(Box::new(kind(inner))),
+        ValueType::Optional(inner) => Kind::Optional(Box::new(kind(inner))),
+        ValueType::Map { key, value: inner } => match (dtype::from_ort(*key), dtype::from_ort(*inner)) {
+            (Some(key), Some(value)) => Kind::Map { key, value },
+            _ => Kind::Other(value.to_string()),
+        },
+    }
+}

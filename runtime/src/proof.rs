@@ -1,0 +1,377 @@
+//! Proving that two models compute the same function, on samples.
+//!
+//! Four sessions run the same feeds: the original and the candidate, each as written and as the engine
+//! deploys it.
+//!
+//! ```text
+//!                optimizations off      on
+//!     original        O0   ──floor──▶   O1
+//!                      │
+//!                      ├──compared──▶ candidate, off      the proof
+//!                      └──compared──▶ candidate, on       loads and agrees as deployed
+//! ```
+
+use crate::{
+    Batch, Comparison, Engine, EngineError, LoadOptions, Metrics, ModelSource, Optimize, Port, Session,
+    Tolerance, Value, Verdict,
+};
+
+/// How a proof is run.
+#[derive(Clone, Debug, Default)]
+pub struct ProofOptions {
+    /// How models are loaded; the level of optimization is set by the proof.
+    pub load: LoadOptions,
+    /// What counts as rounding.
+    pub tolerance: Tolerance,
+}
+
+/// What a proof found.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The outcome.
+    pub outcome: Outcome,
+    /// The candidate against the original, without the engine's optimizations.
+    pub drift: Comparison,
+    /// The candidate with the engine's optimizations against the original without.
+    pub deployed: Comparison,
+    /// The original with the engine's optimizations against itself without: the noise.
+    pub floor: Comparison,
+    /// For each output that holds class scores: agreement, accuracy, divergence.
+    pub metrics: Vec<(String, Metrics)>,
+    /// Samples that both models ran on.
+    pub samples: usize,
+    /// Runs that the original itself refused, such as sizes that it does not take.
+    pub skipped: usize,
+    /// What else is worth saying, one sentence each.
+    pub notes: Vec<String>,
+}
+
+/// Whether the proof succeeded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The candidate agrees with the original within its noise, as written and as deployed.
+    Equal,
+    /// It does not.
+    Differs {
+        /// The output that lies furthest off; empty if it is not one output's fault.
+        output: String,
+        /// What is wrong, in one sentence.
+        why: String,
+    },
+    /// Nothing can be said: the engine cannot run the original, or there were no samples.
+    Unproven {
+        /// Why, in one sentence.
+        why: String,
+    },
+}
+
+impl From<Verdict> for Outcome {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Equal => Self::Equal,
+            Verdict::Differs { output, why } => Self::Differs { output, why },
+        }
+    }
+}
+
+impl Outcome {
+    fn differs(why: String) -> Self {
+        Self::Differs { output: String::new(), why }
+    }
+}
+
+impl Report {
+    fn new() -> Self {
+        Self {
+            outcome: Outcome::Equal,
+            drift: Comparison::new(),
+            deployed: Comparison::new(),
+            floor: Comparison::new(),
+            metrics: Vec::new(),
+            samples: 0,
+            skipped: 0,
+            notes: Vec::new(),
+        }
+    }
+
+    fn with(mut self, outcome: Outcome) -> Self {
+        self.outcome = outcome;
+        self
+    }
+
+    /// Whether the candidate agrees with the original.
+    pub fn is_equal(&self) -> bool {
+        self.outcome == Outcome::Equal
+    }
+
+    fn measure(
+        &mut self,
+        reference: &[(String, Value)],
+        candidate: &[(String, Value)],
+        labels: Option<&[i64]>,
+    ) {
+        for (name, value) in reference {
+            let other = candidate.iter().find(|(other, _)| other == name);
+            let (Some(a), Some(b)) = (value.as_tensor(), other.and_then(|(_, value)| value.as_tensor()))
+            else {
+                continue;
+            };
+            let mut metrics = Metrics::default();
+            metrics.add(a, b, labels);
+            if metrics.rows() == 0 {
+                continue;
+            }
+            match self.metrics.iter_mut().find(|(known, _)| known == name) {
+                Some((_, known)) => known.merge(&metrics),
+                None => self.metrics.push((name.clone(), metrics)),
+            }
+        }
+    }
+}
+
+/// Compare `candidate` with `original` on `batches`.
+///
+/// A run that the original refuses is skipped; one that only the candidate refuses is a difference. The
+/// interface (names, order and types of inputs and outputs) must be the same.
+///
+/// # Errors
+/// Only those of `batches`: what the engine says becomes the report's outcome.
+pub fn prove<E>(
+    engine: &dyn Engine,
+    original: &ModelSource,
+    candidate: &ModelSource,
+    batches: impl IntoIterator<Item = Result<Batch, E>>,
+    options: &ProofOptions,
+) -> Result<Report, E> {
+    let report = Report::new();
+    let load = |model: &ModelSource, level| engine.load(model, &options.load.with_optimize(level));
+    let first = match load(original, Optimize::Off) {
+        Ok(session) => session,
+        Err(error) => return Ok(report.with(Outcome::Unproven { why: error.to_string() })),
+    };
+    let second = match load(candidate, Optimize::Off) {
+        Ok(session) => session,
+        Err(error) => return Ok(report.with(Outcome::differs(format!("the result is broken: {error}")))),
+    };
+    if let Some(why) = interface_change(&*first, &*second) {
+        return Ok(report.with(Outcome::differs(why)));
+    }
+    let mut proof = Proof {
+        report,
+        original: first,
+        candidate: second,
+        // The engine's own optimizer may fail on a model that is sound; that is no fault of the candidate's
+        // unless the original gets through.
+        original_deployed: load(original, Optimize::All),
+        candidate_deployed: load(candidate, Optimize::All),
+    };
+    if let Some(outcome) = proof.check_deployment() {
+        return Ok(proof.report.with(outcome));
+    }
+    let mut refusal = None;
+    for batch in batches {
+        match proof.run(&batch?) {
+            Ok(None) => {}
+            Ok(Some(outcome)) => return Ok(proof.report.with(outcome)),
+            Err(error) => {
+                proof.report.skipped += 1;
+                refusal.get_or_insert(error);
+            }
+        }
+    }
+    let outcome = proof.judge(refusal, options);
+    Ok(proof.report.with(outcome))
+}
+
+struct Proof {
+    report: Report,
+    original: Box<dyn Session>,
+    candidate: Box<dyn Session>,
+    original_deployed: Result<Box<dyn Session>, EngineError>,
+    candidate_deployed: Result<Box<dyn Session>, EngineError>,
+}
+
+impl Proof {
+    fn check_deployment(&mut self) -> Option<Outcome> {
+        match (&self.original_deployed, &self.candidate_deployed) {
+            (Ok(_), Err(error)) => {
+                let why = format!("with the engine's optimizations on, the result does not load: {error}");
+                return Some(Outcome::differs(why));
+            }
+            (Err(error), _) => {
+                let note = format!("with the engine's optimizations on, the original does not load: {error}");
+                self.report.notes.push(note);
+            }
+            (Ok(_), Ok(_)) => {}
+        }
+        None
+    }
+
+    /// Run all sessions on one batch. An error is the original's; `Some` is a difference found.
+    fn run(&mut self, batch: &Batch) -> Result<Option<Outcome>, EngineError> {
+        let reference = self.original.run(&batch.feed)?;
+        let candidate = match self.candidate.run(&batch.feed) {
+            Ok(outputs) => outputs,
+            Err(error) => return Ok(Some(self.candidate_fails(&error))),
+        };
+        self.report.samples += batch.samples.len();
+        self.report.drift.add(&reference, &candidate);
+        self.report.measure(&reference, &candidate, batch.labels.as_deref());
+        let original = self.original_deployed.as_mut().ok().map(|session| session.run(&batch.feed));
+        if let Some(Ok(outputs)) = &original {
+            self.report.floor.add(&reference, outputs);
+        }
+        match self.candidate_deployed.as_mut().ok().map(|session| session.run(&batch.feed)) {
+            Some(Ok(outputs)) => self.report.deployed.add(&reference, &outputs),
+            Some(Err(error)) if matches!(original, Some(Ok(_))) => {
+                let why = format!("with the engine's optimizations on, the result does not run: {error}");
+                return Ok(Some(Outcome::differs(why)));
+            }
+            _ => {}
+        }
+        Ok(None)
+    }
+
+    fn candidate_fails(&self, error: &EngineError) -> Outcome {
+        Outcome::differs(format!("the result does not run where the original does: {error}"))
+    }
+
+    fn judge(&mut self, refusal: Option<EngineError>, options: &ProofOptions) -> Outcome {
+        let report = &mut self.report;
+        if report.samples == 0 {
+            let why = match refusal {
+                Some(error) => format!("the original runs on none of the samples: {error}"),
+                None => "there are no samples".to_owned(),
+            };
+            return Outcome::Unproven { why };
+        }
+        if let Some(error) = refusal {
+            report.notes.push(format!("{} runs were skipped: {error}", report.skipped));
+        }
+        let written = options.tolerance.judge(&report.drift, &report.floor);
+        if !written.is_equal() {
+            return written.into();
+        }
+        match options.tolerance.judge(&report.deployed, &report.floor) {
+            Verdict::Equal => Outcome::Equal,
+            Verdict::Differs { output, why } => {
+                let why = format!("with the engine's optimizations on, {why}");
+                Outcome::Differs { output, why }
+            }
+        }
+    }
+}
+
+/// The first difference between the interfaces, as a sentence.
+fn interface_change(original: &dyn Session, candidate: &dyn Session) -> Option<String> {
+    port_change("input", original.inputs(), candidate.inputs())
+        .or_else(|| port_change("output", original.outputs(), candidate.outputs()))
+}
+
+/// The first difference between two lists of ports, as a sentence; `role` is what to call one of them.
+pub fn port_change(role: &str, original: &[Port], candidate: &[Port]) -> Option<String> {
+    let name = |ports: &[Port], place: usize| ports.get(place).map(|port| port.name.clone());
+    for place in 0..original.len().max(candidate.len()) {
+        let number = place + 1;
+        match (name(original, place), name(candidate, place)) {
+            (Some(a), Some(b)) if a == b => {
+                let (before, after) = (&original[place].kind, &candidate[place].kind);
+                if before != after {
+                    return Some(format!("{role} `{a}` is {after} instead of {before}"));
+                }
+            }
+            (Some(a), Some(b)) => return Some(format!("{role} {number} is `{b}` instead of `{a}`")),
+            (Some(a), None) => return Some(format!("{role} `{a}` is gone")),
+            (None, Some(b)) => return Some(format!("{role} `{b}` is new")),
+            (None, None) => {}
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::{Fake, FakeEngine};
+    use crate::{PortDim, SamplesError};
+    use pare_graph::DataType;
+
+    fn batches(values: &[f32]) -> Vec<Result<Batch, SamplesError>> {
+        let batch = |(index, &x): (usize, &f32)| {
+            let feed = crate::fake::feed("x", &[x, 1.0]);
+            Ok(Batch { feed, samples: index..index + 1, labels: Some(vec![1]) })
+        };
+        values.iter().enumerate().map(batch).collect()
+    }
+
+    fn report(engine: &FakeEngine, values: &[f32]) -> Report {
+        let source = |name: &'static str| ModelSource::bytes(name);
+        prove(engine, &source("a"), &source("b"), batches(values), &ProofOptions::default()).unwrap()
+    }
+
+    fn why(report: &Report) -> String {
+        match &report.outcome {
+            Outcome::Equal => "equal".to_owned(),
+            Outcome::Differs { output, why } => format!("differs {output}: {why}"),
+            Outcome::Unproven { why } => format!("unproven: {why}"),
+        }
+    }
+
+    #[test]
+    fn equal_models_are_proven_and_measured() {
+        let engine = FakeEngine::of([("a", Fake::adding(0.0)), ("b", Fake::adding(0.0))]);
+        let report = report(&engine, &[0.5, 2.0]);
+        assert_eq!(why(&report), "equal");
+        assert_eq!((report.samples, report.drift.runs(), report.deployed.runs()), (2, 2, 2));
+        let (name, metrics) = &report.metrics[0];
+        assert_eq!((name.as_str(), metrics.reference_accuracy()), ("y", Some(0.5)));
+    }
+
+    #[test]
+    fn the_models_noise_is_the_yardstick() {
+        let off_by = Fake::adding(0.01);
+        let quiet = FakeEngine::of([("a", Fake::adding(0.0)), ("b", off_by.clone())]);
+        assert!(why(&report(&quiet, &[1.0])).starts_with("differs y: it is off by up to 1.0"));
+        let noisy = FakeEngine::of([("a", Fake { noise: 0.005, ..Fake::adding(0.0) }), ("b", off_by)]);
+        assert_eq!(why(&report(&noisy, &[1.0])), "equal");
+        let deployed = Fake { noise: 0.01, ..Fake::adding(0.0) };
+        let engine = FakeEngine::of([("a", Fake::adding(0.0)), ("b", deployed)]);
+        assert!(why(&report(&engine, &[1.0])).starts_with("differs y: with the engine's optimizations on, "));
+    }
+
+    #[test]
+    fn what_cannot_run_is_told_apart() {
+        let sound = Fake::adding(0.0);
+        let broken = Fake { fails_at: Some(f32::NEG_INFINITY), ..sound.clone() };
+        let both = |a: Fake, b: Fake| FakeEngine::of([("a", a), ("b", b)]);
+        let engine = FakeEngine::of([("b", sound.clone())]);
+        assert!(why(&report(&engine, &[1.0])).starts_with("unproven: fake cannot load"));
+        let engine = FakeEngine::of([("a", sound.clone())]);
+        assert!(why(&report(&engine, &[1.0])).starts_with("differs : the result is broken: "));
+        let unproven = report(&both(broken.clone(), sound.clone()), &[1.0]);
+        assert!(why(&unproven).starts_with("unproven: the original runs on none"), "{}", why(&unproven));
+        let differs = report(&both(sound.clone(), broken), &[1.0]);
+        assert!(why(&differs).starts_with("differs : the result does not run"), "{}", why(&differs));
+        // A size that the original refuses is left out, and said so.
+        let picky = Fake { fails_at: Some(5.0), ..sound.clone() };
+        let skipped = report(&both(picky, sound.clone()), &[1.0, 9.0]);
+        assert_eq!((why(&skipped).as_str(), skipped.skipped, skipped.notes.len()), ("equal", 1, 1));
+        assert_eq!(why(&report(&both(sound.clone(), sound), &[])), "unproven: there are no samples");
+    }
+
+    #[test]
+    fn interfaces_must_be_the_same() {
+        let port = |name: &str, dim| Port::tensor(name, DataType::Float, &[dim]);
+        let (a, b) = (port("a", PortDim::Fixed(1)), port("b", PortDim::Unknown));
+        let change = |x: &[Port], y: &[Port]| port_change("output", x, y);
+        assert_eq!(change(&[a.clone()], &[a.clone()]), None);
+        assert_eq!(
+            change(&[a.clone(), b.clone()], &[b.clone(), a.clone()]).unwrap(),
+            "output 1 is `b` instead of `a`"
+        );
+        assert_eq!(change(&[a.clone()], &[]).unwrap(), "output `a` is gone");
+        assert_eq!(change(&[], &[a.clone()]).unwrap(), "output `a` is new");
+        let wide = port("a", PortDim::Fixed(2));
+        assert_eq!(change(&[a], &[wide]).unwrap(), "output `a` is float[2] instead of float[1]");
+    }
+}

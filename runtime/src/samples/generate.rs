@@ -1,0 +1,356 @@
+//! Samples made from the types of the inputs.
+//!
+//! The same seed gives the same samples, whatever the order of the inputs. Samples differ in kind: the
+//! first is drawn from a normal distribution, later ones are uniform, of widely spread magnitudes, or
+//! mostly zero, so that a rewrite that is only right for tame numbers is found out.
+
+use super::pack;
+use crate::{Feed, Kind, Port, PortDim, Value};
+use bytes::Bytes;
+use fastrand::Rng;
+use pare_graph::{DataType, Tensor};
+use std::{collections::BTreeMap, f64::consts::TAU, ops::Range};
+
+/// What to make for one input.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InputSpec {
+    /// Name of the input.
+    pub name: String,
+    /// Its type.
+    pub kind: Kind,
+    /// Bounds of its integers, such as the rows of the table that they index; 0..10 if not given.
+    pub bound: Option<Range<i64>>,
+}
+
+impl From<&Port> for InputSpec {
+    fn from(port: &Port) -> Self {
+        Self { name: port.name.clone(), kind: port.kind.clone(), bound: None }
+    }
+}
+
+/// What a dimension looks like it counts, which decides about its sizes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Meaning {
+    Batch,
+    /// Height or width of images: models halve them several times, so small or odd sizes may not run.
+    Space,
+    Other,
+}
+
+impl Meaning {
+    /// Sizes in each plan. In the first plan all dimensions of a meaning are equal, which is most likely
+    /// to run; later ones are odd and differ from dimension to dimension (`rank` counts them), so that
+    /// exchanged dimensions show.
+    fn sizes(self, rank: usize) -> [usize; 3] {
+        match self {
+            Self::Batch => [1, 3, 2],
+            Self::Space => [64, 96 + 32 * (rank % 3), 61 + 2 * (rank % 8)],
+            Self::Other => [8, 5 + 2 * (rank % 16), 13 + rank % 16],
+        }
+    }
+}
+
+/// Sizes for the symbolic dimensions of `inputs`: three plans if there is any such dimension, else one
+/// empty plan. A dimension without a name has an entry of its own, named `input#axis`.
+pub fn symbol_plans(inputs: &[InputSpec]) -> Vec<BTreeMap<String, usize>> {
+    let mut meanings: BTreeMap<String, Meaning> = BTreeMap::new();
+    for input in inputs {
+        for (axis, dim) in dims(&input.kind).iter().enumerate() {
+            let Some(name) = symbol(&input.name, axis, dim) else { continue };
+            let found = meaning(dim, axis, dims(&input.kind).len());
+            meanings.entry(name).and_modify(|known| *known = (*known).min(found)).or_insert(found);
+        }
+    }
+    if meanings.is_empty() {
+        return vec![BTreeMap::new()];
+    }
+    let plan = |plan: usize| {
+        let sized =
+            |(rank, (name, meaning)): (usize, (&String, &Meaning))| (name.clone(), meaning.sizes(rank)[plan]);
+        meanings.iter().enumerate().map(sized).collect()
+    };
+    (0..3).map(plan).collect()
+}
+
+fn dims(kind: &Kind) -> &[PortDim] {
+    match kind {
+        Kind::Tensor { dims, .. } => dims.as_deref().unwrap_or_default(),
+        Kind::Sequence(inner) | Kind::Optional(inner) => dims(inner),
+        Kind::Map { .. } | Kind::Other(_) => &[],
+    }
+}
+
+fn symbol(input: &str, axis: usize, dim: &PortDim) -> Option<String> {
+    match dim {
+        PortDim::Fixed(_) => None,
+        PortDim::Symbol(name) => Some(name.clone()),
+        PortDim::Unknown => Some(format!("{input}#{axis}")),
+    }
+}
+
+fn meaning(dim: &PortDim, axis: usize, rank: usize) -> Meaning {
+    let batch = match dim {
+        PortDim::Symbol(name) => {
+            let name = name.to_ascii_lowercase();
+            name.contains("batch") || ["n", "b", "bs"].contains(&name.as_str())
+        }
+        _ => false,
+    };
+    match () {
+        () if batch || (axis == 0 && rank >= 2) => Meaning::Batch,
+        () if rank >= 4 && axis >= 2 => Meaning::Space,
+        () => Meaning::Other,
+    }
+}
+
+/// Sample number `index` for `inputs`, with the sizes of `plan` (1 for a symbol that it lacks).
+pub fn generate(inputs: &[InputSpec], plan: &BTreeMap<String, usize>, seed: u64, index: usize) -> Feed {
+    let one = |input: &InputSpec| {
+        let mut maker = Maker {
+            rng: Rng::with_seed(seed ^ hash(&input.name) ^ hash(&index.to_string()).rotate_left(32)),
+            input,
+            plan,
+            index,
+        };
+        maker.value(&input.kind).map(|value| (input.name.clone(), value))
+    };
+    inputs.iter().filter_map(one).collect()
+}
+
+/// FNV-1a: stable across versions and machines, unlike the standard library's hasher.
+fn hash(text: &str) -> u64 {
+    text.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+struct Maker<'a> {
+    rng: Rng,
+    input: &'a InputSpec,
+    plan: &'a BTreeMap<String, usize>,
+    index: usize,
+}
+
+impl Maker<'_> {
+    /// `None` for types that nothing is known about.
+    fn value(&mut self, kind: &Kind) -> Option<Value> {
+        match kind {
+            Kind::Tensor { dtype, dims } => {
+                let size = |(axis, dim): (usize, &PortDim)| match dim {
+                    PortDim::Fixed(size) => *size,
+                    dim => {
+                        let symbol = symbol(&self.input.name, axis, dim);
+                        symbol.and_then(|name| self.plan.get(&name).copied()).unwrap_or(1)
+                    }
+                };
+                let dims = dims.as_deref().unwrap_or_default();
+                let shape: Vec<usize> = dims.iter().enumerate().map(size).collect();
+                self.tensor(*dtype, &shape).map(Value::Tensor)
+            }
+            Kind::Sequence(inner) => {
+                let items = (0..2).map(|_| self.value(inner));
+                items.collect::<Option<_>>().map(Value::Sequence)
+            }
+            // Now and then it is left out.
+            Kind::Optional(_) if self.index % 4 == 3 => Some(Value::Optional(None)),
+            Kind::Optional(inner) => Some(Value::Optional(Some(Box::new(self.value(inner)?)))),
+            Kind::Map { key, value } => {
+                let keys = match key {
+                    DataType::String => Tensor::strings(&[3], WORDS[..3].iter().map(|&w| w.into()).collect()),
+                    key => Tensor::from_f64(*key, &[3], &[0.0, 1.0, 2.0]),
+                };
+                Some(Value::Map { keys: keys.ok()?, values: self.tensor(*value, &[3])? })
+            }
+            Kind::Other(_) => None,
+        }
+    }
+
+    fn tensor(&mut self, dtype: DataType, shape: &[usize]) -> Option<Tensor> {
+        let count = pare_graph::element_count(shape)?;
+        let made = match dtype {
+            DataType::String => {
+                let words = (0..count).map(|_| Bytes::from(WORDS[self.rng.usize(..WORDS.len())]));
+                Tensor::strings(shape, words.collect())
+            }
+            DataType::Bool => {
+                let values: Vec<bool> = (0..count).map(|_| self.rng.bool()).collect();
+                Tensor::from_slice(shape, &values)
+            }
+            DataType::Complex64 | DataType::Complex128 => {
+                let part = if dtype == DataType::Complex64 { DataType::Float } else { DataType::Double };
+                let parts = Tensor::from_f64(part, &[count, 2], &self.floats(count * 2)).ok()?;
+                Tensor::new(dtype, shape, parts.bytes().clone())
+            }
+            _ if dtype.bits() < 8 || (dtype.bits() == 8 && dtype.is_float()) => {
+                let codes = self.codes(dtype, count)?;
+                Tensor::new(dtype, shape, pack(dtype.bits(), &codes))
+            }
+            _ if dtype.is_float() => Tensor::from_f64(dtype, shape, &self.floats(count)),
+            _ => {
+                let values: Vec<f64> = self.ints(dtype, count).iter().map(|&v| v as f64).collect();
+                Tensor::from_f64(dtype, shape, &values)
+            }
+        };
+        made.ok()
+    }
+
+    fn floats(&mut self, count: usize) -> Vec<f64> {
+        let style = self.index % 4;
+        (0..count).map(|_| self.float(style)).collect()
+    }
+
+    fn float(&mut self, style: usize) -> f64 {
+        match (style, self.rng.u8(..)) {
+            (1, _) => self.rng.f64(),
+            // Large and tiny magnitudes, all within the range of half floats.
+            (2, 0..16) => 100.0 * self.normal(),
+            (2, 16..48) => 1e-4 * self.normal(),
+            (2, 48..64) | (3, 0..224) => 0.0,
+            _ => self.normal(),
+        }
+    }
+
+    /// Standard normal, by Box and Muller.
+    fn normal(&mut self) -> f64 {
+        let radius = (-2.0 * (1.0 - self.rng.f64()).ln()).sqrt();
+        radius * (TAU * self.rng.f64()).cos()
+    }
+
+    fn ints(&mut self, dtype: DataType, count: usize) -> Vec<i64> {
+        let bits = dtype.bits().min(63);
+        let signed = Tensor::from_f64(dtype, &[1], &[-1.0]).ok().and_then(|t| t.single_i64()) == Some(-1);
+        let (low, high) = if signed {
+            (-(1_i64 << (bits.min(63) - 1)), (1 << (bits - 1)) - 1)
+        } else {
+            (0, (1 << bits) - 1)
+        };
+        let bound = self.input.bound.clone().unwrap_or(0..10);
+        // An empty bound leaves zero, which every table with a row has.
+        let (first, last) = (bound.start.clamp(low, high), (bound.end.saturating_sub(1)).clamp(low, high));
+        (0..count).map(|_| if first < last { self.rng.i64(first..=last) } else { first }).collect()
+    }
+
+    /// Bit patterns of a narrow type: small finite floats, integers within the bound.
+    fn codes(&mut self, dtype: DataType, count: usize) -> Option<Vec<u8>> {
+        let all: Vec<u8> = (0..=(((1_u16 << dtype.bits()) - 1) as u8)).collect();
+        let values = Tensor::new(dtype, &[all.len()], pack(dtype.bits(), &all)).ok()?.to_f64()?;
+        let bound = self.input.bound.clone().unwrap_or(0..10);
+        let fits = |value: f64| match dtype.is_float() {
+            true => value.is_finite() && value.abs() <= 16.0,
+            false => value >= bound.start as f64 && value < bound.end as f64,
+        };
+        let good: Vec<u8> =
+            all.into_iter().zip(values).filter(|&(_, value)| fits(value)).map(|x| x.0).collect();
+        let good = if good.is_empty() { vec![0] } else { good };
+        Some((0..count).map(|_| good[self.rng.usize(..good.len())]).collect())
+    }
+}
+
+const WORDS: [&str; 8] = ["a", "the", "model", "runs", "Über", "x1", "", "two words"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    fn spec(name: &str, dtype: DataType, dims: &[PortDim]) -> InputSpec {
+        InputSpec::from(&Port::tensor(name, dtype, dims))
+    }
+
+    fn named(name: &str) -> PortDim {
+        PortDim::Symbol(name.to_owned())
+    }
+
+    fn tensor(spec: &InputSpec, index: usize) -> Tensor {
+        let feed = generate(std::slice::from_ref(spec), &BTreeMap::new(), 7, index);
+        feed[0].1.as_tensor().unwrap().clone()
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_samples() {
+        let a = spec("a", DataType::Float, &[PortDim::Fixed(4)]);
+        let b = spec("b", DataType::Float, &[PortDim::Fixed(4)]);
+        let none = BTreeMap::new();
+        let both = generate(&[a.clone(), b.clone()], &none, 1, 0);
+        let turned = generate(&[b, a.clone()], &none, 1, 0);
+        assert_eq!((&both[0], &both[1]), (&turned[1], &turned[0]));
+        assert_ne!(both[0].1, both[1].1);
+        assert_ne!(both[0].1, generate(&[a.clone()], &none, 2, 0)[0].1);
+        assert_ne!(both[0].1, generate(&[a], &none, 1, 1)[0].1);
+        // Pinned: results that were proven must be provable again.
+        assert_eq!(hash("x"), 0xaf63_f54c_8602_1707);
+    }
+
+    #[test]
+    fn every_symbol_takes_several_values() {
+        let image = spec("image", DataType::Float, &[named("N"), PortDim::Fixed(3), named("h"), named("w")]);
+        let ids = spec("ids", DataType::Int64, &[named("N"), named("length"), PortDim::Unknown]);
+        let plans = symbol_plans(&[image, ids]);
+        for symbol in ["N", "h", "w", "length", "ids#2"] {
+            let sizes: BTreeSet<_> = plans.iter().map(|plan| plan[symbol]).collect();
+            assert!(sizes.len() >= 2, "{symbol}: {sizes:?}");
+        }
+        assert_eq!(plans.iter().map(|plan| plan["N"]).collect::<Vec<_>>(), [1, 3, 2]);
+        assert_eq!((plans[0]["h"], plans[0]["length"]), (64, 8));
+        assert_ne!(plans[1]["h"], plans[1]["w"]);
+        assert_eq!(symbol_plans(&[spec("x", DataType::Float, &[PortDim::Fixed(1)])]), [BTreeMap::new()]);
+    }
+
+    #[test]
+    fn floats_are_finite_and_of_several_kinds() {
+        for dtype in [DataType::Float, DataType::Double, DataType::Float16, DataType::Bfloat16] {
+            let spec = spec("x", dtype, &[PortDim::Fixed(1000)]);
+            let values: Vec<_> = (0..4).map(|index| tensor(&spec, index).to_f64().unwrap()).collect();
+            assert!(values.iter().flatten().all(|value| value.is_finite()));
+            let mean = values[0].iter().sum::<f64>() / 1000.0;
+            let spread = values[0].iter().map(|value| value * value).sum::<f64>() / 1000.0;
+            assert!(mean.abs() < 0.15 && (spread - 1.0).abs() < 0.2, "{mean} {spread}");
+            assert!(values[1].iter().all(|value| (0.0..=1.0).contains(value)));
+            assert!(values[2].iter().any(|value| value.abs() > 50.0));
+            assert!(values[3].iter().filter(|&&value| value == 0.0).count() > 800);
+        }
+    }
+
+    #[test]
+    fn integers_keep_to_their_bound_and_type() {
+        let mut wide = spec("i", DataType::Int64, &[PortDim::Fixed(200)]);
+        let range = |tensor: Tensor| {
+            let values = tensor.to_i64().unwrap();
+            (*values.iter().min().unwrap(), *values.iter().max().unwrap())
+        };
+        assert_eq!(range(tensor(&wide, 0)), (0, 9));
+        wide.bound = Some(-2..3);
+        assert_eq!(range(tensor(&wide, 0)), (-2, 2));
+        wide.bound = Some(0..0);
+        assert_eq!(range(tensor(&wide, 0)), (0, 0));
+        for (dtype, wanted) in
+            [(DataType::Uint2, (0, 3)), (DataType::Int4, (0, 7)), (DataType::Uint4, (0, 9))]
+        {
+            assert_eq!(range(tensor(&spec("i", dtype, &[PortDim::Fixed(200)]), 0)), wanted, "{dtype}");
+        }
+        let mut byte = spec("i", DataType::Int8, &[PortDim::Fixed(2000)]);
+        byte.bound = Some(-1000..1000);
+        assert_eq!(range(tensor(&byte, 0)), (-128, 127));
+    }
+
+    #[test]
+    fn every_element_type_can_be_made() {
+        for number in 1..=28 {
+            let dtype = DataType::from_number(number).unwrap();
+            let made = tensor(&spec("x", dtype, &[PortDim::Fixed(5)]), 0);
+            assert_eq!((made.dtype(), made.shape()), (dtype, &[5][..]));
+            assert!(made.to_f64().is_none_or(|values| values.iter().all(|v| v.is_finite())), "{made:?}");
+        }
+    }
+
+    #[test]
+    fn sequences_and_optionals_are_made() {
+        let inner = Kind::Tensor { dtype: DataType::Float, dims: Some(vec![PortDim::Fixed(1)]) };
+        let kind = Kind::Optional(Box::new(Kind::Sequence(Box::new(inner))));
+        let spec = InputSpec { name: "s".into(), kind: kind.clone(), bound: None };
+        for index in 0..4 {
+            let feed = generate(std::slice::from_ref(&spec), &BTreeMap::new(), 0, index);
+            assert!(kind.accepts(&feed[0].1).is_ok());
+            assert_eq!(feed[0].1 == Value::Optional(None), index == 3);
+        }
+    }
+}

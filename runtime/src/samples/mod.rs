@@ -1,0 +1,489 @@
+//! What models are run on: samples from files, or generated.
+//!
+//! * An `.npz` file holds an array for each input, named after it, and perhaps `labels`; an `.npy` file is
+//!   the array of a model's only input. The first axis counts samples.
+//! * A folder holds ONNX test data, `test_data_set_*/input_*.pb`; each set is one sample.
+//! * [`Samples::generated`] makes samples from the types of the inputs.
+//!
+//! Files are read as hostile: sizes are checked before memory is taken.
+
+mod array;
+mod folder;
+mod generate;
+mod npy;
+mod pb;
+
+pub use folder::read_test_data;
+pub use generate::{InputSpec, generate, symbol_plans};
+
+use crate::{Feed, Port, PortDim, engine::describe};
+use array::Array;
+use pare_graph::DataType;
+use std::{
+    collections::BTreeMap,
+    io,
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+/// Why samples cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SamplesError {
+    /// A file or folder cannot be read.
+    #[error("`{}` cannot be read: {reason}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The arrays take more memory than allowed.
+    #[error("`{}` unpacks to {size} bytes, and {limit} are allowed", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Bytes of all arrays together.
+        size: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// There is no test data in a folder.
+    #[error("`{}` holds neither `input_0.pb` nor a folder `test_data_set_0`", .0.display())]
+    EmptyFolder(PathBuf),
+    /// The arrays' names are not those of the inputs.
+    #[error("{0}")]
+    Names(String),
+    /// An array does not fit its input.
+    #[error("input `{name}` {reason}")]
+    Port {
+        /// The input.
+        name: String,
+        /// What it takes and what was given.
+        reason: String,
+    },
+    /// Arrays of different lengths, or inputs that want different numbers of samples at a time.
+    #[error("{0}")]
+    Counts(String),
+    /// There is no sample.
+    #[error("there are no samples in `{}`", .0.display())]
+    Empty(PathBuf),
+}
+
+impl SamplesError {
+    pub(crate) fn read(path: &Path, error: &io::Error) -> Self {
+        let reason = crate::error::tidy(&error.to_string());
+        Self::File { path: path.to_owned(), reason }
+    }
+
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Names(_) => Some(
+                "`numpy.savez(file, input=array, …)` names the arrays; the first axis counts samples".into(),
+            ),
+            Self::Port { reason, .. } if reason.contains("double[") && reason.contains("float[") => {
+                Some("NumPy computes in double: `array.astype(numpy.float32)`".to_owned())
+            }
+            Self::TooLarge { .. } => Some("use fewer samples".to_owned()),
+            _ => None,
+        }
+    }
+}
+
+/// How much samples may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of all arrays of a file together.
+    pub total: u64,
+    /// Bytes of one array that may be held in memory; larger ones are unpacked into a temporary file.
+    pub memory: u64,
+}
+
+impl Default for Limits {
+    /// 8 GiB in all, 2 GiB of an array in memory.
+    fn default() -> Self {
+        Self { total: 8 << 30, memory: 2 << 30 }
+    }
+}
+
+/// Samples for one model.
+pub struct Samples {
+    source: Source,
+    count: usize,
+    labels: Option<Vec<i64>>,
+    /// How many samples a run takes.
+    per_run: PerRun,
+    limits: Limits,
+}
+
+enum Source {
+    Arrays(Vec<Column>),
+    Sets { folders: Vec<PathBuf>, inputs: Vec<Port> },
+    Generated { inputs: Vec<InputSpec>, plans: Vec<BTreeMap<String, usize>>, seed: u64 },
+}
+
+struct Column {
+    array: Array,
+    dtype: DataType,
+    /// The input has no axis for samples, so a row is what it takes.
+    strip: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PerRun {
+    /// Any number.
+    Any,
+    /// So many, no more and no less.
+    Exactly(usize),
+}
+
+/// What one run of a model takes.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// The inputs.
+    pub feed: Feed,
+    /// Which samples these are.
+    pub samples: Range<usize>,
+    /// Their labels, if there are any.
+    pub labels: Option<Vec<i64>>,
+}
+
+impl Samples {
+    /// Samples from `path` for a model with these `inputs`.
+    pub fn open(path: &Path, inputs: &[Port], limits: Limits) -> Result<Self, SamplesError> {
+        if path.is_dir() {
+            let folders = folder::sets(path)?;
+            let count = folders.len();
+            let source = Source::Sets { folders, inputs: inputs.to_vec() };
+            return Ok(Self { source, count, labels: None, per_run: PerRun::Exactly(1), limits });
+        }
+        let mut arrays = Array::open_all(path, &limits)?;
+        if let ([array], [input], Some("npy")) = (&mut arrays[..], inputs, extension(path)) {
+            array.name.clone_from(&input.name);
+        }
+        Self::from_arrays(path, arrays, inputs, limits)
+    }
+
+    /// Generated samples: `per_plan` for each choice of sizes for the symbolic dimensions
+    /// ([`symbol_plans`]), the same for the same seed.
+    pub fn generated(inputs: Vec<InputSpec>, seed: u64, per_plan: usize) -> Self {
+        let plans = symbol_plans(&inputs);
+        let count = plans.len() * per_plan;
+        let source = Source::Generated { inputs, plans, seed };
+        Self { source, count, labels: None, per_run: PerRun::Exactly(1), limits: Limits::default() }
+    }
+
+    fn from_arrays(
+        path: &Path,
+        arrays: Vec<Array>,
+        inputs: &[Port],
+        limits: Limits,
+    ) -> Result<Self, SamplesError> {
+        let (mut columns, mut labels, mut per_run) = (Vec::new(), None, PerRun::Any);
+        check_names(path, &arrays, inputs)?;
+        let count = arrays.first().map_or(0, Array::rows);
+        for mut array in arrays {
+            if array.rows() != count {
+                let (name, rows) = (&array.name, array.rows());
+                let text =
+                    format!("array `{name}` holds {rows} samples, where the first array holds {count}");
+                return Err(SamplesError::Counts(text));
+            }
+            let Some(port) = inputs.iter().find(|port| port.name == array.name) else {
+                labels = Some(read_labels(path, &mut array, &limits)?);
+                continue;
+            };
+            let (column, wants) = column(array, port)?;
+            per_run = both(per_run, wants, &port.name)?;
+            columns.push(column);
+        }
+        if count == 0 {
+            return Err(SamplesError::Empty(path.to_owned()));
+        }
+        Ok(Self { source: Source::Arrays(columns), count, labels, per_run, limits })
+    }
+
+    /// The number of samples.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Their labels, if the file holds any.
+    pub fn labels(&self) -> Option<&[i64]> {
+        self.labels.as_deref().map(|labels| &labels[..self.count])
+    }
+
+    /// Keep the first `count` samples only.
+    pub fn truncate(&mut self, count: usize) {
+        self.count = self.count.min(count);
+    }
+
+    /// How many samples a run takes, where the model leaves it open and `wanted` are asked for.
+    pub fn batch_size(&self, wanted: usize) -> usize {
+        match self.per_run {
+            PerRun::Any => wanted.clamp(1, self.count.max(1)),
+            PerRun::Exactly(count) => count,
+        }
+    }
+
+    /// Samples at the end that no batch takes: a model with a fixed batch size runs on full batches only.
+    pub fn left_over(&self) -> usize {
+        match self.per_run {
+            PerRun::Any => 0,
+            PerRun::Exactly(count) => self.count % count,
+        }
+    }
+
+    /// The inputs for the samples in `range`, which is clipped to what there is. Generated samples and
+    /// test data are given one at a time: the first of the range.
+    pub fn batch(&mut self, range: Range<usize>) -> Result<Feed, SamplesError> {
+        let range = range.start.min(self.count)..range.end.min(self.count);
+        match &mut self.source {
+            Source::Arrays(columns) => {
+                let limits = self.limits;
+                let one = |column: &mut Column| {
+                    let rows = if column.strip {
+                        range.start..range.end.min(range.start + 1)
+                    } else {
+                        range.clone()
+                    };
+                    let tensor = column.array.rows_as(rows, column.dtype, column.strip, &limits)?;
+                    Ok((column.array.name.clone(), tensor.into()))
+                };
+                columns.iter_mut().map(one).collect()
+            }
+            Source::Sets { folders, inputs } => match folders.get(range.start) {
+                Some(folder) => read_test_data(folder, "input", inputs),
+                None => Ok(Feed::new()),
+            },
+            Source::Generated { inputs, plans, seed } => {
+                // Every plan gets its turn early, so that few samples already cover all sizes.
+                let plan = &plans[range.start % plans.len()];
+                Ok(generate(inputs, plan, *seed, range.start / plans.len()))
+            }
+        }
+    }
+
+    /// All samples, `wanted` a run where the model leaves that open.
+    pub fn batches(&mut self, wanted: usize) -> impl Iterator<Item = Result<Batch, SamplesError>> + '_ {
+        let size = self.batch_size(wanted);
+        let end = self.count - self.left_over();
+        (0..end).step_by(size).map(move |start| {
+            let samples = start..(start + size).min(end);
+            let labels = self.labels.as_ref().map(|labels| labels[samples.clone()].to_vec());
+            Ok(Batch { feed: self.batch(samples.clone())?, samples, labels })
+        })
+    }
+}
+
+fn extension(path: &Path) -> Option<&str> {
+    path.extension().and_then(|extension| extension.to_str())
+}
+
+fn check_names(path: &Path, arrays: &[Array], inputs: &[Port]) -> Result<(), SamplesError> {
+    let list = |names: Vec<&str>| match names.len() {
+        0 => "none".to_owned(),
+        _ => names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "),
+    };
+    let held = || list(arrays.iter().map(|array| array.name.as_str()).collect());
+    let wanted = || list(inputs.iter().map(|port| port.name.as_str()).collect());
+    let missing = inputs.iter().find(|port| {
+        let optional = matches!(port.kind, crate::Kind::Optional(_));
+        !optional && arrays.iter().all(|array| array.name != port.name)
+    });
+    let file = path.display();
+    if let Some(port) = missing {
+        let text = format!("`{file}` has no array for input `{}`; it holds {}", port.name, held());
+        return Err(SamplesError::Names(text));
+    }
+    let known = |name: &str| name == "labels" || inputs.iter().any(|port| port.name == name);
+    match arrays.iter().find(|array| !known(&array.name)) {
+        Some(array) => {
+            let text = format!("`{file}` holds an array `{}`; the inputs are {}", array.name, wanted());
+            Err(SamplesError::Names(text))
+        }
+        None => Ok(()),
+    }
+}
+
+fn read_labels(path: &Path, array: &mut Array, limits: &Limits) -> Result<Vec<i64>, SamplesError> {
+    let broken = |reason: String| SamplesError::File { path: path.to_owned(), reason };
+    let rows = array.rows();
+    let dtype = array.header.element.dtype().filter(|dtype| dtype.is_integer() || *dtype == DataType::Bool);
+    let single = array.header.shape.iter().skip(1).all(|&size| size == 1) && !array.header.shape.is_empty();
+    let (Some(dtype), true) = (dtype, single) else {
+        return Err(broken("`labels` holds no class number for each sample".to_owned()));
+    };
+    let labels = array.rows_as(0..rows, dtype, false, limits)?;
+    labels.to_i64().ok_or_else(|| broken("`labels` holds larger numbers than classes have".to_owned()))
+}
+
+/// `array` as what is fed to `port`, and how many samples a run then takes.
+fn column(array: Array, port: &Port) -> Result<(Column, PerRun), SamplesError> {
+    let (shape, element) = (array.header.shape.as_slice(), array.header.element);
+    let given = || {
+        let dtype = element.dtype().map_or("raw bytes", DataType::name);
+        let sizes: Vec<_> = shape.iter().map(ToString::to_string).collect();
+        format!("{dtype}[{}]", sizes.join(", "))
+    };
+    let misfit = || {
+        let reason = format!("takes {}, not rows of {}", port.kind, given());
+        SamplesError::Port { name: port.name.clone(), reason }
+    };
+    let dtype = port.dtype().filter(|dtype| element.becomes(*dtype)).ok_or_else(misfit)?;
+    let (strip, rest, first) = match port.dims() {
+        // A scalar, or a port of unknown rank: a list of numbers is then a list of scalars.
+        None => (shape.len() == 1, None, PortDim::Unknown),
+        Some(dims) if dims.len() == shape.len() && !dims.is_empty() => {
+            (false, Some(&dims[1..]), dims[0].clone())
+        }
+        Some(dims) if dims.len() + 1 == shape.len() => (true, Some(dims), PortDim::Unknown),
+        Some(_) => return Err(misfit()),
+    };
+    let same = |(dim, size): (&PortDim, &usize)| !matches!(dim, PortDim::Fixed(n) if n != size);
+    if !rest.is_none_or(|rest| rest.iter().zip(&shape[1..]).all(same)) {
+        return Err(misfit());
+    }
+    let per_run = match first {
+        _ if strip => PerRun::Exactly(1),
+        PortDim::Fixed(0) => return Err(misfit()),
+        PortDim::Fixed(size) => PerRun::Exactly(size),
+        PortDim::Symbol(_) | PortDim::Unknown => PerRun::Any,
+    };
+    Ok((Column { array, dtype, strip }, per_run))
+}
+
+fn both(a: PerRun, b: PerRun, name: &str) -> Result<PerRun, SamplesError> {
+    match (a, b) {
+        (PerRun::Any, other) | (other, PerRun::Any) => Ok(other),
+        (PerRun::Exactly(a), PerRun::Exactly(b)) if a == b => Ok(PerRun::Exactly(a)),
+        (PerRun::Exactly(a), PerRun::Exactly(b)) => {
+            let text = format!("input `{name}` takes {b} samples a run, where another input takes {a}");
+            Err(SamplesError::Counts(text))
+        }
+    }
+}
+
+/// Codes of `bits` bits each, one a byte, packed from the low bits up as tensors hold them.
+pub(crate) fn pack(bits: u32, codes: &[u8]) -> Vec<u8> {
+    if bits >= 8 {
+        return codes.to_vec();
+    }
+    let bits = bits as usize;
+    let mut out = vec![0_u8; (codes.len() * bits).div_ceil(8)];
+    for (i, code) in codes.iter().enumerate() {
+        let (byte, shift) = (i * bits / 8, i * bits % 8);
+        let wide = u16::from(code & ((1 << bits) - 1)) << shift;
+        out[byte] |= wide as u8;
+        if let Some(next) = out.get_mut(byte + 1) {
+            *next |= (wide >> 8) as u8;
+        }
+    }
+    out
+}
+
+/// A feed in one line, for messages.
+pub fn summary(feed: &Feed) -> String {
+    let one = |(name, value): &(String, crate::Value)| format!("{name}: {}", describe(value));
+    feed.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{array::write_npz, npy::tests::npy, *};
+    use crate::Value;
+    use zip::CompressionMethod::Deflated;
+
+    fn port(dtype: DataType, dims: &[PortDim]) -> Port {
+        Port::tensor("x", dtype, dims)
+    }
+
+    fn file(folder: &tempfile::TempDir, arrays: &[(&str, Vec<u8>)]) -> PathBuf {
+        let path = folder.path().join("data.npz");
+        write_npz(&path, arrays, Deflated);
+        path
+    }
+
+    fn x() -> Vec<u8> {
+        npy("|u1", false, "(5, 2)", &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
+    }
+
+    fn shapes(samples: &mut Samples, wanted: usize) -> Vec<Vec<usize>> {
+        let batches = samples.batches(wanted).map(Result::unwrap);
+        batches.map(|batch| batch.feed[0].1.as_tensor().unwrap().shape().to_vec()).collect()
+    }
+
+    #[test]
+    fn the_batch_axis_follows_the_model() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = file(&folder, &[("x", x()), ("labels", npy("|i1", false, "(5,)", &[4, 3, 2, 1, 0]))]);
+        let (two, any) = (PortDim::Fixed(2), PortDim::Symbol("n".into()));
+        let open = |dims: &[PortDim]| {
+            Samples::open(&path, &[port(DataType::Uint8, dims)], Limits::default()).unwrap()
+        };
+        let mut symbolic = open(&[any, two.clone()]);
+        assert_eq!(shapes(&mut symbolic, 2), [[2, 2], [2, 2], [1, 2]]);
+        assert_eq!((symbolic.len(), symbolic.left_over()), (5, 0));
+        let last = symbolic.batches(2).last().unwrap().unwrap();
+        assert_eq!((last.samples, last.labels), (4..5, Some(vec![0])));
+        assert_eq!(shapes(&mut open(&[PortDim::Fixed(1), two.clone()]), 3), [[1, 2]; 5]);
+        let mut pairs = open(&[two.clone(), two.clone()]);
+        assert_eq!((shapes(&mut pairs, 3), pairs.left_over()), (vec![vec![2, 2]; 2], 1));
+        // Without an axis for samples, a run takes one of them.
+        let mut single = open(&[two]);
+        assert_eq!(shapes(&mut single, 3), [[2]; 5]);
+        assert_eq!(single.batch(3..4).unwrap()[0].1.as_tensor().unwrap().to_i64().unwrap(), [6, 7]);
+        single.truncate(2);
+        assert_eq!((single.len(), single.labels().unwrap().len()), (2, 2));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_told_in_one_sentence() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = file(&folder, &[("x", x())]);
+        let open = |ports: &[Port]| Samples::open(&path, ports, Limits::default()).err().unwrap();
+        let (one, three) = (PortDim::Fixed(1), PortDim::Fixed(3));
+        let error = open(&[port(DataType::Uint8, &[one.clone(), three])]);
+        assert_eq!(error.to_string(), "input `x` takes uint8[1, 3], not rows of uint8[5, 2]");
+        let error = open(&[port(DataType::Float, &[one.clone(), PortDim::Unknown])]);
+        assert_eq!(error.to_string(), "input `x` takes float[1, ?], not rows of uint8[5, 2]");
+        let other = Port { name: "y".into(), ..port(DataType::Uint8, &[one]) };
+        let error = open(&[other.clone()]);
+        let text = format!("`{}` has no array for input `y`; it holds `x`", path.display());
+        assert_eq!(error.to_string(), text);
+        assert!(error.hint().unwrap().contains("savez"));
+        let path = file(&folder, &[("x", x()), ("y", npy("|u1", false, "(2, 1)", &[0; 2]))]);
+        let ports = [port(DataType::Uint8, &[PortDim::Unknown, PortDim::Unknown]), other];
+        let error = Samples::open(&path, &ports[..1], Limits::default()).err().unwrap();
+        assert!(error.to_string().ends_with("holds an array `y`; the inputs are `x`"), "{error}");
+        let error = Samples::open(&path, &ports, Limits::default()).err().unwrap();
+        assert!(error.to_string().contains("holds 2 samples, where the first array holds 5"), "{error}");
+    }
+
+    #[test]
+    fn an_npy_file_needs_no_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("anything.npy");
+        std::fs::write(&path, x()).unwrap();
+        let ports = [port(DataType::Uint8, &[PortDim::Unknown, PortDim::Fixed(2)])];
+        let mut samples = Samples::open(&path, &ports, Limits::default()).unwrap();
+        let feed = samples.batch(0..9).unwrap();
+        assert_eq!(summary(&feed), "x: uint8[5, 2]");
+        assert!(matches!(&feed[0].1, Value::Tensor(_)));
+        let error = Samples::open(folder.path(), &ports, Limits::default()).err().unwrap();
+        assert!(matches!(error, SamplesError::EmptyFolder(_)));
+    }
+
+    #[test]
+    fn codes_are_packed_from_the_low_bits_up() {
+        assert_eq!(pack(4, &[1, 0xff, 2]), [0xf1, 0x02]);
+        assert_eq!(pack(2, &[0, 1, 2, 3, 2]), [0b11_10_01_00, 0b10]);
+        assert_eq!(pack(6, &[0x3f, 0, 1]), [0x3f, 0x10, 0]);
+        assert_eq!(pack(8, &[7]), [7]);
+    }
+}

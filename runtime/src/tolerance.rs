@@ -1,0 +1,208 @@
+//! What difference is rounding, and what is a fault.
+
+use crate::{Comparison, Deviation};
+use pare_graph::DataType;
+
+/// How far outputs may lie apart and still count as the same function, rounded differently.
+///
+/// The yardstick is the model's own noise: the original run with the engine's optimizations off and on
+/// computes the same function with sums in another order, so how far these two lie apart (the floor)
+/// is how far rounding alone carries this model on these samples. A candidate is one more such
+/// reordering. Its largest error is the maximum of as many draws from a similar distribution; `factor`
+/// covers the spread of such maxima, and that a rewrite may reorder more than the engine does.
+///
+/// The floor can be zero where the engine had nothing to reorder, so a part that does not depend on it
+/// is allowed too: `roundings` machine epsilons of the output's type, scaled by its largest value. In
+/// single and double precision this stands for the roundings on the way through the network. Types of
+/// 16 bits and less are computed in wider registers and rounded at the end of an operator, so
+/// `narrow_roundings` is smaller.
+///
+/// Integers, bools and strings do not round: they must be equal, except for as large a share (times
+/// `factor`) as the floor itself shows to flip.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tolerance {
+    /// Times the floor.
+    pub factor: f64,
+    /// Machine epsilons for floats of 32 and 64 bits.
+    pub roundings: f64,
+    /// Machine epsilons for narrower floats.
+    pub narrow_roundings: f64,
+}
+
+impl Default for Tolerance {
+    fn default() -> Self {
+        Self { factor: 10.0, roundings: 128.0, narrow_roundings: 8.0 }
+    }
+}
+
+/// What [`Tolerance`] allows one output.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Allowed {
+    /// Largest |reference - candidate| of floats.
+    pub abs: f64,
+    /// Share of integers, bools or strings that may differ.
+    pub share: f64,
+    /// Share of elements that may be NaN or infinite on one side only.
+    pub misplaced: f64,
+}
+
+impl Tolerance {
+    /// What an output with this `floor` is allowed; `reference` is the largest |value| it takes.
+    pub fn from_floor(&self, floor: &Deviation, dtype: Option<DataType>, reference: f64) -> Allowed {
+        let epsilon = dtype.map_or(0.0, epsilon);
+        let wide = dtype.is_some_and(|dtype| dtype.bits() >= 32);
+        let roundings = if wide { self.roundings } else { self.narrow_roundings };
+        let share =
+            |part: u64| if floor.count == 0 { 0.0 } else { self.factor * part as f64 / floor.count as f64 };
+        Allowed {
+            abs: (self.factor * floor.max_abs).max(roundings * epsilon * reference),
+            share: share(floor.differing).min(1.0),
+            misplaced: share(floor.misplaced).min(1.0),
+        }
+    }
+
+    /// Judge every output of `candidate` by its floor. The worst output is named.
+    pub fn judge(&self, candidate: &Comparison, floor: &Comparison) -> Verdict {
+        let none = Deviation::default();
+        let faults = candidate.outputs().iter().filter_map(|(name, deviation)| {
+            let floor = floor.get(name).unwrap_or(&none);
+            let (excess, why) = self.fault(deviation, floor)?;
+            Some((excess, name.clone(), why))
+        });
+        match faults.max_by(|a, b| a.0.total_cmp(&b.0)) {
+            Some((_, output, why)) => Verdict::Differs { output, why },
+            None => Verdict::Equal,
+        }
+    }
+
+    /// Why `deviation` is more than rounding, and by which factor.
+    fn fault(&self, deviation: &Deviation, floor: &Deviation) -> Option<(f64, String)> {
+        if let Some(mismatch) = &deviation.mismatch {
+            return Some((f64::INFINITY, mismatch.clone()));
+        }
+        let allowed = self.from_floor(floor, deviation.dtype, deviation.max_reference);
+        let count = deviation.count.max(1) as f64;
+        if deviation.misplaced as f64 / count > allowed.misplaced {
+            let places = deviation.misplaced;
+            let why = format!("{places} of {count} values are NaN or infinite on one side only");
+            return Some((f64::INFINITY, why));
+        }
+        if deviation.dtype.is_some_and(measured) {
+            let excess = deviation.max_abs / allowed.abs;
+            return (deviation.max_abs > allowed.abs).then(|| {
+                let (is, may) = (deviation.max_abs, allowed.abs);
+                (excess, format!("it is off by up to {is:.3e}, and rounding explains {may:.3e}"))
+            });
+        }
+        let share = deviation.differing as f64 / count;
+        (share > allowed.share).then(|| {
+            let why = format!("{} of {count} values differ", deviation.differing);
+            (share / allowed.share, why)
+        })
+    }
+}
+
+fn measured(dtype: DataType) -> bool {
+    dtype.is_float() || matches!(dtype, DataType::Complex64 | DataType::Complex128)
+}
+
+/// The distance from 1 to the next number of this type; 0 for types that do not round.
+pub fn epsilon(dtype: DataType) -> f64 {
+    use DataType as D;
+    match dtype {
+        D::Float | D::Complex64 => f64::from(f32::EPSILON),
+        D::Double | D::Complex128 => f64::EPSILON,
+        D::Float16 => 2_f64.powi(-10),
+        D::Bfloat16 => 2_f64.powi(-7),
+        D::Float8E4M3Fn | D::Float8E4M3Fnuz | D::Float6E2M3 => 2_f64.powi(-3),
+        D::Float8E5M2 | D::Float8E5M2Fnuz | D::Float6E3M2 => 2_f64.powi(-2),
+        D::Float4E2M1 => 0.5,
+        D::Float8E8M0 => 1.0,
+        _ => 0.0,
+    }
+}
+
+/// Whether two models compute the same function, as far as the samples show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// They agree within rounding.
+    Equal,
+    /// They do not.
+    Differs {
+        /// The output that lies furthest off; empty if it is not one output's fault.
+        output: String,
+        /// What is wrong, in one sentence.
+        why: String,
+    },
+}
+
+impl Verdict {
+    /// Whether they agree.
+    pub fn is_equal(&self) -> bool {
+        *self == Self::Equal
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Value;
+    use pare_graph::{Element, Tensor};
+
+    fn compare<T: Element>(a: &[T], b: &[T]) -> Comparison {
+        let feed = |values: &[T]| vec![("y".to_owned(), Value::Tensor(Tensor::vector(values)))];
+        let mut comparison = Comparison::new();
+        comparison.add(&feed(a), &feed(b));
+        comparison
+    }
+
+    fn why(verdict: Verdict) -> String {
+        match verdict {
+            Verdict::Equal => "equal".to_owned(),
+            Verdict::Differs { output, why } => format!("`{output}`: {why}"),
+        }
+    }
+
+    #[test]
+    fn differences_are_judged_by_the_models_own_noise() {
+        let tolerance = Tolerance::default();
+        let quiet = compare(&[1.0_f32, -8.0], &[1.0, -8.0]);
+        let noisy = compare(&[1.0_f32, -8.0], &[1.001, -8.0]);
+        let off = compare(&[1.0_f32, -8.0], &[1.005, -8.0]);
+        assert!(tolerance.judge(&off, &noisy).is_equal());
+        let text = why(tolerance.judge(&off, &quiet));
+        assert_eq!(text, "`y`: it is off by up to 5.000e-3, and rounding explains 1.221e-4");
+        // Some roundings of the largest value are allowed without any noise.
+        let close = compare(&[1.0_f32, -8.0], &[1.0, -8.00005]);
+        assert!(tolerance.judge(&close, &quiet).is_equal());
+    }
+
+    #[test]
+    fn integers_may_flip_only_where_noise_flips_them() {
+        let tolerance = Tolerance::default();
+        let quiet = compare(&[1_i64, 2, 3, 4], &[1, 2, 3, 4]);
+        let flipped = compare(&[1_i64, 2, 3, 4], &[1, 2, 3, 5]);
+        assert_eq!(why(tolerance.judge(&flipped, &quiet)), "`y`: 1 of 4 values differ");
+        assert!(tolerance.judge(&flipped, &flipped).is_equal());
+    }
+
+    #[test]
+    fn numbers_that_are_not_finite_are_faults_of_their_own() {
+        let tolerance = Tolerance::default();
+        let nan = compare(&[1.0_f32, 2.0], &[1.0, f32::NAN]);
+        let none = Comparison::new();
+        let text = why(tolerance.judge(&nan, &none));
+        assert_eq!(text, "`y`: 1 of 2 values are NaN or infinite on one side only");
+        let shape = compare(&[1.0_f32], &[1.0, 2.0]);
+        assert_eq!(why(tolerance.judge(&shape, &none)), "`y`: it is float[2] instead of float[1]");
+    }
+
+    #[test]
+    fn what_is_allowed_scales_with_type_and_size() {
+        let floor = Deviation::default();
+        let allowed = |dtype, size| Tolerance::default().from_floor(&floor, Some(dtype), size).abs;
+        assert_eq!(allowed(DataType::Float, 2.0), 256.0 * f64::from(f32::EPSILON));
+        assert_eq!(allowed(DataType::Float16, 1.0), 8.0 / 1024.0);
+        assert_eq!(allowed(DataType::Int64, 1e9), 0.0);
+    }
+}
