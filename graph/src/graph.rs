@@ -1,6 +1,9 @@
 //! The graph: nodes and values as vertices of one directed graph, uses as its edges.
 
-use crate::{Attribute, Fact, SparseTensor, Tensor, Type, onnx::Extra};
+use crate::{
+    Attribute, Fact, SparseTensor, Tensor, Type,
+    onnx::{GraphExtra, NodeExtra},
+};
 use indexmap::IndexMap;
 use petgraph::{
     Direction,
@@ -67,7 +70,7 @@ pub struct Node {
     pub(crate) rank: Rank,
     /// How many inputs and outputs the node lists, omitted ones at the end included.
     pub(crate) slots: (u32, u32),
-    pub(crate) extra: Extra,
+    pub(crate) extra: NodeExtra,
 }
 
 /// Position in the file, then order of creation.
@@ -195,7 +198,7 @@ enum Vertex {
 pub(crate) struct Names(Arc<Mutex<HashSet<String>>>);
 
 impl Names {
-    fn take(&self, name: &str) -> bool {
+    pub(crate) fn take(&self, name: &str) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name.into())
     }
 }
@@ -221,7 +224,7 @@ pub struct Graph {
     pub metadata: Metadata,
     /// Whether it is the body of a function: it has no initializers in the file, constants are nodes.
     pub is_function: bool,
-    pub(crate) extra: Extra,
+    pub(crate) extra: GraphExtra,
 }
 
 /// A graph that cannot be built or changed this way.
@@ -464,6 +467,11 @@ impl Graph {
             self.generations.resize(index.index() + 1, 0);
         }
         index
+    }
+
+    /// Grows with everything that is added.
+    pub(crate) fn clock(&self) -> u64 {
+        self.next
     }
 
     pub(crate) fn tick(&mut self) -> u64 {

@@ -1,6 +1,10 @@
 //! A whole model: the main graph, local functions, imports, metadata.
 
-use crate::{Attribute, Graph, Type, graph::Metadata, onnx::Extra};
+use crate::{
+    Attribute, Graph, Type,
+    graph::Metadata,
+    onnx::{FunctionExtra, ModelExtra},
+};
 use std::sync::Arc;
 
 /// A model (ONNX `ModelProto`).
@@ -26,7 +30,7 @@ pub struct Model {
     pub graph: Graph,
     /// Functions local to the model.
     pub functions: Vec<Function>,
-    pub(crate) extra: Extra,
+    pub(crate) extra: ModelExtra,
 }
 
 /// A model-local function (ONNX `FunctionProto`). Its inputs and outputs are those of the body, untyped.
@@ -44,7 +48,7 @@ pub struct Function {
     pub defaults: indexmap::IndexMap<String, Attribute>,
     /// The body. Its inputs have no types; its constants are `Constant` nodes.
     pub body: Graph,
-    pub(crate) extra: Extra,
+    pub(crate) extra: FunctionExtra,
 }
 
 impl Model {

@@ -1,6 +1,6 @@
 //! Constant tensors: element type, shape and bytes.
 
-use crate::DataType;
+use crate::{DataType, graph::Metadata};
 use bytes::Bytes;
 use half::{bf16, f16};
 use std::sync::Arc;
@@ -25,10 +25,15 @@ enum Data {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Origin {
     pub storage: Storage,
+    /// Its name, where that is not the name of a value.
     pub name: Option<String>,
     pub doc: Option<String>,
-    pub metadata: Vec<(Option<String>, Option<String>)>,
+    pub metadata: Metadata,
     pub segment: Option<(Option<i64>, Option<i64>)>,
+    /// `data_location`: whether it stood in a file of its own.
+    pub location: Option<i32>,
+    /// The entries of `external_data` (location, offset, length, checksum).
+    pub external: Metadata,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -37,8 +42,8 @@ pub(crate) enum Storage {
     Raw,
     /// In the typed field of its element type (`float_data`, `int32_data`, …).
     Typed,
-    /// In a file of its own; the entries of `external_data` (location, offset, length, checksum).
-    External(Vec<(Option<String>, Option<String>)>),
+    /// In `int32_data`, by these numbers, which do not follow from the elements (as 255 for the int8 -1).
+    Integers(Vec<i32>),
 }
 
 /// Why a tensor could not be made.

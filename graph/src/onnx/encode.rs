@@ -1,0 +1,243 @@
+//! From a [`Model`] to the messages of its file. Tensors share their bytes with it.
+
+use super::{
+    WriteError,
+    extra::{AttributeExtra, Known},
+    metadata_to, opsets_to,
+    proto::{
+        FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto,
+    },
+    tensor::{EXTERNAL, sparse_to, tensor_to},
+    types::{declared_to, type_from},
+};
+use crate::{
+    Attribute, Constant, DataType, Declared, Fact, Function, Graph, GraphError, Model, NodeId, Tensor, Type,
+    Value, ValueId,
+};
+use std::collections::HashMap;
+
+/// From this IR version on an initializer need not be an input too.
+pub(super) const FREE_INITIALIZERS: i64 = 4;
+
+/// Smaller tensors stay in the model file, where its readers see them at once (as in onnx's own writer).
+pub(super) const SMALL: usize = 1024;
+
+/// Every level of subgraphs takes three of messages, and readers allow a hundred of those.
+const MAX_SUBGRAPHS: usize = super::wire::MAX_DEPTH / 3;
+
+/// Makes messages at some level of subgraphs.
+#[derive(Clone, Copy)]
+pub(super) struct Encoder {
+    /// Large new tensors are to stand in the data file.
+    external: bool,
+    depth: usize,
+}
+
+/// The whole model. Tensors for the data file are marked `EXTERNAL` and still have their bytes in `raw_data`.
+pub(super) fn model(model: &Model) -> Result<ModelProto, WriteError> {
+    let encoder = Encoder { external: model.extra.external, depth: 0 };
+    let mut proto = ModelProto {
+        ir_version: model.ir_version,
+        opset_import: opsets_to(&model.opsets, &model.extra.opset_import),
+        producer_name: model.producer_name.clone(),
+        producer_version: model.producer_version.clone(),
+        domain: model.domain.clone(),
+        model_version: model.model_version,
+        doc_string: model.doc.clone(),
+        graph: Some(encoder.graph(&model.graph)?),
+        metadata_props: metadata_to(&model.metadata),
+        training_info: model.extra.training_info.clone(),
+        functions: model.functions.iter().map(|f| encoder.function(f)).collect::<Result<_, _>>()?,
+        configuration: model.extra.configuration.clone(),
+    };
+    // Passes make initializers that are no inputs, which readers of older versions would miss among them.
+    let old = model.ir_version.is_some_and(|v| v < FREE_INITIALIZERS);
+    if old && !model.extra.loose && has_free_initializers(&model.graph) {
+        proto.ir_version = Some(FREE_INITIALIZERS);
+        if proto.opset_import.is_empty() {
+            // What files before IR version 3, which had no imports, mean.
+            proto.opset_import.push(OperatorSetIdProto { domain: Some(String::new()), version: Some(1) });
+        }
+    }
+    Ok(proto)
+}
+
+/// Whether some initializer, here or in a subgraph, is no input.
+pub(super) fn has_free_initializers(graph: &Graph) -> bool {
+    graph.initializers().iter().any(|&v| !graph.value(v).is_input())
+        || graph.nodes().iter().any(|&n| graph.node(n).subgraphs().any(has_free_initializers))
+}
+
+impl Encoder {
+    /// The message of a subgraph.
+    pub(super) fn deeper(self, graph: &Graph) -> Result<GraphProto, WriteError> {
+        if self.depth == MAX_SUBGRAPHS {
+            return Err(WriteError::TooDeep(format!("`{}`", graph.name.as_deref().unwrap_or_default())));
+        }
+        Self { depth: self.depth + 1, ..self }.graph(graph)
+    }
+
+    /// The message of a tensor; a new one may go to the data file.
+    pub(super) fn tensor(self, mut proto: TensorProto, tensor: &Tensor) -> TensorProto {
+        let large = proto.raw_data.as_ref().is_some_and(|raw| raw.len() >= SMALL);
+        if self.external && large && tensor.origin.is_none() {
+            proto.data_location = Some(EXTERNAL);
+        }
+        proto
+    }
+
+    fn graph(self, graph: &Graph) -> Result<GraphProto, WriteError> {
+        let mut proto = GraphProto {
+            node: self.nodes(graph)?,
+            name: graph.name.clone(),
+            doc_string: graph.doc.clone(),
+            input: interface(graph, graph.inputs(), false),
+            output: interface(graph, graph.outputs(), true),
+            value_info: value_info(graph),
+            metadata_props: metadata_to(&graph.metadata),
+            ..GraphProto::default()
+        };
+        for id in graph.initializers() {
+            let name = Some(graph.value(id).name.as_str());
+            match &graph.value(id).data {
+                Some(Constant::Dense(t)) => proto.initializer.push(self.tensor(tensor_to(t, name), t)),
+                Some(Constant::Sparse(s)) => proto.sparse_initializer.push(sparse_to(s, name)),
+                None => {}
+            }
+        }
+        let there = |known: Known, mut names: Box<dyn Iterator<Item = &str> + '_>| {
+            !known || names.all(|name| graph.find(name).is_some())
+        };
+        let kept = graph.extra.annotations.iter().filter(|(known, a)| there(*known, Box::new(a.names())));
+        proto.quantization_annotation = kept.map(|(_, a)| a.clone()).collect();
+        Ok(proto)
+    }
+
+    fn function(self, function: &Function) -> Result<FunctionProto, WriteError> {
+        let (body, extra) = (&function.body, &function.extra);
+        let names = |ids: &[ValueId]| ids.iter().map(|&v| body.value(v).name.clone()).collect();
+        // A function has no initializers in the file.
+        let mut node: Vec<_> = body.initializers().iter().map(|&v| self.constant(body.value(v))).collect();
+        node.extend(self.nodes(body)?);
+        Ok(FunctionProto {
+            name: Some(function.name.clone()),
+            input: names(body.inputs()),
+            output: names(body.outputs()),
+            attribute: function.attributes.clone(),
+            attribute_proto: self.attributes(&function.defaults, Some(&extra.defaults))?,
+            node,
+            doc_string: body.doc.clone(),
+            opset_import: opsets_to(&body.opsets, &extra.opset_import),
+            domain: (!extra.no_domain || !function.domain.is_empty()).then(|| function.domain.clone()),
+            overload: function.overload.clone(),
+            value_info: value_info(body),
+            metadata_props: metadata_to(&body.metadata),
+        })
+    }
+
+    /// An initializer of a function as the node that makes it.
+    fn constant(self, value: &Value) -> NodeProto {
+        let (name, attribute) = match &value.data {
+            Some(Constant::Sparse(s)) => ("sparse_value", Attribute::SparseTensor(s.clone())),
+            Some(Constant::Dense(t)) => ("value", Attribute::Tensor(t.clone())),
+            None => ("value", Attribute::Undefined),
+        };
+        NodeProto {
+            output: vec![value.name.clone()],
+            op_type: Some("Constant".into()),
+            attribute: self.attribute(name, &attribute, None).into_iter().collect(),
+            ..NodeProto::default()
+        }
+    }
+
+    /// Topological order, ties as in the file; the file's own order while an unsorted file is untouched.
+    fn nodes(self, graph: &Graph) -> Result<Vec<NodeProto>, WriteError> {
+        let mut order = graph.nodes().to_vec();
+        if let Some(&node) = graph.unordered_nodes().first() {
+            return Err(GraphError::Cycle(graph.describe(node)).into());
+        }
+        if graph.extra.unsorted == Some((graph.clock(), order.len())) {
+            order.sort_by_key(|&n| graph.node(n).rank);
+        }
+        order.into_iter().map(|id| self.node(graph, id)).collect()
+    }
+
+    fn node(self, graph: &Graph, id: NodeId) -> Result<NodeProto, WriteError> {
+        let (node, bag) = (graph.node(id), graph.node(id).extra.bag());
+        let name = |v: Option<ValueId>| v.map_or_else(String::new, |v| graph.value(v).name.clone());
+        Ok(NodeProto {
+            input: graph.inputs_of(id).into_iter().map(name).collect(),
+            output: graph.outputs_of(id).into_iter().map(name).collect(),
+            name: node.name.clone(),
+            op_type: Some(node.op.clone()),
+            domain: node.domain.clone(),
+            overload: node.overload.clone(),
+            attribute: self.attributes(&node.attributes, bag.map(|b| &b.attributes))?,
+            doc_string: node.doc.clone(),
+            metadata_props: metadata_to(&node.metadata),
+            device_configurations: bag.map(|b| b.devices.clone()).unwrap_or_default(),
+        })
+    }
+
+    fn attributes(
+        self,
+        attributes: &indexmap::IndexMap<String, Attribute>,
+        extra: Option<&HashMap<String, AttributeExtra>>,
+    ) -> Result<Vec<super::proto::AttributeProto>, WriteError> {
+        let encode =
+            |(name, value): (&String, _)| self.attribute(name, value, extra.and_then(|e| e.get(name)));
+        attributes.iter().map(encode).collect()
+    }
+}
+
+/// The entries of the inputs or outputs.
+fn interface(graph: &Graph, ids: &[ValueId], output: bool) -> Vec<ValueInfoProto> {
+    let entry = |(place, &id): (usize, &ValueId)| {
+        let value = graph.value(id);
+        let kept =
+            graph.extra.interface.iter().filter(|k| k.output == output && k.entry.name() == value.name);
+        // An output may stand there twice, with entries of its own.
+        let kept = kept.filter(|k| !output || k.place == place).find(|k| k.declared == value.declared);
+        match (kept, &value.declared) {
+            (Some(kept), _) => kept.entry.clone(),
+            (None, Some(declared)) => declared_to(&value.name, declared),
+            (None, None) => {
+                let ty = type_of(&value.fact);
+                declared_to(&value.name, &Declared { ty, ..Declared::default() })
+            }
+        }
+    };
+    ids.iter().enumerate().map(entry).collect()
+}
+
+fn type_of(fact: &Fact) -> Option<Type> {
+    let Fact::Tensor(tensor) = fact else { return None };
+    tensor.dtype.map(|dtype: DataType| Type::tensor(dtype, tensor.shape.as_deref()))
+}
+
+/// The entries of `value_info` in the order of the file. One that contradicts what is known by now about its value
+/// is left out: better none than a wrong one.
+fn value_info(graph: &Graph) -> Vec<ValueInfoProto> {
+    let mut entries = vec![];
+    for id in graph.values() {
+        let value = graph.value(id);
+        let Some(declared @ Declared { order: Some(order), .. }) = &value.declared else { continue };
+        if !value.is_input() && !value.is_output() && agrees(declared.ty.as_ref(), value) {
+            entries.push((*order, value.seq, declared_to(&value.name, declared)));
+        }
+    }
+    for (order, known, entry) in &graph.extra.value_info {
+        let ty = entry.r#type.as_ref().and_then(|t| type_from(t, "").ok());
+        match graph.find(entry.name()) {
+            None if *known => {}
+            Some(id) if !agrees(ty.as_ref(), graph.value(id)) => {}
+            _ => entries.push((*order, 0, entry.clone())),
+        }
+    }
+    entries.sort_by_key(|e| (e.0, e.1));
+    entries.into_iter().map(|e| e.2).collect()
+}
+
+fn agrees(ty: Option<&Type>, value: &Value) -> bool {
+    ty.is_none_or(|ty| ty.fact().unify(&value.fact).is_some())
+}

@@ -1,0 +1,250 @@
+//! Tensors in files of their own (`external_data`).
+
+use super::{
+    ReadError, ReadOptions, WriteError,
+    encode::SMALL,
+    mapped::Mapping,
+    proto::{
+        AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, StringStringEntryProto,
+        TensorProto,
+    },
+    tensor::{EXTERNAL, describe, layout, tensor_from},
+};
+use bytes::Bytes;
+use std::{
+    collections::HashMap,
+    path::{Component, Path, PathBuf},
+    sync::Arc,
+};
+
+/// Call `f` with every tensor of the model: in graphs, subgraphs, functions and training graphs.
+fn tensors<E>(
+    model: &mut ModelProto,
+    f: &mut impl FnMut(&mut TensorProto) -> Result<(), E>,
+) -> Result<(), E> {
+    let training = model.training_info.iter_mut();
+    let training = training.flat_map(|t| t.initialization.iter_mut().chain(&mut t.algorithm));
+    for graph in model.graph.iter_mut().chain(training) {
+        in_graph(graph, f)?;
+    }
+    for function in &mut model.functions {
+        function.attribute_proto.iter_mut().try_for_each(|a| in_attribute(a, f))?;
+        in_nodes(&mut function.node, f)?;
+    }
+    Ok(())
+}
+
+fn in_graph<E>(g: &mut GraphProto, f: &mut impl FnMut(&mut TensorProto) -> Result<(), E>) -> Result<(), E> {
+    g.initializer.iter_mut().try_for_each(&mut *f)?;
+    g.sparse_initializer.iter_mut().try_for_each(|s| in_sparse(s, f))?;
+    in_nodes(&mut g.node, f)
+}
+
+fn in_nodes<E>(
+    nodes: &mut [NodeProto],
+    f: &mut impl FnMut(&mut TensorProto) -> Result<(), E>,
+) -> Result<(), E> {
+    nodes.iter_mut().flat_map(|n| &mut n.attribute).try_for_each(|a| in_attribute(a, f))
+}
+
+fn in_attribute<E>(
+    a: &mut AttributeProto,
+    f: &mut impl FnMut(&mut TensorProto) -> Result<(), E>,
+) -> Result<(), E> {
+    a.t.iter_mut().chain(&mut a.tensors).try_for_each(&mut *f)?;
+    a.sparse_tensor.iter_mut().chain(&mut a.sparse_tensors).try_for_each(|s| in_sparse(s, f))?;
+    a.g.iter_mut().chain(&mut a.graphs).try_for_each(|g| in_graph(g, f))
+}
+
+fn in_sparse<E>(
+    s: &mut SparseTensorProto,
+    f: &mut impl FnMut(&mut TensorProto) -> Result<(), E>,
+) -> Result<(), E> {
+    s.values.iter_mut().chain(&mut s.indices).try_for_each(f)
+}
+
+// ---- reading
+
+/// Give every external tensor its bytes, as a slice of the mapped file, in `raw_data`. Returns the mappings.
+pub(super) fn load(
+    model: &mut ModelProto,
+    folder: Option<&Path>,
+    options: &ReadOptions,
+) -> Result<Vec<Arc<Mapping>>, ReadError> {
+    let mut files = HashMap::<PathBuf, (Arc<Mapping>, Bytes)>::new();
+    let mut found = false;
+    tensors(model, &mut |tensor| {
+        if tensor.data_location != Some(EXTERNAL) {
+            return Ok(());
+        }
+        found = true;
+        load_one(tensor, folder, options, &mut files)
+    })?;
+    Ok(files.into_values().map(|(mapping, _)| mapping).collect())
+}
+
+fn load_one(
+    tensor: &mut TensorProto,
+    folder: Option<&Path>,
+    options: &ReadOptions,
+    files: &mut HashMap<PathBuf, (Arc<Mapping>, Bytes)>,
+) -> Result<(), ReadError> {
+    let place = describe(tensor);
+    let refuse = |why: String| ReadError::invalid(&place, why);
+    if tensor.raw_data.is_some() {
+        return Err(refuse("has both raw_data and external data".into()));
+    }
+    let entry = |key: &str| -> Result<Option<&str>, ReadError> {
+        let mut all = tensor.external_data.iter().filter(|e| e.key() == key);
+        match (all.next(), all.next()) {
+            (_, Some(_)) => Err(refuse(format!("has two entries `{key}` for its external data"))),
+            (first, None) => Ok(first.map(StringStringEntryProto::value)),
+        }
+    };
+    let number = |key: &str| -> Result<Option<usize>, ReadError> {
+        let parse = |text: &str| {
+            text.parse().map_err(|_| refuse(format!("has external data of {key} `{text}`, which is no size")))
+        };
+        entry(key)?.map(parse).transpose()
+    };
+    let location = entry("location")?.ok_or_else(|| refuse("has external data without location".into()))?;
+    let folder = folder.ok_or_else(|| {
+        refuse(format!("has its data in the file `{location}`, and no folder is given to look in"))
+    })?;
+    let (dtype, shape) = layout(tensor)?;
+    let count = crate::element_count(&shape).and_then(|n| dtype.bytes_for(n));
+    let offset = number("offset")?.unwrap_or(0);
+    let length = match number("length")? {
+        Some(length) => length,
+        None => count.ok_or_else(|| refuse("has external data of unknown length".into()))?,
+    };
+    let path = resolve(folder, location, options).map_err(refuse)?;
+    let file = match files.get(&path) {
+        Some((_, file)) => file.clone(),
+        // An empty file cannot be mapped, and needs not be.
+        None if length == 0 => Bytes::new(),
+        None => {
+            let (mapping, file) = Mapping::open(&path)?;
+            files.insert(path, (mapping, file.clone()));
+            file
+        }
+    };
+    let end = offset.checked_add(length);
+    let Some(end) = end.filter(|&end| length == 0 || end <= file.len()) else {
+        let size = file.len();
+        return Err(refuse(format!(
+            "has {length} bytes at {offset} of `{location}`, which holds no more than {size}"
+        )));
+    };
+    tensor.raw_data = Some(if length == 0 { Bytes::new() } else { file.slice(offset..end) });
+    Ok(())
+}
+
+/// The file at `location` in `folder`, whose owner trusts the model with what lies in it, but with nothing else.
+fn resolve(folder: &Path, location: &str, options: &ReadOptions) -> Result<PathBuf, String> {
+    let inside = |c: Component<'_>| matches!(c, Component::Normal(_) | Component::CurDir);
+    // A backslash separates folders on some systems only: no model needs one.
+    let plain = !location.is_empty() && !location.contains(['\\', '\0']);
+    if !plain || !Path::new(location).components().all(inside) {
+        return Err(format!("has its data at `{location}`, which is no path inside of the model's folder"));
+    }
+    let missing = |e: std::io::Error| format!("has its data in `{location}`, which cannot be opened: {e}");
+    let path = folder.join(location).canonicalize().map_err(missing)?;
+    if !options.follow_links && !path.starts_with(folder.canonicalize().map_err(missing)?) {
+        return Err(format!("has its data in `{location}`, a link out of the model's folder"));
+    }
+    match std::fs::metadata(&path) {
+        Ok(meta) if meta.is_file() => Ok(path),
+        Ok(_) => Err(format!("has its data in `{location}`, which is no regular file")),
+        Err(e) => Err(missing(e)),
+    }
+}
+
+// ---- writing
+
+/// Which tensors go to the data file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Which {
+    /// Those that are marked `EXTERNAL`.
+    Marked,
+    /// All but the small ones.
+    Large,
+}
+
+/// What goes to the data file, in order: where it starts and what it is.
+pub(super) type Pieces = Vec<(u64, Bytes)>;
+
+/// Move tensors out of `model` to a data file at `location` beside it. Equal slices are stored once.
+pub(super) fn unload(model: &mut ModelProto, which: Which, location: &str) -> Result<Pieces, WriteError> {
+    let (mut pieces, mut end) = (Pieces::new(), 0);
+    let mut places = HashMap::new();
+    tensors(model, &mut |tensor| -> Result<(), WriteError> {
+        if which == Which::Large {
+            pack_large(tensor);
+        }
+        if tensor.data_location != Some(EXTERNAL) {
+            return Ok(());
+        }
+        let Some(raw) = tensor.raw_data.take() else { return Ok(()) };
+        let length = raw.len();
+        let offset = *places.entry((raw.as_ptr(), length)).or_insert_with(|| {
+            // Pages, so that a large tensor can be mapped alone; cache lines for the others.
+            let align: u64 = if length >= 1 << 16 { 4096 } else { 64 };
+            let offset = u64::next_multiple_of(end, align);
+            end = offset + length as u64;
+            pieces.push((offset, raw));
+            offset
+        });
+        let entries = &mut tensor.external_data;
+        // A checksum is that of a whole file, which is another one now.
+        entries.retain(|e| e.key() != "checksum");
+        for (key, value) in
+            [("location", location.into()), ("offset", offset.to_string()), ("length", length.to_string())]
+        {
+            match entries.iter_mut().find(|e| e.key() == key) {
+                Some(entry) => entry.value = Some(value),
+                None => entries.push(StringStringEntryProto { key: Some(key.into()), value: Some(value) }),
+            }
+        }
+        Ok(())
+    })?;
+    Ok(pieces)
+}
+
+/// Mark a large tensor, its elements in `raw_data`.
+fn pack_large(tensor: &mut TensorProto) {
+    let raw = tensor.raw_data.as_ref().map(Bytes::len);
+    let lists = tensor.float_data.len() * 4
+        + tensor.double_data.len() * 8
+        + tensor.int64_data.len() * 8
+        + tensor.uint64_data.len() * 4
+        + tensor.int32_data.len();
+    if raw.unwrap_or(lists) < SMALL || !tensor.string_data.is_empty() {
+        return;
+    }
+    if raw.is_none() {
+        let Ok(read) = tensor_from(tensor.clone()) else { return };
+        *tensor = TensorProto {
+            raw_data: Some(read.bytes().clone()),
+            float_data: vec![],
+            double_data: vec![],
+            int32_data: vec![],
+            int64_data: vec![],
+            uint64_data: vec![],
+            ..std::mem::take(tensor)
+        };
+    }
+    tensor.data_location = Some(EXTERNAL);
+}
+
+/// Keep all tensors in the model: no other file is written.
+pub(super) fn inline(model: &mut ModelProto) {
+    let never = tensors(model, &mut |tensor| -> Result<(), std::convert::Infallible> {
+        if tensor.data_location == Some(EXTERNAL) {
+            tensor.data_location = None;
+            tensor.external_data.clear();
+        }
+        Ok(())
+    });
+    never.unwrap_or_else(|e| match e {});
+}

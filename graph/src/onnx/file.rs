@@ -1,0 +1,170 @@
+//! Files that appear whole or not at all, and streaming messages into them.
+
+use super::{WriteError, mapped::Mapping};
+use bytes::{Buf, BufMut, Bytes, buf::UninitSlice};
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+/// A file under a temporary name, locked while it is written, gone unless it is put in its place.
+pub(super) struct Temporary {
+    pub file: File,
+    path: PathBuf,
+}
+
+impl Temporary {
+    pub fn new(folder: &Path) -> Result<Self, WriteError> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        loop {
+            let n = NEXT.fetch_add(1, Ordering::Relaxed);
+            let path = folder.join(format!(".pare-{}-{n}.tmp", std::process::id()));
+            match OpenOptions::new().write(true).create_new(true).open(&path) {
+                Ok(file) => {
+                    // Some file systems have no locks; then nobody can tell that this file is stale either.
+                    let _ = file.try_lock();
+                    return Ok(Self { file, path });
+                }
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(source) => return Err(WriteError::Io { path: folder.to_owned(), source }),
+            }
+        }
+    }
+
+    /// Make sure that the content is on the disk.
+    pub fn sync(&self, to: &Path) -> Result<(), WriteError> {
+        self.file.sync_all().map_err(|source| WriteError::Io { path: to.to_owned(), source })
+    }
+
+    /// Put the file in its place.
+    pub fn rename(mut self, to: &Path) -> Result<(), WriteError> {
+        fs::rename(&self.path, to).map_err(|source| WriteError::Io { path: to.to_owned(), source })?;
+        self.path.clear();
+        Ok(())
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.path.as_os_str().is_empty() {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Remove temporary files in `folder` that a killed run left behind: nobody holds their lock any more.
+pub(super) fn sweep(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let ours = name.to_str().is_some_and(|n| n.starts_with(".pare-") && n.ends_with(".tmp"));
+        if ours && entry.file_type().is_ok_and(|t| t.is_file()) {
+            let path = entry.path();
+            let stale = OpenOptions::new().write(true).open(&path).is_ok_and(|f| f.try_lock().is_ok());
+            if stale {
+                let _ = fs::remove_file(path);
+            }
+        }
+    }
+}
+
+/// A buffer for prost that passes on what it gets, so that no message is ever whole in memory.
+pub(super) struct Stream<'a, W> {
+    to: W,
+    /// Where weights come from: what is written is not needed in memory any more.
+    mappings: &'a [Arc<Mapping>],
+    buffer: Box<[u8]>,
+    filled: usize,
+    written: u64,
+    failed: Option<io::Error>,
+}
+
+/// Bytes written at once; slices at least as long go past the buffer.
+const CHUNK: usize = 1 << 20;
+
+impl<'a, W: Write> Stream<'a, W> {
+    pub fn new(to: W, mappings: &'a [Arc<Mapping>]) -> Self {
+        let buffer = vec![0; 1 << 16].into_boxed_slice();
+        Self { to, mappings, buffer, filled: 0, written: 0, failed: None }
+    }
+
+    fn flush(&mut self) {
+        let filled = std::mem::take(&mut self.filled);
+        self.pass(filled, |s, n| s.to.write_all(&s.buffer[..n]));
+    }
+
+    /// After a failure everything else is dropped: `finish` tells.
+    fn pass(&mut self, n: usize, write: impl FnOnce(&mut Self, usize) -> io::Result<()>) {
+        if self.failed.is_none() {
+            self.failed = write(self, n).err();
+            self.written += n as u64;
+        }
+    }
+
+    /// Write bytes, letting go of the mapped memory they stood in.
+    pub fn copy(&mut self, bytes: &[u8]) {
+        self.flush();
+        for chunk in bytes.chunks(CHUNK) {
+            self.pass(chunk.len(), |s, _| s.to.write_all(chunk));
+            if bytes.len() >= CHUNK {
+                self.mappings.iter().for_each(|m| m.forget(chunk));
+            }
+        }
+    }
+
+    /// Write the pieces of a data file, zeros between them.
+    pub fn pieces(&mut self, pieces: &[(u64, Bytes)]) {
+        for (offset, bytes) in pieces {
+            self.flush();
+            let gap = offset.saturating_sub(self.written) as usize;
+            self.copy(&vec![0; if self.failed.is_some() { 0 } else { gap }]);
+            self.copy(bytes);
+        }
+    }
+
+    /// How many bytes were written.
+    pub fn finish(mut self) -> io::Result<u64> {
+        self.flush();
+        match self.failed {
+            Some(error) => Err(error),
+            None => self.to.flush().map(|()| self.written),
+        }
+    }
+}
+
+// SAFETY: `chunk_mut` gives out the unfilled rest of the buffer, which is initialised and never empty, and
+// `advance_mut` counts what was put there, checked when the slice is taken.
+#[allow(unsafe_code)]
+unsafe impl<W: Write> BufMut for Stream<'_, W> {
+    fn remaining_mut(&self) -> usize {
+        usize::MAX
+    }
+
+    unsafe fn advance_mut(&mut self, n: usize) {
+        self.filled += n;
+    }
+
+    fn chunk_mut(&mut self) -> &mut UninitSlice {
+        if self.filled == self.buffer.len() {
+            self.flush();
+        }
+        UninitSlice::new(&mut self.buffer[self.filled..])
+    }
+
+    fn put<T: Buf>(&mut self, mut from: T) {
+        while from.has_remaining() {
+            let chunk = from.chunk();
+            let n = chunk.len();
+            if n >= self.buffer.len() {
+                self.copy(chunk);
+            } else {
+                self.put_slice(chunk);
+            }
+            from.advance(n);
+        }
+    }
+}

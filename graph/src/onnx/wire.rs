@@ -1,0 +1,136 @@
+//! A walk over the protobuf wire format that finds fields the messages do not know.
+//!
+//! prost skips unknown fields, so they would be lost; and comparing lengths before and after would not tell,
+//! since a file may be encoded in other ways (packed lists, long varints). The walk jumps over the weights: it
+//! touches only the bytes between them.
+
+use super::ReadError;
+use schema::SCHEMA;
+
+mod schema {
+    use super::{Field, Message};
+    include!(concat!(env!("OUT_DIR"), "/schema.rs"));
+}
+
+/// Messages within messages that are read; prost and the other implementations of protobuf have the same limit.
+pub(crate) const MAX_DEPTH: usize = 100;
+
+pub(crate) struct Message {
+    name: &'static str,
+    fields: &'static [Field],
+}
+
+pub(crate) struct Field {
+    number: u64,
+    name: &'static str,
+    /// Where the message in it stands in the table; `None` for numbers, strings and bytes.
+    nested: Option<usize>,
+}
+
+/// Refuse `bytes` if they are not a message `name`, or hold a field unknown to it.
+pub(crate) fn check(bytes: &[u8], name: &str) -> Result<(), ReadError> {
+    let message = SCHEMA.iter().find(|m| m.name == name).expect("the message is in the proto files");
+    if bytes.is_empty() {
+        return Err(ReadError::Empty);
+    }
+    walk(bytes, message, 0)
+}
+
+fn walk(mut bytes: &[u8], message: &Message, depth: usize) -> Result<(), ReadError> {
+    if depth >= MAX_DEPTH {
+        return Err(ReadError::TooDeep);
+    }
+    while !bytes.is_empty() {
+        let garbage = || ReadError::NotOnnx(format!("no field starts where one should in {}", message.name));
+        let key = varint(&mut bytes).ok_or_else(garbage)?;
+        let (number, wire) = (key >> 3, key & 7);
+        // Wire types 3 and 4 are groups, which ONNX never had; 6 and 7 do not exist.
+        if number == 0 || number >= 1 << 29 || !matches!(wire, 0 | 1 | 2 | 5) {
+            return Err(garbage());
+        }
+        let Some(field) = message.fields.iter().find(|f| f.number == number) else {
+            return Err(ReadError::UnknownField { message: message.name, number });
+        };
+        let cut = || ReadError::NotOnnx(format!("it ends within {}.{}", message.name, field.name));
+        let length = match wire {
+            0 => varint(&mut bytes).map(|_| 0),
+            1 => Some(8),
+            2 => varint(&mut bytes),
+            _ => Some(4),
+        };
+        let length = length.and_then(|n| usize::try_from(n).ok()).filter(|&n| n <= bytes.len());
+        let (content, rest) = bytes.split_at(length.ok_or_else(cut)?);
+        if let (2, Some(nested)) = (wire, field.nested) {
+            walk(content, &SCHEMA[nested], depth + 1)?;
+        }
+        bytes = rest;
+    }
+    Ok(())
+}
+
+fn varint(bytes: &mut &[u8]) -> Option<u64> {
+    let mut value = 0_u64;
+    for shift in (0..64).step_by(7) {
+        let (&byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(bytes: &[u8]) -> String {
+        check(bytes, "ModelProto").unwrap_err().to_string()
+    }
+
+    #[test]
+    fn unknown_fields_are_named_wherever_they_stand() {
+        assert_eq!(refused(&[0xf8, 0x07, 1]), "ModelProto has the unknown field 127, which would be lost");
+        // graph (7) > node (1) > 99: varint
+        assert_eq!(
+            refused(&[0x3a, 5, 0x0a, 3, 0x98, 0x06, 7]),
+            "NodeProto has the unknown field 99, which would be lost"
+        );
+        assert!(check(&[0x08, 8, 0x3a, 0], "ModelProto").is_ok());
+        // Varints may be longer than they need to be.
+        assert!(check(&[0x08, 0x88, 0x80, 0x00], "ModelProto").is_ok());
+    }
+
+    #[test]
+    fn cut_and_garbled_files_are_refused() {
+        assert_eq!(refused(&[]), "the file is empty");
+        assert_eq!(
+            refused(&[0x3a, 200, 1, 0x0a]),
+            "the file is damaged or no ONNX file: it ends within ModelProto.graph"
+        );
+        assert_eq!(refused(b"PK\x03\x04"), "ModelProto has the unknown field 10, which would be lost");
+        assert!(refused(&[0xff; 20]).starts_with("the file is damaged or no ONNX file: no field starts"));
+    }
+
+    #[test]
+    fn nesting_of_ten_thousand_is_refused() {
+        // training_info (20) > algorithm (2) > node (1) > attribute (5) > g (6) > node …
+        let mut bytes = vec![];
+        for i in 0..10_000 {
+            let key = [0x32, 0x2a, 0x0a][i % 3];
+            let mut outer = vec![key];
+            prost::encode_length_delimiter(bytes.len(), &mut outer).unwrap();
+            outer.extend(&bytes);
+            bytes = outer;
+        }
+        // The last key put outside was of an attribute's graph (9,999 % 3 = 0): two more make it a model's.
+        for key in [0x2a, 0x0a, 0x3a] {
+            let mut outer = vec![key];
+            prost::encode_length_delimiter(bytes.len(), &mut outer).unwrap();
+            outer.extend(&bytes);
+            bytes = outer;
+        }
+        assert_eq!(refused(&bytes), "messages are nested deeper than 100 levels");
+    }
+}

@@ -1,0 +1,145 @@
+//! From a [`Model`] to a file, streamed: no weight is copied but to its place.
+
+use super::{
+    WriteError, encode,
+    external::{self, Pieces, Which},
+    file::{self, Stream, Temporary},
+    proto::ModelProto,
+};
+use crate::Model;
+use prost::Message;
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// How to write.
+#[derive(Clone, Debug)]
+pub struct WriteOptions {
+    /// Bytes that the model file may have; beyond, tensors move to the data file. Protobuf's own limit by default.
+    pub limit: usize,
+    /// Wait until the content is on the disk before it takes its place, so that no crash leaves half a file.
+    pub sync: bool,
+}
+
+/// Protobuf counts bytes in an `int`.
+const PROTOBUF_LIMIT: usize = i32::MAX as usize;
+
+impl Default for WriteOptions {
+    fn default() -> Self {
+        Self { limit: PROTOBUF_LIMIT, sync: true }
+    }
+}
+
+/// What was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// Bytes in the model file.
+    pub bytes: u64,
+    /// The data file with its bytes, if there is one.
+    pub data: Option<(PathBuf, u64)>,
+}
+
+/// Write a model to `path`, all of it or nothing. A model that came with external data, and one too large for a
+/// single file, gets a second one named `<file name>.data` beside it. The place may be that of a file the model
+/// was read from.
+pub fn write(model: &Model, path: impl AsRef<Path>, options: &WriteOptions) -> Result<Written, WriteError> {
+    let path = path.as_ref();
+    let name = path.file_name().and_then(|n| n.to_str()).ok_or_else(|| WriteError::Name(path.to_owned()))?;
+    let location = format!("{name}.data");
+    let data_path = path.with_file_name(&location);
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let (proto, pieces) = split(model, &location, options.limit)?;
+
+    must_be_file(path)?;
+    file::sweep(folder);
+    let data = if pieces.is_empty() {
+        None
+    } else {
+        must_be_file(&data_path)?;
+        Some(fill(folder, &data_path, options, |temporary| {
+            let mut stream = Stream::new(&temporary.file, &model.extra.mappings);
+            stream.pieces(&pieces);
+            stream.finish()
+        })?)
+    };
+    let (temporary, bytes) =
+        fill(folder, path, options, |t| encode_to(&proto, Stream::new(&t.file, &model.extra.mappings)))?;
+    // The data first: a model is never without it.
+    let data = match data {
+        Some((temporary, bytes)) => {
+            temporary.rename(&data_path)?;
+            Some((data_path, bytes))
+        }
+        None => None,
+    };
+    temporary.rename(path)?;
+    if options.sync {
+        // The names, too. Not every system can do that to a folder.
+        let _ = fs::File::open(folder).and_then(|f| f.sync_all());
+    }
+    Ok(Written { bytes, data })
+}
+
+/// A filled temporary file that is to become `path`.
+fn fill(
+    folder: &Path,
+    path: &Path,
+    options: &WriteOptions,
+    write: impl FnOnce(&Temporary) -> io::Result<u64>,
+) -> Result<(Temporary, u64), WriteError> {
+    let temporary = Temporary::new(folder)?;
+    let bytes = write(&temporary).map_err(|source| WriteError::Io { path: path.to_owned(), source })?;
+    if options.sync {
+        temporary.sync(path)?;
+    }
+    Ok((temporary, bytes))
+}
+
+/// Renaming would replace a device or a pipe by a file.
+fn must_be_file(path: &Path) -> Result<(), WriteError> {
+    match fs::metadata(path) {
+        Ok(meta) if !meta.is_file() => Err(WriteError::NotAFile(path.to_owned())),
+        _ => Ok(()),
+    }
+}
+
+fn encode_to<W: io::Write>(proto: &ModelProto, mut stream: Stream<'_, W>) -> io::Result<u64> {
+    proto.encode(&mut stream).map_err(io::Error::other)?;
+    stream.finish()
+}
+
+/// The messages of the model file, at most `limit` bytes, and what goes to the data file.
+fn split(model: &Model, location: &str, limit: usize) -> Result<(ModelProto, Pieces), WriteError> {
+    let mut proto = encode::model(model)?;
+    let mut pieces = external::unload(&mut proto, Which::Marked, location)?;
+    if proto.encoded_len() > limit {
+        proto = encode::model(model)?;
+        pieces = external::unload(&mut proto, Which::Large, location)?;
+    }
+    fits(&proto, limit)?;
+    Ok((proto, pieces))
+}
+
+fn fits(proto: &ModelProto, limit: usize) -> Result<usize, WriteError> {
+    let bytes = proto.encoded_len();
+    if bytes > limit { Err(WriteError::TooLarge { bytes, limit }) } else { Ok(bytes) }
+}
+
+/// Write a model into a stream. External data is taken in; all must fit into 2 GiB.
+pub fn write_to(model: &Model, to: impl io::Write) -> Result<u64, WriteError> {
+    let proto = whole(model)?;
+    encode_to(&proto, Stream::new(to, &model.extra.mappings)).map_err(WriteError::Stream)
+}
+
+/// The bytes of a model file. External data is taken in; all must fit into 2 GiB.
+pub fn to_bytes(model: &Model) -> Result<Vec<u8>, WriteError> {
+    Ok(whole(model)?.encode_to_vec())
+}
+
+fn whole(model: &Model) -> Result<ModelProto, WriteError> {
+    let mut proto = encode::model(model)?;
+    external::inline(&mut proto);
+    fits(&proto, PROTOBUF_LIMIT)?;
+    Ok(proto)
+}
