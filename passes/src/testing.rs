@@ -1,7 +1,11 @@
 //! How passes are tested: text in, text out, and both graphs run.
 
 use crate::{Effect, Pass, Pipeline, Report, RunOptions, Tools, run};
-use pare_graph::{Model, text};
+use pare_graph::{Model, onnx, text};
+use pare_runtime::{
+    Engine, EngineChoice, Evaluator, ModelSource, ProofOptions, Samples, input_specs, prove, resolve,
+};
+use std::sync::{Arc, OnceLock};
 
 /// The operator set of tests that do not name one.
 pub const OPSET: i64 = 18;
@@ -36,7 +40,7 @@ pub fn run_pass_with(pass: impl Pass + 'static, model: &mut Model, tools: Tools<
 pub fn check(pass: impl Pass + 'static, before: &str, after: &str) {
     let (original, effect) = (model(before), pass.info().effect);
     let mut changed = original.clone();
-    run_pass(pass, &mut changed);
+    run_pass_with(pass, &mut changed, tools());
     let wanted = text::print_graph(&model(after).graph);
     assert_eq!(text::print_graph(&changed.graph), wanted);
     same(&original, &changed, effect);
@@ -50,9 +54,42 @@ pub fn declines(pass: impl Pass + 'static, before: &str) -> Vec<String> {
     report.steps.into_iter().flat_map(|s| s.declined.into_keys()).collect()
 }
 
-/// Both models give the same outputs, as far as the effect promises.
+/// The engine that tests run models in: ONNX Runtime where it is found or can be fetched.
+pub fn engine() -> &'static Arc<dyn Engine> {
+    static ENGINE: OnceLock<Arc<dyn Engine>> = OnceLock::new();
+    ENGINE.get_or_init(|| resolve(&EngineChoice::default(), &mut |_| {}).unwrap().engine)
+}
+
+/// Tools with the engine.
+pub fn tools() -> Tools<'static> {
+    static EVALUATOR: OnceLock<Evaluator> = OnceLock::new();
+    let evaluator = EVALUATOR.get_or_init(|| Evaluator::new(engine().clone()));
+    Tools { engine: Some(evaluator), ..Tools::default() }
+}
+
+/// Samples for each choice of sizes of symbolic dimensions: of every kind that generation knows.
+const SAMPLES_PER_PLAN: usize = 4;
+
+/// Both models give the same outputs on generated samples: to the bit if the effect is exact, within the noise of
+/// the original if it is rounding. A lossy pass has only to leave a model that runs, with the same interface.
 pub fn same(original: &Model, changed: &Model, effect: Effect) {
-    let _ = (original, changed, effect);
+    let source = |model: &Model| ModelSource::bytes(onnx::to_bytes(model).unwrap());
+    let mut inferred = original.clone();
+    inferred.infer().unwrap();
+    let mut samples = Samples::generated(input_specs(&inferred), 0, SAMPLES_PER_PLAN);
+    let (a, b) = (source(original), source(changed));
+    let report = prove(&**engine(), &a, &b, samples.batches(1), &ProofOptions::default()).unwrap();
+    assert!(report.samples > 0, "no sample runs: {:?}", report.outcome);
+    match effect {
+        Effect::Exact => {
+            assert!(report.is_equal(), "{:?}", report.outcome);
+            for (output, deviation) in report.drift.outputs() {
+                assert!(deviation.is_zero(), "`{output}` is not equal to the bit: {deviation:?}");
+            }
+        }
+        Effect::Rounding => assert!(report.is_equal(), "{:?}", report.outcome),
+        Effect::Lossy => {}
+    }
 }
 
 #[cfg(test)]

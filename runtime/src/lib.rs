@@ -13,6 +13,7 @@ mod barrier;
 mod compare;
 mod engine;
 mod error;
+mod evaluate;
 #[cfg(test)]
 mod fake;
 pub mod install;
@@ -31,13 +32,15 @@ pub use engine::{
     Engine, Feed, Kind, LoadOptions, ModelSource, Optimize, Port, PortDim, Prepared, Session, Value,
 };
 pub use error::EngineError;
+pub use evaluate::{Evaluator, SharedSamples};
 pub use locate::{Candidate, Located, Tried, candidates, locate};
 pub use metrics::Metrics;
 pub use ort::OrtEngine;
 pub use proof::{Outcome, ProofOptions, Report, port_change, prove};
 pub use resolve::{EngineChoice, EngineKind, Resolved, resolve};
 pub use samples::{
-    Batch, InputSpec, Limits, Samples, SamplesError, generate, read_test_data, summary, symbol_plans,
+    Batch, InputSpec, Limits, Samples, SamplesError, generate, input_specs, read_test_data, summary,
+    symbol_plans,
 };
 pub use timing::{BenchOptions, BenchReport, Contender, Spread, bench};
 pub use tolerance::{Allowed, Tolerance, Verdict, epsilon};

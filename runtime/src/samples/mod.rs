@@ -12,9 +12,11 @@ mod folder;
 mod generate;
 mod npy;
 mod pb;
+mod specs;
 
 pub use folder::read_test_data;
 pub use generate::{InputSpec, generate, symbol_plans};
+pub use specs::input_specs;
 
 use crate::{Feed, Port, PortDim, engine::describe};
 use array::Array;

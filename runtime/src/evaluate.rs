@@ -1,0 +1,115 @@
+//! Engines and samples as passes ask for them (`pare_graph::Evaluate`, `pare_graph::Samples`).
+
+use crate::{Engine, EngineError, LoadOptions, ModelSource, Optimize, Samples, SamplesError, Session, Value};
+use pare_graph::{Evaluate, EvaluateError, Model, Run, Setting, Tensor, onnx};
+use std::{
+    ops::Range,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+/// An engine that runs models straight from the graph.
+#[derive(Clone)]
+pub struct Evaluator {
+    engine: Arc<dyn Engine>,
+    custom_op_libraries: Vec<PathBuf>,
+}
+
+impl Evaluator {
+    /// An evaluator over this engine.
+    pub fn new(engine: Arc<dyn Engine>) -> Self {
+        Self { engine, custom_op_libraries: Vec::new() }
+    }
+
+    /// With libraries of custom operators.
+    #[must_use]
+    pub fn with_custom_ops(mut self, libraries: &[PathBuf]) -> Self {
+        self.custom_op_libraries = libraries.to_vec();
+        self
+    }
+}
+
+impl Evaluate for Evaluator {
+    fn name(&self) -> String {
+        format!("{} {}", self.engine.name(), self.engine.version())
+    }
+
+    fn load(&self, model: &Model, setting: Setting) -> Result<Box<dyn Run>, EvaluateError> {
+        let bytes = onnx::to_bytes(model).map_err(|e| EvaluateError(e.to_string()))?;
+        let options = LoadOptions {
+            threads: setting.threads,
+            optimize: if setting.optimized { Optimize::All } else { Optimize::Off },
+            custom_op_libraries: self.custom_op_libraries.clone(),
+            spinning: false,
+        };
+        let session = self.engine.load(&ModelSource::bytes(bytes), &options).map_err(failed)?;
+        Ok(Box::new(Loaded(session)))
+    }
+}
+
+fn failed(error: EngineError) -> EvaluateError {
+    EvaluateError(error.to_string())
+}
+
+struct Loaded(Box<dyn Session>);
+
+fn feed(feeds: &[(&str, &Tensor)]) -> Vec<(String, Value)> {
+    feeds.iter().map(|&(name, tensor)| (name.to_owned(), Value::Tensor(tensor.clone()))).collect()
+}
+
+impl Run for Loaded {
+    fn run(&mut self, feeds: &[(&str, &Tensor)]) -> Result<Vec<Tensor>, EvaluateError> {
+        let outputs = self.0.run(&feed(feeds)).map_err(failed)?;
+        let tensor = |(name, value): (String, Value)| match value {
+            Value::Tensor(tensor) => Ok(tensor),
+            _ => Err(EvaluateError(format!("output `{name}` is no tensor"))),
+        };
+        outputs.into_iter().map(tensor).collect()
+    }
+
+    fn time(&mut self, feeds: &[(&str, &Tensor)], runs: usize) -> Result<Vec<f64>, EvaluateError> {
+        let prepared = self.0.prepare(&feed(feeds)).map_err(failed)?;
+        let mut seconds = Vec::with_capacity(runs);
+        for _ in 0..runs {
+            let start = Instant::now();
+            self.0.run_prepared(&prepared).map_err(failed)?;
+            seconds.push(start.elapsed().as_secs_f64());
+        }
+        Ok(seconds)
+    }
+}
+
+/// Samples that several readers may share.
+pub struct SharedSamples {
+    samples: Mutex<Samples>,
+    count: usize,
+    labels: Option<Vec<i64>>,
+}
+
+impl From<Samples> for SharedSamples {
+    fn from(samples: Samples) -> Self {
+        let (count, labels) = (samples.len(), samples.labels().map(<[i64]>::to_vec));
+        Self { samples: Mutex::new(samples), count, labels }
+    }
+}
+
+impl pare_graph::Samples for SharedSamples {
+    fn len(&self) -> usize {
+        self.count
+    }
+
+    fn batch(&self, range: Range<usize>) -> Result<Vec<(String, Tensor)>, EvaluateError> {
+        let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
+        let feed = samples.batch(range).map_err(|e: SamplesError| EvaluateError(e.to_string()))?;
+        let tensor = |(name, value): (String, Value)| match value {
+            Value::Tensor(tensor) => Ok((name, tensor)),
+            _ => Err(EvaluateError(format!("the samples of `{name}` are no tensors"))),
+        };
+        feed.into_iter().map(tensor).collect()
+    }
+
+    fn labels(&self) -> Option<&[i64]> {
+        self.labels.as_deref()
+    }
+}
