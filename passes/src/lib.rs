@@ -15,6 +15,7 @@ pub mod registry;
 pub mod report;
 mod run;
 pub mod stats;
+mod spell;
 #[cfg(test)]
 mod testing;
 

@@ -7,11 +7,24 @@ pub static PASSES: &[&PassInfo] = &[
     // what computes nothing
     &cleanup::DropDead::INFO,
     &cleanup::DropNoops::INFO,
+    &cleanup::DropNeutral::INFO,
+    &cleanup::DropRepeats::INFO,
     &cleanup::LiftConstants::INFO,
+    &cleanup::ResolveShapes::INFO,
+    &cleanup::InlineBranches::INFO,
+    &cleanup::InlineFunctions::INFO,
     &cleanup::MergeTwins::INFO,
+    &cleanup::MergeCasts::INFO,
+    &cleanup::MergeClips::INFO,
+    &cleanup::MergeTransposes::INFO,
+    &cleanup::MergeReshapes::INFO,
+    &cleanup::MergeSlices::INFO,
+    &cleanup::MergeConcats::INFO,
+    &cleanup::MergePads::INFO,
     // exact algebra
     &fold::FoldConstants::INFO,
     &fold::FoldBn::INFO,
+    &fold::FoldScale::INFO,
 ];
 
 /// The pass of this name.

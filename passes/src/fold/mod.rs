@@ -2,6 +2,9 @@
 
 mod fold_bn;
 mod fold_constants;
+mod fold_scale;
+mod preceding;
 
 pub use fold_bn::FoldBn;
 pub use fold_constants::FoldConstants;
+pub use fold_scale::FoldScale;
