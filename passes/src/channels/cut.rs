@@ -1,13 +1,10 @@
 //! Removing units: every weight, attribute and shape constant changed at once, and checked.
 
-use super::groups::{Groups, Port, Site, constant_of, rule, site_of};
+use super::groups::{Groups, Keep, Port, Site, constant_of, rule, site_of};
 use pare_graph::{
     At, Attribute, Dim, Fact, Graph, NodeId, Patch, PatchError, Tensor, Type, TypeKind, ValueId,
 };
 use std::collections::{BTreeMap, HashMap};
-
-/// Which units of each group stay, by the group's place in [`Groups::groups`]. A group that is not named stays whole.
-pub type Keep = BTreeMap<usize, Vec<bool>>;
 
 /// Why units cannot be removed. The graph is as it was.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,13 +45,7 @@ impl Cutter<'_> {
     }
 
     fn kept_at(&self, site: Site, axis: usize) -> Option<Vec<usize>> {
-        let owners = self.groups.owners(site, axis)?;
-        let stays = |&(group, unit): &(u32, u32)| {
-            self.keep.get(&(group as usize)).is_none_or(|units| units[unit as usize])
-        };
-        let kept: Vec<_> =
-            (0..owners.len()).filter(|&i| owners[i].as_ref().is_none_or(stays)).collect();
-        (kept.len() < owners.len()).then_some(kept)
+        self.groups.kept(self.keep, site, axis)
     }
 
     /// The sizes an operand will have.

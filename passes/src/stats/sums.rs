@@ -181,6 +181,21 @@ impl Sums {
         all.all(|v| v.is_finite())
     }
 
+    /// The same sums taken about zero instead of the means: what a map without a bias is fitted to.
+    #[must_use]
+    pub fn about_zero(&self) -> Self {
+        let n = self.count as f64;
+        let (x, y) = (&self.x_mean, &self.y_mean);
+        Self {
+            count: self.count,
+            x_mean: vec![0.0; x.len()],
+            y_mean: vec![0.0; y.len()],
+            xx: Mat::from_fn(x.len(), x.len(), |i, j| self.xx[(i, j)] + n * x[i] * x[j]),
+            xy: Mat::from_fn(x.len(), y.len(), |i, j| self.xy[(i, j)] + n * x[i] * y[j]),
+            yy: self.yy.iter().zip(y).map(|(s, m)| s + n * m * m).collect(),
+        }
+    }
+
     /// Covariance of `x`: `C = Σ (x-μ)(x-μ)ᵀ / N`.
     pub fn covariance(&self) -> Mat<f64> {
         self.xx.as_ref() * faer::Scale(1.0 / self.count.max(1) as f64)

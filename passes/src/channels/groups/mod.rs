@@ -15,10 +15,13 @@ mod tracer;
 pub use tracer::{Port, Site, site_of};
 
 use pare_graph::{Graph, NodeId, Wired};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use tracer::{AxisInfo, Tracer};
 
 pub(crate) use rules::rule;
+
+/// Which units of each group stay, by the group's place in [`Groups::groups`]. A group that is not named stays whole.
+pub type Keep = BTreeMap<usize, Vec<bool>>;
 
 /// Units that lie along the same axes.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,6 +80,16 @@ impl Groups {
     pub fn owners(&self, site: Site, axis: usize) -> Option<&[Option<(u32, u32)>]> {
         let info = self.axes[*self.index.get(&(site, axis))?];
         Some(&self.owner[info.base..info.base + info.size])
+    }
+
+    /// The indices that stay along an axis when of some groups only some units do; `None` if all of them stay.
+    pub fn kept(&self, keep: &Keep, site: Site, axis: usize) -> Option<Vec<usize>> {
+        let owners = self.owners(site, axis)?;
+        let stays = |&(group, unit): &(u32, u32)| {
+            keep.get(&(group as usize)).is_none_or(|units| units[unit as usize])
+        };
+        let kept: Vec<_> = (0..owners.len()).filter(|&i| owners[i].as_ref().is_none_or(stays)).collect();
+        (kept.len() < owners.len()).then_some(kept)
     }
 
     /// The indices of an axis that belong to each unit of a group.
@@ -180,11 +193,16 @@ fn collect(graph: &Graph, mut tracer: Tracer<'_>) -> Groups {
         unit_of[root] = Some((group as u32, found[group].2));
         found[group].2 += 1;
     }
+    // What holds no activation is the inside of a weight; a single unit has no choice.
+    let shown = |&(axes, why, width): &(&[u32], Option<usize>, u32)| {
+        let active = axes.iter().any(|&a| constant_of(graph, tracer.axes[a as usize].site).is_none());
+        if why.is_some() { active } else { width > 1 }
+    };
     // Those that can lose units first.
-    let mut order: Vec<_> = (0..found.len()).collect();
+    let mut order: Vec<_> = (0..found.len()).filter(|&g| shown(&found[g])).collect();
     order.sort_by_key(|&g| found[g].1.is_some());
-    let mut rank = vec![0; found.len()];
-    order.iter().enumerate().for_each(|(new, &old)| rank[old] = new as u32);
+    let mut rank = vec![None; found.len()];
+    order.iter().enumerate().for_each(|(new, &old)| rank[old] = Some(new as u32));
     let groups = order.iter().map(|&g| {
         let (axes, why, width) = found[g];
         let mut members: Vec<Member> = vec![];
@@ -199,7 +217,10 @@ fn collect(graph: &Graph, mut tracer: Tracer<'_>) -> Groups {
         Group { name: name(graph, &members), width: width as usize, members, whole }
     });
     let groups = groups.collect();
-    let owner = |&root: &usize| unit_of[root].map(|(g, unit): (u32, u32)| (rank[g as usize], unit));
+    let owner = |&root: &usize| {
+        let (group, unit): (u32, u32) = unit_of[root]?;
+        Some((rank[group as usize]?, unit))
+    };
     Groups { groups, owner: roots.iter().map(owner).collect(), index: tracer.index, axes: tracer.axes }
 }
 
