@@ -1,6 +1,6 @@
 //! Every pass there is.
 
-use crate::{PassInfo, cleanup, fold};
+use crate::{PassInfo, channels, cleanup, fold};
 
 /// Every pass, in the order in which `pare passes` lists them. A new pass is a new file and one line here.
 pub static PASSES: &[&PassInfo] = &[
@@ -25,6 +25,8 @@ pub static PASSES: &[&PassInfo] = &[
     &fold::FoldConstants::INFO,
     &fold::FoldBn::INFO,
     &fold::FoldScale::INFO,
+    // fewer channels
+    &channels::PruneChannels::INFO,
 ];
 
 /// The pass of this name.

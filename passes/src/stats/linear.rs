@@ -178,8 +178,8 @@ impl Linear {
         }
     }
 
-    /// Places of one output channel: the sizes behind axis 1; none for rows that lie along all other axes.
-    fn is_conv(&self) -> bool {
+    /// Whether channels lie along axis 1, else along the last.
+    pub fn is_conv(&self) -> bool {
         matches!(self.kind, Kind::Conv(_))
     }
 

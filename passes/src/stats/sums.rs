@@ -231,6 +231,32 @@ impl Sums {
     }
 }
 
+/// Covariance of rows `x` `[N, D]` with other `y` `[N, O]` for the same `x`, and the means of these.
+pub fn covariance_with(x: MatRef<'_, f32>, y: MatRef<'_, f32>) -> (Mat<f64>, Vec<f64>) {
+    let (y_mean, y) = centred(y);
+    let mut cross = Mat::<f64>::zeros(x.ncols(), y.ncols());
+    let (mut from, total) = (0, x.nrows());
+    while from < total {
+        let n = BLOCK.min(total - from);
+        let mut block = Mat::<f32>::zeros(x.ncols(), y.ncols());
+        let (a, b) = (x.subrows(from, n), y.subrows(from, n));
+        matmul(block.as_mut(), Accum::Replace, a.transpose(), b, 1.0_f32, par());
+        for j in 0..cross.ncols() {
+            cross.col_mut(j).iter_mut().zip(block.col(j).iter()).for_each(|(sum, &v)| *sum += f64::from(v));
+        }
+        from += n;
+    }
+    (cross * faer::Scale(1.0 / total.max(1) as f64), y_mean)
+}
+
+/// `X·Wᵀ + b` for rows `X` `[N, D]`.
+pub fn map_rows(x: MatRef<'_, f32>, weight: MatRef<'_, f64>, bias: &[f64]) -> Mat<f32> {
+    let w = Mat::from_fn(weight.nrows(), weight.ncols(), |i, j| weight[(i, j)] as f32);
+    let mut y = Mat::from_fn(x.nrows(), w.nrows(), |_, j| bias[j] as f32);
+    matmul(y.as_mut(), Accum::Add, x, w.transpose(), 1.0_f32, par());
+    y
+}
+
 /// Means in f64, and what is left of the rows without them.
 fn centred(rows: MatRef<'_, f32>) -> (Vec<f64>, Mat<f32>) {
     let (n, d) = (rows.nrows(), rows.ncols());
