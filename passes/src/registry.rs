@@ -1,6 +1,6 @@
 //! Every pass there is.
 
-use crate::{PassInfo, cleanup, fold, fuse};
+use crate::{PassInfo, channels, cleanup, fold, fuse};
 
 /// Every pass, in the order in which `pare passes` lists them. A new pass is a new file and one line here.
 pub static PASSES: &[&PassInfo] = &[
@@ -35,6 +35,8 @@ pub static PASSES: &[&PassInfo] = &[
     &fuse::FuseGelu::INFO,
     &fuse::FuseHardSwish::INFO,
     &fuse::FuseSoftplus::INFO,
+    // fewer channels
+    &channels::PruneChannels::INFO,
 ];
 
 /// The pass of this name.
