@@ -9,8 +9,10 @@ pub static PASSES: &[&PassInfo] = &[
     &cleanup::DropNoops::INFO,
     &cleanup::DropNeutral::INFO,
     &cleanup::DropRepeats::INFO,
+    &cleanup::FoldAbsorbing::INFO,
     &cleanup::LiftConstants::INFO,
     &cleanup::ResolveShapes::INFO,
+    &cleanup::FuseSizes::INFO,
     &cleanup::InlineBranches::INFO,
     &cleanup::InlineFunctions::INFO,
     &cleanup::MergeTwins::INFO,
@@ -35,6 +37,7 @@ pub static PASSES: &[&PassInfo] = &[
     &fuse::FuseGelu::INFO,
     &fuse::FuseHardSwish::INFO,
     &fuse::FuseSoftplus::INFO,
+    &fuse::FuseSpaceToDepth::INFO,
     // fewer channels
     &channels::PruneChannels::INFO,
 ];
