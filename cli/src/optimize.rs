@@ -158,6 +158,7 @@ impl Job<'_> {
         } else {
             failures.extend(limits.broken(&overall));
         }
+        failures.extend(proof::interface_change(original, model));
         let mut guilty = None;
         if effect == Effect::Lossy {
             // Interfaces must agree even where values may not.

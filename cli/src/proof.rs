@@ -1,6 +1,7 @@
 //! Running two models and saying how far apart they are.
 
 use crate::{failure::Failure, inputs::Engines, voice};
+use pare_graph::{Model, Type, ValueId};
 use pare_runtime::{ModelSource, Outcome, ProofOptions, Report, Samples, prove};
 use serde_json::{Value, json};
 
@@ -83,6 +84,25 @@ pub fn compare(
     let options = ProofOptions { load: engines.load_options(), ..ProofOptions::default() };
     let engine = engines.engine()?;
     Ok(prove(engine.as_ref(), reference, candidate, samples.batches(BATCH), &options)?)
+}
+
+/// The first difference between what two files declare as inputs and outputs, as a sentence.
+pub fn interface_change(original: &Model, changed: &Model) -> Option<String> {
+    let declared = |model: &Model, values: &[ValueId]| -> Vec<(String, Option<Type>)> {
+        let value = |&id: &ValueId| {
+            let value = model.graph.value(id);
+            (value.name.clone(), value.declared.as_ref().and_then(|d| d.ty.clone()))
+        };
+        values.iter().map(value).collect()
+    };
+    let both = |role: &str, a: &[ValueId], b: &[ValueId]| {
+        let (before, after) = (declared(original, a), declared(changed, b));
+        let first = before.iter().zip(&after).find(|(a, b)| a != b).map(|(a, _)| a.0.clone());
+        let odd = || (before.len() != after.len()).then(|| format!("the number of {role}s changed"));
+        first.map(|name| format!("the {role} `{name}` is declared in another way")).or_else(odd)
+    };
+    let (a, b) = (&original.graph, &changed.graph);
+    both("input", a.inputs(), b.inputs()).or_else(|| both("output", a.outputs(), b.outputs()))
 }
 
 pub fn percent(share: f64) -> String {

@@ -12,8 +12,8 @@
 //! ```
 
 use crate::{
-    Batch, Comparison, Engine, EngineError, LoadOptions, Metrics, ModelSource, Optimize, Port, Session,
-    Tolerance, Value, Verdict,
+    Batch, Comparison, Engine, EngineError, Kind, LoadOptions, Metrics, ModelSource, Optimize, Port, PortDim,
+    Session, Tolerance, Value, Verdict,
 };
 
 /// How a proof is run.
@@ -261,10 +261,28 @@ impl Proof {
     }
 }
 
-/// The first difference between the interfaces, as a sentence.
+/// The first difference between the interfaces, as a sentence. Of outputs an engine tells what it inferred too, and
+/// it may infer more of the candidate: sizes that the original leaves open are held to by running, not here.
 fn interface_change(original: &dyn Session, candidate: &dyn Session) -> Option<String> {
+    let outputs: Vec<_> = candidate.outputs().iter().zip(original.outputs()).map(opened).collect();
+    let rest = candidate.outputs().get(outputs.len()..).unwrap_or_default();
     port_change("input", original.inputs(), candidate.inputs())
-        .or_else(|| port_change("output", original.outputs(), candidate.outputs()))
+        .or_else(|| port_change("output", original.outputs(), &[&outputs, rest].concat()))
+}
+
+/// The candidate's port with the dimensions left open that the original leaves open.
+fn opened((candidate, original): (&Port, &Port)) -> Port {
+    let mut port = candidate.clone();
+    let Kind::Tensor { dims, .. } = &mut port.kind else { return port };
+    match (dims.as_mut(), original.dims()) {
+        (Some(dims), Some(wanted)) if wanted.len() == dims.len() => {
+            let open = dims.iter_mut().zip(wanted).filter(|(_, wanted)| !matches!(wanted, PortDim::Fixed(_)));
+            open.for_each(|(dim, wanted)| dim.clone_from(wanted));
+        }
+        (Some(_), None) => *dims = None,
+        _ => {}
+    }
+    port
 }
 
 /// The first difference between two lists of ports, as a sentence; `role` is what to call one of them.
@@ -291,8 +309,8 @@ pub fn port_change(role: &str, original: &[Port], candidate: &[Port]) -> Option<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::SamplesError;
     use crate::fake::{Fake, FakeEngine};
-    use crate::{PortDim, SamplesError};
     use pare_graph::DataType;
 
     fn batches(values: &[f32]) -> Vec<Result<Batch, SamplesError>> {
