@@ -1,6 +1,6 @@
 //! Every pass there is.
 
-use crate::{PassInfo, cleanup, fold, fuse};
+use crate::{PassInfo, channels, cleanup, fold, fuse};
 
 /// Every pass, in the order in which `pare passes` lists them. A new pass is a new file and one line here.
 pub static PASSES: &[&PassInfo] = &[
@@ -30,6 +30,7 @@ pub static PASSES: &[&PassInfo] = &[
     &fold::FoldConstants::INFO,
     &fold::FoldBn::INFO,
     &fold::FoldScale::INFO,
+    &fold::FoldLinear::INFO,
     // operators recognised
     &fuse::FuseGemm::INFO,
     &fuse::FuseLayerNorm::INFO,
@@ -37,6 +38,8 @@ pub static PASSES: &[&PassInfo] = &[
     &fuse::FuseHardSwish::INFO,
     &fuse::FuseSoftplus::INFO,
     &fuse::FuseSpaceToDepth::INFO,
+    // fewer channels
+    &channels::PruneChannels::INFO,
 ];
 
 /// The pass of this name.

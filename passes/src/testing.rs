@@ -1,7 +1,7 @@
 //! How passes are tested: text in, text out, and both graphs run.
 
 use crate::{Effect, Pass, Pipeline, Report, RunOptions, Tools, run};
-use pare_graph::{Model, onnx, text};
+use pare_graph::{Graph, Model, onnx, text};
 use pare_runtime::{
     Engine, EngineChoice, Evaluator, ModelSource, ProofOptions, Samples, input_specs, prove, resolve,
 };
@@ -52,6 +52,11 @@ pub fn declines(pass: impl Pass + 'static, before: &str) -> Vec<String> {
     let report = run_pass(pass, &mut changed);
     assert_eq!(text::print_graph(&changed.graph), text::print_graph(&model(before).graph));
     report.steps.into_iter().flat_map(|s| s.declined.into_keys()).collect()
+}
+
+/// The graph as text for messages, long tensors cut short.
+pub fn brief(graph: &Graph) -> String {
+    text::print_graph_with(graph, text::PrintOptions { max_elements: Some(8) })
 }
 
 /// The engine that tests run models in: ONNX Runtime where it is found or can be fetched.

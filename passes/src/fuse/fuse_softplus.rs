@@ -6,8 +6,7 @@ pass! {
     /// Recognise `Softplus`, `LogSoftmax` and `Mish` (operator set 18).
     ///
     /// `log(1 + eˣ)`, `log(softmax(x))`, `x·tanh(softplus(x))`. The first two are more precise in one piece: they
-    /// neither overflow nor take the logarithm of 0. `x·sigmoid(x)` stays as it is: `Swish` came with operator set 24,
-    /// and ONNX Runtime 1.32 does not run it.
+    /// neither overflow nor take the logarithm of 0. `x·sigmoid(x)` stays: ONNX Runtime 1.32 does not run `Swish`.
     ///
     /// Declines for other types than `float`, and where values in between are used elsewhere.
     #[pass("fuse-softplus", Rounding)]

@@ -47,7 +47,7 @@ impl Window {
         if strides.iter().chain(&dilations).any(|&s| s < 1) {
             return Err("strides and dilations must be positive".into());
         }
-        let ceil = cx.at.int("ceil_mode", 0) != 0;
+        let ceil = cx.at.int("ceil_mode", 0) == 1;
         let window = |i: usize| Self {
             kernel: kernel[i].clone(),
             stride: strides[i],

@@ -4,7 +4,8 @@ mod region;
 use crate::{Context, Pass, PassError, pass};
 use pare_graph::{Graph, Model, NodeId, Patch, ValueId};
 use plan::Plan;
-use region::Region;
+use region::{Region, sole_captures};
+use std::collections::HashSet;
 
 pass! {
     /// Compute what depends on constants only.
@@ -52,10 +53,16 @@ impl Pass for FoldConstants {
         let functions = model.functions.iter().map(|f| &f.body);
         let size = std::iter::once(&model.graph).chain(functions).map(size_of).sum();
         let start = *cx.growth.start.get_or_insert(size);
-        let ir_version = model.ir_version;
+        let (ir_version, before) = (model.ir_version, cx.report.patches);
+        let mut sole = HashSet::new();
+        sole_captures(&model.graph, &mut sole);
         cx.each_graph(model, |graph, cx| {
             if !cx.stopped() {
-                self.fold(graph, ir_version, start, cx);
+                self.fold(graph, &sole, ir_version, start, cx);
+            }
+            // What folding in bodies left unused in the graphs around them.
+            if cx.report.patches > before {
+                graph.sweep();
             }
             Ok(())
         })
@@ -63,11 +70,18 @@ impl Pass for FoldConstants {
 }
 
 impl FoldConstants {
-    fn fold(&self, graph: &mut Graph, ir_version: Option<i64>, start: u64, cx: &mut Context<'_>) {
+    fn fold(
+        &self,
+        graph: &mut Graph,
+        sole: &HashSet<String>,
+        ir_version: Option<i64>,
+        start: u64,
+        cx: &mut Context<'_>,
+    ) {
         let room = (start as f64 * self.max_growth) as i64 - cx.growth.added;
         // Intermediate results are held in memory until it is clear what is stored.
         let memory = cx.tools.memory.saturating_add(start.saturating_mul(2));
-        let mut region = Region::of(graph, cx, room, memory);
+        let mut region = Region::of(graph, sole, cx, room, memory);
         let mut plan = Plan::new(graph, &region, room);
         for &(value, bytes) in &plan.too_large {
             cx.decline(would_add(graph, value, bytes));
@@ -246,6 +260,27 @@ mod tests {
             "{printed}"
         );
         same(&model(before), &changed, crate::Effect::Exact);
+    }
+
+    #[test]
+    fn a_weight_that_only_a_body_uses_makes_room_for_its_halves() {
+        let weight = (0..256).map(|i| i.to_string()).collect::<Vec<_>>().join(",");
+        let bodies = |used: &str| {
+            format!(
+                "main (bool k, float[128] x) => (float[128] y) <float[256] w = {{{weight}}}, int64[1] o = {{0}},
+                    int64[1] h = {{128}}, int64[1] e = {{256}}> {{
+                    y = If(k) <then_branch = p () => (float[128] u) {{
+                            a = Slice(w, o, h) b = Slice(w, h, e) s = Add(x, a) u = Mul(s, b) }},
+                        else_branch = q () => (float[128] v) {{ v = {used} }}> }}"
+            )
+        };
+        let before = bodies("Neg(x)");
+        let mut changed = model(&before);
+        run_pass(FoldConstants::default(), &mut changed);
+        assert_eq!(changed.graph.initializers().len(), 0, "{}", text::print_graph(&changed.graph));
+        same(&model(&before), &changed, crate::Effect::Exact);
+        let why = declines(FoldConstants::default(), &bodies("Slice(w, o, h)"));
+        assert!(why.contains(&"`a` would add 448 B".to_owned()), "{why:?}");
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub(super) struct Plan {
 
 impl Plan {
     /// A plan under which the file grows by no more than `room`, small constants apart.
-    pub fn new(graph: &Graph, region: &Region, room: i64) -> Self {
+    pub fn new(graph: &Graph, region: &Region<'_>, room: i64) -> Self {
         let cluster = clusters(graph, region);
         // As if there were room for everything: by how much does each cluster grow?
         let mut growth = vec![0; region.nodes.len()];
@@ -41,13 +41,20 @@ impl Plan {
         };
         let fitting: HashSet<_> = order.into_iter().filter(fits).collect();
 
+        let constant: HashSet<_> = region.nodes.iter().copied().collect();
         let mut plan = Self::default();
         let mut weighing = Weighing::of(graph, region);
         for (i, &node) in region.nodes.iter().enumerate().rev() {
             let Some(fold) = weighing.fold(node) else { continue };
             let whole = fitting.contains(&cluster[i]);
             if !whole && fold.bytes > SMALL && fold.growth > left.max(0) {
-                plan.too_large.push((fold.values[0], fold.growth.unsigned_abs()));
+                // Only the end of a chain is news; why the rest stays follows from it.
+                let ends = |&&v: &&ValueId| {
+                    graph.value(v).is_output()
+                        || graph.users(v).iter().any(|(user, _)| !constant.contains(user))
+                };
+                plan.too_large
+                    .extend(fold.values.iter().find(ends).map(|&v| (v, fold.growth.unsigned_abs())));
                 weighing.undo(&fold);
                 continue;
             }
@@ -60,7 +67,7 @@ impl Plan {
 }
 
 /// For each constant node a representative of those it shares large constants with, directly or through others.
-fn clusters(graph: &Graph, region: &Region) -> Vec<usize> {
+fn clusters(graph: &Graph, region: &Region<'_>) -> Vec<usize> {
     let mut sets = UnionFind::new(region.nodes.len());
     let mut first: HashMap<ValueId, usize> = HashMap::new();
     for (i, &node) in region.nodes.iter().enumerate() {
@@ -88,12 +95,12 @@ struct Fold {
 /// How often each value is still used.
 struct Weighing<'g> {
     graph: &'g Graph,
-    region: &'g Region,
+    region: &'g Region<'g>,
     uses: HashMap<ValueId, usize>,
 }
 
 impl<'g> Weighing<'g> {
-    fn of(graph: &'g Graph, region: &'g Region) -> Self {
+    fn of(graph: &'g Graph, region: &'g Region<'g>) -> Self {
         Self { graph, region, uses: HashMap::new() }
     }
 
@@ -123,8 +130,10 @@ impl<'g> Weighing<'g> {
                 continue;
             }
             let Some((maker, _)) = self.graph.producer(value) else {
-                let own = self.graph.value(value).tensor().filter(|_| !self.graph.value(value).is_captured());
-                released += own.map_or(0, |tensor| tensor.size_in_bytes() as u64);
+                let constant = self.graph.value(value);
+                let freed = !constant.is_captured() || self.region.sole.contains(&constant.name);
+                let tensor = constant.tensor().filter(|_| freed);
+                released += tensor.map_or(0, |tensor| tensor.size_in_bytes() as u64);
                 continue;
             };
             let outputs: Vec<_> = self.graph.outputs_of(maker).into_iter().flatten().collect();

@@ -12,8 +12,9 @@ use pare_graph::{
 use std::collections::{HashMap, HashSet};
 
 /// The constant part of a graph.
-#[derive(Default)]
-pub(super) struct Region {
+pub(super) struct Region<'c> {
+    /// Constants of outer graphs that are used nowhere else.
+    pub sole: &'c HashSet<String>,
     /// Elements of constant values, as far as they are computed; initializers not among them.
     pub tensors: HashMap<ValueId, Tensor>,
     /// Nodes whose outputs are constant, in topological order; `Constant` nodes not among them.
@@ -31,11 +32,18 @@ const INLINE: usize = 1 << 10;
 /// How a quantized model says what it is.
 const QUANTIZATION: &[&str] = &["QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"];
 
-impl Region {
+impl<'c> Region<'c> {
     /// Find and compute what is constant. No output may take more than `room` and some more, all together no
     /// more than `memory`.
-    pub fn of(graph: &Graph, cx: &mut Context<'_>, room: i64, memory: u64) -> Self {
-        let (mut region, mut held) = (Self::default(), 0_u64);
+    pub fn of(
+        graph: &Graph,
+        sole: &'c HashSet<String>,
+        cx: &mut Context<'_>,
+        room: i64,
+        memory: u64,
+    ) -> Self {
+        let (tensors, waiting) = (HashMap::new(), HashMap::new());
+        let (mut region, mut held) = (Self { sole, tensors, nodes: vec![], waiting }, 0_u64);
         for &id in graph.nodes().iter() {
             let at = graph.at(id);
             if region.take_content(at) {
@@ -209,6 +217,26 @@ impl Region {
         let mut loaded = engine.load(&model, Setting::PLAIN).map_err(|e| e.to_string())?;
         let outputs = loaded.run(&feeds).map_err(|e| e.to_string())?;
         if outputs.len() == wanted.len() { Ok(outputs) } else { Err("the engine gave other outputs".into()) }
+    }
+}
+
+/// Add the names of initializers of this graph, and of those known to be used here only, that one body uses alone.
+pub(super) fn sole_captures(graph: &Graph, sole: &mut HashSet<String>) {
+    for &node in graph.nodes().iter() {
+        let bodies: Vec<_> = graph.node(node).subgraphs().collect();
+        for value in graph.captured_by(node) {
+            let Value { name, .. } = graph.value(value);
+            let own = graph.value(value).tensor().is_some();
+            let taken =
+                bodies.iter().filter(|b| b.find(name).is_some_and(|v| b.value(v).is_captured())).count();
+            let free = own && (!graph.value(value).is_captured() || sole.contains(name));
+            if free && taken == 1 && graph.use_count(value) == 1 {
+                sole.insert(name.clone());
+            } else {
+                sole.remove(name);
+            }
+        }
+        bodies.into_iter().for_each(|body| sole_captures(body, sole));
     }
 }
 

@@ -1,0 +1,425 @@
+//! Linear layers with their weights in f64, and how they compose, add up and stack.
+//!
+//! The composite of `W₁` and `W₂` sums over the channels between them and over all pairs of taps that land on the
+//! same tap, each a matrix product: `W[:,:,t] = Σ W₂[:,:,c]·W₁[:,:,a]` over `c·d₂s₁ + a·d₁ = t·d`.
+
+use super::{
+    axis::{Axis, Border, Run, gcd},
+    outline::{Obstacle, Offset, Outline, Sizes},
+};
+use faer::linalg::solvers::Solve;
+use ndarray::{Array2, Array3, ArrayView2, Axis as Dimension, s};
+use std::ops::Range;
+
+/// A linear layer. Without spatial axes it is a matrix.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kernel {
+    /// `[outputs, inputs of a group, taps]`, the taps of all axes in row-major order.
+    pub weight: Array3<f64>,
+    /// Number of groups.
+    pub group: usize,
+    /// The spatial axes.
+    pub axes: Vec<Axis>,
+    /// What is added to each output channel.
+    pub bias: Vec<f64>,
+    /// `[outputs, taps]`: weights of one more input channel, which is one everywhere.
+    pub ones: Option<Array2<f64>>,
+    /// A constant input that does what the channel of ones does, with the sign turned: `ones = −W·shift`.
+    pub shift: Option<Vec<f64>>,
+    /// What is added at each place besides.
+    pub map: Option<Map>,
+    /// What each output channel's weights would sum up to if nothing cancelled, in all layers that were composed.
+    pub gross: Vec<f64>,
+}
+
+/// A number for each channel and place.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Map {
+    /// Sizes of the spatial axes.
+    pub sizes: Vec<usize>,
+    /// `[channels, places]`, row-major.
+    pub values: Array2<f64>,
+}
+
+/// A part of a composite that cannot be computed as one layer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tile {
+    /// Where it lies, along each axis.
+    pub runs: Vec<Run>,
+    /// How it is computed from its inputs.
+    pub kernel: Kernel,
+}
+
+/// All places of a box, in row-major order.
+pub fn places(ranges: &[Range<usize>]) -> Vec<Vec<usize>> {
+    ranges.iter().fold(vec![vec![]], |places, range| {
+        let longer =
+            |p: &Vec<usize>| range.clone().map(|i| [p.as_slice(), &[i]].concat()).collect::<Vec<_>>();
+        places.iter().flat_map(longer).collect()
+    })
+}
+
+fn all(sizes: &[usize]) -> Vec<Vec<usize>> {
+    places(&sizes.iter().map(|&n| 0..n).collect::<Vec<_>>())
+}
+
+/// The place in row-major order.
+fn flat(place: &[usize], sizes: &[usize]) -> usize {
+    place.iter().zip(sizes).fold(0, |at, (&p, &n)| at * n + p)
+}
+
+fn taps(axes: &[Axis]) -> Vec<usize> {
+    axes.iter().map(|a| a.taps).collect()
+}
+
+impl Kernel {
+    /// A layer from its weights `[outputs, inputs of a group, taps]`.
+    pub fn new(weight: Array3<f64>, group: usize, axes: Vec<Axis>, bias: Vec<f64>) -> Self {
+        let gross = row_sums(&weight);
+        Self { weight, group, axes, bias, ones: None, shift: None, map: None, gross }
+    }
+
+    /// One factor and one summand for each channel.
+    pub fn diagonal(scale: &[f64], shift: Vec<f64>, axes: Vec<Axis>) -> Self {
+        let weight = Array3::from_shape_fn((scale.len(), 1, 1), |(c, ..)| scale[c]);
+        Self::new(weight, scale.len(), axes, shift)
+    }
+
+    /// The same weight at every tap of every channel, as pooling has.
+    pub fn uniform(channels: usize, value: f64, axes: Vec<Axis>) -> Self {
+        let count = taps(&axes).iter().product();
+        Self::new(Array3::from_elem((channels, 1, count), value), channels, axes, vec![0.0; channels])
+    }
+
+    /// Output channels.
+    pub fn outputs(&self) -> usize {
+        self.weight.len_of(Dimension(0))
+    }
+
+    /// Input channels of all groups.
+    pub fn inputs(&self) -> usize {
+        self.weight.len_of(Dimension(1)) * self.group
+    }
+
+    /// The layer without its weights.
+    pub fn outline(&self) -> Outline {
+        let bias = self.bias.iter().any(|&b| b != 0.0);
+        let offset = Offset { bias, ones: self.ones.is_some(), map: self.map.is_some() };
+        let axes = self.axes.clone();
+        Outline { outputs: self.outputs(), inputs: self.inputs(), group: self.group, axes, offset }
+    }
+
+    /// By how much rounding in the layers that were composed may exceed rounding in the composite:
+    /// `‖|W₂|·|W₁|‖ / ‖W₂·W₁‖` in the maximum norm.
+    pub fn amplification(&self) -> f64 {
+        let most = |sums: &[f64]| sums.iter().copied().fold(0.0, f64::max);
+        let gross = most(&self.gross);
+        if gross == 0.0 { 1.0 } else { gross / most(&row_sums(&self.weight)) }
+    }
+
+    /// This layer, then `next`, over inputs of these sizes, as one layer.
+    pub fn then(&self, next: &Self, sizes: &Sizes) -> Result<Self, Obstacle> {
+        let (outline, border) = self.outline().then(&next.outline(), sizes)?;
+        if border == Border::Seam {
+            return Err(Obstacle::Seams);
+        }
+        let mut whole = self.within(next);
+        // The bias does not arrive at every place alike: it goes on as ones, or as a map.
+        let cut_off = border == Border::Blank && self.bias.iter().any(|&b| b != 0.0);
+        let as_ones = cut_off && self.outline().is_pointwise();
+        if cut_off {
+            whole.bias.clone_from(&next.bias);
+        }
+        if outline.offset.ones {
+            let none = || Array2::zeros((self.outputs(), self.weight.dim().2));
+            let mut ones = self.ones.clone().unwrap_or_else(none);
+            if as_ones {
+                ones.column_mut(0).iter_mut().zip(&self.bias).for_each(|(o, b)| *o += b);
+            }
+            whole.ones = Some(self.scatter(next, &next.whole(), &ones));
+            whole.shift = if as_ones { shift(&self.weight, self.group, &ones) } else { self.shift.clone() };
+        }
+        if self.map.is_some() || cut_off && !as_ones {
+            let middle: Option<Vec<_>> = self.outline().output_sizes(sizes).into_iter().collect();
+            let middle = middle.ok_or(Obstacle::OpenSizes)?;
+            let mut map = self.map.clone().unwrap_or_else(|| Map::zeros(self.outputs(), &middle));
+            if cut_off && !as_ones {
+                map.values.outer_iter_mut().zip(&self.bias).for_each(|(mut row, b)| row += *b);
+            }
+            whole.map = Some(next.of_map(&map)?);
+        }
+        whole.map = match (whole.map.take(), &next.map) {
+            (Some(map), Some(more)) => Some(Map { values: map.values + &more.values, ..map }),
+            (map, more) => map.or_else(|| more.clone()),
+        };
+        Ok(whole)
+    }
+
+    fn whole(&self) -> Vec<Range<usize>> {
+        self.axes.iter().map(|a| 0..a.taps).collect()
+    }
+
+    /// This layer seen through the taps `inside` of `next`, where the bias arrives through each of them.
+    fn composed(&self, next: &Self, inside: &[Range<usize>]) -> Self {
+        let axes: Vec<_> = self.axes.iter().zip(&next.axes).map(|(a, b)| a.then(*b)).collect();
+        let group = gcd(self.group, next.group);
+        let (own, theirs) = (self.weight.dim(), next.weight.dim());
+        let per_group = self.inputs() / group;
+        let mut weight = Array3::zeros((theirs.0, per_group, taps(&axes).iter().product()));
+        let (rows, mids, last) = (own.0 / self.group, theirs.1, theirs.0 / next.group);
+        let outputs_of_block = theirs.0 / group;
+        let mut bias = Array2::zeros((theirs.0, 1));
+        let own_bias = Array2::from_shape_fn((own.0, 1), |(m, _)| self.bias[m]);
+        let gross = Array2::from_shape_fn((own.0, 1), |(m, _)| self.gross[m]);
+        let mut grown = Array2::<f64>::zeros((theirs.0, 1));
+        for tap in places(inside) {
+            let c = flat(&tap, &taps(&next.axes));
+            let targets = self.targets(next, &tap);
+            for j in 0..next.group {
+                let (out, mid) = (j * last..(j + 1) * last, j * mids..(j + 1) * mids);
+                for i in mid.start / rows..mid.end.div_ceil(rows) {
+                    let m = mid.start.max(i * rows)..mid.end.min((i + 1) * rows);
+                    let ours = self.weight.slice(s![m.clone(), .., ..]);
+                    let ours = ours.into_shape_with_order((m.len(), own.1 * own.2));
+                    let ours = ours.expect("rows of a row-major array lie side by side");
+                    let through =
+                        next.weight.slice(s![out.clone(), m.start - mid.start..m.end - mid.start, c]);
+                    let product = through.dot(&ours);
+                    let base = i * own.1 - out.start / outputs_of_block * per_group;
+                    for (row, o) in product.outer_iter().zip(out.clone()) {
+                        for (at, value) in row.iter().enumerate() {
+                            weight[[o, base + at / own.2, targets[at % own.2]]] += value;
+                        }
+                    }
+                }
+            }
+            bias += &next.mix(c, own_bias.view(), |w| w);
+            grown += &next.mix(c, gross.view(), f64::abs);
+        }
+        let bias = next.bias.iter().zip(&bias).map(|(b, more)| b + more).collect();
+        Self { gross: grown.into_raw_vec_and_offset().0, ..Self::new(weight, group, axes, bias) }
+    }
+
+    /// The taps of the composite that this layer's taps are, seen through tap `theirs` of `next`.
+    fn targets(&self, next: &Self, theirs: &[usize]) -> Vec<usize> {
+        let axes: Vec<_> = self.axes.iter().zip(&next.axes).map(|(a, b)| a.then(*b)).collect();
+        let target = |own: Vec<usize>| {
+            let axis = |i: usize| self.axes[i].tap(own[i], next.axes[i], theirs[i]);
+            flat(&(0..own.len()).map(axis).collect::<Vec<_>>(), &taps(&axes))
+        };
+        all(&taps(&self.axes)).into_iter().map(target).collect()
+    }
+
+    /// `values`, `[channels, taps]` of this layer, seen through the taps `inside` of `next`.
+    fn scatter(&self, next: &Self, inside: &[Range<usize>], values: &Array2<f64>) -> Array2<f64> {
+        let axes: Vec<_> = self.axes.iter().zip(&next.axes).map(|(a, b)| a.then(*b)).collect();
+        let mut result = Array2::zeros((next.outputs(), taps(&axes).iter().product()));
+        for tap in places(inside) {
+            let seen = next.mix(flat(&tap, &taps(&next.axes)), values.view(), |w| w);
+            for (own, target) in self.targets(next, &tap).into_iter().enumerate() {
+                let mut column = result.column_mut(target);
+                column += &seen.column(own);
+            }
+        }
+        result
+    }
+
+    /// One tap applied to `[input channels, anything]`, its weights taken through `f`.
+    fn mix(&self, tap: usize, values: ArrayView2<'_, f64>, f: fn(f64) -> f64) -> Array2<f64> {
+        let (outputs, mids, _) = self.weight.dim();
+        let rows = outputs / self.group;
+        let mut result = Array2::zeros((outputs, values.ncols()));
+        for j in 0..self.group {
+            let weight = self.weight.slice(s![j * rows..(j + 1) * rows, .., tap]).mapv(f);
+            let product = weight.dot(&values.slice(s![j * mids..(j + 1) * mids, ..]));
+            result.slice_mut(s![j * rows..(j + 1) * rows, ..]).assign(&product);
+        }
+        result
+    }
+
+    /// The weights applied to a map, with the layer's padding; nothing is added.
+    fn of_map(&self, map: &Map) -> Result<Map, Obstacle> {
+        let sizes: Option<Vec<_>> = self.axes.iter().zip(&map.sizes).map(|(a, &n)| a.outputs(n)).collect();
+        let sizes = sizes.ok_or(Obstacle::Misfit)?;
+        let mut result = Map::zeros(self.outputs(), &sizes);
+        for (tap, index) in all(&taps(&self.axes)).into_iter().zip(0..) {
+            let mut seen = Array2::zeros((map.values.nrows(), result.values.ncols()));
+            for (to, place) in all(&sizes).into_iter().enumerate() {
+                let from = |i: usize| {
+                    let a = self.axes[i];
+                    let at = (place[i] * a.stride + tap[i] * a.dilation).checked_sub(a.before)?;
+                    (at < map.sizes[i]).then_some(at)
+                };
+                if let Some(from) = (0..place.len()).map(from).collect::<Option<Vec<_>>>() {
+                    seen.column_mut(to).assign(&map.values.column(flat(&from, &map.sizes)));
+                }
+            }
+            result.values += &self.mix(index, seen.view(), |w| w);
+        }
+        Ok(result)
+    }
+
+    /// What the channel of ones adds at each place, over inputs of these sizes.
+    pub fn ones_as_map(&self, sizes: &[usize]) -> Option<Map> {
+        let ones = self.ones.as_ref()?;
+        let (outputs, taps) = ones.dim();
+        let weight = ones.to_shape((outputs, 1, taps)).ok()?.to_owned();
+        let layer = Self::new(weight, 1, self.axes.clone(), vec![0.0; outputs]);
+        let places = sizes.iter().product();
+        layer.of_map(&Map { sizes: sizes.to_vec(), values: Array2::ones((1, places)) }).ok()
+    }
+
+    /// This layer, then `next`, as it is away from the border.
+    pub fn within(&self, next: &Self) -> Self {
+        self.composed(next, &next.whole())
+    }
+
+    /// This layer, then `next`, in tiles: within one, every output sees the same taps of `next`. No zeros stand in
+    /// for what lies outside, so that nothing has to be taken back, and the bias is one number for each tile.
+    pub fn tiles(&self, next: &Self, runs: &[Vec<Run>]) -> Vec<Tile> {
+        let counts: Vec<_> = runs.iter().map(Vec::len).collect();
+        let tile = |place: Vec<usize>| {
+            let runs: Vec<_> = place.iter().zip(runs).map(|(&i, runs)| runs[i].clone()).collect();
+            let inside: Vec<_> = runs.iter().map(|r| r.inside.clone()).collect();
+            let kernel = self.composed(next, &inside).cut(&runs);
+            Tile { runs, kernel }
+        };
+        all(&counts).into_iter().map(tile).collect()
+    }
+
+    /// Only the taps of these runs.
+    fn cut(&self, runs: &[Run]) -> Self {
+        let kept = places(&runs.iter().map(|r| r.taps.clone()).collect::<Vec<_>>());
+        let kept: Vec<_> = kept.iter().map(|place| flat(place, &taps(&self.axes))).collect();
+        let axis =
+            |(a, r): (&Axis, &Run)| Axis { taps: r.taps.len(), before: r.pads.0, after: r.pads.1, ..*a };
+        let axes = self.axes.iter().zip(runs).map(axis).collect();
+        let mut weight = self.weight.select(Dimension(2), &kept);
+        if runs.iter().any(|r| r.blind) {
+            weight.fill(0.0);
+        }
+        Self::new(weight, self.group, axes, self.bias.clone())
+    }
+
+    /// The same layer with its taps on the grid of `axes`, which has room for them (see [`Outline::common`]), in
+    /// `group` groups, a divisor of its own.
+    fn on_grid(&self, axes: &[Axis], group: usize) -> Self {
+        let (outputs, own, _) = self.weight.dim();
+        let per_group = self.inputs() / group;
+        let mut weight = Array3::zeros((outputs, per_group, taps(axes).iter().product()));
+        let target = |tap: Vec<usize>| {
+            let axis = |i: usize| {
+                let (a, wide) = (self.axes[i], axes[i]);
+                (tap[i] * a.dilation + wide.before - a.before) / wide.dilation
+            };
+            flat(&(0..tap.len()).map(axis).collect::<Vec<_>>(), &taps(axes))
+        };
+        let targets: Vec<_> = all(&taps(&self.axes)).into_iter().map(target).collect();
+        let (rows, block) = (outputs / self.group, outputs / group);
+        for ((o, i, a), &value) in self.weight.indexed_iter() {
+            let channel = o / rows * own + i - o / block * per_group;
+            weight[[o, channel, targets[a]]] = value;
+        }
+        let ones = self.ones.as_ref().map(|ones| {
+            let mut wide = Array2::zeros((outputs, weight.dim().2));
+            targets.iter().enumerate().for_each(|(a, &t)| wide.column_mut(t).assign(&ones.column(a)));
+            wide
+        });
+        Self { weight, group, axes: axes.to_vec(), ones, ..self.clone() }
+    }
+
+    /// The sum of layers over one input.
+    pub fn sum(branches: &[Self]) -> Option<Self> {
+        let axes = Outline::common(&branches.iter().map(Self::outline).collect::<Vec<_>>())?;
+        let group = branches.iter().map(|b| b.group).fold(0, gcd);
+        let mut aligned = branches.iter().map(|b| b.on_grid(&axes, group));
+        let first = aligned.next()?;
+        aligned.try_fold(first, |mut sum, branch| {
+            if sum.weight.dim() != branch.weight.dim() {
+                return None;
+            }
+            sum.weight += &branch.weight;
+            sum.bias.iter_mut().zip(&branch.bias).for_each(|(a, b)| *a += b);
+            sum.gross.iter_mut().zip(&branch.gross).for_each(|(a, b)| *a += b);
+            sum.shift = sum.shift.take().filter(|shift| branch.shift.as_ref() == Some(shift));
+            sum.ones = match (sum.ones.take(), branch.ones) {
+                (Some(a), Some(b)) => Some(a + b),
+                (a, b) => a.or(b),
+            };
+            sum.map = match (sum.map.take(), branch.map) {
+                (Some(a), Some(b)) if a.sizes == b.sizes => Some(Map { values: a.values + b.values, ..a }),
+                (Some(_), Some(_)) => return None,
+                (a, b) => a.or(b),
+            };
+            Some(sum)
+        })
+    }
+
+    /// Layers over one input, their output channels one after another. Groups mix.
+    pub fn stack(branches: &[Self]) -> Option<Self> {
+        let axes = Outline::common(&branches.iter().map(Self::outline).collect::<Vec<_>>())?;
+        if branches.iter().any(|b| b.map.is_some()) {
+            return None;
+        }
+        let aligned: Vec<_> = branches.iter().map(|b| b.on_grid(&axes, 1)).collect();
+        let weights: Vec<_> = aligned.iter().map(|b| b.weight.view()).collect();
+        let weight = ndarray::concatenate(Dimension(0), &weights).ok()?;
+        let taps = weight.dim().2;
+        let ones = aligned.iter().any(|b| b.ones.is_some()).then(|| {
+            let ones = |b: &Self| b.ones.clone().unwrap_or_else(|| Array2::zeros((b.outputs(), taps)));
+            let all: Vec<_> = aligned.iter().map(ones).collect();
+            ndarray::concatenate(Dimension(0), &all.iter().map(|a| a.view()).collect::<Vec<_>>())
+        });
+        let joined = |part: fn(&Self) -> &Vec<f64>| aligned.iter().flat_map(|b| part(b).clone()).collect();
+        let mut stacked = Self::new(weight, 1, axes, joined(|b| &b.bias));
+        stacked.ones = ones.transpose().ok()?;
+        stacked.shift =
+            aligned[0].shift.clone().filter(|shift| aligned.iter().all(|b| b.shift.as_ref() == Some(shift)));
+        stacked.gross = joined(|b| &b.gross);
+        Some(stacked)
+    }
+}
+
+/// The constant input `x` of a pointwise layer with `W·x = −ones`, if there is one as good as exact and of modest size.
+fn shift(weight: &Array3<f64>, group: usize, ones: &Array2<f64>) -> Option<Vec<f64>> {
+    let (outputs, inputs, _) = weight.dim();
+    let rows = outputs / group;
+    if rows > inputs {
+        return None; // As good as never within the range of W.
+    }
+    let mut all = vec![];
+    for j in 0..group {
+        let w: ArrayView2<'_, f64> = weight.slice(s![j * rows..(j + 1) * rows, .., 0]);
+        let wanted = ones.slice(s![j * rows..(j + 1) * rows, 0]).mapv(|o| -o);
+        // The shortest solution, Wᵀ(WWᵀ)⁻¹y, refined once.
+        let gram = w.dot(&w.t());
+        let gram = faer::Mat::from_fn(rows, rows, |r, c| gram[[r, c]]);
+        let factor = gram.llt(faer::Side::Lower).ok()?;
+        let mut x = ndarray::Array1::<f64>::zeros(inputs);
+        for _ in 0..2 {
+            let rest = &wanted - &w.dot(&x);
+            let solved = factor.solve(faer::Mat::from_fn(rows, 1, |r, _| rest[r]));
+            x += &w.t().dot(&ndarray::Array1::from_shape_fn(rows, |r| solved[(r, 0)]));
+        }
+        let most = |v: &ndarray::Array1<f64>| v.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
+        let size = most(&w.mapv(f64::abs).dot(&x.mapv(f64::abs)));
+        // 2⁻⁴⁰ lies far below what weights of 24 bits resolve; more than 100 times the offset would cost digits of x.
+        if !(most(&(&wanted - &w.dot(&x))) <= most(&wanted) / (1_u64 << 40) as f64
+            && size <= 100.0 * most(&wanted))
+        {
+            return None;
+        }
+        all.extend(x);
+    }
+    Some(all)
+}
+
+fn row_sums(weight: &Array3<f64>) -> Vec<f64> {
+    weight.outer_iter().map(|row| row.iter().map(|w| w.abs()).sum()).collect()
+}
+
+impl Map {
+    fn zeros(channels: usize, sizes: &[usize]) -> Self {
+        Self { sizes: sizes.to_vec(), values: Array2::zeros((channels, sizes.iter().product())) }
+    }
+}
