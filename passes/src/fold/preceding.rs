@@ -78,7 +78,7 @@ pub(crate) fn fold(at: At<'_>, x: Wired<'_>, affine: &Affine, axis: usize) -> Re
     Ok(patch)
 }
 
-fn constant<'g>(value: Wired<'g>) -> Result<&'g Tensor, Decline> {
+fn constant(value: Wired<'_>) -> Result<&Tensor, Decline> {
     value.constant().map_err(|decline| match decline {
         Decline::Mismatch => Decline::because(format!("`{}` is not constant", value.name())),
         reason @ Decline::Because(_) => reason,

@@ -15,7 +15,7 @@ pass! {
 
 impl Pass for FuseHardSwish {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
-        cx.rewrite(model, &["Div", "Mul", "Clip"], |at| sigmoid(at))?;
+        cx.rewrite(model, &["Div", "Mul", "Clip"], sigmoid)?;
         cx.rewrite(model, &["Mul"], swish)
     }
 }
