@@ -110,14 +110,13 @@ pub(crate) fn reshape_target(from: Option<&[Dim]>, to: &[Dim]) -> Option<Vec<i64
     let mut open = false;
     let target = to.iter().enumerate().map(|(i, dim)| match dim.known() {
         Some(n) if n > 0 || n == 0 && copied(i) => Some(n),
-        // Without `allowzero`, which came late, 0 is no size but a copy.
-        Some(_) => None,
         None if copied(i) => Some(0),
         None if !open => {
             open = true;
             Some(-1)
         }
-        None => None,
+        // A size of 0 too: without `allowzero`, which came late, 0 is a copy.
+        _ => None,
     });
     let target: Vec<_> = target.collect::<Option<_>>()?;
     // What is left open follows from the other sizes only while none of them is 0.

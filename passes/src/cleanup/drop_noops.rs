@@ -114,8 +114,12 @@ fn takes_all(at: At<'_>, x: Wired<'_>, output: Wired<'_>) -> Result<bool, Declin
 
 /// Whether a resampling maps every place to itself: scale 1, or a given size that is the old one.
 fn keeps_size(at: At<'_>, x: Wired<'_>, output: Wired<'_>) -> Result<bool, Decline> {
-    // Its region need not be the whole tensor.
-    expect(at.string("coordinate_transformation_mode", "") != "tf_crop_and_resize")?;
+    // The region of `tf_crop_and_resize` need not be the whole tensor, and `tf_half_pixel_for_nn` shifts places.
+    let mode = at.string("coordinate_transformation_mode", "half_pixel");
+    expect(
+        ["half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric"]
+            .contains(&mode),
+    )?;
     if at.is("Resize") && at.optional(3).is_some() {
         return Ok(same_shape(x, output));
     }

@@ -25,9 +25,8 @@ fn absorbed(at: At<'_>) -> Result<Patch, Decline> {
     let y = at.output()?;
     let dtype = y.dtype().ok_or(Decline::Mismatch)?;
     let wanted = match at.op() {
-        "Mul" | "BitwiseAnd" => 0.0,
-        "And" => 0.0,
-        _ => 1.0,
+        "Or" => 1.0,
+        _ => 0.0,
     };
     expect(dtype.is_integer() || dtype == DataType::Bool)?;
     let absorbs = |slot: usize| at.input(slot).and_then(|v| Ok(uniform(v.constant()?) == Some(wanted)));

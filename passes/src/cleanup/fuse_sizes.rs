@@ -61,7 +61,8 @@ fn merge(graph: &mut Graph, cx: &mut Context<'_>) {
             continue;
         };
         let key = (dtype, shape.to_vec(), content.to_vec());
-        let Some(&twin) = first.get(&key) else {
+        // What came first may have gone with a value that needed it.
+        let Some(&twin) = first.get(&key).filter(|&&v| graph.has_value(v)) else {
             first.insert(key, output.id);
             continue;
         };

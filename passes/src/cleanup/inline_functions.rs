@@ -1,3 +1,4 @@
+use super::calls::{drop_uncalled, key};
 use crate::{Context, Pass, PassError, pass};
 use pare_graph::{At, Decline, Function, Graph, Model, Node, Patch, Ref};
 
@@ -32,13 +33,7 @@ impl Pass for InlineFunctions {
                 break;
             }
         }
-        let called = calls(model);
-        let unused = |f: &Function| !called.contains(&key(&f.domain, &f.name, f.overload.as_deref()));
-        let dropped = model.functions.iter().filter(|f| unused(f)).count();
-        if dropped > 0 && cx.permit() {
-            model.functions.retain(|f| !unused(f));
-            cx.count("functions dropped", dropped as u64);
-        }
+        drop_uncalled(model, cx);
         Ok(())
     }
 }
@@ -57,43 +52,6 @@ fn each_main_graph(
         }
     }
     cx.rewrite_graph(graph, ops, |at| inlined(at, functions))
-}
-
-type Key = (String, String, String);
-
-fn key(domain: &str, name: &str, overload: Option<&str>) -> Key {
-    let domain = if domain == "ai.onnx" { "" } else { domain };
-    (domain.into(), name.into(), overload.unwrap_or("").into())
-}
-
-/// The functions that nodes call, from the main graph and from the functions that it calls in turn.
-fn calls(model: &Model) -> Vec<Key> {
-    fn of(graph: &Graph, found: &mut Vec<Key>) {
-        for &id in graph.nodes().iter() {
-            let node = graph.node(id);
-            found.push(key(node.domain(), &node.op, node.overload.as_deref()));
-            node.subgraphs().for_each(|inner| of(inner, found));
-        }
-    }
-    let mut found = vec![];
-    of(&model.graph, &mut found);
-    let mut seen = 0;
-    while seen < model.functions.len() {
-        seen += 1;
-        let before = found.len();
-        for f in &model.functions {
-            if found.contains(&key(&f.domain, &f.name, f.overload.as_deref())) {
-                let mut inner = vec![];
-                of(&f.body, &mut inner);
-                inner.retain(|k| !found.contains(k));
-                found.extend(inner);
-            }
-        }
-        if found.len() == before {
-            break;
-        }
-    }
-    found
 }
 
 fn inlined(at: At<'_>, functions: &[Function]) -> Result<Patch, Decline> {
@@ -131,30 +89,38 @@ fn inlined(at: At<'_>, functions: &[Function]) -> Result<Patch, Decline> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{model, run_pass};
+    use crate::testing::{model, run_pass, same};
     use pare_graph::text::print_model;
 
     const HEAD: &str = "<ir_version: 8, opset_import: [\"\" : 18, \"local\" : 1]>\n";
 
     fn inline(main: &str, functions: &str) -> String {
-        let mut model = model(&format!("{HEAD}{main}{functions}"));
+        let (original, text) = inline_alone(main, functions);
+        same(&original.0, &original.1, crate::Effect::Exact);
+        text
+    }
+
+    /// Without running the models, and the two of them.
+    fn inline_alone(main: &str, functions: &str) -> ((Model, Model), String) {
+        let original = model(&format!("{HEAD}{main}{functions}"));
+        let mut model = original.clone();
         run_pass(InlineFunctions::default(), &mut model);
         let text = print_model(&model);
-        text.split_whitespace().collect::<Vec<_>>().join(" ")
+        ((original, model), text.split_whitespace().collect::<Vec<_>>().join(" "))
     }
 
     #[test]
     fn calls_become_bodies_with_the_attributes_of_the_call() {
         let text = inline(
-            "g (float[2] x) => (float[2] y) { a = local.f <alpha = 0.5>(x, x) y = local.f(a, \"\") }",
+            "g (float[2] x, float v) => (float[2] y) { a = local.f <alpha = 0.5>(x, v) y = local.f(a, \"\") }",
             "<domain: \"local\", opset_import: [\"\" : 18]>
-             f <alpha: float = 0.25> (u, v) => (w) { h = LeakyRelu<alpha: float = @alpha>(u) w = local2(h) }"
+             f <alpha: float = 0.25> (u, v) => (w) { h = LeakyRelu<alpha: float = @alpha>(u) w = Clip(h, v) }"
                 .replace("w = local2(h)", "w = Clip(h, v)")
                 .as_str(),
         );
         assert!(
             text.ends_with(
-                "{ h = LeakyRelu<alpha = 0.5>(x) a = Clip(h, x) h_1 = LeakyRelu<alpha = 0.25>(a) \
+                "{ h = LeakyRelu<alpha = 0.5>(x) a = Clip(h, v) h_1 = LeakyRelu<alpha = 0.25>(a) \
                  y = Clip(h_1, \"\") }"
             ),
             "{text}"
@@ -163,7 +129,8 @@ mod tests {
 
     #[test]
     fn an_output_that_is_an_input_keeps_a_node() {
-        let text = inline(
+        // The engine does not load a function without nodes.
+        let (_, text) = inline_alone(
             "g (float[2] x) => (float[2] y) { y = local.f(x) }",
             "<domain: \"local\", opset_import: [\"\" : 18]> f (u) => (u) {}",
         );

@@ -191,7 +191,7 @@ pub(super) struct Step<'g> {
 }
 
 /// The views and functions of each element that lead to the value `last`, from the last to the first: at most `most`.
-pub(super) fn steps_to<'g>(last: Wired<'g>, most: usize) -> Vec<Step<'g>> {
+pub(super) fn steps_to(last: Wired<'_>, most: usize) -> Vec<Step<'_>> {
     let (mut steps, mut value) = (vec![], last);
     while steps.len() < most {
         let Some(at) = value.maker() else { break };

@@ -41,7 +41,7 @@ impl Pass for MergePads {
             let own = match at.op() {
                 "Conv" => into_conv(at, value),
                 "AveragePool" => into_average(at, value, &mut node),
-                _ => into_max(at, x, value, spatial),
+                _ => into_max(at, x, value),
             }
             .map_err(|decline| {
                 if decline == Decline::Mismatch { kept("its values differ") } else { decline }
@@ -50,6 +50,9 @@ impl Pass for MergePads {
             let sums =
                 own.iter().zip(spatial).map(|(a, b)| Some((a.0.checked_add(b.0)?, a.1.checked_add(b.1)?)));
             let sums: Vec<_> = sums.collect::<Option<_>>().ok_or(Decline::Mismatch)?;
+            if at.op() != "Conv" && !within_windows(at, &sums)? {
+                return Err(kept("a window would lie in the padding"));
+            }
             let pads: Vec<i64> = sums.iter().map(|p| p.0).chain(sums.iter().map(|p| p.1)).collect();
             node.attributes.insert("pads".into(), Attribute::Ints(pads));
             node.attributes.shift_remove("auto_pad");
@@ -85,19 +88,19 @@ fn into_average(at: At<'_>, value: f64, node: &mut Node) -> Result<Vec<(i64, i64
     Ok(view.pads)
 }
 
-fn into_max(at: At<'_>, x: Wired<'_>, value: f64, pads: &[(i64, i64)]) -> Result<Vec<(i64, i64)>, Decline> {
+/// Whether every window reaches beyond the padding, as poolings ask for.
+fn within_windows(at: At<'_>, pads: &[(i64, i64)]) -> Result<bool, Decline> {
+    let kernel = PoolView::of(at)?.kernel;
+    Ok(pads.iter().zip(kernel).all(|(p, k)| p.0.max(p.1) < k as i64))
+}
+
+fn into_max(at: At<'_>, x: Wired<'_>, value: f64) -> Result<Vec<(i64, i64)>, Decline> {
     is_explicit(at)?;
     at.output()?;
     let view = PoolView::of(at)?;
-    expect(!view.ceil && value == f64::NEG_INFINITY || value == 0.0 && is_never_negative(x))?;
-    // Every window must see an element: only then the padding is never the largest, nor allowed at all.
-    let seen = pads.iter().zip(&view.pads).zip(view.kernel.iter().zip(&view.dilations)).all(
-        |((a, b), (&kernel, &dilation))| {
-            let most = a.0.saturating_add(b.0).max(a.1.saturating_add(b.1));
-            dilation == 1 && most < kernel as i64
-        },
-    );
-    expect(seen && !view.ceil)?;
+    expect(!view.ceil && (value == f64::NEG_INFINITY || value == 0.0 && is_never_negative(x)))?;
+    // Every window sees an element, which padding is never larger than, unless it looks through gaps.
+    expect(view.dilations.iter().all(|&d| d == 1))?;
     Ok(view.pads)
 }
 

@@ -12,7 +12,7 @@ pass! {
     /// Twins have one operator, the same inputs and attributes equal to the bit; nodes with several outputs
     /// are merged as a whole. Initializers are compared by content.
     ///
-    /// Declines for operators that draw random numbers or are not known, for nodes with subgraphs, for
+    /// Declines for operators that draw random numbers or are not known, for `QuantizeLinear` and `DequantizeLinear`, for nodes with subgraphs, for
     /// initializers that a caller may override, and where two outputs of the graph would become one.
     #[pass("merge-twins", Exact)]
     pub struct MergeTwins {}
@@ -61,12 +61,16 @@ fn fingerprint(tensor: &Tensor) -> u64 {
     hasher.finish()
 }
 
+/// A quantized operator is known by the pairs of these around it, so each keeps its own.
+const QUANTIZATION: &[&str] = &["QuantizeLinear", "DequantizeLinear"];
+
 /// In topological order every node is compared to those before it, whose inputs are merged already.
 fn merge_nodes(graph: &mut Graph, cx: &mut Context<'_>) {
     let mut first = HashMap::<u64, Vec<NodeId>>::new();
     for &id in graph.nodes().iter() {
         let at = graph.at(id);
-        if is_plain(at).is_err() && at.node().domain().is_empty()
+        if QUANTIZATION.contains(&at.op())
+            || is_plain(at).is_err() && at.node().domain().is_empty()
             || at.node().subgraphs().next().is_some()
             || !is_deterministic(at)
         {

@@ -81,10 +81,10 @@ impl Plan {
             |shape: &[Dim], perm: &[usize]| perm.iter().map(|&p| shape[p].clone()).collect::<Vec<_>>();
         let mut plans = vec![];
         // Move whole axes, then reshape.
-        if let Some(perm) = layout.moved_axes() {
-            if let Some(after) = reshape(&moved(from, &perm), to) {
-                plans.push(Self { before: None, perm: Some(perm), after });
-            }
+        if let Some(perm) = layout.moved_axes()
+            && let Some(after) = reshape(&moved(from, &perm), to)
+        {
+            plans.push(Self { before: None, perm: Some(perm), after });
         }
         // Reshape to the axes that are wanted, then move them.
         if let Some(inverse) = layout.reversed().moved_axes() {
@@ -237,7 +237,7 @@ mod tests {
                     let mut left = count;
                     let mut next = vec![];
                     while left > 1 && random.u8(0..4) > 0 {
-                        let divisors: Vec<_> = (1..=left).filter(|d| left % d == 0).collect();
+                        let divisors: Vec<_> = (1..=left).filter(|d| left.is_multiple_of(*d)).collect();
                         let d = divisors[random.usize(0..divisors.len())];
                         next.push(d);
                         left /= d;

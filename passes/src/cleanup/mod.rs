@@ -1,5 +1,6 @@
 //! What computes nothing, or computes twice.
 
+mod calls;
 mod drop_dead;
 mod drop_neutral;
 mod drop_noops;

@@ -44,7 +44,7 @@ impl FoldScale {
             "Mul" => Affine { scale: c, shift: zeros },
             _ => Affine { scale: c.iter().map(|c| 1.0 / c).collect(), shift: zeros },
         };
-        if let Some(s) = affine.scale.iter().find(|s| !(s.abs() <= self.max_scale)) {
+        if let Some(s) = affine.scale.iter().find(|s| s.is_nan() || s.abs() > self.max_scale) {
             return Err(Decline::because(format!("{} scales a channel by {s:.3e}", at.describe())));
         }
         expect(affine.shift.iter().all(|s| s.is_finite()))?;

@@ -78,7 +78,7 @@ pub(crate) fn fold(at: At<'_>, x: Wired<'_>, affine: &Affine, axis: usize) -> Re
     Ok(patch)
 }
 
-fn constant<'g>(value: Wired<'g>) -> Result<&'g Tensor, Decline> {
+fn constant(value: Wired<'_>) -> Result<&Tensor, Decline> {
     value.constant().map_err(|decline| match decline {
         Decline::Mismatch => Decline::because(format!("`{}` is not constant", value.name())),
         reason @ Decline::Because(_) => reason,
@@ -210,6 +210,9 @@ pub(crate) fn per_channel(
 
 /// The number of channels that the maker of `x` puts out, with their axis.
 pub(crate) fn channels_of(x: Wired<'_>) -> Result<(usize, usize), Decline> {
-    let linear = Linear::of(x.maker().ok_or(Decline::Mismatch)?)?;
+    // A product of two activations is no place for a scale: nothing to report.
+    let maker = x.maker().ok_or(Decline::Mismatch)?;
+    expect(maker.input(1)?.is_constant())?;
+    let linear = Linear::of(maker)?;
     Ok((linear.channels, linear.axis))
 }

@@ -97,8 +97,8 @@ mod tests {
     use crate::testing::{check, declines};
 
     const CONSTANTS: &[(&str, f32)] = &[
-        ("r", 1.414_213_5),
-        ("i", 0.707_106_77),
+        ("r", std::f32::consts::SQRT_2),
+        ("i", std::f32::consts::FRAC_1_SQRT_2),
         ("one", 1.0),
         ("half", 0.5),
         ("two", 2.0),

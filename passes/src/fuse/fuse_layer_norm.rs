@@ -151,14 +151,14 @@ impl<'g> Norm<'g> {
 }
 
 /// `v` of `vᵖ` with `p` = 0.5.
-fn root<'g>(at: At<'g>, power: f64) -> Result<(At<'g>, Vec<At<'g>>), Decline> {
+fn root(at: At<'_>, power: f64) -> Result<(At<'_>, Vec<At<'_>>), Decline> {
     let fits = at.is("Sqrt") && power == 0.5 || at.is("Pow") && scalar(at.input(1)?)? == power;
     expect(fits)?;
     Ok((at.input(0)?.maker().ok_or(Decline::Mismatch)?, vec![at]))
 }
 
 /// `v` of `1/√v`.
-fn inverse_root<'g>(at: At<'g>) -> Result<(At<'g>, Vec<At<'g>>), Decline> {
+fn inverse_root(at: At<'_>) -> Result<(At<'_>, Vec<At<'_>>), Decline> {
     let below = match at.op() {
         "Reciprocal" if at.is("Reciprocal") => at.input(0)?,
         "Div" if at.is("Div") && scalar(at.input(0)?)? == 1.0 => at.input(1)?,
@@ -203,7 +203,7 @@ mod tests {
         for (name, values) in [("g", "{1,2}"), ("b", "{3,4}")] {
             let word = |c: char| !c.is_alphanumeric();
             if nodes.split(word).any(|w| w == name) {
-                constants += &format!(", float[2] {name} = {values}");
+                constants = format!("{constants}, float[2] {name} = {values}");
             }
         }
         format!(
@@ -221,7 +221,7 @@ mod tests {
         for nodes in [
             format!("{NORM} n = Div(d, s) p = Mul(n, g) y = Add(p, b)"),
             format!("{NORM} r = Reciprocal(s) n = Mul(r, d) p = Mul(g, n) y = Add(b, p)"),
-            format!("{} r = Div(one, s) n = Mul(d, r) p = Mul(g, n) y = Add(b, p)", NORM),
+            format!("{NORM} r = Div(one, s) n = Mul(d, r) p = Mul(g, n) y = Add(b, p)"),
             NORM.replace("s = Sqrt(e)", "r = Pow(e, half) n = Mul(d, r) p = Mul(g, n) y = Add(b, p)"),
             NORM.replace("Pow(d, two)", "Mul(d, d)") + " n = Div(d, s) p = Mul(n, g) y = Add(p, b)",
             format!("{NORM} c = Sub(x, m) n = Div(c, s) p = Mul(n, g) y = Add(p, b)"),
