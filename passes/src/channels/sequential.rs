@@ -15,11 +15,11 @@ use super::{
 use crate::{
     PassError, Tools,
     stats::{
-        Affine, Linear, NotFinite, Ridge, Rows, Sums, batches, bytes_per_sample, choose, covariance_with, floats,
+        Affine, Linear, Lines, NotFinite, Ridge, Rows, Sums, batches, bytes_per_sample, choose, covariance_with, floats,
         map_rows, misfit,
     },
 };
-use faer::{Mat, MatRef};
+use faer::MatRef;
 use pare_graph::{Graph, Model, NodeId, Patch, Tensor, ValueId, Wire, ops::ClipView};
 use std::{collections::HashSet, ops::Range};
 
@@ -273,30 +273,36 @@ fn fit(graph: &Graph, turn: &Turn<'_>, data: &Data, setting: Setting) -> Result<
 /// clipped to the same.
 fn through(
     ridge: &Ridge,
-    (x, y, skip): (MatRef<'_, f32>, MatRef<'_, f32>, Option<MatRef<'_, f32>>),
+    (x, y, skip): (Lines<'_>, Lines<'_>, Option<Lines<'_>>),
     prior: MatRef<'_, f64>,
     (low, high): (f64, f64),
     rounds: usize,
     mut map: Affine,
 ) -> Affine {
     let (low, high) = (low as f32, high as f32);
+    let wanted = |z: f32, p: f32| {
+        if z <= low {
+            p.min(low)
+        } else if z >= high {
+            p.max(high)
+        } else {
+            z
+        }
+    };
     for _ in 0..rounds {
-        let mut target: Mat<f32> = map_rows(x, map.weight.as_ref(), &map.bias);
-        for j in 0..target.ncols() {
-            for i in 0..target.nrows() {
-                let s = skip.map_or(0.0, |s| s[(i, j)]);
-                let (z, p) = (y[(i, j)] + s, target[(i, j)] + s);
-                let wanted = if z <= low {
-                    p.min(low)
-                } else if z >= high {
-                    p.max(high)
-                } else {
-                    z
-                };
-                target[(i, j)] = wanted - s;
+        let mut target = map_rows(x, map.weight.as_ref(), &map.bias);
+        let width = target.width;
+        for (i, row) in target.data.chunks_exact_mut(width).enumerate() {
+            match skip {
+                Some(skip) => {
+                    for ((p, &z), &s) in row.iter_mut().zip(y.row(i)).zip(skip.row(i)) {
+                        *p = wanted(z + s, *p + s) - s;
+                    }
+                }
+                None => row.iter_mut().zip(y.row(i)).for_each(|(p, &z)| *p = wanted(z, *p)),
             }
         }
-        let (cross, mean) = covariance_with(x, target.as_ref());
+        let (cross, mean) = covariance_with(x, target.all());
         map = ridge.solve(cross.as_ref(), &mean, prior);
     }
     map
