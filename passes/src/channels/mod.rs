@@ -11,6 +11,8 @@ mod prune;
 pub mod repair;
 pub mod roles;
 pub mod sequential;
+#[cfg(test)]
+mod tests;
 pub mod trial;
 
 pub use prune::{PruneChannels, Repair, Scope};

@@ -325,6 +325,7 @@ impl<'p> Work<'p> {
             }
             curves.push(curve);
         }
+        cx.tools.progress.step("curves", curves.len() as u64, curves.len() as u64);
         Ok(curves)
     }
 

@@ -184,12 +184,13 @@ mod tests {
     fn what_the_others_know_is_not_lost() {
         let mut rng = fastrand::Rng::with_seed(5);
         let base: Vec<Vec<f32>> = (0..500).map(|_| (0..4).map(|_| rng.f32()).collect()).collect();
-        let x = Mat::from_fn(500, 6, |i, j| match j {
+        let x = Mat::<f32>::from_fn(500, 6, |i, j| match j {
             0..4 => base[i][j],
             _ => 2.0 * base[i][j - 4] - base[i][j - 2] + 1.0,
         });
         let mut sums = Sums::new(6, 0);
-        sums.add_inputs(x.as_ref());
+        let data = (0..500).flat_map(|i| (0..6).map(|j| x[(i, j)]).collect::<Vec<_>>()).collect();
+        sums.add_inputs(crate::stats::Rows { width: 6, data }.all());
         let weight = Mat::from_fn(3, 6, |i, j| (i as f64 - 1.0) * 0.3 + j as f64 * 0.1);
         let map = Affine { weight, bias: vec![0.1, 0.2, 0.3] };
         let rest = |channels: &'static [usize]| Rest {

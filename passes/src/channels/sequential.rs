@@ -15,11 +15,11 @@ use super::{
 use crate::{
     PassError, Tools,
     stats::{
-        Affine, Linear, NotFinite, Ridge, Rows, Sums, batches, bytes_per_sample, choose, covariance_with,
-        floats, map_rows, misfit,
+        Affine, Linear, Lines, NotFinite, Ridge, Rows, Sums, batches, bytes_per_sample, choose, covariance_with, floats,
+        map_rows, misfit,
     },
 };
-use faer::{Mat, MatRef};
+use faer::MatRef;
 use pare_graph::{Graph, Model, NodeId, Patch, Tensor, ValueId, Wire, ops::ClipView};
 use std::{collections::HashSet, ops::Range};
 
@@ -71,8 +71,7 @@ pub fn sequential(
     let dirty = behind(graph, &lost);
     let wanted = |r: &&Role| {
         let last = graph.value(r.linear.output).is_output();
-        lost.contains(&r.node)
-            || setting.all && dirty.contains(&r.linear.output) && (r.linear.takes_bias() || !last)
+        lost.contains(&r.node) || setting.all && dirty.contains(&r.linear.output) && (r.linear.takes_bias() || !last)
     };
     let mut pending: Vec<_> = roles.iter().filter(wanted).collect();
     pending.reverse();
@@ -83,8 +82,7 @@ pub fn sequential(
     while let Some(role) = pending.last() {
         tools.progress.step("repair", total - pending.len() as u64, total);
         if let Some(turn) = turn(original, &changed.graph, role, (groups, keep), &pending) {
-            let data =
-                gather(tools, (original, &mut before), (changed, &mut after), &turn, &batches, setting)?;
+            let data = gather(tools, (original, &mut before), (changed, &mut after), &turn, &batches, setting)?;
             let maps = fit(&changed.graph, &turn, &data, setting).map_err(|e| unfit(graph, role, e))?;
             let mut patch = Patch::anchored(role.node);
             let bias: Vec<_> = maps.iter().flat_map(|m| m.bias.iter().copied()).collect();
@@ -126,8 +124,7 @@ fn turn<'a>(
     let add = output.sole_user().ok().filter(|at| at.is("Add"));
     let other = add.and_then(|add| add.inputs().into_iter().flatten().find(|v| v.id != output.id));
     let nodes: HashSet<_> = pending.iter().map(|r| r.node).collect();
-    let skip =
-        other.filter(|o| !o.is_constant() && o.shape() == output.shape() && !depends(graph, o.id, &nodes));
+    let skip = other.filter(|o| !o.is_constant() && o.shape() == output.shape() && !depends(graph, o.id, &nodes));
     // What the activation sees is the sum, if there is one.
     let seen = match (add, skip) {
         (Some(add), Some(_)) => add.output().ok(),
@@ -218,9 +215,7 @@ impl Turn<'_> {
         let shape = self.new.output_shape(x.shape()).ok_or_else(wrong)?;
         let (xs, ys) = (floats(x)?, floats(y)?);
         let skip = match (old.get(1), new.get(1)) {
-            (Some(a), Some(b)) if a.shape() == y.shape() && *b.shape() == shape[..] => {
-                Some((floats(a)?, floats(b)?))
-            }
+            (Some(a), Some(b)) if a.shape() == y.shape() && *b.shape() == shape[..] => Some((floats(a)?, floats(b)?)),
             (None, None) => None,
             _ => return Err(wrong()),
         };
@@ -234,8 +229,7 @@ impl Turn<'_> {
             };
             let target = of_old(&ys);
             let Some((skip_old, skip_new)) = &skip else {
-                let pick =
-                    target.data.chunks_exact(target.width).flat_map(|row| self.kept.iter().map(|&c| row[c]));
+                let pick = target.data.chunks_exact(target.width).flat_map(|row| self.kept.iter().map(|&c| row[c]));
                 data.y.data.extend(pick);
                 continue;
             };
@@ -279,30 +273,36 @@ fn fit(graph: &Graph, turn: &Turn<'_>, data: &Data, setting: Setting) -> Result<
 /// clipped to the same.
 fn through(
     ridge: &Ridge,
-    (x, y, skip): (MatRef<'_, f32>, MatRef<'_, f32>, Option<MatRef<'_, f32>>),
+    (x, y, skip): (Lines<'_>, Lines<'_>, Option<Lines<'_>>),
     prior: MatRef<'_, f64>,
     (low, high): (f64, f64),
     rounds: usize,
     mut map: Affine,
 ) -> Affine {
     let (low, high) = (low as f32, high as f32);
+    let wanted = |z: f32, p: f32| {
+        if z <= low {
+            p.min(low)
+        } else if z >= high {
+            p.max(high)
+        } else {
+            z
+        }
+    };
     for _ in 0..rounds {
-        let mut target: Mat<f32> = map_rows(x, map.weight.as_ref(), &map.bias);
-        for j in 0..target.ncols() {
-            for i in 0..target.nrows() {
-                let s = skip.map_or(0.0, |s| s[(i, j)]);
-                let (z, p) = (y[(i, j)] + s, target[(i, j)] + s);
-                let wanted = if z <= low {
-                    p.min(low)
-                } else if z >= high {
-                    p.max(high)
-                } else {
-                    z
-                };
-                target[(i, j)] = wanted - s;
+        let mut target = map_rows(x, map.weight.as_ref(), &map.bias);
+        let width = target.width;
+        for (i, row) in target.data.chunks_exact_mut(width).enumerate() {
+            match skip {
+                Some(skip) => {
+                    for ((p, &z), &s) in row.iter_mut().zip(y.row(i)).zip(skip.row(i)) {
+                        *p = wanted(z + s, *p + s) - s;
+                    }
+                }
+                None => row.iter_mut().zip(y.row(i)).for_each(|(p, &z)| *p = wanted(z, *p)),
             }
         }
-        let (cross, mean) = covariance_with(x, target.as_ref());
+        let (cross, mean) = covariance_with(x, target.all());
         map = ridge.solve(cross.as_ref(), &mean, prior);
     }
     map

@@ -20,4 +20,4 @@ pub use obs::{Order, Reader, block_obs};
 pub use observe::{Probe, batches, bytes_per_sample, choose, floats, no_samples, observe};
 pub use segment::segment;
 pub use solve::{Affine, NotFinite, Ridge};
-pub use sums::{Rows, Sums, covariance_with, map_rows};
+pub use sums::{Lines, Rows, Sums, covariance_with, map_rows};

@@ -164,10 +164,10 @@ mod tests {
         let mut rng = fastrand::Rng::with_seed(seed);
         let mix = Mat::from_fn(12, 12, |_, _| rng.f32() - 0.5);
         let z = Mat::from_fn(600, 12, |_, _| rng.f32());
-        let mut x = Mat::<f32>::zeros(600, 12);
-        matmul(x.as_mut(), Accum::Replace, z.as_ref(), mix.as_ref(), 1.0_f32, par());
+        let x = &z * &mix;
+        let data = (0..600).flat_map(|i| (0..12).map(|j| x[(i, j)]).collect::<Vec<_>>()).collect();
         let mut sums = Sums::new(12, 0);
-        sums.add_inputs(x.as_ref());
+        sums.add_inputs(crate::stats::Rows { width: 12, data }.all());
         (sums, Mat::from_fn(4, 12, |_, _| rng.f64() - 0.5))
     }
 

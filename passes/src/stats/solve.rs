@@ -89,6 +89,11 @@ impl Sums {
 mod tests {
     use super::*;
 
+    fn rows(m: &Mat<f32>) -> crate::stats::Rows {
+        let data = (0..m.nrows()).flat_map(|i| (0..m.ncols()).map(move |j| m[(i, j)])).collect();
+        crate::stats::Rows { width: m.ncols(), data }
+    }
+
     fn data(seed: u64) -> (Mat<f32>, Mat<f32>) {
         let mut rng = fastrand::Rng::with_seed(seed);
         let x = Mat::from_fn(400, 5, |_, j| rng.f32() + j as f32);
@@ -101,7 +106,7 @@ mod tests {
     fn the_ridge_solution_is_stationary() {
         let (x, y) = data(1);
         let mut sums = Sums::new(5, 2);
-        sums.add(x.as_ref(), y.as_ref());
+        sums.add(rows(&x).all(), rows(&y).all());
         let prior = Mat::from_fn(2, 5, |i, j| (i + j) as f64 / 10.0);
         let (n, lambda) = (400.0, 0.1);
         let got = sums.ridge(prior.as_ref(), lambda).unwrap();
@@ -122,7 +127,7 @@ mod tests {
             let brute: f64 = (0..400).map(|r| rest(r).powi(2)).sum::<f64>() / n;
             let one = Affine { weight: got.weight.subrows(o, 1).to_owned(), bias: vec![got.bias[o]] };
             let mut of_one = Sums::new(5, 1);
-            of_one.add(x.as_ref(), y.subcols(o, 1));
+            of_one.add(rows(&x).all(), rows(&y).columns(o, 1));
             assert!((of_one.loss(&one) - brute).abs() < 1e-6);
         }
     }
@@ -131,12 +136,12 @@ mod tests {
     fn constant_inputs_leave_the_weights_alone_and_nan_is_refused() {
         let (ones, y) = (Mat::from_fn(9, 3, |_, _| 1.0_f32), Mat::from_fn(9, 1, |i, _| i as f32));
         let mut sums = Sums::new(3, 1);
-        sums.add(ones.as_ref(), y.as_ref());
+        sums.add(rows(&ones).all(), rows(&y).all());
         let prior = Mat::from_fn(1, 3, |_, j| j as f64);
         let got = sums.ridge(prior.as_ref(), 1e-3).unwrap();
         assert_eq!((got.weight, got.bias), (prior.clone(), vec![4.0 - 3.0]));
         let mut bad = Sums::new(3, 1);
-        bad.add(Mat::from_fn(9, 3, |_, _| f32::NAN).as_ref(), y.as_ref());
+        bad.add(rows(&Mat::from_fn(9, 3, |_, _| f32::NAN)).all(), rows(&y).all());
         assert_eq!(bad.ridge(prior.as_ref(), 1e-3), Err(NotFinite));
         assert!(!bad.is_finite());
     }

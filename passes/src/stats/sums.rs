@@ -28,14 +28,49 @@ impl Rows {
         if self.width == 0 { 0 } else { self.data.len() / self.width }
     }
 
+    /// All of them.
+    pub fn all(&self) -> Lines<'_> {
+        self.columns(0, self.width)
+    }
+
+    /// These columns of the rows.
+    pub fn columns(&self, from: usize, count: usize) -> Lines<'_> {
+        Lines { data: &self.data, stride: self.width, from, width: count, count: self.count() }
+    }
+
     /// The rows as a matrix.
     pub fn matrix(&self) -> MatRef<'_, f32> {
         MatRef::from_row_major_slice(&self.data, self.count(), self.width)
     }
+}
 
-    /// These columns of the rows.
-    pub fn columns(&self, from: usize, count: usize) -> MatRef<'_, f32> {
-        self.matrix().subcols(from, count)
+/// Some columns of rows.
+#[derive(Clone, Copy, Debug)]
+pub struct Lines<'a> {
+    data: &'a [f32],
+    stride: usize,
+    from: usize,
+    /// Numbers in a row.
+    pub width: usize,
+    /// How many rows there are.
+    pub count: usize,
+}
+
+impl<'a> Lines<'a> {
+    /// A row.
+    pub fn row(&self, i: usize) -> &'a [f32] {
+        &self.data[i * self.stride + self.from..][..self.width]
+    }
+
+    /// `count` of the rows.
+    #[must_use]
+    pub fn some(&self, first: usize, count: usize) -> Self {
+        Self { data: &self.data[first * self.stride..(first + count) * self.stride], count, ..*self }
+    }
+
+    /// As a matrix `[N, D]`.
+    pub fn matrix(&self) -> MatRef<'a, f32> {
+        MatRef::from_row_major_slice(self.data, self.count, self.stride).subcols(self.from, self.width)
     }
 }
 
@@ -81,25 +116,24 @@ impl Sums {
     }
 
     /// Add rows `[N, D]` and what belongs to them, `[N, O]`.
-    pub fn add(&mut self, x: MatRef<'_, f32>, y: MatRef<'_, f32>) {
-        let (mut from, total) = (0, x.nrows());
-        while from < total {
-            let n = BLOCK.min(total - from);
-            self.add_block(x.subrows(from, n), y.subrows(from, n));
-            from += n;
+    pub fn add(&mut self, x: Lines<'_>, y: Lines<'_>) {
+        for from in (0..x.count).step_by(BLOCK) {
+            let n = BLOCK.min(x.count - from);
+            self.add_block(x.some(from, n), y.some(from, n));
         }
     }
 
     /// Add rows `[N, D]` alone.
-    pub fn add_inputs(&mut self, x: MatRef<'_, f32>) {
-        let nothing = Mat::<f32>::zeros(x.nrows(), 0);
-        self.add(x, nothing.as_ref());
+    pub fn add_inputs(&mut self, x: Lines<'_>) {
+        self.add(x, Lines { width: 0, ..x });
     }
 
-    fn add_block(&mut self, x: MatRef<'_, f32>, y: MatRef<'_, f32>) {
-        let n = x.nrows();
+    fn add_block(&mut self, x: Lines<'_>, y: Lines<'_>) {
+        let n = x.count;
         let (x_mean, x) = centred(x);
         let (y_mean, y) = centred(y);
+        let squares = squares(&y);
+        let x = x.matrix();
         let (d, o) = (x_mean.len(), y_mean.len());
         let (whole, lower) = (BlockStructure::Rectangular, BlockStructure::TriangularLower);
         let mut xx = Mat::<f32>::zeros(d, d);
@@ -109,33 +143,26 @@ impl Sums {
             Accum::Replace,
             x.transpose(),
             whole,
-            x.as_ref(),
+            x,
             whole,
             1.0,
             par(),
         );
         let mut xy = Mat::<f32>::zeros(d, o);
-        matmul(xy.as_mut(), Accum::Replace, x.transpose(), y.as_ref(), 1.0_f32, par());
+        if o > 0 {
+            matmul(xy.as_mut(), Accum::Replace, x.transpose(), y.matrix(), 1.0_f32, par());
+        }
         // Deviations of the means: n₁·n₂ / (n₁ + n₂) · δ·δᵀ.
         let (have, new) = (self.count as f64, n as f64);
         let factor = have * new / (have + new);
         let dx: Vec<_> = x_mean.iter().zip(&self.x_mean).map(|(b, a)| b - a).collect();
         let dy: Vec<_> = y_mean.iter().zip(&self.y_mean).map(|(b, a)| b - a).collect();
         for j in 0..d {
-            let (factor, block) = (factor * dx[j], xx.col(j));
-            let mut column = self.xx.col_mut(j);
-            for i in j..d {
-                column[i] += f64::from(block[i]) + factor * dx[i];
-            }
+            add_column(&mut self.xx, &xx, j, j, factor * dx[j], &dx);
         }
         for j in 0..o {
-            let (factor, block) = (factor * dy[j], xy.col(j));
-            let mut column = self.xy.col_mut(j);
-            for i in 0..d {
-                column[i] += f64::from(block[i]) + factor * dx[i];
-            }
-            let squares: f64 = y.col(j).iter().map(|&v| f64::from(v) * f64::from(v)).sum();
-            self.yy[j] += squares + factor * dy[j];
+            add_column(&mut self.xy, &xy, j, 0, factor * dy[j], &dx);
+            self.yy[j] += squares[j] + factor * dy[j] * dy[j];
         }
         mirror(self.xx.as_mut());
         let share = new / (have + new);
@@ -232,42 +259,60 @@ impl Sums {
 }
 
 /// Covariance of rows `x` `[N, D]` with other `y` `[N, O]` for the same `x`, and the means of these.
-pub fn covariance_with(x: MatRef<'_, f32>, y: MatRef<'_, f32>) -> (Mat<f64>, Vec<f64>) {
+pub fn covariance_with(x: Lines<'_>, y: Lines<'_>) -> (Mat<f64>, Vec<f64>) {
     let (y_mean, y) = centred(y);
-    let mut cross = Mat::<f64>::zeros(x.ncols(), y.ncols());
-    let (mut from, total) = (0, x.nrows());
-    while from < total {
-        let n = BLOCK.min(total - from);
-        let mut block = Mat::<f32>::zeros(x.ncols(), y.ncols());
-        let (a, b) = (x.subrows(from, n), y.subrows(from, n));
+    let mut cross = Mat::<f64>::zeros(x.width, y.width);
+    for from in (0..x.count).step_by(BLOCK) {
+        let n = BLOCK.min(x.count - from);
+        let mut block = Mat::<f32>::zeros(x.width, y.width);
+        let (a, b) = (x.some(from, n).matrix(), y.all().some(from, n).matrix());
         matmul(block.as_mut(), Accum::Replace, a.transpose(), b, 1.0_f32, par());
-        for j in 0..cross.ncols() {
-            cross.col_mut(j).iter_mut().zip(block.col(j).iter()).for_each(|(sum, &v)| *sum += f64::from(v));
-        }
-        from += n;
+        (0..y.width).for_each(|j| add_column(&mut cross, &block, j, 0, 0.0, &vec![0.0; x.width]));
     }
-    (cross * faer::Scale(1.0 / total.max(1) as f64), y_mean)
+    (cross * faer::Scale(1.0 / x.count.max(1) as f64), y_mean)
 }
 
 /// `X·Wᵀ + b` for rows `X` `[N, D]`.
-pub fn map_rows(x: MatRef<'_, f32>, weight: MatRef<'_, f64>, bias: &[f64]) -> Mat<f32> {
+pub fn map_rows(x: Lines<'_>, weight: MatRef<'_, f64>, bias: &[f64]) -> Rows {
     let w = Mat::from_fn(weight.nrows(), weight.ncols(), |i, j| weight[(i, j)] as f32);
-    let mut y = Mat::from_fn(x.nrows(), w.nrows(), |_, j| bias[j] as f32);
-    matmul(y.as_mut(), Accum::Add, x, w.transpose(), 1.0_f32, par());
+    let bias: Vec<_> = bias.iter().map(|&b| b as f32).collect();
+    let mut y = Rows { width: bias.len(), data: bias.repeat(x.count) };
+    let out = MatMut::from_row_major_slice_mut(&mut y.data, x.count, bias.len());
+    matmul(out, Accum::Add, x.matrix(), w.transpose(), 1.0_f32, par());
     y
 }
 
-/// Means in f64, and what is left of the rows without them.
-fn centred(rows: MatRef<'_, f32>) -> (Vec<f64>, Mat<f32>) {
-    let (n, d) = (rows.nrows(), rows.ncols());
-    let mut mean = vec![0.0; d];
-    for i in 0..n {
-        let row = rows.row(i);
-        mean.iter_mut().zip(row.iter()).for_each(|(m, &v)| *m += f64::from(v));
+/// `sum[from.., j] += block[from.., j] + factor·d[from..]`.
+fn add_column(sum: &mut Mat<f64>, block: &Mat<f32>, j: usize, from: usize, factor: f64, d: &[f64]) {
+    let block = &block.col_as_slice(j)[from..];
+    let sum = &mut sum.col_as_slice_mut(j)[from..];
+    for ((sum, &block), d) in sum.iter_mut().zip(block).zip(&d[from..]) {
+        *sum += f64::from(block) + factor * d;
     }
-    mean.iter_mut().for_each(|m| *m /= n.max(1) as f64);
-    let centred = Mat::from_fn(n, d, |i, j| (f64::from(rows[(i, j)]) - mean[j]) as f32);
-    (mean, centred)
+}
+
+/// Means in f64, and what is left of the rows without them.
+fn centred(rows: Lines<'_>) -> (Vec<f64>, Rows) {
+    let mut mean = vec![0.0; rows.width];
+    for i in 0..rows.count {
+        mean.iter_mut().zip(rows.row(i)).for_each(|(m, &v)| *m += f64::from(v));
+    }
+    mean.iter_mut().for_each(|m| *m /= rows.count.max(1) as f64);
+    let mut left = Rows::new(rows.width);
+    left.data.reserve_exact(rows.count * rows.width);
+    for i in 0..rows.count {
+        left.data.extend(rows.row(i).iter().zip(&mean).map(|(&v, m)| (f64::from(v) - m) as f32));
+    }
+    (mean, left)
+}
+
+/// The sum of the squares of each column.
+fn squares(rows: &Rows) -> Vec<f64> {
+    let mut sums = vec![0.0; rows.width];
+    for row in rows.data.chunks_exact(rows.width.max(1)) {
+        sums.iter_mut().zip(row).for_each(|(sum, &v)| *sum += f64::from(v) * f64::from(v));
+    }
+    sums
 }
 
 /// Copy the lower triangle to the upper one.
@@ -309,10 +354,10 @@ mod tests {
         let (x, y) = (random(5000, 7, 100.0, 1), random(5000, 3, -20.0, 2));
         let (mean, xx, xy) = brute(&x, &y);
         let mut whole = Sums::new(7, 3);
-        whole.add(x.matrix(), y.matrix());
+        whole.add(x.all(), y.all());
         let (mut a, mut b) = (Sums::new(7, 3), Sums::new(7, 3));
-        a.add(x.matrix().subrows(0, 137), y.matrix().subrows(0, 137));
-        b.add(x.matrix().subrows(137, 4863), y.matrix().subrows(137, 4863));
+        a.add(x.all().some(0, 137), y.all().some(0, 137));
+        b.add(x.all().some(137, 4863), y.all().some(137, 4863));
         assert!(a.merge(&b));
         for sums in [&whole, &a] {
             assert_eq!(sums.count, 5000);
@@ -338,12 +383,13 @@ mod tests {
         };
         let y = Rows { width: 2, data: (0..900).flat_map(|r| [value(r, 0), value(r, 1)]).collect() };
         let mut inputs = Sums::new(4, 0);
-        inputs.add_inputs(x.matrix());
+        inputs.add_inputs(x.all());
         let kept = [0, 3];
         let predicted = inputs.through(weight.as_ref(), &bias, &kept);
-        let x_kept = Mat::from_fn(900, 2, |i, j| x.matrix()[(i, kept[j])]);
+        let x_kept = (0..900).flat_map(|i| kept.map(|j| x.matrix()[(i, j)])).collect();
+        let x_kept = Rows { width: 2, data: x_kept };
         let mut seen = Sums::new(2, 2);
-        seen.add(x_kept.as_ref(), y.matrix());
+        seen.add(x_kept.all(), y.all());
         for o in 0..2 {
             assert!((predicted.y_mean[o] - seen.y_mean[o]).abs() < 1e-6);
             assert!((predicted.yy[o] - seen.yy[o]).abs() < 1e-4 * seen.yy[o]);
