@@ -249,9 +249,11 @@ impl Random {
         }
         let depthwise = self.chance(4);
         let out = if depthwise { c } else { self.rng.usize(1..5) };
-        let (k, pad, stride) = (self.rng.usize(1..=2.min(h).min(w)), self.rng.usize(0..2), self.rng.usize(1..3));
+        let (k, pad, stride) =
+            (self.rng.usize(1..=2.min(h).min(w)), self.rng.usize(0..2), self.rng.usize(1..3));
         let weight = self.floats(&[out, if depthwise { 1 } else { c }, k, k], -0.5, 0.5);
-        let bias = if self.rng.bool() { format!(", {}", self.floats(&[out], -1.0, 1.0)) } else { String::new() };
+        let bias =
+            if self.rng.bool() { format!(", {}", self.floats(&[out], -1.0, 1.0)) } else { String::new() };
         let group = if depthwise { c } else { 1 };
         let attributes = format!(
             "group = {group}, kernel_shape = [{k}, {k}], pads = [{pad}, {pad}, {pad}, {pad}], strides = [{stride}, {stride}]"
@@ -298,7 +300,11 @@ impl Random {
             }
         }
         let pads = self.ints(&pads);
-        let value = if self.chance(3) { format!(", {}", self.literal("float", &["0.25".into()])) } else { String::new() };
+        let value = if self.chance(3) {
+            format!(", {}", self.literal("float", &["0.25".into()]))
+        } else {
+            String::new()
+        };
         self.emit(&format!("Pad({}, {pads}{value})", x.name), Kind::Float, shape)
     }
 
@@ -311,7 +317,8 @@ impl Random {
         if x.shape.len() == 2 && self.rng.bool() {
             let transposed = self.rng.bool();
             let weight = self.floats(&if transposed { [n, k] } else { [k, n] }, -0.5, 0.5);
-            let bias = if self.rng.bool() { format!(", {}", self.floats(&[n], -1.0, 1.0)) } else { String::new() };
+            let bias =
+                if self.rng.bool() { format!(", {}", self.floats(&[n], -1.0, 1.0)) } else { String::new() };
             let alpha = ["", ", alpha = 0.5", ", beta = 2.0"][self.rng.usize(0..3)];
             let attributes = format!("transB = {}{alpha}", i64::from(transposed));
             return self.emit(&format!("Gemm<{attributes}>({}, {weight}{bias})", x.name), Kind::Float, shape);
@@ -390,7 +397,8 @@ impl Random {
         let x = self.pick(Kind::Float, |s| s.iter().any(Option::is_some))?;
         let axis = x.shape.iter().rposition(Option::is_some)?;
         let like = |s: &Shape| {
-            s.len() == x.shape.len() && (0..s.len()).all(|a| s[a] == x.shape[a] || (a == axis && s[a].is_some()))
+            s.len() == x.shape.len()
+                && (0..s.len()).all(|a| s[a] == x.shape[a] || (a == axis && s[a].is_some()))
         };
         let y = self.pick(Kind::Float, like)?;
         let mut shape = x.shape.clone();
@@ -557,7 +565,9 @@ mod tests {
         assert_eq!(graph(7), graph(7));
         assert_ne!(graph(7), graph(8));
         let all: String = (0..500).map(|seed| graph(seed).0).collect();
-        for op in ["Conv<", "BatchNormalization(", "If(", "Loop(", "Split<", "Where(", "Gemm<", "Pad(", "Dropout("] {
+        for op in
+            ["Conv<", "BatchNormalization(", "If(", "Loop(", "Split<", "Where(", "Gemm<", "Pad(", "Dropout("]
+        {
             assert!(all.contains(op), "no graph has {op}");
         }
     }

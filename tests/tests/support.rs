@@ -33,9 +33,9 @@ pub fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable).ok().and_then(|n| n.parse().ok()).unwrap_or(default)
 }
 
-/// The model after the pipeline, read anew: a clone has its pool of names in common with the original.
+/// The model after the pipeline.
 pub fn after(pipeline: &Pipeline, model: &Model) -> Result<(Model, Report), String> {
-    let mut changed = onnx::read_bytes(bytes(model)?, None).map_err(|e| e.to_string())?;
+    let mut changed = model.clone();
     let options = RunOptions { tools: tools(), stop_after: None };
     let report = run(pipeline, &mut changed, options, &mut ()).map_err(|e| e.to_string())?;
     Ok((changed, report))
