@@ -201,6 +201,16 @@ impl Names {
     pub(crate) fn take(&self, name: &str) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name.into())
     }
+
+    /// Whether both are one pool.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// A pool of the same names, from which others can be taken.
+    pub(crate) fn detached(&self) -> Self {
+        Self(Arc::new(Mutex::new(self.0.lock().unwrap_or_else(PoisonError::into_inner).clone())))
+    }
 }
 
 /// A graph of nodes and values (ONNX `GraphProto`, or the body of a `FunctionProto`).
@@ -619,6 +629,17 @@ impl Graph {
     /// Set how a value is declared in the file.
     pub fn set_declared(&mut self, id: ValueId, declared: Option<Declared>) {
         self.value_mut(id).declared = declared;
+    }
+
+    /// Take names from this pool, in nested graphs too.
+    pub(crate) fn set_names(&mut self, names: &Names) {
+        self.names = names.clone();
+        for vertex in self.dag.node_weights_mut() {
+            if let Vertex::Node(node) = vertex {
+                let nested = node.attributes.values_mut().flat_map(Attribute::graphs_mut);
+                nested.for_each(|graph| graph.set_names(names));
+            }
+        }
     }
 
     /// A name that no value in the model has, made from `hint`.

@@ -8,7 +8,7 @@ use crate::{
 use std::sync::Arc;
 
 /// A model (ONNX `ModelProto`).
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Model {
     /// Version of the file format.
     pub ir_version: Option<i64>,
@@ -49,6 +49,31 @@ pub struct Function {
     /// The body. Its inputs have no types; its constants are `Constant` nodes.
     pub body: Graph,
     pub(crate) extra: FunctionExtra,
+}
+
+/// New names in a clone are those that they would have been in the original: each has a pool of its own.
+impl Clone for Model {
+    fn clone(&self) -> Self {
+        let mut clone = Self {
+            ir_version: self.ir_version,
+            opsets: self.opsets.clone(),
+            producer_name: self.producer_name.clone(),
+            producer_version: self.producer_version.clone(),
+            domain: self.domain.clone(),
+            model_version: self.model_version,
+            doc: self.doc.clone(),
+            metadata: self.metadata.clone(),
+            graph: self.graph.clone(),
+            functions: self.functions.clone(),
+            extra: self.extra.clone(),
+        };
+        let (shared, names) = (&self.graph.names, self.graph.names.detached());
+        for graph in clone.graphs_mut() {
+            let own = if graph.names.is(shared) { names.clone() } else { graph.names.detached() };
+            graph.set_names(&own);
+        }
+        clone
+    }
 }
 
 impl Model {

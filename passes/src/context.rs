@@ -169,9 +169,27 @@ impl<'t> Context<'t> {
         rule: impl Fn(At<'_>) -> Result<Patch, Decline>,
     ) -> Result<(), PassError> {
         let wanted = |graph: &Graph, id: NodeId| ops.is_empty() || ops.contains(&graph.node(id).op.as_str());
+        let mut budget = PATCHES_PER_NODE * (graph.node_count() + 1);
+        loop {
+            let before = self.patches;
+            self.sweep(graph, &wanted, &rule, &mut budget)?;
+            // A node may wait for a use to go that lies further off than the nodes around the patch.
+            if self.patches == before {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Try `rule` at every wanted node, and again around each patch.
+    fn sweep(
+        &mut self,
+        graph: &mut Graph,
+        wanted: &impl Fn(&Graph, NodeId) -> bool,
+        rule: &impl Fn(At<'_>) -> Result<Patch, Decline>,
+        budget: &mut usize,
+    ) -> Result<(), PassError> {
         let mut queue: VecDeque<_> = graph.nodes().iter().copied().filter(|&id| wanted(graph, id)).collect();
         let mut queued: HashSet<_> = queue.iter().copied().collect();
-        let mut budget = PATCHES_PER_NODE * (graph.node_count() + 1);
         while let Some(id) = queue.pop_front() {
             queued.remove(&id);
             if !graph.has_node(id) || self.stopped() {
@@ -187,8 +205,8 @@ impl<'t> Context<'t> {
                 }
             };
             let Some(applied) = self.apply(graph, patch) else { continue };
-            budget -= 1;
-            if budget == 0 {
+            *budget -= 1;
+            if *budget == 0 {
                 return Err(PassError::Circles(graph.describe(applied.added.first().copied().unwrap_or(id))));
             }
             for node in applied.added.into_iter().chain(applied.touched) {

@@ -1,1 +1,3 @@
-//! Laws over every pass, command sessions, conformance and sizes.
+//! Laws over every pass, conformance and sizes: what the tests of this crate share.
+
+pub mod random;

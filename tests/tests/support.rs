@@ -1,0 +1,81 @@
+//! What the modules share: the engine, models, comparing them.
+
+use pare_graph::{Model, onnx, text};
+use pare_passes::{Effect, Pipeline, Report, RunOptions, Tools, run};
+use pare_runtime::{
+    Engine, EngineChoice, Evaluator, ModelSource, ProofOptions, Samples, input_specs, prove, resolve,
+};
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
+
+/// The engine that models run in.
+pub fn engine() -> &'static Arc<dyn Engine> {
+    static ENGINE: OnceLock<Arc<dyn Engine>> = OnceLock::new();
+    ENGINE.get_or_init(|| resolve(&EngineChoice::default(), &mut |_| {}).unwrap().engine)
+}
+
+/// What passes may use: the engine.
+pub fn tools() -> Tools<'static> {
+    static EVALUATOR: OnceLock<Evaluator> = OnceLock::new();
+    let evaluator = EVALUATOR.get_or_init(|| Evaluator::new(engine().clone()));
+    Tools { engine: Some(evaluator), ..Tools::default() }
+}
+
+/// The folder of the workspace.
+pub fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// A number from the environment, for heavy runs.
+pub fn number(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).ok().and_then(|n| n.parse().ok()).unwrap_or(default)
+}
+
+/// The model after the pipeline.
+pub fn after(pipeline: &Pipeline, model: &Model) -> Result<(Model, Report), String> {
+    let mut changed = model.clone();
+    let options = RunOptions { tools: tools(), stop_after: None };
+    let report = run(pipeline, &mut changed, options, &mut ()).map_err(|e| e.to_string())?;
+    Ok((changed, report))
+}
+
+/// The bytes of the model in a file.
+pub fn bytes(model: &Model) -> Result<Vec<u8>, String> {
+    onnx::to_bytes(model).map_err(|e| e.to_string())
+}
+
+/// Both models have the same inputs and outputs: names, order, types, symbolic sizes.
+pub fn same_interface(a: &Model, b: &Model) -> Result<(), String> {
+    let ports = |model: &Model| -> Vec<_> {
+        let graph = &model.graph;
+        let port = |&v| (graph.value(v).name.clone(), graph.value(v).declared.clone());
+        graph.inputs().iter().chain(graph.outputs()).map(port).map(|(n, d)| (n, d.map(|d| d.ty))).collect()
+    };
+    let (a, b) = (ports(a), ports(b));
+    if a == b { Ok(()) } else { Err(format!("the interface changed from {a:?} to {b:?}")) }
+}
+
+/// Both models give the same outputs on generated samples, as far as the effect promises.
+pub fn same_outputs(a: &Model, b: &Model, effect: Effect, per_plan: usize) -> Result<(), String> {
+    let mut inferred = a.clone();
+    inferred.infer().map_err(|e| e.to_string())?;
+    let mut samples = Samples::generated(input_specs(&inferred), 0, per_plan);
+    let (first, second) = (ModelSource::bytes(bytes(a)?), ModelSource::bytes(bytes(b)?));
+    let report = prove(&**engine(), &first, &second, samples.batches(1), &ProofOptions::default());
+    let report = report.map_err(|e| e.to_string())?;
+    if !report.is_equal() {
+        return Err(format!("{:?}", report.outcome));
+    }
+    let off = report.drift.outputs().iter().find(|(_, d)| effect == Effect::Exact && !d.is_zero());
+    match off {
+        Some((output, by)) => Err(format!("`{output}` is not equal to the bit: {by:?}")),
+        None => Ok(()),
+    }
+}
+
+/// The model as text, for messages.
+pub fn brief(model: &Model) -> String {
+    text::print_graph_with(&model.graph, text::PrintOptions { max_elements: Some(4) })
+}
