@@ -152,7 +152,6 @@ impl Job<'_> {
         // What the user limits is limited whatever passes promise.
         let limits = self.limits();
         if let Outcome::Unproven { why } = &overall.outcome {
-            self.voice.note(&format!("not proven: {why}"));
             if limits.any() {
                 failures.push(format!("the limits could not be checked: {why}"));
             }

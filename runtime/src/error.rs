@@ -90,6 +90,12 @@ fn load_hint(reason: &str) -> Option<String> {
     let says = |words: &[&str]| words.iter().any(|word| reason.contains(word));
     if says(&["is under development", "max supported", "Unsupported model IR version"]) {
         Some("the model is newer than this engine; `pare runtime install` fetches a newer one".to_owned())
+    } else if says(&["undefined symbol: Py"]) {
+        // So it is with the one inside Python's `onnxruntime_extensions`.
+        Some(
+            "this library only works inside Python; build onnxruntime-extensions as a shared library"
+                .to_owned(),
+        )
     } else if says(&["is not a registered function/op", "domain_version", "No opset import for domain"]) {
         Some("custom operators come with a library of their own: `--custom-ops LIBRARY`".to_owned())
     } else {
@@ -127,6 +133,9 @@ mod tests {
             error.to_string(),
             "ONNX Runtime cannot load `a.onnx`: Fatal error: com.x:Foo(-1) is not a registered function/op"
         );
+        let python =
+            load("Failed to load library a.so with error: a.so: undefined symbol: PyInstanceMethod_Type");
+        assert!(python.hint().unwrap().contains("only works inside Python"));
         assert_eq!(load("something else").hint(), None);
     }
 }

@@ -243,21 +243,6 @@ fn minor(version: &str) -> Option<u32> {
     version.strip_prefix("1.")?.split('.').next()?.parse().ok()
 }
 
-/// The library of custom operators that Python's `onnxruntime_extensions` brings, if it is installed.
-/// Only to be loaded when the user asked for it.
-pub fn extensions_library() -> Option<PathBuf> {
-    let environment = std::env::var_os("VIRTUAL_ENV");
-    let sites = environment.into_iter().flat_map(|root| environment_sites(root.as_ref()));
-    let sites = sites.chain(std::iter::once_with(python_sites).flatten());
-    let files = sites
-        .flat_map(|site| fs::read_dir(site.join("onnxruntime_extensions")).into_iter().flatten().flatten());
-    let suffix = if cfg!(windows) { ".pyd" } else { ".so" };
-    files.map(|entry| entry.path()).find(|path| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.starts_with("_extensions_pydll") && name.ends_with(suffix)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
