@@ -287,9 +287,10 @@ impl Parser<'_> {
                 return Err(PipelineError::new("this `(` is not closed", at));
             }
             let at = self.here();
-            return match self.eat('*') {
-                true => Ok(Step::Repeat(Pipeline { steps })),
-                false => Err(PipelineError::new("a repetition ends in `)*`", at)),
+            return if self.eat('*') {
+                Ok(Step::Repeat(Pipeline { steps }))
+            } else {
+                Err(PipelineError::new("a repetition ends in `)*`", at))
             };
         }
         let at = self.word(&|c| c.is_alphanumeric() || c == '-' || c == '_');
