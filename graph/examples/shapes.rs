@@ -1,8 +1,8 @@
 //! What inference knows of every value of a model, as JSON by name: `shapes MODEL [symbol=size]...`.
 //! With sizes for symbols, `size` tells what the shape is then. `--bare` forgets what the file declares of values
-//! other than inputs. A model is a file in textual syntax.
+//! other than inputs.
 
-use pare_graph::{Dim, Fact, text::parse_model};
+use pare_graph::{Dim, Fact, onnx};
 use std::{collections::HashMap, error::Error, fmt::Write, time::Instant};
 
 fn quoted(text: &str) -> String {
@@ -52,7 +52,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let size = |a: String| a.rsplit_once('=').and_then(|(s, n)| Some((s.to_owned(), n.parse().ok()?)));
     let (bare, sizes): (Vec<_>, Vec<_>) = args.partition(|a| a == "--bare");
     let sizes: HashMap<String, i64> = sizes.into_iter().filter_map(size).collect();
-    let mut model = parse_model(&std::fs::read_to_string(&path)?)?;
+    let mut model = onnx::read(&path, &onnx::ReadOptions::default())?;
+    // The reader may have inferred already: then again, to see how long that takes.
     if !bare.is_empty() {
         let made: Vec<_> = model.graph.values().filter(|&v| model.graph.producer(v).is_some()).collect();
         made.into_iter().for_each(|v| model.graph.set_declared(v, None));

@@ -655,20 +655,7 @@ impl Graph {
     }
 
     pub(crate) fn rename_captures(&mut self, node: NodeId, old: &str, new: &str) {
-        for attribute in self.node_mut(node).attributes.values_mut() {
-            for graph in attribute.graphs_mut() {
-                if let Some(id) = graph.find(old).filter(|&v| graph.value(v).role.captured) {
-                    match graph.find(new) {
-                        // Both were captured: the two become one.
-                        Some(same) => {
-                            graph.redirect(id, same, &[]);
-                            graph.remove_unused([id]);
-                        }
-                        None => graph.rename(id, new.into()),
-                    }
-                }
-            }
-        }
+        rename_captures(self.node_mut(node), old, new);
     }
 
     /// Every use of `old`, by nodes other than `except` and as output of the graph, becomes one of `new`.
@@ -798,5 +785,23 @@ fn describe(node: &Node) -> String {
     match &node.name {
         Some(name) if !name.is_empty() => format!("{} `{name}`", node.op),
         _ => node.op.clone(),
+    }
+}
+
+/// What the subgraphs of a node capture as `old` they capture as `new` from now on.
+pub(crate) fn rename_captures(node: &mut Node, old: &str, new: &str) {
+    for attribute in node.attributes.values_mut() {
+        for graph in attribute.graphs_mut() {
+            if let Some(id) = graph.find(old).filter(|&v| graph.value(v).role.captured) {
+                match graph.find(new) {
+                    // Both were captured: the two become one.
+                    Some(same) => {
+                        graph.redirect(id, same, &[]);
+                        graph.remove_unused([id]);
+                    }
+                    None => graph.rename(id, new.into()),
+                }
+            }
+        }
     }
 }

@@ -11,6 +11,7 @@ mod dim;
 mod dtype;
 mod evaluate;
 mod graph;
+mod inline;
 mod model;
 pub mod onnx;
 pub mod ops;

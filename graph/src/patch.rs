@@ -1,7 +1,8 @@
 //! Changes to a graph, checked as a whole before any of it happens.
 
 use crate::{
-    At, Attribute, Fact, Graph, GraphError, Node, NodeId, Tensor, Value, ValueId, Wired, graph::Rank,
+    At, Attribute, Fact, Graph, GraphError, Node, NodeId, Tensor, Value, ValueId, Wired,
+    graph::{Rank, rename_captures},
 };
 
 /// A value that exists already, or one that the patch makes.
@@ -42,6 +43,8 @@ struct NewNode {
     node: Node,
     inputs: Vec<Option<Ref>>,
     outputs: Vec<Option<usize>>,
+    /// What stands for the values that its subgraphs capture under these names.
+    captures: Vec<(String, Ref)>,
 }
 
 /// What `apply` did, for the worklist of a rewriter.
@@ -76,7 +79,7 @@ pub enum PatchError {
         /// The value that was to take its place.
         by: String,
     },
-    /// An input or initializer cannot be replaced, since no node makes it.
+    /// An input, or a value of an outer graph, cannot be replaced.
     #[error("`{0}` is made by no node and cannot be replaced")]
     NotMade(String),
     /// The new nodes would need what they make.
@@ -105,14 +108,14 @@ impl Patch {
         Self { anchor, values, nodes, replaced, data, attributes }
     }
 
-    fn value(&mut self, value: Value) -> usize {
+    pub(crate) fn value(&mut self, value: Value) -> Ref {
         self.values.push(value);
-        self.values.len() - 1
+        Ref::New(self.values.len() - 1)
     }
 
     /// An initializer, named after `hint`.
     pub fn constant(&mut self, hint: &str, tensor: Tensor) -> Ref {
-        Ref::New(self.value(Value::constant(hint, tensor)))
+        self.value(Value::constant(hint, tensor))
     }
 
     /// A node with one output, which is named after `hint`.
@@ -129,9 +132,21 @@ impl Patch {
         outputs: &[Option<&str>],
     ) -> Vec<Option<Ref>> {
         let outputs: Vec<_> = outputs.iter().map(|o| o.map(|hint| self.value(Value::named(hint)))).collect();
-        let refs = outputs.iter().map(|o| o.map(Ref::New)).collect();
-        self.nodes.push(NewNode { node, inputs: inputs.to_vec(), outputs });
-        refs
+        self.inlined(node, inputs.to_vec(), outputs.clone(), vec![]);
+        outputs
+    }
+
+    /// A node that makes new values of the patch, and whose subgraphs capture.
+    pub(crate) fn inlined(
+        &mut self,
+        node: Node,
+        inputs: Vec<Option<Ref>>,
+        outputs: Vec<Option<Ref>>,
+        captures: Vec<(String, Ref)>,
+    ) {
+        let new = |r| if let Some(Ref::New(i)) = r { Some(i) } else { None };
+        let outputs = outputs.into_iter().map(new).collect();
+        self.nodes.push(NewNode { node, inputs, outputs, captures });
     }
 
     /// A copy of a node with one output, fed by other inputs.
@@ -254,10 +269,11 @@ impl Graph {
 
     /// The rank for the first new node: behind everything the new nodes need, before everything that will need
     /// them. `None` if no rank is free there; then ranks are given anew afterwards.
-    fn place(&self, patch: &Patch) -> Result<Option<Rank>, PatchError> {
+    fn place<'p>(&self, patch: &'p Patch) -> Result<Option<Rank>, PatchError> {
         let old = |r: &Ref| if let Ref::Old(id) = r { Some(*id) } else { None };
         let by = patch.replaced.iter().map(|(_, by)| by);
-        let needs = patch.nodes.iter().flat_map(|n| n.inputs.iter().flatten()).chain(by).filter_map(old);
+        let used = |n: &'p NewNode| n.inputs.iter().flatten().chain(n.captures.iter().map(|c| &c.1));
+        let needs = patch.nodes.iter().flat_map(used).chain(by).filter_map(old);
         let needs: Vec<_> = needs.collect();
         let made_at = |&v: &ValueId| self.producer(v).map(|(n, _)| self.node(n).rank);
         let has_place = !patch.nodes.is_empty() && self.has_node(patch.anchor);
@@ -298,12 +314,28 @@ impl Graph {
             let inputs: Vec<_> = new.inputs.iter().map(|r| r.as_ref().map(at)).collect();
             let outputs: Vec<_> = new.outputs.iter().map(|o| o.map(|i| ids[i])).collect();
             let rank = Rank(major, minor + i as u64);
-            added.push(self.add_node_at(new.node.clone(), rank, &inputs, &outputs)?);
+            let mut node = new.node.clone();
+            let captures = new.captures.iter().map(|(name, r)| (name.as_str(), at(r)));
+            self.recapture(&mut node, captures.collect());
+            added.push(self.add_node_at(node, rank, &inputs, &outputs)?);
         }
         for &node in &added {
             self.infer_node(node);
         }
         Ok((ids, added))
+    }
+
+    /// Let the subgraphs of a node that is to be added capture these values under their names here.
+    fn recapture(&self, node: &mut Node, mut captures: Vec<(&str, ValueId)>) {
+        captures.retain(|&(name, id)| self.value(id).name != name);
+        // By way of names that nobody has, since a new name may be the old name of another.
+        let spare: Vec<_> = captures.iter().map(|(name, _)| self.fresh_name(name)).collect();
+        for ((name, _), spare) in captures.iter().zip(&spare) {
+            rename_captures(node, name, spare);
+        }
+        for ((_, id), spare) in captures.iter().zip(&spare) {
+            rename_captures(node, spare, &self.value(*id).name);
+        }
     }
 
     fn boundary(&self, output: ValueId, by: ValueId) -> PatchError {
@@ -313,7 +345,9 @@ impl Graph {
 
     fn fits(&self, old: ValueId, by: Ref, new: ValueId) -> Result<(), PatchError> {
         let (old_value, new_value) = (self.value(old), self.value(new));
-        if self.producer(old).is_none() {
+        // A constant may give way to an equal one; an input or a value of an outer graph to nothing.
+        let fixed = old_value.data.is_none() || old_value.is_input() || old_value.is_captured();
+        if self.producer(old).is_none() && fixed {
             return Err(PatchError::NotMade(old_value.name.clone()));
         }
         let taken = new_value.is_input() || new_value.is_output() || new_value.is_captured();

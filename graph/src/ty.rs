@@ -57,14 +57,15 @@ impl Type {
         Self { kind: TypeKind::Tensor { dtype: Some(dtype), shape }, denotation: None }
     }
 
-    /// What this declaration tells inference. Negative sizes and empty symbols count as unknown.
+    /// What this declaration tells inference. Negative sizes and symbols that are empty or `?` count as unknown:
+    /// some exporters write those for every open size.
     pub fn fact(&self) -> Fact {
         let of = |ty: &Option<Box<Self>>| Box::new(ty.as_ref().map_or(Fact::Unknown, |t| t.fact()));
         match &self.kind {
             TypeKind::Tensor { dtype, shape } => {
                 let dim = |axis: &Axis| match &axis.size {
                     AxisSize::Fixed(n) if *n >= 0 => Dim::from(*n),
-                    AxisSize::Symbol(name) if !name.is_empty() => Dim::symbol(name),
+                    AxisSize::Symbol(name) if !matches!(name.as_str(), "" | "?") => Dim::symbol(name),
                     _ => Dim::unknown(),
                 };
                 let shape = shape.as_ref().map(|axes| axes.iter().map(dim).collect());
@@ -101,7 +102,7 @@ pub struct TensorFact {
     pub dtype: Option<DataType>,
     /// Sizes of the dimensions.
     pub shape: Option<Vec<Dim>>,
-    /// The elements of a small integer tensor of rank 0 or 1, as in shape arithmetic.
+    /// The elements of a small integer tensor of rank 0 or 1, as in shape arithmetic; of a bool one 0 or 1.
     pub content: Option<Vec<Dim>>,
 }
 

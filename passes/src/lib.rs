@@ -7,12 +7,14 @@
 pub mod cleanup;
 mod context;
 pub mod fold;
+pub mod fuse;
 mod pass;
 pub mod pipeline;
 pub mod presets;
 pub mod registry;
 pub mod report;
 mod run;
+mod spell;
 #[cfg(test)]
 mod testing;
 

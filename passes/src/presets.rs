@@ -14,10 +14,26 @@ pub struct Preset {
 pub static PRESETS: &[Preset] = &[Preset {
     name: "safe",
     docs: "Everything exact or rounding that makes a model smaller or no slower; the default.",
-    // Constants first, since folds ask for them. Then no-ops, so that patterns lie side by side. Twins last in
-    // the round: folding makes more of them. Dead nodes go with whatever made them dead.
-    text: "(lift-constants,fold-constants,drop-noops,fold-bn,merge-twins)*",
+    text: SAFE,
 }];
+
+// Why in this order:
+//  1. Constants first, since every other pass asks for them. A branch that is known brings its own.
+//  2. Shapes, which make targets and places constant; then what depends on them can be computed.
+//  3. No-ops and repeats, so that patterns lie side by side.
+//  4. What rearranges. Transposes before reshapes: two that cancel are better gone than turned into reshapes.
+//  5. Twins, before patterns: what is computed twice looks like a value in use elsewhere.
+//  6. Folds into the product before them. Scales and shifts that exporters write out of a batch norm come last.
+//  7. Operators recognised, from what no fold took.
+// Dead nodes go with whatever made them dead; what nobody needed from the start, at the beginning.
+const SAFE: &str = "drop-dead,(\
+    lift-constants,inline-branches,resolve-shapes,fold-constants,\
+    drop-noops,drop-neutral,drop-repeats,merge-casts,merge-clips,\
+    slice-views,merge-transposes,merge-views,merge-reshapes,merge-reductions,merge-slices,merge-concats,merge-pads,\
+    merge-twins,\
+    fold-bn,fold-scale,\
+    fuse-layer-norm,fuse-gelu,fuse-hard-swish,fuse-softplus,fuse-gemm\
+    )*,drop-dead";
 
 /// The preset of this name.
 pub fn find(name: &str) -> Option<&'static Preset> {

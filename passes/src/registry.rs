@@ -1,18 +1,40 @@
 //! Every pass there is.
 
-use crate::{PassInfo, cleanup, fold};
+use crate::{PassInfo, cleanup, fold, fuse};
 
 /// Every pass, in the order in which `pare passes` lists them. A new pass is a new file and one line here.
 pub static PASSES: &[&PassInfo] = &[
     // what computes nothing
     &cleanup::DropDead::INFO,
     &cleanup::DropNoops::INFO,
+    &cleanup::DropNeutral::INFO,
+    &cleanup::DropRepeats::INFO,
     &cleanup::LiftConstants::INFO,
+    &cleanup::ResolveShapes::INFO,
+    &cleanup::InlineBranches::INFO,
+    &cleanup::InlineFunctions::INFO,
     &cleanup::MergeTwins::INFO,
+    &cleanup::MergeCasts::INFO,
+    &cleanup::MergeClips::INFO,
+    &cleanup::MergeTransposes::INFO,
+    &cleanup::MergeReshapes::INFO,
+    &cleanup::MergeViews::INFO,
+    &cleanup::SliceViews::INFO,
+    &cleanup::MergeReductions::INFO,
+    &cleanup::MergeSlices::INFO,
+    &cleanup::MergeConcats::INFO,
+    &cleanup::MergePads::INFO,
     // exact algebra
     &fold::FoldConstants::INFO,
     &fold::FoldBn::INFO,
+    &fold::FoldScale::INFO,
     &fold::FoldLinear::INFO,
+    // operators recognised
+    &fuse::FuseGemm::INFO,
+    &fuse::FuseLayerNorm::INFO,
+    &fuse::FuseGelu::INFO,
+    &fuse::FuseHardSwish::INFO,
+    &fuse::FuseSoftplus::INFO,
 ];
 
 /// The pass of this name.

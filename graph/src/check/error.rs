@@ -41,10 +41,12 @@ pub enum Fault {
     UnknownOperator { node: String, domain: String, opset: i64, near: Option<String>, since: Option<i64> },
     #[error("{node} is deprecated in operator set {opset}")]
     Deprecated { node: String, opset: i64 },
-    #[error("{node} has {given} {what}, but {allowed}")]
-    Count { node: String, what: &'static str, given: usize, allowed: String },
+    #[error("{who} has {given}, but {allowed}")]
+    Count { who: String, given: String, allowed: String },
     #[error("{node} lacks its {what} `{name}`")]
     Lacks { node: String, what: &'static str, name: String },
+    #[error("{0} must hold one value")]
+    NotOneValue(String),
     #[error("{node} has an attribute `{name}`, which it does not know")]
     UnknownAttribute { node: String, name: String, near: Option<String> },
     #[error("the attribute `{name}` of {node} is {given}, but must be {kind}")]

@@ -6,14 +6,14 @@ use std::collections::{HashMap, HashSet};
 
 /// The functions of a model by what a node calls them: domain, name, overload.
 #[derive(Default)]
-pub(super) struct Functions<'m> {
+pub(crate) struct Functions<'m> {
     list: &'m [Function],
     places: HashMap<(&'m str, &'m str, &'m str), usize>,
 }
 
 impl<'m> Functions<'m> {
     /// Refuses two of one name, and circles: ONNX knows no recursion.
-    pub(super) fn of(model: &'m Model) -> Result<Self, CheckError> {
+    pub(crate) fn of(model: &'m Model) -> Result<Self, CheckError> {
         let mut functions = Self { list: &model.functions, places: HashMap::new() };
         for (i, f) in model.functions.iter().enumerate() {
             let key = (standard_domain(&f.domain), f.name.as_str(), f.overload.as_deref().unwrap_or(""));
@@ -25,7 +25,8 @@ impl<'m> Functions<'m> {
         Ok(functions)
     }
 
-    fn place(&self, at: At<'_>) -> Option<usize> {
+    /// The place of the function a node calls, among those of the model.
+    pub(crate) fn place(&self, at: At<'_>) -> Option<usize> {
         if self.list.is_empty() {
             return None;
         }
@@ -33,9 +34,9 @@ impl<'m> Functions<'m> {
         self.places.get(&(node.domain(), node.op.as_str(), node.overload.as_deref().unwrap_or(""))).copied()
     }
 
-    /// The function a node calls.
-    pub(super) fn call(&self, at: At<'_>) -> Option<&'m Function> {
-        self.place(at).map(|i| &self.list[i])
+    /// The function at a place.
+    pub(crate) fn get(&self, place: usize) -> &'m Function {
+        &self.list[place]
     }
 
     /// The functions that the nodes of a graph and its subgraphs call themselves.
@@ -93,6 +94,6 @@ pub(super) fn check_call(at: At<'_>, function: &Function) -> Result<(), Fault> {
         return Err(Fault::NotImported { node: at.describe(), domain: domain.into() });
     }
     let (inputs, outputs) = (function.body.inputs().len(), function.body.outputs().len());
-    check_count(at, "inputs", at.inputs().len(), 0, Some(inputs))?;
-    check_count(at, "outputs", at.outputs().len(), 0, Some(outputs))
+    check_count(|| at.describe(), "input", at.inputs().len(), 0, Some(inputs))?;
+    check_count(|| at.describe(), "output", at.outputs().len(), 0, Some(outputs))
 }

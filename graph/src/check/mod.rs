@@ -9,9 +9,9 @@ mod functions;
 mod operator;
 
 pub use error::{CheckError, Fault};
+pub(crate) use functions::Functions;
 
 use crate::{Graph, Model, NodeId, ValueId};
-use functions::Functions;
 use std::collections::HashSet;
 
 /// No sound model nests its subgraphs deeper.
@@ -105,9 +105,9 @@ impl<'m> Checker<'m> {
                 return Err(Fault::Shadowing { node: at.describe(), value: output.name().into() });
             }
         }
-        match self.functions.call(at) {
+        match self.functions.place(at) {
             _ if !self.operators => Ok(()),
-            Some(function) => functions::check_call(at, function),
+            Some(place) => functions::check_call(at, self.functions.get(place)),
             None => operator::check(at),
         }
     }

@@ -2,13 +2,14 @@
 
 use super::{
     WriteError,
-    extra::{AttributeExtra, Known},
+    extra::{AttributeExtra, Info, Kept, Known},
     metadata_to, opsets_to,
     proto::{
-        FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto,
+        FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorAnnotation, TensorProto,
+        ValueInfoProto,
     },
     tensor::{EXTERNAL, sparse_to, tensor_to},
-    types::{declared_to, type_from},
+    types::{declared_from, declared_to},
 };
 use crate::{
     Attribute, Constant, DataType, Declared, Fact, Function, Graph, GraphError, Model, NodeId, Tensor, Type,
@@ -22,8 +23,8 @@ pub(super) const FREE_INITIALIZERS: i64 = 4;
 /// Smaller tensors stay in the model file, where its readers see them at once (as in onnx's own writer).
 pub(super) const SMALL: usize = 1024;
 
-/// Every level of subgraphs takes three of messages, and readers allow a hundred of those.
-const MAX_SUBGRAPHS: usize = super::wire::MAX_DEPTH / 3;
+/// What can be read: a subgraph within k others is message 3k + 4 from the outside.
+const MAX_SUBGRAPHS: usize = (super::wire::MAX_DEPTH - 2) / 3;
 
 /// Makes messages at some level of subgraphs.
 #[derive(Clone, Copy)]
@@ -105,10 +106,10 @@ impl Encoder {
                 None => {}
             }
         }
-        let there = |known: Known, mut names: Box<dyn Iterator<Item = &str> + '_>| {
-            !known || names.all(|name| graph.find(name).is_some())
+        let there = |(known, a): &&(Known, TensorAnnotation)| {
+            !known || a.names().all(|name| graph.find(name).is_some())
         };
-        let kept = graph.extra.annotations.iter().filter(|(known, a)| there(*known, Box::new(a.names())));
+        let kept = graph.extra.annotations.iter().filter(there);
         proto.quantization_annotation = kept.map(|(_, a)| a.clone()).collect();
         Ok(proto)
     }
@@ -192,13 +193,12 @@ impl Encoder {
 
 /// The entries of the inputs or outputs.
 fn interface(graph: &Graph, ids: &[ValueId], output: bool) -> Vec<ValueInfoProto> {
+    let kept = graph.extra.interface.iter().filter(|k| k.output == output);
+    let kept: HashMap<_, _> = kept.map(|k| (k.place, k)).collect();
     let entry = |(place, &id): (usize, &ValueId)| {
         let value = graph.value(id);
-        let kept =
-            graph.extra.interface.iter().filter(|k| k.output == output && k.entry.name() == value.name);
-        // An output may stand there twice, with entries of its own.
-        let kept = kept.filter(|k| !output || k.place == place).find(|k| k.declared == value.declared);
-        match (kept, &value.declared) {
+        let as_read = |k: &&&Kept| k.entry.name() == value.name && k.declared == value.declared;
+        match (kept.get(&place).filter(as_read), &value.declared) {
             (Some(kept), _) => kept.entry.clone(),
             (None, Some(declared)) => declared_to(&value.name, declared),
             (None, None) => {
@@ -222,22 +222,19 @@ fn value_info(graph: &Graph) -> Vec<ValueInfoProto> {
     for id in graph.values() {
         let value = graph.value(id);
         let Some(declared @ Declared { order: Some(order), .. }) = &value.declared else { continue };
-        if !value.is_input() && !value.is_output() && agrees(declared.ty.as_ref(), value) {
+        if !value.is_input() && !value.is_output() && declared.agrees(&value.fact) {
             entries.push((*order, value.seq, declared_to(&value.name, declared)));
         }
     }
-    for (order, known, entry) in &graph.extra.value_info {
-        let ty = entry.r#type.as_ref().and_then(|t| type_from(t, "").ok());
-        match graph.find(entry.name()) {
-            None if *known => {}
-            Some(id) if !agrees(ty.as_ref(), graph.value(id)) => {}
-            _ => entries.push((*order, 0, entry.clone())),
+    for Info { place, known, wrong, entry } in &graph.extra.value_info {
+        let keep = match graph.find(entry.name()) {
+            None => !known,
+            Some(id) => *wrong || declared_from(entry).is_ok_and(|d| d.agrees(&graph.value(id).fact)),
+        };
+        if keep {
+            entries.push((*place, 0, entry.clone()));
         }
     }
     entries.sort_by_key(|e| (e.0, e.1));
     entries.into_iter().map(|e| e.2).collect()
-}
-
-fn agrees(ty: Option<&Type>, value: &Value) -> bool {
-    ty.is_none_or(|ty| ty.fact().unify(&value.fact).is_some())
 }

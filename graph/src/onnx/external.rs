@@ -71,73 +71,80 @@ pub(super) fn load(
     folder: Option<&Path>,
     options: &ReadOptions,
 ) -> Result<Vec<Arc<Mapping>>, ReadError> {
-    let mut files = HashMap::<PathBuf, (Arc<Mapping>, Bytes)>::new();
-    let mut found = false;
-    tensors(model, &mut |tensor| {
-        if tensor.data_location != Some(EXTERNAL) {
-            return Ok(());
-        }
-        found = true;
-        load_one(tensor, folder, options, &mut files)
+    let mut files = Files { folder, options, open: HashMap::new(), mappings: vec![] };
+    tensors(model, &mut |tensor| match tensor.data_location {
+        Some(EXTERNAL) => files.load(tensor),
+        _ => Ok(()),
     })?;
-    Ok(files.into_values().map(|(mapping, _)| mapping).collect())
+    Ok(files.mappings)
 }
 
-fn load_one(
-    tensor: &mut TensorProto,
-    folder: Option<&Path>,
-    options: &ReadOptions,
-    files: &mut HashMap<PathBuf, (Arc<Mapping>, Bytes)>,
-) -> Result<(), ReadError> {
-    let place = describe(tensor);
-    let refuse = |why: String| ReadError::invalid(&place, why);
-    if tensor.raw_data.is_some() {
-        return Err(refuse("has both raw_data and external data".into()));
-    }
-    let entry = |key: &str| -> Result<Option<&str>, ReadError> {
-        let mut all = tensor.external_data.iter().filter(|e| e.key() == key);
-        match (all.next(), all.next()) {
-            (_, Some(_)) => Err(refuse(format!("has two entries `{key}` for its external data"))),
-            (first, None) => Ok(first.map(StringStringEntryProto::value)),
+/// The files with external data, by location; each is mapped once.
+struct Files<'a> {
+    folder: Option<&'a Path>,
+    options: &'a ReadOptions,
+    open: HashMap<String, Bytes>,
+    mappings: Vec<Arc<Mapping>>,
+}
+
+impl Files<'_> {
+    fn load(&mut self, tensor: &mut TensorProto) -> Result<(), ReadError> {
+        let place = describe(tensor);
+        let refuse = |why: String| ReadError::invalid(&place, why);
+        if tensor.raw_data.is_some() {
+            return Err(refuse("has both raw_data and external data".into()));
         }
-    };
-    let number = |key: &str| -> Result<Option<usize>, ReadError> {
-        let parse = |text: &str| {
-            text.parse().map_err(|_| refuse(format!("has external data of {key} `{text}`, which is no size")))
+        let entry = |key: &str| -> Result<Option<&str>, ReadError> {
+            let mut all = tensor.external_data.iter().filter(|e| e.key() == key);
+            match (all.next(), all.next()) {
+                (_, Some(_)) => Err(refuse(format!("has two entries `{key}` for its external data"))),
+                (first, None) => Ok(first.map(StringStringEntryProto::value)),
+            }
         };
-        entry(key)?.map(parse).transpose()
-    };
-    let location = entry("location")?.ok_or_else(|| refuse("has external data without location".into()))?;
-    let folder = folder.ok_or_else(|| {
-        refuse(format!("has its data in the file `{location}`, and no folder is given to look in"))
-    })?;
-    let (dtype, shape) = layout(tensor)?;
-    let count = crate::element_count(&shape).and_then(|n| dtype.bytes_for(n));
-    let offset = number("offset")?.unwrap_or(0);
-    let length = match number("length")? {
-        Some(length) => length,
-        None => count.ok_or_else(|| refuse("has external data of unknown length".into()))?,
-    };
-    let path = resolve(folder, location, options).map_err(refuse)?;
-    let file = match files.get(&path) {
-        Some((_, file)) => file.clone(),
-        // An empty file cannot be mapped, and needs not be.
-        None if length == 0 => Bytes::new(),
-        None => {
-            let (mapping, file) = Mapping::open(&path)?;
-            files.insert(path, (mapping, file.clone()));
-            file
+        let number = |key: &str| -> Result<Option<usize>, ReadError> {
+            let parse = |text: &str| {
+                text.parse()
+                    .map_err(|_| refuse(format!("has external data of {key} `{text}`, which is no size")))
+            };
+            entry(key)?.map(parse).transpose()
+        };
+        let location =
+            entry("location")?.ok_or_else(|| refuse("has external data without location".into()))?;
+        let (dtype, shape) = layout(tensor)?;
+        let offset = number("offset")?.unwrap_or(0);
+        let length = number("length")?.or_else(|| dtype.bytes_for(crate::element_count(&shape)?));
+        let length = length.ok_or_else(|| refuse("has external data of unknown length".into()))?;
+        let file = self.open(location, &place)?;
+        let end = offset.checked_add(length).filter(|&end| end <= file.len());
+        let Some(end) = end else {
+            let size = file.len();
+            return Err(refuse(format!(
+                "has {length} bytes at {offset} of `{location}`, which holds {size} bytes"
+            )));
+        };
+        tensor.raw_data = Some(file.slice(offset..end));
+        Ok(())
+    }
+
+    fn open(&mut self, location: &str, of: &str) -> Result<Bytes, ReadError> {
+        if let Some(file) = self.open.get(location) {
+            return Ok(file.clone());
         }
-    };
-    let end = offset.checked_add(length);
-    let Some(end) = end.filter(|&end| length == 0 || end <= file.len()) else {
-        let size = file.len();
-        return Err(refuse(format!(
-            "has {length} bytes at {offset} of `{location}`, which holds no more than {size}"
-        )));
-    };
-    tensor.raw_data = Some(if length == 0 { Bytes::new() } else { file.slice(offset..end) });
-    Ok(())
+        let nowhere = || format!("has its data in the file `{location}`, and no folder is given to look in");
+        let folder = self.folder.ok_or_else(|| ReadError::invalid(of, nowhere()))?;
+        let path = resolve(folder, location, self.options).map_err(|why| ReadError::invalid(of, why))?;
+        let file = match Mapping::open(&path) {
+            Ok((mapping, file)) => {
+                self.mappings.push(mapping);
+                file
+            }
+            // An empty file cannot be mapped, and need not be.
+            Err(ReadError::Empty) => Bytes::new(),
+            Err(error) => return Err(error),
+        };
+        self.open.insert(location.into(), file.clone());
+        Ok(file)
+    }
 }
 
 /// The file at `location` in `folder`, whose owner trusts the model with what lies in it, but with nothing else.
@@ -189,7 +196,11 @@ pub(super) fn unload(model: &mut ModelProto, which: Which, location: &str) -> Re
         let length = raw.len();
         let offset = *places.entry((raw.as_ptr(), length)).or_insert_with(|| {
             // Pages, so that a large tensor can be mapped alone; cache lines for the others.
-            let align: u64 = if length >= 1 << 16 { 4096 } else { 64 };
+            let align: u64 = match length {
+                0 => 1,
+                1..0x1_0000 => 64,
+                _ => 4096,
+            };
             let offset = u64::next_multiple_of(end, align);
             end = offset + length as u64;
             pieces.push((offset, raw));

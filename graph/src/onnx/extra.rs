@@ -7,7 +7,7 @@ use super::{
     mapped::Mapping,
     proto::{
         AttributeProto, DeviceConfigurationProto, NodeDeviceConfigurationProto, OperatorSetIdProto,
-        TensorAnnotation, TrainingInfoProto, ValueInfoProto,
+        StringStringEntryProto, TensorAnnotation, TrainingInfoProto, ValueInfoProto,
     },
 };
 use crate::Declared;
@@ -39,9 +39,8 @@ pub(crate) struct FunctionExtra {
 /// Beyond [`crate::Graph`].
 #[derive(Clone, Debug, Default)]
 pub(crate) struct GraphExtra {
-    /// Entries of `value_info` that no value carries, each with its place: second ones, and ones for names that no
-    /// value has.
-    pub value_info: Vec<(u64, Known, ValueInfoProto)>,
+    /// Entries of `value_info` that no value carries: second ones, and ones for names that no value has.
+    pub value_info: Vec<Info>,
     /// Entries of inputs and outputs that say more than the value.
     pub interface: Vec<Kept>,
     pub annotations: Vec<(Known, TensorAnnotation)>,
@@ -52,6 +51,16 @@ pub(crate) struct GraphExtra {
 
 /// Whether the names an entry speaks of were those of values; then it lives as long as they do.
 pub(crate) type Known = bool;
+
+/// An entry of `value_info` and its place there.
+#[derive(Clone, Debug)]
+pub(crate) struct Info {
+    pub place: u64,
+    pub known: Known,
+    /// It contradicts what else the file says about the value: that it does so later is no news.
+    pub wrong: bool,
+    pub entry: ValueInfoProto,
+}
 
 /// An entry among the inputs or outputs as it was, while its value was declared so.
 #[derive(Clone, Debug)]
@@ -96,7 +105,7 @@ pub(crate) struct AttributeExtra {
 impl TensorAnnotation {
     /// The tensors it speaks of: the annotated one and its quantization parameters.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        let parameters = self.quant_parameter_tensor_names.iter().map(|e| e.value());
+        let parameters = self.quant_parameter_tensor_names.iter().map(StringStringEntryProto::value);
         std::iter::once(self.tensor_name()).chain(parameters)
     }
 }

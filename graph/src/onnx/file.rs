@@ -60,10 +60,10 @@ impl Drop for Temporary {
 /// Remove temporary files in `folder` that a killed run left behind: nobody holds their lock any more.
 pub(super) fn sweep(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let ours = name.to_str().is_some_and(|n| n.starts_with(".pare-") && n.ends_with(".tmp"));
+        let path = entry.path();
+        let named = entry.file_name().to_str().is_some_and(|n| n.starts_with(".pare-"));
+        let ours = named && path.extension().is_some_and(|e| e == "tmp");
         if ours && entry.file_type().is_ok_and(|t| t.is_file()) {
-            let path = entry.path();
             let stale = OpenOptions::new().write(true).open(&path).is_ok_and(|f| f.try_lock().is_ok());
             if stale {
                 let _ = fs::remove_file(path);
@@ -75,7 +75,7 @@ pub(super) fn sweep(folder: &Path) {
 /// A buffer for prost that passes on what it gets, so that no message is ever whole in memory.
 pub(super) struct Stream<'a, W> {
     to: W,
-    /// Where weights come from: what is written is not needed in memory any more.
+    /// Where weights may come from.
     mappings: &'a [Arc<Mapping>],
     buffer: Box<[u8]>,
     filled: usize,
@@ -83,7 +83,7 @@ pub(super) struct Stream<'a, W> {
     failed: Option<io::Error>,
 }
 
-/// Bytes written at once; slices at least as long go past the buffer.
+/// Bytes written at once.
 const CHUNK: usize = 1 << 20;
 
 impl<'a, W: Write> Stream<'a, W> {
@@ -105,14 +105,22 @@ impl<'a, W: Write> Stream<'a, W> {
         }
     }
 
-    /// Write bytes, letting go of the mapped memory they stood in.
+    /// Write bytes past the buffer. Weights come from their file by the handle: through the mapping they would
+    /// pile up in memory.
     pub fn copy(&mut self, bytes: &[u8]) {
         self.flush();
-        for chunk in bytes.chunks(CHUNK) {
-            self.pass(chunk.len(), |s, _| s.to.write_all(chunk));
-            if bytes.len() >= CHUNK {
-                self.mappings.iter().for_each(|m| m.forget(chunk));
+        let mut own = vec![];
+        for (i, chunk) in bytes.chunks(CHUNK).enumerate() {
+            if self.failed.is_some() {
+                return;
             }
+            own.resize(chunk.len(), 0);
+            let mut sources = self.mappings.iter().filter(|_| bytes.len() >= CHUNK);
+            let read = sources.find_map(|m| m.read(bytes, i * CHUNK, &mut own));
+            self.pass(chunk.len(), |s, _| match read {
+                Some(read) => read.and_then(|()| s.to.write_all(&own)),
+                None => s.to.write_all(chunk),
+            });
         }
     }
 
@@ -121,7 +129,7 @@ impl<'a, W: Write> Stream<'a, W> {
         for (offset, bytes) in pieces {
             self.flush();
             let gap = offset.saturating_sub(self.written) as usize;
-            self.copy(&vec![0; if self.failed.is_some() { 0 } else { gap }]);
+            self.copy(&vec![0; gap.min(CHUNK)]);
             self.copy(bytes);
         }
     }

@@ -3,18 +3,21 @@
 use super::ReadError;
 use bytes::Bytes;
 use memmap2::Mmap;
-use std::{fs::File, path::Path, sync::Arc};
+use std::{fs::File, io, path::Path, sync::Arc};
 
 /// A mapped file. Slices of it are [`Bytes`] that keep it alive.
 #[derive(Debug)]
-pub(crate) struct Mapping(Mmap);
+pub(crate) struct Mapping {
+    map: Mmap,
+    file: File,
+}
 
 /// What `Bytes` own.
 struct Owner(Arc<Mapping>);
 
 impl AsRef<[u8]> for Owner {
     fn as_ref(&self) -> &[u8] {
-        &self.0.0
+        &self.0.map
     }
 }
 
@@ -39,32 +42,37 @@ impl Mapping {
         // program changes meanwhile shows other bytes, and one that it cuts short ends this process: the price of
         // mapping, which every reader of models pays. We ourselves only ever replace files by renaming.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
-        let mapping = Arc::new(Self(map));
+        let mapping = Arc::new(Self { map, file });
         let bytes = Bytes::from_owner(Owner(mapping.clone()));
         Ok((mapping, bytes))
     }
 
-    /// Whether `bytes` are a slice of this file.
-    fn offset_of(&self, bytes: &[u8]) -> Option<usize> {
-        let offset = (bytes.as_ptr() as usize).checked_sub(self.0.as_ptr() as usize)?;
-        (offset.checked_add(bytes.len())? <= self.0.len()).then_some(offset)
+    /// Fill `buffer` with what stands `skip` bytes behind the start of `slice`, if that is a slice of this file.
+    /// Reading keeps the mapping out of memory, and a file cut short is an error only.
+    pub fn read(&self, slice: &[u8], skip: usize, buffer: &mut [u8]) -> Option<io::Result<()>> {
+        let offset = (slice.as_ptr() as usize).checked_sub(self.map.as_ptr() as usize)?;
+        let inside = offset.checked_add(slice.len())? <= self.map.len() && skip + buffer.len() <= slice.len();
+        inside.then(|| self.read_at((offset + skip) as u64, buffer))
     }
 
-    /// Let go of the memory that holds `bytes`, if they are a slice of this file; the next look loads them again.
+    #[cfg(unix)]
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        std::os::unix::fs::FileExt::read_exact_at(&self.file, buffer, offset)
+    }
+
+    #[cfg(not(unix))]
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let _ = &self.file;
+        buffer.copy_from_slice(&self.map[offset as usize..][..buffer.len()]);
+        Ok(())
+    }
+
+    /// Let go of the memory that the file occupies; the next look loads it again.
     #[allow(unsafe_code)]
-    pub fn forget(&self, bytes: &[u8]) {
-        let Some(offset) = self.offset_of(bytes) else { return };
+    pub fn forget(&self) {
         #[cfg(unix)]
-        // SAFETY: the range is within the mapping. Nothing is ever written to it, so that its pages hold what the
-        // file holds and are loaded from there again. Failing is harmless.
-        let _ =
-            unsafe { self.0.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, bytes.len()) };
-        #[cfg(not(unix))]
-        let _ = offset;
-    }
-
-    /// Let go of all memory that the file occupies.
-    pub fn forget_all(&self) {
-        self.forget(&self.0);
+        // SAFETY: nothing is ever written to the mapping, so that its pages hold what the file holds and are
+        // loaded from there again. Failing is harmless.
+        let _ = unsafe { self.map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
     }
 }

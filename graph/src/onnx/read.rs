@@ -2,7 +2,7 @@
 
 use super::{
     FunctionExtra, ModelExtra, NodeExtra, ReadError, external,
-    extra::{Kept, NodeBag},
+    extra::{Info, Kept, NodeBag},
     mapped::Mapping,
     metadata_from, opsets_from,
     proto::{FunctionProto, GraphProto, ModelProto, NodeProto, ValueInfoProto},
@@ -31,22 +31,30 @@ pub struct ReadOptions {
 pub fn read(path: impl AsRef<Path>, options: &ReadOptions) -> Result<Model, ReadError> {
     let path = path.as_ref();
     let (mapping, bytes) = Mapping::open(path)?;
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut model = model_from(bytes, Some(folder), options)?;
+    let proto = message(bytes)?;
     // Typed lists were copied out: what they occupied in the mapping is not needed any more.
-    mapping.forget_all();
+    mapping.forget();
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut model = model_from(proto, Some(folder), options)?;
     model.extra.mappings.push(mapping);
     Ok(model)
 }
 
 /// Read a model from memory; its external data, if it has any, from files in `external_folder`.
 pub fn read_bytes(bytes: impl Into<Bytes>, external_folder: Option<&Path>) -> Result<Model, ReadError> {
-    model_from(bytes.into(), external_folder, &ReadOptions::default())
+    model_from(message(bytes.into())?, external_folder, &ReadOptions::default())
 }
 
-fn model_from(bytes: Bytes, folder: Option<&Path>, options: &ReadOptions) -> Result<Model, ReadError> {
+fn message(bytes: Bytes) -> Result<ModelProto, ReadError> {
     wire::check(&bytes, "ModelProto")?;
-    let mut proto = decode::<ModelProto>(bytes)?;
+    decode(bytes)
+}
+
+fn model_from(
+    mut proto: ModelProto,
+    folder: Option<&Path>,
+    options: &ReadOptions,
+) -> Result<Model, ReadError> {
     let mappings = external::load(&mut proto, folder, options)?;
     let opsets = Arc::new(opsets_from(&proto.opset_import));
     let mut reader = Reader { root: Graph::new(opsets.clone()) };
@@ -325,6 +333,7 @@ fn value_info(graph: &mut Graph, entries: Vec<ValueInfoProto>) -> Result<(), Rea
     for (place, entry) in entries.into_iter().enumerate() {
         let (place, declared) = (place as u64, declared_from(&entry)?);
         let id = graph.find(entry.name());
+        let wrong = id.is_some_and(|id| !declared.agrees(&graph.value(id).fact));
         if let Some(id) = id.filter(|&id| graph.value(id).declared.is_none()) {
             know(graph, id, &declared);
             if declared_to(entry.name(), &declared) == entry {
@@ -337,7 +346,7 @@ fn value_info(graph: &mut Graph, entries: Vec<ValueInfoProto>) -> Result<(), Rea
             // No new value may take the name and the type with it.
             graph.names.take(entry.name());
         }
-        graph.extra.value_info.push((place, id.is_some(), entry));
+        graph.extra.value_info.push(Info { place, known: id.is_some(), wrong, entry });
     }
     Ok(())
 }

@@ -41,11 +41,18 @@ pub fn tensor_to_bytes(tensor: &Tensor, name: &str) -> Vec<u8> {
     proto.encode_to_vec()
 }
 
-/// Read a value of the kind that the model declares; the file itself does not tell.
+/// Read a value of the kind that the model declares; the file itself does not tell. An optional value may also stand
+/// there without its wrapping, as in ONNX's own tests.
 pub fn value_from_bytes(bytes: &[u8], kind: &TypeKind) -> Result<Item, ReadError> {
     match kind {
         TypeKind::Sequence(_) => sequence(message(bytes, "SequenceProto")?).map(Item::Sequence),
-        TypeKind::Optional(_) => optional(message(bytes, "OptionalProto")?),
+        TypeKind::Optional(inner) => match (message::<OptionalProto>(bytes, "OptionalProto"), inner) {
+            (Ok(proto), inner) if inner.as_ref().is_none_or(|t| holds(&proto, &t.kind)) => optional(proto),
+            (_, Some(inner)) => {
+                value_from_bytes(bytes, &inner.kind).map(|i| Item::Optional(Some(Box::new(i))))
+            }
+            (proto, None) => optional(proto?),
+        },
         TypeKind::Map { .. } => map(message(bytes, "MapProto")?),
         TypeKind::SparseTensor { .. } => sparse(message(bytes, "SparseTensorProto")?),
         _ => tensor_from_bytes(bytes).map(Item::Tensor),
@@ -101,6 +108,26 @@ fn map(proto: MapProto) -> Result<Item, ReadError> {
     Ok(Item::Map(keys, values))
 }
 
+/// Whether it holds a value of this kind, or none. A sequence may look like an optional value of something else.
+fn holds(proto: &OptionalProto, kind: &TypeKind) -> bool {
+    let [tensor, sparse, sequence, map, optional] = [
+        proto.tensor_value.is_some(),
+        proto.sparse_tensor_value.is_some(),
+        proto.sequence_value.is_some(),
+        proto.map_value.is_some(),
+        proto.optional_value.is_some(),
+    ];
+    let this = match kind {
+        TypeKind::Tensor { .. } => tensor,
+        TypeKind::SparseTensor { .. } => sparse,
+        TypeKind::Sequence(_) => sequence,
+        TypeKind::Map { .. } => map,
+        TypeKind::Optional(_) => optional,
+        TypeKind::Unset | TypeKind::Opaque { .. } => true,
+    };
+    this || ![tensor, sparse, sequence, map, optional].contains(&true)
+}
+
 fn optional(proto: OptionalProto) -> Result<Item, ReadError> {
     let items = [
         proto.tensor_value.map(|t| tensor(t).map(Item::Tensor)),
@@ -113,5 +140,70 @@ fn optional(proto: OptionalProto) -> Result<Item, ReadError> {
     match (items.next(), items.next()) {
         (first, None) => Ok(Item::Optional(first.transpose()?.map(Box::new))),
         _ => Err(ReadError::invalid("an optional value", "has two values")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plain(values: &[i64]) -> TensorProto {
+        tensor_to(&Tensor::vector(values), None)
+    }
+
+    #[test]
+    fn tensors_come_back() {
+        let t = Tensor::from_slice(&[2, 1], &[1.5_f32, -2.0]).unwrap();
+        assert_eq!(tensor_from_bytes(&tensor_to_bytes(&t, "input")).unwrap(), t);
+        assert_eq!(tensor_from_bytes(b"").unwrap_err().to_string(), "the file is empty");
+        let external = TensorProto { raw_data: None, data_location: Some(EXTERNAL), ..plain(&[1]) };
+        let why = tensor_from_bytes(&external.encode_to_vec()).unwrap_err().to_string();
+        assert_eq!(why, "a sample has its data in another file");
+    }
+
+    #[test]
+    fn sequences_maps_and_optionals() {
+        let sequence = TypeKind::Sequence(None);
+        let item = |values: &[i64]| Item::Tensor(Tensor::vector(values));
+        let two = SequenceProto { tensor_values: vec![plain(&[1]), plain(&[2, 3])], ..Default::default() };
+        let read = value_from_bytes(&two.encode_to_vec(), &sequence).unwrap();
+        assert_eq!(read, Item::Sequence(vec![item(&[1]), item(&[2, 3])]));
+        assert_eq!(value_from_bytes(b"", &sequence).unwrap(), Item::Sequence(vec![]));
+
+        let optional = TypeKind::Optional(None);
+        let none = OptionalProto { name: Some("o".into()), elem_type: Some(1), ..Default::default() };
+        let some = OptionalProto { sequence_value: Some(two.clone()), ..none.clone() };
+        assert_eq!(value_from_bytes(&none.encode_to_vec(), &optional).unwrap(), Item::Optional(None));
+        let read = value_from_bytes(&some.encode_to_vec(), &optional).unwrap();
+        assert_eq!(read, Item::Optional(Some(Box::new(Item::Sequence(vec![item(&[1]), item(&[2, 3])])))));
+        let both = OptionalProto { tensor_value: Some(plain(&[1])), ..some };
+        assert!(value_from_bytes(&both.encode_to_vec(), &optional).is_err());
+
+        // Two tensors without wrapping, where a sequence is declared.
+        let inner = crate::Type { kind: TypeKind::Sequence(None), denotation: None };
+        let wrapped = TypeKind::Optional(Some(Box::new(inner)));
+        assert_eq!(value_from_bytes(&two.encode_to_vec(), &wrapped).unwrap(), read);
+        assert_eq!(value_from_bytes(&none.encode_to_vec(), &wrapped).unwrap(), Item::Optional(None));
+
+        let kind = TypeKind::Map { key: None, value: None };
+        let map = MapProto { key_type: Some(6), keys: vec![-1, 7], values: Some(two), ..Default::default() };
+        let read = value_from_bytes(&map.encode_to_vec(), &kind).unwrap();
+        assert_eq!(read, Item::Map(Tensor::vector(&[-1_i32, 7]), vec![item(&[1]), item(&[2, 3])]));
+        let short = MapProto { keys: vec![1], ..map };
+        let why = value_from_bytes(&short.encode_to_vec(), &kind).unwrap_err().to_string();
+        assert_eq!(why, "a map has not as many values as keys");
+    }
+
+    #[test]
+    fn deep_sequences_are_refused() {
+        let mut bytes = vec![];
+        for _ in 0..10_000 {
+            let mut outer = vec![0x2a];
+            prost::encode_length_delimiter(bytes.len(), &mut outer).unwrap();
+            outer.extend(&bytes);
+            bytes = outer;
+        }
+        let why = value_from_bytes(&bytes, &TypeKind::Sequence(None)).unwrap_err().to_string();
+        assert_eq!(why, "messages are nested deeper than 100 levels");
     }
 }

@@ -7,7 +7,7 @@ use super::{
         tensor_shape_proto::dimension::Value as Size, type_proto, type_proto::Value as Kind,
     },
 };
-use crate::{Axis, AxisSize, DataType, Declared, Type, TypeKind};
+use crate::{Axis, AxisSize, DataType, Declared, Fact, Type, TypeKind};
 
 /// The element type of this number; `None` where the file leaves it open.
 pub(super) fn element_type(number: Option<i32>, of: &str) -> Result<Option<DataType>, ReadError> {
@@ -62,11 +62,11 @@ pub(super) fn type_to(ty: &Type) -> TypeProto {
     let value = match &ty.kind {
         TypeKind::Unset => None,
         TypeKind::Tensor { dtype, shape } => {
-            let (elem_type, shape) = (number(dtype), shape.as_ref().map(shape_to));
+            let (elem_type, shape) = (number(dtype), shape.as_deref().map(shape_to));
             Some(Kind::TensorType(type_proto::Tensor { elem_type, shape }))
         }
         TypeKind::SparseTensor { dtype, shape } => {
-            let (elem_type, shape) = (number(dtype), shape.as_ref().map(shape_to));
+            let (elem_type, shape) = (number(dtype), shape.as_deref().map(shape_to));
             Some(Kind::SparseTensorType(type_proto::SparseTensor { elem_type, shape }))
         }
         TypeKind::Sequence(item) => {
@@ -87,7 +87,7 @@ pub(super) fn type_to(ty: &Type) -> TypeProto {
     TypeProto { value, denotation: ty.denotation.clone() }
 }
 
-fn shape_to(axes: &Vec<Axis>) -> TensorShapeProto {
+fn shape_to(axes: &[Axis]) -> TensorShapeProto {
     let dimension = |axis: &Axis| Dimension {
         value: match &axis.size {
             AxisSize::Fixed(n) => Some(Size::DimValue(*n)),
@@ -115,5 +115,12 @@ pub(super) fn declared_to(name: &str, declared: &Declared) -> ValueInfoProto {
         r#type: declared.ty.as_ref().map(type_to),
         doc_string: declared.doc.clone(),
         metadata_props: metadata_to(&declared.metadata),
+    }
+}
+
+impl Declared {
+    /// Whether it says nothing against what is known.
+    pub(super) fn agrees(&self, fact: &Fact) -> bool {
+        self.ty.as_ref().is_none_or(|ty| ty.fact().unify(fact).is_some())
     }
 }

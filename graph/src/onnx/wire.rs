@@ -33,10 +33,18 @@ pub(crate) fn check(bytes: &[u8], name: &str) -> Result<(), ReadError> {
     if bytes.is_empty() {
         return Err(ReadError::Empty);
     }
-    walk(bytes, message, 0)
+    let mut unknown = None;
+    walk(bytes, message, 0, &mut unknown)?;
+    unknown.map_or(Ok(()), Err)
 }
 
-fn walk(mut bytes: &[u8], message: &Message, depth: usize) -> Result<(), ReadError> {
+/// An unknown field is remembered only: bytes that are no message at all look like having some, too.
+fn walk(
+    mut bytes: &[u8],
+    message: &Message,
+    depth: usize,
+    unknown: &mut Option<ReadError>,
+) -> Result<(), ReadError> {
     if depth >= MAX_DEPTH {
         return Err(ReadError::TooDeep);
     }
@@ -48,10 +56,7 @@ fn walk(mut bytes: &[u8], message: &Message, depth: usize) -> Result<(), ReadErr
         if number == 0 || number >= 1 << 29 || !matches!(wire, 0 | 1 | 2 | 5) {
             return Err(garbage());
         }
-        let Some(field) = message.fields.iter().find(|f| f.number == number) else {
-            return Err(ReadError::UnknownField { message: message.name, number });
-        };
-        let cut = || ReadError::NotOnnx(format!("it ends within {}.{}", message.name, field.name));
+        let field = message.fields.iter().find(|f| f.number == number);
         let length = match wire {
             0 => varint(&mut bytes).map(|_| 0),
             1 => Some(8),
@@ -59,9 +64,19 @@ fn walk(mut bytes: &[u8], message: &Message, depth: usize) -> Result<(), ReadErr
             _ => Some(4),
         };
         let length = length.and_then(|n| usize::try_from(n).ok()).filter(|&n| n <= bytes.len());
+        let cut = || match field {
+            Some(field) => ReadError::NotOnnx(format!("it ends within {}.{}", message.name, field.name)),
+            None => garbage(),
+        };
         let (content, rest) = bytes.split_at(length.ok_or_else(cut)?);
-        if let (2, Some(nested)) = (wire, field.nested) {
-            walk(content, &SCHEMA[nested], depth + 1)?;
+        match field {
+            Some(Field { nested: Some(nested), .. }) if wire == 2 => {
+                walk(content, &SCHEMA[*nested], depth + 1, unknown)?;
+            }
+            Some(_) => {}
+            None => {
+                unknown.get_or_insert(ReadError::UnknownField { message: message.name, number });
+            }
         }
         bytes = rest;
     }
@@ -109,8 +124,10 @@ mod tests {
             refused(&[0x3a, 200, 1, 0x0a]),
             "the file is damaged or no ONNX file: it ends within ModelProto.graph"
         );
-        assert_eq!(refused(b"PK\x03\x04"), "ModelProto has the unknown field 10, which would be lost");
-        assert!(refused(&[0xff; 20]).starts_with("the file is damaged or no ONNX file: no field starts"));
+        let garbage = "the file is damaged or no ONNX file: no field starts where one should in ModelProto";
+        for bytes in [&b"PK\x03\x04"[..], b"\x89PNG\r\n", b"<html>", &[0xff; 20]] {
+            assert_eq!(refused(bytes), garbage);
+        }
     }
 
     #[test]

@@ -42,7 +42,8 @@ pub struct Written {
 
 /// Write a model to `path`, all of it or nothing. A model that came with external data, and one too large for a
 /// single file, gets a second one named `<file name>.data` beside it. The place may be that of a file the model
-/// was read from.
+/// was read from. Where a pass made initializers in a model of an IR version before 4, the version becomes 4, since
+/// before that every initializer had to be an input.
 pub fn write(model: &Model, path: impl AsRef<Path>, options: &WriteOptions) -> Result<Written, WriteError> {
     let path = path.as_ref();
     let name = path.file_name().and_then(|n| n.to_str()).ok_or_else(|| WriteError::Name(path.to_owned()))?;

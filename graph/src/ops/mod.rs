@@ -1,6 +1,7 @@
 //! What is known about operators: schemas, shape rules, cost.
 
 mod cost;
+pub mod eval;
 mod infer;
 mod schema;
 mod view;

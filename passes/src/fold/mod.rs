@@ -3,7 +3,10 @@
 mod fold_bn;
 mod fold_constants;
 mod fold_linear;
+mod fold_scale;
+mod preceding;
 
 pub use fold_bn::FoldBn;
 pub use fold_constants::FoldConstants;
 pub use fold_linear::{By, FoldLinear};
+pub use fold_scale::FoldScale;

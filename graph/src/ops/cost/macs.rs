@@ -9,7 +9,7 @@ pub(super) fn of(at: At<'_>, sizes: &Bindings) -> Option<u64> {
     let s = Shapes { at, sizes };
     let contrib = at.node().domain().starts_with("com.microsoft");
     match (at.node().domain(), at.op()) {
-        (_, "Conv" | "ConvInteger" | "DeformConv") => s.convolution(1),
+        ("", "Conv" | "ConvInteger" | "DeformConv") => s.convolution(1),
         ("", "QLinearConv") => s.convolution(3),
         ("", "ConvTranspose") => {
             Some(s.input_count(0)?.checked_mul(product(s.input(1)?.into_iter().skip(1))?)?)
@@ -22,7 +22,7 @@ pub(super) fn of(at: At<'_>, sizes: &Bindings) -> Option<u64> {
             // Keys stand along the last axis but one where heads have an axis of their own, else along axis 1.
             let keys = s.input(1)?;
             let keys = *keys.get(keys.len().checked_sub(2)?)?;
-            s.attention(s.input_count(0)?, keys + s.past(4, 2)?)
+            s.attention(s.input_count(0)?, keys.checked_add(s.past(4, 2)?)?)
         }
         ("ai.onnx.ml", "LinearClassifier" | "LinearRegressor") => {
             let Some(Attribute::Floats(coefficients)) = at.attr("coefficients") else { return None };
@@ -151,7 +151,7 @@ impl Shapes<'_> {
     fn contributed(&self, op: &str) -> Option<u64> {
         let trans_a = self.at.int("transA", 0) != 0;
         match op {
-            "FusedConv" | "NhwcConv" | "NhwcFusedConv" => self.convolution(1),
+            "Conv" | "FusedConv" | "NhwcConv" | "NhwcFusedConv" => self.convolution(1),
             "QLinearConv" => self.convolution(3),
             "FusedMatMul"
             | "TransposeMatMul"
@@ -172,9 +172,9 @@ impl Shapes<'_> {
                 let rows = product(input.iter().take(2).copied())?;
                 let width = *weight.get(1)?;
                 let query = self.at.ints("qkv_hidden_sizes").and_then(|s| u64::try_from(*s.first()?).ok());
-                let keys = *input.get(1)? + self.past(4, 3)?;
+                let keys = input.get(1)?.checked_add(self.past(4, 3)?)?;
                 let projection = product([rows, *input.get(2)?, width])?;
-                projection.checked_add(self.attention(rows * query.unwrap_or(width / 3), keys)?)
+                projection.checked_add(self.attention(rows.checked_mul(query.unwrap_or(width / 3))?, keys)?)
             }
             "MultiHeadAttention" => {
                 let query = self.input(0)?;
@@ -183,10 +183,10 @@ impl Shapes<'_> {
                     (None, _) => *query.get(1)?,
                     (Some(_), keys) => keys.and_then(|k| k.get(if k.len() == 4 { 2 } else { 1 }).copied())?,
                 };
-                self.attention(product(query)? / packed, keys + self.past(6, 2)?)
+                self.attention(product(query)? / packed, keys.checked_add(self.past(6, 2)?)?)
             }
             "GroupQueryAttention" => {
-                let keys = *self.input(0)?.get(1)? + self.past(3, 2)?;
+                let keys = self.input(0)?.get(1)?.checked_add(self.past(3, 2)?)?;
                 self.attention(self.output_count()?, keys)
             }
             _ => {

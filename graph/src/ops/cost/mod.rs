@@ -8,7 +8,10 @@ mod macs;
 #[cfg(test)]
 mod tests;
 
-use crate::{At, Attribute, Constant, DataType, Dim, Fact, Graph, Model, Node, NodeId, Tensor, ValueId};
+use crate::{
+    At, Attribute, Constant, DataType, Dim, Fact, Graph, Model, Node, NodeId, Tensor, ValueId,
+    check::Functions,
+};
 use std::collections::HashMap;
 
 /// Sizes to put in for the symbols of a model.
@@ -16,11 +19,11 @@ use std::collections::HashMap;
 pub struct Bindings {
     /// Sizes by symbol.
     pub sizes: HashMap<String, i64>,
-    /// The size of every other symbol; `None`: it stays unknown.
+    /// Every other size that is not known; `None`: it stays unknown.
     pub default: Option<i64>,
 }
 
-/// Every symbol is 1: one sample, one step.
+/// Every unknown size is 1: one sample, one step.
 impl Default for Bindings {
     fn default() -> Self {
         Self { sizes: HashMap::new(), default: Some(1) }
@@ -46,6 +49,8 @@ pub struct Cost {
     pub uncounted: usize,
     /// Activations whose size is not known and not counted.
     pub unsized_values: usize,
+    /// Activations whose size is a guess: it follows from no symbol, such as the number of detections.
+    pub guessed_values: usize,
     /// The nodes of the graph, in order.
     pub nodes: Vec<NodeCost>,
 }
@@ -69,7 +74,7 @@ impl Bindings {
     /// The value of an expression; `None` if it is unknown or negative.
     fn size(&self, dim: &Dim) -> Option<u64> {
         let size = |symbol: &str| self.sizes.get(symbol).copied().or(self.default);
-        u64::try_from(dim.eval(&size)?).ok()
+        u64::try_from(dim.eval_or(&size, self.default)?).ok()
     }
 
     /// The sizes of a shape.
@@ -90,35 +95,99 @@ fn product(factors: impl IntoIterator<Item = u64>) -> Option<u64> {
 }
 
 impl Graph {
-    /// What the graph costs at these sizes. Calls of functions are not looked into.
+    /// What the graph costs at these sizes. Of calls of functions nothing is known.
     pub fn cost(&self, sizes: &Bindings) -> Cost {
+        Meter::new(sizes, &Functions::default()).graph(self)
+    }
+}
+
+impl Model {
+    /// What the main graph costs at these sizes, with the functions it calls; constants in functions count once.
+    pub fn cost(&self, sizes: &Bindings) -> Cost {
+        // A function that calls itself costs nothing that could be told.
+        let functions = Functions::of(self).unwrap_or_default();
+        let mut meter = Meter::new(sizes, &functions);
+        let mut cost = meter.graph(&self.graph);
+        for function in &self.functions {
+            let body = meter.graph(&function.body);
+            cost.params += body.params;
+            cost.bytes += body.bytes;
+        }
+        cost
+    }
+}
+
+/// Calls nested deeper are not looked into.
+const MAX_DEPTH: usize = 100;
+
+/// A walk through graphs that remembers what functions cost.
+struct Meter<'m> {
+    sizes: &'m Bindings,
+    functions: &'m Functions<'m>,
+    bodies: HashMap<usize, Cost>,
+    depth: usize,
+}
+
+impl<'m> Meter<'m> {
+    fn new(sizes: &'m Bindings, functions: &'m Functions<'m>) -> Self {
+        Self { sizes, functions, bodies: HashMap::new(), depth: 0 }
+    }
+
+    fn graph(&mut self, graph: &Graph) -> Cost {
         let mut cost = Cost::default();
-        let constants = self.initializers().into_iter().filter_map(|v| self.value(v).data.as_ref());
+        let constants = graph.initializers().into_iter().filter_map(|v| graph.value(v).data.as_ref());
         constants.for_each(|data| cost.add_constant(data));
-        let mut live = Liveness::new(self, sizes);
-        for &id in self.nodes().iter() {
-            let node = node_cost(self.at(id), sizes);
-            cost.add_node(self.node(id), &node);
-            // Branches run one at a time, so the largest decides.
-            let inside = node.subgraphs.iter().map(|(_, c)| c.activation_peak).max().unwrap_or(0);
+        let mut live = Liveness::new(graph, self.sizes);
+        for &id in graph.nodes().iter() {
+            let (node, inside) = self.node(graph.at(id));
+            cost.add_node(graph.node(id), &node);
             live.run(id, inside);
             cost.nodes.push(node);
         }
         cost.activation_peak = live.peak;
         cost.unsized_values += live.unknown;
+        cost.guessed_values += live.guessed;
         cost
     }
-}
 
-impl Model {
-    /// What the main graph costs at these sizes, and the constants of the functions.
-    pub fn cost(&self, sizes: &Bindings) -> Cost {
-        let mut cost = self.graph.cost(sizes);
-        for body in self.functions.iter().map(|f| f.body.cost(sizes)) {
-            cost.params += body.params;
-            cost.bytes += body.bytes;
+    /// The cost of a node, and the bytes that are alive inside while it runs.
+    fn node(&mut self, at: At<'_>) -> (NodeCost, u64) {
+        let mut subgraphs = vec![];
+        for (name, attribute) in &at.node().attributes {
+            subgraphs.extend(attribute.graphs().iter().map(|graph| (name.clone(), self.graph(graph))));
         }
-        cost
+        let tensors = at.inputs().into_iter().flatten().filter_map(|input| input.value().tensor());
+        let params = tensors.filter(|t| is_parameter(t.dtype())).map(|t| t.len() as u64).sum();
+        let outputs = at.outputs().into_iter().flatten();
+        let output_bytes = outputs.map(|o| self.sizes.bytes(&o.value().fact)).sum();
+        // Branches run one at a time, so the dearest and the largest decide.
+        let mut inside = subgraphs.iter().map(|(_, c)| c.activation_peak).max().unwrap_or(0);
+        let macs = match subgraphs.iter().map(|(_, cost)| cost.macs).max() {
+            Some(body) if at.is("Scan") => {
+                macs::scan_length(at, self.sizes).and_then(|n| n.checked_mul(body))
+            }
+            Some(body) => Some(body),
+            None => match self.call(at) {
+                Some(body) => {
+                    inside = body.activation_peak;
+                    (body.uncounted == 0).then_some(body.macs)
+                }
+                None => macs::of(at, self.sizes),
+            },
+        };
+        (NodeCost { id: at.id, params, macs, output_bytes, subgraphs }, inside)
+    }
+
+    /// The cost of the function a node calls.
+    fn call(&mut self, at: At<'_>) -> Option<&Cost> {
+        let place = self.functions.place(at).filter(|_| self.depth < MAX_DEPTH)?;
+        if !self.bodies.contains_key(&place) {
+            self.depth += 1;
+            let cost = self.graph(&self.functions.get(place).body);
+            self.depth -= 1;
+            self.bodies.insert(place, cost);
+        }
+        self.bodies.get(&place)
     }
 }
 
@@ -158,25 +227,9 @@ impl Cost {
             self.loops_counted_once += inner.loops_counted_once;
             self.uncounted += inner.uncounted;
             self.unsized_values += inner.unsized_values;
+            self.guessed_values += inner.guessed_values;
         }
     }
-}
-
-fn node_cost(at: At<'_>, sizes: &Bindings) -> NodeCost {
-    let mut subgraphs = vec![];
-    for (name, attribute) in &at.node().attributes {
-        subgraphs.extend(attribute.graphs().iter().map(|graph| (name.clone(), graph.cost(sizes))));
-    }
-    let tensors = at.inputs().into_iter().flatten().filter_map(|input| input.value().tensor());
-    let params = tensors.filter(|t| is_parameter(t.dtype())).map(|t| t.len() as u64).sum();
-    let outputs = at.outputs().into_iter().flatten();
-    let output_bytes = outputs.map(|o| sizes.bytes(&o.value().fact)).sum();
-    let macs = match subgraphs.iter().map(|(_, cost)| cost.macs).max() {
-        None => macs::of(at, sizes),
-        Some(body) if at.is("Scan") => macs::scan_length(at, sizes).and_then(|n| n.checked_mul(body)),
-        Some(body) => Some(body),
-    };
-    NodeCost { id: at.id, params, macs, output_bytes, subgraphs }
 }
 
 /// Which activations are alive, node by node.
@@ -188,19 +241,25 @@ struct Liveness<'g> {
     now: u64,
     peak: u64,
     unknown: usize,
+    guessed: usize,
 }
 
 impl<'g> Liveness<'g> {
     fn new(graph: &'g Graph, sizes: &'g Bindings) -> Self {
-        let mut live = Self { graph, sizes, uses: HashMap::new(), now: 0, peak: 0, unknown: 0 };
+        let mut live = Self { graph, sizes, uses: HashMap::new(), now: 0, peak: 0, unknown: 0, guessed: 0 };
         graph.inputs().iter().filter(|&&v| graph.value(v).data.is_none()).for_each(|&v| live.start(v));
         live.peak = live.now;
         live
     }
 
     fn start(&mut self, value: ValueId) {
-        match self.sizes.bytes(&self.graph.value(value).fact) {
-            Some(bytes) => self.now = self.now.saturating_add(bytes),
+        let fact = &self.graph.value(value).fact;
+        match self.sizes.bytes(fact) {
+            Some(bytes) => {
+                let guessed = |dim: &Dim| dim.eval(&|_| Some(1)).is_none();
+                self.guessed += usize::from(fact.shape().is_some_and(|dims| dims.iter().any(guessed)));
+                self.now = self.now.saturating_add(bytes);
+            }
             None => self.unknown += 1,
         }
         self.uses.insert(value, self.graph.use_count(value));

@@ -131,3 +131,9 @@ pub(super) fn position_bias(cx: &Cx) -> Facts {
     let length = |slot| cx.content(slot).and_then(|c| c.first().cloned()).unwrap_or_else(Dim::unknown);
     one(cx.dtype(0), Some(vec![Dim::from(1_i64), cx.dim(0, 1), length(1), length(2)]))
 }
+
+/// `FlexAttention`: Q `[B,N,S,H]`, V `[B,·,L,Hv]` to `[B,N,S,Hv]`.
+pub(super) fn flex(cx: &Cx) -> Facts {
+    cx.expect_rank(0, 4)?;
+    one(cx.dtype(0), Some(vec![cx.dim(0, 0), cx.dim(0, 1), cx.dim(0, 2), cx.dim(2, 3)]))
+}

@@ -53,12 +53,11 @@ pub(super) fn range(cx: &Cx) -> Facts {
     }
     let float = |slot| cx.input(slot).and_then(|v| v.scalar().ok());
     let count = match (dtype, float(0), float(1), float(2)) {
-        (Some(DataType::Double), Some(start), Some(limit), Some(delta)) if delta != 0.0 => {
-            Some(((limit - start) / delta).ceil())
-        }
-        // Counted in the precision of the elements, as the operator does.
-        (Some(DataType::Float), Some(start), Some(limit), Some(delta)) if delta != 0.0 => {
-            Some(f64::from(((limit as f32 - start as f32) / delta as f32).ceil()))
+        (Some(DataType::Double | DataType::Float), Some(start), Some(limit), Some(delta)) if delta != 0.0 => {
+            // Engines divide in one precision or the other: only where that makes no difference it is known.
+            let wide = ((limit - start) / delta).ceil();
+            let narrow = ((limit as f32 - start as f32) / delta as f32).ceil();
+            Some(wide).filter(|&n| n == f64::from(narrow))
         }
         _ => None,
     };

@@ -1,7 +1,7 @@
 //! What a shape rule sees: a node with the facts of its inputs.
 
 use super::dims::{self, MAX_CONTENT};
-use crate::{At, Attribute, DataType, Dim, Fact, TensorFact, Wired};
+use crate::{At, Attribute, DataType, Dim, Fact, TensorFact, Wired, element_count};
 use std::borrow::Cow;
 
 /// The facts of a node's outputs in order (what is missing is unknown), or a contradiction in words.
@@ -12,6 +12,14 @@ pub(super) type Shape = Result<Option<Vec<Dim>>, String>;
 
 /// A shape rule.
 pub(super) type Rule = fn(&Cx<'_>) -> Facts;
+
+/// Integers that a node takes as an attribute in older operator sets and as an input in newer ones.
+pub(super) enum Ints {
+    Absent,
+    /// Given, but computed at run time.
+    Unknown,
+    Known(Vec<i64>),
+}
 
 /// A node under inference.
 pub(super) struct Cx<'g> {
@@ -62,7 +70,7 @@ impl<'g> Cx<'g> {
         if let Some(content) = fact.content() {
             return Some(Cow::Borrowed(content));
         }
-        let small = fact.fixed_shape().is_some_and(|s| s.iter().product::<usize>() <= MAX_CONTENT);
+        let small = fact.fixed_shape().and_then(|s| element_count(&s)).is_some_and(|n| n <= MAX_CONTENT);
         if fact.dtype() != Some(DataType::Bool) || !small {
             return None;
         }
@@ -86,15 +94,14 @@ impl<'g> Cx<'g> {
         (tensor.len() <= MAX_CONTENT).then(|| tensor.to_f64())?
     }
 
-    /// A parameter that is an attribute in older operator sets and an input in newer ones: `None` if it is not
-    /// given at all, `Some(None)` if it is given but not known.
-    pub fn ints_or_input(&self, name: &str, slot: usize) -> Option<Option<Vec<i64>>> {
+    /// Attribute `name`, or else the input.
+    pub fn ints_or_input(&self, name: &str, slot: usize) -> Ints {
         match self.at.attr(name) {
-            Some(Attribute::Ints(v)) => Some(Some(v.clone())),
-            Some(Attribute::Int(v)) => Some(Some(vec![*v])),
-            Some(_) => Some(None),
-            None if self.input(slot).is_some() => Some(self.numbers(slot)),
-            None => None,
+            Some(Attribute::Ints(v)) => Ints::Known(v.clone()),
+            Some(Attribute::Int(v)) => Ints::Known(vec![*v]),
+            Some(_) => Ints::Unknown,
+            None if self.input(slot).is_some() => self.numbers(slot).map_or(Ints::Unknown, Ints::Known),
+            None => Ints::Absent,
         }
     }
 
@@ -166,7 +173,6 @@ pub(super) fn tensor(dtype: Option<DataType>, shape: Option<Vec<Dim>>) -> Fact {
 }
 
 /// One tensor.
-#[allow(clippy::unnecessary_wraps)]
 pub(super) fn one(dtype: Option<DataType>, shape: Option<Vec<Dim>>) -> Facts {
     Ok(vec![tensor(dtype, shape)])
 }

@@ -31,17 +31,19 @@ pub(super) fn same(a: &Dim, b: &Dim) -> Option<Dim> {
 
 /// The size of one axis after broadcasting.
 pub(super) fn broadcast_dim(a: &Dim, b: &Dim) -> Option<Dim> {
-    match (a.known(), b.known()) {
-        _ if a == b => Some(a.clone()),
-        (Some(1), _) => Some(b.clone()),
-        (_, Some(1)) => Some(a.clone()),
+    let (x, y) = (a.known(), b.known());
+    // a and min(a, c): if they differ then c is smaller, and must be 1.
+    if a == b || y == Some(1) || b.is_minimum_with(a) {
+        return Some(a.clone());
+    }
+    if x == Some(1) || a.is_minimum_with(b) {
+        return Some(b.clone());
+    }
+    match (x, y) {
         (Some(_), Some(_)) => None,
-        // The other one is 1 or the same.
+        // The open one is 1 or the same.
         (Some(_), None) => Some(a.clone()),
         (None, Some(_)) => Some(b.clone()),
-        // a and min(a, c): if they differ then c is smaller, and must be 1.
-        (None, None) if b.is_minimum_with(a) => Some(a.clone()),
-        (None, None) if a.is_minimum_with(b) => Some(b.clone()),
         (None, None) => Some(Dim::unknown()),
     }
 }

@@ -102,9 +102,12 @@ impl<'f> Engine<'f> {
         if self.visits > MAX_VISITS || self.depth > MAX_DEPTH {
             return Ok(None);
         }
-        if node.subgraphs().next().is_some() {
-            return self.control(graph, id);
+        if node.subgraphs().next().is_some()
+            && let Some(facts) = self.control(graph, id)?
+        {
+            return Ok(Some(facts));
         }
+        let node = graph.node(id);
         if !self.by_name.is_empty() {
             let key = (node.domain(), node.op.as_str(), node.overload.as_deref().unwrap_or(""));
             if let Some(&function) = self.by_name.get(&key) {
@@ -134,7 +137,7 @@ impl<'f> Engine<'f> {
             && !graph.inputs_of(id).iter().flatten().any(|v| changed.contains(v));
         let mut facts = facts.unwrap_or_default().into_iter();
         for output in graph.outputs_of(id) {
-            let inferred = short(facts.next().unwrap_or_default());
+            let inferred = sane(facts.next().unwrap_or_default());
             let Some(output) = output else { continue };
             let value = graph.value(output);
             if kept && value.fact != Fact::Unknown {
@@ -144,7 +147,7 @@ impl<'f> Engine<'f> {
             let fact = match inferred.unify(&declared) {
                 _ if !outermost => filled_up(inferred, &without_symbols(&declared)),
                 Some(both) if value.is_output() => both,
-                None if value.is_output() => {
+                None if value.is_output() && inside(&inferred).unify(inside(&declared)).is_none() => {
                     let why = format!("`{}` is {inferred}, but declared as {declared}", value.name);
                     return Err(InferError { node: graph.describe(id), why });
                 }
@@ -169,10 +172,18 @@ fn standard(domain: &str) -> &str {
     if domain == "ai.onnx" { "" } else { domain }
 }
 
+/// The value itself, of an optional: where one of two branches gives nothing, files declare what the other gives.
+fn inside(fact: &Fact) -> &Fact {
+    match fact {
+        Fact::Optional(item) => item,
+        other => other,
+    }
+}
+
 /// What the file says of a value.
 fn declared(graph: &Graph, id: ValueId) -> Fact {
     let declared = graph.value(id).declared.as_ref();
-    declared.and_then(|d| d.ty.as_ref()).map_or(Fact::Unknown, |ty| short(ty.fact()))
+    declared.and_then(|d| d.ty.as_ref()).map_or(Fact::Unknown, |ty| sane(ty.fact()))
 }
 
 /// Facts of initializers; adds to the values whose facts are not what they were.
@@ -191,7 +202,7 @@ fn set_constants(graph: &mut Graph, mut changed: HashSet<ValueId>) -> HashSet<Va
                 Fact::tensor(sparse.values.dtype(), shape)
             }
         };
-        let fact = short(fact);
+        let fact = sane(fact);
         // What a caller may override has the declared type, and no elements that are known.
         let fact =
             if value.is_input() { filled_up(declared(graph, id), &without_content(fact)) } else { fact };
@@ -207,11 +218,16 @@ fn without_content(fact: Fact) -> Fact {
     }
 }
 
-/// The fact, where longer shapes than any operator takes are not followed.
-fn short(fact: Fact) -> Fact {
+/// The fact, where shapes longer than any operator takes are not followed, and no size is negative.
+fn sane(fact: Fact) -> Fact {
     match fact {
         Fact::Tensor(t) if t.shape.as_ref().is_some_and(|s| s.len() > MAX_RANK) => {
             Fact::Tensor(TensorFact { shape: None, content: None, ..t })
+        }
+        Fact::Tensor(mut t) => {
+            let negative = |d: &&mut Dim| d.known().is_some_and(|n| n < 0);
+            t.shape.iter_mut().flatten().filter(negative).for_each(|d| *d = Dim::unknown());
+            Fact::Tensor(t)
         }
         other => other,
     }

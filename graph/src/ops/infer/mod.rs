@@ -5,6 +5,9 @@
 //! Elements of short integer tensors are followed as well, since shapes are computed from them. What no rule
 //! tells, the declarations of the file may.
 
+// All rules have one signature, also those that cannot fail.
+#![allow(clippy::unnecessary_wraps)]
+
 mod attention;
 mod call;
 mod content;

@@ -8,6 +8,10 @@ use crate::{DataType, Dim};
 
 /// `BatchNormalization`: the data, then statistics of the channels.
 pub(super) fn batch_norm(cx: &Cx) -> Facts {
+    // Before opset 9 there could be statistics of every place.
+    if cx.at.int("spatial", 1) == 0 {
+        return super::elementwise::like(cx);
+    }
     let channels = match cx.shape(0) {
         Some([]) => return Err(format!("{} has no channels", cx.name(0))),
         // Without a second axis there is one channel.

@@ -1,7 +1,7 @@
 //! Operators that take tensors apart and put them together: `Slice`, `Gather`, `Concat`, `Split` and the like.
 
 use super::{
-    cx::{Cx, Facts, Shape, filled, one, tensor},
+    cx::{Cx, Facts, Ints, Shape, filled, one, tensor},
     dims::{self, MAX_RANK, plus, product, unknowns},
 };
 use crate::{DataType, Dim};
@@ -19,8 +19,9 @@ pub(super) fn slice(cx: &Cx) -> Facts {
     let given = [&starts, &ends].into_iter().flatten().map(Vec::len).max();
     let count = given.or_else(|| cx.shape(1).and_then(|s| s.first()).and_then(Dim::size));
     let axes = match cx.ints_or_input("axes", 3) {
-        Some(axes) => axes,
-        None => count.filter(|&n| n <= from.len()).map(|n| (0..n as i64).collect()),
+        Ints::Known(axes) => Some(axes),
+        Ints::Unknown => None,
+        Ints::Absent => count.filter(|&n| n <= from.len()).map(|n| (0..n as i64).collect()),
     };
     let Some(axes) = axes else { return one(dtype, unknowns(from.len())) };
     let steps = if cx.input(4).is_some() { cx.numbers(4) } else { Some(vec![1; axes.len()]) };
@@ -168,7 +169,7 @@ pub(super) fn concat(cx: &Cx) -> Facts {
     let short =
         shape.as_ref().is_some_and(|s| s.len() == 1 && s[0].size().is_some_and(|n| n <= dims::MAX_CONTENT));
     let content = if short { all.map(items).collect::<Option<Vec<_>>>().map(|c| c.concat()) } else { None };
-    let content = content.filter(|c| c.iter().any(|d| d.is_of_sizes()));
+    let content = content.filter(|c| c.iter().any(Dim::is_of_sizes));
     Ok(vec![filled(dtype, shape, content)])
 }
 
@@ -223,7 +224,7 @@ pub(super) fn split(cx: &Cx) -> Facts {
     let part = |size: Dim| {
         let mut shape = from.to_vec();
         let piece = size.size().and_then(|len| {
-            let end = at + len;
+            let end = usize::saturating_add(at, len);
             let piece = items.as_ref().and_then(|i| i.get(at..end)).map(<[Dim]>::to_vec);
             at = end;
             piece

@@ -1,7 +1,7 @@
 //! Operators that reduce axes.
 
 use super::{
-    cx::{Cx, Facts, Shape, filled, one},
+    cx::{Cx, Facts, Ints, Shape, filled, one},
     dims::{self, product, unknowns},
     reshape::flags,
 };
@@ -32,10 +32,10 @@ fn reduced(cx: &Cx) -> Shape {
     let keep = cx.at.int("keepdims", 1) != 0;
     let Some(dims) = cx.shape(0) else { return Ok(None) };
     let axes = match cx.ints_or_input("axes", 1) {
-        Some(Some(axes)) => axes,
-        None => vec![],
-        Some(None) if keep => return Ok(unknowns(dims.len())),
-        Some(None) => {
+        Ints::Known(axes) => axes,
+        Ints::Absent => vec![],
+        Ints::Unknown if keep => return Ok(unknowns(dims.len())),
+        Ints::Unknown => {
             let count = cx.shape(1).and_then(|s| s.first()).and_then(Dim::size).filter(|&n| n > 0);
             return Ok(count.and_then(|n| dims.len().checked_sub(n)).and_then(unknowns));
         }

@@ -1,7 +1,7 @@
 //! Operators that only arrange axes anew: `Reshape`, `Transpose`, `Squeeze`, `Expand`, `Tile` and the like.
 
 use super::{
-    cx::{Cx, Facts, Shape, filled, one},
+    cx::{Cx, Facts, Ints, Shape, filled, one},
     dims::{self, MAX_RANK, product, show, unknowns},
 };
 use crate::{DataType, Dim};
@@ -59,13 +59,12 @@ fn reshaped(cx: &Cx, wanted: &[Dim]) -> Result<Vec<Dim>, String> {
                 Dim::unknown()
             }
             Some(n) if n < -1 => return Err(format!("{n} is no size to reshape to")),
-            Some(_) => dim.clone(),
             // It may turn out to be 0 or -1.
             None if !dim.is_of_sizes() => {
                 open.push(axis);
                 Dim::unknown()
             }
-            None => dim.clone(),
+            _ => dim.clone(),
         });
     }
     if wanted.iter().filter(|d| d.known() == Some(-1)).count() > 1 {
@@ -162,16 +161,16 @@ fn squeezed(cx: &Cx) -> Shape {
     let axes = cx.ints_or_input("axes", 1);
     let Some(dims) = cx.shape(0) else { return Ok(None) };
     let gone = match axes {
-        Some(Some(axes)) => flags(&axes, dims.len())?,
-        Some(None) => {
+        Ints::Known(axes) => flags(&axes, dims.len())?,
+        Ints::Unknown => {
             let count = cx.shape(1).and_then(|s| s.first()).and_then(Dim::size);
             return Ok(count.and_then(|n| dims.len().checked_sub(n)).and_then(unknowns));
         }
         // Without axes all of size 1 go: every size must be known.
-        None if dims.iter().all(|d| d.known().is_some() || d.at_least(2)) => {
+        Ints::Absent if dims.iter().all(|d| d.known().is_some() || d.at_least(2)) => {
             dims.iter().map(|d| d.known() == Some(1)).collect()
         }
-        None => return Ok(None),
+        Ints::Absent => return Ok(None),
     };
     let mut kept = vec![];
     for (axis, (dim, gone)) in dims.iter().zip(gone).enumerate() {
@@ -194,12 +193,9 @@ pub(super) fn unsqueeze(cx: &Cx) -> Facts {
 
 fn unsqueezed(cx: &Cx) -> Shape {
     let Some(dims) = cx.shape(0) else { return Ok(None) };
-    let axes = match cx.ints_or_input("axes", 1) {
-        Some(Some(axes)) => axes,
-        _ => {
-            let count = cx.shape(1).and_then(|s| s.first()).and_then(Dim::size);
-            return Ok(count.and_then(|n| n.checked_add(dims.len())).and_then(unknowns));
-        }
+    let Ints::Known(axes) = cx.ints_or_input("axes", 1) else {
+        let count = cx.shape(1).and_then(|s| s.first()).and_then(Dim::size);
+        return Ok(count.and_then(|n| n.checked_add(dims.len())).and_then(unknowns));
     };
     let rank = dims.len() + axes.len();
     if rank > MAX_RANK {

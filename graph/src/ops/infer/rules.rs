@@ -11,6 +11,7 @@ pub(super) fn find(domain: &str, op: &str) -> Option<Rule> {
         "" => standard(op),
         "ai.onnx.ml" => classical(op),
         "com.microsoft" => of_microsoft(op),
+        "ai.onnx.preview" => (op == "FlexAttention").then_some(attention::flex as Rule),
         "ai.onnx.preview.training" | "ai.onnx.training" => match op {
             "Adagrad" | "Adam" | "Momentum" => Some(each::optimizer),
             _ => None,

@@ -2,7 +2,7 @@
 
 use super::{
     cx::{Cx, Facts, one},
-    dims::{self, plus},
+    dims::{self, plus, times},
 };
 use crate::{DataType, Dim};
 
@@ -14,7 +14,7 @@ fn scalar(cx: &Cx, slot: usize) -> Option<Dim> {
     cx.content(slot).and_then(|c| c.first().cloned()).filter(Dim::is_of_sizes)
 }
 
-/// `DFT`: `[B,…,1 or 2]` to `[B,…,2]`; the axis is an attribute before opset 20.
+/// `DFT`: `[B,…,1 or 2]` to `[B,…,2]`, real samples where a half spectrum is inverted; the axis is an attribute before opset 20.
 pub(super) fn dft(cx: &Cx) -> Facts {
     let Some(dims) = cx.shape(0) else { return one(cx.dtype(0), None) };
     let mut shape = dims.to_vec();
@@ -28,12 +28,13 @@ pub(super) fn dft(cx: &Cx) -> Facts {
     let axis = dims::axis(axis, dims.len())?;
     let length = match cx.input(1) {
         Some(_) => scalar(cx, 1).unwrap_or_else(Dim::unknown),
-        None if one_sided && inverse => Dim::unknown(),
+        // A half spectrum of n/2 + 1 bins comes from n real samples.
+        None if one_sided && inverse => times(&plus(&dims[axis], -1), 2),
         None => dims[axis].clone(),
     };
     shape[axis] = if one_sided && !inverse { half(&length) } else { length };
     if let Some(last) = shape.last_mut() {
-        *last = if one_sided && inverse { Dim::unknown() } else { Dim::from(2_i64) };
+        *last = Dim::from(if one_sided && inverse { 1_i64 } else { 2 });
     }
     one(cx.dtype(0), Some(shape))
 }

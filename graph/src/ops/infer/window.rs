@@ -79,15 +79,18 @@ impl Window {
         if !self.ceil {
             return plus(&room.floor_div(&stride), 1);
         }
+        // Rounded up, but the last window must start inside the axis or its front padding:
+        // min(⌈(room + s) / s⌉, ⌈(front + size) / s⌉), and room + s = front + size + (back + s - reach).
         let places = plus(&room.ceil_div(&stride), 1);
-        // The last window must start inside the axis or its front padding: (places - 1)·stride < size + front.
-        let front = plus(size, self.pads.0);
-        match (places.known(), front.known()) {
-            (Some(n), Some(front)) if (n - 1).saturating_mul(self.stride) >= front => Dim::from(n - 1),
-            (Some(_), Some(_)) => places,
-            // With less padding than kernel and no gaps it always does.
-            _ if self.stride == 1 => places,
-            _ => Dim::unknown(),
+        let inside = plus(size, self.pads.0).ceil_div(&stride);
+        if self.auto == Auto::Valid && places != plus(&room.floor_div(&stride), 1) {
+            // Engines differ in whether `VALID` rounds up.
+            return Dim::unknown();
+        }
+        match self.reach().known().map(|reach| reach.saturating_sub(self.pads.1) >= self.stride) {
+            Some(true) => places,
+            Some(false) => inside,
+            None => places.minimum(&inside),
         }
     }
 }
@@ -173,15 +176,14 @@ pub(super) fn conv_transpose(cx: &Cx) -> Facts {
         return Err(format!("{} output_padding for {n} spatial axes", extra.len()));
     }
     for ((window, size), extra) in Window::all(cx, &kernel)?.iter().zip(&data[2..]).zip(extra) {
-        shape.push(match window.auto {
-            Auto::Same => times(size, window.stride),
-            // s·(in - 1) + extra + reach - pads
-            _ => {
-                let steps = times(&plus(size, -1), window.stride);
-                let full = &plus(&steps, extra) + &window.reach();
-                &(&full - &Dim::from(window.pads.0)) - &Dim::from(window.pads.1)
-            }
-        });
+        if window.auto == Auto::Same {
+            shape.push(times(size, window.stride));
+            continue;
+        }
+        // s·(in - 1) + extra + reach - pads
+        let steps = times(&plus(size, -1), window.stride);
+        let full = &plus(&steps, extra) + &window.reach();
+        shape.push(&(&full - &Dim::from(window.pads.0)) - &Dim::from(window.pads.1));
     }
     one(dtype, Some(shape))
 }
@@ -277,15 +279,12 @@ pub(super) fn grid_sample(cx: &Cx) -> Facts {
 
 /// `AffineGrid`: transforms `[N,n,n+1]` and a size `[N,C,…]` to a grid `[N,…,n]`.
 pub(super) fn affine_grid(cx: &Cx) -> Facts {
-    let shape = match cx.content(1).as_deref() {
-        Some([batch, _, spatial @ ..]) => {
-            let axes = Dim::from(spatial.len());
-            Some([std::slice::from_ref(batch), spatial, &[axes]].concat())
-        }
-        _ => {
-            let rank = cx.shape(1).and_then(|s| s.first()).and_then(Dim::size);
-            rank.and_then(unknowns)
-        }
+    let shape = if let Some([batch, _, spatial @ ..]) = cx.content(1).as_deref() {
+        let axes = Dim::from(spatial.len());
+        Some([std::slice::from_ref(batch), spatial, &[axes]].concat())
+    } else {
+        let rank = cx.shape(1).and_then(|s| s.first()).and_then(Dim::size);
+        rank.and_then(unknowns)
     };
     one(cx.dtype(0), shape)
 }

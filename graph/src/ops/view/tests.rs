@@ -1,5 +1,3 @@
-#![allow(clippy::unwrap_used)]
-
 use super::*;
 use crate::{DataType, Dim, Fact, Graph, Node, NodeId, Tensor, Value};
 use std::sync::Arc;

@@ -4,17 +4,24 @@ use super::{
     kernel::{Kernel, Map, Tile, places},
     layer::{Form, Layer, Part},
 };
+use crate::{
+    fold::preceding::{named, rounded},
+    spell::Spell,
+};
 use ndarray::Array3;
-use pare_graph::{At, Attribute, DataType, Decline, Graph, Node, Patch, Ref, Tensor};
+use pare_graph::{At, Attribute, DataType, Decline, Node, Patch, Ref, Tensor, ops::SliceAxis};
 
 /// Writes nodes into a patch.
 pub struct Writer<'g> {
     /// The patch.
     pub patch: Patch,
-    graph: &'g Graph,
+    /// The node in whose place they stand.
+    at: At<'g>,
     dtype: DataType,
     /// What constants are named after.
     hint: String,
+    /// Name of the bias.
+    bias: String,
     /// Name of the nodes that multiply.
     name: Option<String>,
 }
@@ -27,51 +34,30 @@ impl<'g> Writer<'g> {
     /// A writer that puts nodes in the place of the last of `layers`, with weights of their element type.
     pub fn new(layers: &[Layer<'g>]) -> Result<Self, Decline> {
         let last = layers.last().ok_or(Decline::Mismatch)?;
-        let named = layers.iter().rev().find(|l| l.is_product()).unwrap_or(last);
+        let product = layers.iter().rev().find(|l| l.is_product()).unwrap_or(last);
         let dtypes: Vec<_> = layers.iter().filter_map(Layer::dtype).collect();
         let (&dtype, rest) = dtypes.split_first().ok_or(Decline::Mismatch)?;
         if rest.iter().any(|&d| d != dtype) || !is_plain(dtype) {
             return Err(Decline::because(format!("{} has weights of another type", last.at.describe())));
         }
-        let hint = match named.part {
-            Part::Conv { .. } | Part::Matrix { .. } => named.at.input(1)?.name().to_owned(),
+        let hint = match product.part {
+            Part::Conv { .. } | Part::Matrix { .. } => product.at.input(1)?.name().to_owned(),
             _ => format!("{}_weight", last.output().name()),
         };
-        let (patch, graph) = (Patch::at(last.at), last.at.graph);
-        Ok(Self { patch, graph, dtype, hint, name: named.at.node().name.clone() })
+        let bias = match product.part {
+            Part::Conv { .. } | Part::Matrix { .. } => product.at.optional(2).map(|b| b.name().to_owned()),
+            _ => None,
+        };
+        let bias = bias.unwrap_or_else(|| format!("{hint}_bias"));
+        let name = product.at.node().name.clone();
+        Ok(Self { patch: Patch::at(last.at), at: last.at, dtype, hint, bias, name })
     }
 
     /// A constant of the weights' element type; rounded here and nowhere else.
     fn constant(&mut self, what: &str, shape: &[usize], values: &[f64]) -> Result<Ref, Decline> {
-        let tensor = Tensor::from_f64(self.dtype, shape, values).map_err(|_| Decline::Mismatch)?;
-        let overflows = || {
-            values.iter().all(|v| v.is_finite())
-                && !tensor.to_f64().is_some_and(|t| t.iter().all(|v| v.is_finite()))
-        };
-        if overflows() {
-            return Err(Decline::because(format!(
-                "the weights composed into `{}` overflow {}",
-                self.hint, self.dtype
-            )));
-        }
-        Ok(self.tensor(what, tensor))
-    }
-
-    fn tensor(&mut self, what: &str, tensor: Tensor) -> Ref {
-        let hint = format!("{}{what}", self.hint);
-        // The body of a function has no initializers.
-        if self.graph.is_function {
-            return self.patch.node(
-                &hint,
-                Node::new("Constant").with("value", Attribute::Tensor(tensor)),
-                &[],
-            );
-        }
-        self.patch.constant(&hint, tensor)
-    }
-
-    fn ints(&mut self, what: &str, values: &[i64]) -> Ref {
-        self.tensor(what, Tensor::vector(values))
+        let name = if what == "_bias" { self.bias.clone() } else { format!("{}{what}", self.hint) };
+        let tensor = rounded(self.dtype, shape, values, &name)?;
+        Ok(named(self.at, &mut self.patch, &name, tensor))
     }
 
     fn node(&mut self, op: &str, attributes: &[(&str, Attribute)], inputs: &[Ref]) -> Ref {
@@ -83,10 +69,6 @@ impl<'g> Writer<'g> {
             node.name.clone_from(&self.name);
         }
         self.patch.node(&format!("{}_{}", self.hint, op.to_lowercase()), node, inputs)
-    }
-
-    fn opset(&self) -> i64 {
-        self.graph.opset("").unwrap_or(1)
     }
 
     /// Declines a kernel whose weights would be mostly what rounding left of them.
@@ -207,13 +189,12 @@ impl<'g> Writer<'g> {
         }
         let mut pads = vec![0_i64; 2 * (spatial + 2)];
         pads[spatial + 3] = 1;
-        let x = if self.opset() < 11 {
+        let x = if self.at.opset() < 11 {
             let attributes = [("pads", Attribute::Ints(pads)), ("value", Attribute::Float(1.0))];
             self.node("Pad", &attributes, &[x])
         } else {
-            let pads = self.ints("_pads", &pads);
-            let one = Tensor::from_f64(self.dtype, &[], &[1.0]).map_err(|_| Decline::Mismatch)?;
-            let one = self.tensor("_one", one);
+            let pads = named(self.at, &mut self.patch, &format!("{}_pads", self.hint), Tensor::vector(&pads));
+            let one = self.constant("_one", &[], &[1.0])?;
             self.node("Pad", &[], &[x, pads, one])
         };
         let (outputs, taps) = ones.dim();
@@ -273,14 +254,8 @@ impl<'g> Writer<'g> {
     }
 
     fn slice(&mut self, x: Ref, axis: usize, start: usize, end: usize) -> Ref {
-        let places = [("starts", start as i64), ("ends", end as i64), ("axes", axis as i64)];
-        if self.opset() < 10 {
-            let attributes = places.map(|(name, value)| (name, Attribute::Ints(vec![value])));
-            return self.node("Slice", &attributes, &[x]);
-        }
-        let inputs: Vec<_> =
-            places.iter().map(|(name, value)| self.ints(&format!("_{name}"), &[*value])).collect();
-        self.node("Slice", &[], &[vec![x], inputs].concat())
+        let cut = SliceAxis { axis, start: start as i64, end: end as i64, step: 1 };
+        Spell::new(self.at.graph, &mut self.patch, &self.hint).slice(x, &[cut])
     }
 }
 

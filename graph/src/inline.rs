@@ -1,0 +1,108 @@
+//! Copying the body of a subgraph or a function into the graph around it.
+
+use crate::{Attribute, Decline, Fact, Function, Graph, Node, Patch, Ref, Value, ValueId, expect};
+use indexmap::IndexMap;
+use std::{collections::HashMap, sync::Arc};
+
+impl Patch {
+    /// Add the nodes and initializers of `body`. `given` tells what stands for the inputs of the body and for what
+    /// it captures (`None`: an omitted optional input). Returns what stands for the body's outputs.
+    pub fn inline(&mut self, body: &Graph, given: impl Fn(&str) -> Option<Ref>) -> Result<Vec<Ref>, Decline> {
+        let mut refs = HashMap::<ValueId, Option<Ref>>::new();
+        for &id in body.inputs() {
+            refs.insert(id, given(&body.value(id).name));
+        }
+        for id in body.captures() {
+            refs.insert(id, given(&body.value(id).name));
+        }
+        for id in body.initializers() {
+            let value = body.value(id);
+            expect(!value.is_input())?;
+            refs.insert(id, Some(self.value(value.clone())));
+        }
+        for &id in body.nodes().iter() {
+            let mut inputs = vec![];
+            for input in body.inputs_of(id) {
+                inputs.push(match input {
+                    None => None,
+                    // A value that nothing makes is an error of the model, not ours to hide.
+                    Some(input) => *refs.get(&input).ok_or(Decline::Mismatch)?,
+                });
+            }
+            let mut captures = vec![];
+            for captured in body.captured_by(id) {
+                let value = refs.get(&captured).copied().flatten().ok_or(Decline::Mismatch)?;
+                captures.push((body.value(captured).name.clone(), value));
+            }
+            let outputs: Vec<_> = body
+                .outputs_of(id)
+                .into_iter()
+                .map(|output| {
+                    let output = output?;
+                    let new = self.value(body.value(output).clone());
+                    refs.insert(output, Some(new));
+                    Some(new)
+                })
+                .collect();
+            self.inlined(body.node(id).clone(), inputs, outputs, captures);
+        }
+        let outputs = body.outputs().iter().map(|id| refs.get(id).copied().flatten());
+        outputs.collect::<Option<_>>().ok_or(Decline::Mismatch)
+    }
+}
+
+impl Function {
+    /// The body as it stands for one call in `graph`: attributes that refer to the caller's have their values, and
+    /// names in its subgraphs are new there.
+    pub fn instance(&self, call: &Node, graph: &Graph) -> Graph {
+        let mut body = self.body.clone();
+        bind(&mut body, call, &self.defaults);
+        adopt(&mut body, graph, true);
+        body
+    }
+}
+
+/// Replace references to attributes of the call by what the call says, or the default; without either they go.
+fn bind(graph: &mut Graph, call: &Node, defaults: &IndexMap<String, Attribute>) {
+    for &id in graph.nodes().iter() {
+        let node = graph.node_mut(id);
+        let mut bound = IndexMap::with_capacity(node.attributes.len());
+        for (name, attribute) in std::mem::take(&mut node.attributes) {
+            match attribute {
+                Attribute::Reference { name: wanted, .. } => {
+                    let value = call.attributes.get(&wanted).or_else(|| defaults.get(&wanted));
+                    bound.extend(value.map(|v| (name, v.clone())));
+                }
+                mut other => {
+                    other.graphs_mut().iter_mut().for_each(|inner| bind(inner, call, defaults));
+                    bound.insert(name, other);
+                }
+            }
+        }
+        node.attributes = bound;
+    }
+}
+
+/// Make nested graphs those of `outer`: its operator sets, its pool of names, no name that is taken there.
+fn adopt(graph: &mut Graph, outer: &Graph, is_top: bool) {
+    graph.names = outer.names.clone();
+    graph.opsets = Arc::clone(&outer.opsets);
+    for id in graph.values().collect::<Vec<_>>() {
+        // What was inferred and declared holds for all calls together, and may say less than for this one.
+        if is_top {
+            let value = graph.value_mut(id);
+            *value = Value { declared: None, ..value.clone() };
+            if value.data.is_none() {
+                value.fact = Fact::Unknown;
+            }
+        } else if !graph.value(id).is_captured() {
+            let name = graph.fresh_name(&graph.value(id).name);
+            graph.rename(id, name);
+        }
+    }
+    for &id in graph.nodes().iter() {
+        for attribute in graph.node_mut(id).attributes.values_mut() {
+            attribute.graphs_mut().iter_mut().for_each(|inner| adopt(inner, outer, false));
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! Files: external data, and writing all or nothing.
+
+use super::*;
+use crate::onnx::{ReadOptions, WriteError, WriteOptions, read, write, write_to};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+fn external(name: &str, count: i64, entries: &[(&str, &str)]) -> TensorProto {
+    TensorProto {
+        dims: vec![count],
+        raw_data: None,
+        data_location: Some(1),
+        external_data: entries.iter().map(|(k, v)| entry(k, v)).collect(),
+        ..tensor(name, &[])
+    }
+}
+
+fn with(tensors: Vec<TensorProto>) -> ModelProto {
+    let mut g = graph(vec![node("Relu", &["x"], &["y"])]);
+    g.initializer = tensors;
+    model(g)
+}
+
+/// A folder with `m.onnx` and a data file of the floats 0 to 9.
+fn folder(tensors: Vec<TensorProto>) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let data: Vec<u8> = (0_u8..10).flat_map(|v| f32::from(v).to_le_bytes()).collect();
+    fs::write(folder.path().join("data"), data).unwrap();
+    let path = folder.path().join("m.onnx");
+    fs::write(&path, with(tensors).encode_to_vec()).unwrap();
+    (folder, path)
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let all = fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    let mut all: Vec<_> = all.collect();
+    all.sort();
+    all
+}
+
+fn floats(model: &Model, name: &str) -> Vec<f32> {
+    let tensor = model.graph.value(model.graph.find(name).unwrap()).tensor().unwrap();
+    tensor.to_vec().unwrap()
+}
+
+fn decoded(path: &Path) -> ModelProto {
+    ModelProto::decode(Bytes::from(fs::read(path).unwrap())).unwrap()
+}
+
+#[test]
+fn external_data_is_read_and_written_beside_the_model() {
+    let (folder, path) = folder(vec![
+        external(
+            "a",
+            2,
+            &[("location", "data"), ("offset", "4"), ("length", "8"), ("checksum", "?"), ("own", "1")],
+        ),
+        external("b", 3, &[("location", "./data")]),
+        external("none", 0, &[("location", "data"), ("offset", "40")]),
+        // The same bytes as `a`: they are stored once.
+        external("c", 2, &[("location", "data"), ("offset", "4")]),
+    ]);
+    let model = read(&path, &ReadOptions::default()).unwrap();
+    assert_eq!(floats(&model, "a"), [1.0, 2.0]);
+    assert_eq!(floats(&model, "b"), [0.0, 1.0, 2.0]);
+    assert_eq!(floats(&model, "c"), [1.0, 2.0]);
+
+    let out = folder.path().join("out.onnx");
+    let written = write(&model, &out, &WriteOptions::default()).unwrap();
+    assert_eq!(written.data, Some((folder.path().join("out.onnx.data"), 76)));
+    assert_eq!(names(folder.path()), ["data", "m.onnx", "out.onnx", "out.onnx.data"]);
+    let data = fs::read(folder.path().join("out.onnx.data")).unwrap();
+    assert_eq!(data.len(), 76);
+    assert_eq!(data[64..], [0.0_f32, 1.0, 2.0].map(f32::to_le_bytes).concat());
+    let g = decoded(&out).graph.unwrap();
+    let entries = [("location", "out.onnx.data"), ("offset", "0"), ("length", "8"), ("own", "1")];
+    assert_eq!(g.initializer[0], external("a", 2, &entries));
+    assert_eq!(g.initializer[3].external_data[1], entry("offset", "0"));
+    let again = read(&out, &ReadOptions::default()).unwrap();
+    assert_eq!(floats(&again, "a"), [1.0, 2.0]);
+    assert_eq!(floats(&again, "b"), [0.0, 1.0, 2.0]);
+
+    // In one stream everything is in the model.
+    let mut stream = vec![];
+    write_to(&model, &mut stream).unwrap();
+    assert_eq!(stream, to_bytes(&model).unwrap());
+    let whole = read_bytes(stream, None).unwrap();
+    assert_eq!(floats(&whole, "b"), [0.0, 1.0, 2.0]);
+    assert_eq!(saved(&whole).graph.unwrap().initializer[0], tensor("a", &[1.0, 2.0]));
+}
+
+#[test]
+fn input_and_output_may_be_the_same_files() {
+    let (folder, path) = folder(vec![external("a", 2, &[("location", "m.onnx.data"), ("offset", "32")])]);
+    fs::rename(folder.path().join("data"), folder.path().join("m.onnx.data")).unwrap();
+    let model = read(&path, &ReadOptions::default()).unwrap();
+    for _ in 0..2 {
+        write(&model, &path, &WriteOptions::default()).unwrap();
+        assert_eq!(names(folder.path()), ["m.onnx", "m.onnx.data"]);
+        assert_eq!(floats(&read(&path, &ReadOptions::default()).unwrap(), "a"), [8.0, 9.0]);
+        // The model still has the data of the file that was replaced.
+        assert_eq!(floats(&model, "a"), [8.0, 9.0]);
+    }
+}
+
+#[test]
+fn places_outside_of_the_folder_are_refused() {
+    let why = |location: &str| {
+        let (_folder, path) = folder(vec![external("a", 2, &[("location", location)])]);
+        read(&path, &ReadOptions::default()).unwrap_err().to_string()
+    };
+    for location in ["../data", "/etc/hostname", "a/../../data", "", "..\\data", "C:\\data", "a\0b"] {
+        assert_eq!(
+            why(location),
+            format!(
+                "the tensor `a` has its data at `{location}`, which is no path inside of the model's folder"
+            )
+        );
+    }
+    assert!(why("absent").starts_with("the tensor `a` has its data in `absent`, which cannot be opened: "));
+    assert_eq!(why("."), "the tensor `a` has its data in `.`, which is no regular file");
+}
+
+#[cfg(unix)]
+#[test]
+fn links_and_pipes() {
+    use std::os::unix::fs::symlink;
+    let (folder, path) = folder(vec![external("a", 2, &[("location", "link")])]);
+    let elsewhere = tempfile::tempdir().unwrap();
+    fs::write(elsewhere.path().join("data"), [0; 8]).unwrap();
+    let link = folder.path().join("link");
+    symlink(elsewhere.path().join("data"), &link).unwrap();
+    let why = read(&path, &ReadOptions::default()).unwrap_err().to_string();
+    assert_eq!(why, "the tensor `a` has its data in `link`, a link out of the model's folder");
+    let trusting = read(&path, &ReadOptions { follow_links: true }).unwrap();
+    assert_eq!(floats(&trusting, "a"), [0.0, 0.0]);
+
+    fs::remove_file(&link).unwrap();
+    symlink("data", &link).unwrap();
+    assert_eq!(floats(&read(&path, &ReadOptions::default()).unwrap(), "a"), [0.0, 1.0]);
+
+    // A device is no place to read from or to write to, even at the end of a link.
+    fs::remove_file(&link).unwrap();
+    symlink("/dev/zero", &link).unwrap();
+    let why = read(&path, &ReadOptions { follow_links: true }).unwrap_err().to_string();
+    assert_eq!(why, "the tensor `a` has its data in `link`, which is no regular file");
+    assert!(read(&link, &ReadOptions::default()).unwrap_err().to_string().ends_with("is no regular file"));
+    assert!(matches!(write(&trusting, &link, &WriteOptions::default()), Err(WriteError::NotAFile(_))));
+    assert!(link.is_symlink());
+}
+
+#[test]
+fn sizes_that_do_not_fit_are_refused() {
+    let why = |count, entries: &[(&str, &str)]| {
+        let mut all = vec![("location", "data")];
+        all.extend(entries);
+        let (_folder, path) = folder(vec![external("a", count, &all)]);
+        read(&path, &ReadOptions::default()).unwrap_err().to_string()
+    };
+    let too_long = "the tensor `a` has 8 bytes at 33 of `data`, which holds 40 bytes";
+    assert_eq!(why(2, &[("offset", "33")]), too_long);
+    assert!(why(2, &[("offset", "18446744073709551615")]).contains("holds 40 bytes"));
+    assert!(why(1 << 60, &[]).contains("holds 40 bytes"));
+    assert!(why(2, &[("length", "12")]).ends_with("takes 8 bytes, not 12"));
+    assert_eq!(
+        why(2, &[("offset", "-1")]),
+        "the tensor `a` has external data of offset `-1`, which is no size"
+    );
+    assert_eq!(
+        why(2, &[("location", "data")]),
+        "the tensor `a` has two entries `location` for its external data"
+    );
+    let (folder, path) = folder(vec![external("a", 2, &[("location", "empty")])]);
+    fs::write(folder.path().join("empty"), "").unwrap();
+    let why = read(&path, &ReadOptions::default()).unwrap_err().to_string();
+    assert_eq!(why, "the tensor `a` has 8 bytes at 0 of `empty`, which holds 0 bytes");
+    let why = read_bytes(fs::read(&path).unwrap(), None).unwrap_err().to_string();
+    assert_eq!(why, "the tensor `a` has its data in the file `empty`, and no folder is given to look in");
+
+    let both = TensorProto { raw_data: Some(vec![0; 8].into()), ..external("a", 2, &[("location", "data")]) };
+    let why = refused(&with(vec![both]));
+    assert_eq!(why, "the tensor `a` has both raw_data and external data");
+}
+
+#[test]
+fn a_model_too_large_for_one_file_spills_its_large_tensors() {
+    let values: Vec<f32> = (0..40_000).map(|i| i as f32).collect();
+    let typed = TensorProto {
+        raw_data: None,
+        float_data: values[..1000].to_vec(),
+        ..tensor("typed", &values[..1000])
+    };
+    let m = with(vec![tensor("small", &[1.0]), tensor("large", &values), typed]);
+    let (folder, path) = folder(vec![]);
+    let model = load(&m);
+    let written = write(&model, &path, &WriteOptions { limit: 2000, sync: false }).unwrap();
+    assert!(written.bytes < 2000);
+    assert_eq!(written.data.as_ref().unwrap().1, 160_000 + 4000);
+    let g = decoded(&path).graph.unwrap();
+    assert_eq!(g.initializer[0], tensor("small", &[1.0]));
+    let place = [("location", "m.onnx.data"), ("offset", "160000"), ("length", "4000")];
+    assert_eq!(g.initializer[2], external("typed", 1000, &place));
+    let again = read(&path, &ReadOptions::default()).unwrap();
+    assert_eq!(floats(&again, "large"), values);
+    assert_eq!(floats(&again, "typed"), values[..1000]);
+    assert_eq!(names(folder.path()), ["data", "m.onnx", "m.onnx.data"]);
+
+    let why = write(&model, &path, &WriteOptions { limit: 20, sync: false }).unwrap_err().to_string();
+    assert!(why.ends_with("protobuf allows 20"), "{why}");
+    assert_eq!(floats(&read(&path, &ReadOptions::default()).unwrap(), "typed"), values[..1000]);
+}
+
+#[test]
+fn a_large_new_tensor_joins_the_others_in_the_data_file() {
+    let (folder, path) = folder(vec![external("a", 2, &[("location", "data")])]);
+    let mut model = read(&path, &ReadOptions::default()).unwrap();
+    let new = crate::Value::constant("new", crate::Tensor::vector(&vec![3.0_f32; 20_000]));
+    model.graph.add_value(new).unwrap();
+    let out = folder.path().join("out.onnx");
+    let written = write(&model, &out, &WriteOptions::default()).unwrap();
+    assert_eq!(written.data.unwrap().1, 4096 + 80_000, "a large tensor starts at a page");
+    assert_eq!(floats(&read(&out, &ReadOptions::default()).unwrap(), "new"), vec![3.0; 20_000]);
+}
+
+#[test]
+fn nothing_is_left_behind_or_harmed_by_a_failure() {
+    let (folder, path) = folder(vec![external("a", 2, &[("location", "data")])]);
+    let model = read(&path, &ReadOptions::default()).unwrap();
+    let before = fs::read(&path).unwrap();
+
+    fs::create_dir(folder.path().join("m.onnx.data")).unwrap();
+    assert!(matches!(write(&model, &path, &WriteOptions::default()), Err(WriteError::NotAFile(_))));
+    assert_eq!(names(folder.path()), ["data", "m.onnx", "m.onnx.data"]);
+    assert_eq!(fs::read(&path).unwrap(), before);
+
+    let nowhere = folder.path().join("absent").join("m.onnx");
+    assert!(matches!(write(&model, &nowhere, &WriteOptions::default()), Err(WriteError::Io { .. })));
+    assert!(matches!(write(&model, folder.path(), &WriteOptions::default()), Err(WriteError::NotAFile(_))));
+    assert!(matches!(write(&model, "..", &WriteOptions::default()), Err(WriteError::Name(_))));
+}
+
+#[test]
+fn what_a_killed_run_left_is_swept_away() {
+    let (folder, path) = folder(vec![]);
+    let model = read(&path, &ReadOptions::default()).unwrap();
+    let (stale, live) = (folder.path().join(".pare-1-0.tmp"), folder.path().join(".pare-1-1.tmp"));
+    fs::write(&stale, "half a model").unwrap();
+    let other = fs::File::create(&live).unwrap();
+    other.lock().unwrap();
+    write(&model, &path, &WriteOptions::default()).unwrap();
+    assert_eq!(names(folder.path()), [".pare-1-1.tmp", "data", "m.onnx"]);
+}
+
+/// A writer that takes `n` bytes, then fails.
+struct Full(usize);
+
+impl std::io::Write for Full {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.0 == 0 {
+            return Err(std::io::ErrorKind::StorageFull.into());
+        }
+        let n = bytes.len().min(self.0).min(1000);
+        self.0 -= n;
+        Ok(n)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_full_disk_is_an_error() {
+    let model = load(&with(vec![tensor("w", &[1.0; 100_000])]));
+    let size = to_bytes(&model).unwrap().len();
+    for room in [0, 10, 70_000, size - 1] {
+        let error = write_to(&model, Full(room)).unwrap_err();
+        assert!(
+            matches!(&error, WriteError::Stream(e) if e.kind() == std::io::ErrorKind::StorageFull),
+            "{error}"
+        );
+    }
+    assert_eq!(write_to(&model, Full(size)).unwrap(), size as u64);
+}
+
+#[test]
+fn weights_are_streamed_from_their_file() {
+    let values: Vec<f32> = (0..1 << 19).map(|i| i as f32).collect();
+    let m = with(vec![tensor("w", &values), tensor("v", &values[..300_000])]);
+    let (folder, path) = folder(vec![]);
+    fs::write(&path, m.encode_to_vec()).unwrap();
+    let out = folder.path().join("out.onnx");
+    write(&read(&path, &ReadOptions::default()).unwrap(), &out, &WriteOptions::default()).unwrap();
+    assert!(fs::read(&out).unwrap() == m.encode_to_vec());
+}

@@ -1,0 +1,155 @@
+//! Where each element of a result comes from, and the one routine that copies elements of any type.
+
+use super::{Stop, call::Call, invalid};
+use crate::{DataType, Tensor};
+use bytes::Bytes;
+
+/// The places `Σᵢ tables[i][cᵢ]` for all coordinates `c`, row-major; `None` where any table says so.
+pub(super) struct Places {
+    tables: Vec<Vec<Option<usize>>>,
+    at: Vec<usize>,
+    /// The sum over all axes but the last.
+    outer: Option<usize>,
+    left: usize,
+}
+
+impl Places {
+    /// `offset(axis, c)` is what coordinate `c` of `axis` adds. The shape must be within the limit of a call.
+    pub fn new(shape: &[usize], offset: impl Fn(usize, usize) -> Option<usize>) -> Self {
+        let left = shape.iter().product();
+        if left == 0 {
+            return Self { tables: vec![], at: vec![], outer: None, left };
+        }
+        // A leading axis of one element, so that a scalar has a last axis too.
+        let table = |(axis, &size): (usize, &usize)| (0..size).map(|c| offset(axis, c)).collect();
+        let mut tables = vec![vec![Some(0)]];
+        tables.extend(shape.iter().enumerate().map(table));
+        let mut places = Self { at: vec![0; tables.len()], tables, outer: None, left };
+        places.outer = places.outer_sum();
+        places
+    }
+
+    /// How a tensor of shape `from` is read where it is broadcast to `to`.
+    pub fn broadcast(from: &[usize], to: &[usize]) -> Self {
+        let (strides, missing) = (strides(from), to.len().saturating_sub(from.len()));
+        Self::new(to, |axis, c| match axis.checked_sub(missing) {
+            Some(axis) if from[axis] != 1 => Some(c * strides[axis]),
+            _ => Some(0),
+        })
+    }
+
+    fn outer_sum(&self) -> Option<usize> {
+        let outer = self.tables.len() - 1;
+        self.tables[..outer].iter().zip(&self.at).map(|(table, &c)| table[c]).sum()
+    }
+}
+
+impl Iterator for Places {
+    type Item = Option<usize>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.left = self.left.checked_sub(1)?;
+        let last = self.tables.len() - 1;
+        let place = self.outer.zip(self.tables[last][self.at[last]]).map(|(a, b)| a + b);
+        self.at[last] += 1;
+        if self.at[last] == self.tables[last].len() {
+            self.at[last] = 0;
+            for axis in (0..last).rev() {
+                self.at[axis] += 1;
+                if self.at[axis] < self.tables[axis].len() {
+                    break;
+                }
+                self.at[axis] = 0;
+            }
+            self.outer = self.outer_sum();
+        }
+        Some(place)
+    }
+}
+
+/// How far apart neighbours along each axis lie.
+pub(super) fn strides(shape: &[usize]) -> Vec<usize> {
+    let mut strides = vec![1_usize; shape.len()];
+    for axis in (1..shape.len()).rev() {
+        strides[axis - 1] = strides[axis].saturating_mul(shape[axis]);
+    }
+    strides
+}
+
+/// A tensor whose elements come from `source`, or are `fill` where there is no place.
+pub(super) fn rearrange(
+    call: Call<'_>,
+    source: &Tensor,
+    fill: Option<&Tensor>,
+    shape: &[usize],
+    offset: impl Fn(usize, usize) -> Option<usize>,
+) -> Result<Tensor, Stop> {
+    call.count(source.dtype(), shape)?;
+    let places = Places::new(shape, offset).map(|p| p.map_or((1, 0), |p| (0, p)));
+    let sources: Vec<_> = std::iter::once(source).chain(fill).collect();
+    assemble(call, &sources, shape, places)
+}
+
+/// A tensor whose elements are taken from `sources`: each place is the number of a source, and an element of it.
+pub(super) fn assemble(
+    call: Call<'_>,
+    sources: &[&Tensor],
+    shape: &[usize],
+    places: impl Iterator<Item = (usize, usize)>,
+) -> Result<Tensor, Stop> {
+    let Some(dtype) = sources.first().map(|s| s.dtype()) else { return invalid("nothing to take from") };
+    if let Some(other) = sources.iter().find(|s| s.dtype() != dtype) {
+        return invalid(format!("{dtype} and {} side by side", other.dtype()));
+    }
+    let count = call.count(dtype, shape)?;
+    if dtype == DataType::String {
+        let sources: Vec<&[Bytes]> = sources.iter().filter_map(|s| s.as_strings()).collect();
+        let items: Option<_> = places.map(|(s, i)| sources.get(s)?.get(i).cloned()).collect();
+        return Ok(Tensor::strings(shape, items.ok_or_else(outside)?)?);
+    }
+    let bytes: Vec<&[u8]> = sources.iter().map(|s| &s.bytes()[..]).collect();
+    let data = match dtype.bits() {
+        8 => copy::<1>(&bytes, places, count),
+        16 => copy::<2>(&bytes, places, count),
+        32 => copy::<4>(&bytes, places, count),
+        64 => copy::<8>(&bytes, places, count),
+        128 => copy::<16>(&bytes, places, count),
+        bits => {
+            let codes: Vec<Vec<u8>> = sources.iter().map(|s| s.codes().collect()).collect();
+            let codes: Vec<&[u8]> = codes.iter().map(Vec::as_slice).collect();
+            copy::<1>(&codes, places, count).map(|codes| pack(bits as usize, &codes))
+        }
+    };
+    Ok(Tensor::new(dtype, shape, data.ok_or_else(outside)?)?)
+}
+
+fn outside() -> Stop {
+    Stop::Invalid("it reads outside of its input".into())
+}
+
+fn copy<const WIDTH: usize>(
+    sources: &[&[u8]],
+    places: impl Iterator<Item = (usize, usize)>,
+    count: usize,
+) -> Option<Vec<u8>> {
+    let mut data = Vec::with_capacity(count * WIDTH);
+    for (source, i) in places {
+        let start = i.checked_mul(WIDTH)?;
+        data.extend_from_slice(sources.get(source)?.get(start..start.checked_add(WIDTH)?)?);
+    }
+    Some(data)
+}
+
+/// Bit patterns of fewer than 8 bits side by side, from the low bits up.
+pub(super) fn pack(bits: usize, codes: &[u8]) -> Vec<u8> {
+    let mut data = vec![0; (codes.len() * bits).div_ceil(8)];
+    for (i, &code) in codes.iter().enumerate() {
+        let (byte, shift) = (i * bits / 8, i * bits % 8);
+        let window = u16::from(code) << shift;
+        data[byte] |= window as u8;
+        if let Some(next) = data.get_mut(byte + 1) {
+            *next |= (window >> 8) as u8;
+        }
+    }
+    data
+}

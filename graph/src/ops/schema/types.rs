@@ -1,0 +1,84 @@
+//! Sets of types, as inputs and outputs of operators allow them.
+
+use crate::{DataType, Fact};
+use std::{collections::HashMap, fmt};
+
+/// A set of types: element types of dense tensors, and of what wraps them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TypeSet {
+    /// One bit for each element type, by number, in the order of `WRAPS`.
+    pub(super) elements: [u32; WRAPS.len()],
+    map: bool,
+}
+
+const WRAPS: [&str; 5] = ["", "seq(", "optional(", "optional_seq(", "sparse("];
+
+impl TypeSet {
+    /// Whether dense tensors of this element type belong to it.
+    pub fn allows_tensor(&self, dtype: DataType) -> bool {
+        self.elements[0] & bit(dtype) != 0
+    }
+
+    /// Whether a value with this fact may belong to it; what is not known may.
+    pub fn allows(&self, fact: &Fact) -> bool {
+        let wrapped = |wrap: usize, dtype: Option<DataType>| match dtype {
+            Some(dtype) => self.elements[wrap] & bit(dtype) != 0,
+            None => self.elements[wrap] != 0,
+        };
+        match fact {
+            Fact::Unknown => true,
+            Fact::Tensor(tensor) => wrapped(0, tensor.dtype),
+            // Sequences of maps (as `ZipMap` makes them) stand under `map`.
+            Fact::Sequence(item) if matches!(**item, Fact::Unknown | Fact::Other) => {
+                self.map || wrapped(1, None)
+            }
+            Fact::Sequence(item) => wrapped(1, item.dtype()),
+            Fact::Optional(item) => match &**item {
+                Fact::Unknown => wrapped(2, None) || wrapped(3, None),
+                Fact::Sequence(item) => wrapped(3, item.dtype()),
+                item => wrapped(2, item.dtype()),
+            },
+            Fact::Other => self.map || wrapped(4, None),
+        }
+    }
+
+    /// The set written as in the table; groups must be known already.
+    pub(super) fn parse(text: &str, groups: &HashMap<&str, u32>) -> Option<Self> {
+        let (mut set, mut wrap) = (Self::default(), 0);
+        for word in text.split(',') {
+            let (open, word) = word.find('(').map_or(("", word), |i| word.split_at(i + 1));
+            if !open.is_empty() {
+                wrap = WRAPS.iter().position(|w| *w == open)?;
+            }
+            let name = word.trim_end_matches(')');
+            match name {
+                "map" => set.map = true,
+                _ => {
+                    set.elements[wrap] |= groups.get(name).copied().or_else(|| name.parse().ok().map(bit))?;
+                }
+            }
+            if name.len() < word.len() {
+                wrap = 0;
+            }
+        }
+        Some(set)
+    }
+}
+
+/// The types by name, for messages: `float16, float, seq(float)`.
+impl fmt::Display for TypeSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut names = vec![];
+        for (wrap, bits) in WRAPS.iter().zip(self.elements) {
+            let close = &"))"[..wrap.matches('(').count()];
+            let dtypes = (1..32).filter_map(DataType::from_number).filter(|&d| bits & bit(d) != 0);
+            names.extend(dtypes.map(|d| format!("{wrap}{d}{close}")));
+        }
+        names.extend(self.map.then(|| "map".to_owned()));
+        f.write_str(&names.join(", "))
+    }
+}
+
+fn bit(dtype: DataType) -> u32 {
+    1 << dtype.number()
+}

@@ -1,0 +1,81 @@
+use super::{bypass, is_plain};
+use crate::{Context, Pass, PassError, pass};
+use pare_graph::{At, Decline, Model, Patch, Wired, expect};
+
+pass! {
+    /// Remove what is done twice: `f(f(x)) = f(x)`, and what is undone: `f(f(x)) = x`.
+    ///
+    /// `Not` before the condition of `Where` exchanges its branches.
+    ///
+    /// The first holds for `Relu`, `Abs`, `Ceil`, `Floor`, `Round`, `Sign`, the second for `Not`, `Neg`, `BitwiseNot`:
+    /// bit for bit, whatever the type. Other operators that look alike are not on the list: with
+    /// attributes or further inputs the two nodes may differ, and `Softmax` or `Normalizer` do not repeat.
+    #[pass("drop-repeats", Exact)]
+    pub struct DropRepeats {}
+}
+
+/// `f(f(x)) = f(x)`.
+const IDEMPOTENT: &[&str] = &["Relu", "Abs", "Ceil", "Floor", "Round", "Sign"];
+/// `f(f(x)) = x`.
+const INVOLUTION: &[&str] = &["Not", "Neg", "BitwiseNot"];
+
+impl Pass for DropRepeats {
+    fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
+        cx.rewrite(model, &[IDEMPOTENT, INVOLUTION].concat(), |at| bypass(at, enough(at)?))?;
+        cx.rewrite(model, &["Where"], exchanged)
+    }
+}
+
+fn enough(at: At<'_>) -> Result<Wired<'_>, Decline> {
+    is_plain(at)?;
+    let once = at.input(0)?;
+    let inner = once.made_by(at.op())?;
+    if INVOLUTION.contains(&at.op()) {
+        return inner.input(0);
+    }
+    expect(IDEMPOTENT.contains(&at.op()))?;
+    Ok(once)
+}
+
+/// `Where(¬c, a, b) = Where(c, b, a)`.
+fn exchanged(at: At<'_>) -> Result<Patch, Decline> {
+    is_plain(at)?;
+    let negated = at.input(0)?;
+    let not = negated.made_by("Not")?;
+    negated.sole_use()?;
+    let mut patch = Patch::at(at);
+    let inputs = [not.input(0)?, at.input(2)?, at.input(1)?].map(|v| Some(v.into()));
+    let chosen = patch.copy(at, &inputs);
+    patch.replace(at.output()?, chosen);
+    Ok(patch)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{check, declines};
+
+    #[test]
+    fn repeats_go_and_inverses_cancel() {
+        check(
+            DropRepeats::default(),
+            "g (float[2] x) => (float[2] y) { a = Relu(x) b = Relu(a) c = Neg(b) d = Neg(c) y = Exp(d) }",
+            "g (float[2] x) => (float[2] y) { a = Relu(x) y = Exp(a) }",
+        );
+    }
+
+    #[test]
+    fn a_negated_condition_exchanges_the_branches() {
+        check(
+            DropRepeats::default(),
+            "g (bool[2] c, float[2] a, float[2] b) => (float[2] y) { n = Not(c) y = Where(n, a, b) }",
+            "g (bool[2] c, float[2] a, float[2] b) => (float[2] y) { y = Where(c, b, a) }",
+        );
+    }
+
+    #[test]
+    fn what_only_looks_alike_stays() {
+        declines(DropRepeats::default(), "g (float[2] x) => (float[2] y) { a = Softmax(x) y = Softmax(a) }");
+        declines(DropRepeats::default(), "g (float[2] x) => (float[2] y) { a = Floor(x) y = Ceil(a) }");
+    }
+}

@@ -1,0 +1,106 @@
+use super::is_plain;
+use crate::{Context, Pass, PassError, pass, spell::Spell};
+use pare_graph::{
+    At, Decline, Model, Patch, Wire, expect,
+    ops::{SliceAxis, SliceView},
+};
+
+pass! {
+    /// Cut once instead of twice.
+    ///
+    /// Slices of different axes commute. On one axis, in single steps and with places counted from the front,
+    /// `x[a:b][c:d] = x[a+c : min(b, a+d)]`.
+    ///
+    /// Declines where places are not constant, where an axis is cut twice in another way, and where the first slice
+    /// has other uses than slices and would stay.
+    #[pass("merge-slices", Exact)]
+    pub struct MergeSlices {}
+}
+
+impl Pass for MergeSlices {
+    fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
+        cx.rewrite(model, &["Slice"], |at| {
+            let between = at.input(0)?;
+            let inner = between.made_by("Slice")?;
+            let cuts = composed(inner, at)?;
+            // All that use the first slice must come to do without it.
+            let follows = |(user, wire): &(At<'_>, Wire)| {
+                *wire == Wire::Input(0) && user.is("Slice") && composed(inner, *user).is_ok()
+            };
+            expect(!between.value().is_output() && between.users().iter().all(follows))?;
+            let mut patch = Patch::at(at);
+            let y = at.output()?;
+            let made = Spell::new(at.graph, &mut patch, y.name()).slice(inner.input(0)?.into(), &cuts);
+            patch.replace(y, made);
+            Ok(patch)
+        })
+    }
+}
+
+/// What both slices cut together.
+fn composed(inner: At<'_>, outer: At<'_>) -> Result<Vec<SliceAxis>, Decline> {
+    is_plain(inner)?;
+    let mut cuts = SliceView::of(inner)?.axes;
+    for cut in SliceView::of(outer)?.axes {
+        match cuts.iter_mut().find(|c| c.axis == cut.axis) {
+            None => cuts.push(cut),
+            Some(first) => *first = composed_on_axis(*first, cut)?,
+        }
+    }
+    Ok(cuts)
+}
+
+fn composed_on_axis(first: SliceAxis, second: SliceAxis) -> Result<SliceAxis, Decline> {
+    let simple = |c: SliceAxis| c.step == 1 && c.start >= 0 && c.end >= 0;
+    expect(simple(first) && simple(second))?;
+    let start = first.start.saturating_add(second.start);
+    let end = first.end.min(first.start.saturating_add(second.end));
+    Ok(SliceAxis { start, end, ..first })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{check, declines};
+
+    #[test]
+    fn slices_of_different_axes_and_of_one_axis_become_one() {
+        check(
+            MergeSlices::default(),
+            "g (float[8,9] x) => (float[2,4] y, float[8,2] z) <
+                int64[1] a = {1}, int64[1] b = {5}, int64[1] o = {0}, int64[1] e = {3}> {
+                h = Slice(x, a, b, a) y = Slice(h, a, e, o) z = Slice(h, a, e, a) }",
+            "g (float[8,9] x) => (float[2,4] y, float[8,2] z) <
+                int64[2] y_starts = {1,1}, int64[2] y_ends = {5,3}, int64[2] y_axes = {1,0},
+                int64[1] z_starts = {2}, int64[1] z_ends = {4}, int64[1] z_axes = {1}> {
+                y = Slice(x, y_starts, y_ends, y_axes) z = Slice(x, z_starts, z_ends, z_axes) }",
+        );
+    }
+
+    #[test]
+    fn places_beyond_the_axis_stay_beyond() {
+        let cut = |start, end| SliceAxis { axis: 0, start, end, step: 1 };
+        for size in 0..5_usize {
+            for (a, b, c, d) in
+                [(0, 3, 1, 2), (1, 9, 2, 7), (2, 2, 0, 1), (4, 5, 0, 3), (0, i64::MAX, 1, i64::MAX)]
+            {
+                let (skip, taken) = cut(a, b).on(size);
+                let (further, left) = cut(c, d).on(taken);
+                let (start, length) = composed_on_axis(cut(a, b), cut(c, d)).unwrap().on(size);
+                assert_eq!(length, left, "{size} {a}:{b} {c}:{d}");
+                assert!(length == 0 || start == skip + further);
+            }
+        }
+        assert!(composed_on_axis(cut(0, -1), cut(0, 2)).is_err());
+    }
+
+    #[test]
+    fn a_slice_that_others_use_stays() {
+        declines(
+            MergeSlices::default(),
+            "g (float[8,9] x) => (float[2,4] y, float[8,4] z) <int64[1] a = {1}, int64[1] b = {5}, int64[1] o = {0},
+                int64[1] e = {3}> {
+                h = Slice(x, a, b, a) y = Slice(h, a, e, o) z = Relu(h) }",
+        );
+    }
+}

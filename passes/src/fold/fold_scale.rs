@@ -1,0 +1,121 @@
+use super::preceding::{Affine, channels_of, fold, per_channel};
+use crate::{Context, Pass, PassError, pass};
+use pare_graph::{At, Decline, Model, Patch, Wired, expect};
+
+pass! {
+    /// Fold a constant that scales or shifts each channel into the convolution or matrix product before it.
+    ///
+    /// `s·(W∗x + b) = (s·W)∗x + s·b` and `(W∗x + b) + t = W∗x + (b + t)`, for `Mul`, `Div`, `Add` and `Sub` with one
+    /// constant per channel or one for all, after `Conv`, `ConvTranspose`, `Gemm`, and `MatMul` of matrices, which
+    /// becomes a `Gemm`.
+    ///
+    /// Declines where the constant does not lie along the channels, where weights are not constant or used
+    /// elsewhere, where the product has another use, and where a channel would be scaled beyond `max_scale`.
+    #[pass("fold-scale", Rounding)]
+    pub struct FoldScale {
+        /// Decline when a channel would be scaled by more than this.
+        pub max_scale: f64 = 1e6,
+    }
+}
+
+impl Pass for FoldScale {
+    fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
+        let before = cx.report.patches;
+        cx.rewrite(model, &["Add", "Sub", "Mul", "Div"], |at| self.folded(at))?;
+        cx.count("scales and shifts folded", cx.report.patches - before);
+        Ok(())
+    }
+}
+
+impl FoldScale {
+    fn folded(&self, at: At<'_>) -> Result<Patch, Decline> {
+        expect(at.node().domain().is_empty() && at.opset() >= 7)?;
+        let (a, b) = (at.input(0)?, at.input(1)?);
+        let (x, c, swapped) = if b.is_constant() { (a, b, false) } else { (b, a, true) };
+        // c - x and c / x are something else.
+        expect(c.is_constant() && !(swapped && (at.is("Sub") || at.is("Div"))))?;
+        let (channels, axis) = channels_of(x)?;
+        let rank = rank_of(x)?;
+        let c = per_channel(c, rank, axis, channels)?;
+        let (ones, zeros) = (vec![1.0; channels], vec![0.0; channels]);
+        let affine = match at.op() {
+            "Add" => Affine { scale: ones, shift: c },
+            "Sub" => Affine { scale: ones, shift: c.iter().map(|c| -c).collect() },
+            "Mul" => Affine { scale: c, shift: zeros },
+            _ => Affine { scale: c.iter().map(|c| 1.0 / c).collect(), shift: zeros },
+        };
+        if let Some(s) = affine.scale.iter().find(|s| !(s.abs() <= self.max_scale)) {
+            return Err(Decline::because(format!("{} scales a channel by {s:.3e}", at.describe())));
+        }
+        expect(affine.shift.iter().all(|s| s.is_finite()))?;
+        fold(at, x, &affine, axis)
+    }
+}
+
+/// The rank of what a convolution or matrix product makes, which its weight tells if nothing else does.
+fn rank_of(x: Wired<'_>) -> Result<usize, Decline> {
+    let maker = x.maker().ok_or(Decline::Mismatch)?;
+    match maker.op() {
+        "Gemm" => Ok(2),
+        "Conv" | "ConvTranspose" => Ok(maker.input(1)?.constant()?.rank()),
+        _ => x.rank(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{check, declines};
+
+    #[test]
+    fn a_convolution_takes_what_follows_channel_by_channel() {
+        check(
+            FoldScale::default(),
+            "g (float[N,1,4,4] x) => (float[N,2,4,4] y) <float[2,1,1,1] w = {1,2},
+                float[2,1,1] s = {2,3}, float t = {1}, float[1,2,1,1] d = {4,2}> {
+                a = Conv(x, w) b = Mul(s, a) c = Add(b, t) y = Div(c, d) }",
+            "g (float[N,1,4,4] x) => (float[N,2,4,4] y) <float[2,1,1,1] w = {0.5,3}, float[2] b_bias = {0.25,0.5}> {
+                y = Conv(x, w, b_bias) }",
+        );
+    }
+
+    #[test]
+    fn a_product_of_matrices_becomes_a_gemm() {
+        check(
+            FoldScale::default(),
+            "g (float[N,2] x) => (float[N,2] y) <float[2,2] w = {1,2,3,4}, float[2] t = {5,6}> {
+                a = MatMul(x, w) y = Sub(a, t) }",
+            "g (float[N,2] x) => (float[N,2] y) <float[2,2] w = {1,2,3,4}, float[2] a_bias = {-5,-6}> {
+                y = Gemm(x, w, a_bias) }",
+        );
+    }
+
+    #[test]
+    fn what_lies_along_other_axes_or_divides_stays() {
+        let graph = |c: &str, op: &str| {
+            format!(
+                "g (float[N,1,4,2] x) => (float[N,2,4,2] y) <float[2,1,1,1] w = {{1,2}}, {c}> {{
+                a = Conv(x, w) y = {op} }}"
+            )
+        };
+        declines(FoldScale::default(), &graph("float[2] c = {1,2}", "Mul(a, c)"));
+        declines(
+            FoldScale::default(),
+            &graph("float[1,1,2,1,1] c = {1,2}", "Mul(a, c)")
+                .replace("=> (float[N,2,4,2] y)", "=> (float[1,N,2,4,2] y)"),
+        );
+        declines(FoldScale::default(), &graph("float c = {2}", "Div(c, a)"));
+        declines(FoldScale::default(), &graph("float c = {2}", "Sub(c, a)"));
+        let why = declines(FoldScale::default(), &graph("float c = {0}", "Div(a, c)"));
+        assert_eq!(why, ["Div making `y` scales a channel by inf"]);
+    }
+
+    #[test]
+    fn a_product_of_stacked_matrices_stays() {
+        declines(
+            FoldScale::default(),
+            "g (float[N,3,2] x) => (float[N,3,2] y) <float[2,2] w = {1,2,3,4}, float[2] t = {5,6}> {
+                a = MatMul(x, w) y = Add(a, t) }",
+        );
+    }
+}

@@ -1,0 +1,98 @@
+use super::pattern::{Parts, beside_scalar, is_float};
+use crate::{Context, Pass, PassError, pass};
+use pare_graph::{At, Decline, Model, Node, Patch, Wired, expect};
+
+pass! {
+    /// Recognise `Softplus`, `LogSoftmax`, `Mish` (operator set 18) and `Swish` (24).
+    ///
+    /// `log(1 + eˣ)`, `log(softmax(x))`, `x·tanh(softplus(x))`, `x·sigmoid(x)`. The first two are more precise in one
+    /// piece: they neither overflow nor take the logarithm of 0.
+    ///
+    /// Declines for other types than `float`, and where values in between are used elsewhere.
+    #[pass("fuse-softplus", Rounding)]
+    pub struct FuseSoftplus {}
+}
+
+impl Pass for FuseSoftplus {
+    fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
+        cx.rewrite(model, &["Log"], logarithm)?;
+        cx.rewrite(model, &["Mul"], gated)
+    }
+}
+
+fn replaced(at: At<'_>, parts: Parts, node: Node, x: Wired<'_>) -> Result<Patch, Decline> {
+    is_float(x)?;
+    parts.are_alone(at, at.id)?;
+    let y = at.output()?;
+    let mut patch = Patch::at(at);
+    let made = patch.node(y.name(), node, &[x.into()]);
+    patch.replace(y, made);
+    Ok(patch)
+}
+
+fn logarithm(at: At<'_>) -> Result<Patch, Decline> {
+    expect(at.is("Log"))?;
+    let of = at.input(0)?.maker().ok_or(Decline::Mismatch)?;
+    if of.is("Softmax") {
+        let mut node = of.node().clone();
+        node.op = "LogSoftmax".into();
+        node.name.clone_from(&at.node().name);
+        return replaced(at, Parts(vec![at.id, of.id]), node, of.input(0)?);
+    }
+    expect(of.is("Add") && of.opset() >= 7)?;
+    let (power, one) = beside_scalar(of)?;
+    let exp = power.made_by("Exp")?;
+    expect(one == 1.0)?;
+    replaced(at, Parts(vec![at.id, of.id, exp.id]), Node::new("Softplus"), exp.input(0)?)
+}
+
+fn gated(at: At<'_>) -> Result<Patch, Decline> {
+    expect(at.is("Mul") && at.opset() >= 18)?;
+    let (a, b) = (at.input(0)?, at.input(1)?);
+    for (x, gate) in [(a, b), (b, a)] {
+        let Some(gate) = gate.maker() else { continue };
+        if gate.is("Sigmoid") && at.opset() >= 24 && gate.input(0)?.id == x.id {
+            return replaced(at, Parts(vec![at.id, gate.id]), Node::new("Swish"), x);
+        }
+        let Ok(plus) = gate.input(0).and_then(|v| v.made_by("Softplus")) else { continue };
+        if gate.is("Tanh") && plus.input(0)?.id == x.id {
+            return replaced(at, Parts(vec![at.id, gate.id, plus.id]), Node::new("Mish"), x);
+        }
+    }
+    Err(Decline::Mismatch)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{check, declines};
+
+    #[test]
+    fn each_becomes_one_operator() {
+        check(
+            FuseSoftplus::default(),
+            "g (float[N,3] x) => (float[N,3] y, float[N,3] z) <float one = {1}> {
+                e = Exp(x) s = Add(one, e) l = Log(s) t = Tanh(l) y = Mul(x, t)
+                f = Softmax<axis = 0>(x) z = Log(f) }",
+            "g (float[N,3] x) => (float[N,3] y, float[N,3] z) { y = Mish(x) z = LogSoftmax<axis = 0>(x) }",
+        );
+        let wrap = |nodes: &str| {
+            format!(
+                "<ir_version: 11, opset_import: [\"\" : 24]> g (float[N] x) => (float[N] y) {{ {nodes} }}"
+            )
+        };
+        check(FuseSoftplus::default(), &wrap("s = Sigmoid(x) y = Mul(s, x)"), &wrap("y = Swish(x)"));
+    }
+
+    #[test]
+    fn another_base_or_use_stays() {
+        declines(
+            FuseSoftplus::default(),
+            "g (float[N] x) => (float[N] y) <float two = {2}> { e = Exp(x) s = Add(two, e) y = Log(s) }",
+        );
+        declines(
+            FuseSoftplus::default(),
+            "g (float[N] x) => (float[N] y, float[N] f) { f = Softmax(x) y = Log(f) }",
+        );
+    }
+}
