@@ -687,6 +687,22 @@ impl Graph {
         self.value_mut(new).role.output |= as_output;
     }
 
+    /// Let input `slot` of a node be `value`, which depends on no node; what it was goes if nobody else uses it.
+    pub(crate) fn rewire(&mut self, node: NodeId, slot: usize, value: ValueId) {
+        self.order.take();
+        let wire = Wire::Input(slot as u32);
+        let incoming = self.dag.edges_directed(node.index(), Direction::Incoming);
+        let old: Vec<_> = incoming.filter(|e| *e.weight() == wire).map(|e| (e.id(), e.source())).collect();
+        for &(edge, _) in &old {
+            self.dag.remove_edge(edge);
+        }
+        self.dag.add_edge(value.index(), node.index(), wire);
+        let slots = &mut self.node_mut(node).slots.0;
+        *slots = (*slots).max(slot as u32 + 1);
+        let old: Vec<_> = old.into_iter().map(|(_, source)| self.value_id(source)).collect();
+        self.remove_unused(old);
+    }
+
     fn remove_vertex(&mut self, index: NodeIndex) {
         self.order.take();
         if let Some(Vertex::Value(value)) = self.dag.remove_node(index) {

@@ -62,6 +62,15 @@ impl Model {
         std::iter::once(&mut self.graph).chain(self.functions.iter_mut().map(|f| &mut f.body))
     }
 
+    /// The number of nodes, those in subgraphs and functions included.
+    pub fn node_count(&self) -> usize {
+        fn count(graph: &Graph) -> usize {
+            let inside = |&id: &crate::NodeId| graph.node(id).subgraphs().map(count).sum::<usize>();
+            graph.node_count() + graph.nodes().iter().map(inside).sum::<usize>()
+        }
+        count(&self.graph) + self.functions.iter().map(|f| count(&f.body)).sum::<usize>()
+    }
+
     /// The function a node calls, if it calls one of this model.
     pub fn function(&self, domain: &str, name: &str, overload: &str) -> Option<&Function> {
         let is = |f: &&Function| f.name == name && f.domain == domain;

@@ -36,6 +36,7 @@ pub struct Patch {
     replaced: Vec<(ValueId, Ref)>,
     data: Vec<(ValueId, Tensor)>,
     attributes: Vec<(NodeId, String, Option<Attribute>)>,
+    constants: Vec<(NodeId, usize, Value)>,
 }
 
 #[derive(Clone, Debug)]
@@ -105,7 +106,7 @@ impl Patch {
     /// A patch whose nodes take the place of the node `anchor` in the file.
     pub fn anchored(anchor: NodeId) -> Self {
         let (values, nodes, replaced, data, attributes) = (vec![], vec![], vec![], vec![], vec![]);
-        Self { anchor, values, nodes, replaced, data, attributes }
+        Self { anchor, values, nodes, replaced, data, attributes, constants: vec![] }
     }
 
     pub(crate) fn value(&mut self, value: Value) -> Ref {
@@ -170,16 +171,23 @@ impl Patch {
         self.attributes.push((node, name.into(), value));
     }
 
+    /// Let input `slot` of a node read a new constant, named after `hint`, of whatever shape: all shapes are inferred
+    /// anew. What it read before stays for others; where the slot was omitted it is there now.
+    pub fn set_constant(&mut self, node: NodeId, slot: usize, hint: &str, tensor: Tensor) {
+        self.constants.push((node, slot, Value::constant(hint, tensor)));
+    }
+
     /// Whether the patch would change nothing.
     pub fn is_empty(&self) -> bool {
-        self.replaced.is_empty() && self.data.is_empty() && self.attributes.is_empty()
+        let edits = self.data.len() + self.attributes.len() + self.constants.len();
+        self.replaced.is_empty() && edits == 0
     }
 }
 
 impl Graph {
     /// Check the whole patch, then make all of its changes; on an error the graph is as it was.
     pub fn apply(&mut self, patch: Patch) -> Result<Applied, PatchError> {
-        if patch.data.is_empty() && patch.attributes.is_empty() {
+        if patch.data.is_empty() && patch.attributes.is_empty() && patch.constants.is_empty() {
             return self.splice(patch);
         }
         // Edits in place cannot be taken back one by one. Copies are cheap: tensors share their bytes.
@@ -210,6 +218,12 @@ impl Graph {
                 None => drop(attributes.shift_remove(&name)),
             }
             touched.push(id);
+        }
+        for (node, slot, value) in std::mem::take(&mut patch.constants) {
+            let name = self.fresh_name(&value.name);
+            let id = self.add_value(Value { name, ..value })?;
+            self.rewire(node, slot, id);
+            touched.push(node);
         }
         self.reinfer().map_err(|e| PatchError::Shape(e.to_string()))?;
         let mut applied = self.splice(patch)?;

@@ -1,6 +1,6 @@
 //! What a pass works with: rewriting, counting, declining, and what the caller lends it.
 
-use crate::{PassError, report::StepReport};
+use crate::{PassError, fold::Growth, report::StepReport};
 use pare_graph::{Applied, At, Decline, Evaluate, Graph, Model, NodeId, Patch, Samples};
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -52,6 +52,8 @@ pub struct Context<'t> {
     /// Patches applied by all passes so far; each has a number, which bisecting counts on.
     pub(crate) patches: u64,
     pub(crate) stop_after: Option<u64>,
+    /// What constants that were computed added to the file.
+    pub(crate) growth: Growth,
     /// Places left alone by the pass that runs, each with its last reason.
     declined: HashMap<(usize, NodeId), String>,
     graphs: usize,
@@ -64,7 +66,15 @@ impl<'t> Context<'t> {
     /// A context for one pass.
     pub fn new(tools: Tools<'t>) -> Self {
         let report = StepReport::default();
-        Self { tools, report, patches: 0, stop_after: None, declined: HashMap::new(), graphs: 0 }
+        Self {
+            tools,
+            report,
+            patches: 0,
+            stop_after: None,
+            growth: Growth::default(),
+            declined: HashMap::new(),
+            graphs: 0,
+        }
     }
 
     /// Whether `--stop-after` was reached: nothing is applied any more.

@@ -4,6 +4,7 @@
 //! The folders are named after what is taken away: overhead (`cleanup`), composition (`fold`), channels, layers,
 //! tokens, weights. How to add a pass stands in this crate's README.
 
+pub mod channels;
 pub mod cleanup;
 mod context;
 pub mod fold;
@@ -14,6 +15,7 @@ pub mod presets;
 pub mod registry;
 pub mod report;
 mod run;
+pub mod stats;
 mod spell;
 #[cfg(test)]
 mod testing;

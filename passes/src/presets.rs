@@ -27,12 +27,12 @@ pub static PRESETS: &[Preset] = &[Preset {
 //  7. Operators recognised, from what no fold took.
 // Dead nodes go with whatever made them dead; what nobody needed from the start, at the beginning.
 const SAFE: &str = "drop-dead,(\
-    lift-constants,inline-branches,resolve-shapes,fold-constants,\
+    lift-constants,inline-branches,resolve-shapes,fuse-sizes,fold-absorbing,fold-constants,\
     drop-noops,drop-neutral,drop-repeats,merge-casts,merge-clips,\
     slice-views,merge-transposes,merge-views,merge-reshapes,merge-reductions,merge-slices,merge-concats,merge-pads,\
     merge-twins,\
     fold-bn,fold-scale,\
-    fuse-layer-norm,fuse-gelu,fuse-hard-swish,fuse-softplus,fuse-gemm\
+    fuse-layer-norm,fuse-gelu,fuse-hard-swish,fuse-softplus,fuse-space-to-depth,fuse-gemm\
     )*,drop-dead";
 
 /// The preset of this name.

@@ -1,6 +1,6 @@
 //! Every pass there is.
 
-use crate::{PassInfo, cleanup, fold, fuse};
+use crate::{PassInfo, channels, cleanup, fold, fuse};
 
 /// Every pass, in the order in which `pare passes` lists them. A new pass is a new file and one line here.
 pub static PASSES: &[&PassInfo] = &[
@@ -9,8 +9,10 @@ pub static PASSES: &[&PassInfo] = &[
     &cleanup::DropNoops::INFO,
     &cleanup::DropNeutral::INFO,
     &cleanup::DropRepeats::INFO,
+    &cleanup::FoldAbsorbing::INFO,
     &cleanup::LiftConstants::INFO,
     &cleanup::ResolveShapes::INFO,
+    &cleanup::FuseSizes::INFO,
     &cleanup::InlineBranches::INFO,
     &cleanup::InlineFunctions::INFO,
     &cleanup::MergeTwins::INFO,
@@ -35,6 +37,9 @@ pub static PASSES: &[&PassInfo] = &[
     &fuse::FuseGelu::INFO,
     &fuse::FuseHardSwish::INFO,
     &fuse::FuseSoftplus::INFO,
+    &fuse::FuseSpaceToDepth::INFO,
+    // fewer channels
+    &channels::PruneChannels::INFO,
 ];
 
 /// The pass of this name.

@@ -62,6 +62,26 @@ impl<'g, 'p> Spell<'g, 'p> {
         self.node(Node::new("Transpose").with("perm", perm), &[x])
     }
 
+    /// A reduction along `axes`. `ReduceSum` took them as an input before the others did.
+    pub(crate) fn reduce(&mut self, op: &str, x: Ref, axes: &[i64], keepdims: bool) -> Ref {
+        let since = if op == "ReduceSum" { 13 } else { 18 };
+        let node = Node::new(op).with("keepdims", i64::from(keepdims));
+        self.with_ints(node, x, "axes", axes, since)
+    }
+
+    /// The parts of `x` along `axis`, of these sizes, named after `hints`.
+    pub(crate) fn split(&mut self, x: Ref, axis: usize, sizes: &[i64], hints: &[&str]) -> Vec<Option<Ref>> {
+        let mut node = Node::new("Split").with("axis", axis as i64);
+        let mut inputs = vec![Some(x)];
+        if self.opset() < 13 {
+            node = node.with("split", sizes.to_vec());
+        } else {
+            inputs.push(Some(self.constant("split", Tensor::vector(sizes))));
+        }
+        let hints: Vec<_> = hints.iter().copied().map(Some).collect();
+        self.patch.node_with(node, &inputs, &hints)
+    }
+
     /// `Slice` along `axes` with these starts, ends and steps.
     pub(crate) fn slice(&mut self, x: Ref, cuts: &[pare_graph::ops::SliceAxis]) -> Ref {
         let axes: Vec<_> = cuts.iter().map(|c| c.axis as i64).collect();

@@ -68,25 +68,22 @@ impl Deviation {
 
     fn add_tensor(&mut self, a: &Tensor, b: &Tensor) {
         self.dtype.get_or_insert(a.dtype());
-        match (parts(a), parts(b)) {
-            (Some(x), Some(y)) => {
-                self.add_numbers(&x, &y);
-                if a.dtype().is_float() {
-                    self.add_classes(a.shape(), &x, &y);
-                } else {
-                    // Numbers above 2^53 may be equal in f64 and differ in truth.
-                    self.differing += if a == b { 0 } else { unequal(a, b).max(1) };
-                }
+        if let (Some(x), Some(y)) = (parts(a), parts(b)) {
+            self.add_numbers(&x, &y);
+            if a.dtype().is_float() {
+                self.add_classes(a.shape(), &x, &y);
             }
-            _ => {
-                self.count += a.len() as u64;
-                self.differing += unequal(a, b);
-            }
+        } else {
+            self.count += a.len() as u64;
+        }
+        // By their bits: integers above 2^53 may be equal in f64 and differ in truth.
+        if !is_measured(a.dtype()) {
+            self.differing += unequal(a, b);
         }
     }
 
     fn add_numbers(&mut self, reference: &[f64], candidate: &[f64]) {
-        let float = self.dtype.is_some_and(|dtype| dtype.is_float() || is_complex(dtype));
+        let float = self.dtype.is_some_and(is_measured);
         let (mut run_abs, mut run_reference) = (0_f64, 0_f64);
         for (&a, &b) in reference.iter().zip(candidate) {
             if a.is_finite() {
@@ -172,8 +169,9 @@ fn ratio(part: f64, whole: f64) -> f64 {
     if part == 0.0 { 0.0 } else { part / whole }
 }
 
-fn is_complex(dtype: DataType) -> bool {
-    matches!(dtype, DataType::Complex64 | DataType::Complex128)
+/// Whether values of this type are measured; others must be equal.
+pub(crate) fn is_measured(dtype: DataType) -> bool {
+    dtype.is_float() || matches!(dtype, DataType::Complex64 | DataType::Complex128)
 }
 
 /// The elements in f64, complex ones as two each; `None` for strings.
@@ -186,7 +184,7 @@ fn parts(tensor: &Tensor) -> Option<Vec<f64>> {
     Tensor::new(part, &[tensor.len() * 2], tensor.bytes().clone()).ok()?.to_f64()
 }
 
-/// Elements of strings or whole bytes that differ; 0 for narrower ones.
+/// Elements that differ.
 fn unequal(a: &Tensor, b: &Tensor) -> u64 {
     if let (Some(a), Some(b)) = (a.as_strings(), b.as_strings()) {
         return a.iter().zip(b).filter(|(a, b)| a != b).count() as u64;
@@ -361,6 +359,6 @@ mod tests {
             Value::Tensor(Tensor::new(DataType::Complex64, &[1], parts.bytes().clone()).unwrap())
         };
         let d = Deviation::between(&complex(&[1.0, 2.0]), &complex(&[1.0, 2.5]));
-        assert_eq!((d.max_abs, d.max_reference), (0.5, 2.0));
+        assert_eq!((d.max_abs, d.max_reference, d.differing), (0.5, 2.0, 1));
     }
 }

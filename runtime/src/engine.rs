@@ -115,13 +115,12 @@ impl Kind {
             (Self::Sequence(kind), Value::Sequence(items)) => {
                 return items.iter().try_for_each(|item| kind.accepts(item));
             }
-            (Self::Optional(_), Value::Optional(None)) => true,
+            (Self::Optional(_), Value::Optional(None)) | (Self::Other(_), _) => true,
             (Self::Optional(kind), Value::Optional(Some(inner))) => return kind.accepts(inner),
             (Self::Optional(kind), value) => return kind.accepts(value),
             (Self::Map { key, value }, Value::Map { keys, values }) => {
                 *key == keys.dtype() && *value == values.dtype()
             }
-            (Self::Other(_), _) => true,
             _ => false,
         };
         if fits { Ok(()) } else { Err(format!("takes {self}, not {}", describe(value))) }

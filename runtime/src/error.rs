@@ -81,17 +81,21 @@ impl EngineError {
 }
 
 fn not_found_hint(tried: &[Tried]) -> String {
-    let mut hint = String::from("`pare runtime install` fetches one, or set ORT_DYLIB_PATH");
-    for place in tried {
-        hint.push_str(&format!("\n  {}: {}", place.from, place.reason));
-    }
-    hint
+    let hint = "`pare runtime install` fetches one, or set ORT_DYLIB_PATH".to_owned();
+    let places = tried.iter().map(|place| format!("  {}: {}", place.from, place.reason));
+    std::iter::once(hint).chain(places).collect::<Vec<_>>().join("\n")
 }
 
 fn load_hint(reason: &str) -> Option<String> {
     let says = |words: &[&str]| words.iter().any(|word| reason.contains(word));
     if says(&["is under development", "max supported", "Unsupported model IR version"]) {
         Some("the model is newer than this engine; `pare runtime install` fetches a newer one".to_owned())
+    } else if says(&["undefined symbol: Py"]) {
+        // So it is with the one inside Python's `onnxruntime_extensions`.
+        Some(
+            "this library only works inside Python; build onnxruntime-extensions as a shared library"
+                .to_owned(),
+        )
     } else if says(&["is not a registered function/op", "domain_version", "No opset import for domain"]) {
         Some("custom operators come with a library of their own: `--custom-ops LIBRARY`".to_owned())
     } else {
@@ -129,6 +133,9 @@ mod tests {
             error.to_string(),
             "ONNX Runtime cannot load `a.onnx`: Fatal error: com.x:Foo(-1) is not a registered function/op"
         );
+        let python =
+            load("Failed to load library a.so with error: a.so: undefined symbol: PyInstanceMethod_Type");
+        assert!(python.hint().unwrap().contains("only works inside Python"));
         assert_eq!(load("something else").hint(), None);
     }
 }

@@ -37,7 +37,7 @@ pub(crate) fn feed(name: &str, values: &[f32]) -> Feed {
 }
 
 impl Engine for FakeEngine {
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "fake"
     }
 

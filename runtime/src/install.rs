@@ -243,7 +243,9 @@ fn check_hash(file: &Path, wanted: &str) -> Result<(), InstallError> {
             n => hash.update(&buffer[..n]),
         }
     }
-    let got: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = hash.finalize();
+    let digits = hash.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    let got: String = digits.filter_map(|digit| char::from_digit(digit.into(), 16)).collect();
     if got == wanted {
         return Ok(());
     }
@@ -326,6 +328,19 @@ mod tests {
         let found: Vec<_> = fs::read_dir(&to).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(found, [library]);
         assert!(matches!(why_unusable(&to), InstallError::Library(_)));
+    }
+
+    #[test]
+    #[ignore = "fetches 30 MB from the package index"]
+    fn the_library_is_fetched_once() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("onnxruntime");
+        let mut lines = Vec::new();
+        let path = install_to(&folder, &mut |line| lines.push(line.to_owned())).unwrap();
+        assert_eq!((locate::probe(&path).as_deref(), lines.len()), (Ok(VERSION), 1));
+        assert_eq!(install_to(&folder, &mut |_| unreachable!()).unwrap(), path);
+        let left: Vec<_> = fs::read_dir(root.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(left, [folder]);
     }
 
     #[test]

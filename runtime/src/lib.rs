@@ -4,7 +4,7 @@
 //! * [`Samples`] are what models are run on: given as files, or generated from the types of the inputs.
 //! * [`Comparison`] collects how far two models' outputs lie apart; [`Tolerance`] judges it by the noise
 //!   that the model shows against itself.
-//! * [`prove`] puts these together, and [`bench`] measures time.
+//! * [`prove`] puts these together, and [`bench()`] measures time.
 //!
 //! Nothing here prints, and no input makes it panic: what goes wrong is an error in one sentence, with
 //! the remedy in its `hint()`.

@@ -124,7 +124,7 @@ fn wishes(wish: Option<&Path>, lookup: Lookup) -> Vec<Place> {
 }
 
 /// The places looked at without being asked. An iterator, because asking Python takes a moment.
-fn usual_places<'a>(lookup: Lookup<'a>) -> impl Iterator<Item = Place> + 'a {
+fn usual_places(lookup: Lookup<'_>) -> impl Iterator<Item = Place> + '_ {
     let own = crate::install::folder_in(lookup).map(|folder| Place::folder("installed by pare", folder));
     let environment = lookup("VIRTUAL_ENV").into_iter().flat_map(|root| environment_sites(root.as_ref()));
     let environment = environment.map(|site| Place::folder("VIRTUAL_ENV", capi(&site)));
@@ -215,7 +215,11 @@ pub fn probe(path: &Path) -> Result<String, String> {
         return Err(format!("no file `{}`", path.display()));
     }
     // SAFETY: loading runs the library's initialisers; the caller asks for exactly that.
-    let library = unsafe { libloading::Library::new(path) }.map_err(|e| tidy(&e.to_string()))?;
+    let library = unsafe { libloading::Library::new(path) }.map_err(|error| {
+        // The error itself only says that loading failed; the system's words are its source.
+        let system = std::error::Error::source(&error).map(ToString::to_string);
+        tidy(&system.unwrap_or_else(|| error.to_string()))
+    })?;
     type Base = unsafe extern "C" fn() -> *const ort::sys::OrtApiBase;
     // SAFETY: ONNX Runtime exports the function with this type in every version.
     let base = unsafe { library.get::<Base>(b"OrtGetApiBase\0") };
@@ -239,21 +243,6 @@ fn minor(version: &str) -> Option<u32> {
     version.strip_prefix("1.")?.split('.').next()?.parse().ok()
 }
 
-/// The library of custom operators that Python's `onnxruntime_extensions` brings, if it is installed.
-/// Only to be loaded when the user asked for it.
-pub fn extensions_library() -> Option<PathBuf> {
-    let environment = std::env::var_os("VIRTUAL_ENV");
-    let sites = environment.into_iter().flat_map(|root| environment_sites(root.as_ref()));
-    let sites = sites.chain(std::iter::once_with(python_sites).flatten());
-    let files = sites
-        .flat_map(|site| fs::read_dir(site.join("onnxruntime_extensions")).into_iter().flatten().flatten());
-    let suffix = if cfg!(windows) { ".pyd" } else { ".so" };
-    files.map(|entry| entry.path()).find(|path| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.starts_with("_extensions_pydll") && name.ends_with(suffix)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -269,6 +258,7 @@ mod tests {
             let text = error.to_string();
             assert!(text.starts_with("the ONNX Runtime library `"), "{text}");
             assert!(text.contains(&path.display().to_string()), "{text}");
+            assert!(!text.contains("dlopen failed"), "{text}");
             assert!(error.hint().unwrap().contains("pare runtime install"));
         }
         let variable = |name: &str| (name == "ORT_DYLIB_PATH").then(|| missing.clone().into_os_string());

@@ -50,7 +50,10 @@ pub struct Resolved {
 
 impl fmt::Debug for Resolved {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Resolved").field("note", &self.note).field("fallback", &self.fallback).finish()
+        f.debug_struct("Resolved")
+            .field("note", &self.note)
+            .field("fallback", &self.fallback)
+            .finish_non_exhaustive()
     }
 }
 

@@ -1,6 +1,6 @@
 //! What difference is rounding, and what is a fault.
 
-use crate::{Comparison, Deviation};
+use crate::{Comparison, Deviation, compare::is_measured};
 use pare_graph::DataType;
 
 /// How far outputs may lie apart and still count as the same function, rounded differently.
@@ -87,7 +87,7 @@ impl Tolerance {
             let why = format!("{places} of {count} values are NaN or infinite on one side only");
             return Some((f64::INFINITY, why));
         }
-        if deviation.dtype.is_some_and(measured) {
+        if deviation.dtype.is_some_and(is_measured) {
             let excess = deviation.max_abs / allowed.abs;
             return (deviation.max_abs > allowed.abs).then(|| {
                 let (is, may) = (deviation.max_abs, allowed.abs);
@@ -100,10 +100,6 @@ impl Tolerance {
             (share / allowed.share, why)
         })
     }
-}
-
-fn measured(dtype: DataType) -> bool {
-    dtype.is_float() || matches!(dtype, DataType::Complex64 | DataType::Complex128)
 }
 
 /// The distance from 1 to the next number of this type; 0 for types that do not round.

@@ -13,7 +13,7 @@ use std::{collections::HashMap, fs, sync::Arc};
 use tract_onnx::{
     prelude::{
         DatumType, Framework, InferenceFact, InferenceModel, InferenceModelExt, IntoArcTensor, IntoRunnable,
-        TDim, TValue, TVec, Tensor as TractTensor, TypedFact, TypedOp, tract_ndarray::ArrayD,
+        TDim, TValue, TVec, Tensor as TractTensor, TypedFact, TypedModel, TypedOp, tract_ndarray::ArrayD,
     },
     tract_core::{
         internal::{Datum, DimLike},
@@ -150,7 +150,7 @@ impl TractSession {
             }
             let typed = match self.optimize {
                 Optimize::Off => model.into_typed(),
-                Optimize::Basic => model.into_typed().and_then(|typed| typed.into_decluttered()),
+                Optimize::Basic => model.into_typed().and_then(TypedModel::into_decluttered),
                 Optimize::Extended | Optimize::All => model.into_optimized(),
             };
             typed.and_then(IntoRunnable::into_runnable).map_err(text)

@@ -1,12 +1,17 @@
 //! Real models through real engines. Each test says so and passes when its files or the library are not
 //! there.
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 use pare_runtime::{
     BenchOptions, Comparison, Contender, Engine, EngineChoice, EngineError, EngineKind, InputSpec, Limits,
     LoadOptions, Metrics, ModelSource, Optimize, Outcome, ProofOptions, Samples, Session, TractEngine, bench,
     prove, resolve,
 };
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 /// A file of the folder `shared` beside the repository, or of `PARE_SHARED`.
 fn shared(file: &str) -> Option<PathBuf> {
@@ -35,9 +40,9 @@ fn ort() -> Option<Arc<dyn Engine>> {
     }
 }
 
-fn load(engine: &dyn Engine, path: &PathBuf, optimize: Optimize) -> Box<dyn Session> {
+fn load(engine: &dyn Engine, path: &Path, optimize: Optimize) -> Box<dyn Session> {
     let options = LoadOptions { optimize, ..LoadOptions::default() };
-    engine.load(&ModelSource::File(path.clone()), &options).unwrap()
+    engine.load(&ModelSource::File(path.to_owned()), &options).unwrap()
 }
 
 #[test]
@@ -152,4 +157,43 @@ fn prepared_feeds_are_timed() {
     let report = bench(&mut contenders, &options).unwrap();
     println!("{report:?}");
     assert!(report.rounds >= 5 && report.seconds.iter().all(|spread| spread.median > 0.0));
+}
+
+#[test]
+fn external_data_is_found_beside_the_file_and_in_the_folder_given() {
+    let Some(model) = shared("models/digits-cnn.onnx") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("split.onnx");
+    let read = pare_graph::onnx::read(&model, &pare_graph::onnx::ReadOptions::default()).unwrap();
+    let small = pare_graph::onnx::WriteOptions { limit: 30_000, sync: false };
+    let written = pare_graph::onnx::write(&read, &path, &small).unwrap();
+    assert!(written.data.is_some(), "{written:?}");
+    let bytes = std::fs::read(&path).unwrap().into();
+    let sources =
+        [ModelSource::File(path), ModelSource::Bytes { bytes, folder: Some(folder.path().to_owned()) }];
+    let engines: Vec<Arc<dyn Engine>> =
+        ort().into_iter().chain([Arc::new(TractEngine::new()) as Arc<dyn Engine>]).collect();
+    for engine in engines {
+        let mut whole = load(&*engine, &model, Optimize::Off);
+        let inputs: Vec<_> = whole.inputs().iter().map(InputSpec::from).collect();
+        let feed = Samples::generated(inputs, 3, 1).batch(0..1).unwrap();
+        let wanted = whole.run(&feed).unwrap();
+        for source in &sources {
+            let options = LoadOptions { optimize: Optimize::Off, ..LoadOptions::default() };
+            let got = engine.load(source, &options).unwrap().run(&feed).unwrap();
+            assert_eq!(got, wanted, "{} {source}", engine.name());
+        }
+    }
+}
+
+#[test]
+fn custom_operators_come_only_with_their_library() {
+    let (Some(model), Some(engine)) = (shared("models/super-resolution-prepost.onnx"), ort()) else { return };
+    let source = ModelSource::File(model);
+    let error = engine.load(&source, &LoadOptions::default()).err().unwrap();
+    assert!(error.hint().unwrap().contains("--custom-ops"), "{error}");
+    let options =
+        LoadOptions { custom_op_libraries: vec!["/nonexistent.so".into()], ..LoadOptions::default() };
+    let text = engine.load(&source, &options).err().unwrap().to_string();
+    assert!(text.contains("/nonexistent.so"), "{text}");
 }

@@ -37,6 +37,8 @@ pub enum Fault {
 
     #[error("{node} is of the domain `{domain}`, which the model does not import")]
     NotImported { node: String, domain: String },
+    #[error("operator set {version} of {domain} is not known; the newest known one is {newest}")]
+    UnknownOpset { domain: String, version: i64, newest: i64 },
     #[error("{node} is no operator of {domain} in operator set {opset}")]
     UnknownOperator { node: String, domain: String, opset: i64, near: Option<String>, since: Option<i64> },
     #[error("{node} is deprecated in operator set {opset}")]
@@ -71,6 +73,7 @@ impl CheckError {
             Fault::NotImported { domain, .. } => {
                 format!("add an opset_import for `{}`", if domain.is_empty() { "ai.onnx" } else { domain })
             }
+            Fault::UnknownOpset { .. } => "a newer release may know it".into(),
             Fault::UnknownOperator { since: Some(since), .. } => {
                 format!("it came with operator set {since}: import that or a newer one")
             }

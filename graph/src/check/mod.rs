@@ -11,7 +11,7 @@ mod operator;
 pub use error::{CheckError, Fault};
 pub(crate) use functions::Functions;
 
-use crate::{Graph, Model, NodeId, ValueId};
+use crate::{Graph, Model, NodeId, ValueId, ops::newest_opset};
 use std::collections::HashSet;
 
 /// No sound model nests its subgraphs deeper.
@@ -40,6 +40,20 @@ impl Model {
     }
 }
 
+/// Operators of a set that the table does not describe could mean anything.
+fn known_opsets(graph: &Graph) -> Result<(), Fault> {
+    for (domain, version) in graph.opsets.iter() {
+        match newest_opset(domain) {
+            Some(newest) if *version > newest || *version < 1 => {
+                let domain = if domain.is_empty() { "ai.onnx" } else { domain };
+                return Err(Fault::UnknownOpset { domain: domain.into(), version: *version, newest });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// A walk through a graph and its subgraphs.
 struct Checker<'m> {
     functions: &'m Functions<'m>,
@@ -64,7 +78,7 @@ impl<'m> Checker<'m> {
         if self.outer.len() > MAX_DEPTH {
             return Err(self.fail(Fault::TooDeep(MAX_DEPTH)));
         }
-        self.structure(graph).map_err(|fault| self.fail(fault))?;
+        known_opsets(graph).and_then(|()| self.structure(graph)).map_err(|fault| self.fail(fault))?;
         let order = graph.nodes();
         let nests = |id: NodeId| graph.node(id).subgraphs().next().is_some();
         let names = |v: ValueId| graph.value(v).name.as_str();

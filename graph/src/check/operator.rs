@@ -31,7 +31,7 @@ pub(super) fn check(at: At<'_>) -> Result<(), Fault> {
     let needed = (schema.min_outputs(), schema.max_outputs());
     check_formals(at, "output", &outputs, needed, |slot| schema.output(slot))?;
     check_attributes(at, schema)?;
-    check_subgraphs(at)?;
+    check_subgraphs(at, inputs.len(), outputs.len())?;
     check_types(at, schema, &inputs, &outputs)
 }
 
@@ -112,8 +112,7 @@ fn check_attributes(at: At<'_>, schema: &Schema) -> Result<(), Fault> {
 }
 
 /// Bodies take and give what their node hands them and wants of them.
-fn check_subgraphs(at: At<'_>) -> Result<(), Fault> {
-    let (inputs, outputs) = (at.inputs().len(), at.outputs().len());
+fn check_subgraphs(at: At<'_>, inputs: usize, outputs: usize) -> Result<(), Fault> {
     let (inputs, outputs) = match at.op() {
         "If" => (0, outputs),
         // Inputs: the number of the turn and the condition; the node's first two say how long to go on.

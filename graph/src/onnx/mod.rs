@@ -1,8 +1,8 @@
 //! The boundary to ONNX files. The protobuf types stay inside.
 //!
-//! [`read`] maps the file, [`wire`] walks it for fields that would be lost, prost decodes it, and the weights stay
+//! [`read`] maps the file, `wire` walks it for fields that would be lost, prost decodes it, and the weights stay
 //! slices of the mapping. [`write`](write()) makes the same messages again and streams them out. What the graph
-//! does not understand travels along in the bags of [`extra`], so that an untouched model differs in no field.
+//! does not understand travels along in the bags of `extra`, so that an untouched model differs in no field.
 
 mod attribute;
 mod encode;

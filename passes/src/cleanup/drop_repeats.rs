@@ -5,7 +5,7 @@ use pare_graph::{At, Decline, Model, Patch, Wired, expect};
 pass! {
     /// Remove what is done twice: `f(f(x)) = f(x)`, and what is undone: `f(f(x)) = x`.
     ///
-    /// `Not` before the condition of `Where` exchanges its branches.
+    /// `Not` before the condition of `Where` or `If` exchanges the branches.
     ///
     /// The first holds for `Relu`, `Abs`, `Ceil`, `Floor`, `Round`, `Sign`, the second for `Not`, `Neg`, `BitwiseNot`:
     /// bit for bit, whatever the type. Other operators that look alike are not on the list: with
@@ -16,13 +16,15 @@ pass! {
 
 /// `f(f(x)) = f(x)`.
 const IDEMPOTENT: &[&str] = &["Relu", "Abs", "Ceil", "Floor", "Round", "Sign"];
+/// What an `If` chooses from.
+const BRANCHES: (&str, &str) = ("then_branch", "else_branch");
 /// `f(f(x)) = x`.
 const INVOLUTION: &[&str] = &["Not", "Neg", "BitwiseNot"];
 
 impl Pass for DropRepeats {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
         cx.rewrite(model, &[IDEMPOTENT, INVOLUTION].concat(), |at| bypass(at, enough(at)?))?;
-        cx.rewrite(model, &["Where"], exchanged)
+        cx.rewrite(model, &["Where", "If"], exchanged)
     }
 }
 
@@ -37,13 +39,28 @@ fn enough(at: At<'_>) -> Result<Wired<'_>, Decline> {
     Ok(once)
 }
 
-/// `Where(¬c, a, b) = Where(c, b, a)`.
+/// `Where(¬c, a, b) = Where(c, b, a)`, and `If` alike.
 fn exchanged(at: At<'_>) -> Result<Patch, Decline> {
     is_plain(at)?;
-    let negated = at.input(0)?;
-    let not = negated.made_by("Not")?;
-    negated.sole_use()?;
+    let not = at.input(0)?.made_by("Not")?;
     let mut patch = Patch::at(at);
+    if at.is("If") {
+        let mut node = at.node().clone();
+        let places = [BRANCHES.0, BRANCHES.1].map(|name| node.attributes.get_index_of(name));
+        let [Some(a), Some(b)] = places else { return Err(Decline::Mismatch) };
+        for (place, name) in [(a, "exchanged"), (b, BRANCHES.0), (a, BRANCHES.1)] {
+            node.attributes.replace_index(place, name.into()).map_err(|_| Decline::Mismatch)?;
+        }
+        let outputs = at.outputs();
+        let hints: Vec<_> = outputs.iter().map(|o| o.map(Wired::name)).collect();
+        let made = patch.node_with(node, &[Some(not.input(0)?.into())], &hints);
+        for (old, new) in outputs.into_iter().zip(made) {
+            if let (Some(old), Some(new)) = (old, new) {
+                patch.replace(old, new);
+            }
+        }
+        return Ok(patch);
+    }
     let inputs = [not.input(0)?, at.input(2)?, at.input(1)?].map(|v| Some(v.into()));
     let chosen = patch.copy(at, &inputs);
     patch.replace(at.output()?, chosen);
@@ -70,6 +87,19 @@ mod tests {
             DropRepeats::default(),
             "g (bool[2] c, float[2] a, float[2] b) => (float[2] y) { n = Not(c) y = Where(n, a, b) }",
             "g (bool[2] c, float[2] a, float[2] b) => (float[2] y) { y = Where(c, b, a) }",
+        );
+    }
+
+    #[test]
+    fn a_negated_condition_exchanges_the_subgraphs() {
+        check(
+            DropRepeats::default(),
+            "g (bool c, float[2] x) => (float[2] y) {
+                n = Not(c) y = If(n) <then_branch = t () => (float[2] a) { a = Neg(x) },
+                    else_branch = e () => (float[2] b) { b = Exp(x) }> }",
+            "g (bool c, float[2] x) => (float[2] y) {
+                y = If(c) <else_branch = t () => (float[2] a) { a = Neg(x) },
+                    then_branch = e () => (float[2] b) { b = Exp(x) }> }",
         );
     }
 

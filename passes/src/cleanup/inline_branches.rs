@@ -1,12 +1,15 @@
 use super::is_plain;
 use crate::{Context, Pass, PassError, pass};
-use pare_graph::{At, Attribute, Decline, Graph, Model, Node, Patch, Ref, Wired, expect};
+use pare_graph::{At, Attribute, Decline, Dim, Graph, Model, Node, NodeId, Patch, Ref, Wired, expect};
 
 pass! {
     /// Put the branch of an `If` whose condition is constant in its place, and drop a `Loop` that never runs.
     ///
     /// Nodes and initializers of the branch move into the graph around it; what it captures it finds there. A loop
     /// with a trip count of 0, or whose condition is false from the start, gives back the values it carries.
+    ///
+    /// A branch that nothing can follow is never taken: if inference finds a contradiction behind it, such as a recurrent
+    /// network fed with rank 4, then the other one is put in place.
     ///
     /// Declines where a condition or count may be overridden, and for a loop that collects outputs that are used.
     #[pass("inline-branches", Exact)]
@@ -21,8 +24,63 @@ impl Pass for InlineBranches {
                 "If" => branch(at),
                 _ => idle(at),
             }
+        })?;
+        cx.each_graph(model, |graph, cx| {
+            for id in undecided(graph) {
+                if let Some(patch) = only_choice(graph, id)
+                    && cx.apply(graph, patch).is_some()
+                {
+                    cx.count("branches that nothing can follow", 1);
+                }
+            }
+            Ok(())
         })
     }
+}
+
+/// How many `If` of a graph are tried out: each takes two inferences of the whole graph.
+const MAX_TRIALS: usize = 32;
+
+/// The `If` nodes whose branches give results of different ranks.
+fn undecided(graph: &Graph) -> Vec<NodeId> {
+    let differs = |id: &&NodeId| {
+        let at = graph.at(**id);
+        if !at.is("If") || at.has_references() {
+            return false;
+        }
+        let bodies: Vec<_> = at.node().subgraphs().collect();
+        let [a, b] = bodies.as_slice() else { return false };
+        let rank = |g: &Graph, i: usize| g.value(g.outputs()[i]).fact.shape().map(<[Dim]>::len);
+        let count = a.outputs().len().min(b.outputs().len());
+        (0..count).any(|i| rank(a, i).zip(rank(b, i)).is_some_and(|(x, y)| x != y))
+    };
+    graph.nodes().iter().filter(differs).take(MAX_TRIALS).copied().collect()
+}
+
+/// The patch that takes a branch, if with the other one the graph contradicts itself. Nodes in other subgraphs may not
+/// run and are no argument; inference is lenient about them. What the file declares of results is none either.
+fn only_choice(graph: &Graph, id: NodeId) -> Option<Patch> {
+    if !graph.has_node(id) {
+        return None;
+    }
+    let [with_then, with_else] = ["then_branch", "else_branch"].map(|name| taken(graph.at(id), name).ok());
+    let (with_then, with_else) = (with_then?, with_else?);
+    match (is_possible(graph, &with_then), is_possible(graph, &with_else)) {
+        (true, false) => Some(with_then),
+        (false, true) => Some(with_else),
+        _ => None,
+    }
+}
+
+fn is_possible(graph: &Graph, patch: &Patch) -> bool {
+    let mut trial = graph.clone();
+    for value in trial.values().collect::<Vec<_>>() {
+        if !trial.value(value).is_input() {
+            trial.set_declared(value, None);
+        }
+    }
+    // A patch that is refused tells nothing.
+    trial.apply(patch.clone()).is_err() || trial.reinfer().is_ok()
 }
 
 /// The only element of a constant condition or count.
@@ -32,6 +90,11 @@ fn element(input: Wired<'_>) -> Result<i64, Decline> {
 
 fn branch(at: At<'_>) -> Result<Patch, Decline> {
     let name = if element(at.input(0)?)? == 0 { "else_branch" } else { "then_branch" };
+    taken(at, name)
+}
+
+/// The patch that puts a branch in place.
+fn taken(at: At<'_>, name: &str) -> Result<Patch, Decline> {
     let Some(Attribute::Graph(body)) = at.attr(name) else { return Err(Decline::Mismatch) };
     let mut patch = Patch::at(at);
     let results = inlined(&mut patch, at.graph, body)?;
@@ -80,11 +143,11 @@ mod tests {
             InlineBranches::default(),
             "g (float[2] x) => (float[2] y, float[2] z) <bool c = {1}> {
                 y, z = If(c) <
-                    then_branch = t () => (float[2] a, float[2] a) <float[2] w = {1,2}> {
+                    then_branch = t () => (float[2] a, float[2] h) <float[2] w = {1,2}> {
                         h = Add(x, w) a = Mul(h, x) },
                     else_branch = e () => (float[2] b, float[2] d) { b = Abs(x) d = Exp(x) }> }",
             "g (float[2] x) => (float[2] y, float[2] z) <float[2] w_1 = {1,2}> {
-                h_1 = Add(x, w_1) y = Mul(h_1, x) z = Identity(y) }",
+                z = Add(x, w_1) y = Mul(z, x) }",
         );
     }
 
@@ -121,6 +184,28 @@ mod tests {
         );
         let why = declines(InlineBranches::default(), &graph("float[2] y, float[0,2] s", ""));
         assert_eq!(why, ["`s` is collected by Loop making `y`"]);
+    }
+
+    #[test]
+    fn a_branch_that_nothing_can_follow_is_not_taken() {
+        // Exporters ask for the rank before a recurrent network, which takes rank 3 only.
+        let graph = |cell: &str| {
+            format!(
+                "g (float[T,N,2] x) => (float[] y) <
+                    float[1,3,2] w = {{1,2,3,4,5,6}}, float[1,3,1] r = {{1,2,3}}, int64[1] o = {{0}}, int64 one = {{1}}> {{
+                    s = Shape(x) l = Gather(s, one) c = Equal(l, one)
+                    h = If(c) <then_branch = t () => (float[1,T,N,2] a) {{ a = Unsqueeze(x, o) }},
+                               else_branch = e () => (float[T,N,2] b) {{ b = Identity(x) }}>
+                    {cell} }}"
+            )
+        };
+        check(
+            InlineBranches::default(),
+            &graph("p, y = GRU<hidden_size = 1>(h, w, r)"),
+            "g (float[T,N,2] x) => (float[] y) <float[1,3,2] w = {1,2,3,4,5,6}, float[1,3,1] r = {1,2,3}> {
+                h = Identity(x) p, y = GRU<hidden_size = 1>(h, w, r) }",
+        );
+        declines(InlineBranches::default(), &graph("y = Relu(h)"));
     }
 
     #[test]

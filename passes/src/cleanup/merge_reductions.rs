@@ -1,5 +1,5 @@
 use super::is_plain;
-use crate::{Context, Pass, PassError, pass};
+use crate::{Context, Pass, PassError, pass, spell::Spell};
 use pare_graph::{
     At, Attribute, Decline, Model, Patch, expect,
     ops::{ReduceView, SqueezeView, UnsqueezeView, axis_of},
@@ -9,7 +9,8 @@ pass! {
     /// Let a reduction keep or drop its axes itself.
     ///
     /// `Squeeze` after a reduction that keeps the same axes is `keepdims = 0`, `Unsqueeze` of them after one that drops
-    /// them is `keepdims = 1`. So for `ReduceSum` and the like, `ArgMax` and `ArgMin`.
+    /// them is `keepdims = 1`. So for `ReduceSum` and the like, `ArgMax` and `ArgMin`. `Squeeze` before a reduction
+    /// only takes away axes that the reduction can take away, or leave.
     ///
     /// Declines where the axes differ and where the reduced value has another use.
     #[pass("merge-reductions", Exact)]
@@ -37,8 +38,41 @@ impl Pass for MergeReductions {
             let made = patch.node_with(node, &inputs, &[Some(y.name())]);
             patch.replace(y, made[0].ok_or(Decline::Mismatch)?);
             Ok(patch)
-        })
+        })?;
+        cx.rewrite(model, SQUEEZED, squeezed)
     }
+}
+
+/// Reductions to which another element of an axis of size 1 makes no difference.
+const SQUEEZED: &[&str] =
+    &["ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSumExp"];
+
+/// A reduction without the `Squeeze` before it: `axes` of the squeezed value are others before.
+fn squeezed(at: At<'_>) -> Result<Patch, Decline> {
+    is_plain(at)?;
+    let between = at.input(0)?;
+    let squeeze = between.made_by("Squeeze")?;
+    between.sole_use()?;
+    let (view, gone) = (ReduceView::of(at)?, SqueezeView::of(squeeze)?.axes);
+    let (x, y) = (squeeze.input(0)?, at.output()?);
+    let shape = x.shape().ok_or(Decline::Mismatch)?;
+    let kept: Vec<_> = (0..shape.len()).filter(|a| !gone.contains(a)).collect();
+    let mut axes: Vec<_> =
+        view.axes.iter().map(|&a| kept.get(a).copied()).collect::<Option<_>>().ok_or(Decline::Mismatch)?;
+    expect(!axes.is_empty())?;
+    if view.keepdims {
+        // The axes that stayed with size 1 may stand where the squeezed ones stood.
+        let left: Vec<_> = (0..shape.len()).filter(|a| !axes.contains(a)).map(|a| shape[a].clone()).collect();
+        expect(y.shape() == Some(left.as_slice()))?;
+    } else {
+        axes.extend(gone);
+        axes.sort_unstable();
+    }
+    let axes: Vec<_> = axes.into_iter().map(|a| a as i64).collect();
+    let mut patch = Patch::at(at);
+    let made = Spell::new(at.graph, &mut patch, y.name()).reduce(at.op(), x.into(), &axes, false);
+    patch.replace(y, made);
+    Ok(patch)
 }
 
 /// The axes that a node reduces, sorted, and whether they stay.
@@ -65,6 +99,17 @@ mod tests {
             "g (float[2,3,4] x) => (float[3] y, float[1,3,1] z, int64[2,3] i) <int64[2] a = {-1,0}> {
                 y = ReduceMean<keepdims = 0>(x, a) z = ReduceSum<keepdims = 1>(x, a)
                 i = ArgMax<axis = -1, keepdims = 0>(x) }",
+        );
+    }
+
+    #[test]
+    fn a_squeeze_before_is_done_by_the_reduction() {
+        check(
+            MergeReductions::default(),
+            "g (float[N,1,M] x) => (float[N] y, float[N,1] z) <int64[1] a = {1}> {
+                h = Squeeze(x, a) y = ReduceMean<keepdims = 0>(h, a) k = Squeeze(x, a) z = ReduceMax(k, a) }",
+            "g (float[N,1,M] x) => (float[N] y, float[N,1] z) <int64[2] y_axes = {1,2}, int64[1] z_axes = {2}> {
+                y = ReduceMean<keepdims = 0>(x, y_axes) z = ReduceMax<keepdims = 0>(x, z_axes) }",
         );
     }
 

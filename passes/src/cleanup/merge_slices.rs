@@ -1,7 +1,7 @@
 use super::is_plain;
 use crate::{Context, Pass, PassError, pass, spell::Spell};
 use pare_graph::{
-    At, Decline, Model, Patch, Wire, expect,
+    At, Decline, Dim, Model, Patch, Wire, expect,
     ops::{SliceAxis, SliceView},
 };
 
@@ -9,10 +9,10 @@ pass! {
     /// Cut once instead of twice.
     ///
     /// Slices of different axes commute. On one axis, in single steps and with places counted from the front,
-    /// `x[a:b][c:d] = x[a+c : min(b, a+d)]`.
+    /// `x[a:b][c:d] = x[a+c : min(b, a+d)]`. Slices that together cut one axis into parts are a `Split`.
     ///
-    /// Declines where places are not constant, where an axis is cut twice in another way, and where the first slice
-    /// has other uses than slices and would stay.
+    /// Declines where places are not constant, where an axis is cut twice in another way, where the first slice
+    /// has other uses than slices and would stay, and where slices overlap or leave something out.
     #[pass("merge-slices", Exact)]
     pub struct MergeSlices {}
 }
@@ -33,8 +33,52 @@ impl Pass for MergeSlices {
             let made = Spell::new(at.graph, &mut patch, y.name()).slice(inner.input(0)?.into(), &cuts);
             patch.replace(y, made);
             Ok(patch)
-        })
+        })?;
+        cx.rewrite(model, &["Slice"], parted)
     }
+}
+
+/// The first of several slices that cut an axis into parts, and with it the others.
+fn parted(at: At<'_>) -> Result<Patch, Decline> {
+    let x = at.input(0)?;
+    let (axis, 0, _) = part(at)? else { return Err(Decline::Mismatch) };
+    let mut parts = vec![];
+    for (user, wire) in x.users() {
+        match part(user) {
+            Ok((a, start, length)) if a == axis && wire == Wire::Input(0) => {
+                parts.push((start, length, user.output()?));
+            }
+            _ => {}
+        }
+    }
+    parts.sort_by_key(|p| p.0);
+    let mut end = 0;
+    for &(start, length, _) in &parts {
+        expect(start == end && length > 0)?;
+        end += length;
+    }
+    let size = x.shape().and_then(|s| s.get(axis)).and_then(Dim::size);
+    expect(parts.len() > 1 && size == Some(end))?;
+    // All must be made where the first is made, so nothing they need may come later: they need `x` alone.
+    let mut patch = Patch::at(at);
+    let sizes: Vec<_> = parts.iter().map(|p| p.1 as i64).collect();
+    let hints: Vec<_> = parts.iter().map(|p| p.2.name()).collect();
+    let made = Spell::new(at.graph, &mut patch, x.name()).split(x.into(), axis, &sizes, &hints);
+    for ((.., old), new) in parts.into_iter().zip(made) {
+        patch.replace(old, new.ok_or(Decline::Mismatch)?);
+    }
+    Ok(patch)
+}
+
+/// The axis, first place and length of a slice of one axis in single steps.
+fn part(at: At<'_>) -> Result<(usize, usize, usize), Decline> {
+    is_plain(at)?;
+    let view = SliceView::of(at)?;
+    let &[cut] = view.axes.as_slice() else { return Err(Decline::Mismatch) };
+    expect(cut.step == 1)?;
+    let size = at.input(0)?.shape().and_then(|s| s.get(cut.axis)).and_then(Dim::size);
+    let (start, length) = cut.on(size.ok_or(Decline::Mismatch)?);
+    Ok((cut.axis, start, length))
 }
 
 /// What both slices cut together.
@@ -92,6 +136,24 @@ mod tests {
             }
         }
         assert!(composed_on_axis(cut(0, -1), cut(0, 2)).is_err());
+    }
+
+    #[test]
+    fn slices_that_part_an_axis_are_a_split() {
+        let graph = |rest: &str| {
+            format!(
+                "g (float[N,8] x) => (float[N,3] y, float[N,a] z) <int64[1] o = {{0}}, int64[1] i = {{1}},
+                    int64[1] a = {{3}}, int64[1] b = {{9}}> {{
+                    z = Slice(x, {rest}, b, i) y = Slice(x, o, a, i) }}"
+            )
+        };
+        check(
+            MergeSlices::default(),
+            &graph("a"),
+            "g (float[N,8] x) => (float[N,3] y, float[N,a] z) <int64[2] x_split = {3,5}> {
+                y, z = Split<axis = 1>(x, x_split) }",
+        );
+        declines(MergeSlices::default(), &graph("i"));
     }
 
     #[test]

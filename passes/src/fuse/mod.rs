@@ -5,6 +5,7 @@ mod fuse_gemm;
 mod fuse_hard_swish;
 mod fuse_layer_norm;
 mod fuse_softplus;
+mod fuse_space_to_depth;
 mod pattern;
 
 pub use fuse_gelu::FuseGelu;
@@ -12,3 +13,4 @@ pub use fuse_gemm::FuseGemm;
 pub use fuse_hard_swish::FuseHardSwish;
 pub use fuse_layer_norm::FuseLayerNorm;
 pub use fuse_softplus::FuseSoftplus;
+pub use fuse_space_to_depth::FuseSpaceToDepth;

@@ -41,7 +41,7 @@ macro_rules! call {
 
 fn allocator() -> Result<*mut sys::OrtAllocator, String> {
     let mut allocator = ptr::null_mut();
-    call!(GetAllocatorWithDefaultOptions(&mut allocator))?;
+    call!(GetAllocatorWithDefaultOptions(&raw mut allocator))?;
     Ok(allocator)
 }
 
@@ -65,7 +65,7 @@ impl Handle {
             shape.as_ptr(),
             shape.len(),
             element.into(),
-            &mut value
+            &raw mut value
         ));
         made.map_err(|reason| format!("{dtype} tensors: {reason}"))?;
         let handle = Self::own(value)?;
@@ -90,7 +90,7 @@ impl Handle {
     fn fill_strings(&self, items: &[Bytes]) -> Result<(), String> {
         for (index, item) in items.iter().enumerate() {
             let mut buffer: *mut c_char = ptr::null_mut();
-            call!(GetResizedStringTensorElementBuffer(self.ptr(), index, item.len(), &mut buffer))?;
+            call!(GetResizedStringTensorElementBuffer(self.ptr(), index, item.len(), &raw mut buffer))?;
             if !item.is_empty() && !buffer.is_null() {
                 // SAFETY: the buffer was just made as long as the string.
                 unsafe { ptr::copy_nonoverlapping(item.as_ptr(), buffer.cast(), item.len()) };
@@ -101,7 +101,7 @@ impl Handle {
 
     fn data(&self) -> Result<*mut c_void, String> {
         let mut data = ptr::null_mut();
-        call!(GetTensorMutableData(self.ptr(), &mut data))?;
+        call!(GetTensorMutableData(self.ptr(), &raw mut data))?;
         if data.is_null() { Err("tensor without data".to_owned()) } else { Ok(data) }
     }
 
@@ -118,7 +118,7 @@ impl Handle {
     fn compose(parts: &[Self], kind: sys::ONNXType) -> Result<Self, String> {
         let parts: Vec<*const sys::OrtValue> = parts.iter().map(|part| part.ptr().cast_const()).collect();
         let mut value = ptr::null_mut();
-        let made = call!(CreateValue(parts.as_ptr(), parts.len(), kind, &mut value));
+        let made = call!(CreateValue(parts.as_ptr(), parts.len(), kind, &raw mut value));
         made.map_err(|reason| format!("sequence or map like this: {reason}"))?;
         Self::own(value)
     }
@@ -126,17 +126,17 @@ impl Handle {
     /// A copy of the value, or `None` if it is absent.
     pub(super) fn read(&self) -> Result<Option<Value>, String> {
         let mut present = 0;
-        call!(HasValue(self.ptr(), &mut present))?;
+        call!(HasValue(self.ptr(), &raw mut present))?;
         if present == 0 {
             return Ok(None);
         }
         let mut kind = sys::ONNXType::ONNX_TYPE_UNKNOWN;
-        call!(GetValueType(self.ptr(), &mut kind))?;
+        call!(GetValueType(self.ptr(), &raw mut kind))?;
         Ok(Some(match kind {
             sys::ONNXType::ONNX_TYPE_TENSOR => Value::Tensor(self.read_tensor()?),
             sys::ONNXType::ONNX_TYPE_SEQUENCE => {
                 let mut count = 0;
-                call!(GetValueCount(self.ptr(), &mut count))?;
+                call!(GetValueCount(self.ptr(), &raw mut count))?;
                 let item = |index| self.part(index)?.read()?.ok_or_else(|| "absent items".to_owned());
                 Value::Sequence((0..count).map(item).collect::<Result<_, _>>()?)
             }
@@ -151,7 +151,7 @@ impl Handle {
 
     fn part(&self, index: usize) -> Result<Self, String> {
         let mut value = ptr::null_mut();
-        call!(GetValue(self.ptr(), index as i32, allocator()?, &mut value))?;
+        call!(GetValue(self.ptr(), index as i32, allocator()?, &raw mut value))?;
         Self::own(value)
     }
 
@@ -175,12 +175,12 @@ impl Handle {
 
     fn type_and_shape(&self) -> Result<(DataType, Vec<usize>), String> {
         let mut info = ptr::null_mut();
-        call!(GetTensorTypeAndShape(self.ptr(), &mut info))?;
+        call!(GetTensorTypeAndShape(self.ptr(), &raw mut info))?;
         let read = || {
             let mut element = sys::ONNXTensorElementDataType::ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
-            call!(GetTensorElementType(info, &mut element))?;
+            call!(GetTensorElementType(info, &raw mut element))?;
             let mut rank = 0;
-            call!(GetDimensionsCount(info, &mut rank))?;
+            call!(GetDimensionsCount(info, &raw mut rank))?;
             let mut shape = vec![0_i64; rank];
             call!(GetDimensions(info, shape.as_mut_ptr(), rank))?;
             let dtype = dtype::from_ort(element.into()).ok_or("tensors of this type")?;
@@ -197,7 +197,7 @@ impl Handle {
             return Ok(Vec::new());
         }
         let mut length = 0;
-        call!(GetStringTensorDataLength(self.ptr(), &mut length))?;
+        call!(GetStringTensorDataLength(self.ptr(), &raw mut length))?;
         let (mut text, mut starts) = (vec![0_u8; length], vec![0_usize; count]);
         call!(GetStringTensorContent(
             self.ptr(),

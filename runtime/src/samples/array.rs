@@ -139,9 +139,10 @@ fn npy(path: &Path, mut file: File) -> Result<Array, SamplesError> {
     let length = file.metadata().map_err(failed)?.len();
     check_length(&header, length).map_err(broken)?;
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let store = match header.fortran {
-        true => Store::Packed { member: None },
-        false => Store::File { file, start: header.length },
+    let store = if header.fortran {
+        Store::Packed { member: None }
+    } else {
+        Store::File { file, start: header.length }
     };
     Ok(Array { name, header, path: path.to_owned(), store })
 }

@@ -28,24 +28,28 @@ impl From<&Port> for InputSpec {
     }
 }
 
-/// What a dimension looks like it counts, which decides about its sizes.
+/// What a dimension looks like it counts, which decides about its sizes. Where inputs disagree about a
+/// name, the first of these wins.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Meaning {
     Batch,
     /// Height or width of images: models halve them several times, so small or odd sizes may not run.
     Space,
     Other,
+    /// The last axis of a list of floats, such as sound: filters and transforms need some length.
+    Signal,
 }
 
 impl Meaning {
     /// Sizes in each plan. In the first plan all dimensions of a meaning are equal, which is most likely
-    /// to run; later ones are odd and differ from dimension to dimension (`rank` counts them), so that
-    /// exchanged dimensions show.
+    /// to run; later ones are odd and differ from dimension to dimension (`rank` counts those of a
+    /// meaning), so that exchanged dimensions show.
     fn sizes(self, rank: usize) -> [usize; 3] {
         match self {
             Self::Batch => [1, 3, 2],
             Self::Space => [64, 96 + 32 * (rank % 3), 61 + 2 * (rank % 8)],
             Self::Other => [8, 5 + 2 * (rank % 16), 13 + rank % 16],
+            Self::Signal => [512, 576 + 64 * (rank % 3), 1001 + 2 * (rank % 8)],
         }
     }
 }
@@ -55,21 +59,34 @@ impl Meaning {
 pub fn symbol_plans(inputs: &[InputSpec]) -> Vec<BTreeMap<String, usize>> {
     let mut meanings: BTreeMap<String, Meaning> = BTreeMap::new();
     for input in inputs {
-        for (axis, dim) in dims(&input.kind).iter().enumerate() {
+        let (dtype, dims) = (dtype(&input.kind), dims(&input.kind));
+        for (axis, dim) in dims.iter().enumerate() {
             let Some(name) = symbol(&input.name, axis, dim) else { continue };
-            let found = meaning(dim, axis, dims(&input.kind).len());
+            let found = meaning(dim, axis, dims.len(), dtype);
             meanings.entry(name).and_modify(|known| *known = (*known).min(found)).or_insert(found);
         }
     }
     if meanings.is_empty() {
         return vec![BTreeMap::new()];
     }
-    let plan = |plan: usize| {
-        let sized =
-            |(rank, (name, meaning)): (usize, (&String, &Meaning))| (name.clone(), meaning.sizes(rank)[plan]);
-        meanings.iter().enumerate().map(sized).collect()
-    };
-    (0..3).map(plan).collect()
+    let mut plans = vec![BTreeMap::new(); 3];
+    let mut ranks: BTreeMap<Meaning, usize> = BTreeMap::new();
+    for (name, meaning) in &meanings {
+        let rank = ranks.entry(*meaning).or_default();
+        for (plan, size) in plans.iter_mut().zip(meaning.sizes(*rank)) {
+            plan.insert(name.clone(), size);
+        }
+        *rank += 1;
+    }
+    plans
+}
+
+fn dtype(kind: &Kind) -> Option<DataType> {
+    match kind {
+        Kind::Tensor { dtype, .. } => Some(*dtype),
+        Kind::Sequence(inner) | Kind::Optional(inner) => dtype(inner),
+        Kind::Map { .. } | Kind::Other(_) => None,
+    }
 }
 
 fn dims(kind: &Kind) -> &[PortDim] {
@@ -88,7 +105,7 @@ fn symbol(input: &str, axis: usize, dim: &PortDim) -> Option<String> {
     }
 }
 
-fn meaning(dim: &PortDim, axis: usize, rank: usize) -> Meaning {
+fn meaning(dim: &PortDim, axis: usize, rank: usize, dtype: Option<DataType>) -> Meaning {
     let batch = match dim {
         PortDim::Symbol(name) => {
             let name = name.to_ascii_lowercase();
@@ -96,10 +113,12 @@ fn meaning(dim: &PortDim, axis: usize, rank: usize) -> Meaning {
         }
         _ => false,
     };
-    match () {
-        () if batch || (axis == 0 && rank >= 2) => Meaning::Batch,
-        () if rank >= 4 && axis >= 2 => Meaning::Space,
-        () => Meaning::Other,
+    let last = axis + 1 == rank;
+    match rank {
+        _ if batch || (axis == 0 && rank >= 2) => Meaning::Batch,
+        4.. if axis >= 2 => Meaning::Space,
+        2 | 3 if last && dtype.is_some_and(DataType::is_float) => Meaning::Signal,
+        _ => Meaning::Other,
     }
 }
 
@@ -216,13 +235,10 @@ impl Maker<'_> {
     }
 
     fn ints(&mut self, dtype: DataType, count: usize) -> Vec<i64> {
-        let bits = dtype.bits().min(63);
         let signed = Tensor::from_f64(dtype, &[1], &[-1.0]).ok().and_then(|t| t.single_i64()) == Some(-1);
-        let (low, high) = if signed {
-            (-(1_i64 << (bits.min(63) - 1)), (1 << (bits - 1)) - 1)
-        } else {
-            (0, (1 << bits) - 1)
-        };
+        let magnitude = dtype.bits().clamp(8, 64) - u32::from(signed);
+        let high = i64::MAX >> (63 - magnitude.min(63));
+        let low = if signed { -high - 1 } else { 0 };
         let bound = self.input.bound.clone().unwrap_or(0..10);
         // An empty bound leaves zero, which every table with a row has.
         let (first, last) = (bound.start.clamp(low, high), (bound.end.saturating_sub(1)).clamp(low, high));
@@ -234,9 +250,12 @@ impl Maker<'_> {
         let all: Vec<u8> = (0..=(((1_u16 << dtype.bits()) - 1) as u8)).collect();
         let values = Tensor::new(dtype, &[all.len()], pack(dtype.bits(), &all)).ok()?.to_f64()?;
         let bound = self.input.bound.clone().unwrap_or(0..10);
-        let fits = |value: f64| match dtype.is_float() {
-            true => value.is_finite() && value.abs() <= 16.0,
-            false => value >= bound.start as f64 && value < bound.end as f64,
+        let fits = |value: f64| {
+            if dtype.is_float() {
+                value.is_finite() && value.abs() <= 16.0
+            } else {
+                value >= bound.start as f64 && value < bound.end as f64
+            }
         };
         let good: Vec<u8> =
             all.into_iter().zip(values).filter(|&(_, value)| fits(value)).map(|x| x.0).collect();
@@ -274,7 +293,7 @@ mod tests {
         let turned = generate(&[b, a.clone()], &none, 1, 0);
         assert_eq!((&both[0], &both[1]), (&turned[1], &turned[0]));
         assert_ne!(both[0].1, both[1].1);
-        assert_ne!(both[0].1, generate(&[a.clone()], &none, 2, 0)[0].1);
+        assert_ne!(both[0].1, generate(std::slice::from_ref(&a), &none, 2, 0)[0].1);
         assert_ne!(both[0].1, generate(&[a], &none, 1, 1)[0].1);
         // Pinned: results that were proven must be provable again.
         assert_eq!(hash("x"), 0xaf63_f54c_8602_1707);
@@ -292,6 +311,8 @@ mod tests {
         assert_eq!(plans.iter().map(|plan| plan["N"]).collect::<Vec<_>>(), [1, 3, 2]);
         assert_eq!((plans[0]["h"], plans[0]["length"]), (64, 8));
         assert_ne!(plans[1]["h"], plans[1]["w"]);
+        let sound = spec("sound", DataType::Float, &[named("N"), named("time")]);
+        assert_eq!(symbol_plans(&[sound])[0]["time"], 512);
         assert_eq!(symbol_plans(&[spec("x", DataType::Float, &[PortDim::Fixed(1)])]), [BTreeMap::new()]);
     }
 
@@ -326,6 +347,11 @@ mod tests {
             [(DataType::Uint2, (0, 3)), (DataType::Int4, (0, 7)), (DataType::Uint4, (0, 9))]
         {
             assert_eq!(range(tensor(&spec("i", dtype, &[PortDim::Fixed(200)]), 0)), wanted, "{dtype}");
+        }
+        for dtype in [DataType::Uint64, DataType::Int64, DataType::Uint32, DataType::Bool] {
+            let mut one = spec("i", dtype, &[PortDim::Fixed(3)]);
+            one.bound = Some(1..2);
+            assert!(dtype == DataType::Bool || range(tensor(&one, 0)) == (1, 1), "{dtype}");
         }
         let mut byte = spec("i", DataType::Int8, &[PortDim::Fixed(2000)]);
         byte.bound = Some(-1000..1000);

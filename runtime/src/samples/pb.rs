@@ -83,16 +83,28 @@ pub(super) fn decode(bytes: Bytes, kind: &Kind) -> Result<(String, Value), Strin
             let proto = SequenceProto::decode(bytes).map_err(broken)?;
             Ok((proto.name.clone(), sequence(proto)?))
         }
-        Kind::Optional(_) => {
-            let proto = OptionalProto::decode(bytes).map_err(broken)?;
-            Ok((proto.name.clone(), optional(proto)?))
-        }
+        Kind::Optional(inner) => decode_optional(bytes, kind, inner),
         Kind::Map { .. } => Ok((String::new(), map(MapProto::decode(bytes).map_err(broken)?)?)),
         Kind::Tensor { .. } | Kind::Other(_) => {
             let proto = TensorProto::decode(bytes).map_err(broken)?;
             Ok((proto.name.clone(), Value::Tensor(tensor(proto)?)))
         }
     }
+}
+
+/// Some writers leave the `OptionalProto` around a present value out. A bare sequence happens to parse as
+/// one that holds a tensor, so the type decides.
+fn decode_optional(bytes: Bytes, kind: &Kind, inner: &Kind) -> Result<(String, Value), String> {
+    if let Ok(proto) = OptionalProto::decode(bytes.clone()) {
+        let name = proto.name.clone();
+        if let Ok(value) = optional(proto)
+            && kind.accepts(&value).is_ok()
+        {
+            return Ok((name, value));
+        }
+    }
+    let (name, value) = decode(bytes, inner)?;
+    Ok((name, Value::Optional(Some(Box::new(value)))))
 }
 
 /// The name that a serialised tensor, sequence or optional value carries. Only a tensor's is looked for
@@ -230,12 +242,19 @@ mod tests {
     #[test]
     fn sequences_and_optionals_nest() {
         let one = TensorProto { data_type: 7, int64_data: vec![5], ..TensorProto::default() };
-        let list = SequenceProto { tensors: vec![one.clone(), one], ..SequenceProto::default() };
-        let proto = OptionalProto { sequence: Some(list), ..OptionalProto::default() };
-        let kind = Kind::Optional(Box::new(kind()));
+        let list = vec![one.clone(), one];
+        let sequence = SequenceProto { tensors: list.clone(), ..SequenceProto::default() };
+        let proto = OptionalProto { sequence: Some(sequence), ..OptionalProto::default() };
+        let longs = Kind::Tensor { dtype: DataType::Int64, dims: None };
+        let kind = Kind::Optional(Box::new(Kind::Sequence(Box::new(longs))));
         let (_, value) = decode(proto.encode_to_vec().into(), &kind).unwrap();
         let five = Value::Tensor(Tensor::scalar(5_i64));
-        assert_eq!(value, Value::Optional(Some(Box::new(Value::Sequence(vec![five.clone(), five])))));
+        let wanted = Value::Optional(Some(Box::new(Value::Sequence(vec![five.clone(), five]))));
+        assert_eq!(value, wanted);
+        // The same without the message around it.
+        let bare = SequenceProto { elem_type: 1, tensors: list, ..SequenceProto::default() };
+        let bare = decode(bare.encode_to_vec().into(), &kind).unwrap();
+        assert_eq!(bare.1, value);
         let (_, value) = decode(OptionalProto::default().encode_to_vec().into(), &kind).unwrap();
         assert_eq!(value, Value::Optional(None));
     }

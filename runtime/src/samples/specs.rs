@@ -93,13 +93,12 @@ mod tests {
 
     #[test]
     fn indices_stay_within_the_table_they_index() {
-        let text = "main (int64[N, 3] ids, float[2] x) => (float y)
-            <float[7, 2] table, float[5, 2] other> {
+        let text = "main (int64[N, 3] ids, float[2] x) => (float[N, 3, 2] y)
+            <float[7, 2] table = {0,0,0,0,0,0,0,0,0,0,0,0,0,0},
+             float[5, 2] other = {0,0,0,0,0,0,0,0,0,0}> {
                 a = Cast<to=6>(ids) e = Gather(table, a) f = Gather(other, ids) y = Add(e, f)
             }";
-        let text = text.replace("table,", "table = {0,0,0,0,0,0,0,0,0,0,0,0,0,0},");
-        let text = text.replace("other>", "other = {0,0,0,0,0,0,0,0,0,0}>");
-        let mut model = Model::of(pare_graph::text::parse_graph(&text, 17).unwrap());
+        let mut model = Model::of(pare_graph::text::parse_graph(text, 17).unwrap());
         model.infer().unwrap();
         let specs = input_specs(&model);
         assert_eq!(specs[0].bound, Some(0..5));

@@ -18,10 +18,11 @@ pub(super) fn elementwise(call: Call<'_>) -> Result<Tensor> {
     let broadcasts =
         !matches!(op, "Add" | "Sub" | "Mul" | "Div" | "And" | "Or" | "Xor" | "Equal" | "Less" | "Greater");
     here(broadcasts || call.at.opset() >= 7)?;
-    here(!call.inputs.is_empty())?;
+    // Whatever an unknown operator takes, it is not here.
+    let Some(first) = call.optional(0) else { return Err(Stop::NotHere) };
     match op {
         "Clip" => clip(call),
-        "Relu" => extreme(call, &[call.input(0)?, &zero(call)?], Ordering::Greater),
+        "Relu" => extreme(call, &[first, &call.fill(first.dtype())?], Ordering::Greater),
         "Max" => extreme(call, &call.all()?, Ordering::Greater),
         "Min" => extreme(call, &call.all()?, Ordering::Less),
         "Equal" => compare(call, Ordering::is_eq),
@@ -30,7 +31,7 @@ pub(super) fn elementwise(call: Call<'_>) -> Result<Tensor> {
         "Greater" => compare(call, Ordering::is_gt),
         "GreaterOrEqual" => compare(call, Ordering::is_ge),
         "And" | "Or" | "Xor" | "Not" => logic(call),
-        _ if call.input(0)?.dtype().is_float() => floats(call),
+        _ if first.dtype().is_float() => floats(call),
         _ => integers(call),
     }
 }
@@ -176,10 +177,6 @@ fn extreme(call: Call<'_>, inputs: &[&Tensor], wanted: Ordering) -> Result<Tenso
         let (shape, pairs) = pairs(call, (&best, other), integer_reader)?;
         from_integers(best.dtype(), &shape, false, pairs.map(|(a, b)| Ok(extreme_integer(a, b, wanted))))
     })
-}
-
-fn zero(call: Call<'_>) -> Result<Tensor> {
-    call.fill(call.input(0)?.dtype())
 }
 
 /// `min(max(x, low), high)`, with bounds from inputs or, before operator set 11, from attributes.

@@ -1,8 +1,8 @@
 //! A small interpreter, for the operators whose result needs no engine to be the right one to the last bit.
 //!
-//! What only moves elements ([`movement`], [`indexed`]) says for each element of the result where it comes from;
-//! one routine in [`place`] copies them, whatever their type. Arithmetic ([`elementwise`], [`reduce`], [`cast`],
-//! [`create`]) is done where a single operation, rounded once, leaves no choice: integers, and floats one operation at
+//! What only moves elements (`movement`, `indexed`) says for each element of the result where it comes from;
+//! one routine in `place` copies them, whatever their type. Arithmetic (`elementwise`, `reduce`, `cast`,
+//! `create`) is done where a single operation, rounded once, leaves no choice: integers, and floats one operation at
 //! a time. Everything else (`Exp`, `MatMul`, sums of floats, …) is [`EvalError::NotHere`]: left to an engine, as are
 //! corners in which engines differ (not-a-numbers, zeros of both signs, casts out of range).
 

@@ -241,6 +241,8 @@ pub(super) fn depth_to_space(call: Call<'_>) -> Result<Tensor, Stop> {
 
 /// `[N, C, H, W]` with blocks of `b × b` pixels laid out in channels, `[N, b²·C, H/b, W/b]`.
 pub(super) fn space_to_depth(call: Call<'_>) -> Result<Tensor, Stop> {
+    // Newer operator sets have another order of channels too.
+    here(call.at.string("mode", "DCR") == "DCR")?;
     let (data, [n, c, h, w], b) = blocks(call)?;
     if h % b != 0 || w % b != 0 {
         return invalid(format!("{h} by {w} pixels in blocks of {b}"));

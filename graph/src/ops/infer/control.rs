@@ -22,7 +22,12 @@ impl Engine<'_> {
         let outputs = graph.outputs_of(id).len();
         let condition = |slot: usize| {
             let value = inputs.get(slot).copied().flatten();
-            value.map(|v| graph.wired(v).constant_ints().ok().and_then(|c| c.first().copied()))
+            value.map(|v| {
+                let constant = graph.wired(v).constant_ints().ok().and_then(|c| c.first().copied());
+                // What follows from shapes is as good as constant.
+                let content = graph.value(v).fact.content();
+                constant.or_else(|| content.and_then(<[Dim]>::first).and_then(Dim::known))
+            })
         };
         let (first, second) = (condition(0), condition(1));
         // Attributes are taken out for a while, so that bodies can be changed beside their graph; nothing that is

@@ -84,7 +84,7 @@ pub(super) fn hash(cx: &Cx) -> Facts {
 /// `QLinearReduceMean`: axes as an attribute.
 pub(super) fn qlinear_reduce(cx: &Cx) -> Facts {
     let Some(axes) = cx.at.ints("axes") else { return one(cx.dtype(0), None) };
-    let keep = cx.at.int("keepdims", 1) != 0;
+    let keep = cx.at.int("keepdims", 1) == 1;
     let Some(dims) = cx.shape(0) else { return one(cx.dtype(0), None) };
     let gone = super::reshape::flags(axes, dims.len())?;
     let left = dims.iter().zip(gone).filter_map(|(d, gone)| match (gone, keep) {

@@ -29,18 +29,16 @@ pub(super) fn reduce(cx: &Cx) -> Facts {
 }
 
 fn reduced(cx: &Cx) -> Shape {
-    let keep = cx.at.int("keepdims", 1) != 0;
+    let keep = cx.at.int("keepdims", 1) == 1;
     let Some(dims) = cx.shape(0) else { return Ok(None) };
     let axes = match cx.ints_or_input("axes", 1) {
         Ints::Known(axes) => axes,
         Ints::Absent => vec![],
         Ints::Unknown if keep => return Ok(unknowns(dims.len())),
-        Ints::Unknown => {
-            let count = cx.shape(1).and_then(|s| s.first()).and_then(Dim::size).filter(|&n| n > 0);
-            return Ok(count.and_then(|n| dims.len().checked_sub(n)).and_then(unknowns));
-        }
+        // An axis given twice counts once, so even the rank is open.
+        Ints::Unknown => return Ok(None),
     };
-    if axes.is_empty() && cx.at.int("noop_with_empty_axes", 0) != 0 {
+    if axes.is_empty() && cx.at.int("noop_with_empty_axes", 0) == 1 {
         return Ok(Some(dims.to_vec()));
     }
     let gone = if axes.is_empty() { vec![true; dims.len()] } else { flags(&axes, dims.len())? };
@@ -54,7 +52,7 @@ pub(super) fn arg(cx: &Cx) -> Facts {
     let mut shape = cx.shape(0).map(<[Dim]>::to_vec);
     if let Some(shape) = &mut shape {
         let axis = cx.axis("axis", 0, shape.len())?;
-        if cx.at.int("keepdims", 1) != 0 {
+        if cx.at.int("keepdims", 1) == 1 {
             shape[axis] = Dim::from(1_i64);
         } else {
             shape.remove(axis);

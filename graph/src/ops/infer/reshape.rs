@@ -43,7 +43,7 @@ pub(super) fn reshape(cx: &Cx) -> Facts {
 }
 
 fn reshaped(cx: &Cx, wanted: &[Dim]) -> Result<Vec<Dim>, String> {
-    let (from, allow_zero) = (cx.shape(0), cx.at.int("allowzero", 0) != 0);
+    let (from, allow_zero) = (cx.shape(0), cx.at.int("allowzero", 0) == 1);
     let (mut dims, mut open) = (vec![], vec![]);
     for (axis, dim) in wanted.iter().enumerate() {
         dims.push(match dim.known() {

@@ -47,7 +47,7 @@ impl Window {
         if strides.iter().chain(&dilations).any(|&s| s < 1) {
             return Err("strides and dilations must be positive".into());
         }
-        let ceil = cx.at.int("ceil_mode", 0) != 0;
+        let ceil = cx.at.int("ceil_mode", 0) == 1;
         let window = |i: usize| Self {
             kernel: kernel[i].clone(),
             stride: strides[i],
@@ -128,7 +128,12 @@ pub(super) fn deform_conv(cx: &Cx) -> Facts {
 
 fn conv_shape(cx: &Cx, x: usize, w: usize) -> Shape {
     let (Some(data), Some(weight)) = (cx.shape(x), cx.shape(w)) else {
-        return Ok(cx.rank(x).or(cx.rank(w)).and_then(unknowns));
+        let mut dims = cx.rank(x).or(cx.rank(w)).and_then(unknowns);
+        // The weight alone tells the channels.
+        if let (Some([_, channels, ..]), Some([outputs, ..])) = (dims.as_deref_mut(), cx.shape(w)) {
+            *channels = outputs.clone();
+        }
+        return Ok(dims);
     };
     if data.len() < 3 || data.len() != weight.len() {
         return Err(format!("{} cannot be convolved with {}", cx.name(x), cx.name(w)));

@@ -148,13 +148,17 @@ pub fn of_composite(outline: &Outline, forms: (Form, Form), sizes: &Sizes, rows:
             let taps = product(outline.axes.iter().map(|a| a.taps));
             let conv = Work::product(elements.saturating_mul(taps).saturating_mul(per_output));
             let fixed = sizes.iter().all(Option::is_some);
+            let read = (outline.inputs as u64).saturating_mul(product(known));
             let map = Work::nodes(1, elements);
-            let channels = (outline.inputs as u64 + 1).saturating_mul(product(known));
-            let ones = Work { macs: elements.saturating_mul(taps), ..Work::nodes(1, channels) };
-            conv + match (outline.offset.map || outline.offset.ones, outline.offset.ones && !fixed) {
-                (_, true) => ones,
-                (true, _) => map,
-                _ => Work::default(),
+            let shift = Work::nodes(1, read);
+            let channel = Work::nodes(1, read) + Work { macs: elements.saturating_mul(taps), ..Work::default() };
+            let offset = outline.offset;
+            conv + match (offset.ones, offset.map, offset.shift, fixed) {
+                (false, false, ..) => Work::default(),
+                (true, false, true, true) if read <= elements => shift,
+                (true, false, true, false) => shift,
+                (_, _, _, true) => map,
+                _ => channel,
             }
         }
     }

@@ -1,0 +1,245 @@
+//! What can be typed.
+
+use clap::{Args, Parser, Subcommand, ValueHint};
+use pare_runtime::{EngineChoice, EngineKind};
+use std::path::PathBuf;
+
+/// Make trained ONNX models smaller and faster, and prove it
+///
+/// Reads a model, runs a pipeline of passes over it, runs both models in ONNX Runtime, and writes the result only
+/// if the proof holds.
+///
+/// Exit codes: 0 done, 1 a check failed, 2 could not run.
+#[derive(Parser)]
+#[command(name = "pare", version, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Run a pipeline over a model, prove the result, and write it
+    Optimize(OptimizeArgs),
+    /// Compare two models by running both: 0 they agree, 1 they differ, 2 could not run
+    Verify(VerifyArgs),
+    /// Show what a model consists of and what it costs
+    Inspect(InspectArgs),
+    /// Measure the latency of one model, or of several against the first
+    Bench(BenchArgs),
+    /// List the passes, or explain one
+    Passes(PassesArgs),
+    /// Show which engines there are, or install ONNX Runtime
+    Runtime(RuntimeArgs),
+    /// Write a completion script for a shell
+    Completions { shell: clap_complete::Shell },
+}
+
+/// Options of every command.
+#[derive(Args, Clone)]
+#[command(next_help_heading = "Common options")]
+pub struct Common {
+    /// Report as JSON on stdout
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say nothing but errors and the report
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+    /// The engine that runs models: auto, ort or tract
+    #[arg(long, global = true, default_value = "auto", value_name = "ENGINE", env = "PARE_ENGINE")]
+    pub engine: EngineKind,
+    /// The ONNX Runtime library, or the folder it lies in
+    #[arg(long, global = true, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub ort_library: Option<PathBuf>,
+    /// Fetch nothing from the network; `PARE_OFFLINE=1` says the same
+    #[arg(long, global = true)]
+    pub offline: bool,
+    /// A library of custom operators to load into ONNX Runtime; it runs with your rights
+    #[arg(long, global = true, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub custom_ops: Vec<PathBuf>,
+    /// Threads; 0 for as many as there are cores
+    #[arg(long, global = true, default_value_t = 0, value_name = "N")]
+    pub threads: usize,
+    /// Seeds every random choice
+    #[arg(long, global = true, default_value_t = 0, value_name = "N")]
+    pub seed: u64,
+}
+
+impl Common {
+    pub fn choice(&self) -> EngineChoice {
+        EngineChoice { engine: self.engine, library: self.ort_library.clone(), offline: self.offline }
+    }
+}
+
+#[derive(Args)]
+pub struct OptimizeArgs {
+    /// The model; `-` for stdin
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub model: PathBuf,
+    /// Where to write the result; `-` for stdout
+    #[arg(short, long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub output: PathBuf,
+    /// The pipeline, such as 'safe,prune-channels{macs=0.5}'; `pare passes` lists what there is
+    #[arg(long, value_name = "PIPELINE", default_value = "safe", conflicts_with = "config")]
+    pub passes: String,
+    /// A TOML file with the pipeline, a list `[[step]]`
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub config: Option<PathBuf>,
+    /// Inputs to calibrate on and to compare on: a .npz or .npy file, or a folder of ONNX test data
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub samples: Option<PathBuf>,
+    /// Further inputs, only to measure on, perhaps with `labels`; never used for calibration
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub test: Option<PathBuf>,
+    /// Write without running both models
+    #[arg(long)]
+    pub no_prove: bool,
+    /// Fail if an output drifts further, relative to its largest value
+    #[arg(long, value_name = "SHARE")]
+    pub max_drift: Option<f64>,
+    /// Fail if fewer samples keep their class
+    #[arg(long, value_name = "SHARE")]
+    pub min_agreement: Option<f64>,
+    /// Fail if accuracy on labelled samples drops by more
+    #[arg(long, value_name = "SHARE")]
+    pub max_accuracy_drop: Option<f64>,
+    /// Treat initializers that are also inputs as constants: callers can no longer override them
+    #[arg(long)]
+    pub freeze_initializers: bool,
+    /// Apply no more than this many patches (for finding the one at fault)
+    #[arg(long, value_name = "N")]
+    pub stop_after: Option<u64>,
+    /// Print the graph to stderr after this pass (`all`: after every pass)
+    #[arg(long, value_name = "PASS")]
+    pub print_after: Option<String>,
+    /// List everything that was left alone, not only the most frequent reasons
+    #[arg(long)]
+    pub verbose: bool,
+    /// Memory for activations while calibrating, such as 2G
+    #[arg(long, value_name = "BYTES", default_value = "2G", value_parser = bytes)]
+    pub memory: u64,
+}
+
+#[derive(Args)]
+pub struct VerifyArgs {
+    /// The model to compare with
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub reference: PathBuf,
+    /// The model to compare
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub candidate: PathBuf,
+    /// Inputs to compare on; generated from the types of the inputs if not given
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub samples: Option<PathBuf>,
+    /// Accept this drift, relative to an output's largest value, instead of rounding alone
+    #[arg(long, value_name = "SHARE")]
+    pub max_drift: Option<f64>,
+    /// Accept differences as long as at least this share of samples keeps its class
+    #[arg(long, value_name = "SHARE")]
+    pub min_agreement: Option<f64>,
+    /// Accept differences as long as accuracy on labelled samples drops by no more
+    #[arg(long, value_name = "SHARE")]
+    pub max_accuracy_drop: Option<f64>,
+}
+
+#[derive(Args)]
+pub struct InspectArgs {
+    /// The model; `-` for stdin
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub model: PathBuf,
+    /// A line for every node
+    #[arg(long)]
+    pub layers: bool,
+    /// The graph in ONNX textual syntax, long tensors cut short
+    #[arg(long)]
+    pub text: bool,
+    /// Size of a symbolic dimension, such as N=8; 1 if not given
+    #[arg(long = "dim", value_name = "NAME=SIZE", value_parser = dim)]
+    pub dims: Vec<(String, i64)>,
+}
+
+#[derive(Args)]
+pub struct BenchArgs {
+    /// The models; ratios are to the first
+    #[arg(required = true, value_hint = ValueHint::FilePath)]
+    pub models: Vec<PathBuf>,
+    /// Inputs to run on; generated if not given
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub samples: Option<PathBuf>,
+    /// Samples in a run, where the model leaves that open
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub batch: usize,
+    /// Size of a symbolic dimension for generated inputs, such as N=8
+    #[arg(long = "dim", value_name = "NAME=SIZE", value_parser = dim)]
+    pub dims: Vec<(String, i64)>,
+    /// Rounds at least
+    #[arg(long, default_value_t = 30, value_name = "N")]
+    pub rounds: usize,
+    /// Seconds to measure at least
+    #[arg(long, default_value_t = 3.0, value_name = "SECONDS")]
+    pub time: f64,
+    /// How much ONNX Runtime may transform the models: off, basic, extended, all
+    #[arg(long, default_value = "all", value_parser = ["off", "basic", "extended", "all"])]
+    pub optimize: String,
+}
+
+#[derive(Args)]
+pub struct PassesArgs {
+    /// The pass or preset to explain
+    pub name: Option<String>,
+}
+
+#[derive(Args)]
+pub struct RuntimeArgs {
+    #[command(subcommand)]
+    pub action: Option<RuntimeAction>,
+}
+
+#[derive(Subcommand)]
+pub enum RuntimeAction {
+    /// Fetch ONNX Runtime into the cache folder
+    Install,
+}
+
+/// A number of bytes, perhaps with K, M or G (powers of 1024).
+fn bytes(text: &str) -> Result<u64, String> {
+    let (digits, unit) = match text.trim_end_matches(['b', 'B']).char_indices().last() {
+        Some((i, 'k' | 'K')) => (&text[..i], 1 << 10),
+        Some((i, 'm' | 'M')) => (&text[..i], 1 << 20),
+        Some((i, 'g' | 'G')) => (&text[..i], 1 << 30),
+        _ => (text, 1),
+    };
+    let number: f64 =
+        digits.trim().parse().map_err(|_| "expected a number, perhaps with K, M or G".to_owned())?;
+    if number > 0.0 { Ok((number * f64::from(unit)) as u64) } else { Err("expected more than 0".into()) }
+}
+
+fn dim(text: &str) -> Result<(String, i64), String> {
+    let expected = || "expected NAME=SIZE".to_owned();
+    let (name, size) = text.split_once('=').ok_or_else(expected)?;
+    let size: i64 = size.parse().map_err(|_| expected())?;
+    if size > 0 { Ok((name.into(), size)) } else { Err("a size is at least 1".into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn bytes_take_units() {
+        assert_eq!(bytes("2G"), Ok(2 << 30));
+        assert_eq!(bytes("1.5k"), Ok(1536));
+        assert_eq!(bytes("300"), Ok(300));
+        assert!(bytes("x").is_err() && bytes("-1").is_err());
+        assert_eq!(dim("N=8"), Ok(("N".into(), 8)));
+        assert!(dim("N").is_err() && dim("N=0").is_err());
+    }
+}

@@ -1,0 +1,75 @@
+//! How a command ends.
+
+use pare_graph::onnx::{ReadError, WriteError};
+use pare_passes::{PipelineError, RunError};
+use pare_runtime::{EngineError, SamplesError};
+
+/// A command that ran to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// Everything held.
+    Well,
+    /// A check failed: exit code 1.
+    CheckFailed,
+}
+
+/// A command that could not run: exit code 2.
+#[derive(Debug)]
+pub struct Failure {
+    /// One sentence.
+    pub message: String,
+    /// The place it is about, underlined.
+    pub detail: Option<String>,
+    /// What may help.
+    pub hint: Option<String>,
+}
+
+impl Failure {
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), detail: None, hint: None }
+    }
+
+    pub fn hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
+    }
+
+    /// The same failure, said of something.
+    pub fn of(self, what: impl std::fmt::Display) -> Self {
+        Self { message: format!("{what}: {}", self.message), ..self }
+    }
+
+    pub fn pipeline(error: &PipelineError, source: &str) -> Self {
+        let (message, hint) = (error.message.clone(), error.hint.clone());
+        Self { message, detail: Some(error.underline(source)), hint }
+    }
+}
+
+impl From<ReadError> for Failure {
+    fn from(error: ReadError) -> Self {
+        Self::new(error.to_string())
+    }
+}
+
+impl From<WriteError> for Failure {
+    fn from(error: WriteError) -> Self {
+        Self::new(error.to_string())
+    }
+}
+
+impl From<RunError> for Failure {
+    fn from(error: RunError) -> Self {
+        Self { message: error.to_string(), detail: None, hint: error.hint().map(Into::into) }
+    }
+}
+
+impl From<EngineError> for Failure {
+    fn from(error: EngineError) -> Self {
+        Self { message: error.to_string(), detail: None, hint: error.hint() }
+    }
+}
+
+impl From<SamplesError> for Failure {
+    fn from(error: SamplesError) -> Self {
+        Self { message: error.to_string(), detail: None, hint: error.hint() }
+    }
+}

@@ -1,0 +1,125 @@
+//! What commands read: models, samples, and the engine to run them with.
+
+use crate::{args::Common, failure::Failure, voice::Voice};
+use pare_graph::{Evaluate, EvaluateError, Model, Run, Setting, onnx};
+use pare_runtime::{
+    Engine, Evaluator, Kind, Limits, LoadOptions, ModelSource, Port, Resolved, Samples, input_specs, resolve,
+};
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+};
+
+/// A model as it was read, with where an engine finds it.
+pub struct Loaded {
+    pub model: Model,
+    pub source: ModelSource,
+    /// Bytes of the model, external data included.
+    pub bytes: u64,
+}
+
+/// Read a model; `-` is stdin.
+pub fn model(path: &Path) -> Result<Loaded, Failure> {
+    if path == Path::new("-") {
+        let mut bytes = Vec::new();
+        std::io::stdin()
+            .read_to_end(&mut bytes)
+            .map_err(|e| Failure::new(format!("cannot read stdin: {e}")))?;
+        let size = bytes.len() as u64;
+        let bytes = bytes::Bytes::from(bytes);
+        let model = onnx::read_bytes(bytes.clone(), None).map_err(|e| Failure::from(e).of("stdin"))?;
+        return Ok(Loaded { model, source: ModelSource::bytes(bytes), bytes: size });
+    }
+    let model =
+        onnx::read(path, &onnx::ReadOptions::default()).map_err(|e| Failure::from(e).of(path.display()))?;
+    let size = std::fs::metadata(path).map_or(0, |m| m.len());
+    Ok(Loaded { model, source: ModelSource::File(path.to_owned()), bytes: size })
+}
+
+/// The engine, found when it is first needed.
+pub struct Engines<'v> {
+    common: Common,
+    voice: &'v Voice,
+    resolved: OnceLock<Result<Resolved, String>>,
+}
+
+impl<'v> Engines<'v> {
+    pub fn new(common: &Common, voice: &'v Voice) -> Self {
+        Self { common: common.clone(), voice, resolved: OnceLock::new() }
+    }
+
+    /// The engine; a fallback to the embedded one is said once.
+    pub fn get(&self) -> Result<&Resolved, Failure> {
+        let resolved = self.resolved.get_or_init(|| {
+            let resolved = resolve(&self.common.choice(), &mut |line| self.voice.note(line));
+            match resolved {
+                Ok(resolved) => {
+                    if resolved.fallback {
+                        self.voice.note(&format!("running models in {}", resolved.note));
+                    }
+                    Ok(resolved)
+                }
+                Err(error) => {
+                    let hint = error.hint().map_or_else(String::new, |h| format!("\n{h}"));
+                    Err(format!("{error}{hint}"))
+                }
+            }
+        });
+        resolved.as_ref().map_err(|text| {
+            let (message, hint) = text.split_once('\n').map_or((text.as_str(), None), |(m, h)| (m, Some(h)));
+            Failure { message: message.into(), detail: None, hint: hint.map(Into::into) }
+        })
+    }
+
+    pub fn engine(&self) -> Result<&Arc<dyn Engine>, Failure> {
+        Ok(&self.get()?.engine)
+    }
+
+    /// How models are loaded.
+    pub fn load_options(&self) -> LoadOptions {
+        LoadOptions {
+            threads: self.common.threads,
+            custom_op_libraries: self.common.custom_ops.clone(),
+            ..LoadOptions::default()
+        }
+    }
+}
+
+/// Passes ask for the engine only when they need one.
+impl Evaluate for Engines<'_> {
+    fn name(&self) -> String {
+        self.get().map_or_else(|e| e.message, |r| r.note.clone())
+    }
+
+    fn load(&self, model: &Model, setting: Setting) -> Result<Box<dyn Run>, EvaluateError> {
+        let engine = self.engine().map_err(|e| EvaluateError(e.message))?;
+        Evaluator::new(engine.clone()).with_custom_ops(&self.common.custom_ops).load(model, setting)
+    }
+}
+
+/// The inputs a model needs, as ports.
+pub fn ports(model: &Model) -> Vec<Port> {
+    input_specs(model).into_iter().map(|spec| Port { name: spec.name, kind: spec.kind }).collect()
+}
+
+/// Samples from a file or folder.
+pub fn samples(path: &PathBuf, model: &Model) -> Result<Samples, Failure> {
+    Ok(Samples::open(path, &ports(model), Limits::default())?)
+}
+
+/// Samples generated for each choice of sizes of the symbolic dimensions.
+const SAMPLES_PER_PLAN: usize = 4;
+
+/// Given samples, or generated ones.
+pub fn samples_or_generated(path: Option<&PathBuf>, model: &Model, seed: u64) -> Result<Samples, Failure> {
+    if let Some(path) = path {
+        return samples(path, model);
+    }
+    let specs = input_specs(model);
+    if let Some(odd) = specs.iter().find(|s| matches!(s.kind, Kind::Other(_))) {
+        let message = format!("no samples can be generated for input `{}`, which is {}", odd.name, odd.kind);
+        return Err(Failure::new(message).hint("give some with `--samples`"));
+    }
+    Ok(Samples::generated(specs, seed, SAMPLES_PER_PLAN))
+}

@@ -1,0 +1,150 @@
+//! Running two models and saying how far apart they are.
+
+use crate::{failure::Failure, inputs::Engines, voice};
+use pare_runtime::{ModelSource, Outcome, ProofOptions, Report, Samples, prove};
+use serde_json::{Value, json};
+
+/// Samples in a run, where the model leaves that open: enough to use the machine, few enough to fit.
+const BATCH: usize = 32;
+
+/// What a drift is held to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limits {
+    /// Largest difference, relative to the largest value of the output.
+    pub drift: Option<f64>,
+    /// Share of samples that keep their class.
+    pub agreement: Option<f64>,
+    /// Share of labelled samples that may become wrong.
+    pub accuracy_drop: Option<f64>,
+}
+
+impl Limits {
+    pub fn any(&self) -> bool {
+        self.drift.is_some() || self.agreement.is_some() || self.accuracy_drop.is_some()
+    }
+
+    /// The limits that a report breaks, a sentence each.
+    pub fn broken(&self, report: &Report) -> Vec<String> {
+        let mut broken = vec![];
+        if let Some(limit) = self.drift {
+            for (name, deviation) in report.drift.outputs() {
+                let drift = if deviation.misplaced > 0 { f64::INFINITY } else { deviation.max_rel };
+                if let Some(why) = &deviation.mismatch {
+                    broken.push(format!("`{name}` {why}"));
+                } else if !(drift <= limit) {
+                    broken.push(format!(
+                        "`{name}` drifts by {drift:.2e} of its largest value, more than {limit}"
+                    ));
+                }
+            }
+        }
+        let scores = |f: fn(&pare_runtime::Metrics) -> Option<f64>| {
+            report.metrics.iter().filter_map(move |(name, m)| Some((name, f(m)?)))
+        };
+        if let Some(limit) = self.agreement {
+            let mut seen = false;
+            for (name, agreement) in scores(pare_runtime::Metrics::agreement) {
+                seen = true;
+                if !(agreement >= limit) {
+                    broken.push(format!(
+                        "{} of the samples keep their class in `{name}`, fewer than {limit}",
+                        percent(agreement)
+                    ));
+                }
+            }
+            if !seen {
+                broken.push("no output holds class scores, so agreement cannot be measured".into());
+            }
+        }
+        if let Some(limit) = self.accuracy_drop {
+            let drops = report
+                .metrics
+                .iter()
+                .filter_map(|(_, m)| Some(m.reference_accuracy()? - m.candidate_accuracy()?));
+            match drops.reduce(f64::max) {
+                Some(drop) if !(drop <= limit) => {
+                    broken.push(format!("accuracy drops by {}, more than {limit}", percent(drop)));
+                }
+                Some(_) => {}
+                None => broken.push("the samples have no `labels`, so accuracy cannot be measured".into()),
+            }
+        }
+        broken
+    }
+}
+
+/// Compare two models on samples.
+pub fn compare(
+    engines: &Engines<'_>,
+    reference: &ModelSource,
+    candidate: &ModelSource,
+    samples: &mut Samples,
+) -> Result<Report, Failure> {
+    let options = ProofOptions { load: engines.load_options(), ..ProofOptions::default() };
+    let engine = engines.engine()?;
+    Ok(prove(engine.as_ref(), reference, candidate, samples.batches(BATCH), &options)?)
+}
+
+pub fn percent(share: f64) -> String {
+    format!("{:.2} %", 100.0 * share)
+}
+
+/// The report for machines.
+pub fn to_json(report: &Report, engine: &str) -> Value {
+    let (outcome, why) = match &report.outcome {
+        Outcome::Equal => ("equal", None),
+        Outcome::Differs { why, .. } => ("differs", Some(why)),
+        Outcome::Unproven { why } => ("unproven", Some(why)),
+    };
+    let outputs = report.drift.outputs().iter().map(|(name, d)| {
+        json!({
+            "name": name, "max_abs": d.max_abs, "max_rel": d.max_rel, "cosine": d.cosine(), "snr_db": finite(d.snr_db()),
+            "top1_agreement": d.top1_agreement(), "differing": d.differing, "misplaced": d.misplaced, "count": d.count,
+            "mismatch": d.mismatch, "floor_abs": report.floor.get(name).map(|f| f.max_abs),
+            "deployed_max_abs": report.deployed.get(name).map(|f| f.max_abs),
+        })
+    });
+    let metrics = report.metrics.iter().map(|(name, m)| {
+        json!({
+            "output": name, "samples": m.rows(), "agreement": m.agreement(), "kl": m.mean_kl(), "nmse": m.nmse().and_then(finite),
+            "reference_accuracy": m.reference_accuracy(), "candidate_accuracy": m.candidate_accuracy(),
+        })
+    });
+    json!({
+        "outcome": outcome, "why": why, "engine": engine, "samples": report.samples, "skipped": report.skipped,
+        "outputs": outputs.collect::<Vec<_>>(), "metrics": metrics.collect::<Vec<_>>(), "notes": report.notes,
+    })
+}
+
+fn finite(x: f64) -> Option<f64> {
+    x.is_finite().then_some(x)
+}
+
+/// The report for people.
+pub fn to_text(report: &Report) -> String {
+    let mut text = String::new();
+    let rows: Vec<_> = report
+        .drift
+        .outputs()
+        .iter()
+        .map(|(name, d)| {
+            let floor = report.floor.get(name).map_or_else(String::new, |f| format!("{:.1e}", f.max_abs));
+            let snr = if d.snr_db().is_finite() { format!("{:.1}", d.snr_db()) } else { "∞".into() };
+            let agreement = d.top1_agreement().map_or_else(String::new, percent);
+            let max = d.mismatch.clone().unwrap_or_else(|| format!("{:.1e}", d.max_abs));
+            vec![name.clone(), max, format!("{:.1e}", d.max_rel), floor, snr, agreement]
+        })
+        .collect();
+    // Models with dozens of outputs show the worst few.
+    text += &voice::table(&["output", "max |Δ|", "relative", "noise floor", "SNR dB", "same class"], rows);
+    for (name, m) in &report.metrics {
+        if let (Some(a), Some(b)) = (m.reference_accuracy(), m.candidate_accuracy()) {
+            text +=
+                &format!("accuracy of `{name}` on {} samples: {} → {}\n", m.rows(), percent(a), percent(b));
+        }
+    }
+    for note in &report.notes {
+        text += &format!("note: {note}\n");
+    }
+    text
+}

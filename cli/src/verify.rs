@@ -1,0 +1,56 @@
+//! `pare verify`: run two models and say whether they agree.
+
+use crate::{
+    args::{Common, VerifyArgs},
+    failure::{Done, Failure},
+    inputs::{self, Engines},
+    proof::{self, Limits},
+    voice::Voice,
+};
+use pare_runtime::Outcome;
+use serde_json::json;
+
+pub fn run(args: &VerifyArgs, common: &Common, voice: &Voice) -> Result<Done, Failure> {
+    let (reference, candidate) = (inputs::model(&args.reference)?, inputs::model(&args.candidate)?);
+    let mut model = reference.model;
+    model.infer().map_err(|e| Failure::new(e.to_string()).of(args.reference.display()))?;
+    let engines = Engines::new(common, voice);
+    let mut samples = inputs::samples_or_generated(args.samples.as_ref(), &model, common.seed)?;
+    let report = proof::compare(&engines, &reference.source, &candidate.source, &mut samples)?;
+    let limits = Limits {
+        drift: args.max_drift,
+        agreement: args.min_agreement,
+        accuracy_drop: args.max_accuracy_drop,
+    };
+
+    let faults = match &report.outcome {
+        Outcome::Unproven { why } => {
+            return Err(Failure::new(format!("the models could not be compared: {why}")));
+        }
+        Outcome::Equal => vec![],
+        // A difference of the interface, or a model that does not run, is no drift.
+        Outcome::Differs { output, why } if output.is_empty() || !limits.any() => {
+            vec![if output.is_empty() { why.clone() } else { format!("`{output}`: {why}") }]
+        }
+        Outcome::Differs { .. } => limits.broken(&report),
+    };
+    let engine = engines.get()?.note.clone();
+    let verdict = if faults.is_empty() { "agree" } else { "differ" };
+    voice.report(
+        || {
+            let mut json = proof::to_json(&report, &engine);
+            json["verdict"] = json!(verdict);
+            json["failures"] = json!(faults);
+            json
+        },
+        || {
+            format!(
+                "{}\nthe models {verdict} on {} samples in {engine}\n",
+                proof::to_text(&report),
+                report.samples
+            )
+        },
+    );
+    faults.iter().for_each(|fault| voice.failed_check(fault, None));
+    Ok(if faults.is_empty() { Done::Well } else { Done::CheckFailed })
+}

@@ -1,0 +1,354 @@
+//! Means and scatters of rows: all that a least-squares fit needs to know about data, and no more.
+
+use faer::{
+    Accum, Mat, MatMut, MatRef, Par,
+    linalg::matmul::{
+        matmul,
+        triangular::{self, BlockStructure},
+    },
+};
+
+/// Rows of numbers, `f32` as engines give them, row-major.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rows {
+    /// Numbers in a row.
+    pub width: usize,
+    /// The rows, one after another.
+    pub data: Vec<f32>,
+}
+
+impl Rows {
+    /// No rows yet, of this width.
+    pub fn new(width: usize) -> Self {
+        Self { width, data: vec![] }
+    }
+
+    /// How many rows there are.
+    pub fn count(&self) -> usize {
+        if self.width == 0 { 0 } else { self.data.len() / self.width }
+    }
+
+    /// The rows as a matrix.
+    pub fn matrix(&self) -> MatRef<'_, f32> {
+        MatRef::from_row_major_slice(&self.data, self.count(), self.width)
+    }
+
+    /// These columns of the rows.
+    pub fn columns(&self, from: usize, count: usize) -> MatRef<'_, f32> {
+        self.matrix().subcols(from, count)
+    }
+}
+
+/// What rows `x` (inputs of a linear map) and `y` (what it is to give for them) have in common, in f64: their
+/// number, means, and scatters `Σ (x-μ)(x-μ)ᵀ`, `Σ (x-μ)(y-ν)ᵀ`, `Σ (y-ν)²`. Sums of several lots of rows add up
+/// ([`Sums::merge`]) by the parallel algorithm of Chan, Golub and LeVeque, so that means far from zero cost no digits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sums {
+    /// Rows seen.
+    pub count: u64,
+    /// Mean of `x`, `D` numbers.
+    pub x_mean: Vec<f64>,
+    /// Mean of `y`, `O` numbers; empty if only `x` was looked at.
+    pub y_mean: Vec<f64>,
+    /// Scatter of `x`, `[D, D]`.
+    pub xx: Mat<f64>,
+    /// Scatter of `x` with `y`, `[D, O]`.
+    pub xy: Mat<f64>,
+    /// Scatter of each of the `y`, `O` numbers.
+    pub yy: Vec<f64>,
+}
+
+/// Rows that are multiplied in f32 before they are added up in f64: the rounding of so short sums stays near 1e-6 of
+/// the standard deviations, a thousandth of the smallest ridge in use.
+const BLOCK: usize = 2048;
+
+/// As many threads as the pool has.
+pub(crate) fn par() -> Par {
+    Par::rayon(0)
+}
+
+impl Sums {
+    /// Sums of no rows.
+    pub fn new(x_width: usize, y_width: usize) -> Self {
+        Self {
+            count: 0,
+            x_mean: vec![0.0; x_width],
+            y_mean: vec![0.0; y_width],
+            xx: Mat::zeros(x_width, x_width),
+            xy: Mat::zeros(x_width, y_width),
+            yy: vec![0.0; y_width],
+        }
+    }
+
+    /// Add rows `[N, D]` and what belongs to them, `[N, O]`.
+    pub fn add(&mut self, x: MatRef<'_, f32>, y: MatRef<'_, f32>) {
+        let (mut from, total) = (0, x.nrows());
+        while from < total {
+            let n = BLOCK.min(total - from);
+            self.add_block(x.subrows(from, n), y.subrows(from, n));
+            from += n;
+        }
+    }
+
+    /// Add rows `[N, D]` alone.
+    pub fn add_inputs(&mut self, x: MatRef<'_, f32>) {
+        let nothing = Mat::<f32>::zeros(x.nrows(), 0);
+        self.add(x, nothing.as_ref());
+    }
+
+    fn add_block(&mut self, x: MatRef<'_, f32>, y: MatRef<'_, f32>) {
+        let n = x.nrows();
+        let (x_mean, x) = centred(x);
+        let (y_mean, y) = centred(y);
+        let (d, o) = (x_mean.len(), y_mean.len());
+        let (whole, lower) = (BlockStructure::Rectangular, BlockStructure::TriangularLower);
+        let mut xx = Mat::<f32>::zeros(d, d);
+        triangular::matmul(
+            xx.as_mut(),
+            lower,
+            Accum::Replace,
+            x.transpose(),
+            whole,
+            x.as_ref(),
+            whole,
+            1.0,
+            par(),
+        );
+        let mut xy = Mat::<f32>::zeros(d, o);
+        matmul(xy.as_mut(), Accum::Replace, x.transpose(), y.as_ref(), 1.0_f32, par());
+        // Deviations of the means: n₁·n₂ / (n₁ + n₂) · δ·δᵀ.
+        let (have, new) = (self.count as f64, n as f64);
+        let factor = have * new / (have + new);
+        let dx: Vec<_> = x_mean.iter().zip(&self.x_mean).map(|(b, a)| b - a).collect();
+        let dy: Vec<_> = y_mean.iter().zip(&self.y_mean).map(|(b, a)| b - a).collect();
+        for j in 0..d {
+            let (factor, block) = (factor * dx[j], xx.col(j));
+            let mut column = self.xx.col_mut(j);
+            for i in j..d {
+                column[i] += f64::from(block[i]) + factor * dx[i];
+            }
+        }
+        for j in 0..o {
+            let (factor, block) = (factor * dy[j], xy.col(j));
+            let mut column = self.xy.col_mut(j);
+            for i in 0..d {
+                column[i] += f64::from(block[i]) + factor * dx[i];
+            }
+            let squares: f64 = y.col(j).iter().map(|&v| f64::from(v) * f64::from(v)).sum();
+            self.yy[j] += squares + factor * dy[j];
+        }
+        mirror(self.xx.as_mut());
+        let share = new / (have + new);
+        self.x_mean.iter_mut().zip(&dx).for_each(|(m, d)| *m += d * share);
+        self.y_mean.iter_mut().zip(&dy).for_each(|(m, d)| *m += d * share);
+        self.count += n as u64;
+    }
+
+    /// Add the sums of other rows. False, and nothing is changed, if the widths differ.
+    #[must_use]
+    pub fn merge(&mut self, other: &Self) -> bool {
+        if (self.x_mean.len(), self.y_mean.len()) != (other.x_mean.len(), other.y_mean.len()) {
+            return false;
+        }
+        let (have, new) = (self.count as f64, other.count as f64);
+        if other.count == 0 {
+            return true;
+        }
+        let (factor, share) = (have * new / (have + new), new / (have + new));
+        let dx: Vec<_> = other.x_mean.iter().zip(&self.x_mean).map(|(b, a)| b - a).collect();
+        let dy: Vec<_> = other.y_mean.iter().zip(&self.y_mean).map(|(b, a)| b - a).collect();
+        for j in 0..dx.len() {
+            for i in 0..dx.len() {
+                self.xx[(i, j)] += other.xx[(i, j)] + factor * dx[i] * dx[j];
+            }
+        }
+        for j in 0..dy.len() {
+            for i in 0..dx.len() {
+                self.xy[(i, j)] += other.xy[(i, j)] + factor * dx[i] * dy[j];
+            }
+            self.yy[j] += other.yy[j] + factor * dy[j] * dy[j];
+        }
+        self.x_mean.iter_mut().zip(&dx).for_each(|(m, d)| *m += d * share);
+        self.y_mean.iter_mut().zip(&dy).for_each(|(m, d)| *m += d * share);
+        self.count += other.count;
+        true
+    }
+
+    /// Whether all sums are finite numbers.
+    pub fn is_finite(&self) -> bool {
+        let diagonal = self.xx.diagonal().column_vector();
+        let mut all = self.x_mean.iter().chain(&self.y_mean).chain(&self.yy).chain(diagonal.iter());
+        all.all(|v| v.is_finite())
+    }
+
+    /// The same sums taken about zero instead of the means: what a map without a bias is fitted to.
+    #[must_use]
+    pub fn about_zero(&self) -> Self {
+        let n = self.count as f64;
+        let (x, y) = (&self.x_mean, &self.y_mean);
+        Self {
+            count: self.count,
+            x_mean: vec![0.0; x.len()],
+            y_mean: vec![0.0; y.len()],
+            xx: Mat::from_fn(x.len(), x.len(), |i, j| self.xx[(i, j)] + n * x[i] * x[j]),
+            xy: Mat::from_fn(x.len(), y.len(), |i, j| self.xy[(i, j)] + n * x[i] * y[j]),
+            yy: self.yy.iter().zip(y).map(|(s, m)| s + n * m * m).collect(),
+        }
+    }
+
+    /// Covariance of `x`: `C = Σ (x-μ)(x-μ)ᵀ / N`.
+    pub fn covariance(&self) -> Mat<f64> {
+        self.xx.as_ref() * faer::Scale(1.0 / self.count.max(1) as f64)
+    }
+
+    /// Mean of the squares of each column of `x`.
+    pub fn x_energy(&self) -> Vec<f64> {
+        let n = self.count.max(1) as f64;
+        (0..self.x_mean.len()).map(|i| self.xx[(i, i)] / n + self.x_mean[i].powi(2)).collect()
+    }
+
+    /// Variance of each of the `y`.
+    pub fn y_variance(&self) -> Vec<f64> {
+        self.yy.iter().map(|v| v / self.count.max(1) as f64).collect()
+    }
+
+    /// The sums one would have seen with only the columns `kept` of `x`, and as `y` what the map `y = W·x + b`, `W`
+    /// `[O, D]`, gives for all of `x`.
+    #[must_use]
+    pub fn through(&self, weight: MatRef<'_, f64>, bias: &[f64], kept: &[usize]) -> Self {
+        let (d, o) = (self.x_mean.len(), weight.nrows());
+        let mut all = Mat::zeros(d, o);
+        matmul(all.as_mut(), Accum::Replace, self.xx.as_ref(), weight.transpose(), 1.0, par());
+        let inner = |i: usize| (0..d).map(|j| weight[(i, j)] * self.x_mean[j]).sum::<f64>();
+        Self {
+            count: self.count,
+            x_mean: kept.iter().map(|&i| self.x_mean[i]).collect(),
+            y_mean: (0..o).map(|i| inner(i) + bias.get(i).copied().unwrap_or(0.0)).collect(),
+            xx: Mat::from_fn(kept.len(), kept.len(), |i, j| self.xx[(kept[i], kept[j])]),
+            xy: Mat::from_fn(kept.len(), o, |i, j| all[(kept[i], j)]),
+            yy: (0..o).map(|i| (0..d).map(|j| weight[(i, j)] * all[(j, i)]).sum()).collect(),
+        }
+    }
+}
+
+/// Covariance of rows `x` `[N, D]` with other `y` `[N, O]` for the same `x`, and the means of these.
+pub fn covariance_with(x: MatRef<'_, f32>, y: MatRef<'_, f32>) -> (Mat<f64>, Vec<f64>) {
+    let (y_mean, y) = centred(y);
+    let mut cross = Mat::<f64>::zeros(x.ncols(), y.ncols());
+    let (mut from, total) = (0, x.nrows());
+    while from < total {
+        let n = BLOCK.min(total - from);
+        let mut block = Mat::<f32>::zeros(x.ncols(), y.ncols());
+        let (a, b) = (x.subrows(from, n), y.subrows(from, n));
+        matmul(block.as_mut(), Accum::Replace, a.transpose(), b, 1.0_f32, par());
+        for j in 0..cross.ncols() {
+            cross.col_mut(j).iter_mut().zip(block.col(j).iter()).for_each(|(sum, &v)| *sum += f64::from(v));
+        }
+        from += n;
+    }
+    (cross * faer::Scale(1.0 / total.max(1) as f64), y_mean)
+}
+
+/// `X·Wᵀ + b` for rows `X` `[N, D]`.
+pub fn map_rows(x: MatRef<'_, f32>, weight: MatRef<'_, f64>, bias: &[f64]) -> Mat<f32> {
+    let w = Mat::from_fn(weight.nrows(), weight.ncols(), |i, j| weight[(i, j)] as f32);
+    let mut y = Mat::from_fn(x.nrows(), w.nrows(), |_, j| bias[j] as f32);
+    matmul(y.as_mut(), Accum::Add, x, w.transpose(), 1.0_f32, par());
+    y
+}
+
+/// Means in f64, and what is left of the rows without them.
+fn centred(rows: MatRef<'_, f32>) -> (Vec<f64>, Mat<f32>) {
+    let (n, d) = (rows.nrows(), rows.ncols());
+    let mut mean = vec![0.0; d];
+    for i in 0..n {
+        let row = rows.row(i);
+        mean.iter_mut().zip(row.iter()).for_each(|(m, &v)| *m += f64::from(v));
+    }
+    mean.iter_mut().for_each(|m| *m /= n.max(1) as f64);
+    let centred = Mat::from_fn(n, d, |i, j| (f64::from(rows[(i, j)]) - mean[j]) as f32);
+    (mean, centred)
+}
+
+/// Copy the lower triangle to the upper one.
+fn mirror(mut m: MatMut<'_, f64>) {
+    for j in 1..m.ncols() {
+        for i in 0..j {
+            m[(i, j)] = m[(j, i)];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn random(rows: usize, width: usize, offset: f32, seed: u64) -> Rows {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        Rows { width, data: (0..rows * width).map(|_| rng.f32() - 0.5 + offset).collect() }
+    }
+
+    /// Two passes in f64 over all rows.
+    fn brute(x: &Rows, y: &Rows) -> (Vec<f64>, Mat<f64>, Mat<f64>) {
+        let (x, y, n) = (x.matrix(), y.matrix(), x.count());
+        let mean = |m: MatRef<'_, f32>, j: usize| {
+            (0..n).map(|i| f64::from(m[(i, j)])).sum::<f64>() / n as f64
+        };
+        let product = |a: MatRef<'_, f32>, i, b: MatRef<'_, f32>, j| {
+            let (p, q) = (mean(a, i), mean(b, j));
+            (0..n).map(|r| (f64::from(a[(r, i)]) - p) * (f64::from(b[(r, j)]) - q)).sum::<f64>()
+        };
+        (
+            (0..x.ncols()).map(|j| mean(x, j)).collect(),
+            Mat::from_fn(x.ncols(), x.ncols(), |i, j| product(x, i, x, j)),
+            Mat::from_fn(x.ncols(), y.ncols(), |i, j| product(x, i, y, j)),
+        )
+    }
+
+    #[test]
+    fn sums_equal_two_passes_in_double_however_the_rows_come() {
+        let (x, y) = (random(5000, 7, 100.0, 1), random(5000, 3, -20.0, 2));
+        let (mean, xx, xy) = brute(&x, &y);
+        let mut whole = Sums::new(7, 3);
+        whole.add(x.matrix(), y.matrix());
+        let (mut a, mut b) = (Sums::new(7, 3), Sums::new(7, 3));
+        a.add(x.matrix().subrows(0, 137), y.matrix().subrows(0, 137));
+        b.add(x.matrix().subrows(137, 4863), y.matrix().subrows(137, 4863));
+        assert!(a.merge(&b));
+        for sums in [&whole, &a] {
+            assert_eq!(sums.count, 5000);
+            for i in 0..7 {
+                assert!((sums.x_mean[i] - mean[i]).abs() < 1e-12 * 100.0);
+                // A variance of 1/12 times 5000 rows; f32 products of blocks carry six digits.
+                (0..7).for_each(|j| assert!((sums.xx[(i, j)] - xx[(i, j)]).abs() < 1e-5 * 400.0));
+                (0..3).for_each(|j| assert!((sums.xy[(i, j)] - xy[(i, j)]).abs() < 1e-5 * 400.0));
+            }
+            assert_eq!(sums.xx[(2, 5)], sums.xx[(5, 2)]);
+        }
+        assert!(!a.merge(&Sums::new(6, 3)));
+    }
+
+    #[test]
+    fn sums_through_a_map_are_those_of_its_outputs() {
+        let x = random(900, 4, 0.3, 3);
+        let weight = Mat::from_fn(2, 4, |i, j| (i * 4 + j) as f64 / 4.0 - 1.0);
+        let bias = [0.5, -2.0];
+        let value = |r: usize, o: usize| {
+            let sum: f64 = (0..4).map(|j| weight[(o, j)] * f64::from(x.matrix()[(r, j)])).sum();
+            (sum + bias[o]) as f32
+        };
+        let y = Rows { width: 2, data: (0..900).flat_map(|r| [value(r, 0), value(r, 1)]).collect() };
+        let mut inputs = Sums::new(4, 0);
+        inputs.add_inputs(x.matrix());
+        let kept = [0, 3];
+        let predicted = inputs.through(weight.as_ref(), &bias, &kept);
+        let x_kept = Mat::from_fn(900, 2, |i, j| x.matrix()[(i, kept[j])]);
+        let mut seen = Sums::new(2, 2);
+        seen.add(x_kept.as_ref(), y.matrix());
+        for o in 0..2 {
+            assert!((predicted.y_mean[o] - seen.y_mean[o]).abs() < 1e-6);
+            assert!((predicted.yy[o] - seen.yy[o]).abs() < 1e-4 * seen.yy[o]);
+            (0..2).for_each(|i| assert!((predicted.xy[(i, o)] - seen.xy[(i, o)]).abs() < 1e-3));
+        }
+    }
+}
