@@ -16,9 +16,19 @@ fn main() {
         let groups = Groups::of(&model.graph);
         let time = start.elapsed();
         let open = groups.prunable().count();
-        println!("{path}: {} nodes, {open} groups of {}, {time:?}", model.graph.node_count(), groups.groups.len());
+        println!(
+            "{path}: {} nodes, {open} groups of {}, {time:?}",
+            model.graph.node_count(),
+            groups.groups.len()
+        );
         for g in &groups.groups {
-            println!("  {} × {} ({} axes) {}", g.width, g.name, g.members.len(), g.whole.as_deref().unwrap_or(""));
+            println!(
+                "  {} × {} ({} axes) {}",
+                g.width,
+                g.name,
+                g.members.len(),
+                g.whole.as_deref().unwrap_or("")
+            );
         }
     }
 }

@@ -15,8 +15,8 @@ pub mod presets;
 pub mod registry;
 pub mod report;
 mod run;
-pub mod stats;
 mod spell;
+pub mod stats;
 #[cfg(test)]
 mod testing;
 

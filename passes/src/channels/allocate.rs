@@ -34,7 +34,8 @@ impl Curve {
 
     /// What may be kept: multiples of `step`, or as the file has it, down to the least that was measured.
     fn choices(&self, step: usize) -> Vec<usize> {
-        let mut choices: Vec<_> = (1..=self.width / step).map(|i| i * step).filter(|&k| k >= self.least()).collect();
+        let mut choices: Vec<_> =
+            (1..=self.width / step).map(|i| i * step).filter(|&k| k >= self.least()).collect();
         if choices.last() != Some(&self.width) {
             choices.push(self.width);
         }
@@ -90,7 +91,9 @@ pub fn global(model: &CostModel, curves: &[Curve], budget: f64, step: usize) -> 
     for _ in 0..4 {
         let Some(next) = knapsack(model, curves, budget, step, &best) else { break };
         let next = descend(model, curves, budget, step, next);
-        let Some(next) = next.filter(|n| loss_of(curves, n) < loss_of(curves, &best) * (1.0 - 1e-9)) else { break };
+        let Some(next) = next.filter(|n| loss_of(curves, n) < loss_of(curves, &best) * (1.0 - 1e-9)) else {
+            break;
+        };
         best = next;
     }
     Some(best)
@@ -102,7 +105,13 @@ fn greedy(model: &CostModel, curves: &[Curve], budget: f64, step: usize) -> Opti
     descend(model, curves, budget, step, full)
 }
 
-fn descend(model: &CostModel, curves: &[Curve], budget: f64, step: usize, mut counts: Counts) -> Option<Counts> {
+fn descend(
+    model: &CostModel,
+    curves: &[Curve],
+    budget: f64,
+    step: usize,
+    mut counts: Counts,
+) -> Option<Counts> {
     let parts: Vec<_> = curves.iter().map(|c| model.of(c.group)).collect();
     while cost_of(model, curves, &counts) > budget {
         let mut best: Option<(f64, usize, usize)> = None;
@@ -129,7 +138,13 @@ fn descend(model: &CostModel, curves: &[Curve], budget: f64, step: usize, mut co
 const BINS: usize = 2000;
 
 /// Dynamic programming over binned savings; what a group saves is taken with the others at `around`.
-fn knapsack(model: &CostModel, curves: &[Curve], budget: f64, step: usize, around: &Counts) -> Option<Counts> {
+fn knapsack(
+    model: &CostModel,
+    curves: &[Curve],
+    budget: f64,
+    step: usize,
+    around: &Counts,
+) -> Option<Counts> {
     let whole = cost_of(model, curves, around);
     // Costs of each choice relative to all of this group's units, with the others as they are.
     let mut tables = vec![];
@@ -151,7 +166,15 @@ fn knapsack(model: &CostModel, curves: &[Curve], budget: f64, step: usize, aroun
         return None;
     }
     let unit = room / BINS as f64;
-    let bins = |cost: f64| if unit > 0.0 { (cost / unit - 1e-9).ceil().max(0.0) as usize } else if cost > 0.0 { BINS + 1 } else { 0 };
+    let bins = |cost: f64| {
+        if unit > 0.0 {
+            (cost / unit - 1e-9).ceil().max(0.0) as usize
+        } else if cost > 0.0 {
+            BINS + 1
+        } else {
+            0
+        }
+    };
     let mut loss = vec![0.0_f64; BINS + 1];
     let mut taken: Vec<Vec<usize>> = vec![];
     for table in &tables {

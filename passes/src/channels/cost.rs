@@ -1,7 +1,10 @@
 //! What a graph costs as a function of how many units each group keeps.
 
 use super::groups::{Groups, Port, Site, constant_of, site_of};
-use pare_graph::{At, Graph, ops::{Bindings, NodeCost}};
+use pare_graph::{
+    At, Graph,
+    ops::{Bindings, NodeCost},
+};
 use std::collections::HashMap;
 
 /// A sum of products: each term is a node (or a weight), its factors are the axes that its cost grows with.
@@ -129,4 +132,3 @@ fn factors(at: At<'_>) -> Vec<(Site, usize)> {
     };
     axes.into_iter().filter_map(|(port, axis)| Some((site_of(at, port)?, axis))).collect()
 }
-

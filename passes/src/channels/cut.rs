@@ -90,8 +90,7 @@ pub fn cut(graph: &Graph, groups: &Groups, keep: &Keep) -> Result<Graph, CutErro
             return Err(CutError::Group(asked.name.clone()));
         }
     }
-    let mut cutter =
-        Cutter { groups, keep, inputs: BTreeMap::new(), attributes: vec![] };
+    let mut cutter = Cutter { groups, keep, inputs: BTreeMap::new(), attributes: vec![] };
     // The axes that lose something, by tensor.
     let mut lost = BTreeMap::<Site, Vec<(usize, Vec<usize>)>>::new();
     for (site, axis) in groups.axes() {
@@ -112,7 +111,8 @@ pub fn cut(graph: &Graph, groups: &Groups, keep: &Keep) -> Result<Graph, CutErro
         };
         let old = constant.value().tensor().expect("a constant at a site has elements");
         let fits = || CutError::Node(format!("`{}`", constant.name()));
-        let new = axes.iter().try_fold(old.clone(), |t, (axis, kept)| take(&t, *axis, kept)).ok_or_else(fits)?;
+        let new =
+            axes.iter().try_fold(old.clone(), |t, (axis, kept)| take(&t, *axis, kept)).ok_or_else(fits)?;
         match site {
             Site::Value(id) => drop(data.insert(id, new)),
             Site::Use(node, slot) => cutter.set_input(graph.at(node), slot, "", new),

@@ -53,7 +53,8 @@ impl Frontier {
         let graph = &model.graph;
         let done: HashSet<_> = self.done.union(&self.before(graph, wanted)).copied().collect();
         let made = done.iter().flat_map(|&n| graph.outputs_of(n).into_iter().flatten());
-        let mut next: Vec<_> = made.chain(open_inputs(graph)).filter(|&v| !graph.value(v).data.is_some()).collect();
+        let mut next: Vec<_> =
+            made.chain(open_inputs(graph)).filter(|&v| !graph.value(v).data.is_some()).collect();
         let waits = |v: &ValueId| {
             graph.value(*v).is_output() || graph.users(*v).iter().any(|(user, _)| !done.contains(user))
         };

@@ -80,7 +80,13 @@ fn readers_of(graph: &Graph, groups: &Groups, role: &Role, sums: &InputSums, gro
     let units = role.unit_columns(groups, group);
     let all = |q: usize| (0..inputs[q].x_mean.len()).collect::<Vec<_>>();
     let variance: f64 = (0..maps.len().min(inputs.len()))
-        .map(|q| inputs[q].through(maps[q].weight.as_ref(), &maps[q].bias, &all(q)).y_variance().iter().sum::<f64>())
+        .map(|q| {
+            inputs[q]
+                .through(maps[q].weight.as_ref(), &maps[q].bias, &all(q))
+                .y_variance()
+                .iter()
+                .sum::<f64>()
+        })
         .sum();
     let importance = if variance > 0.0 { 1.0 / variance } else { 1.0 };
     let reader = |(map, sums): (crate::stats::Affine, &crate::stats::Sums)| Reader {
@@ -109,7 +115,9 @@ fn norms(graph: &Graph, groups: &Groups, group: usize, criterion: Criterion) -> 
     let mut score = vec![0.0; groups.groups[group].width];
     for member in &groups.groups[group].members {
         let constant = super::groups::constant_of(graph, member.site);
-        let Some(tensor) = constant.and_then(|v| v.value().tensor()).filter(|t| t.rank() >= 2) else { continue };
+        let Some(tensor) = constant.and_then(|v| v.value().tensor()).filter(|t| t.rank() >= 2) else {
+            continue;
+        };
         let Some(values) = tensor.to_f64() else { continue };
         let inner: usize = tensor.shape()[member.axis + 1..].iter().product();
         let size = tensor.shape()[member.axis];

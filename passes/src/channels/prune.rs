@@ -211,7 +211,9 @@ impl<'p> Work<'p> {
             }
             (_, _, ratio) => {
                 let ratio = ratio.unwrap_or(0.0);
-                let lost = |g: usize| if chosen.contains(&g) { (groups.groups[g].width as f64 * ratio) as usize } else { 0 };
+                let lost = |g: usize| {
+                    if chosen.contains(&g) { (groups.groups[g].width as f64 * ratio) as usize } else { 0 }
+                };
                 let budget = macs.at(&lost) * (1.0 + 1e-9);
                 (macs, budget)
             }
@@ -236,7 +238,9 @@ impl<'p> Work<'p> {
 
     /// Order the units, draw the curves, and share the budget out.
     fn allocate(&mut self, cx: &mut Context<'_>) -> Result<Counts, PassError> {
-        if self.criterion.needs_samples() || matches!(self.repair, Repair::Mean | Repair::Merge | Repair::Patch | Repair::Sequential) {
+        if self.criterion.needs_samples()
+            || matches!(self.repair, Repair::Mean | Repair::Merge | Repair::Patch | Repair::Sequential)
+        {
             let reads = |r: &&Role| r.reads(&self.groups).iter().any(|g| self.chosen.contains(g));
             let readers: Vec<_> = self.roles.iter().filter(reads).collect();
             let operators: Vec<_> = readers.iter().map(|r| &r.linear).collect();
@@ -247,7 +251,8 @@ impl<'p> Work<'p> {
         }
         for (i, &group) in self.chosen.iter().enumerate() {
             let graph = &self.model.graph;
-            let found = order(graph, &self.groups, &self.roles, &self.sums, group, self.criterion, cx.tools.seed)?;
+            let found =
+                order(graph, &self.groups, &self.roles, &self.sums, group, self.criterion, cx.tools.seed)?;
             self.orders.insert(group, found);
             cx.tools.progress.step("order", i as u64 + 1, self.chosen.len() as u64);
         }
@@ -292,7 +297,10 @@ impl<'p> Work<'p> {
             format!("; `{}` stays whole: {}", g.name, g.whole.as_deref().unwrap_or_default())
         });
         let hint = if self.pass.streams { "ask for less" } else { "ask for less, or allow `streams=true`" };
-        PassError::refused_with(format!("the target cannot be reached: {share:.3} is left at least{because}"), hint)
+        PassError::refused_with(
+            format!("the target cannot be reached: {share:.3} is left at least{because}"),
+            hint,
+        )
     }
 
     /// The drift when each group alone is cut to each level.
@@ -405,7 +413,10 @@ impl<'p> Work<'p> {
             let place = (&self.groups, &keep);
             sequential(cx.tools, &self.model, &mut candidate, &self.roles, place, self.fit.clone(), setting)?;
             let drift = trial.drift(&candidate)?;
-            cx.report.figures.insert(format!("drift at λ={}, {}", setting.lambda, if setting.all { "all" } else { "readers" }), drift);
+            cx.report.figures.insert(
+                format!("drift at λ={}, {}", setting.lambda, if setting.all { "all" } else { "readers" }),
+                drift,
+            );
             if drift < best.0 {
                 best = (drift, candidate);
             }
@@ -441,17 +452,26 @@ fn choose(
             continue;
         }
         if makers > 1 && !pass.streams {
-            cx.decline(format!("`{}` is a stream that {makers} layers write to (`streams=true` allows it)", group.name));
+            cx.decline(format!(
+                "`{}` is a stream that {makers} layers write to (`streams=true` allows it)",
+                group.name
+            ));
             continue;
         }
         chosen.push(id);
     }
     if !matched {
-        let hint = format!("groups are named after layers, such as `{}`", groups.groups.first().map_or("", |g| &g.name));
+        let hint = format!(
+            "groups are named after layers, such as `{}`",
+            groups.groups.first().map_or("", |g| &g.name)
+        );
         return Err(PassError::refused_with("no group has a name that matches", hint));
     }
     if chosen.is_empty() {
-        return Err(PassError::refused(format!("`{}` has no group that can lose channels", graph.name.as_deref().unwrap_or("the graph"))));
+        return Err(PassError::refused(format!(
+            "`{}` has no group that can lose channels",
+            graph.name.as_deref().unwrap_or("the graph")
+        )));
     }
     Ok(chosen)
 }

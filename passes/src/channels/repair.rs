@@ -91,18 +91,25 @@ impl Rest<'_> {
             count: sums.count,
             x_mean: kept.iter().map(|&c| mean(&|t| sums.x_mean[at(c, t)])).collect(),
             y_mean: gone.iter().map(|&c| mean(&|t| sums.x_mean[at(c, t)])).collect(),
-            xx: Mat::from_fn(kept.len(), kept.len(), |i, j| mean(&|t| sums.xx[(at(kept[i], t), at(kept[j], t))])),
-            xy: Mat::from_fn(kept.len(), gone.len(), |i, j| mean(&|t| sums.xx[(at(kept[i], t), at(gone[j], t))])),
+            xx: Mat::from_fn(kept.len(), kept.len(), |i, j| {
+                mean(&|t| sums.xx[(at(kept[i], t), at(kept[j], t))])
+            }),
+            xy: Mat::from_fn(kept.len(), gone.len(), |i, j| {
+                mean(&|t| sums.xx[(at(kept[i], t), at(gone[j], t))])
+            }),
             yy: gone.iter().map(|&c| mean(&|t| sums.xx[(at(c, t), at(c, t))])).collect(),
         };
         let zero = Mat::zeros(gone.len(), kept.len());
         let merge = of_channels.ridge(zero.as_ref(), lambda)?;
         let share = |i: usize, j: usize| {
             let (s, t) = (j / taps, j % taps);
-            cut[(i, j)] + (0..gone.len()).map(|p| all[(i, at(gone[p], t))] * merge.weight[(p, s)]).sum::<f64>()
+            cut[(i, j)]
+                + (0..gone.len()).map(|p| all[(i, at(gone[p], t))] * merge.weight[(p, s)]).sum::<f64>()
         };
         let shift = |i: usize| {
-            (0..gone.len()).map(|p| (0..taps).map(|t| all[(i, at(gone[p], t))]).sum::<f64>() * merge.bias[p]).sum::<f64>()
+            (0..gone.len())
+                .map(|p| (0..taps).map(|t| all[(i, at(gone[p], t))]).sum::<f64>() * merge.bias[p])
+                .sum::<f64>()
         };
         Ok(Affine {
             weight: Mat::from_fn(cut.nrows(), cut.ncols(), share),
@@ -132,7 +139,8 @@ pub fn repair(
         let (Some(maps), Some(new)) = (role.maps(original), left(cut, role.node)) else { continue };
         let Some(inputs) = sums.get(&role.node) else { continue };
         let o = role.linear.outputs;
-        let outputs = role.kept_outputs(groups, keep).unwrap_or_else(|| (0..o * role.linear.groups).collect());
+        let outputs =
+            role.kept_outputs(groups, keep).unwrap_or_else(|| (0..o * role.linear.groups).collect());
         let (mut weights, mut bias) = (vec![], vec![]);
         for (q, map) in maps.iter().enumerate() {
             let rows: Vec<_> = outputs.iter().filter(|&&r| r / o == q).map(|r| r % o).collect();

@@ -35,7 +35,11 @@ impl Role {
     /// The groups whose channels it makes. A depthwise convolution (or another that loses whole groups) passes on what
     /// it reads.
     pub fn makes(&self, groups: &Groups) -> Vec<usize> {
-        if self.passes_on(groups) { vec![] } else { groups.groups_along(self.site, self.linear.weight_axes().0) }
+        if self.passes_on(groups) {
+            vec![]
+        } else {
+            groups.groups_along(self.site, self.linear.weight_axes().0)
+        }
     }
 
     /// Whether it loses whole groups, so that what it makes are the units that it reads.

@@ -25,7 +25,8 @@ pub fn input_sums(
 ) -> Result<Vec<Vec<Sums>>, PassError> {
     let graph = &model.graph;
     let mut first = HashMap::new();
-    let of: Vec<_> = operators.iter().enumerate().map(|(i, op)| *first.entry(op.reads()).or_insert(i)).collect();
+    let of: Vec<_> =
+        operators.iter().enumerate().map(|(i, op)| *first.entry(op.reads()).or_insert(i)).collect();
     let mut distinct: Vec<_> = first.into_values().collect();
     distinct.sort_unstable();
     let mut sums: HashMap<usize, Vec<Sums>> = HashMap::new();

@@ -37,7 +37,10 @@ pub struct Linear {
 enum Kind {
     Conv(ConvView),
     /// `W` stands as `[O, D]` (`transposed`), or as `[D, O]`; the operator multiplies it by `alpha`.
-    Matrix { transposed: bool, alpha: f64 },
+    Matrix {
+        transposed: bool,
+        alpha: f64,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -94,7 +97,9 @@ impl Linear {
         let bias = match at.optional(2) {
             Some(bias) if view.beta != 0.0 => {
                 // A bias that is one number for all, or one for each row of a batch, is not ours to change.
-                expect(bias.constant()?.shape().last() == Some(&outputs) && bias.constant()?.len() == outputs)?;
+                expect(
+                    bias.constant()?.shape().last() == Some(&outputs) && bias.constant()?.len() == outputs,
+                )?;
                 Bias::Constant(bias.id, view.beta)
             }
             Some(_) => Bias::Missing,
@@ -285,7 +290,15 @@ impl Linear {
 
     /// Append to `rows` the patches that the places `at` of sample `sample` of the output are computed from. The places
     /// count in row-major order over an output of shape `output`.
-    pub fn gather_inputs(&self, x: &[f32], shape: &[usize], output: &[usize], sample: usize, at: &[usize], rows: &mut Rows) {
+    pub fn gather_inputs(
+        &self,
+        x: &[f32],
+        shape: &[usize],
+        output: &[usize],
+        sample: usize,
+        at: &[usize],
+        rows: &mut Rows,
+    ) {
         let Kind::Conv(view) = &self.kind else {
             return gather_last(x, shape, sample, at, rows);
         };
@@ -299,7 +312,8 @@ impl Linear {
             let offset = |tap: &Vec<usize>| {
                 let mut offset = 0;
                 for a in 0..spatial.len() {
-                    let i = (centre[a] * view.strides[a] + tap[a] * view.dilations[a]) as i64 - view.pads[a].0;
+                    let i =
+                        (centre[a] * view.strides[a] + tap[a] * view.dilations[a]) as i64 - view.pads[a].0;
                     let i = usize::try_from(i).ok().filter(|&i| i < spatial[a])?;
                     offset = offset * spatial[a] + i;
                 }
@@ -330,7 +344,8 @@ fn added(value: Wired<'_>, n: usize) -> Option<(Wired<'_>, Wired<'_>)> {
     let add = value.sole_user().ok().filter(|at| at.is("Add"))?;
     let other = if add.input(0).ok()?.id == value.id { add.input(1).ok()? } else { add.input(0).ok()? };
     let tensor = other.constant().ok()?;
-    let fits = tensor.len() == n && tensor.shape().last() == Some(&n) && tensor.rank() <= value.rank().ok()?;
+    let fits =
+        tensor.len() == n && tensor.shape().last() == Some(&n) && tensor.rank() <= value.rank().ok()?;
     fits.then_some((other, add.output().ok()?))
 }
 

@@ -100,8 +100,7 @@ impl State {
             return self.importance * squares / self.inverse[(c, c)];
         }
         let m = columns.len();
-        let mut l: Vec<f64> =
-            (0..m * m).map(|k| self.inverse[(columns[k / m], columns[k % m])]).collect();
+        let mut l: Vec<f64> = (0..m * m).map(|k| self.inverse[(columns[k / m], columns[k % m])]).collect();
         if !cholesky(&mut l, m) {
             // Inputs that repeat each other exactly, down to rounding: each costs what the others cannot give.
             return 0.0;
@@ -182,9 +181,8 @@ mod tests {
         let part = sums.through(weight.as_ref(), &[], &kept);
         let prior = Mat::from_fn(4, kept.len(), |i, j| weight[(i, kept[j])]);
         let d = sums.covariance();
-        let mean = |n: usize, at: &dyn Fn(usize) -> usize| {
-            (0..n).map(|i| d[(at(i), at(i))]).sum::<f64>() / n as f64
-        };
+        let mean =
+            |n: usize, at: &dyn Fn(usize) -> usize| (0..n).map(|i| d[(at(i), at(i))]).sum::<f64>() / n as f64;
         // The same δ for the part as for the whole.
         let lambda = RIDGE * mean(12, &|i| i) / mean(kept.len(), &|i| kept[i]);
         let fit = part.ridge(prior.as_ref(), lambda).unwrap();
@@ -216,7 +214,9 @@ mod tests {
                 let with = |u: usize| [&gone[..], &[u]].concat();
                 let best = (0..6)
                     .filter(|u| !gone.contains(u))
-                    .min_by(|&a, &b| refit(&sums, &weight, &with(a)).total_cmp(&refit(&sums, &weight, &with(b))))
+                    .min_by(|&a, &b| {
+                        refit(&sums, &weight, &with(a)).total_cmp(&refit(&sums, &weight, &with(b)))
+                    })
                     .unwrap();
                 assert_eq!(unit, best, "seed {seed}, step {step}");
                 gone.push(unit);

@@ -44,7 +44,12 @@ enum Place {
 
 impl Probe {
     /// Load what computes `wanted` from `given`.
-    pub fn new(tools: Tools<'_>, model: &Model, given: &[ValueId], wanted: &[ValueId]) -> Result<Self, PassError> {
+    pub fn new(
+        tools: Tools<'_>,
+        model: &Model,
+        given: &[ValueId],
+        wanted: &[ValueId],
+    ) -> Result<Self, PassError> {
         let engine = tools.engine.ok_or_else(no_engine)?;
         let part = segment(model, given, wanted).map_err(|e| EvaluateError(e.to_string()))?;
         let named = |id: &ValueId| part.graph.value(*id).name.clone();

@@ -1,6 +1,8 @@
 //! Pieces of a model that run on their own: from some inner values to others.
 
-use pare_graph::{Axis, AxisSize, DataType, Declared, Dim, Fact, Graph, GraphError, Model, NodeId, Type, TypeKind, ValueId};
+use pare_graph::{
+    Axis, AxisSize, DataType, Declared, Dim, Fact, Graph, GraphError, Model, NodeId, Type, TypeKind, ValueId,
+};
 use std::collections::{HashMap, HashSet};
 
 /// The model that computes `wanted` from `given`, by the names they have in `graph` (the main graph of `model`). What
@@ -85,10 +87,8 @@ fn needed(graph: &Graph, given: &[ValueId], wanted: &[ValueId]) -> HashSet<NodeI
 /// What an engine has to be told of a value. Sizes of what comes out are left to the engine.
 fn declared(fact: &Fact, sizes: bool) -> Declared {
     let dtype = fact.dtype();
-    let axis = |dim: &Dim| Axis {
-        size: dim.known().map_or(AxisSize::Unknown, AxisSize::Fixed),
-        denotation: None,
-    };
+    let axis =
+        |dim: &Dim| Axis { size: dim.known().map_or(AxisSize::Unknown, AxisSize::Fixed), denotation: None };
     let shape = fact.shape().filter(|_| sizes).map(|dims| dims.iter().map(axis).collect());
     let kind = TypeKind::Tensor { dtype: dtype.or(Some(DataType::Float)), shape };
     let mut declared = Declared::default();

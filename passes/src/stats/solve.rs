@@ -47,7 +47,8 @@ impl Ridge {
     /// `argmin E|y - W·x - b|² + δ·|W - W₀|²`:
     /// `W = (D + δ·W₀)·(C + δ·I)⁻¹`, `b = E y - W·E x`, from `Dᵀ = Cov(x, y)` `[D, O]` and `E y`.
     pub fn solve(&self, cross: MatRef<'_, f64>, y_mean: &[f64], prior: MatRef<'_, f64>) -> Affine {
-        let right = Mat::from_fn(cross.nrows(), cross.ncols(), |i, j| cross[(i, j)] + self.delta * prior[(j, i)]);
+        let right =
+            Mat::from_fn(cross.nrows(), cross.ncols(), |i, j| cross[(i, j)] + self.delta * prior[(j, i)]);
         let solution = self.factor.solve(&right);
         let weight = solution.transpose().to_owned();
         let at_mean = |o: usize| (0..weight.ncols()).map(|j| weight[(o, j)] * self.x_mean[j]).sum::<f64>();

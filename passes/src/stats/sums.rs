@@ -291,9 +291,8 @@ mod tests {
     /// Two passes in f64 over all rows.
     fn brute(x: &Rows, y: &Rows) -> (Vec<f64>, Mat<f64>, Mat<f64>) {
         let (x, y, n) = (x.matrix(), y.matrix(), x.count());
-        let mean = |m: MatRef<'_, f32>, j: usize| {
-            (0..n).map(|i| f64::from(m[(i, j)])).sum::<f64>() / n as f64
-        };
+        let mean =
+            |m: MatRef<'_, f32>, j: usize| (0..n).map(|i| f64::from(m[(i, j)])).sum::<f64>() / n as f64;
         let product = |a: MatRef<'_, f32>, i, b: MatRef<'_, f32>, j| {
             let (p, q) = (mean(a, i), mean(b, j));
             (0..n).map(|r| (f64::from(a[(r, i)]) - p) * (f64::from(b[(r, j)]) - q)).sum::<f64>()

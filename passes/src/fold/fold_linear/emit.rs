@@ -31,26 +31,51 @@ pub struct Writer<'g> {
 const MAX_AMPLIFICATION: f64 = 1e3;
 
 impl<'g> Writer<'g> {
-    /// A writer that puts nodes in the place of the last of `layers`, with weights of their element type.
-    pub fn new(layers: &[Layer<'g>]) -> Result<Self, Decline> {
-        let last = layers.last().ok_or(Decline::Mismatch)?;
-        let product = layers.iter().rev().find(|l| l.is_product()).unwrap_or(last);
+    /// A writer that puts nodes in the place of `at`, with weights of the element type of these layers, named after
+    /// the last product among them.
+    pub fn at(at: At<'g>, layers: &[Layer<'g>]) -> Result<Self, Decline> {
         let dtypes: Vec<_> = layers.iter().filter_map(Layer::dtype).collect();
         let (&dtype, rest) = dtypes.split_first().ok_or(Decline::Mismatch)?;
-        if rest.iter().any(|&d| d != dtype) || !is_plain(dtype) {
-            return Err(Decline::because(format!("{} has weights of another type", last.at.describe())));
+        if rest.iter().any(|&d| d != dtype) {
+            return Err(Decline::because(format!("{} has weights of another type", at.describe())));
         }
-        let hint = match product.part {
-            Part::Conv { .. } | Part::Matrix { .. } => product.at.input(1)?.name().to_owned(),
-            _ => format!("{}_weight", last.output().name()),
-        };
-        let bias = match product.part {
-            Part::Conv { .. } | Part::Matrix { .. } => product.at.optional(2).map(|b| b.name().to_owned()),
-            _ => None,
-        };
-        let bias = bias.unwrap_or_else(|| format!("{hint}_bias"));
-        let name = product.at.node().name.clone();
-        Ok(Self { patch: Patch::at(last.at), at: last.at, dtype, hint, bias, name })
+        let product = layers.iter().rev().find(|l| matches!(l.part, Part::Conv { .. } | Part::Matrix { .. }));
+        Ok(match product {
+            Some(layer) => Self::of(at, dtype, layer.at.input(1)?.name(), layer.at),
+            None => Self::of(at, dtype, &format!("{}_weight", at.output()?.name()), at),
+        })
+    }
+
+    /// A writer that puts nodes in the place of `at`, whose weights are named `hint` and come from `like`.
+    pub fn of(at: At<'g>, dtype: DataType, hint: &str, like: At<'g>) -> Self {
+        let bias = like.optional(2).filter(|_| !like.is("Concat") && !like.is("Sum"));
+        let bias = bias.map_or_else(|| format!("{hint}_bias"), |b| b.name().to_owned());
+        Self { patch: Patch::at(at), at, dtype, hint: hint.into(), bias, name: like.node().name.clone() }
+    }
+
+    /// A constant that is no weight.
+    pub fn integers(&mut self, what: &str, tensor: Tensor) -> Ref {
+        named(self.at, &mut self.patch, &format!("{}{what}", self.hint), tensor)
+    }
+
+    /// `ConvTranspose` like `like`, with other weights `[inputs, outputs of a group, taps]`.
+    pub fn transposed(
+        &mut self,
+        x: Ref,
+        like: At<'_>,
+        kernel: &[usize],
+        weight: &Array3<f64>,
+        group: usize,
+        bias: &[f64],
+    ) -> Result<Ref, Decline> {
+        let shape = [&[weight.dim().0, weight.dim().1], kernel].concat();
+        let values: Vec<_> = weight.iter().copied().collect();
+        let mut inputs = vec![x, self.constant("", &shape, &values)?];
+        if bias.iter().any(|&b| b != 0.0) {
+            inputs.push(self.constant("_bias", &[bias.len()], bias)?);
+        }
+        let node = like.node().clone().with("group", group as i64);
+        Ok(self.patch.node(&format!("{}_convtranspose", self.hint), node, &inputs))
     }
 
     /// A constant of the weights' element type; rounded here and nowhere else.
@@ -193,7 +218,7 @@ impl<'g> Writer<'g> {
             let attributes = [("pads", Attribute::Ints(pads)), ("value", Attribute::Float(1.0))];
             self.node("Pad", &attributes, &[x])
         } else {
-            let pads = named(self.at, &mut self.patch, &format!("{}_pads", self.hint), Tensor::vector(&pads));
+            let pads = self.integers("_pads", Tensor::vector(&pads));
             let one = self.constant("_one", &[], &[1.0])?;
             self.node("Pad", &[], &[x, pads, one])
         };
@@ -266,12 +291,7 @@ fn added(a: Option<Map>, b: Option<Map>) -> Option<Option<Map>> {
     })
 }
 
-/// Whether weights of this type can be rounded to.
-fn is_plain(dtype: DataType) -> bool {
-    matches!(dtype, DataType::Float | DataType::Double | DataType::Float16 | DataType::Bfloat16)
-}
-
-/// Operator and name of a node as reports show it.
+/// A node's name, or that of its output, as reports show it.
 pub fn name(at: At<'_>) -> String {
     let output = || at.outputs().into_iter().flatten().next().map_or(at.op(), |o| o.name());
     let name = at.node().name.as_deref().filter(|n| !n.is_empty());

@@ -7,7 +7,7 @@ use super::{
 };
 
 /// Sizes that are not fixed count as this many places: all layers of a chain grow with them alike.
-const NOMINAL: usize = 224;
+pub const NOMINAL: usize = 224;
 
 /// An element that is read, changed and written costs as much as so many multiply-accumulates: cores do some 20 of
 /// them a nanosecond and move one element.
@@ -151,7 +151,8 @@ pub fn of_composite(outline: &Outline, forms: (Form, Form), sizes: &Sizes, rows:
             let read = (outline.inputs as u64).saturating_mul(product(known));
             let map = Work::nodes(1, elements);
             let shift = Work::nodes(1, read);
-            let channel = Work::nodes(1, read) + Work { macs: elements.saturating_mul(taps), ..Work::default() };
+            let channel =
+                Work::nodes(1, read) + Work { macs: elements.saturating_mul(taps), ..Work::default() };
             let offset = outline.offset;
             conv + match (offset.ones, offset.map, offset.shift, fixed) {
                 (false, false, ..) => Work::default(),
@@ -162,6 +163,11 @@ pub fn of_composite(outline: &Outline, forms: (Form, Form), sizes: &Sizes, rows:
             }
         }
     }
+}
+
+/// Elements of the output for one sample.
+pub fn elements(outline: &Outline, sizes: &Sizes, rows: u64) -> u64 {
+    places(outline, &nominal(sizes)).saturating_mul(rows).saturating_mul(outline.outputs as u64)
 }
 
 /// The work of a composite with seams: a convolution for each tile, the parts cut out of the input and put together.

@@ -1,6 +1,10 @@
 //! Operators that sum products over channels.
 
-use super::{Port::{In, Out}, Tracer, elementwise::align};
+use super::{
+    Port::{In, Out},
+    Tracer,
+    elementwise::align,
+};
 use crate::channels::cut::Cutter;
 use pare_graph::{At, Attribute};
 
@@ -12,7 +16,11 @@ pub fn conv<'g>(t: &mut Tracer<'g>, at: At<'g>) -> Option<()> {
     let group = usize::try_from(at.int("group", 1)).ok().filter(|&g| g > 0)?;
     t.tie((In(0), 0), (Out(0), 0));
     let bias = at.optional(2).is_some();
-    grouped(t, group, Sides { input: (In(0), 1), inputs: (In(1), 1), outputs: (In(1), 0), per: (inputs, outputs / group) })?;
+    grouped(
+        t,
+        group,
+        Sides { input: (In(0), 1), inputs: (In(1), 1), outputs: (In(1), 0), per: (inputs, outputs / group) },
+    )?;
     t.tie((In(1), 0), (Out(0), 1));
     if bias {
         t.tie((In(2), 0), (Out(0), 1));
@@ -27,7 +35,11 @@ pub fn conv_transpose<'g>(t: &mut Tracer<'g>, at: At<'g>) -> Option<()> {
     let group = usize::try_from(at.int("group", 1)).ok().filter(|&g| g > 0)?;
     t.tie((In(0), 0), (Out(0), 0));
     t.tie((In(0), 1), (In(1), 0));
-    grouped(t, group, Sides { input: (Out(0), 1), inputs: (In(1), 1), outputs: (In(1), 0), per: (outputs, inputs / group) })?;
+    grouped(
+        t,
+        group,
+        Sides { input: (Out(0), 1), inputs: (In(1), 1), outputs: (In(1), 0), per: (outputs, inputs / group) },
+    )?;
     if at.optional(2).is_some() {
         t.tie((In(2), 0), (Out(0), 1));
     }

@@ -78,7 +78,9 @@ fn standard(op: &str) -> Option<&'static Rule> {
         "BatchNormalization" | "InstanceNormalization" => &PER_CHANNEL,
         "LayerNormalization" => &LAYER_NORM,
         "Softmax" | "LogSoftmax" | "Hardmax" | "LpNormalization" | "CumSum" | "ArgMax" | "ArgMin" => &ALONG,
-        "MaxPool" | "AveragePool" | "LpPool" | "GlobalAveragePool" | "GlobalMaxPool" | "GlobalLpPool" => &POOL,
+        "MaxPool" | "AveragePool" | "LpPool" | "GlobalAveragePool" | "GlobalMaxPool" | "GlobalLpPool" => {
+            &POOL
+        }
         "QuantizeLinear" | "DequantizeLinear" => &QUANTIZE,
         "Concat" => &CONCAT,
         "Split" => &SPLIT,

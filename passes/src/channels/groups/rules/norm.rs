@@ -1,7 +1,13 @@
 //! Operators that look at several elements of an axis at once, or have parameters for each channel.
 
-use super::{Port::{In, Out}, Tracer};
-use pare_graph::{At, ops::{PoolView, ReduceView, SoftmaxView, axis_of}};
+use super::{
+    Port::{In, Out},
+    Tracer,
+};
+use pare_graph::{
+    At,
+    ops::{PoolView, ReduceView, SoftmaxView, axis_of},
+};
 
 /// One parameter of each kind for each channel (axis 1).
 pub fn per_channel<'g>(t: &mut Tracer<'g>, at: At<'g>) -> Option<()> {

@@ -1,8 +1,14 @@
 //! Operators that cut tensors into pieces and put them together.
 
-use super::{Port::{In, Out}, Tracer};
+use super::{
+    Port::{In, Out},
+    Tracer,
+};
 use crate::channels::cut::Cutter;
-use pare_graph::{At, Attribute, Tensor, ops::{PadView, SliceView, SplitView, axis_of}};
+use pare_graph::{
+    At, Attribute, Tensor,
+    ops::{PadView, SliceView, SplitView, axis_of},
+};
 
 /// Inputs lie one behind the other along the axis.
 pub fn concat<'g>(t: &mut Tracer<'g>, at: At<'g>) -> Option<()> {

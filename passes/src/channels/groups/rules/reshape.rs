@@ -1,6 +1,9 @@
 //! Operators that keep the elements and change the axes.
 
-use super::{Port::{self, In, Out}, Tracer};
+use super::{
+    Port::{self, In, Out},
+    Tracer,
+};
 use crate::channels::cut::Cutter;
 use pare_graph::{At, Dim, Tensor, Wire, ops::TransposeView};
 use std::ops::Range;
@@ -106,7 +109,8 @@ fn carrier(t: &Tracer<'_>, port: Port, axes: &Range<usize>, sizes: &[usize]) -> 
     }
     let wide = axes.clone().zip(sizes).filter(|&(axis, &size)| size > 1 && !t.nature(port, axis).pinned);
     // Of equally wide ones the first.
-    wide.max_by_key(|&(axis, &size)| (t.nature(port, axis).heads, size, std::cmp::Reverse(axis))).map(|(axis, _)| axis)
+    wide.max_by_key(|&(axis, &size)| (t.nature(port, axis).heads, size, std::cmp::Reverse(axis)))
+        .map(|(axis, _)| axis)
 }
 
 /// The target as it has to be now: constant again, with what is open left to be found out.
