@@ -94,7 +94,13 @@ fn only_here(weight: Wired<'_>) -> Result<(), Decline> {
     }
 }
 
-fn rounded(dtype: DataType, shape: &[usize], values: &[f64], name: &str) -> Result<Tensor, Decline> {
+/// `values` as elements of `dtype`; declines, naming the constant, where they do not fit into it.
+pub(crate) fn rounded(
+    dtype: DataType,
+    shape: &[usize],
+    values: &[f64],
+    name: &str,
+) -> Result<Tensor, Decline> {
     let tensor = Tensor::from_f64(dtype, shape, values).map_err(|_| Decline::Mismatch)?;
     let finite = tensor.to_f64().is_some_and(|v| v.iter().all(|x| x.is_finite()));
     let why = || Decline::because(format!("`{name}` would hold what {dtype} cannot"));
@@ -108,7 +114,8 @@ fn renewed(at: At<'_>, patch: &mut Patch, old: Wired<'_>, tensor: Tensor) -> Ref
     new
 }
 
-fn named(at: At<'_>, patch: &mut Patch, name: &str, tensor: Tensor) -> Ref {
+/// A new constant.
+pub(crate) fn named(at: At<'_>, patch: &mut Patch, name: &str, tensor: Tensor) -> Ref {
     if at.graph.is_function {
         return Spell::new(at.graph, patch, name).constant("folded", tensor);
     }

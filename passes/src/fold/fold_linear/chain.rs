@@ -7,7 +7,6 @@ use super::{
     axis::Border,
     emit::{Writer, name},
     layer::{DEPTH, Form, Layer, Part, chain_making, composite, composite_kernel, lifted_kernel},
-    outline::Outline,
     work::{self, Work},
 };
 use pare_graph::{At, Decline, Patch, Wired, expect};
@@ -16,8 +15,6 @@ use pare_graph::{At, Decline, Patch, Wired, expect};
 pub struct Candidate<'l, 'g> {
     /// The layers.
     pub layers: &'l [Layer<'g>],
-    /// The composite without its weights.
-    pub outline: Outline,
     /// Whether it falls into tiles.
     pub border: Border,
     /// What the layers cost.
@@ -44,13 +41,13 @@ impl<'l, 'g> Candidate<'l, 'g> {
             expect(!open || forms.0 == forms.1).ok()?;
             work::of_composite(&outline, forms, &sizes, work::rows(first), is_gemm(layers))
         };
-        Some(Self { layers, outline, border, before: work::of_chain(layers, &sizes), after })
+        Some(Self { layers, border, before: work::of_chain(layers, &sizes), after })
     }
 
     /// The patch that puts the composite in the place of the layers.
     pub fn patch(&self) -> Result<Patch, Decline> {
         let (first, last) = (&self.layers[0], &self.layers[self.layers.len() - 1]);
-        let mut writer = Writer::new(self.layers)?;
+        let mut writer = Writer::at(last.at, self.layers)?;
         let (x, sizes) = (first.input.into(), first.sizes());
         let y = if self.border == Border::Seam {
             let before = composite_kernel(&self.layers[..self.layers.len() - 1])?;
@@ -70,6 +67,21 @@ impl<'l, 'g> Candidate<'l, 'g> {
     /// The layers in words: `conv1`∘`conv2` as in `conv2(conv1(x))` written from left to right.
     pub fn describe(&self) -> String {
         self.layers.iter().map(|l| name(l.at)).collect::<Vec<_>>().join("∘")
+    }
+
+    /// What makes others of the same shapes equally fast.
+    pub fn key(&self) -> String {
+        fn outlines(layers: &[Layer<'_>]) -> String {
+            let outline = |l: &Layer<'_>| {
+                let inner = match &l.part {
+                    Part::Join(join) => join.branches.iter().map(|b| outlines(b)).collect(),
+                    _ => vec![],
+                };
+                format!("{} {:?} {:?} {inner:?}", l.at.op(), l.outline, l.forms)
+            };
+            layers.iter().map(outline).collect::<Vec<_>>().join(", ")
+        }
+        format!("{} {:?}", outlines(self.layers), self.layers[0].input.shape())
     }
 
     /// Why it does not pay.

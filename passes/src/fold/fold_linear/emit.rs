@@ -4,17 +4,24 @@ use super::{
     kernel::{Kernel, Map, Tile, places},
     layer::{Form, Layer, Part},
 };
+use crate::{
+    fold::preceding::{named, rounded},
+    spell::Spell,
+};
 use ndarray::Array3;
-use pare_graph::{At, Attribute, DataType, Decline, Graph, Node, Patch, Ref, Tensor};
+use pare_graph::{At, Attribute, DataType, Decline, Node, Patch, Ref, Tensor, ops::SliceAxis};
 
 /// Writes nodes into a patch.
 pub struct Writer<'g> {
     /// The patch.
     pub patch: Patch,
-    graph: &'g Graph,
+    /// The node in whose place they stand.
+    at: At<'g>,
     dtype: DataType,
     /// What constants are named after.
     hint: String,
+    /// Name of the bias.
+    bias: String,
     /// Name of the nodes that multiply.
     name: Option<String>,
 }
@@ -24,54 +31,58 @@ pub struct Writer<'g> {
 const MAX_AMPLIFICATION: f64 = 1e3;
 
 impl<'g> Writer<'g> {
-    /// A writer that puts nodes in the place of the last of `layers`, with weights of their element type.
-    pub fn new(layers: &[Layer<'g>]) -> Result<Self, Decline> {
-        let last = layers.last().ok_or(Decline::Mismatch)?;
-        let named = layers.iter().rev().find(|l| l.is_product()).unwrap_or(last);
+    /// A writer that puts nodes in the place of `at`, with weights of the element type of these layers, named after
+    /// the last product among them.
+    pub fn at(at: At<'g>, layers: &[Layer<'g>]) -> Result<Self, Decline> {
         let dtypes: Vec<_> = layers.iter().filter_map(Layer::dtype).collect();
         let (&dtype, rest) = dtypes.split_first().ok_or(Decline::Mismatch)?;
-        if rest.iter().any(|&d| d != dtype) || !is_plain(dtype) {
-            return Err(Decline::because(format!("{} has weights of another type", last.at.describe())));
+        if rest.iter().any(|&d| d != dtype) {
+            return Err(Decline::because(format!("{} has weights of another type", at.describe())));
         }
-        let hint = match named.part {
-            Part::Conv { .. } | Part::Matrix { .. } => named.at.input(1)?.name().to_owned(),
-            _ => format!("{}_weight", last.output().name()),
-        };
-        let (patch, graph) = (Patch::at(last.at), last.at.graph);
-        Ok(Self { patch, graph, dtype, hint, name: named.at.node().name.clone() })
+        let product = layers.iter().rev().find(|l| matches!(l.part, Part::Conv { .. } | Part::Matrix { .. }));
+        Ok(match product {
+            Some(layer) => Self::of(at, dtype, layer.at.input(1)?.name(), layer.at),
+            None => Self::of(at, dtype, &format!("{}_weight", at.output()?.name()), at),
+        })
+    }
+
+    /// A writer that puts nodes in the place of `at`, whose weights are named `hint` and come from `like`.
+    pub fn of(at: At<'g>, dtype: DataType, hint: &str, like: At<'g>) -> Self {
+        let bias = like.optional(2).filter(|_| !like.is("Concat") && !like.is("Sum"));
+        let bias = bias.map_or_else(|| format!("{hint}_bias"), |b| b.name().to_owned());
+        Self { patch: Patch::at(at), at, dtype, hint: hint.into(), bias, name: like.node().name.clone() }
+    }
+
+    /// A constant that is no weight.
+    pub fn integers(&mut self, what: &str, tensor: Tensor) -> Ref {
+        named(self.at, &mut self.patch, &format!("{}{what}", self.hint), tensor)
+    }
+
+    /// `ConvTranspose` like `like`, with other weights `[inputs, outputs of a group, taps]`.
+    pub fn transposed(
+        &mut self,
+        x: Ref,
+        like: At<'_>,
+        kernel: &[usize],
+        weight: &Array3<f64>,
+        group: usize,
+        bias: &[f64],
+    ) -> Result<Ref, Decline> {
+        let shape = [&[weight.dim().0, weight.dim().1], kernel].concat();
+        let values: Vec<_> = weight.iter().copied().collect();
+        let mut inputs = vec![x, self.constant("", &shape, &values)?];
+        if bias.iter().any(|&b| b != 0.0) {
+            inputs.push(self.constant("_bias", &[bias.len()], bias)?);
+        }
+        let node = like.node().clone().with("group", group as i64);
+        Ok(self.patch.node(&format!("{}_convtranspose", self.hint), node, &inputs))
     }
 
     /// A constant of the weights' element type; rounded here and nowhere else.
     fn constant(&mut self, what: &str, shape: &[usize], values: &[f64]) -> Result<Ref, Decline> {
-        let tensor = Tensor::from_f64(self.dtype, shape, values).map_err(|_| Decline::Mismatch)?;
-        let overflows = || {
-            values.iter().all(|v| v.is_finite())
-                && !tensor.to_f64().is_some_and(|t| t.iter().all(|v| v.is_finite()))
-        };
-        if overflows() {
-            return Err(Decline::because(format!(
-                "the weights composed into `{}` overflow {}",
-                self.hint, self.dtype
-            )));
-        }
-        Ok(self.tensor(what, tensor))
-    }
-
-    fn tensor(&mut self, what: &str, tensor: Tensor) -> Ref {
-        let hint = format!("{}{what}", self.hint);
-        // The body of a function has no initializers.
-        if self.graph.is_function {
-            return self.patch.node(
-                &hint,
-                Node::new("Constant").with("value", Attribute::Tensor(tensor)),
-                &[],
-            );
-        }
-        self.patch.constant(&hint, tensor)
-    }
-
-    fn ints(&mut self, what: &str, values: &[i64]) -> Ref {
-        self.tensor(what, Tensor::vector(values))
+        let name = if what == "_bias" { self.bias.clone() } else { format!("{}{what}", self.hint) };
+        let tensor = rounded(self.dtype, shape, values, &name)?;
+        Ok(named(self.at, &mut self.patch, &name, tensor))
     }
 
     fn node(&mut self, op: &str, attributes: &[(&str, Attribute)], inputs: &[Ref]) -> Ref {
@@ -83,10 +94,6 @@ impl<'g> Writer<'g> {
             node.name.clone_from(&self.name);
         }
         self.patch.node(&format!("{}_{}", self.hint, op.to_lowercase()), node, inputs)
-    }
-
-    fn opset(&self) -> i64 {
-        self.graph.opset("").unwrap_or(1)
     }
 
     /// Declines a kernel whose weights would be mostly what rounding left of them.
@@ -207,13 +214,12 @@ impl<'g> Writer<'g> {
         }
         let mut pads = vec![0_i64; 2 * (spatial + 2)];
         pads[spatial + 3] = 1;
-        let x = if self.opset() < 11 {
+        let x = if self.at.opset() < 11 {
             let attributes = [("pads", Attribute::Ints(pads)), ("value", Attribute::Float(1.0))];
             self.node("Pad", &attributes, &[x])
         } else {
-            let pads = self.ints("_pads", &pads);
-            let one = Tensor::from_f64(self.dtype, &[], &[1.0]).map_err(|_| Decline::Mismatch)?;
-            let one = self.tensor("_one", one);
+            let pads = self.integers("_pads", Tensor::vector(&pads));
+            let one = self.constant("_one", &[], &[1.0])?;
             self.node("Pad", &[], &[x, pads, one])
         };
         let (outputs, taps) = ones.dim();
@@ -273,14 +279,8 @@ impl<'g> Writer<'g> {
     }
 
     fn slice(&mut self, x: Ref, axis: usize, start: usize, end: usize) -> Ref {
-        let places = [("starts", start as i64), ("ends", end as i64), ("axes", axis as i64)];
-        if self.opset() < 10 {
-            let attributes = places.map(|(name, value)| (name, Attribute::Ints(vec![value])));
-            return self.node("Slice", &attributes, &[x]);
-        }
-        let inputs: Vec<_> =
-            places.iter().map(|(name, value)| self.ints(&format!("_{name}"), &[*value])).collect();
-        self.node("Slice", &[], &[vec![x], inputs].concat())
+        let cut = SliceAxis { axis, start: start as i64, end: end as i64, step: 1 };
+        Spell::new(self.at.graph, &mut self.patch, &self.hint).slice(x, &[cut])
     }
 }
 
@@ -291,12 +291,7 @@ fn added(a: Option<Map>, b: Option<Map>) -> Option<Option<Map>> {
     })
 }
 
-/// Whether weights of this type can be rounded to.
-fn is_plain(dtype: DataType) -> bool {
-    matches!(dtype, DataType::Float | DataType::Double | DataType::Float16 | DataType::Bfloat16)
-}
-
-/// Operator and name of a node as reports show it.
+/// A node's name, or that of its output, as reports show it.
 pub fn name(at: At<'_>) -> String {
     let output = || at.outputs().into_iter().flatten().next().map_or(at.op(), |o| o.name());
     let name = at.node().name.as_deref().filter(|n| !n.is_empty());

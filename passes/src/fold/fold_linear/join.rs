@@ -78,7 +78,7 @@ pub fn of(at: At<'_>, depth: usize) -> Result<Layer<'_>, Decline> {
     let outlines = outlines.ok_or(Decline::Mismatch)?;
     let axes = Outline::common(&outlines).ok_or(Decline::Mismatch)?;
     let any = |f: fn(&Offset) -> bool| outlines.iter().any(|o| f(&o.offset));
-    let offset = Offset { bias: any(|o| o.bias), ones: any(|o| o.ones), map: any(|o| o.map) };
+    let offset = Offset { bias: any(|o| o.bias), ones: any(|o| o.ones), shift: false, map: any(|o| o.map) };
     let (outputs, group) = if side_by_side {
         expect(!offset.map)?;
         (outlines.iter().map(|o| o.outputs).sum(), 1)

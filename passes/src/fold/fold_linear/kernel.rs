@@ -104,7 +104,8 @@ impl Kernel {
     /// The layer without its weights.
     pub fn outline(&self) -> Outline {
         let bias = self.bias.iter().any(|&b| b != 0.0);
-        let offset = Offset { bias, ones: self.ones.is_some(), map: self.map.is_some() };
+        let (ones, shift, map) = (self.ones.is_some(), self.shift.is_some(), self.map.is_some());
+        let offset = Offset { bias, ones, shift, map };
         let axes = self.axes.clone();
         Outline { outputs: self.outputs(), inputs: self.inputs(), group: self.group, axes, offset }
     }

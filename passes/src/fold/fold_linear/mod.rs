@@ -5,17 +5,23 @@ mod chain;
 mod emit;
 mod join;
 mod kernel;
+mod latency;
 mod layer;
 mod outline;
+mod siblings;
 mod swap;
 #[cfg(test)]
 mod tests;
+mod transposed;
 mod work;
 
 use crate::{Context, Pass, PassError, pass};
 use chain::Candidate;
-use pare_graph::{At, Decline, Graph, Model, Patch};
+use latency::{Stopwatch, Timing};
+use pare_graph::{At, Decline, Graph, Model, Patch, expect};
 use serde::{Deserialize, Serialize};
+use siblings::Siblings;
+use work::Work;
 
 pass! {
     /// Compose linear layers without an activation in between into one.
@@ -51,63 +57,142 @@ pub enum By {
 
 impl Pass for FoldLinear {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
-        cx.each_graph(model, |graph, cx| self.graph(graph, cx))
+        let watch = match (self.by, cx.tools.engine) {
+            (By::Latency, Some(engine)) => Some(Stopwatch::new(engine, cx.tools.threads, cx.tools.seed)),
+            (By::Latency, None) => {
+                let hint = "give an engine, or decide `by=macs`";
+                return Err(PassError::refused_with(
+                    "`by=latency` runs models, and there is no engine",
+                    hint,
+                ));
+            }
+            _ => None,
+        };
+        let judge = Judge { by: self.by, watch };
+        cx.each_graph(model, |graph, cx| fold(graph, cx, &judge))?;
+        judge.watch.as_ref().map_or(Ok(()), Stopwatch::failure)?;
+        Ok(())
     }
 }
 
-impl FoldLinear {
-    fn graph(&self, graph: &mut Graph, cx: &mut Context<'_>) -> Result<(), PassError> {
-        loop {
-            let before = cx.report.patches;
-            let nodes = graph.node_count();
-            // Pools first: a 1×1 convolution behind them costs less than any composite. Then branches, which are
-            // read as they are, before one of them is written in a form that no longer adds up.
-            cx.rewrite_graph(graph, &["AveragePool", "GlobalAveragePool", "ReduceMean"], swap::pool)?;
-            cx.rewrite_graph(graph, &["Add", "Sum", "Concat"], |at| self.fold(at))?;
-            cx.rewrite_graph(graph, &[], |at| self.fold(at))?;
-            if cx.report.patches == before || cx.stopped() {
-                break;
-            }
-            let gone = nodes.saturating_sub(graph.node_count());
-            cx.count("nodes fewer", gone as u64);
+fn fold(graph: &mut Graph, cx: &mut Context<'_>, judge: &Judge<'_>) -> Result<(), PassError> {
+    let always = judge.by == By::Always;
+    loop {
+        let before = cx.report.patches;
+        // Pools first: a 1×1 convolution behind them costs less than any composite. Then branches, which are read
+        // as they are, before one of them is written in a form that no longer adds up. What only lies side by side
+        // comes last: it may have been part of more.
+        cx.rewrite_graph(graph, &["AveragePool", "GlobalAveragePool", "ReduceMean"], swap::pool)?;
+        cx.rewrite_graph(graph, &["Add", "Sum", "Concat"], |at| judge.chain(at))?;
+        cx.rewrite_graph(graph, LAYERS, |at| judge.chain(at))?;
+        cx.rewrite_graph(graph, &[LAYERS, &["ConvTranspose"]].concat(), |at| transposed::pair(at, always))?;
+        cx.rewrite_graph(graph, &["Conv", "Gemm", "MatMul"], |at| judge.siblings(at))?;
+        cx.count("composed", cx.report.patches - before);
+        if cx.report.patches == before || cx.stopped() {
+            break;
         }
-        self.report_left(graph, cx);
-        Ok(())
     }
+    report_left(graph, cx, judge);
+    Ok(())
+}
 
-    fn fold(&self, at: At<'_>) -> Result<Patch, Decline> {
+/// Operators that are layers.
+const LAYERS: &[&str] = &[
+    "Conv",
+    "Gemm",
+    "MatMul",
+    "BatchNormalization",
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+    "Neg",
+    "Pad",
+    "AveragePool",
+    "Sum",
+    "Concat",
+];
+
+/// Report neighbours that could be composed and were not.
+fn report_left(graph: &Graph, cx: &mut Context<'_>, judge: &Judge<'_>) {
+    for &id in graph.nodes().iter().filter(|&&id| LAYERS.contains(&graph.node(id).op.as_str())) {
+        let Ok(chain) = chain::ending(graph.at(id)) else { continue };
+        for pair in chain.windows(2).filter(|pair| pair.iter().all(layer::Layer::is_product)) {
+            let Some(candidate) = Candidate::of(pair) else { continue };
+            if judge.gain(&candidate).is_none() {
+                cx.decline(judge.reason(&candidate));
+            }
+        }
+    }
+}
+
+/// Decides what pays.
+struct Judge<'e> {
+    by: By,
+    watch: Option<Stopwatch<'e>>,
+}
+
+impl Judge<'_> {
+    /// The last run of layers worth composing in the chain that ends with the node.
+    fn chain(&self, at: At<'_>) -> Result<Patch, Decline> {
         let chain = chain::ending(at)?;
         let best = chain::best(&chain, |c| self.gain(c)).ok_or(Decline::Mismatch)?;
-        let name = best.describe();
-        best.patch().map_err(|decline| match decline {
-            Decline::Because(why) => Decline::Because(format!("{name}: {why}")),
-            Decline::Mismatch => Decline::Mismatch,
-        })
+        named(best.describe(), best.patch())
+    }
+
+    fn siblings(&self, at: At<'_>) -> Result<Patch, Decline> {
+        let siblings = Siblings::of(at)?;
+        let (before, after) = siblings.work().ok_or(Decline::Mismatch)?;
+        let timing = self.watch.as_ref().and_then(|watch| {
+            watch.time(&siblings.key(), siblings.input(), &siblings.outputs(), |graph| {
+                let node = graph.users(graph.inputs()[0]).first().map(|u| u.0).ok_or(Decline::Mismatch)?;
+                let patch = Siblings::of(graph.at(node))?.patch()?;
+                graph.apply(patch).map(drop).map_err(|e| Decline::because(e.to_string()))
+            })
+        });
+        expect(self.judged(before, after, timing).is_some())?;
+        named(siblings.describe(), siblings.patch())
     }
 
     /// What composing gains, in the measure that decides; `None` if it does not pay.
     fn gain(&self, candidate: &Candidate<'_, '_>) -> Option<f64> {
-        let (before, after) = (candidate.before, candidate.after);
+        self.judged(candidate.before, candidate.after, self.timing(candidate))
+    }
+
+    fn judged(&self, before: Work, after: Work, timing: Option<Timing>) -> Option<f64> {
         let saved = before.total() as f64 - after.total() as f64;
         match self.by {
+            By::Latency => timing.filter(Timing::is_faster).map(|t| t.before - t.after),
+            // Any layer fewer outweighs all work.
             By::Always if before.layers > after.layers => {
-                // Any layer fewer outweighs all work.
                 Some((before.layers - after.layers) as f64 * 1e18 + saved)
             }
-            _ => (saved > 0.0 && after.macs <= before.macs).then_some(saved),
+            By::Always | By::Macs => (saved > 0.0 && after.macs <= before.macs).then_some(saved),
         }
     }
 
-    /// Report neighbours that could be composed and were not.
-    fn report_left(&self, graph: &Graph, cx: &mut Context<'_>) {
-        for &id in graph.nodes().iter() {
-            let Ok(chain) = chain::ending(graph.at(id)) else { continue };
-            for pair in chain.windows(2) {
-                let Some(candidate) = Candidate::of(pair) else { continue };
-                if candidate.layers.iter().all(layer::Layer::is_product) && self.gain(&candidate).is_none() {
-                    cx.decline(candidate.dear());
-                }
-            }
+    fn timing(&self, candidate: &Candidate<'_, '_>) -> Option<Timing> {
+        let (first, last) = (candidate.layers.first()?, candidate.layers.last()?);
+        self.watch.as_ref()?.time(&candidate.key(), first.input, &[last.output()], |graph| {
+            let end = graph.producer(graph.outputs()[0]).ok_or(Decline::Mismatch)?.0;
+            let chain = chain::ending(graph.at(end))?;
+            let patch = Candidate::of(&chain).ok_or(Decline::Mismatch)?.patch()?;
+            graph.apply(patch).map(drop).map_err(|e| Decline::because(e.to_string()))
+        })
+    }
+
+    /// Why a candidate does not pay.
+    fn reason(&self, candidate: &Candidate<'_, '_>) -> String {
+        match self.timing(candidate) {
+            Some(timing) => format!("{} would take {}", candidate.describe(), timing.describe()),
+            None => candidate.dear(),
         }
     }
+}
+
+fn named(layers: String, patch: Result<Patch, Decline>) -> Result<Patch, Decline> {
+    patch.map_err(|decline| match decline {
+        Decline::Because(why) => Decline::Because(format!("{layers}: {why}")),
+        Decline::Mismatch => Decline::Mismatch,
+    })
 }

@@ -24,6 +24,8 @@ pub struct Offset {
     pub bias: bool,
     /// The response to a channel that is one wherever there is an input, and padded with zeros like any other.
     pub ones: bool,
+    /// Whether a constant input does what the channel of ones does.
+    pub shift: bool,
     /// A number for each output channel and place.
     pub map: bool,
 }
@@ -61,6 +63,11 @@ impl Outline {
         self.axes.iter().all(|a| a.is_pointwise())
     }
 
+    /// Whether each output channel comes from one input channel, and no two from the same.
+    fn is_diagonal(&self) -> bool {
+        self.outputs == self.inputs && self.group == self.inputs
+    }
+
     /// Sizes of the output's spatial axes.
     pub fn output_sizes(&self, sizes: &Sizes) -> Vec<Option<usize>> {
         self.axes.iter().zip(sizes).map(|(axis, &size)| axis.outputs(size?)).collect()
@@ -89,6 +96,8 @@ impl Outline {
         let offset = Offset {
             bias: next.offset.bias || own.bias && !cut_off,
             ones: own.ones || cut_off && self.is_pointwise(),
+            // `a·x + b = a·(x + b/a)`. Where channels mix, only the weights tell whether there is such an input.
+            shift: if cut_off { !own.ones && self.is_diagonal() } else { own.shift },
             map: own.map || next.offset.map || cut_off && !self.is_pointwise(),
         };
         if !fixed && (offset.map || border == Border::Seam) {
@@ -144,7 +153,7 @@ mod tests {
         assert_eq!(
             point,
             (
-                Outline { offset: Offset { bias: true, ones: true, map: false }, ..conv(3, 1, 1) },
+                Outline { offset: Offset { bias: true, ones: true, ..Offset::default() }, ..conv(3, 1, 1) },
                 Border::Blank
             )
         );

@@ -7,7 +7,7 @@ use super::{
 };
 
 /// Sizes that are not fixed count as this many places: all layers of a chain grow with them alike.
-const NOMINAL: usize = 224;
+pub const NOMINAL: usize = 224;
 
 /// An element that is read, changed and written costs as much as so many multiply-accumulates: cores do some 20 of
 /// them a nanosecond and move one element.
@@ -148,16 +148,26 @@ pub fn of_composite(outline: &Outline, forms: (Form, Form), sizes: &Sizes, rows:
             let taps = product(outline.axes.iter().map(|a| a.taps));
             let conv = Work::product(elements.saturating_mul(taps).saturating_mul(per_output));
             let fixed = sizes.iter().all(Option::is_some);
+            let read = (outline.inputs as u64).saturating_mul(product(known));
             let map = Work::nodes(1, elements);
-            let channels = (outline.inputs as u64 + 1).saturating_mul(product(known));
-            let ones = Work { macs: elements.saturating_mul(taps), ..Work::nodes(1, channels) };
-            conv + match (outline.offset.map || outline.offset.ones, outline.offset.ones && !fixed) {
-                (_, true) => ones,
-                (true, _) => map,
-                _ => Work::default(),
+            let shift = Work::nodes(1, read);
+            let channel =
+                Work::nodes(1, read) + Work { macs: elements.saturating_mul(taps), ..Work::default() };
+            let offset = outline.offset;
+            conv + match (offset.ones, offset.map, offset.shift, fixed) {
+                (false, false, ..) => Work::default(),
+                (true, false, true, true) if read <= elements => shift,
+                (true, false, true, false) => shift,
+                (_, _, _, true) => map,
+                _ => channel,
             }
         }
     }
+}
+
+/// Elements of the output for one sample.
+pub fn elements(outline: &Outline, sizes: &Sizes, rows: u64) -> u64 {
+    places(outline, &nominal(sizes)).saturating_mul(rows).saturating_mul(outline.outputs as u64)
 }
 
 /// The work of a composite with seams: a convolution for each tile, the parts cut out of the input and put together.

@@ -23,7 +23,9 @@ fn chain(seed: u64, dtype: DataType) -> Option<(Net, Vec<Conv>)> {
         convs.push(conv);
     }
     let mut net = Net::new(seed, dtype, &shape);
-    convs.iter().for_each(|conv| drop(net.conv(conv)));
+    for conv in &convs {
+        net.conv(conv);
+    }
     Some((net.finish(), convs))
 }
 

@@ -2,6 +2,7 @@
 
 mod build;
 mod chains;
+mod forms;
 mod reference;
 
 use super::{By, FoldLinear};

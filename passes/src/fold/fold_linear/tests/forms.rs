@@ -1,0 +1,225 @@
+//! Every form of layer and branch, with random weights in f64, against the reference.
+
+use super::{By, Net, build::Conv, count, exact, folded};
+use pare_graph::{Attribute, DataType, Graph, Node, ValueId};
+
+fn net(seed: u64, shape: &[i64]) -> Net {
+    Net::new(seed, DataType::Double, shape)
+}
+
+/// The operators in order, the activation-free ones of which the pass is about.
+fn ops(graph: &Graph) -> Vec<String> {
+    graph.nodes().iter().map(|&id| graph.node(id).op.clone()).collect()
+}
+
+fn batch_norm(net: &mut Net, channels: usize) -> ValueId {
+    let [gamma, beta, mean] = [(); 3].map(|()| net.weight(&[channels]));
+    let variance: Vec<_> = (0..channels).map(|_| net.rng.f64() + 0.5).collect();
+    let variance = net.constant(&[channels], &variance);
+    net.node(Node::new("BatchNormalization"), &[net.last, gamma, beta, mean, variance])
+}
+
+fn binary(net: &mut Net, op: &str, shape: &[usize]) -> ValueId {
+    let constant = net.weight(shape);
+    net.node(Node::new(op), &[net.last, constant])
+}
+
+fn gemm(net: &mut Net, inputs: usize, outputs: usize) -> ValueId {
+    let (w, b) = (net.weight(&[outputs, inputs]), net.weight(&[outputs]));
+    net.node(Node::new("Gemm").with("transB", 1), &[net.last, w, b])
+}
+
+fn matmul(net: &mut Net, inputs: usize, outputs: usize) -> ValueId {
+    let w = net.weight(&[inputs, outputs]);
+    net.node(Node::new("MatMul"), &[net.last, w])
+}
+
+#[test]
+fn matrices_of_either_kind_become_one() {
+    let mut gemms = net(1, &[3, 8]);
+    gemm(&mut gemms, 8, 12);
+    gemm(&mut gemms, 12, 4);
+    assert_eq!(ops(&exact(&gemms.finish(), By::Macs)), ["Gemm"]);
+
+    let mut matmuls = net(2, &[2, 5, 8]);
+    matmul(&mut matmuls, 8, 12);
+    binary(&mut matmuls, "Add", &[12]);
+    matmul(&mut matmuls, 12, 4);
+    binary(&mut matmuls, "Add", &[1, 4]);
+    binary(&mut matmuls, "Div", &[]);
+    assert_eq!(ops(&exact(&matmuls.finish(), By::Macs)), ["MatMul", "Add"]);
+
+    let mut mixed = net(3, &[3, 8]);
+    batch_norm(&mut mixed, 8);
+    matmul(&mut mixed, 8, 6);
+    binary(&mut mixed, "Mul", &[6]);
+    gemm(&mut mixed, 6, 4);
+    batch_norm(&mut mixed, 4);
+    assert_eq!(ops(&exact(&mixed.finish(), By::Macs)), ["Gemm"]);
+}
+
+#[test]
+fn a_matrix_over_a_flattened_image_takes_in_the_convolutions_before_it() {
+    let mut net = net(4, &[2, 3, 9, 8]);
+    net.conv(&Conv { pads: vec![1, 0, 2, 1], ..Conv::square(3, 4, 3, 0) }.stride(2));
+    net.conv(&Conv::square(4, 4, 1, 0));
+    net.node(Node::new("Flatten"), &[net.last]);
+    gemm(&mut net, 4 * 5 * 4, 2);
+    gemm(&mut net, 2, 2);
+    assert_eq!(ops(&exact(&net.finish(), By::Always)), ["Flatten", "Gemm"]);
+}
+
+#[test]
+fn scales_and_shifts_go_in_before_and_behind() {
+    let mut net = net(5, &[2, 6, 9, 9]);
+    batch_norm(&mut net, 6);
+    binary(&mut net, "Mul", &[6, 1, 1]);
+    net.conv(&Conv::square(6, 4, 3, 0).group(2));
+    binary(&mut net, "Add", &[1, 4, 1, 1]);
+    binary(&mut net, "Sub", &[]);
+    batch_norm(&mut net, 4);
+    net.node(Node::new("Neg"), &[net.last]);
+    assert_eq!(ops(&exact(&net.finish(), By::Macs)), ["Conv"]);
+}
+
+#[test]
+fn a_shift_in_front_of_padding_moves_to_the_cheaper_side() {
+    // One input channel for four output channels: the input is shifted.
+    let mut few = net(6, &[2, 2, 9, 9]);
+    batch_norm(&mut few, 2);
+    few.conv(&Conv::square(2, 8, 3, 1));
+    assert_eq!(ops(&exact(&few.finish(), By::Macs)), ["Sub", "Conv"]);
+    // A smaller output: what the shift amounts to is added there.
+    let mut many = net(7, &[2, 8, 9, 9]);
+    batch_norm(&mut many, 8);
+    many.conv(&Conv::square(8, 2, 3, 1).stride(2));
+    assert_eq!(ops(&exact(&many.finish(), By::Macs)), ["Conv", "Add"]);
+    // Sizes that are not fixed, and no input that would do what the bias does.
+    let mut open = net(8, &[-2, 2, -9, -9]);
+    open.conv(&Conv::square(2, 8, 1, 0));
+    open.conv(&Conv::square(8, 8, 3, 1));
+    assert_eq!(ops(&exact(&open.finish(), By::Macs)), ["Pad", "Conv"]);
+    // The same with one: the bias lies in the range of the weights.
+    let mut range = net(9, &[-2, 8, -9, -9]);
+    range.conv(&Conv::square(8, 4, 1, 0));
+    range.conv(&Conv::square(4, 12, 3, 1));
+    assert_eq!(ops(&exact(&range.finish(), By::Always)), ["Sub", "Conv"]);
+}
+
+#[test]
+fn zeros_around_the_input_are_padding() {
+    let mut net = net(10, &[1, 3, 7, 7]);
+    let pads = net.ints(&[0, 0, 1, 2, 0, 0, 3, 0]);
+    net.node(Node::new("Pad"), &[net.last, pads]);
+    net.conv(&Conv::square(3, 4, 3, 1));
+    assert_eq!(ops(&exact(&net.finish(), By::Macs)), ["Conv"]);
+}
+
+fn average(net: &mut Net, kernel: i64, stride: i64) -> ValueId {
+    let list = |n: i64| Attribute::Ints(vec![n; 2]);
+    let node = Node::new("AveragePool").with("kernel_shape", list(kernel)).with("strides", list(stride));
+    net.node(node, &[net.last])
+}
+
+#[test]
+fn pools_are_convolutions_or_change_places_with_one() {
+    let mut wide = net(11, &[1, 3, 12, 12]);
+    wide.conv(&Conv::square(3, 16, 3, 1));
+    average(&mut wide, 2, 2);
+    assert_eq!(ops(&exact(&wide.finish(), By::Macs)), ["Conv"]);
+    let mut point = net(12, &[1, 16, 12, 12]);
+    point.conv(&Conv::square(16, 16, 1, 0));
+    average(&mut point, 2, 2);
+    assert_eq!(ops(&exact(&point.finish(), By::Macs)), ["AveragePool", "Conv"]);
+    let mut global = net(13, &[1, 16, 12, 12]);
+    global.conv(&Conv::square(16, 16, 1, 0));
+    global.node(Node::new("GlobalAveragePool"), &[global.last]);
+    global.node(Node::new("Flatten"), &[global.last]);
+    gemm(&mut global, 16, 4);
+    assert_eq!(ops(&exact(&global.finish(), By::Macs)), ["GlobalAveragePool", "Flatten", "Gemm"]);
+}
+
+#[test]
+fn branches_over_one_input_add_up() {
+    // RepVGG: 3×3, 1×1 and the input itself, each with a batch norm.
+    let mut net = net(14, &[1, 6, 9, 9]);
+    let x = net.last;
+    let branch = |net: &mut Net, conv: Option<Conv>| {
+        net.last = x;
+        conv.map(|c| net.conv(&c));
+        batch_norm(net, 6)
+    };
+    let wide = branch(&mut net, Some(Conv::square(6, 6, 3, 1)));
+    let point = branch(&mut net, Some(Conv::square(6, 6, 1, 0)));
+    let identity = branch(&mut net, None);
+    let two = net.node(Node::new("Add"), &[wide, point]);
+    net.node(Node::new("Add"), &[two, identity]);
+    let after = exact(&net.finish(), By::Macs);
+    assert_eq!(ops(&after), ["Conv"]);
+}
+
+#[test]
+fn a_linear_inverted_residual_is_one_convolution() {
+    // 1×1 to 6 times the channels, depthwise 3×3, 1×1 back, and the input: no pair of them would pay.
+    let mut net = net(15, &[1, 32, 14, 14]);
+    let x = net.last;
+    net.conv(&Conv::square(32, 192, 1, 0));
+    net.conv(&Conv::square(192, 192, 3, 1).group(192));
+    let y = net.conv(&Conv::square(192, 32, 1, 0));
+    net.node(Node::new("Add"), &[y, x]);
+    assert_eq!(ops(&exact(&net.finish(), By::Macs)), ["Conv", "Add"]);
+}
+
+#[test]
+fn branches_side_by_side_stack_up() {
+    let mut net = net(16, &[1, 4, 8, 8]);
+    let x = net.last;
+    let a = net.conv(&Conv::square(4, 6, 3, 1));
+    net.last = x;
+    let b = net.conv(&Conv::square(4, 2, 1, 0));
+    net.node(Node::new("Concat").with("axis", 1), &[a, b]);
+    net.conv(&Conv::square(8, 3, 1, 0));
+    assert_eq!(ops(&exact(&net.finish(), By::Macs)), ["Conv"]);
+}
+
+#[test]
+fn seams_pay_where_they_save_enough() {
+    let pair = |seed, size: i64, stride| {
+        let mut net = net(seed, &[1, 16, size, size]);
+        net.conv(&Conv::square(16, 16, 3, 1));
+        net.conv(&Conv::square(16, 16, 3, 1).stride(stride));
+        net.finish()
+    };
+    let after = exact(&pair(17, 32, 2), By::Macs);
+    assert_eq!((count(&after, "Conv"), count(&after, "Concat")), (4, 3));
+    let (after, report) = folded(&pair(18, 32, 1).graph, By::Macs);
+    assert_eq!(ops(&after), ["Conv", "Conv"]);
+    let declined: Vec<_> = report.steps[0].declined.keys().collect();
+    assert_eq!(declined, ["`v3`∘`v6` would cost 1.32× the MACs"]);
+    // Nine tiles of one pixel's border cost more calls than they save.
+    let (after, _) = folded(&pair(19, 4, 2).graph, By::Macs);
+    assert_eq!(ops(&after), ["Conv", "Conv"]);
+}
+
+#[test]
+fn products_that_cancel_are_left_alone() {
+    let mut net = net(20, &[2, 2]);
+    let a = net.constant(&[2, 2], &[1.0, 1.0, 1.0, 1.0 + 1e-6]);
+    net.node(Node::new("MatMul"), &[net.last, a]);
+    let b = net.constant(&[2, 2], &[1.0, 1.0, -1.0, -1.0]);
+    net.node(Node::new("MatMul"), &[net.last, b]);
+    let (after, report) = folded(&net.finish().graph, By::Macs);
+    assert_eq!(ops(&after), ["MatMul", "MatMul"]);
+    let declined: Vec<_> = report.steps[0].declined.keys().collect();
+    assert_eq!(declined, ["`v2`∘`v4`: all but 1/4000001 of the composed weights would cancel"]);
+}
+
+#[test]
+fn what_others_use_stays() {
+    let mut net = net(21, &[2, 4]);
+    gemm(&mut net, 4, 4);
+    net.graph.add_output(net.last);
+    gemm(&mut net, 4, 4);
+    let (after, _) = folded(&net.finish().graph, By::Always);
+    assert_eq!(ops(&after), ["Gemm", "Gemm"]);
+}
