@@ -15,8 +15,8 @@ use super::{
 use crate::{
     PassError, Tools,
     stats::{
-        Affine, Linear, Lines, NotFinite, Ridge, Rows, Sums, batches, bytes_per_sample, choose, covariance_with, floats,
-        map_rows, misfit,
+        Affine, Linear, Lines, NotFinite, Ridge, Rows, Sums, batches, bytes_per_sample, choose,
+        covariance_with, floats, map_rows, misfit,
     },
 };
 use faer::MatRef;
@@ -71,7 +71,8 @@ pub fn sequential(
     let dirty = behind(graph, &lost);
     let wanted = |r: &&Role| {
         let last = graph.value(r.linear.output).is_output();
-        lost.contains(&r.node) || setting.all && dirty.contains(&r.linear.output) && (r.linear.takes_bias() || !last)
+        lost.contains(&r.node)
+            || setting.all && dirty.contains(&r.linear.output) && (r.linear.takes_bias() || !last)
     };
     let mut pending: Vec<_> = roles.iter().filter(wanted).collect();
     pending.reverse();
@@ -82,7 +83,8 @@ pub fn sequential(
     while let Some(role) = pending.last() {
         tools.progress.step("repair", total - pending.len() as u64, total);
         if let Some(turn) = turn(original, &changed.graph, role, (groups, keep), &pending) {
-            let data = gather(tools, (original, &mut before), (changed, &mut after), &turn, &batches, setting)?;
+            let data =
+                gather(tools, (original, &mut before), (changed, &mut after), &turn, &batches, setting)?;
             let maps = fit(&changed.graph, &turn, &data, setting).map_err(|e| unfit(graph, role, e))?;
             let mut patch = Patch::anchored(role.node);
             let bias: Vec<_> = maps.iter().flat_map(|m| m.bias.iter().copied()).collect();
@@ -124,7 +126,8 @@ fn turn<'a>(
     let add = output.sole_user().ok().filter(|at| at.is("Add"));
     let other = add.and_then(|add| add.inputs().into_iter().flatten().find(|v| v.id != output.id));
     let nodes: HashSet<_> = pending.iter().map(|r| r.node).collect();
-    let skip = other.filter(|o| !o.is_constant() && o.shape() == output.shape() && !depends(graph, o.id, &nodes));
+    let skip =
+        other.filter(|o| !o.is_constant() && o.shape() == output.shape() && !depends(graph, o.id, &nodes));
     // What the activation sees is the sum, if there is one.
     let seen = match (add, skip) {
         (Some(add), Some(_)) => add.output().ok(),
@@ -215,7 +218,9 @@ impl Turn<'_> {
         let shape = self.new.output_shape(x.shape()).ok_or_else(wrong)?;
         let (xs, ys) = (floats(x)?, floats(y)?);
         let skip = match (old.get(1), new.get(1)) {
-            (Some(a), Some(b)) if a.shape() == y.shape() && *b.shape() == shape[..] => Some((floats(a)?, floats(b)?)),
+            (Some(a), Some(b)) if a.shape() == y.shape() && *b.shape() == shape[..] => {
+                Some((floats(a)?, floats(b)?))
+            }
             (None, None) => None,
             _ => return Err(wrong()),
         };
@@ -229,7 +234,8 @@ impl Turn<'_> {
             };
             let target = of_old(&ys);
             let Some((skip_old, skip_new)) = &skip else {
-                let pick = target.data.chunks_exact(target.width).flat_map(|row| self.kept.iter().map(|&c| row[c]));
+                let pick =
+                    target.data.chunks_exact(target.width).flat_map(|row| self.kept.iter().map(|&c| row[c]));
                 data.y.data.extend(pick);
                 continue;
             };

@@ -54,9 +54,17 @@ impl Maker {
         (!fitting.is_empty()).then(|| fitting[self.rng.usize(from..fitting.len())].clone())
     }
 
-    fn conv(&mut self, x: &str, s: &[usize], outputs: usize, kernel: usize, group: usize) -> (String, Vec<usize>) {
+    fn conv(
+        &mut self,
+        x: &str,
+        s: &[usize],
+        outputs: usize,
+        kernel: usize,
+        group: usize,
+    ) -> (String, Vec<usize>) {
         let w = self.floats(&[outputs, s[0] / group, kernel, kernel], -0.5, 0.5);
-        let b = if self.rng.bool() { format!(", {}", self.floats(&[outputs], -0.5, 0.5)) } else { String::new() };
+        let b =
+            if self.rng.bool() { format!(", {}", self.floats(&[outputs], -0.5, 0.5)) } else { String::new() };
         let pad = kernel / 2;
         let shape = vec![outputs, s[1], s[2]];
         let op = format!("Conv<group = {group}, pads = [{pad}, {pad}, {pad}, {pad}]>");
@@ -78,7 +86,8 @@ impl Maker {
     }
 
     fn activation(&mut self, x: &str, s: &[usize]) {
-        let op = ["Relu", "Sigmoid", "HardSwish", "LeakyRelu<alpha = 0.2>", "Tanh", "Softplus"][self.rng.usize(0..6)];
+        let op = ["Relu", "Sigmoid", "HardSwish", "LeakyRelu<alpha = 0.2>", "Tanh", "Softplus"]
+            [self.rng.usize(0..6)];
         self.node(op, x, s);
     }
 
@@ -102,7 +111,11 @@ impl Maker {
             6 => {
                 let weight = self.floats(&[c, wide, 2, 2], -0.5, 0.5);
                 let bias = self.floats(&[wide], -0.5, 0.5);
-                self.node("ConvTranspose<strides = [2, 2]>", &format!("{x}, {weight}, {bias}"), &[wide, 2 * h, 2 * w]);
+                self.node(
+                    "ConvTranspose<strides = [2, 2]>",
+                    &format!("{x}, {weight}, {bias}"),
+                    &[wide, 2 * h, 2 * w],
+                );
             }
             7 => {
                 let [g, b, m] = [0; 3].map(|_| self.floats(&[c], -0.5, 0.5));
@@ -320,7 +333,13 @@ fn random_graph(seed: u64) -> Model {
     for rank in 1..=3 {
         let Some((v, s)) = maker.pick(rank) else { continue };
         let (y, _) = if rank == 3 { maker.conv(&v, &s, 3, 1, 1) } else { maker.dense(&v, &s, 3) };
-        let dims = if rank == 3 { format!("2,3,{},{}", s[1], s[2]) } else if rank == 2 { format!("2,{},3", s[0]) } else { "2,3".into() };
+        let dims = if rank == 3 {
+            format!("2,3,{},{}", s[1], s[2])
+        } else if rank == 2 {
+            format!("2,{},3", s[0])
+        } else {
+            "2,3".into()
+        };
         outputs.push(format!("float[{dims}] {y}"));
     }
     let source = format!(
@@ -351,7 +370,10 @@ fn zeroed(graph: &Graph, groups: &Groups, keep: &Keep) -> Graph {
     for &id in graph.nodes().iter() {
         let at = graph.at(id);
         for (slot, axis) in summed(at) {
-            let Some(site) = site_of(at, Port::In(slot)).filter(|_| !at.input(slot).unwrap().is_constant()) else { continue };
+            let Some(site) = site_of(at, Port::In(slot)).filter(|_| !at.input(slot).unwrap().is_constant())
+            else {
+                continue;
+            };
             if let Some(kept) = groups.kept(keep, site, axis) {
                 let dims = at.input(slot).unwrap().shape().unwrap();
                 let size = dims[axis].size().unwrap();
@@ -399,7 +421,10 @@ fn check_cut(graph: &Graph, feeds: &[(&str, &Tensor)], seed: u64) -> (usize, usi
         }
     }
     let less = cut(graph, &groups, &keep).unwrap_or_else(|e| {
-        panic!("seed {seed}: {e}\n{}", text::print_graph_with(graph, text::PrintOptions { max_elements: Some(8) }))
+        panic!(
+            "seed {seed}: {e}\n{}",
+            text::print_graph_with(graph, text::PrintOptions { max_elements: Some(8) })
+        )
     });
     Model::of(less.clone()).check().unwrap_or_else(|e| panic!("seed {seed}: {e}"));
     let reference = zeroed(graph, &groups, &keep);
@@ -410,7 +435,11 @@ fn check_cut(graph: &Graph, feeds: &[(&str, &Tensor)], seed: u64) -> (usize, usi
         let far = x.iter().zip(&y).map(|(p, q)| (p - q).abs()).fold(0.0, f64::max);
         // Sums in another order: some 1e-7 of the largest term for each of a dozen layers.
         let text = || text::print_graph_with(graph, text::PrintOptions { max_elements: Some(8) });
-        assert!(x.len() == y.len() && far <= 1e-4 * scale, "seed {seed}, output {i}: {far} of {scale}\n{}", text());
+        assert!(
+            x.len() == y.len() && far <= 1e-4 * scale,
+            "seed {seed}, output {i}: {far} of {scale}\n{}",
+            text()
+        );
     }
     let lost = keep.values().filter(|units| units.contains(&false)).count();
     (groups.prunable().count(), lost)

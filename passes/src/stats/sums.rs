@@ -137,17 +137,7 @@ impl Sums {
         let (d, o) = (x_mean.len(), y_mean.len());
         let (whole, lower) = (BlockStructure::Rectangular, BlockStructure::TriangularLower);
         let mut xx = Mat::<f32>::zeros(d, d);
-        triangular::matmul(
-            xx.as_mut(),
-            lower,
-            Accum::Replace,
-            x.transpose(),
-            whole,
-            x,
-            whole,
-            1.0,
-            par(),
-        );
+        triangular::matmul(xx.as_mut(), lower, Accum::Replace, x.transpose(), whole, x, whole, 1.0, par());
         let mut xy = Mat::<f32>::zeros(d, o);
         if o > 0 {
             matmul(xy.as_mut(), Accum::Replace, x.transpose(), y.matrix(), 1.0_f32, par());
