@@ -224,15 +224,12 @@ impl Random {
         let op = ["Add", "Mul", "Sub", "Div", "Max", "Min"][self.rng.usize(0..6)];
         let shape = x.shape.clone();
         let same = self.pick(Kind::Float, |s| *s == shape && op != "Mul" && op != "Div");
-        let y = match same.filter(|_| self.rng.bool()) {
-            Some(y) => y.name,
-            None => {
-                let rank = self.rng.usize(0..=x.shape.len());
-                let dims = x.shape[x.shape.len() - rank..].to_vec();
-                let dims: Vec<_> =
-                    dims.iter().map(|d| if self.rng.bool() { d.unwrap_or(1) } else { 1 }).collect();
-                if op == "Div" { self.floats(&dims, 0.5, 2.0) } else { self.floats(&dims, -1.0, 1.0) }
-            }
+        let y = if let Some(y) = same.filter(|_| self.rng.bool()) { y.name } else {
+            let rank = self.rng.usize(0..=x.shape.len());
+            let dims = x.shape[x.shape.len() - rank..].to_vec();
+            let dims: Vec<_> =
+                dims.iter().map(|d| if self.rng.bool() { d.unwrap_or(1) } else { 1 }).collect();
+            if op == "Div" { self.floats(&dims, 0.5, 2.0) } else { self.floats(&dims, -1.0, 1.0) }
         };
         let swap = op != "Div" && self.rng.bool();
         let (a, b) = if swap { (y, x.name) } else { (x.name, y) };

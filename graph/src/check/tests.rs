@@ -220,7 +220,7 @@ fn large_graphs_are_checked_in_no_time() {
 #[test]
 fn operator_sets_nobody_knows_yet_are_refused() {
     let model = crate::Model::of(
-        crate::text::parse_graph("g (float[2] x) => (float[2] y) { y = Relu(x) }", 99).unwrap(),
+        text::parse_graph("g (float[2] x) => (float[2] y) { y = Relu(x) }", 99).unwrap(),
     );
     let error = model.check().unwrap_err();
     assert!(

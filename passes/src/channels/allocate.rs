@@ -72,7 +72,7 @@ pub fn uniform(model: &CostModel, curves: &[Curve], budget: f64, step: usize) ->
     }
     let (mut low, mut high) = (0.0, 1.0);
     for _ in 0..40 {
-        let middle = (low + high) / 2.0;
+        let middle = f64::midpoint(low, high);
         if fits(middle) { low = middle } else { high = middle }
     }
     Some(at(low))

@@ -125,7 +125,7 @@ fn factors(at: At<'_>) -> Vec<(Site, usize)> {
             (0..rank(Port::Out(0))).map(|axis| (Port::Out(0), axis)).chain([k]).collect()
         }
         "Gemm" => {
-            let k = (Port::In(1), if at.int("transB", 0) != 0 { 1 } else { 0 });
+            let k = (Port::In(1), usize::from(at.int("transB", 0) != 0));
             vec![(Port::Out(0), 0), (Port::Out(0), 1), k]
         }
         _ => vec![],

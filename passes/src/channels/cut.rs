@@ -177,7 +177,7 @@ fn redeclare(graph: &mut Graph, id: ValueId, shape: &[Dim]) {
 pub fn take(tensor: &Tensor, axis: usize, kept: &[usize]) -> Option<Tensor> {
     let bits = tensor.dtype().bits() as usize;
     let shape = tensor.shape();
-    if bits % 8 != 0 || bits == 0 || axis >= shape.len() {
+    if !bits.is_multiple_of(8) || bits == 0 || axis >= shape.len() {
         return None;
     }
     let inner = shape[axis + 1..].iter().product::<usize>() * bits / 8;

@@ -54,7 +54,7 @@ impl Frontier {
         let done: HashSet<_> = self.done.union(&self.before(graph, wanted)).copied().collect();
         let made = done.iter().flat_map(|&n| graph.outputs_of(n).into_iter().flatten());
         let mut next: Vec<_> =
-            made.chain(open_inputs(graph)).filter(|&v| !graph.value(v).data.is_some()).collect();
+            made.chain(open_inputs(graph)).filter(|&v| graph.value(v).data.is_none()).collect();
         let waits = |v: &ValueId| {
             graph.value(*v).is_output() || graph.users(*v).iter().any(|(user, _)| !done.contains(user))
         };

@@ -16,7 +16,7 @@ fn chain(seed: u64, dtype: DataType) -> Option<(Net, Vec<Conv>)> {
     let shape = [vec![1, 6], sizes.iter().map(|&n| n as i64).collect()].concat();
     let (mut convs, mut channels) = (vec![], 6);
     for place in 0..rng.usize(2..4) {
-        let padded = place == 0 || seed % 2 == 0;
+        let padded = place == 0 || seed.is_multiple_of(2);
         let conv = Conv::random(&mut rng, channels, spatial, padded);
         sizes = (0..spatial).map(|i| conv.size(i, sizes[i])).collect::<Option<_>>()?;
         channels = conv.outputs;
