@@ -8,7 +8,17 @@ use pare_runtime::{
 use std::{fs, path::Path};
 
 /// Tests whose original does not run in the engine.
-const NOT_RUN: &[&str] = &[];
+const NOT_RUN: &[&str] = &[
+    "adagrad",
+    "bernoulli_seed",
+    "dequantizelinear",
+    "optional_get_element_sequence",
+    "optional_get_element_tensor",
+    "optional_has_element_empty_optional_input",
+    "optional_has_element_optional_input",
+    "quantizelinear",
+    "strnormalizer_export_monday_casesensintive_lower",
+];
 
 fn run(model: &[u8], optimize: Optimize, data: &Path) -> Result<Feed, String> {
     let options = LoadOptions::default().with_optimize(optimize);

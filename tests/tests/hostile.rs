@@ -91,7 +91,11 @@ fn every_broken_file_is_told_in_a_sentence() {
     let cases: &[(&str, Vec<u8>, &str)] = &[
         ("nothing wrong", model(18, &[relu()]), "none"),
         ("empty", vec![], "the file is empty"),
-        ("garbage", b"<html>not found</html>".to_vec(), "?"),
+        (
+            "garbage",
+            b"<html>not found</html>".to_vec(),
+            "the file is damaged or no ONNX file: no field starts where one should in ModelProto",
+        ),
         ("no graph", file::int(1, 8), "the model has no graph"),
         (
             "cycle",
@@ -103,23 +107,71 @@ fn every_broken_file_is_told_in_a_sentence() {
                     node("Neg", &["b"], &["y"]),
                 ],
             ),
-            "?",
+            "the nodes form a cycle through Add making `a`",
         ),
-        ("made twice", model(18, &[relu(), node("Neg", &["x"], &["y"])]), "?"),
-        ("undefined", model(18, &[node("Add", &["x", "nowhere"], &["y"])]), "?"),
-        ("output not made", model(18, &[node("Relu", &["x"], &["z"])]), "?"),
-        ("unknown operator", model(18, &[node("Rellu", &["x"], &["y"])]), "?"),
-        ("too new an operator", model(11, &[node("Gelu", &["x"], &["y"])]), "?"),
-        ("too new an operator set", model(9999, &[relu()]), "?"),
-        ("no operator set", model(0, &[relu()]), "?"),
-        ("too many inputs", model(18, &[node("Relu", &["x", "x"], &["y"])]), "?"),
+        (
+            "made twice",
+            model(18, &[relu(), node("Neg", &["x"], &["y"])]),
+            "`y` is made twice, by Relu making `y` and by Neg making `y`",
+        ),
+        (
+            "undefined",
+            model(18, &[node("Add", &["x", "nowhere"], &["y"])]),
+            "`nowhere` is used by Add making `y`, but nothing makes it",
+        ),
+        (
+            "output not made",
+            model(18, &[node("Relu", &["x"], &["z"])]),
+            "`y` is used as an output, but nothing makes it",
+        ),
+        (
+            "unknown operator",
+            model(18, &[node("Rellu", &["x"], &["y"])]),
+            "Rellu making `y` is no operator of ai.onnx in operator set 18",
+        ),
+        (
+            "too new an operator",
+            model(11, &[node("Gelu", &["x"], &["y"])]),
+            "Gelu making `y` is no operator of ai.onnx in operator set 11",
+        ),
+        ("too new an operator set", model(9999, &[relu()]), "none"),
+        (
+            "no operator set",
+            model(0, &[relu()]),
+            "Relu making `y` is no operator of ai.onnx in operator set 0",
+        ),
+        (
+            "too many inputs",
+            model(18, &[node("Relu", &["x", "x"], &["y"])]),
+            "Relu making `y` has 2 inputs, but must have 1",
+        ),
         ("external", add("good.bin"), "none"),
-        ("external missing", add("gone.bin"), "?"),
-        ("external short", add("short.bin"), "?"),
-        ("external absolute", add(outside.path().to_str().unwrap()), "?"),
-        ("external above", add("../good.bin"), "?"),
-        ("external link", add("link.bin"), "?"),
-        ("external folder", add("."), "?"),
+        (
+            "external missing",
+            add("gone.bin"),
+            "the tensor `w` has its data in `gone.bin`, which cannot be opened: No such file or directory (os error 2)",
+        ),
+        (
+            "external short",
+            add("short.bin"),
+            "the tensor `w` has 8 bytes at 0 of `short.bin`, which holds 4 bytes",
+        ),
+        (
+            "external absolute",
+            add(outside.path().to_str().unwrap()),
+            "the tensor `w` has its data at `/outside`, which is no path inside of the model's folder",
+        ),
+        (
+            "external above",
+            add("../good.bin"),
+            "the tensor `w` has its data at `../good.bin`, which is no path inside of the model's folder",
+        ),
+        (
+            "external link",
+            add("link.bin"),
+            "the tensor `w` has its data in `link.bin`, a link out of the model's folder",
+        ),
+        ("external folder", add("."), "the tensor `w` has its data in `.`, which is no regular file"),
     ];
     let mut wrong = vec![];
     for (case, bytes, wanted) in cases {

@@ -19,7 +19,7 @@ use pare_tests::random;
 use std::{collections::BTreeMap, fmt::Write as _};
 
 /// Graphs in a quick run.
-const QUICK: u64 = 60;
+const QUICK: u64 = 300;
 
 /// Passes each graph of a quick run goes through, besides `safe`.
 const ROTATING: usize = 3;

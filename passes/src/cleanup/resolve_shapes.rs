@@ -84,6 +84,10 @@ fn reshape(at: At<'_>) -> Result<Patch, Decline> {
     let to = y.shape().ok_or(Decline::Mismatch)?;
     let open = || Decline::because(format!("`{}` has several sizes that no target can say", y.name()));
     let target = reshape_target(x.shape(), to).ok_or_else(open)?;
+    // A declared shape may be none that `x` can take: then the model fails when it runs, and is left to.
+    let count = |shape: &[Dim]| shape.iter().try_fold(1_i64, |n, d| n.checked_mul(d.known()?));
+    let (before, after) = (x.shape().and_then(count), count(to));
+    expect(before.is_none() || after.is_none() || before == after)?;
     // A target without 0 means the same either way, and one with it a copy.
     expect(at.int("allowzero", 0) == 0 || !target.contains(&0))?;
     with_constants(at, &[(1, "shape", target)])
