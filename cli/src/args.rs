@@ -169,13 +169,13 @@ pub struct BenchArgs {
     #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub samples: Option<PathBuf>,
     /// Samples in a run, where the model leaves that open
-    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = at_least_one)]
     pub batch: usize,
     /// Size of a symbolic dimension for generated inputs, such as N=8
     #[arg(long = "dim", value_name = "NAME=SIZE", value_parser = dim)]
     pub dims: Vec<(String, i64)>,
     /// Rounds at least
-    #[arg(long, default_value_t = 30, value_name = "N")]
+    #[arg(long, default_value_t = 30, value_name = "N", value_parser = at_least_one)]
     pub rounds: usize,
     /// Seconds to measure at least
     #[arg(long, default_value_t = 3.0, value_name = "SECONDS")]
@@ -214,6 +214,10 @@ fn bytes(text: &str) -> Result<u64, String> {
     let number: f64 =
         digits.trim().parse().map_err(|_| "expected a number, perhaps with K, M or G".to_owned())?;
     if number > 0.0 { Ok((number * f64::from(unit)) as u64) } else { Err("expected more than 0".into()) }
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "expected a number, at least 1".into())
 }
 
 fn dim(text: &str) -> Result<(String, i64), String> {

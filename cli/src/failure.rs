@@ -38,21 +38,26 @@ impl Failure {
         Self { message: format!("{what}: {}", self.message), ..self }
     }
 
+    /// Why the model `what` cannot be read.
+    pub fn read(error: &ReadError, what: &str) -> Self {
+        let failure = Self { hint: error.hint().map(Into::into), ..Self::new(error.to_string()) };
+        // These name the file themselves.
+        if matches!(error, ReadError::Io { .. } | ReadError::NotAFile(_)) {
+            failure
+        } else {
+            failure.of(what)
+        }
+    }
+
     pub fn pipeline(error: &PipelineError, source: &str) -> Self {
         let (message, hint) = (error.message.clone(), error.hint.clone());
         Self { message, detail: Some(error.underline(source)), hint }
     }
 }
 
-impl From<ReadError> for Failure {
-    fn from(error: ReadError) -> Self {
-        Self::new(error.to_string())
-    }
-}
-
 impl From<WriteError> for Failure {
     fn from(error: WriteError) -> Self {
-        Self::new(error.to_string())
+        Self { message: error.to_string(), detail: None, hint: error.hint().map(Into::into) }
     }
 }
 

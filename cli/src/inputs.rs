@@ -7,7 +7,7 @@ use pare_runtime::{
 };
 use std::{
     io::Read,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, OnceLock},
 };
 
@@ -28,11 +28,11 @@ pub fn model(path: &Path) -> Result<Loaded, Failure> {
             .map_err(|e| Failure::new(format!("cannot read stdin: {e}")))?;
         let size = bytes.len() as u64;
         let bytes = bytes::Bytes::from(bytes);
-        let model = onnx::read_bytes(bytes.clone(), None).map_err(|e| Failure::from(e).of("stdin"))?;
+        let model = onnx::read_bytes(bytes.clone(), None).map_err(|e| Failure::read(&e, "stdin"))?;
         return Ok(Loaded { model, source: ModelSource::bytes(bytes), bytes: size });
     }
-    let model =
-        onnx::read(path, &onnx::ReadOptions::default()).map_err(|e| Failure::from(e).of(path.display()))?;
+    let model = onnx::read(path, &onnx::ReadOptions::default())
+        .map_err(|e| Failure::read(&e, &format!("`{}`", path.display())))?;
     let size = std::fs::metadata(path).map_or(0, |m| m.len());
     Ok(Loaded { model, source: ModelSource::File(path.to_owned()), bytes: size })
 }
@@ -104,7 +104,7 @@ pub fn ports(model: &Model) -> Vec<Port> {
 }
 
 /// Samples from a file or folder.
-pub fn samples(path: &PathBuf, model: &Model) -> Result<Samples, Failure> {
+pub fn samples(path: &Path, model: &Model) -> Result<Samples, Failure> {
     Ok(Samples::open(path, &ports(model), Limits::default())?)
 }
 
@@ -112,7 +112,7 @@ pub fn samples(path: &PathBuf, model: &Model) -> Result<Samples, Failure> {
 const SAMPLES_PER_PLAN: usize = 4;
 
 /// Given samples, or generated ones.
-pub fn samples_or_generated(path: Option<&PathBuf>, model: &Model, seed: u64) -> Result<Samples, Failure> {
+pub fn samples_or_generated(path: Option<&Path>, model: &Model, seed: u64) -> Result<Samples, Failure> {
     if let Some(path) = path {
         return samples(path, model);
     }

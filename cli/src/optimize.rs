@@ -20,6 +20,7 @@ pub fn run(args: &OptimizeArgs, common: &Common, voice: &Voice) -> Result<Done, 
     let start = Instant::now();
     let pipeline = pipeline(args)?;
     check_print_after(args, &pipeline)?;
+    check_output(&args.output)?;
     let loaded = inputs::model(&args.model)?;
     let mut original = loaded.model.clone();
     if args.freeze_initializers {
@@ -86,9 +87,10 @@ fn pipeline(args: &OptimizeArgs) -> Result<Pipeline, Failure> {
     let Some(path) = &args.config else {
         return args.passes.parse().map_err(|e| Failure::pipeline(&e, &args.passes));
     };
-    let cannot = |e| Failure::new(format!("cannot read {}: {e}", path.display()));
+    let cannot = |e| Failure::new(format!("cannot read `{}`: {e}", path.display()));
     let source = std::fs::read_to_string(path).map_err(cannot)?;
-    Pipeline::from_toml(&source).map_err(|e| Failure::pipeline(&e, &source).of(path.display()))
+    Pipeline::from_toml(&source)
+        .map_err(|e| Failure::pipeline(&e, &source).of(format_args!("`{}`", path.display())))
 }
 
 fn check_print_after(args: &OptimizeArgs, pipeline: &Pipeline) -> Result<(), Failure> {
@@ -98,6 +100,25 @@ fn check_print_after(args: &OptimizeArgs, pipeline: &Pipeline) -> Result<(), Fai
     }
     Err(Failure::new(format!("`--print-after {name}`: the pipeline has no such pass"))
         .hint("`all` prints after every pass"))
+}
+
+/// Whether the result could be written, asked before the work rather than after it.
+fn check_output(path: &Path) -> Result<(), Failure> {
+    if path == Path::new("-") {
+        return Ok(());
+    }
+    if path.is_dir() {
+        return Err(Failure::new(format!("the output `{}` is a folder", path.display()))
+            .hint("give the name of a file in it"));
+    }
+    match path.parent() {
+        Some(folder) if folder != Path::new("") && !folder.is_dir() => {
+            let folder = folder.display();
+            Err(Failure::new(format!("the output's folder `{folder}` does not exist"))
+                .hint(format!("`mkdir -p {folder}` makes it")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Bytes written, external data included.
@@ -197,7 +218,7 @@ impl Job<'_> {
     fn compare(&self, a: &Model, b: &Model, test: Option<pare_runtime::Samples>) -> Result<Proof, Failure> {
         let mut samples = match test {
             Some(samples) => samples,
-            None => inputs::samples_or_generated(self.args.samples.as_ref(), a, self.common.seed)?,
+            None => inputs::samples_or_generated(self.args.samples.as_deref(), a, self.common.seed)?,
         };
         proof::compare(self.engines, &self.place(a)?, &self.place(b)?, &mut samples)
     }
@@ -390,17 +411,17 @@ struct Stages<'v> {
     voice: &'v Voice,
     last: Model,
     patches: u64,
-    stages: Vec<Stage>,
+    done: Vec<Stage>,
 }
 
 impl<'v> Stages<'v> {
     fn new(pipeline: &Pipeline, print_after: Option<&'v str>, voice: &'v Voice, model: &Model) -> Self {
         let lossy = pipeline.effect() == Effect::Lossy;
-        Self { lossy, print_after, voice, last: model.clone(), patches: 0, stages: vec![] }
+        Self { lossy, print_after, voice, last: model.clone(), patches: 0, done: vec![] }
     }
 
     fn finish(self) -> Vec<Stage> {
-        self.stages
+        self.done
     }
 }
 
@@ -415,14 +436,14 @@ impl Observer for Stages<'_> {
             return;
         }
         let after = if self.lossy { model.clone() } else { Model::default() };
-        match self.stages.last_mut() {
+        match self.done.last_mut() {
             Some(stage) if (stage.effect == Effect::Lossy) == (info.effect == Effect::Lossy) => {
                 stage.effect = stage.effect.max(info.effect);
                 stage.passes.push(info.name);
                 stage.passes.dedup();
                 stage.after = after.clone();
             }
-            _ => self.stages.push(Stage {
+            _ => self.done.push(Stage {
                 effect: info.effect,
                 passes: vec![info.name],
                 before: self.last.clone(),

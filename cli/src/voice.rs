@@ -23,10 +23,6 @@ impl Voice {
         Self { json, quiet, bar: Mutex::new(None) }
     }
 
-    pub fn json(&self) -> bool {
-        self.json
-    }
-
     /// A report: as JSON, or as text made by `people`.
     pub fn report(&self, json: impl FnOnce() -> serde_json::Value, people: impl FnOnce() -> String) {
         self.clear();
@@ -39,6 +35,7 @@ impl Voice {
     }
 
     /// Bytes to stdout. A reader that went away is no error.
+    #[allow(clippy::unused_self)] // all that is printed goes through a voice
     pub fn raw(&self, bytes: &[u8]) {
         let mut out = std::io::stdout().lock();
         let _ = out.write_all(bytes).and_then(|()| out.flush());
@@ -117,7 +114,7 @@ pub fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(head.to_vec());
-    rows.into_iter().for_each(|row| drop(table.add_row(row)));
+    table.add_rows(rows);
     for column in table.column_iter_mut() {
         let alignment = if column.index == 0 { CellAlignment::Left } else { CellAlignment::Right };
         column.set_cell_alignment(alignment);

@@ -32,3 +32,8 @@ pub use ops::InferError;
 pub use patch::{Applied, Patch, PatchError, Ref};
 pub use tensor::{Element, Tensor, TensorError, element_count};
 pub use ty::{Axis, AxisSize, Fact, TensorFact, Type, TypeKind};
+
+/// The README's code is tested.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

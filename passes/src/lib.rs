@@ -25,3 +25,8 @@ pub use pass::{Declared, Effect, OptionInfo, Pass, PassInfo, pass_support};
 pub use pipeline::{Pipeline, PipelineError, Step};
 pub use report::{Report, StepReport};
 pub use run::{Observer, PassError, RunError, RunOptions, run};
+
+/// The README's code is tested.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

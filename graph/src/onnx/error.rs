@@ -45,6 +45,16 @@ pub enum ReadError {
         /// Who uses it, in words.
         by: String,
     },
+    /// The file that holds a tensor's elements is not there, or may not be opened.
+    #[error("{place} has its data in `{location}`, which cannot be opened: {source}")]
+    MissingData {
+        /// The tensor, in words.
+        place: String,
+        /// Where its data should be, as the model says.
+        location: String,
+        /// What the system says.
+        source: io::Error,
+    },
     /// Something in the model contradicts the format.
     #[error("{place} {why}")]
     Invalid {
@@ -59,6 +69,21 @@ pub enum ReadError {
 }
 
 impl ReadError {
+    /// What may help.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Empty | Self::NotOnnx(_) => {
+                Some("download or export it again; what Git LFS left as a pointer, `git lfs pull` fetches")
+            }
+            Self::NotAFile(_) => Some("give the `.onnx` file itself"),
+            Self::MissingData { .. } => Some(
+                "the file with the weights belongs beside the model, under the name it was exported with",
+            ),
+            Self::UnknownField { .. } => Some("a later version of `pare` may know it"),
+            _ => None,
+        }
+    }
+
     pub(crate) fn invalid(place: impl Into<String>, why: impl Into<String>) -> Self {
         Self::Invalid { place: place.into(), why: why.into() }
     }
@@ -98,4 +123,15 @@ pub enum WriteError {
     /// The stream given by the caller failed.
     #[error("cannot write the model: {0}")]
     Stream(#[source] io::Error),
+}
+
+impl WriteError {
+    /// What may help.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::NotAFile(_) => Some("give the name of a file, or `-` for stdout"),
+            Self::TooLarge { .. } => Some("write to a file: weights then go to a second one beside it"),
+            _ => None,
+        }
+    }
 }

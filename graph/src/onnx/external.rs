@@ -132,7 +132,7 @@ impl Files<'_> {
         }
         let nowhere = || format!("has its data in the file `{location}`, and no folder is given to look in");
         let folder = self.folder.ok_or_else(|| ReadError::invalid(of, nowhere()))?;
-        let path = resolve(folder, location, self.options).map_err(|why| ReadError::invalid(of, why))?;
+        let path = resolve(folder, location, of, self.options)?;
         let file = match Mapping::open(&path) {
             Ok((mapping, file)) => {
                 self.mappings.push(mapping);
@@ -148,21 +148,24 @@ impl Files<'_> {
 }
 
 /// The file at `location` in `folder`, whose owner trusts the model with what lies in it, but with nothing else.
-fn resolve(folder: &Path, location: &str, options: &ReadOptions) -> Result<PathBuf, String> {
+fn resolve(folder: &Path, location: &str, of: &str, options: &ReadOptions) -> Result<PathBuf, ReadError> {
+    let refuse = |why: String| Err(ReadError::invalid(of, why));
     let inside = |c: Component<'_>| matches!(c, Component::Normal(_) | Component::CurDir);
     // A backslash separates folders on some systems only: no model needs one.
     let plain = !location.is_empty() && !location.contains(['\\', '\0']);
     if !plain || !Path::new(location).components().all(inside) {
-        return Err(format!("has its data at `{location}`, which is no path inside of the model's folder"));
+        return refuse(format!(
+            "has its data at `{location}`, which is no path inside of the model's folder"
+        ));
     }
-    let missing = |e: std::io::Error| format!("has its data in `{location}`, which cannot be opened: {e}");
+    let missing = |source| ReadError::MissingData { place: of.into(), location: location.into(), source };
     let path = folder.join(location).canonicalize().map_err(missing)?;
     if !options.follow_links && !path.starts_with(folder.canonicalize().map_err(missing)?) {
-        return Err(format!("has its data in `{location}`, a link out of the model's folder"));
+        return refuse(format!("has its data in `{location}`, a link out of the model's folder"));
     }
     match std::fs::metadata(&path) {
         Ok(meta) if meta.is_file() => Ok(path),
-        Ok(_) => Err(format!("has its data in `{location}`, which is no regular file")),
+        Ok(_) => refuse(format!("has its data in `{location}`, which is no regular file")),
         Err(e) => Err(missing(e)),
     }
 }

@@ -1,0 +1,56 @@
+//! Sessions of the command are tests: those in the README, and `cmd/*.trycmd` for what goes wrong.
+
+use pare_graph::{Model, onnx, text::parse_graph};
+use pare_runtime::EngineChoice;
+use std::{fs, path::Path};
+
+/// Runs every session in a folder of its own, which holds the fixtures and some files that are no models.
+#[test]
+fn sessions_say_what_they_should() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace");
+    let folder = tempfile::tempdir().unwrap();
+    copy(&root.join("fixtures"), &folder.path().join("fixtures"));
+    broken_files(folder.path());
+    std::env::set_current_dir(folder.path()).unwrap();
+
+    let cases = trycmd::TestCases::new();
+    cases.register_bin("pare", Path::new(env!("CARGO_BIN_EXE_pare")));
+    // Messages do not depend on who runs the tests, nor on whether the engine has been fetched.
+    cases.env("LC_ALL", "C").env("COLUMNS", "100");
+    if pare_runtime::resolve(&EngineChoice::default(), &mut |_| {}).unwrap().fallback {
+        cases.env("PARE_ENGINE", "tract");
+    }
+    cases.case(root.join("README.md")).case(root.join("tests/cmd/*.trycmd"));
+    cases.run();
+
+    assert!(!Path::new("out.onnx").exists(), "a command that could not run wrote its output");
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+/// What `cmd/*.trycmd` open in vain.
+fn broken_files(folder: &Path) {
+    let model = fs::read(folder.join("fixtures/digits-cnn.onnx")).unwrap();
+    fs::write(folder.join("empty.onnx"), "").unwrap();
+    fs::write(folder.join("garbage.onnx"), "this is no model\n").unwrap();
+    fs::write(folder.join("truncated.onnx"), &model[..100_000]).unwrap();
+    fs::write(folder.join("typo.toml"), "[[step]]\npass = \"fold-bm\"\n").unwrap();
+    // A model of which the weights were left behind.
+    let external = folder.join("external.onnx");
+    let fold = onnx::read(&folder.join("fixtures/digits-fold.onnx"), &onnx::ReadOptions::default()).unwrap();
+    let small = onnx::WriteOptions { limit: 10_000, ..onnx::WriteOptions::default() };
+    let (data, _) = onnx::write(&fold, &external, &small).unwrap().data.unwrap();
+    fs::remove_file(data).unwrap();
+    // Models that the samples of digits do not fit.
+    for (name, input) in [("named.onnx", "float[N,1,8,8] picture"), ("colour.onnx", "float[N,3,8,8] image")] {
+        let graph = format!("g ({input}) => (float[N,Channels,8,8] y) {{ y = Relu({}) }}", &input[15..]);
+        fs::write(folder.join(name), onnx::to_bytes(&Model::of(parse_graph(&graph, 17).unwrap())).unwrap())
+            .unwrap();
+    }
+}
