@@ -153,6 +153,7 @@ impl Random {
     }
 
     /// Add a node with one output; now and then a second one just like it.
+    #[allow(clippy::unnecessary_wraps)] // as every other step, which may find nothing to do
     fn emit(&mut self, call: &str, kind: Kind, shape: Shape) -> Option<()> {
         for _ in 0..=usize::from(self.chance(8)) {
             let name = self.fresh("v");
@@ -224,7 +225,9 @@ impl Random {
         let op = ["Add", "Mul", "Sub", "Div", "Max", "Min"][self.rng.usize(0..6)];
         let shape = x.shape.clone();
         let same = self.pick(Kind::Float, |s| *s == shape && op != "Mul" && op != "Div");
-        let y = if let Some(y) = same.filter(|_| self.rng.bool()) { y.name } else {
+        let y = if let Some(y) = same.filter(|_| self.rng.bool()) {
+            y.name
+        } else {
             let rank = self.rng.usize(0..=x.shape.len());
             let dims = x.shape[x.shape.len() - rank..].to_vec();
             let dims: Vec<_> =

@@ -1,5 +1,8 @@
 //! What holds of every pass, of every file, and of broken ones.
 
+// Helpers of tests are tests.
+#![allow(clippy::unwrap_used)]
+
 mod conformance;
 mod hostile;
 mod laws;

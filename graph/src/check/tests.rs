@@ -219,9 +219,8 @@ fn large_graphs_are_checked_in_no_time() {
 
 #[test]
 fn operator_sets_nobody_knows_yet_are_refused() {
-    let model = crate::Model::of(
-        text::parse_graph("g (float[2] x) => (float[2] y) { y = Relu(x) }", 99).unwrap(),
-    );
+    let model =
+        crate::Model::of(text::parse_graph("g (float[2] x) => (float[2] y) { y = Relu(x) }", 99).unwrap());
     let error = model.check().unwrap_err();
     assert!(
         error.to_string().starts_with("operator set 99 of ai.onnx is not known; the newest known one is ")

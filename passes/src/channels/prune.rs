@@ -172,7 +172,11 @@ struct Work<'p> {
 impl<'p> Work<'p> {
     fn new(pass: &'p PruneChannels, model: &Model, cx: &mut Context<'_>) -> Result<Self, PassError> {
         let sampled = cx.tools.samples.is_some() && cx.tools.engine.is_some();
-        let (criterion, scope, repair) = if sampled { (Criterion::Obs, Scope::Global, Repair::Sequential) } else { (Criterion::L2, Scope::Uniform, Repair::None) };
+        let (criterion, scope, repair) = if sampled {
+            (Criterion::Obs, Scope::Global, Repair::Sequential)
+        } else {
+            (Criterion::L2, Scope::Uniform, Repair::None)
+        };
         let criterion = pass.criterion.unwrap_or(criterion);
         let scope = pass.scope.unwrap_or(scope);
         let repair = pass.repair.unwrap_or(repair);

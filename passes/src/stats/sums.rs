@@ -25,7 +25,7 @@ impl Rows {
 
     /// How many rows there are.
     pub fn count(&self) -> usize {
-        if self.width == 0 { 0 } else { self.data.len() / self.width }
+        self.data.len().checked_div(self.width).unwrap_or(0)
     }
 
     /// All of them.

@@ -70,7 +70,13 @@ pub fn of(at: At<'_>, depth: usize) -> Result<Layer<'_>, Decline> {
         axes: vec![Axis::POINT; spatial],
         offset: Offset::default(),
     };
-    let outline = |branch: &Vec<Layer<'_>>| if branch.is_empty() { Some(identity.clone()) } else { composite(branch).filter(|(_, border)| *border != Border::Seam).map(|(outline, _)| outline) };
+    let outline = |branch: &Vec<Layer<'_>>| {
+        if branch.is_empty() {
+            Some(identity.clone())
+        } else {
+            composite(branch).filter(|(_, border)| *border != Border::Seam).map(|(outline, _)| outline)
+        }
+    };
     let outlines: Option<Vec<_>> = branches.iter().map(outline).collect();
     let outlines = outlines.ok_or(Decline::Mismatch)?;
     let axes = Outline::common(&outlines).ok_or(Decline::Mismatch)?;

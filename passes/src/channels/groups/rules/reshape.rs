@@ -119,7 +119,11 @@ pub fn retarget(c: &mut Cutter<'_>, at: At<'_>) -> Option<()> {
     if new == old && c.dims(at, In(0))? == at.optional(0)?.shape()? {
         return Some(());
     }
-    let given = if at.attr("shape").is_some() { at.ints("shape").map(<[i64]>::to_vec) } else { at.optional(1)?.constant_ints().ok() };
+    let given = if at.attr("shape").is_some() {
+        at.ints("shape").map(<[i64]>::to_vec)
+    } else {
+        at.optional(1)?.constant_ints().ok()
+    };
     let mut target: Vec<i64> = match given {
         // What the file says stays, but for sizes that change.
         Some(given) if given.len() == new.len() => {

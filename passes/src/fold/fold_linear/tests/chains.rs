@@ -47,5 +47,4 @@ fn random_chains_are_equal_to_the_reference() {
         }
     }
     assert!(seen >= 400 && whole >= 200 && tiled >= 100, "{seen} {whole} {tiled} {left}");
-    println!("{seen} {whole} {tiled} {left}");
 }
