@@ -1,5 +1,8 @@
 //! Sessions of the command are tests: those in the README, and `cmd/*.trycmd` for what goes wrong.
 
+// Helpers of tests are tests.
+#![allow(clippy::unwrap_used)]
+
 use pare_graph::{Model, onnx, text::parse_graph};
 use pare_runtime::EngineChoice;
 use std::{fs, path::Path};
@@ -43,7 +46,7 @@ fn broken_files(folder: &Path) {
     fs::write(folder.join("typo.toml"), "[[step]]\npass = \"fold-bm\"\n").unwrap();
     // A model of which the weights were left behind.
     let external = folder.join("external.onnx");
-    let fold = onnx::read(&folder.join("fixtures/digits-fold.onnx"), &onnx::ReadOptions::default()).unwrap();
+    let fold = onnx::read(folder.join("fixtures/digits-fold.onnx"), &onnx::ReadOptions::default()).unwrap();
     let small = onnx::WriteOptions { limit: 10_000, ..onnx::WriteOptions::default() };
     let (data, _) = onnx::write(&fold, &external, &small).unwrap().data.unwrap();
     fs::remove_file(data).unwrap();

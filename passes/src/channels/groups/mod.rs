@@ -1,6 +1,6 @@
 //! Dependency groups: which channels can only be removed together, through any topology.
 //!
-//! Every place (tensor, axis, index) is an atom. Operators tie atoms to each other (the [rules]): output channel 3
+//! Every place (tensor, axis, index) is an atom. Operators tie atoms to each other (the rules): output channel 3
 //! of a convolution to row 3 of its weight, through an activation and an `Add` to channel 3 of another
 //! branch, through a `Flatten` to features 3·h·w … of a matrix. A class of tied atoms is a *unit*: remove all of it,
 //! and the graph still fits together. Units that lie along the same axes form a [`Group`]. What reaches an input or
