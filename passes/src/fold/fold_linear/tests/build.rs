@@ -126,10 +126,6 @@ impl Conv {
         Self { group, ..self }
     }
 
-    pub fn no_bias(self) -> Self {
-        Self { bias: false, ..self }
-    }
-
     /// Anything, in so many dimensions; `padded` tells whether there is padding.
     pub fn random(rng: &mut fastrand::Rng, inputs: usize, spatial: usize, padded: bool) -> Self {
         let outputs = 6 * rng.usize(1..3);
