@@ -9,6 +9,7 @@ pub mod cleanup;
 mod context;
 pub mod fold;
 pub mod fuse;
+pub mod layers;
 mod pass;
 pub mod pipeline;
 pub mod presets;

@@ -1,6 +1,6 @@
 //! Every pass there is.
 
-use crate::{PassInfo, channels, cleanup, fold, fuse};
+use crate::{PassInfo, channels, cleanup, fold, fuse, layers};
 
 /// Every pass, in the order in which `pare passes` lists them. A new pass is a new file and one line here.
 pub static PASSES: &[&PassInfo] = &[
@@ -38,6 +38,8 @@ pub static PASSES: &[&PassInfo] = &[
     &fuse::FuseHardSwish::INFO,
     &fuse::FuseSoftplus::INFO,
     &fuse::FuseSpaceToDepth::INFO,
+    // fewer layers
+    &layers::DropIdleActivations::INFO,
     // fewer channels
     &channels::PruneChannels::INFO,
 ];

@@ -77,16 +77,21 @@ impl Pass for FoldLinear {
 
 fn fold(graph: &mut Graph, cx: &mut Context<'_>, judge: &Judge<'_>) -> Result<(), PassError> {
     let always = judge.by == By::Always;
+    let quiet = |_| Decline::Mismatch;
     loop {
         let before = cx.report.patches;
         // Pools first: a 1×1 convolution behind them costs less than any composite. Then branches, which are read
         // as they are, before one of them is written in a form that no longer adds up. What only lies side by side
         // comes last: it may have been part of more.
-        cx.rewrite_graph(graph, &["AveragePool", "GlobalAveragePool", "ReduceMean"], swap::pool)?;
-        cx.rewrite_graph(graph, &["Add", "Sum", "Concat"], |at| judge.chain(at))?;
-        cx.rewrite_graph(graph, LAYERS, |at| judge.chain(at))?;
-        cx.rewrite_graph(graph, &[LAYERS, &["ConvTranspose"]].concat(), |at| transposed::pair(at, always))?;
-        cx.rewrite_graph(graph, &["Conv", "Gemm", "MatMul"], |at| judge.siblings(at))?;
+        cx.rewrite_graph(graph, &["AveragePool", "GlobalAveragePool", "ReduceMean"], |at| {
+            swap::pool(at).map_err(quiet)
+        })?;
+        cx.rewrite_graph(graph, &["Add", "Sum", "Concat"], |at| judge.chain(at).map_err(quiet))?;
+        cx.rewrite_graph(graph, LAYERS, |at| judge.chain(at).map_err(quiet))?;
+        cx.rewrite_graph(graph, &[LAYERS, &["ConvTranspose"]].concat(), |at| {
+            transposed::pair(at, always).map_err(quiet)
+        })?;
+        cx.rewrite_graph(graph, &["Conv", "Gemm", "MatMul"], |at| judge.siblings(at).map_err(quiet))?;
         cx.count("composed", cx.report.patches - before);
         if cx.report.patches == before || cx.stopped() {
             break;
@@ -113,10 +118,21 @@ const LAYERS: &[&str] = &[
     "Concat",
 ];
 
-/// Report neighbours that could be composed and were not.
+/// Report what could be composed and was not: once, at the end, since each rule sees only its own reasons.
 fn report_left(graph: &Graph, cx: &mut Context<'_>, judge: &Judge<'_>) {
-    for &id in graph.nodes().iter().filter(|&&id| LAYERS.contains(&graph.node(id).op.as_str())) {
-        let Ok(chain) = chain::ending(graph.at(id)) else { continue };
+    let because = |result| match result {
+        Err(Decline::Because(why)) => Some(why),
+        _ => None,
+    };
+    for &id in graph.nodes().iter() {
+        let at = graph.at(id);
+        if let Some(why) = because(transposed::pair(at, judge.by == By::Always)) {
+            cx.decline(why);
+        }
+        let Ok(chain) = chain::ending(at) else { continue };
+        if let Some(why) = because(judge.chain(at)) {
+            cx.decline(why);
+        }
         for pair in chain.windows(2).filter(|pair| pair.iter().all(layer::Layer::is_product)) {
             let Some(candidate) = Candidate::of(pair) else { continue };
             if judge.gain(&candidate).is_none() {

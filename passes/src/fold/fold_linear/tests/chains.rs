@@ -8,7 +8,7 @@ use super::{
 use pare_graph::DataType;
 
 /// Two or three random convolutions one after another that leave something of the input, over 1 to 3 axes.
-fn chain(seed: u64, dtype: DataType) -> Option<(Net, Vec<Conv>)> {
+pub fn chain(seed: u64, dtype: DataType) -> Option<(Net, Vec<Conv>)> {
     let mut rng = fastrand::Rng::with_seed(seed);
     let spatial = rng.usize(1..4);
     let most = [24, 14, 10][spatial - 1];

@@ -223,3 +223,61 @@ fn what_others_use_stays() {
     let (after, _) = folded(&net.finish().graph, By::Always);
     assert_eq!(ops(&after), ["Gemm", "Gemm"]);
 }
+
+fn transposed(net: &mut Net, inputs: usize, outputs: usize, group: usize) -> ValueId {
+    let (w, b) = (net.weight(&[inputs, outputs / group, 3, 2]), net.weight(&[outputs]));
+    let node = Node::new("ConvTranspose")
+        .with("strides", vec![2, 3])
+        .with("dilations", vec![1, 2])
+        .with("pads", vec![1, 0, 2, 1])
+        .with("group", group as i64);
+    net.node(node, &[net.last, w, b])
+}
+
+#[test]
+fn single_places_multiply_into_transposed_convolutions() {
+    let mut behind = net(22, &[1, 6, 5, 4]);
+    transposed(&mut behind, 6, 8, 2);
+    behind.conv(&Conv::square(8, 3, 1, 0));
+    batch_norm(&mut behind, 3);
+    let after = exact(&behind.finish(), By::Macs);
+    assert_eq!(ops(&after), ["ConvTranspose"]);
+    let mut before = net(23, &[1, 4, 5, 4]);
+    before.conv(&Conv { bias: false, ..Conv::square(4, 6, 1, 0) });
+    transposed(&mut before, 6, 4, 2);
+    assert_eq!(ops(&exact(&before.finish(), By::Always)), ["ConvTranspose"]);
+    let mut biased = net(24, &[1, 4, 5, 4]);
+    biased.conv(&Conv::square(4, 6, 1, 0));
+    transposed(&mut biased, 6, 4, 1);
+    let (after, report) = folded(&biased.finish().graph, By::Macs);
+    assert_eq!(ops(&after), ["Conv", "ConvTranspose"]);
+    let declined: Vec<_> = report.steps[0].declined.keys().collect();
+    assert_eq!(declined, ["`v3`∘`v6`: the bias would differ from place to place"]);
+}
+
+#[test]
+fn siblings_become_one_layer_and_a_split() {
+    let mut attention = net(25, &[2, 5, 8]);
+    let x = attention.last;
+    for outputs in [8, 8, 4] {
+        attention.last = x;
+        matmul(&mut attention, 8, outputs);
+        binary(&mut attention, "Add", &[outputs]);
+        attention.node(Node::new("Relu"), &[attention.last]);
+        attention.graph.add_output(attention.last);
+    }
+    attention.graph.reinfer().unwrap();
+    let outputs = ["MatMul", "Add", "Split", "Relu", "Relu", "Relu"];
+    assert_eq!(ops(&exact(&attention, By::Always)), outputs);
+
+    let mut convs = net(26, &[1, 3, 6, 6]);
+    let x = convs.last;
+    for outputs in [2, 5] {
+        convs.last = x;
+        convs.conv(&Conv::square(3, outputs, 3, 1).stride(2));
+        convs.node(Node::new("Relu"), &[convs.last]);
+        convs.graph.add_output(convs.last);
+    }
+    convs.graph.reinfer().unwrap();
+    assert_eq!(ops(&exact(&convs, By::Always)), ["Conv", "Split", "Relu", "Relu"]);
+}

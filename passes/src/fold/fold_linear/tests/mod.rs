@@ -2,6 +2,7 @@
 
 mod build;
 mod chains;
+mod engine;
 mod forms;
 mod reference;
 

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 pub type Array = ArrayD<f64>;
 
-/// The first output of the graph for one input.
+/// The outputs of the graph for one input, one after another.
 pub fn run(graph: &Graph, input: &Array) -> Array {
     let mut values = HashMap::new();
     values.insert(graph.inputs()[0], input.clone());
@@ -45,6 +45,18 @@ pub fn run(graph: &Graph, input: &Array) -> Array {
                 x.to_shape(IxDyn(&[rows, columns])).unwrap().to_owned()
             }
             "MatMul" => matmul(&x, &get(1).unwrap()),
+            "ConvTranspose" => transposed(at, &x, &get(1).unwrap(), get(2)),
+            "Split" => {
+                let sizes = get(1).unwrap();
+                let axis = Axis(at.int("axis", 0).rem_euclid(x.ndim() as i64) as usize);
+                let mut start = 0;
+                for (output, size) in at.outputs().into_iter().zip(sizes.iter()) {
+                    let part = x.slice_axis(axis, Slice::new(start, Some(start + *size as isize), 1));
+                    values.insert(output.unwrap().id, part.to_owned());
+                    start += *size as isize;
+                }
+                continue;
+            }
             "Gemm" => {
                 let w = get(1).unwrap();
                 let w = if at.int("transB", 0) != 0 { w.reversed_axes() } else { w };
@@ -55,7 +67,15 @@ pub fn run(graph: &Graph, input: &Array) -> Array {
         };
         values.insert(at.output().unwrap().id, y);
     }
-    values[&graph.outputs()[0]].clone()
+    let flat = |id| values[id].iter().copied().collect::<Vec<_>>();
+    match graph.outputs() {
+        [only] => values[only].clone(),
+        several => Array::from_shape_vec(
+            IxDyn(&[several.iter().map(|o| values[o].len()).sum()]),
+            several.iter().flat_map(flat).collect(),
+        )
+        .unwrap(),
+    }
 }
 
 fn read(values: &HashMap<pare_graph::ValueId, Array>, value: Wired<'_>) -> Array {
@@ -136,6 +156,36 @@ fn conv(x: &Array, w: &Array, b: Option<Array>, window: &Window, group: usize) -
 
 fn triples(a: usize, b: usize, c: usize) -> impl Iterator<Item = (usize, usize, usize)> {
     (0..a).flat_map(move |i| (0..b).flat_map(move |j| (0..c).map(move |k| (i, j, k))))
+}
+
+fn transposed(at: At<'_>, x: &Array, w: &Array, b: Option<Array>) -> Array {
+    let (spatial, kernel, window) = (&x.shape()[2..], &w.shape()[2..], window(at, x.ndim() - 2));
+    let group = at.int("group", 1) as usize;
+    let (inputs, outputs) = (x.shape()[1] / group, w.shape()[1]);
+    let size = |i: usize| {
+        (spatial[i] - 1) * window.strides[i] + window.dilations[i] * (kernel[i] - 1) + 1
+            - window.before[i]
+            - window.after[i]
+    };
+    let sizes: Vec<_> = (0..spatial.len()).map(size).collect();
+    let shape = [&[x.shape()[0], outputs * group], &sizes[..]].concat();
+    let mut y = Array::from_shape_fn(IxDyn(&shape), |i| b.as_ref().map_or(0.0, |b| b[i[1]]));
+    for from in indices(spatial) {
+        for tap in indices(kernel) {
+            let to = |i: usize| {
+                (from[i] * window.strides[i] + tap[i] * window.dilations[i])
+                    .checked_sub(window.before[i])
+                    .filter(|&p| p < sizes[i])
+            };
+            let Some(to) = (0..sizes.len()).map(to).collect::<Option<Vec<_>>>() else { continue };
+            for (n, i, o) in triples(x.shape()[0], inputs * group, outputs) {
+                let product =
+                    x[IxDyn(&[&[n, i], &from[..]].concat())] * w[IxDyn(&[&[i, o], &tap[..]].concat())];
+                y[IxDyn(&[&[n, i / inputs * outputs + o], &to[..]].concat())] += product;
+            }
+        }
+    }
+    y
 }
 
 fn average(at: At<'_>, x: &Array) -> Array {
