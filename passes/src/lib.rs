@@ -4,6 +4,7 @@
 //! The folders are named after what is taken away: overhead (`cleanup`), composition (`fold`), channels, layers,
 //! tokens, weights. How to add a pass stands in this crate's README.
 
+pub mod blocks;
 pub mod channels;
 pub mod cleanup;
 mod context;
@@ -14,12 +15,14 @@ mod pass;
 pub mod pipeline;
 pub mod presets;
 pub mod registry;
+pub mod repair;
 pub mod report;
 mod run;
 mod spell;
 pub mod stats;
 #[cfg(test)]
 mod testing;
+pub mod trial;
 
 pub use context::{Context, Progress, Silent, Tools};
 pub use pass::{Declared, Effect, OptionInfo, Pass, PassInfo, pass_support};

@@ -1,7 +1,7 @@
 //! How far two models' outputs lie apart.
 
-use crate::{Value, engine::describe, metrics};
-use pare_graph::{DataType, Tensor};
+use crate::{Value, engine::describe};
+use pare_graph::{DataType, Tensor, metrics};
 
 /// How far one output of a candidate lies from the reference, over all runs so far.
 ///

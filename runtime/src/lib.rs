@@ -18,7 +18,6 @@ mod evaluate;
 mod fake;
 pub mod install;
 pub mod locate;
-pub mod metrics;
 mod ort;
 mod proof;
 mod resolve;
@@ -34,8 +33,8 @@ pub use engine::{
 pub use error::EngineError;
 pub use evaluate::{Evaluator, SharedSamples};
 pub use locate::{Candidate, Located, Tried, candidates, locate};
-pub use metrics::Metrics;
 pub use ort::OrtEngine;
+pub use pare_graph::Metrics;
 pub use proof::{Outcome, ProofOptions, Report, port_change, prove};
 pub use resolve::{EngineChoice, EngineKind, Resolved, resolve};
 pub use samples::{

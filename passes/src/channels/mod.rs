@@ -3,16 +3,12 @@
 pub mod allocate;
 pub mod cost;
 pub mod cut;
-pub mod drift;
-mod frontier;
 pub mod groups;
 pub mod order;
 mod prune;
 pub mod repair;
 pub mod roles;
-pub mod sequential;
 #[cfg(test)]
 mod tests;
-pub mod trial;
 
 pub use prune::{PruneChannels, Repair, Scope};

@@ -7,16 +7,16 @@ use super::{
     groups::{Groups, Keep},
     order::{Criterion, order},
     repair::{InputSums, Local, repair},
-    roles::{Role, roles},
-    sequential::{Setting, sequential},
-    trial::Trial,
+    roles::{Role, refits, roles},
 };
 use crate::{
     Context, Pass, PassError,
     cleanup::{DropDead, DropNoops, LiftConstants},
     fold::{FoldBn, FoldConstants},
     pass,
+    repair::{Setting, sequential},
     stats::{Order, Sampling, input_sums},
+    trial::Trial,
 };
 use pare_graph::{Graph, Model, NodeId};
 use serde::{Deserialize, Serialize};
@@ -406,19 +406,14 @@ impl<'p> Work<'p> {
         let trial = Trial::new(cx.tools, &self.model, self.held_out.clone())?;
         let mut best = (trial.drift(&local)?, local.clone());
         cx.report.figures.insert("drift of single repairs".into(), best.0);
-        let settings = [
-            Setting { lambda: LAMBDA, all: true, rounds: ROUNDS, places: PLACES },
-            Setting { lambda: LAMBDA_CAREFUL, all: false, rounds: ROUNDS, places: PLACES },
-        ];
-        for setting in settings {
+        for (lambda, all) in [(LAMBDA, true), (LAMBDA_CAREFUL, false)] {
             let mut candidate = local.clone();
-            let place = (&self.groups, &keep);
-            sequential(cx.tools, &self.model, &mut candidate, &self.roles, place, self.fit.clone(), setting)?;
+            let refits = refits(&self.model.graph, &self.roles, (&self.groups, &keep), all);
+            let setting = Setting { lambda, rounds: ROUNDS, places: PLACES };
+            sequential(cx.tools, &self.model, &mut candidate, &refits, self.fit.clone(), setting)?;
             let drift = trial.drift(&candidate)?;
-            cx.report.figures.insert(
-                format!("drift at λ={}, {}", setting.lambda, if setting.all { "all" } else { "readers" }),
-                drift,
-            );
+            let which = if all { "all" } else { "readers" };
+            cx.report.figures.insert(format!("drift at λ={lambda}, {which}"), drift);
             if drift < best.0 {
                 best = (drift, candidate);
             }

@@ -6,7 +6,8 @@ use super::{
 };
 use crate::{
     PassError,
-    stats::{Affine, Linear, NotFinite, Sums},
+    repair::{left, unfit},
+    stats::{Affine, NotFinite, Sums},
 };
 use faer::Mat;
 use pare_graph::{Graph, NodeId, Patch};
@@ -152,7 +153,7 @@ pub fn repair(
                 rows: &rows,
                 takes_bias: role.linear.takes_bias(),
             };
-            let repaired = rest.repaired(how).map_err(|e| unfit(original, role, e))?;
+            let repaired = rest.repaired(how).map_err(|e| unfit(original, role.node, e))?;
             weights.push(repaired.weight);
             bias.extend(repaired.bias);
         }
@@ -163,16 +164,6 @@ pub fn repair(
         cut.apply(patch).map_err(|e| PassError::refused(e.to_string()))?;
     }
     Ok(())
-}
-
-/// The operator as it is now, if its weights are its own to change.
-pub fn left(graph: &Graph, node: NodeId) -> Option<Linear> {
-    Linear::of(graph.at(node)).ok().filter(|l| l.owns_weight(graph))
-}
-
-/// An operator that cannot be fitted.
-pub fn unfit(graph: &Graph, role: &Role, error: NotFinite) -> PassError {
-    PassError::refused(format!("{}: {error}", graph.describe(role.node)))
 }
 
 #[cfg(test)]

@@ -1,9 +1,13 @@
 //! Who makes the channels of a group and who reads them: the linear operators on either side.
 
 use super::groups::{Groups, Keep, Port, Site, site_of};
-use crate::stats::{Affine, Linear};
+use crate::{
+    repair::{Refit, behind},
+    stats::{Affine, Linear},
+};
 use faer::Mat;
 use pare_graph::{Graph, NodeId};
+use std::collections::HashSet;
 
 /// A linear operator with its place among the groups.
 #[derive(Clone, Debug)]
@@ -24,6 +28,21 @@ pub fn roles(graph: &Graph) -> Vec<Role> {
         Some(Role { node, linear, site: site_of(at, Port::In(1))? })
     };
     graph.nodes().iter().filter_map(role).collect()
+}
+
+/// What to fit anew after a cut, in order: the operators that lost inputs, or (`all`) every one behind those that can
+/// make up for something.
+pub fn refits(graph: &Graph, roles: &[Role], (groups, keep): (&Groups, &Keep), all: bool) -> Vec<Refit> {
+    let lost: HashSet<_> =
+        roles.iter().filter(|r| r.kept_inputs(groups, keep).is_some()).map(|r| r.node).collect();
+    let dirty = behind(graph, &lost);
+    let wanted = |r: &&Role| {
+        let last = graph.value(r.linear.output).is_output();
+        lost.contains(&r.node) || all && dirty.contains(&r.linear.output) && (r.linear.takes_bias() || !last)
+    };
+    let refit =
+        |r: &Role| Refit { node: r.node, target: r.linear.output, kept: r.kept_outputs(groups, keep) };
+    roles.iter().filter(wanted).map(refit).collect()
 }
 
 impl Role {

@@ -17,7 +17,7 @@ mod sums;
 pub use collect::{Sampling, input_sums, misfit, size_of};
 pub use linear::Linear;
 pub use obs::{Order, Reader, block_obs};
-pub use observe::{Probe, batches, bytes_per_sample, choose, floats, no_samples, observe};
+pub use observe::{Probe, batches, bytes_per_sample, choose, floats, no_samples, observe, open_inputs};
 pub use segment::segment;
 pub use solve::{Affine, NotFinite, Ridge};
 pub use sums::{Lines, Rows, Sums, covariance_with, map_rows};

@@ -11,8 +11,8 @@ const BATCH: usize = 64;
 /// Samples `range` in lots that run at once: as large as the first axes of the model's inputs say (what is left over
 /// then is not run), or as keeps `bytes_per_sample` within a quarter of the memory.
 pub fn batches(graph: &Graph, range: Range<usize>, bytes_per_sample: u64, memory: u64) -> Vec<Range<usize>> {
-    let firsts = graph.inputs().iter().filter(|&&v| graph.value(v).data.is_none());
-    let fixed = firsts.filter_map(|&v| graph.value(v).fact.shape()?.first()?.size()).min();
+    let fixed =
+        open_inputs(graph).into_iter().filter_map(|v| graph.value(v).fact.shape()?.first()?.size()).min();
     let fitting = (memory / 4 / bytes_per_sample.max(1)).clamp(1, BATCH as u64) as usize;
     let size = fixed.unwrap_or(fitting).max(1);
     let starts = range.clone().step_by(size).map(|from| from..(from + size).min(range.end));
@@ -25,6 +25,11 @@ pub fn bytes_per_sample(graph: &Graph, value: ValueId) -> u64 {
     let size = |d: &Dim| d.eval(&|_| Some(1)).and_then(|n| u64::try_from(n).ok()).unwrap_or(1);
     let count = fact.shape().unwrap_or(&[]).iter().map(size).fold(1, u64::saturating_mul);
     count.saturating_mul(u64::from(fact.dtype().map_or(32, DataType::bits)).div_ceil(8))
+}
+
+/// Inputs that a caller has to give.
+pub fn open_inputs(graph: &Graph) -> Vec<ValueId> {
+    graph.inputs().iter().copied().filter(|&v| graph.value(v).data.is_none()).collect()
 }
 
 /// A model that is ready to show values inside.
@@ -103,8 +108,7 @@ pub fn observe(
 ) -> Result<(), PassError> {
     let samples = tools.samples.ok_or_else(no_samples)?;
     let graph = &model.graph;
-    let given: Vec<_> = graph.inputs().iter().copied().filter(|&v| graph.value(v).data.is_none()).collect();
-    let mut probe = Probe::new(tools, model, &given, wanted)?;
+    let mut probe = Probe::new(tools, model, &open_inputs(graph), wanted)?;
     let bytes = wanted.iter().map(|&v| bytes_per_sample(graph, v)).sum();
     for batch in batches(graph, range.clone(), bytes, tools.memory) {
         let values = probe.run(&samples.batch(batch.clone())?)?;

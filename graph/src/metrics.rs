@@ -1,6 +1,6 @@
 //! Measures of task quality: agreement, accuracy, divergence of class scores.
 
-use pare_graph::Tensor;
+use crate::Tensor;
 
 /// Rows of rank 3 are taken for class scores only from this many columns on: boxes have 4, vocabularies
 /// thousands.

@@ -1,12 +1,71 @@
 //! Running candidates on samples that no weight was fitted to.
 
-use super::drift::{Outputs, drift};
+mod drift;
+
+pub use drift::{Outputs, drift};
+
 use crate::{
     PassError, Tools,
-    stats::{Probe, batches, bytes_per_sample, no_samples},
+    stats::{Probe, batches, bytes_per_sample, no_samples, open_inputs},
 };
-use pare_graph::{Graph, Model, NodeId, Tensor, ValueId};
+use pare_graph::{Graph, Metrics, Model, NodeId, Tensor, ValueId};
 use std::{collections::HashSet, ops::Range};
+
+/// How far a candidate lies from the original.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Measured {
+    /// See [`drift`].
+    pub drift: f64,
+    /// Share of the rows of class scores whose highest is the same, of the output where it is least.
+    pub agreement: Option<f64>,
+    /// What the share of right classes loses, if samples have labels.
+    pub accuracy_drop: Option<f64>,
+}
+
+/// How far a candidate may lie from the original. Limits that cannot be measured are broken.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Limits {
+    /// The greatest [`Measured::drift`].
+    pub max_drift: Option<f64>,
+    /// The least [`Measured::agreement`].
+    pub min_agreement: Option<f64>,
+    /// The greatest [`Measured::accuracy_drop`].
+    pub max_accuracy_drop: Option<f64>,
+}
+
+impl Limits {
+    /// Whether there are any.
+    pub fn any(&self) -> bool {
+        self.max_drift.is_some() || self.min_agreement.is_some() || self.max_accuracy_drop.is_some()
+    }
+
+    /// The first limit that is broken, as a sentence.
+    pub fn broken(&self, measured: &Measured) -> Option<String> {
+        let Measured { drift, agreement, accuracy_drop } = *measured;
+        if let Some(limit) = self.max_drift.filter(|&limit| !(drift <= limit)) {
+            return Some(format!("the drift of {drift:.3e} is more than {limit}"));
+        }
+        if let Some(limit) = self.min_agreement {
+            match agreement {
+                None => return Some("no output holds class scores, so agreement cannot be measured".into()),
+                Some(share) if !(share >= limit) => {
+                    return Some(format!("{share:.4} of the samples keep their class, fewer than {limit}"));
+                }
+                Some(_) => {}
+            }
+        }
+        if let Some(limit) = self.max_accuracy_drop {
+            match accuracy_drop {
+                None => return Some("the samples have no `labels`, so accuracy cannot be measured".into()),
+                Some(drop) if !(drop <= limit) => {
+                    return Some(format!("accuracy drops by {drop:.4}, more than {limit}"));
+                }
+                Some(_) => {}
+            }
+        }
+        None
+    }
+}
 
 /// What the original gives for the samples that are held out.
 pub struct Trial<'t> {
@@ -46,6 +105,35 @@ impl<'t> Trial<'t> {
         Ok(drift(&self.outputs, &outputs)?)
     }
 
+    /// All measures of a whole model.
+    pub fn measure(&self, model: &Model) -> Result<Measured, PassError> {
+        self.judge(&self.run(model, model.graph.outputs())?)
+    }
+
+    /// All measures of a candidate that is equal to the original up to the start.
+    pub fn measure_from(&self, start: &Start, model: &Model) -> Result<Measured, PassError> {
+        self.judge(&self.run_from(start, model)?)
+    }
+
+    fn judge(&self, outputs: &Outputs) -> Result<Measured, PassError> {
+        let labels = self.tools.samples.and_then(pare_graph::Samples::labels);
+        let mut by_output: Vec<Metrics> = vec![];
+        for ((batch, a), b) in self.batches.iter().zip(&self.outputs).zip(outputs) {
+            by_output.resize(a.len(), Metrics::default());
+            let labels = labels.and_then(|all| all.get(batch.clone()));
+            for ((metrics, a), b) in by_output.iter_mut().zip(a).zip(b) {
+                metrics.add(a, b, labels);
+            }
+        }
+        let least = |of: &dyn Fn(&Metrics) -> Option<f64>| by_output.iter().filter_map(of).reduce(f64::min);
+        let gain = |m: &Metrics| Some(m.candidate_accuracy()? - m.reference_accuracy()?);
+        Ok(Measured {
+            drift: drift(&self.outputs, outputs)?,
+            agreement: least(&Metrics::agreement),
+            accuracy_drop: least(&gain).map(|gain| -gain),
+        })
+    }
+
     /// Run the original up to where a change of these nodes begins to matter.
     pub fn start(&self, model: &Model, changed: &HashSet<NodeId>) -> Result<Start, PassError> {
         let graph = &model.graph;
@@ -69,19 +157,18 @@ impl<'t> Trial<'t> {
 
     /// The drift of a candidate that is equal to the original up to the start.
     pub fn drift_from(&self, start: &Start, model: &Model) -> Result<f64, PassError> {
+        Ok(drift(&self.outputs, &self.run_from(start, model)?)?)
+    }
+
+    fn run_from(&self, start: &Start, model: &Model) -> Result<Outputs, PassError> {
         let mut probe = Probe::new(self.tools, model, &start.values, model.graph.outputs())?;
         let mut outputs = vec![];
         for held in &start.held {
             let feeds: Vec<_> = start.names.iter().cloned().zip(held.iter().cloned()).collect();
             outputs.push(probe.run(&feeds)?);
         }
-        Ok(drift(&self.outputs, &outputs)?)
+        Ok(outputs)
     }
-}
-
-/// Inputs that a caller has to give.
-pub fn open_inputs(graph: &Graph) -> Vec<ValueId> {
-    graph.inputs().iter().copied().filter(|&v| graph.value(v).data.is_none()).collect()
 }
 
 /// Values made before any of the changed nodes, and read by these or by what follows from them.

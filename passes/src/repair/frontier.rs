@@ -1,9 +1,8 @@
 //! Going through a model step by step: only the values between what has run and what has not are held.
 
-use super::trial::open_inputs;
 use crate::{
     PassError, Tools,
-    stats::{Probe, bytes_per_sample, no_samples},
+    stats::{Probe, bytes_per_sample, no_samples, open_inputs},
 };
 use pare_graph::{Graph, Model, NodeId, Tensor, ValueId};
 use std::{collections::HashSet, ops::Range};

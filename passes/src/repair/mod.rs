@@ -6,12 +6,10 @@
 //! `y = z + skip_original − skip_changed`. Where a ReLU (or `Clip`) follows, only what passes it counts: for some rounds
 //! the target of an element that the original clips is whatever the fit gives there, if that is clipped too.
 
-use super::{
-    frontier::Frontier,
-    groups::{Groups, Keep},
-    repair::{left, unfit},
-    roles::Role,
-};
+mod frontier;
+
+pub use frontier::{Frontier, Step};
+
 use crate::{
     PassError, Tools,
     stats::{
@@ -20,16 +18,25 @@ use crate::{
     },
 };
 use faer::MatRef;
-use pare_graph::{Graph, Model, NodeId, Patch, Tensor, ValueId, Wire, ops::ClipView};
+use pare_graph::{At, Graph, Model, NodeId, Patch, Tensor, ValueId, Wire, ops::ClipView};
 use std::{collections::HashSet, ops::Range};
+
+/// A linear operator of the changed model that is to be fitted anew.
+#[derive(Clone, Debug)]
+pub struct Refit {
+    /// Its node (of a `MatMul` with a bias behind it, the `MatMul`).
+    pub node: NodeId,
+    /// The value of the original that its output should be like.
+    pub target: ValueId,
+    /// Channels of the target that it still makes, ascending; `None`: all.
+    pub kept: Option<Vec<usize>>,
+}
 
 /// How the repair is done.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Setting {
     /// The ridge, as a share of the mean variance of the inputs; toward the weights as they are.
     pub lambda: f64,
-    /// Fit every operator behind a change, depthwise ones and the last too; else only those that lost inputs.
-    pub all: bool,
     /// Rounds that look at what follows.
     pub rounds: usize,
     /// Places of each sample that are looked at.
@@ -38,13 +45,13 @@ pub struct Setting {
 
 /// An operator whose turn it is.
 struct Turn<'a> {
-    role: &'a Role,
     new: Linear,
-    /// What is added to its output, if that is known.
-    skip: Option<ValueId>,
+    target: ValueId,
+    /// What is added to its output, if that is known: in the original, and in the changed model.
+    skip: Option<(ValueId, ValueId)>,
     /// Bounds of what follows, if it does nothing but clip.
     clip: Option<(f64, f64)>,
-    kept: Vec<usize>,
+    kept: Option<&'a [usize]>,
 }
 
 /// Rows of all samples: inputs, targets, and what is added to the output.
@@ -55,52 +62,53 @@ struct Data {
     skip: Rows,
 }
 
-/// Refit the operators of `changed`, which was cut from `original` by `keep`, on the samples in `range`.
+/// Refit operators of `changed` one after another, each on what the ones before it now give, so that its output comes
+/// near to that of the original on the samples in `range`. `refits` stand in the order in which they compute. What has
+/// no weights of its own stays as it is.
+///
+/// Values of the two models belong together by their names.
 pub fn sequential(
     tools: Tools<'_>,
     original: &Model,
     changed: &mut Model,
-    roles: &[Role],
-    (groups, keep): (&Groups, &Keep),
+    refits: &[Refit],
     range: Range<usize>,
     setting: Setting,
 ) -> Result<(), PassError> {
     let graph = &original.graph;
-    let lost: HashSet<_> =
-        roles.iter().filter(|r| r.kept_inputs(groups, keep).is_some()).map(|r| r.node).collect();
-    let dirty = behind(graph, &lost);
-    let wanted = |r: &&Role| {
-        let last = graph.value(r.linear.output).is_output();
-        lost.contains(&r.node)
-            || setting.all && dirty.contains(&r.linear.output) && (r.linear.takes_bias() || !last)
-    };
-    let mut pending: Vec<_> = roles.iter().filter(wanted).collect();
-    pending.reverse();
-    let bytes = roles.iter().map(|r| bytes_per_sample(graph, r.linear.output)).max().unwrap_or(0);
+    let bytes = refits.iter().map(|r| bytes_per_sample(graph, r.target)).max().unwrap_or(0);
     let batches = batches(graph, range.clone(), 4 * bytes, tools.memory);
-    let total = pending.len() as u64;
-    let (mut before, mut after) = (Frontier::new(graph), Frontier::new(graph));
-    while let Some(role) = pending.last() {
-        tools.progress.step("repair", total - pending.len() as u64, total);
-        if let Some(turn) = turn(original, &changed.graph, role, (groups, keep), &pending) {
-            let data =
-                gather(tools, (original, &mut before), (changed, &mut after), &turn, &batches, setting)?;
-            let maps = fit(&changed.graph, &turn, &data, setting).map_err(|e| unfit(graph, role, e))?;
-            let mut patch = Patch::anchored(role.node);
-            let bias: Vec<_> = maps.iter().flat_map(|m| m.bias.iter().copied()).collect();
-            let weights: Vec<_> = maps.into_iter().map(|m| m.weight).collect();
-            if turn.new.store(&changed.graph, &mut patch, &weights, &bias).is_some() {
-                changed.graph.apply(patch).map_err(|e| PassError::refused(e.to_string()))?;
-            }
+    let total = refits.len() as u64;
+    let (mut before, mut after) = (Frontier::new(graph), Frontier::new(&changed.graph));
+    for (i, refit) in refits.iter().enumerate() {
+        tools.progress.step("repair", i as u64, total);
+        let Some(turn) = turn(graph, &changed.graph, refit, &refits[i..]) else { continue };
+        let data = gather(tools, (original, &mut before), (changed, &mut after), &turn, &batches, setting)?;
+        let maps =
+            fit(&changed.graph, &turn, &data, setting).map_err(|e| unfit(&changed.graph, refit.node, e))?;
+        let mut patch = Patch::anchored(refit.node);
+        let bias: Vec<_> = maps.iter().flat_map(|m| m.bias.iter().copied()).collect();
+        let weights: Vec<_> = maps.into_iter().map(|m| m.weight).collect();
+        if turn.new.store(&changed.graph, &mut patch, &weights, &bias).is_some() {
+            changed.graph.apply(patch).map_err(|e| PassError::refused(e.to_string()))?;
         }
-        pending.pop();
     }
     tools.progress.step("repair", total, total);
     Ok(())
 }
 
+/// The operator as it is now, if its weights are its own to change.
+pub fn left(graph: &Graph, node: NodeId) -> Option<Linear> {
+    Linear::of(graph.at(node)).ok().filter(|l| l.owns_weight(graph))
+}
+
+/// An operator that cannot be fitted.
+pub fn unfit(graph: &Graph, node: NodeId, error: NotFinite) -> PassError {
+    PassError::refused(format!("{}: {error}", graph.describe(node)))
+}
+
 /// All values that depend on these nodes.
-fn behind(graph: &Graph, nodes: &HashSet<NodeId>) -> HashSet<ValueId> {
+pub(crate) fn behind(graph: &Graph, nodes: &HashSet<NodeId>) -> HashSet<ValueId> {
     let mut values = HashSet::new();
     for &node in graph.nodes().iter() {
         let inputs = graph.inputs_of(node).into_iter().flatten().chain(graph.captured_by(node));
@@ -111,23 +119,19 @@ fn behind(graph: &Graph, nodes: &HashSet<NodeId>) -> HashSet<ValueId> {
     values
 }
 
-fn turn<'a>(
-    original: &Model,
-    changed: &Graph,
-    role: &'a Role,
-    (groups, keep): (&Groups, &Keep),
-    pending: &[&Role],
-) -> Option<Turn<'a>> {
-    let graph = &original.graph;
-    let new = left(changed, role.node)?;
-    let output = graph.wired(role.linear.output);
-    let outputs = role.linear.groups * role.linear.outputs;
-    let kept = role.kept_outputs(groups, keep).unwrap_or_else(|| (0..outputs).collect());
+/// What the operator is fitted to. `pending` have not been fitted yet, itself among them.
+fn turn<'a>(original: &Graph, changed: &Graph, refit: &'a Refit, pending: &[Refit]) -> Option<Turn<'a>> {
+    let new = left(changed, refit.node)?;
+    let output = changed.wired(new.output);
     let add = output.sole_user().ok().filter(|at| at.is("Add"));
-    let other = add.and_then(|add| add.inputs().into_iter().flatten().find(|v| v.id != output.id));
     let nodes: HashSet<_> = pending.iter().map(|r| r.node).collect();
-    let skip =
-        other.filter(|o| !o.is_constant() && o.shape() == output.shape() && !depends(graph, o.id, &nodes));
+    let skip = add.and_then(|add| {
+        let added = added_to(add, output.id)?;
+        let (old_add, old) = original.find(&changed.value(added).name).zip(add_of(original, refit.target))?;
+        let alike = original.wired(old_add).shape() == original.wired(refit.target).shape();
+        (added_to(old, refit.target) == Some(old_add) && alike && !depends(changed, added, &nodes))
+            .then_some((old_add, added))
+    });
     // What the activation sees is the sum, if there is one.
     let seen = match (add, skip) {
         (Some(add), Some(_)) => add.output().ok(),
@@ -135,13 +139,23 @@ fn turn<'a>(
         (None, _) => Some(output),
     };
     let clip = seen.filter(|v| !v.value().is_output()).and_then(|v| {
-        let bounds = |(at, wire): (pare_graph::At<'_>, Wire)| {
+        let bounds = |(at, wire): (At<'_>, Wire)| {
             ClipView::of(at).ok().filter(|_| wire == Wire::Input(0)).map(|c| (c.low, c.high))
         };
         let bounds: Vec<_> = v.users().into_iter().map(bounds).collect::<Option<_>>()?;
         bounds.first().copied().filter(|first| bounds.iter().all(|b| b == first))
     });
-    Some(Turn { role, new, skip: skip.map(|v| v.id), clip, kept })
+    Some(Turn { new, target: refit.target, skip, clip, kept: refit.kept.as_deref() })
+}
+
+/// The sum that a value alone is used for.
+fn add_of(graph: &Graph, value: ValueId) -> Option<At<'_>> {
+    graph.wired(value).sole_user().ok().filter(|at| at.is("Add"))
+}
+
+/// The other term of a sum, if it is computed.
+fn added_to(add: At<'_>, value: ValueId) -> Option<ValueId> {
+    add.inputs().into_iter().flatten().find(|v| v.id != value && !v.is_constant()).map(|v| v.id)
 }
 
 fn depends(graph: &Graph, value: ValueId, nodes: &HashSet<NodeId>) -> bool {
@@ -167,11 +181,13 @@ fn gather(
     batches: &[Range<usize>],
     setting: Setting,
 ) -> Result<Data, PassError> {
-    let (old, new) = (&turn.role.linear, &turn.new);
-    let mut ask_old = vec![old.output];
+    let new = &turn.new;
+    let mut ask_old = vec![turn.target];
     let mut ask_new = vec![new.input];
-    ask_old.extend(turn.skip);
-    ask_new.extend(turn.skip);
+    if let Some((old, new)) = turn.skip {
+        ask_old.push(old);
+        ask_new.push(new);
+    }
     let mut step_old = before.step(tools, original, &ask_old)?;
     let mut step_new = after.step(tools, changed, &ask_new)?;
     let samples: usize = batches.iter().map(ExactSizeIterator::len).sum();
@@ -216,6 +232,16 @@ impl Turn<'_> {
         let wrong = || misfit(&self.new, graph);
         let (x, y) = (new.first().ok_or_else(wrong)?, old.first().ok_or_else(wrong)?);
         let shape = self.new.output_shape(x.shape()).ok_or_else(wrong)?;
+        let axis = if self.new.is_conv() { 1 } else { shape.len() - 1 };
+        let alike = |(a, (new, old)): (usize, (&usize, &usize))| a == axis || new == old;
+        if shape.len() != y.rank() || !shape.iter().zip(y.shape()).enumerate().all(alike) {
+            return Err(wrong());
+        }
+        let channels = y.shape()[axis];
+        let kept = self.kept.map_or_else(|| (0..channels).collect(), <[usize]>::to_vec);
+        if kept.len() != shape[axis] || kept.last().is_some_and(|&c| c >= channels) {
+            return Err(wrong());
+        }
         let (xs, ys) = (floats(x)?, floats(y)?);
         let skip = match (old.get(1), new.get(1)) {
             (Some(a), Some(b)) if a.shape() == y.shape() && *b.shape() == shape[..] => {
@@ -228,30 +254,25 @@ impl Turn<'_> {
             let at = choose(seed, batch.start + sample, self.new.places(&shape), places);
             self.new.gather_inputs(&xs, x.shape(), &shape, sample, &at, &mut data.x);
             let of_old = |values: &[f32]| {
-                let mut rows = Rows::new(y.shape()[self.channel_axis(y.shape())]);
-                self.role.linear.gather_outputs(values, y.shape(), sample, &at, &mut rows);
+                let mut rows = Rows::new(channels);
+                self.new.gather_outputs(values, y.shape(), sample, &at, &mut rows);
                 rows
             };
             let target = of_old(&ys);
             let Some((skip_old, skip_new)) = &skip else {
-                let pick =
-                    target.data.chunks_exact(target.width).flat_map(|row| self.kept.iter().map(|&c| row[c]));
-                data.y.data.extend(pick);
+                let rows = target.data.chunks_exact(channels);
+                data.y.data.extend(rows.flat_map(|row| kept.iter().map(|&c| row[c])));
                 continue;
             };
             let added = of_old(skip_old);
             let from = data.skip.data.len();
             self.new.gather_outputs(skip_new, &shape, sample, &at, &mut data.skip);
-            let rows = target.data.chunks_exact(target.width).zip(added.data.chunks_exact(target.width));
-            let sum = rows.flat_map(|(z, s)| self.kept.iter().map(|&c| z[c] + s[c]));
+            let rows = target.data.chunks_exact(channels).zip(added.data.chunks_exact(channels));
+            let sum = rows.flat_map(|(z, s)| kept.iter().map(|&c| z[c] + s[c]));
             let known = &data.skip.data[from..];
             data.y.data.extend(sum.zip(known).map(|(sum, known)| sum - known));
         }
         Ok(())
-    }
-
-    fn channel_axis(&self, shape: &[usize]) -> usize {
-        if self.role.linear.is_conv() { 1 } else { shape.len() - 1 }
     }
 }
 

@@ -1,0 +1,84 @@
+"""What the scripts of this folder share: running `pare`, reading its JSON reports, writing tables and pictures."""
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+PARE = os.environ.get("PARE", str(ROOT / "target/release/pare"))
+#: Models and data that are too large for the repository; `PARE_SHARED` names another folder.
+SHARED = Path(os.environ.get("PARE_SHARED", ROOT.parent / "shared"))
+
+
+def model(name):
+    """A model of the fixtures, or of the shared folder."""
+    for folder in (ROOT / "fixtures", SHARED / "models"):
+        if (folder / f"{name}.onnx").exists():
+            return folder / f"{name}.onnx"
+    sys.exit(f"{name}.onnx is neither in fixtures nor in {SHARED / 'models'}")
+
+
+def samples(name, folder, calibration=False):
+    """A .npz file of samples for a model: normalised as in its training; labelled where they are for testing."""
+    if name.startswith("digits"):
+        return ROOT / "fixtures" / ("digits-calibration.npz" if calibration else "digits.npz")
+    out = Path(folder) / f"{name}-{'calibration' if calibration else 'test'}.npz"
+    if not out.exists():
+        flags = ["--calibration", "--count", "2000"] if calibration else []
+        subprocess.run([sys.executable, SHARED / "tools/make_samples.py", name, out, *flags], check=True, stdout=sys.stderr)
+    return out
+
+
+def pare(*args, check=True):
+    """The JSON report of a run of `pare`; `None` where it failed and `check` is false."""
+    run = subprocess.run([PARE, *map(str, args), "--json", "--quiet"], capture_output=True, text=True)
+    if run.returncode != 0:
+        if check:
+            sys.exit(f"pare {' '.join(map(str, args))}\nexit {run.returncode}\n{run.stderr}")
+        return None
+    return json.loads(run.stdout)
+
+
+def latency(models, batch=1, threads=1, time=2.0, rounds=30, samples=None):
+    """Seconds of each model, and its ratio to the first, measured in turn with all of ONNX Runtime's optimizations."""
+    given = ["--samples", samples] if samples else []
+    report = pare("bench", *models, "--batch", batch, "--threads", threads, "--time", time, "--rounds", rounds, *given)
+    return [(m["median_s"], m["ratio"]) for m in report["models"]]
+
+
+def write_csv(name, rows):
+    """`name.csv` in this folder, from dictionaries with the same keys."""
+    with open(HERE / f"{name}.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def markdown(rows):
+    """A table from dictionaries with the same keys."""
+    head = list(rows[0])
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines += ["| " + " | ".join(str(row[key]) for key in head) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def write_doc(name, title, text):
+    """`name.md` in this folder."""
+    (HERE / f"{name}.md").write_text(f"# {title}\n\n<!-- written by {name}.py -->\n\n{text}")
+
+
+def picture(name, draw, size=(8, 5)):
+    """`name.svg` in this folder: `draw` gets a matplotlib figure."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    # The same data gives the same file.
+    matplotlib.rcParams["svg.hashsalt"] = "pare"
+    import matplotlib.pyplot as plt
+
+    figure = plt.figure(figsize=size, layout="constrained")
+    draw(figure)
+    figure.savefig(HERE / f"{name}.svg", metadata={"Date": None})
