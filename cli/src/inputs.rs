@@ -108,9 +108,6 @@ pub fn samples(path: &Path, model: &Model) -> Result<Samples, Failure> {
     Ok(Samples::open(path, &ports(model), Limits::default())?)
 }
 
-/// Samples generated for each choice of sizes of the symbolic dimensions.
-const SAMPLES_PER_PLAN: usize = 4;
-
 /// Given samples, or generated ones.
 pub fn samples_or_generated(path: Option<&Path>, model: &Model, seed: u64) -> Result<Samples, Failure> {
     if let Some(path) = path {
@@ -121,5 +118,5 @@ pub fn samples_or_generated(path: Option<&Path>, model: &Model, seed: u64) -> Re
         let message = format!("no samples can be generated for input `{}`, which is {}", odd.name, odd.kind);
         return Err(Failure::new(message).hint("give some with `--samples`"));
     }
-    Ok(Samples::generated(specs, seed, SAMPLES_PER_PLAN))
+    Ok(Samples::for_model(model, seed))
 }

@@ -598,6 +598,14 @@ impl Graph {
         self.outputs.push(value);
     }
 
+    /// Let these be all outputs of the graph.
+    pub(crate) fn set_outputs(&mut self, outputs: Vec<ValueId>) {
+        for id in std::mem::replace(&mut self.outputs, outputs.clone()) {
+            self.value_mut(id).role.output = false;
+        }
+        outputs.into_iter().for_each(|id| self.value_mut(id).role.output = true);
+    }
+
     /// Drop initializers from the inputs, so that a caller can no longer override them.
     pub fn freeze_initializers(&mut self) {
         let (frozen, kept) = self.inputs.iter().partition(|&&v| self.value(v).data.is_some());

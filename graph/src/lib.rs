@@ -16,6 +16,7 @@ pub mod metrics;
 mod model;
 pub mod onnx;
 pub mod ops;
+mod part;
 mod patch;
 mod tensor;
 pub mod text;

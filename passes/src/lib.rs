@@ -14,6 +14,7 @@ pub mod layers;
 mod pass;
 pub mod pipeline;
 pub mod presets;
+pub mod reduce;
 pub mod registry;
 pub mod repair;
 pub mod report;

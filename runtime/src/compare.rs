@@ -26,6 +26,8 @@ pub struct Deviation {
     pub max_reference: f64,
     /// The first difference of type, shape or presence; nothing is measured then.
     pub mismatch: Option<String>,
+    /// Of each run: the largest |reference - candidate|, and the largest |reference|.
+    pub runs: Vec<(f64, f64)>,
     /// Rows of class scores whose highest score is the same class in both.
     agreeing: u64,
     /// Rows of class scores.
@@ -106,6 +108,7 @@ impl Deviation {
         self.max_abs = self.max_abs.max(run_abs);
         self.max_reference = self.max_reference.max(run_reference);
         self.max_rel = self.max_rel.max(ratio(run_abs, run_reference));
+        self.runs.push((run_abs, run_reference));
     }
 
     fn add_classes(&mut self, shape: &[usize], reference: &[f64], candidate: &[f64]) {
@@ -130,10 +133,18 @@ impl Deviation {
         self.max_abs = self.max_abs.max(other.max_abs);
         self.max_rel = self.max_rel.max(other.max_rel);
         self.max_reference = self.max_reference.max(other.max_reference);
+        self.runs.extend(&other.runs);
         self.dot += other.dot;
         self.reference_squares += other.reference_squares;
         self.candidate_squares += other.candidate_squares;
         self.error_squares += other.error_squares;
+    }
+
+    /// The largest difference of a run in units of that run's scale: its largest |reference|, but no less than
+    /// a thousandth of the largest of all runs, since where values cancel to almost nothing only rounding is left.
+    pub fn scaled(&self) -> f64 {
+        let least = SMALL * self.max_reference;
+        self.runs.iter().map(|&(error, reference)| ratio(error, reference.max(least))).fold(0.0, f64::max)
     }
 
     /// The cosine of the angle between both, all elements of all runs as one vector; 1 if both are zero.
@@ -164,6 +175,9 @@ impl Deviation {
         self.mismatch.is_none() && self.differing == 0 && self.misplaced == 0
     }
 }
+
+/// Values are held against no smaller a scale than this share of the largest value of all runs.
+const SMALL: f64 = 1e-3;
 
 fn ratio(part: f64, whole: f64) -> f64 {
     if part == 0.0 { 0.0 } else { part / whole }

@@ -7,5 +7,6 @@ mod conformance;
 mod hostile;
 mod laws;
 mod models;
+mod mutations;
 mod sizes;
 mod support;

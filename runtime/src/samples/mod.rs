@@ -22,6 +22,7 @@ pub use specs::input_specs;
 use crate::{Feed, Port, engine::describe};
 use array::Array;
 use fit::{Column, PerRun, both, check_names, column, read_labels};
+use pare_graph::{Model, ops::Bindings};
 use std::{
     collections::BTreeMap,
     io,
@@ -109,6 +110,13 @@ impl Default for Limits {
     }
 }
 
+/// Samples generated for each choice of sizes of the symbolic dimensions, at least: one of each kind.
+const LEAST: usize = 4;
+/// And at most: more show what only a few values meet.
+const MOST: usize = 16;
+/// Multiply-accumulates that more than the least may take; well under a second.
+const WORK: u64 = 1_000_000_000;
+
 /// Samples for one model.
 pub struct Samples {
     source: Source,
@@ -159,6 +167,13 @@ impl Samples {
         let count = plans.len() * per_plan;
         let source = Source::Generated { inputs, plans, seed };
         Self { source, count, labels: None, per_run: PerRun::Exactly(1), limits: Limits::default() }
+    }
+
+    /// What models are compared on where no samples are given, made from the inputs of `model`.
+    pub fn for_model(model: &Model, seed: u64) -> Self {
+        let macs = model.cost(&Bindings::default()).macs.max(1);
+        let each = (WORK / macs).clamp(LEAST as u64, MOST as u64) as usize;
+        Self::generated(input_specs(model), seed, each)
     }
 
     fn from_arrays(

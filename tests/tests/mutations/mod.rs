@@ -1,0 +1,306 @@
+//! What default verification catches of wrong rewrites, and what it says of right ones.
+//!
+//! [`kinds::KINDS`] are mistakes, planted into real models one at a time. Whether one matters is asked of samples
+//! that verification does not see: many more, from other seeds. There
+//!
+//! ```text
+//! effect = max |original - mutant| / max |original - original with optimizations on|
+//! ```
+//!
+//! in units of the noise. [`clean`] makes pairs that are equal up to rounding: none may be called different.
+//!
+//! `cargo test --workspace --test main mutations -- --ignored` plants them into ten models and writes
+//! `tests/tables/mutations.md`; the ordinary test takes those in `fixtures`.
+
+mod clean;
+mod kinds;
+
+use crate::support::{bytes, engine, number, root};
+use fastrand::Rng;
+use kinds::{KINDS, Kind};
+use pare_graph::{Graph, Model, onnx};
+use pare_runtime::{
+    Comparison, Deviation, LoadOptions, ModelSource, Outcome, ProofOptions, Report, Samples, epsilon,
+    input_specs, prove,
+};
+use std::{collections::BTreeMap, fmt::Write as _, fs, io::Write as _, path::PathBuf, time::Instant};
+
+/// Models that mistakes are planted into: convolutions, attention, recurrence, branches, bytes.
+const TARGETS: &[&str] = &[
+    "digits-cnn",
+    "digits-fold",
+    "digits-vit",
+    "mnist-8",
+    "burn-mnist-cnn",
+    "magika-v3-3",
+    "silero-16k-op15",
+    "gtcrn-simple",
+    "cifar-resnet20",
+    "ultraface-rfb-320",
+];
+
+/// Those that a quick test takes.
+const QUICK: &[&str] = &["digits-fold", "digits-cnn"];
+
+/// A model by name, inferred, its initializers constant; `None` where it does not lie.
+fn read(name: &str) -> Option<Model> {
+    let shared =
+        std::env::var_os("PARE_MODELS").map_or_else(|| root().join("../shared/models"), PathBuf::from);
+    let path = [root().join("fixtures"), shared]
+        .map(|f| f.join(format!("{name}.onnx")))
+        .into_iter()
+        .find(|p| p.is_file())?;
+    let mut model = onnx::read(path, &onnx::ReadOptions::default()).unwrap();
+    model.graph.freeze_initializers();
+    model.infer().unwrap();
+    Some(model)
+}
+
+/// The model with one mistake of this kind, somewhere.
+fn plant(model: &Model, kind: &Kind, rng: &mut Rng) -> Option<Model> {
+    let mut mutant = model.clone();
+    if !plant_in(&mut mutant.graph, kind, rng) {
+        return None;
+    }
+    // A mistake that breaks the model is another matter: it does not even load.
+    mutant.check().is_ok().then_some(mutant)
+}
+
+fn plant_in(graph: &mut Graph, kind: &Kind, rng: &mut Rng) -> bool {
+    let mut nodes = graph.nodes().to_vec();
+    rng.shuffle(&mut nodes);
+    for id in nodes {
+        let at = graph.at(id);
+        let inside = at.node().subgraphs().next().is_some() && rng.bool();
+        if inside
+            && graph.with_subgraphs(id, |bodies, _| bodies.iter_mut().any(|body| plant_in(body, kind, rng)))
+        {
+            return true;
+        }
+        let at = graph.at(id);
+        if !at.node().domain().is_empty() && at.node().domain() != "ai.onnx"
+            || !kind.ops.iter().any(|op| at.is(op))
+        {
+            continue;
+        }
+        if let Some(patch) = (kind.rule)(at, rng)
+            && !patch.is_empty()
+            && graph.apply(patch).is_ok()
+        {
+            return true;
+        }
+    }
+    false
+}
+
+/// Two models run on the same samples; one thread, so that figures repeat.
+fn compare(a: &Model, b: &Model, samples: &mut Samples) -> Report {
+    let (first, second) = (ModelSource::bytes(bytes(a).unwrap()), ModelSource::bytes(bytes(b).unwrap()));
+    let options = ProofOptions {
+        load: LoadOptions { threads: 1, ..LoadOptions::default() },
+        ..ProofOptions::default()
+    };
+    prove(&**engine(), &first, &second, samples.batches(32), &options).unwrap()
+}
+
+/// What `pare verify` compares on.
+fn default_samples(model: &Model) -> Samples {
+    Samples::for_model(model, 0)
+}
+
+/// Samples that verification does not see.
+fn other_samples(model: &Model) -> Samples {
+    Samples::generated(input_specs(model), 1_000_003, 48)
+}
+
+/// The largest difference in units of the noise; infinite where values are not even of a kind.
+fn effect(report: &Report) -> f64 {
+    match &report.outcome {
+        Outcome::Differs { output, .. } if output.is_empty() => return f64::INFINITY,
+        Outcome::Unproven { why } => panic!("{why}"),
+        _ => {}
+    }
+    let floor = |floor: &Comparison, name: &str| floor.get(name).cloned().unwrap_or_default();
+    let of = |(name, by): &(String, Deviation)| {
+        let floor = floor(&report.floor, name);
+        if by.mismatch.is_some() || by.misplaced > floor.misplaced {
+            return f64::INFINITY;
+        }
+        let Some(dtype) = by.dtype else { return 0.0 };
+        if epsilon(dtype) == 0.0 {
+            return if by.differing > floor.differing { f64::INFINITY } else { 0.0 };
+        }
+        // Relative to each run's largest value, so that a run with large values does not hide the others.
+        by.scaled() / floor.scaled().max(epsilon(dtype))
+    };
+    report.drift.outputs().iter().map(of).fold(0.0, f64::max)
+}
+
+/// A mistake, what it does, and what verification says.
+struct Planted {
+    kind: &'static str,
+    model: String,
+    effect: f64,
+    caught: bool,
+    seconds: f64,
+}
+
+/// Plant up to `each` mistakes of every kind into a model.
+fn planted(name: &str, model: &Model, each: u64, mut tell: impl FnMut(&Planted)) -> Vec<Planted> {
+    let mut all = vec![];
+    for kind in KINDS {
+        let mut seen = vec![];
+        for seed in 0..each {
+            let mut rng =
+                Rng::with_seed(seed * 7919 + KINDS.iter().position(|k| k.name == kind.name).unwrap() as u64);
+            let Some(mutant) = plant(model, kind, &mut rng) else { continue };
+            let written = bytes(&mutant).unwrap();
+            if seen.contains(&written) {
+                continue;
+            }
+            let start = Instant::now();
+            let report = compare(model, &mutant, &mut default_samples(model));
+            let seconds = start.elapsed().as_secs_f64();
+            let caught = matches!(report.outcome, Outcome::Differs { .. });
+            let effect = effect(&compare(model, &mutant, &mut other_samples(model)));
+            all.push(Planted { kind: kind.name, model: name.into(), effect, caught, seconds });
+            tell(all.last().unwrap());
+            seen.push(written);
+        }
+    }
+    all
+}
+
+/// Times the noise from which on a mistake counts: a right rewrite is up to this far off (the proof's own factor).
+const ABOVE: f64 = 10.0;
+
+#[test]
+fn wrong_rewrites_are_caught_and_right_ones_pass() {
+    let mut missed = vec![];
+    let mut count = 0;
+    for name in QUICK {
+        let model = read(name).unwrap();
+        for p in planted(name, &model, 1, |_| {}) {
+            count += usize::from(p.effect > ABOVE);
+            if p.effect > ABOVE && !p.caught {
+                missed.push(format!("{name}: {} has {:.1} times the noise", p.kind, p.effect));
+            }
+        }
+        if let Some(pair) = clean::summed_in_another_order(name, &model, 0) {
+            let outcome = compare(&pair.a, &pair.b, &mut default_samples(&pair.a)).outcome;
+            assert_eq!(outcome, Outcome::Equal, "{}", pair.name);
+        }
+    }
+    assert!(count > 60, "only {count} mistakes matter");
+    assert!(missed.is_empty(), "of {count} mistakes these were missed:\n{}", missed.join("\n"));
+}
+
+#[test]
+#[ignore = "takes an hour; writes tests/tables/mutations.md"]
+#[allow(clippy::print_stderr, reason = "how far a long run is")]
+fn table() {
+    let (mut all, mut alarms, mut pairs) = (vec![], vec![], 0);
+    let only = std::env::var("PARE_MUTATE").ok();
+    let csv = root().join("tests/tables/mutations.csv");
+    let mut csv = fs::File::create(csv).unwrap();
+    writeln!(csv, "model,mistake,effect,caught,seconds").unwrap();
+    let names: Vec<_> = TARGETS.iter().filter(|n| only.as_deref().is_none_or(|o| o.contains(**n))).collect();
+    for name in &names {
+        let Some(model) = read(name) else { panic!("`{name}` is not there: set PARE_MODELS") };
+        all.extend(planted(name, &model, number("PARE_MUTANTS", 2), |p| {
+            writeln!(csv, "{},{},{:.3e},{},{:.2}", p.model, p.kind, p.effect, p.caught, p.seconds).unwrap();
+            if !p.caught && p.effect > 1.0 {
+                eprintln!("missed: {}: {}: {:.2} times the noise", p.model, p.kind, p.effect);
+            }
+        }));
+        let orders = (0..3).filter_map(|seed| clean::summed_in_another_order(name, &model, seed));
+        let made: Vec<_> = clean::by_passes(name, &model).into_iter().chain(orders).collect();
+        pairs += made.len();
+        alarms.extend(made.iter().filter_map(alarm));
+        eprintln!("{name}: {} mistakes, {pairs} clean pairs, {} alarms so far", all.len(), alarms.len());
+    }
+    let left = number("PARE_CLEAN", 200).saturating_sub(pairs as u64) as usize;
+    for pair in clean::at_random(0..).take(left) {
+        pairs += 1;
+        alarms.extend(alarm(&pair));
+    }
+    for a in &alarms {
+        eprintln!("false alarm: {a}");
+    }
+    fs::write(root().join("tests/tables/mutations.md"), document(&all, pairs, &alarms)).unwrap();
+    assert!(alarms.is_empty(), "{}", alarms.join("\n"));
+}
+
+#[allow(clippy::print_stderr)]
+fn alarm(pair: &clean::Pair) -> Option<String> {
+    let report = compare(&pair.a, &pair.b, &mut default_samples(&pair.a));
+    for (name, d) in report.drift.outputs() {
+        let f = report.floor.get(name).cloned().unwrap_or_default();
+        let e = report.deployed.get(name).cloned().unwrap_or_default();
+        let Some(t) = d.dtype else { continue };
+        if epsilon(t) > 0.0 {
+            let rms = |d: &Deviation| 10_f64.powf(-d.snr_db() / 20.0) / epsilon(t);
+            eprintln!(
+                "clean|{}|{name}|{:.2}|{:.2}|{:.2}|{:.3}|{:.3}|{:.3}",
+                pair.name,
+                d.max_rel / epsilon(t),
+                e.max_rel / epsilon(t),
+                f.max_rel / epsilon(t),
+                rms(d),
+                rms(&e),
+                rms(&f)
+            );
+        }
+    }
+    match report.outcome {
+        Outcome::Differs { output, why } => Some(format!("{}: `{output}`: {why}", pair.name)),
+        _ => None,
+    }
+}
+
+fn document(all: &[Planted], pairs: usize, alarms: &[String]) -> String {
+    let mut text = String::from(
+        "# What default verification catches\n\n<!-- written by `cargo test --workspace --test main mutations -- --ignored` -->\n\n",
+    );
+    let counts = |of: &[&Planted], least: f64| {
+        let matter: Vec<_> = of.iter().filter(|p| p.effect > least).collect();
+        (matter.iter().filter(|p| p.caught).count(), matter.len())
+    };
+    let every: Vec<_> = all.iter().collect();
+    let ((some, matter), (any, above)) = (counts(&every, ABOVE), counts(&every, 1.0));
+    let share = |a: usize, b: usize| 100.0 * a as f64 / b.max(1) as f64;
+    writeln!(
+        text,
+        "{} wrong rewrites of {} kinds in {} models. Of the {matter} whose effect exceeds {ABOVE} times the noise of the \
+         model, verification without given samples catches {some}: **{:.1} %**. Of the {above} that exceed the noise at \
+         all it catches {any}, {:.1} %. Of {pairs} clean pairs {} are called different.\n",
+        all.len(),
+        KINDS.len(),
+        all.iter().map(|p| &p.model).collect::<std::collections::BTreeSet<_>>().len(),
+        share(some, matter),
+        share(any, above),
+        alarms.len(),
+    )
+    .unwrap();
+    let mut by_kind: BTreeMap<&str, Vec<&Planted>> = BTreeMap::new();
+    all.iter().for_each(|p| by_kind.entry(p.kind).or_default().push(p));
+    text += "| mistake | planted | without effect | within the noise | up to 10 times | above | caught of those | least effect caught |\n|---|---|---|---|---|---|---|---|\n";
+    for kind in KINDS {
+        let Some(of) = by_kind.get(kind.name) else { continue };
+        let between = |low: f64, high: f64| of.iter().filter(|p| p.effect > low && p.effect <= high).count();
+        let (caught, above) = counts(of, ABOVE);
+        let least = of.iter().filter(|p| p.caught).map(|p| p.effect).fold(f64::INFINITY, f64::min);
+        let least = if least.is_finite() { format!("{least:.1}") } else { String::new() };
+        writeln!(
+            text,
+            "| {} | {} | {} | {} | {} | {above} | {caught} | {least} |",
+            kind.name,
+            of.len(),
+            of.iter().filter(|p| p.effect == 0.0).count(),
+            between(0.0, 1.0),
+            between(1.0, ABOVE),
+        )
+        .unwrap();
+    }
+    text
+}
