@@ -148,7 +148,14 @@ fn turn<'a>(original: &Graph, changed: &Graph, refit: &'a Refit, pending: &[Refi
         let bounds: Vec<_> = v.users().into_iter().map(bounds).collect::<Option<_>>()?;
         bounds.first().copied().filter(|first| bounds.iter().all(|b| b == first))
     });
-    Some(Turn { new, target: refit.target, skip, clip, kept: refit.kept.as_deref(), free: refit.free.as_deref() })
+    Some(Turn {
+        new,
+        target: refit.target,
+        skip,
+        clip,
+        kept: refit.kept.as_deref(),
+        free: refit.free.as_deref(),
+    })
 }
 
 /// The sum that a value alone is used for.
