@@ -3,6 +3,9 @@
 // Helpers of tests are tests.
 #![allow(clippy::unwrap_used)]
 
+#[path = "command/mod.rs"]
+mod command;
+
 use pare_graph::{Model, onnx, text::parse_graph};
 use pare_runtime::EngineChoice;
 use std::{fs, path::Path};

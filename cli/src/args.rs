@@ -1,5 +1,6 @@
 //! What can be typed.
 
+use crate::proof::{Limits, Measure};
 use clap::{Args, Parser, Subcommand, ValueHint};
 use pare_runtime::{EngineChoice, EngineKind};
 use std::path::PathBuf;
@@ -25,6 +26,8 @@ pub enum Command {
     Optimize(OptimizeArgs),
     /// Compare two models by running both: 0 they agree, 1 they differ, 2 could not run
     Verify(VerifyArgs),
+    /// Find the smallest model on which a pipeline still fails: 1 if it fails, 0 if it does not
+    Reduce(ReduceArgs),
     /// Show what a model consists of and what it costs
     Inspect(InspectArgs),
     /// Measure the latency of one model, or of several against the first
@@ -76,17 +79,20 @@ impl Common {
 #[derive(Args)]
 pub struct OptimizeArgs {
     /// The model; `-` for stdin
-    #[arg(value_hint = ValueHint::FilePath)]
-    pub model: PathBuf,
+    #[arg(value_hint = ValueHint::FilePath, required_unless_present = "config")]
+    pub model: Option<PathBuf>,
     /// Where to write the result; `-` for stdout
-    #[arg(short, long, value_name = "PATH", value_hint = ValueHint::FilePath)]
-    pub output: PathBuf,
+    #[arg(short, long, value_name = "PATH", value_hint = ValueHint::FilePath, required_unless_present = "config")]
+    pub output: Option<PathBuf>,
     /// The pipeline, such as 'safe,prune-channels{macs=0.5}'; `pare passes` lists what there is
     #[arg(long, value_name = "PIPELINE", default_value = "safe", conflicts_with = "config")]
     pub passes: String,
-    /// A TOML file with the pipeline, a list `[[step]]`
+    /// A TOML file: a pipeline as a list `[[step]]`, or a project with a list `[[model]]`, all of which are made
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub config: Option<PathBuf>,
+    /// Of a project: make nothing, fail if an output is not what it would be made to
+    #[arg(long, requires = "config")]
+    pub check: bool,
     /// Inputs to calibrate on and to compare on: a .npz or .npy file, or a folder of ONNX test data
     #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub samples: Option<PathBuf>,
@@ -96,15 +102,11 @@ pub struct OptimizeArgs {
     /// Write without running both models
     #[arg(long)]
     pub no_prove: bool,
-    /// Fail if an output drifts further, relative to its largest value
-    #[arg(long, value_name = "SHARE")]
-    pub max_drift: Option<f64>,
-    /// Fail if fewer samples keep their class
-    #[arg(long, value_name = "SHARE")]
-    pub min_agreement: Option<f64>,
-    /// Fail if accuracy on labelled samples drops by more
-    #[arg(long, value_name = "SHARE")]
-    pub max_accuracy_drop: Option<f64>,
+    /// What is compared: the result with the original, or also what each pass made of what it got
+    #[arg(long, value_name = "WHAT", default_value = "whole", conflicts_with = "no_prove")]
+    pub prove: Prove,
+    #[command(flatten)]
+    pub limits: LimitArgs,
     /// Treat initializers that are also inputs as constants: callers can no longer override them
     #[arg(long)]
     pub freeze_initializers: bool,
@@ -133,15 +135,81 @@ pub struct VerifyArgs {
     /// Inputs to compare on; generated from the types of the inputs if not given
     #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub samples: Option<PathBuf>,
-    /// Accept this drift, relative to an output's largest value, instead of rounding alone
+    #[command(flatten)]
+    pub limits: LimitArgs,
+    /// Accept differences up to this in an output, or in all: `logits=1e-3`, `1e-3`
+    #[arg(long, value_name = "[OUTPUT=]DIFFERENCE", value_parser = tolerance)]
+    pub tolerance: Vec<(String, f64)>,
+    /// Judge every output by this measure instead of rounding: `cosine=0.999`. At most: max-abs, max-rel, rmse, kl.
+    /// At least: cosine, snr (dB), agreement
+    #[arg(long, value_name = "MEASURE=LIMIT", value_parser = metric)]
+    pub metric: Vec<(Measure, f64)>,
+    /// Run each sample this many times, each time with the state that the last one left
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one)]
+    pub steps: usize,
+    /// An input that takes up what an output left; found by names and types if not given
+    #[arg(long, value_name = "INPUT=OUTPUT", value_parser = pair, requires = "steps")]
+    pub state: Vec<(String, String)>,
+}
+
+/// What a difference is held to.
+#[derive(Args, Clone)]
+pub struct LimitArgs {
+    /// Largest drift of an output that is allowed, relative to its largest value
     #[arg(long, value_name = "SHARE")]
     pub max_drift: Option<f64>,
-    /// Accept differences as long as at least this share of samples keeps its class
+    /// Least share of samples that must keep their class
     #[arg(long, value_name = "SHARE")]
     pub min_agreement: Option<f64>,
-    /// Accept differences as long as accuracy on labelled samples drops by no more
+    /// Largest drop of accuracy on labelled samples that is allowed
     #[arg(long, value_name = "SHARE")]
     pub max_accuracy_drop: Option<f64>,
+    /// Largest share of all inputs that may change class, as far as the samples tell with 95 % confidence
+    #[arg(long, value_name = "SHARE")]
+    pub max_disagreement: Option<f64>,
+}
+
+impl LimitArgs {
+    pub fn limits(&self) -> Limits {
+        Limits {
+            drift: self.max_drift,
+            agreement: self.min_agreement,
+            accuracy_drop: self.max_accuracy_drop,
+            disagreement: self.max_disagreement,
+            ..Limits::default()
+        }
+    }
+}
+
+/// What a proof compares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Prove {
+    /// The result with the original.
+    Whole,
+    /// That, and each pass by itself.
+    Each,
+    /// Nothing.
+    #[value(skip)]
+    No,
+}
+
+#[derive(Args)]
+pub struct ReduceArgs {
+    /// The model on which the pipeline fails; `-` for stdin
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub model: PathBuf,
+    /// Where to write the smallest model that fails
+    #[arg(short, long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub output: PathBuf,
+    /// The pipeline that fails
+    #[arg(long, value_name = "PIPELINE", default_value = "safe")]
+    pub passes: String,
+    /// Apply no more than this many patches
+    #[arg(long, value_name = "N")]
+    pub stop_after: Option<u64>,
+    /// Memory for activations while calibrating, such as 2G
+    #[arg(long, value_name = "BYTES", default_value = "2G", value_parser = bytes)]
+    pub memory: u64,
 }
 
 #[derive(Args)]
@@ -216,6 +284,28 @@ fn bytes(text: &str) -> Result<u64, String> {
     if number > 0.0 { Ok((number * f64::from(unit)) as u64) } else { Err("expected more than 0".into()) }
 }
 
+fn number(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|x: &f64| x.is_finite());
+    number.ok_or_else(|| format!("`{text}` is no number"))
+}
+
+fn tolerance(text: &str) -> Result<(String, f64), String> {
+    // Names may hold `=`; numbers do not.
+    let (name, limit) = text.rsplit_once('=').unwrap_or(("", text));
+    let limit = number(limit)?;
+    if limit >= 0.0 { Ok((name.into(), limit)) } else { Err("a difference is at least 0".into()) }
+}
+
+fn metric(text: &str) -> Result<(Measure, f64), String> {
+    let (name, limit) = text.split_once('=').ok_or_else(|| "expected MEASURE=LIMIT".to_owned())?;
+    Ok((name.parse()?, number(limit)?))
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (a, b) = text.split_once('=').ok_or_else(|| "expected INPUT=OUTPUT".to_owned())?;
+    Ok((a.into(), b.into()))
+}
+
 fn at_least_one(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "expected a number, at least 1".into())
 }
@@ -244,6 +334,11 @@ mod tests {
         assert_eq!(bytes("300"), Ok(300));
         assert!(bytes("x").is_err() && bytes("-1").is_err());
         assert_eq!(dim("N=8"), Ok(("N".into(), 8)));
+        assert_eq!(tolerance("a=b=1e-3"), Ok(("a=b".into(), 1e-3)));
+        assert_eq!(tolerance("0.5"), Ok((String::new(), 0.5)));
+        assert!(tolerance("a=x").is_err() && tolerance("-1").is_err());
+        assert_eq!(metric("cosine=0.9"), Ok((Measure::Cosine, 0.9)));
+        assert!(metric("cosinus=0.9").is_err());
         assert!(dim("N").is_err() && dim("N=0").is_err());
     }
 }

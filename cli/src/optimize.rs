@@ -1,101 +1,209 @@
 //! `pare optimize`: read, run the pipeline, prove, write, report.
 
 use crate::{
-    args::{Common, OptimizeArgs},
+    args::{Common, OptimizeArgs, Prove},
+    config::{self, Config},
     failure::{Done, Failure},
     inputs::{self, Engines},
+    project,
     proof::{self, Limits},
+    proving::{self, Fault, Kind, PIPELINE_KEY, Proven, Proving, Stages},
     voice::{self, Voice},
 };
-use pare_graph::{Model, onnx, ops::Bindings, text};
-use pare_passes::{Effect, Observer, Pass, Pipeline, Report, RunOptions, Tools, run as run_pipeline};
-use pare_runtime::{ModelSource, Outcome, Report as Proof, SharedSamples};
-use serde_json::json;
-use std::{io::Write, path::Path, time::Instant};
-
-/// The metadata entry that holds the pipeline.
-const PIPELINE_KEY: &str = "pare.pipeline";
+use pare_graph::{Model, Samples as _, onnx, ops::Bindings};
+use pare_passes::{Effect, Pipeline, Report, Tools};
+use pare_runtime::{Outcome, SharedSamples};
+use serde_json::{Value, json};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 pub fn run(args: &OptimizeArgs, common: &Common, voice: &Voice) -> Result<Done, Failure> {
+    let pipeline = match args.config.as_deref().map(config::read).transpose()? {
+        None => args.passes.parse().map_err(|e| Failure::pipeline(&e, &args.passes))?,
+        Some(Config::Pipeline(pipeline)) => pipeline,
+        Some(Config::Project(project)) => return project::run(&project, args, common, voice),
+    };
+    let told = perform(&Work::of(args, pipeline)?, common, voice)?;
+    if args.output.as_deref() == Some(Path::new("-")) && told.done == Done::Well {
+        // The model itself went to stdout.
+        voice.note(told.text.trim_end());
+    } else {
+        voice.report(|| told.json.clone(), || told.text.clone());
+    }
+    told.say(voice);
+    Ok(told.done)
+}
+
+/// One model's way through a pipeline.
+pub struct Work {
+    pub model: PathBuf,
+    pub output: PathBuf,
+    pub pipeline: Pipeline,
+    pub samples: Option<PathBuf>,
+    pub test: Option<PathBuf>,
+    pub limits: Limits,
+    pub prove: Prove,
+    pub freeze_initializers: bool,
+    pub stop_after: Option<u64>,
+    pub print_after: Option<String>,
+    pub verbose: bool,
+    pub memory: u64,
+}
+
+impl Work {
+    fn of(args: &OptimizeArgs, pipeline: Pipeline) -> Result<Self, Failure> {
+        let missing = |what: &str| Failure::new(format!("{what} is missing"));
+        Ok(Self {
+            model: args.model.clone().ok_or_else(|| missing("the model"))?,
+            output: args.output.clone().ok_or_else(|| missing("`-o OUTPUT`"))?,
+            pipeline,
+            samples: args.samples.clone(),
+            test: args.test.clone(),
+            limits: args.limits.limits(),
+            prove: if args.no_prove { Prove::No } else { args.prove },
+            freeze_initializers: args.freeze_initializers,
+            stop_after: args.stop_after,
+            print_after: args.print_after.clone(),
+            verbose: args.verbose,
+            memory: args.memory,
+        })
+    }
+}
+
+/// What there is to say after the work.
+pub struct Told {
+    pub done: Done,
+    pub json: Value,
+    pub text: String,
+    failures: Vec<String>,
+    hints: Vec<String>,
+    note: Option<&'static str>,
+}
+
+impl Told {
+    /// Failed checks and remarks.
+    pub fn say(&self, voice: &Voice) {
+        for failure in &self.failures {
+            voice.failed_check(failure, None);
+        }
+        if self.done == Done::CheckFailed {
+            voice.failed_check("nothing was written", None);
+        }
+        self.hints.iter().for_each(|hint| voice.hint(hint));
+        if let Some(note) = self.note {
+            voice.note(note);
+        }
+    }
+}
+
+/// Do the work: the output is written if everything holds.
+pub fn perform(work: &Work, common: &Common, voice: &Voice) -> Result<Told, Failure> {
     let start = Instant::now();
-    let pipeline = pipeline(args)?;
-    check_print_after(args, &pipeline)?;
-    check_output(&args.output)?;
-    let loaded = inputs::model(&args.model)?;
+    check_print_after(work)?;
+    check_output(&work.output)?;
+    proving::check_limits(&work.limits, work.prove)?;
+    let loaded = inputs::model(&work.model)?;
     let mut original = loaded.model.clone();
-    if args.freeze_initializers {
+    if work.freeze_initializers {
         original.graph.freeze_initializers();
     }
 
     let engines = Engines::new(common, voice);
-    let samples = match &args.samples {
+    let samples = match &work.samples {
         Some(path) => Some(SharedSamples::from(inputs::samples(path, &original)?)),
         None => None,
     };
-    let test = args.test.as_ref().map(|path| inputs::samples(path, &original)).transpose()?;
+    let test = work.test.as_ref().map(|path| inputs::samples(path, &original)).transpose()?;
     let tools = Tools {
         engine: Some(&engines),
         samples: samples.as_ref().map(|s| s as &dyn pare_graph::Samples),
         progress: voice,
         seed: common.seed,
         threads: common.threads,
-        memory: args.memory,
+        memory: work.memory,
     };
-    let job =
-        Job { args, common, voice, engines: &engines, pipeline: &pipeline, tools, source: loaded.source };
+    let proving = Proving { work, common, voice, engines: &engines, tools, source: loaded.source };
+    if let Some(samples) = samples.as_ref().filter(|_| work.pipeline.effect() == Effect::Lossy) {
+        voice.note(&calibration(&original, samples.len(), work.memory));
+    }
 
     let mut model = original.clone();
-    let mut stages = Stages::new(&pipeline, args.print_after.as_deref(), voice, &original);
-    let report = run_pipeline(&pipeline, &mut model, job.options(args.stop_after), &mut stages)?;
-    let changed = report.patches() > 0 || args.freeze_initializers;
-    if changed {
-        model.set_metadata(PIPELINE_KEY, &pipeline.to_string());
-    }
-
-    let proof =
-        if args.no_prove { None } else { Some(job.prove(&original, &model, stages.finish(), test)?) };
-    if let Some(proof) = &proof
-        && !proof.failures.is_empty()
-    {
-        voice.report(
-            || job.json(&original, &model, &report, Some(proof), None, start),
-            || proof.text(args.verbose),
-        );
-        for failure in &proof.failures {
-            voice.failed_check(failure, None);
-        }
-        voice.failed_check("nothing was written", proof.guilty.as_deref());
-        return Ok(Done::CheckFailed);
-    }
-    let written = write(&model, &args.output)?;
-    let summary = || job.text(&original, &model, &report, proof.as_ref(), (loaded.bytes, written), start);
-    let sizes = Some((loaded.bytes, written));
-    let machine = || job.json(&original, &model, &report, proof.as_ref(), sizes, start);
-    if args.output == Path::new("-") {
-        // The model itself went to stdout.
-        voice.note(summary().trim_end());
-    } else {
-        voice.report(machine, summary);
-    }
-    if !changed {
-        voice.note("nothing was found to improve: the output equals the input");
-    }
-    Ok(Done::Well)
-}
-
-fn pipeline(args: &OptimizeArgs) -> Result<Pipeline, Failure> {
-    let Some(path) = &args.config else {
-        return args.passes.parse().map_err(|e| Failure::pipeline(&e, &args.passes));
+    let mut stages = Stages::new(work, voice, &original);
+    let report = match proving.run(&mut model, work.stop_after, &mut stages) {
+        Ok(report) => report,
+        Err(error) => {
+            let fault = Fault::of(&error);
+            return Err(with_reproducer(error.into(), fault, &proving, &original));
+        },
     };
-    let cannot = |e| Failure::new(format!("cannot read `{}`: {e}", path.display()));
-    let source = std::fs::read_to_string(path).map_err(cannot)?;
-    Pipeline::from_toml(&source)
-        .map_err(|e| Failure::pipeline(&e, &source).of(format_args!("`{}`", path.display())))
+    let changed = report.patches() > 0 || work.freeze_initializers;
+    if changed {
+        model.set_metadata(PIPELINE_KEY, &work.pipeline.to_string());
+    }
+
+    let summary = Summary { work, original: &original, model: &model, report: &report, start };
+    let proof = match work.prove {
+        Prove::No => None,
+        _ => Some(proving.prove(&original, &model, &stages.finish(), test)?),
+    };
+    if let Some(proof) = proof.as_ref().filter(|p| !p.failures.is_empty()) {
+        let mut hints: Vec<_> = proof.guilty.iter().cloned().collect();
+        if matches!(proof.overall.outcome, Outcome::Differs { .. }) && proof.effect < Effect::Lossy {
+            hints.extend(proving.save_reproducer(&original, Kind::Differs));
+        }
+        return Ok(Told {
+            done: Done::CheckFailed,
+            json: summary.json(Some(proof), None),
+            text: proof.text(),
+            failures: proof.failures.clone(),
+            hints,
+            note: None,
+        });
+    }
+    let written = write(&model, &work.output)?;
+    let sizes = (loaded.bytes, written);
+    Ok(Told {
+        done: Done::Well,
+        json: summary.json(proof.as_ref(), Some(sizes)),
+        text: summary.text(proof.as_ref(), sizes),
+        failures: vec![],
+        hints: vec![],
+        note: (!changed).then_some("nothing was found to improve: the output equals the input"),
+    })
 }
 
-fn check_print_after(args: &OptimizeArgs, pipeline: &Pipeline) -> Result<(), Failure> {
-    let Some(name) = &args.print_after else { return Ok(()) };
-    if name == "all" || pipeline.passes().iter().any(|p| p.info().name == name) {
+/// The failure, with a reproducer if a pass is to blame.
+fn with_reproducer(
+    failure: Failure,
+    fault: Option<Fault>,
+    proving: &Proving<'_>,
+    original: &Model,
+) -> Failure {
+    let Some(fault) = fault else { return failure };
+    match proving.save_reproducer(original, fault.kind) {
+        Some(saved) => failure.hint(format!("this is a defect of the pass; {saved}")),
+        None => failure.hint("this is a defect of the pass; leave it out"),
+    }
+}
+
+/// What calibration will take, said before it starts.
+fn calibration(model: &Model, samples: usize, memory: u64) -> String {
+    let mut model = model.clone();
+    let _ = model.infer();
+    let each = model.cost(&Bindings::default()).activation_peak;
+    format!(
+        "calibrating on {samples} samples of {} of activations each, in no more than {} (`--memory`)",
+        voice::bytes(each),
+        voice::bytes(memory)
+    )
+}
+
+fn check_print_after(work: &Work) -> Result<(), Failure> {
+    let Some(name) = &work.print_after else { return Ok(()) };
+    if name == "all" || work.pipeline.passes().iter().any(|p| p.info().name == name) {
         return Ok(());
     }
     Err(Failure::new(format!("`--print-after {name}`: the pipeline has no such pass"))
@@ -103,7 +211,7 @@ fn check_print_after(args: &OptimizeArgs, pipeline: &Pipeline) -> Result<(), Fai
 }
 
 /// Whether the result could be written, asked before the work rather than after it.
-fn check_output(path: &Path) -> Result<(), Failure> {
+pub fn check_output(path: &Path) -> Result<(), Failure> {
     if path == Path::new("-") {
         return Ok(());
     }
@@ -133,165 +241,31 @@ fn write(model: &Model, path: &Path) -> Result<u64, Failure> {
     Ok(written.bytes + written.data.map_or(0, |d| d.1))
 }
 
-struct Job<'j> {
-    args: &'j OptimizeArgs,
-    common: &'j Common,
-    voice: &'j Voice,
-    engines: &'j Engines<'j>,
-    pipeline: &'j Pipeline,
-    tools: Tools<'j>,
-    source: ModelSource,
+/// What the report is made of.
+struct Summary<'s> {
+    work: &'s Work,
+    original: &'s Model,
+    model: &'s Model,
+    report: &'s Report,
+    start: Instant,
 }
 
-/// What the proof said.
-struct Proven {
-    /// The result against the original.
-    overall: Proof,
-    /// Broken limits and stages that are not what they promise.
-    failures: Vec<String>,
-    /// The pass and patch at fault, if one was found.
-    guilty: Option<String>,
-    effect: Effect,
-    engine: String,
-}
-
-impl Job<'_> {
-    fn options(&self, stop_after: Option<u64>) -> RunOptions<'_> {
-        RunOptions { tools: self.tools, stop_after }
-    }
-
-    fn prove(
-        &self,
-        original: &Model,
-        model: &Model,
-        stages: Vec<Stage>,
-        test: Option<pare_runtime::Samples>,
-    ) -> Result<Proven, Failure> {
-        let effect = stages.iter().map(|s| s.effect).max().unwrap_or(Effect::Exact);
-        let mut overall = self.compare(original, model, test)?;
-        let mut failures = vec![];
-        // What the user limits is limited whatever passes promise.
-        let limits = self.limits();
-        if let Outcome::Unproven { why } = &overall.outcome {
-            if limits.any() {
-                failures.push(format!("the limits could not be checked: {why}"));
-            }
-        } else {
-            failures.extend(limits.broken(&overall));
-        }
-        failures.extend(proof::interface_change(original, model));
-        let mut guilty = None;
-        if effect == Effect::Lossy {
-            // Interfaces must agree even where values may not.
-            if let Outcome::Differs { output, why } = &overall.outcome
-                && output.is_empty()
-            {
-                failures.push(why.clone());
-            }
-            for stage in stages.iter().filter(|s| s.effect < Effect::Lossy) {
-                let proof = self.compare(&stage.before, &stage.after, None)?;
-                if let Outcome::Differs { output, why } = proof.outcome {
-                    failures.push(format!(
-                        "`{output}`: {why}, though {} promise equality",
-                        stage.passes.join(", ")
-                    ));
-                }
-            }
-        } else if let Outcome::Differs { output, why } = &overall.outcome {
-            let of = if output.is_empty() { String::new() } else { format!("`{output}`: ") };
-            failures.push(format!("{of}{why}"));
-            guilty = self.bisect(original)?;
-        }
-        let engine = self.engines.get()?.note.clone();
-        overall.notes.dedup();
-        Ok(Proven { overall, failures, guilty, effect, engine })
-    }
-
-    fn limits(&self) -> Limits {
-        Limits {
-            drift: self.args.max_drift,
-            agreement: self.args.min_agreement,
-            accuracy_drop: self.args.max_accuracy_drop,
-        }
-    }
-
-    fn compare(&self, a: &Model, b: &Model, test: Option<pare_runtime::Samples>) -> Result<Proof, Failure> {
-        let mut samples = match test {
-            Some(samples) => samples,
-            None => inputs::samples_or_generated(self.args.samples.as_deref(), a, self.common.seed)?,
-        };
-        proof::compare(self.engines, &self.place(a)?, &self.place(b)?, &mut samples)
-    }
-
-    /// Where an engine finds a model: the file it came from if it is untouched and too large for memory.
-    fn place(&self, model: &Model) -> Result<ModelSource, Failure> {
-        match onnx::to_bytes(model) {
-            Ok(bytes) => Ok(ModelSource::bytes(bytes)),
-            Err(_) if model.metadata(PIPELINE_KEY).is_none() => Ok(self.source.clone()),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// The first patch after which the result differs, by bisection.
-    fn bisect(&self, original: &Model) -> Result<Option<String>, Failure> {
-        self.voice.note("looking for the patch at fault");
-        let run_to = |n: u64| -> Result<(Model, Report), Failure> {
-            let mut model = original.clone();
-            let report = run_pipeline(self.pipeline, &mut model, self.options(Some(n)), &mut ())?;
-            Ok((model, report))
-        };
-        let (_, all) = run_to(u64::MAX)?;
-        let (mut good, mut bad) = (0, all.patches());
-        while bad > good + 1 {
-            let middle = good + (bad - good) / 2;
-            let differs =
-                matches!(self.compare(original, &run_to(middle)?.0, None)?.outcome, Outcome::Differs { .. });
-            if differs { bad = middle } else { good = middle }
-        }
-        let (before, after) = (run_to(bad - 1)?.1, run_to(bad)?.1);
-        let applied = |report: &Report, pass: &str| {
-            report.steps.iter().find(|s| s.pass == pass).map_or(0, |s| s.patches)
-        };
-        let pass = after.steps.iter().find(|s| s.patches > applied(&before, s.pass));
-        Ok(pass.map(|p| format!("patch {bad}, by `{}`, is the first after which the models differ", p.pass)))
-    }
-
-    fn json(
-        &self,
-        original: &Model,
-        model: &Model,
-        report: &Report,
-        proof: Option<&Proven>,
-        sizes: Option<(u64, u64)>,
-        start: Instant,
-    ) -> serde_json::Value {
-        let (before, after) = (Figures::of(original), Figures::of(model));
+impl Summary<'_> {
+    fn json(&self, proof: Option<&Proven>, sizes: Option<(u64, u64)>) -> Value {
+        let (before, after) = (Figures::of(self.original), Figures::of(self.model));
+        let Self { work, report, .. } = self;
         json!({
-            "model": self.args.model, "output": self.args.output, "written": sizes.is_some(),
-            "pipeline": self.pipeline.to_string(),
+            "model": work.model, "output": work.output, "written": sizes.is_some(),
+            "pipeline": work.pipeline.to_string(),
             "before": before.json(sizes.map(|s| s.0)), "after": after.json(sizes.map(|s| s.1)),
             "steps": report.steps, "rounds": report.rounds, "unfinished": report.unfinished,
-            "proof": proof.map(|p| {
-                let mut json = proof::to_json(&p.overall, &p.engine);
-                json["effect"] = json!(p.effect);
-                json["failures"] = json!(p.failures);
-                json["guilty"] = json!(p.guilty);
-                json
-            }),
-            "seconds": start.elapsed().as_secs_f64(),
+            "proof": proof.map(Proven::json),
+            "seconds": self.start.elapsed().as_secs_f64(),
         })
     }
 
-    fn text(
-        &self,
-        original: &Model,
-        model: &Model,
-        report: &Report,
-        proof: Option<&Proven>,
-        (bytes_before, bytes_after): (u64, u64),
-        start: Instant,
-    ) -> String {
-        let (before, after) = (Figures::of(original), Figures::of(model));
+    fn text(&self, proof: Option<&Proven>, (bytes_before, bytes_after): (u64, u64)) -> String {
+        let (before, after) = (Figures::of(self.original), Figures::of(self.model));
         let row = |name: &str, a: u64, b: u64, show: fn(u64) -> String| {
             [vec![name.to_owned()], voice::change(a, b, show)].concat()
         };
@@ -305,36 +279,57 @@ impl Job<'_> {
         rows.push(row("file", bytes_before, bytes_after, voice::bytes));
         let mut text = voice::table(&["", "before", "after", ""], rows);
         text.push('\n');
-        text += &steps(report, self.args.verbose);
-        if let Some(proof) = proof {
-            text.push('\n');
-            text += &proof.text(self.args.verbose);
-        } else {
-            text += "\nnot proven: `--no-prove`\n";
-        }
-        text + &format!(
-            "\nwrote {} in {}\n",
-            self.args.output.display(),
-            voice::seconds(start.elapsed().as_secs_f64())
-        )
+        text += &steps(self.report, self.work.verbose);
+        text.push('\n');
+        text += &proof.map_or_else(|| "not proven: `--no-prove`\n".into(), Proven::text);
+        let seconds = voice::seconds(self.start.elapsed().as_secs_f64());
+        text + &format!("\nwrote {} in {seconds}\n", self.work.output.display())
     }
 }
 
 impl Proven {
-    fn text(&self, _verbose: bool) -> String {
-        let mut text = match (&self.overall.outcome, self.effect) {
+    fn json(&self) -> Value {
+        let mut json = proof::to_json(&self.overall, &self.engine);
+        json["effect"] = json!(self.effect);
+        json["failures"] = json!(self.failures);
+        json["guilty"] = json!(self.guilty);
+        let each = self.each.iter().map(|(passes, effect, proof)| {
+            let mut json = proof::to_json(proof, &self.engine);
+            json["passes"] = json!(passes);
+            json["effect"] = json!(effect);
+            json
+        });
+        json["each"] = each.collect();
+        json
+    }
+
+    fn text(&self) -> String {
+        let Self { overall, engine, .. } = self;
+        let samples = overall.samples;
+        let mut text = match (&overall.outcome, self.effect) {
             (Outcome::Unproven { why }, _) => return format!("not proven: {why}\n"),
-            (Outcome::Equal, _) => {
-                format!("proven equal on {} samples in {}\n", self.overall.samples, self.engine)
-            }
-            (Outcome::Differs { .. }, Effect::Lossy) => {
-                format!("drift on {} samples in {}\n", self.overall.samples, self.engine)
-            }
-            (Outcome::Differs { .. }, _) => {
-                format!("compared on {} samples in {}\n", self.overall.samples, self.engine)
-            }
+            (Outcome::Equal, _) => format!("proven equal on {samples} samples in {engine}\n"),
+            (Outcome::Differs { .. }, Effect::Lossy) => format!("drift on {samples} samples in {engine}\n"),
+            (Outcome::Differs { .. }, _) => format!("compared on {samples} samples in {engine}\n"),
         };
-        text += &proof::to_text(&self.overall);
+        text += &proof::to_text(overall);
+        if !self.each.is_empty() {
+            let row = |(passes, effect, proof): &(String, Effect, pare_runtime::Report)| {
+                let worst = proof.drift.outputs().iter().map(|(_, d)| d.max_rel).fold(0.0, f64::max);
+                let verdict = match &proof.outcome {
+                    Outcome::Equal => "equal",
+                    Outcome::Differs { .. } if *effect == Effect::Lossy => "drifts",
+                    Outcome::Differs { .. } => "differs",
+                    Outcome::Unproven { .. } => "not proven",
+                };
+                vec![passes.clone(), effect.to_string(), format!("{worst:.1e}"), verdict.into()]
+            };
+            text.push('\n');
+            text += &voice::table(
+                &["pass by pass", "promises", "relative", ""],
+                self.each.iter().map(row).collect(),
+            );
+        }
         text
     }
 }
@@ -390,68 +385,7 @@ impl Figures {
         Self { nodes: model.node_count() as u64, params: cost.params, macs: cost.macs }
     }
 
-    fn json(&self, bytes: Option<u64>) -> serde_json::Value {
+    fn json(&self, bytes: Option<u64>) -> Value {
         json!({ "nodes": self.nodes, "parameters": self.params, "macs": self.macs, "bytes": bytes })
-    }
-}
-
-/// A run of consecutive passes of one kind: those that promise equality, or a single lossy one.
-struct Stage {
-    effect: Effect,
-    passes: Vec<&'static str>,
-    before: Model,
-    after: Model,
-}
-
-/// Cuts a pipeline into stages while it runs, and prints graphs.
-struct Stages<'v> {
-    /// Only a pipeline with lossy passes is proven in stages; copies are saved otherwise.
-    lossy: bool,
-    print_after: Option<&'v str>,
-    voice: &'v Voice,
-    last: Model,
-    patches: u64,
-    done: Vec<Stage>,
-}
-
-impl<'v> Stages<'v> {
-    fn new(pipeline: &Pipeline, print_after: Option<&'v str>, voice: &'v Voice, model: &Model) -> Self {
-        let lossy = pipeline.effect() == Effect::Lossy;
-        Self { lossy, print_after, voice, last: model.clone(), patches: 0, done: vec![] }
-    }
-
-    fn finish(self) -> Vec<Stage> {
-        self.done
-    }
-}
-
-impl Observer for Stages<'_> {
-    fn after(&mut self, pass: &dyn Pass, model: &Model, patches: u64) {
-        let info = pass.info();
-        if self.print_after.is_some_and(|p| p == "all" || p == info.name) {
-            let options = text::PrintOptions { max_elements: Some(8) };
-            self.voice.dump(&format!("after {}:\n{}", info.name, text::print_model_with(model, options)));
-        }
-        if std::mem::replace(&mut self.patches, patches) == patches {
-            return;
-        }
-        let after = if self.lossy { model.clone() } else { Model::default() };
-        match self.done.last_mut() {
-            Some(stage) if (stage.effect == Effect::Lossy) == (info.effect == Effect::Lossy) => {
-                stage.effect = stage.effect.max(info.effect);
-                stage.passes.push(info.name);
-                stage.passes.dedup();
-                stage.after = after.clone();
-            }
-            _ => self.done.push(Stage {
-                effect: info.effect,
-                passes: vec![info.name],
-                before: self.last.clone(),
-                after: after.clone(),
-            }),
-        }
-        if self.lossy {
-            self.last = after;
-        }
     }
 }

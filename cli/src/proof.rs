@@ -2,14 +2,82 @@
 
 use crate::{failure::Failure, inputs::Engines, voice};
 use pare_graph::{Model, Type, ValueId};
-use pare_runtime::{ModelSource, Outcome, ProofOptions, Report, Samples, prove};
+use pare_runtime::{
+    Deviation, Metrics, ModelSource, Outcome, ProofOptions, Report, Samples, prove, upper_limit,
+};
 use serde_json::{Value, json};
 
 /// Samples in a run, where the model leaves that open: enough to use the machine, few enough to fit.
 const BATCH: usize = 32;
 
+/// The confidence that limits of disagreement hold with.
+const CONFIDENCE: f64 = 0.95;
+
+/// What can be measured of an output, to be held to a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measure {
+    MaxAbs,
+    MaxRel,
+    Rmse,
+    Kl,
+    Cosine,
+    Snr,
+    Agreement,
+}
+
+impl Measure {
+    const ALL: [(&'static str, Self); 7] = [
+        ("max-abs", Self::MaxAbs),
+        ("max-rel", Self::MaxRel),
+        ("rmse", Self::Rmse),
+        ("kl", Self::Kl),
+        ("cosine", Self::Cosine),
+        ("snr", Self::Snr),
+        ("agreement", Self::Agreement),
+    ];
+
+    fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, m)| *m == self).map_or("", |(name, _)| name)
+    }
+
+    /// Whether more is better.
+    fn at_least(self) -> bool {
+        matches!(self, Self::Cosine | Self::Snr | Self::Agreement)
+    }
+
+    /// Of an output; `None` where it says nothing, such as agreement of what is no class scores.
+    fn of(self, deviation: &Deviation, metrics: Option<&Metrics>) -> Option<f64> {
+        match self {
+            Self::MaxAbs => Some(deviation.max_abs),
+            Self::MaxRel => Some(deviation.max_rel),
+            Self::Rmse => Some(deviation.rmse()),
+            Self::Kl => metrics?.mean_kl(),
+            Self::Cosine => Some(deviation.cosine()),
+            Self::Snr => Some(deviation.snr_db()),
+            Self::Agreement => metrics?.agreement(),
+        }
+    }
+}
+
+impl std::str::FromStr for Measure {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let names = || Self::ALL.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+        let found = Self::ALL.iter().find(|(name, _)| *name == text).map(|(_, measure)| *measure);
+        found.ok_or_else(|| format!("there is no measure `{text}`; there are {}", names()))
+    }
+}
+
+/// The share of rows that change class, and what it may be among all inputs at most.
+fn disagreement(metrics: &Metrics) -> Option<(f64, f64)> {
+    let share = 1.0 - metrics.agreement()?;
+    let changed = (share * metrics.rows() as f64).round() as u64;
+    Some((share, upper_limit(changed, metrics.rows(), CONFIDENCE)))
+}
+
 /// What a drift is held to.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Limits {
     /// Largest difference, relative to the largest value of the output.
     pub drift: Option<f64>,
@@ -17,11 +85,27 @@ pub struct Limits {
     pub agreement: Option<f64>,
     /// Share of labelled samples that may become wrong.
     pub accuracy_drop: Option<f64>,
+    /// Share of all inputs that may change class, at the confidence of [`CONFIDENCE`].
+    pub disagreement: Option<f64>,
+    /// What every output is held to.
+    pub measures: Vec<(Measure, f64)>,
+}
+
+/// As it stands in a lock: equal limits say the same.
+impl std::fmt::Display for Limits {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "drift {:?} agreement {:?} accuracy drop {:?} disagreement {:?}",
+            self.drift, self.agreement, self.accuracy_drop, self.disagreement
+        )
+    }
 }
 
 impl Limits {
     pub fn any(&self) -> bool {
-        self.drift.is_some() || self.agreement.is_some() || self.accuracy_drop.is_some()
+        let shares = [self.drift, self.agreement, self.accuracy_drop, self.disagreement];
+        shares.iter().any(Option::is_some) || !self.measures.is_empty()
     }
 
     /// The limits that a report breaks, a sentence each.
@@ -39,12 +123,12 @@ impl Limits {
                 }
             }
         }
-        let scores = |f: fn(&pare_runtime::Metrics) -> Option<f64>| {
+        let scores = |f: fn(&Metrics) -> Option<f64>| {
             report.metrics.iter().filter_map(move |(name, m)| Some((name, f(m)?)))
         };
         if let Some(limit) = self.agreement {
             let mut seen = false;
-            for (name, agreement) in scores(pare_runtime::Metrics::agreement) {
+            for (name, agreement) in scores(Metrics::agreement) {
                 seen = true;
                 if !(agreement >= limit) {
                     broken.push(format!(
@@ -55,6 +139,48 @@ impl Limits {
             }
             if !seen {
                 broken.push("no output holds class scores, so agreement cannot be measured".into());
+            }
+        }
+        if let Some(limit) = self.disagreement {
+            let mut seen = false;
+            for (name, metrics) in &report.metrics {
+                let Some((share, most)) = disagreement(metrics) else { continue };
+                seen = true;
+                if !(most <= limit) {
+                    broken.push(format!(
+                        "{} of {} samples change class in `{name}`, so up to {} of all inputs may (95 %), more than {limit}",
+                        percent(share),
+                        metrics.rows(),
+                        percent(most)
+                    ));
+                }
+            }
+            if !seen {
+                broken.push("no output holds class scores, so disagreement cannot be measured".into());
+            }
+        }
+        for &(measure, limit) in &self.measures {
+            let mut seen = false;
+            for (name, deviation) in report.drift.outputs() {
+                if let Some(why) = &deviation.mismatch {
+                    broken.push(format!("`{name}`: {why}"));
+                    continue;
+                }
+                if deviation.misplaced > 0 {
+                    let places = deviation.misplaced;
+                    broken.push(format!("`{name}`: {places} values are NaN or infinite on one side only"));
+                }
+                let metrics = report.metrics.iter().find(|(n, _)| n == name).map(|(_, m)| m);
+                let Some(value) = measure.of(deviation, metrics) else { continue };
+                seen = true;
+                let (holds, bound) =
+                    if measure.at_least() { (value >= limit, "less") } else { (value <= limit, "more") };
+                if !holds {
+                    broken.push(format!("`{name}`: {} is {value:.6}, {bound} than {limit}", measure.name()));
+                }
+            }
+            if !seen {
+                broken.push(format!("{} says nothing about any output", measure.name()));
             }
         }
         if let Some(limit) = self.accuracy_drop {
@@ -81,9 +207,22 @@ pub fn compare(
     candidate: &ModelSource,
     samples: &mut Samples,
 ) -> Result<Report, Failure> {
-    let options = ProofOptions { load: engines.load_options(), ..ProofOptions::default() };
+    compare_with(engines, reference, candidate, samples, ProofOptions::default())
+}
+
+/// Compare two models on samples; how they are loaded is set here.
+pub fn compare_with(
+    engines: &Engines<'_>,
+    reference: &ModelSource,
+    candidate: &ModelSource,
+    samples: &mut Samples,
+    options: ProofOptions,
+) -> Result<Report, Failure> {
+    let options = ProofOptions { load: engines.load_options(), ..options };
     let engine = engines.engine()?;
-    Ok(prove(engine.as_ref(), reference, candidate, samples.batches(BATCH), &options)?)
+    let given = !samples.is_generated();
+    let report = prove(engine.as_ref(), reference, candidate, samples.batches(BATCH), &options)?;
+    Ok(Report { given, ..report })
 }
 
 /// The first difference between what two files declare as inputs and outputs, as a sentence.
@@ -105,6 +244,7 @@ pub fn interface_change(original: &Model, changed: &Model) -> Option<String> {
     both("input", a.inputs(), b.inputs()).or_else(|| both("output", a.outputs(), b.outputs()))
 }
 
+/// A share for people.
 pub fn percent(share: f64) -> String {
     format!("{:.2} %", 100.0 * share)
 }
@@ -127,7 +267,7 @@ pub fn to_json(report: &Report, engine: &str) -> Value {
     let metrics = report.metrics.iter().map(|(name, m)| {
         json!({
             "output": name, "samples": m.rows(), "agreement": m.agreement(), "kl": m.mean_kl(), "nmse": m.nmse().and_then(finite),
-            "reference_accuracy": m.reference_accuracy(), "candidate_accuracy": m.candidate_accuracy(),
+            "disagreement_limit": disagreement(m).map(|d| d.1), "reference_accuracy": m.reference_accuracy(), "candidate_accuracy": m.candidate_accuracy(),
         })
     });
     json!({
@@ -161,6 +301,14 @@ pub fn to_text(report: &Report) -> String {
         if let (Some(a), Some(b)) = (m.reference_accuracy(), m.candidate_accuracy()) {
             text +=
                 &format!("accuracy of `{name}` on {} samples: {} → {}\n", m.rows(), percent(a), percent(b));
+        }
+    }
+    for (name, m) in report.metrics.iter().filter(|_| report.given) {
+        if let Some((_, most)) = disagreement(m) {
+            text += &format!(
+                "at most {} of all inputs change class in `{name}` (95 % confidence)\n",
+                percent(most)
+            );
         }
     }
     for note in &report.notes {

@@ -7,7 +7,7 @@ use crate::{
     proof::{self, Limits},
     voice::Voice,
 };
-use pare_runtime::Outcome;
+use pare_runtime::{Outcome, ProofOptions, Tolerance};
 use serde_json::json;
 
 pub fn run(args: &VerifyArgs, common: &Common, voice: &Voice) -> Result<Done, Failure> {
@@ -16,23 +16,33 @@ pub fn run(args: &VerifyArgs, common: &Common, voice: &Voice) -> Result<Done, Fa
     model.infer().map_err(|e| Failure::new(e.to_string()).of(args.reference.display()))?;
     let engines = Engines::new(common, voice);
     let mut samples = inputs::samples_or_generated(args.samples.as_deref(), &model, common.seed)?;
-    let report = proof::compare(&engines, &reference.source, &candidate.source, &mut samples)?;
-    let limits = Limits {
-        drift: args.max_drift,
-        agreement: args.min_agreement,
-        accuracy_drop: args.max_accuracy_drop,
+    let outputs = model.graph.outputs().iter().map(|&o| model.graph.value(o).name.as_str());
+    let outputs: Vec<_> = outputs.collect();
+    if let Some((odd, _)) =
+        args.tolerance.iter().find(|(n, _)| !n.is_empty() && !outputs.contains(&n.as_str()))
+    {
+        return Err(Failure::new(format!("`--tolerance {odd}=…`: there is no output `{odd}`"))
+            .hint(format!("the outputs are {}", outputs.join(", "))));
+    }
+    let options = ProofOptions {
+        tolerance: Tolerance { given: args.tolerance.clone(), ..Tolerance::default() },
+        any_order: true,
+        steps: args.steps,
+        state: args.state.clone(),
+        ..ProofOptions::default()
     };
+    let report = proof::compare_with(&engines, &reference.source, &candidate.source, &mut samples, options)?;
+    let limits = Limits { measures: args.metric.clone(), ..args.limits.limits() };
 
     let faults = match &report.outcome {
         Outcome::Unproven { why } => {
             return Err(Failure::new(format!("the models could not be compared: {why}")));
         }
-        Outcome::Equal => vec![],
         // A difference of the interface, or a model that does not run, is no drift.
         Outcome::Differs { output, why } if output.is_empty() || !limits.any() => {
             vec![if output.is_empty() { why.clone() } else { format!("`{output}`: {why}") }]
         }
-        Outcome::Differs { .. } => limits.broken(&report),
+        Outcome::Equal | Outcome::Differs { .. } => limits.broken(&report),
     };
     let engine = engines.get()?.note.clone();
     let verdict = if faults.is_empty() { "agree" } else { "differ" };

@@ -27,7 +27,7 @@ impl Voice {
     pub fn report(&self, json: impl FnOnce() -> serde_json::Value, people: impl FnOnce() -> String) {
         self.clear();
         let text = if self.json {
-            serde_json::to_string_pretty(&json()).unwrap_or_default() + "\n"
+            serde_json::to_string_pretty(&with_schema(json())).unwrap_or_default() + "\n"
         } else {
             people()
         };
@@ -62,6 +62,12 @@ impl Voice {
         if let Some(hint) = hint {
             eprintln!("hint: {hint}");
         }
+    }
+
+    /// What may help.
+    pub fn hint(&self, text: &str) {
+        self.clear();
+        eprintln!("hint: {text}");
     }
 
     pub fn failure(&self, failure: &Failure) {
@@ -107,6 +113,16 @@ impl Progress for Voice {
             }
         }
     }
+}
+
+/// The version of the reports, described in `REPORTS.md`: it changes where a field goes or changes its meaning.
+const SCHEMA: u64 = 1;
+
+/// The report with its version in front.
+fn with_schema(report: serde_json::Value) -> serde_json::Value {
+    let serde_json::Value::Object(fields) = report else { return report };
+    let version = [("schema".to_owned(), serde_json::json!(SCHEMA))];
+    serde_json::Value::Object(version.into_iter().chain(fields).collect())
 }
 
 /// A table without lines: the first column left, the others right-aligned.

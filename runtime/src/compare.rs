@@ -165,6 +165,11 @@ impl Deviation {
         10.0 * (self.reference_squares / self.error_squares).log10()
     }
 
+    /// The root of the mean squared difference.
+    pub fn rmse(&self) -> f64 {
+        if self.count == 0 { 0.0 } else { (self.error_squares / self.count as f64).sqrt() }
+    }
+
     /// The share of rows in which both name the same class, if the output looks like class scores.
     pub fn top1_agreement(&self) -> Option<f64> {
         (self.rows > 0).then(|| self.agreeing as f64 / self.rows as f64)

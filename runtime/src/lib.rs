@@ -11,6 +11,7 @@
 
 mod barrier;
 mod compare;
+mod confidence;
 mod engine;
 mod error;
 mod evaluate;
@@ -22,11 +23,13 @@ mod ort;
 mod proof;
 mod resolve;
 mod samples;
+mod state;
 mod timing;
 mod tolerance;
 mod tract;
 
 pub use compare::{Comparison, Deviation};
+pub use confidence::upper_limit;
 pub use engine::{
     Engine, Feed, Kind, LoadOptions, ModelSource, Optimize, Port, PortDim, Prepared, Session, Value,
 };
@@ -41,6 +44,7 @@ pub use samples::{
     Batch, InputSpec, Limits, Samples, SamplesError, generate, input_specs, read_test_data, summary,
     symbol_plans,
 };
+pub use state::state_pairs;
 pub use timing::{BenchOptions, BenchReport, Contender, Spread, bench};
 pub use tolerance::{Allowed, Tolerance, Verdict, epsilon};
 pub use tract::TractEngine;

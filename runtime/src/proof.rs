@@ -12,8 +12,9 @@
 //! ```
 
 use crate::{
-    Batch, Comparison, Engine, EngineError, Kind, LoadOptions, Metrics, ModelSource, Optimize, Port, PortDim,
-    Session, Tolerance, Value, Verdict,
+    Batch, Comparison, Engine, EngineError, Feed, Kind, LoadOptions, Metrics, ModelSource, Optimize, Port,
+    PortDim, Session, Tolerance, Value, Verdict,
+    state::{carry, state_pairs},
 };
 
 /// How a proof is run.
@@ -23,6 +24,12 @@ pub struct ProofOptions {
     pub load: LoadOptions,
     /// What counts as rounding.
     pub tolerance: Tolerance,
+    /// Whether inputs and outputs may come in another order.
+    pub any_order: bool,
+    /// How often each sample is run, each time with the state that the last one left; 0 and 1 are once.
+    pub steps: usize,
+    /// Inputs with the outputs that they take up; found by names and types if there is none ([`state_pairs`]).
+    pub state: Vec<(String, String)>,
 }
 
 /// What a proof found.
@@ -40,6 +47,8 @@ pub struct Report {
     pub metrics: Vec<(String, Metrics)>,
     /// Samples that both models ran on.
     pub samples: usize,
+    /// Whether the samples are given ones, so that shares of them say something about all inputs; the caller knows.
+    pub given: bool,
     /// Runs that the original itself refused, such as sizes that it does not take.
     pub skipped: usize,
     /// What else is worth saying, one sentence each.
@@ -89,6 +98,7 @@ impl Report {
             floor: Comparison::new(),
             metrics: Vec::new(),
             samples: 0,
+            given: false,
             skipped: 0,
             notes: Vec::new(),
         }
@@ -153,10 +163,35 @@ pub fn prove<E>(
         Ok(session) => session,
         Err(error) => return Ok(report.with(Outcome::differs(format!("the result is broken: {error}")))),
     };
-    if let Some(why) = interface_change(&*first, &*second) {
+    let mut report = report;
+    if let Some(why) = interface_change(&*first, &*second, options.any_order) {
         return Ok(report.with(Outcome::differs(why)));
     }
+    let names = |ports: &[Port]| -> Vec<String> { ports.iter().map(|p| p.name.clone()).collect() };
+    for (role, a, b) in
+        [("inputs", first.inputs(), second.inputs()), ("outputs", first.outputs(), second.outputs())]
+    {
+        if names(a) != names(b) {
+            report.notes.push(format!("the {role} come in another order: they were matched by name"));
+        }
+    }
+    let steps = options.steps.max(1);
+    let state = match (steps, &options.state[..]) {
+        (1, _) => Vec::new(),
+        (_, []) => state_pairs(first.inputs(), first.outputs()),
+        (_, given) => given.to_vec(),
+    };
+    if steps > 1 {
+        if let Some(why) = no_state(&state, &*first) {
+            return Ok(report.with(Outcome::Unproven { why }));
+        }
+        let pairs: Vec<_> =
+            state.iter().map(|(input, output)| format!("`{input}` from `{output}`")).collect();
+        report.notes.push(format!("{steps} steps, state carried on: {}", pairs.join(", ")));
+    }
     let mut proof = Proof {
+        steps,
+        state,
         report,
         original: first,
         candidate: second,
@@ -184,6 +219,8 @@ pub fn prove<E>(
 }
 
 struct Proof {
+    steps: usize,
+    state: Vec<(String, String)>,
     report: Report,
     original: Box<dyn Session>,
     candidate: Box<dyn Session>,
@@ -207,31 +244,50 @@ impl Proof {
         None
     }
 
-    /// Run all sessions on one batch. An error is the original's; `Some` is a difference found.
+    /// Run all sessions on one batch, as many steps as are asked for. An error is the original's; `Some` is a
+    /// difference found.
     fn run(&mut self, batch: &Batch) -> Result<Option<Outcome>, EngineError> {
-        let reference = self.original.run(&batch.feed)?;
-        let candidate = match self.candidate.run(&batch.feed) {
+        // Each session goes on with its own state.
+        let mut feeds = Feeds::new(&batch.feed);
+        for step in 0..self.steps {
+            let labels = batch.labels.as_deref().filter(|_| step == 0);
+            if let Some(outcome) = self.step(&mut feeds, labels)? {
+                return Ok(Some(outcome));
+            }
+        }
+        self.report.samples += batch.samples.len();
+        Ok(None)
+    }
+
+    fn step(&mut self, feeds: &mut Feeds, labels: Option<&[i64]>) -> Result<Option<Outcome>, EngineError> {
+        let reference = self.original.run(&feeds.original)?;
+        let candidate = match self.candidate.run(&feeds.candidate) {
             Ok(outputs) => outputs,
             Err(error) => {
                 let why = format!("the result does not run where the original does: {error}");
                 return Ok(Some(Outcome::differs(why)));
             }
         };
-        self.report.samples += batch.samples.len();
         self.report.drift.add(&reference, &candidate);
-        self.report.measure(&reference, &candidate, batch.labels.as_deref());
-        let original = self.original_deployed.as_mut().ok().map(|session| session.run(&batch.feed));
+        self.report.measure(&reference, &candidate, labels);
+        let original = self.original_deployed.as_mut().ok().map(|s| s.run(&feeds.original_deployed));
         if let Some(Ok(outputs)) = &original {
             self.report.floor.add(&reference, outputs);
+            carry(&self.state, outputs, &mut feeds.original_deployed);
         }
-        match self.candidate_deployed.as_mut().ok().map(|session| session.run(&batch.feed)) {
-            Some(Ok(outputs)) => self.report.deployed.add(&reference, &outputs),
+        match self.candidate_deployed.as_mut().ok().map(|s| s.run(&feeds.candidate_deployed)) {
+            Some(Ok(outputs)) => {
+                self.report.deployed.add(&reference, &outputs);
+                carry(&self.state, &outputs, &mut feeds.candidate_deployed);
+            }
             Some(Err(error)) if matches!(original, Some(Ok(_))) => {
                 let why = format!("with the engine's optimizations on, the result does not run: {error}");
                 return Ok(Some(Outcome::differs(why)));
             }
             _ => {}
         }
+        carry(&self.state, &reference, &mut feeds.original);
+        carry(&self.state, &candidate, &mut feeds.candidate);
         Ok(None)
     }
 
@@ -261,12 +317,56 @@ impl Proof {
     }
 }
 
+/// What each session is fed with.
+struct Feeds {
+    original: Feed,
+    candidate: Feed,
+    original_deployed: Feed,
+    candidate_deployed: Feed,
+}
+
+impl Feeds {
+    fn new(feed: &Feed) -> Self {
+        Self {
+            original: feed.clone(),
+            candidate: feed.clone(),
+            original_deployed: feed.clone(),
+            candidate_deployed: feed.clone(),
+        }
+    }
+}
+
+/// Why these pairs are no state of the model, as a sentence.
+fn no_state(state: &[(String, String)], session: &dyn Session) -> Option<String> {
+    if state.is_empty() {
+        return Some("no input takes up an output, so there is no state to carry on".to_owned());
+    }
+    let named = |ports: &[Port], name: &str| ports.iter().any(|p| p.name == name);
+    state.iter().find_map(|(input, output)| {
+        if !named(session.inputs(), input) {
+            return Some(format!("there is no input `{input}` to carry state to"));
+        }
+        (!named(session.outputs(), output))
+            .then(|| format!("there is no output `{output}` to carry state from"))
+    })
+}
+
 /// The first difference between the interfaces, as a sentence. Of outputs an engine tells what it inferred too, and
 /// it may infer more of the candidate: sizes that the original leaves open are held to by running, not here.
-fn interface_change(original: &dyn Session, candidate: &dyn Session) -> Option<String> {
-    let outputs: Vec<_> = candidate.outputs().iter().zip(original.outputs()).map(opened).collect();
-    let rest = candidate.outputs().get(outputs.len()..).unwrap_or_default();
-    port_change("input", original.inputs(), candidate.inputs())
+fn interface_change(original: &dyn Session, candidate: &dyn Session, any_order: bool) -> Option<String> {
+    let aligned = |wanted: &[Port], ports: &[Port]| {
+        let mut ports = ports.to_vec();
+        if any_order {
+            let place = |port: &Port| wanted.iter().position(|w| w.name == port.name).unwrap_or(usize::MAX);
+            ports.sort_by_key(place);
+        }
+        ports
+    };
+    let inputs = aligned(original.inputs(), candidate.inputs());
+    let all = aligned(original.outputs(), candidate.outputs());
+    let outputs: Vec<_> = all.iter().zip(original.outputs()).map(opened).collect();
+    let rest = all.get(outputs.len()..).unwrap_or_default();
+    port_change("input", original.inputs(), &inputs)
         .or_else(|| port_change("output", original.outputs(), &[&outputs, rest].concat()))
 }
 

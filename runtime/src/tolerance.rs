@@ -23,7 +23,7 @@ use pare_graph::DataType;
 ///
 /// Integers, bools and strings do not round: they must be equal, except for as large a share (times
 /// `factor`) as the floor itself shows to flip.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Tolerance {
     /// Times the floor.
     pub factor: f64,
@@ -31,11 +31,13 @@ pub struct Tolerance {
     pub roundings: f64,
     /// Machine epsilons for narrower floats.
     pub narrow_roundings: f64,
+    /// Differences that are accepted instead, by output; one without a name holds for all others.
+    pub given: Vec<(String, f64)>,
 }
 
 impl Default for Tolerance {
     fn default() -> Self {
-        Self { factor: 10.0, roundings: 32.0, narrow_roundings: 8.0 }
+        Self { factor: 10.0, roundings: 32.0, narrow_roundings: 8.0, given: Vec::new() }
     }
 }
 
@@ -73,7 +75,7 @@ impl Tolerance {
         let none = Deviation::default();
         let faults = candidate.outputs().iter().filter_map(|(name, deviation)| {
             let floor = floor.get(name).unwrap_or(&none);
-            let (excess, why) = self.fault(deviation, floor)?;
+            let (excess, why) = self.fault(name, deviation, floor)?;
             Some((excess, name.clone(), why))
         });
         match faults.max_by(|a, b| a.0.total_cmp(&b.0)) {
@@ -83,7 +85,7 @@ impl Tolerance {
     }
 
     /// Why `deviation` is more than rounding, and by which factor.
-    fn fault(&self, deviation: &Deviation, floor: &Deviation) -> Option<(f64, String)> {
+    fn fault(&self, name: &str, deviation: &Deviation, floor: &Deviation) -> Option<(f64, String)> {
         if let Some(mismatch) = &deviation.mismatch {
             return Some((f64::INFINITY, mismatch.clone()));
         }
@@ -93,6 +95,12 @@ impl Tolerance {
             let places = deviation.misplaced;
             let why = format!("{places} of {count} values are NaN or infinite on one side only");
             return Some((f64::INFINITY, why));
+        }
+        let given = |wanted: &str| self.given.iter().find(|(n, _)| n == wanted).map(|(_, limit)| *limit);
+        if let Some(limit) = given(name).or_else(|| given("")) {
+            let is = deviation.max_abs;
+            let why = || format!("it is off by up to {is:.3e}, and {limit:e} is accepted");
+            return (!(is <= limit)).then(|| (is / limit, why()));
         }
         if deviation.dtype.is_some_and(is_measured) {
             let (is, may) = (deviation.max_abs, allowed.abs);
@@ -203,6 +211,19 @@ mod tests {
         let mut cancelled = compare(&[1000.0_f32, 1.0], &[1000.0, 1.0]);
         cancelled.merge(&compare(&[0.0_f32, 0.0], &[1e-6, 0.0]));
         assert!(tolerance.judge(&cancelled, &runs(1000.0, 1.0)).is_equal());
+    }
+
+    #[test]
+    fn an_accepted_difference_takes_the_place_of_rounding() {
+        let (off, none) = (compare(&[1.0_f32, -8.0], &[1.0, -8.5]), Comparison::new());
+        let with = |given: &[(&str, f64)]| {
+            let given = given.iter().map(|&(n, x)| (n.to_owned(), x)).collect();
+            why(Tolerance { given, ..Tolerance::default() }.judge(&off, &none))
+        };
+        assert_eq!(with(&[("y", 0.5)]), "equal");
+        assert_eq!(with(&[("", 0.6)]), "equal");
+        assert_eq!(with(&[("", 0.6), ("y", 0.1)]), "`y`: it is off by up to 5.000e-1, and 1e-1 is accepted");
+        assert!(with(&[("other", 1.0)]).starts_with("`y`: it is off by up to 5.000e-1, and rounding"));
     }
 
     #[test]

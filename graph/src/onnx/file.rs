@@ -7,7 +7,7 @@ use std::{
     io::{self, Write},
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -16,6 +16,24 @@ use std::{
 pub(super) struct Temporary {
     pub file: File,
     path: PathBuf,
+}
+
+/// Temporary files that are there now, for [`abandon`].
+static LIVE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+fn live() -> MutexGuard<'static, Vec<PathBuf>> {
+    LIVE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Remove every temporary file, for a process that is about to end: no file is put in its place from now on, whoever
+/// tries waits for the end.
+pub fn abandon() {
+    let live = live();
+    for path in live.iter() {
+        let _ = fs::remove_file(path);
+    }
+    // The lock is never released.
+    std::mem::forget(live);
 }
 
 impl Temporary {
@@ -28,6 +46,7 @@ impl Temporary {
                 Ok(file) => {
                     // Some file systems have no locks; then nobody can tell that this file is stale either.
                     let _ = file.try_lock();
+                    live().push(path.clone());
                     return Ok(Self { file, path });
                 }
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
@@ -43,7 +62,9 @@ impl Temporary {
 
     /// Put the file in its place.
     pub fn rename(mut self, to: &Path) -> Result<(), WriteError> {
+        let mut live = live();
         fs::rename(&self.path, to).map_err(|source| WriteError::Io { path: to.to_owned(), source })?;
+        live.retain(|path| *path != self.path);
         self.path.clear();
         Ok(())
     }
@@ -52,7 +73,9 @@ impl Temporary {
 impl Drop for Temporary {
     fn drop(&mut self) {
         if !self.path.as_os_str().is_empty() {
+            let mut live = live();
             let _ = fs::remove_file(&self.path);
+            live.retain(|path| *path != self.path);
         }
     }
 }

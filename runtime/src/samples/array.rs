@@ -33,6 +33,10 @@ enum Store {
 impl Array {
     /// The arrays of an `.npz` file, or the one array of an `.npy` file (named after the file).
     pub fn open_all(path: &Path, limits: &Limits) -> Result<Vec<Self>, SamplesError> {
+        // Opening a pipe waits for somebody to write into it.
+        if std::fs::metadata(path).is_ok_and(|meta| !meta.is_file()) {
+            return Err(SamplesError::File { path: path.to_owned(), reason: "it is no file".into() });
+        }
         let file = File::open(path).map_err(|error| SamplesError::read(path, &error))?;
         let mut magic = [0; 4];
         let filled = (&file).take(4).read(&mut magic).unwrap_or(0);

@@ -206,6 +206,11 @@ impl Samples {
         Ok(Self { source: Source::Arrays(columns), count, labels, per_run, limits })
     }
 
+    /// Whether they were made up: then shares of them say nothing about inputs to come.
+    pub fn is_generated(&self) -> bool {
+        matches!(self.source, Source::Generated { .. })
+    }
+
     /// The number of samples.
     pub fn len(&self) -> usize {
         self.count

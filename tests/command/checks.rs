@@ -1,0 +1,117 @@
+//! What `verify` and `reduce` can be asked.
+
+use super::{code, fixture, json, model, run, stderr};
+
+#[test]
+fn outputs_in_another_order_are_matched_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    model(at, "a.onnx", "g (float[2] x, float[2] z) => (float[2] p, float[2] q) { p = Relu(x) q = Neg(z) }");
+    model(at, "b.onnx", "g (float[2] z, float[2] x) => (float[2] q, float[2] p) { q = Neg(z) p = Relu(x) }");
+    let same = run(at, &["verify", "a.onnx", "b.onnx", "--json"]);
+    assert_eq!(code(&same), 0, "{}", stderr(&same));
+    let notes = json(&same)["notes"].to_string();
+    assert!(notes.contains("the inputs come in another order") && notes.contains("the outputs come"), "{notes}");
+}
+
+#[test]
+fn outputs_have_tolerances_of_their_own_and_measures_take_the_place_of_rounding() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let text = |w: &str| {
+        format!("g (float[4,3] x) => (float[4,3] p, float[4,3] q) <float w = {{{w}}}> {{ p = Mul(x, w) q = Neg(x) }}")
+    };
+    model(at, "a.onnx", &text("1"));
+    model(at, "b.onnx", &text("1.001"));
+    let verify = |more: &[&str]| {
+        let done = run(at, &[&["verify", "a.onnx", "b.onnx"], more].concat());
+        (code(&done), stderr(&done))
+    };
+    assert_eq!(verify(&[]).0, 1);
+    assert_eq!(verify(&["--tolerance", "p=10"]).0, 0);
+    assert_eq!(verify(&["--tolerance", "q=10"]).0, 1);
+    let (code, said) = verify(&["--tolerance", "r=10"]);
+    assert!(code == 2 && said.contains("there is no output `r`") && said.contains("the outputs are p, q"), "{said}");
+    assert_eq!(verify(&["--metric", "cosine=0.999", "--metric", "snr=50"]).0, 0);
+    let (code, said) = verify(&["--metric", "snr=70"]);
+    assert!(code == 1 && said.contains("`p`: snr is 6") && said.contains("less than 70"), "{said}");
+    assert_eq!(verify(&["--metric", "max-rel=0.002"]).0, 0);
+    assert_eq!(verify(&["--metric", "rmse=0"]).0, 1);
+    let (code, said) = verify(&["--metric", "cosinus=1"]);
+    assert!(code == 2 && said.contains("there is no measure `cosinus`"), "{said}");
+}
+
+#[test]
+fn disagreement_is_limited_with_confidence() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    for name in ["digits-cnn.onnx", "digits-fold.onnx", "digits.npz"] {
+        fixture(at, name);
+    }
+    let verify = |other: &str, limit: &str| {
+        let args = ["verify", "digits-cnn.onnx", other, "--samples", "digits.npz", "--max-disagreement", limit, "--json"];
+        let done = run(at, &args);
+        (code(&done), json(&done)["metrics"][0].clone(), stderr(&done))
+    };
+    // None of 500: 1 - 0.05^(1/500).
+    let (code, metrics, _) = verify("digits-cnn.onnx", "0.006");
+    assert!(code == 0 && (metrics["disagreement_limit"].as_f64().unwrap() - 0.005_974).abs() < 1e-6, "{metrics}");
+    // Few samples tell little.
+    assert_eq!(verify("digits-cnn.onnx", "0.005").0, 1);
+    let (code, metrics, said) = verify("digits-fold.onnx", "0.006");
+    assert!(code == 1 && said.contains("of 500 samples change class in `logits`"), "{said}");
+    assert!(metrics["reference_accuracy"].as_f64() > metrics["candidate_accuracy"].as_f64(), "{metrics}");
+}
+
+#[test]
+fn state_is_carried_over_several_steps() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    // Wrong only when the state is not the one that was fed: after the first step.
+    let right = "g (float[2] x, float[2] state) => (float[2] y, float[2] stateN) { y = Add(x, state) stateN = Abs(x) }";
+    model(at, "a.onnx", right);
+    model(at, "b.onnx", &right.replace("stateN = Abs(x)", "s = Abs(x) stateN = Neg(s)"));
+    let tolerated = ["verify", "a.onnx", "b.onnx", "--tolerance", "stateN=1e9"];
+    assert_eq!(code(&run(at, &tolerated)), 0);
+    let steps = run(at, &[&tolerated[..], &["--steps", "3", "--json"]].concat());
+    assert_eq!(code(&steps), 1);
+    let report = json(&steps);
+    assert!(report["notes"].to_string().contains("3 steps, state carried on: `state` from `stateN`"), "{report}");
+    let named = run(at, &[&tolerated[..], &["--steps", "2", "--state", "state=y"]].concat());
+    assert_eq!(code(&named), 0, "{}", stderr(&named));
+    let wrong = run(at, &[&tolerated[..], &["--steps", "2", "--state", "state=z"]].concat());
+    assert!(code(&wrong) == 2 && stderr(&wrong).contains("there is no output `z`"), "{}", stderr(&wrong));
+}
+
+#[test]
+fn strings_sequences_and_optional_values_are_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    for name in ["string_concat", "sequence_insert_at_back", "optional_get_element_tensor", "identity_sequence"] {
+        let file = super::root().join("fixtures/nodes").join(name).join("model.onnx");
+        let file = file.to_str().unwrap();
+        let same = run(at, &["verify", file, file]);
+        assert_eq!(code(&same), 0, "{name}: {}", stderr(&same));
+    }
+    let words = |order: &str| format!("g (string[3] a, string[3] b) => (string[3] y) {{ y = StringConcat({order}) }}");
+    for (name, order) in [("a.onnx", "a, b"), ("b.onnx", "b, a")] {
+        let graph = pare_graph::text::parse_graph(&words(order), 20).unwrap();
+        std::fs::write(at.join(name), pare_graph::onnx::to_bytes(&pare_graph::Model::of(graph)).unwrap()).unwrap();
+    }
+    let swapped = run(at, &["verify", "a.onnx", "b.onnx"]);
+    assert!(code(&swapped) == 1 && stderr(&swapped).contains("values differ"), "{}", stderr(&swapped));
+}
+
+#[test]
+fn each_pass_is_proven_and_what_does_not_fail_is_not_reduced() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    fixture(at, "digits-fold.onnx");
+    let done = run(at, &["optimize", "digits-fold.onnx", "-o", "out.onnx", "--prove", "each", "--json"]);
+    assert_eq!(code(&done), 0, "{}", stderr(&done));
+    let each = json(&done)["proof"]["each"].clone();
+    let each = each.as_array().unwrap();
+    assert!(each.len() >= 2 && each.iter().all(|e| e["outcome"] == "equal"), "{each:?}");
+    let done = run(at, &["reduce", "digits-fold.onnx", "-o", "small.onnx"]);
+    assert!(code(&done) == 0 && !at.join("small.onnx").exists(), "{}", stderr(&done));
+}

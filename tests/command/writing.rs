@@ -1,0 +1,194 @@
+//! Outputs appear whole or not at all, whatever happens.
+
+#![cfg(unix)]
+
+use super::{code, fixture, large, names, pare, reads, run, stderr};
+use std::{
+    fs,
+    io::Read,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+const MEGABYTE: usize = 1 << 20;
+
+/// Run `pare optimize in.onnx -o out.onnx` and end it with this signal after some time; whether it was still running.
+fn interrupted(folder: &Path, signal: &str, after: Duration) -> bool {
+    let mut child = pare(folder)
+        .args(["optimize", "in.onnx", "-o", "out.onnx", "--no-prove", "--quiet"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    sleep(after);
+    let running = child.try_wait().unwrap().is_none();
+    if running {
+        let kill = Command::new("kill").args([format!("-{signal}"), child.id().to_string()]).stderr(Stdio::null());
+        let _ = { kill }.status();
+    }
+    child.wait().unwrap();
+    running
+}
+
+fn litter(folder: &Path) -> Vec<String> {
+    names(folder).into_iter().filter(|n| n.starts_with(".pare-")).collect()
+}
+
+#[test]
+fn killed_at_any_moment_the_output_is_the_old_or_the_new() {
+    for external in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path();
+        large(at, "in.onnx", 24 * MEGABYTE, external);
+        let old = fs::read(fixture(at, "digits-fold.onnx")).unwrap();
+        let whole = run(at, &["optimize", "in.onnx", "-o", "out.onnx", "--no-prove", "--quiet"]);
+        assert_eq!(code(&whole), 0, "{}", stderr(&whole));
+        let start = Instant::now();
+        run(at, &["optimize", "in.onnx", "-o", "out.onnx", "--no-prove", "--quiet"]);
+        let takes = start.elapsed();
+        let (mut cut, mut kept) = (0, 0);
+        for step in 1..=12_u32 {
+            fs::write(at.join("out.onnx"), &old).unwrap();
+            cut += u32::from(interrupted(at, "9", takes * step / 12));
+            let now = fs::read(at.join("out.onnx")).unwrap();
+            kept += u32::from(now == old);
+            assert!(reads(&at.join("out.onnx")), "killed after {step}/12 of {takes:?}");
+            assert!(litter(at).len() <= 2, "{:?}", names(at));
+        }
+        assert!(cut > 3 && kept > 3, "{cut} were cut short, {kept} left the old file");
+        // The next run clears up.
+        run(at, &["optimize", "in.onnx", "-o", "out.onnx", "--no-prove", "--quiet"]);
+        assert_eq!(litter(at), Vec::<String>::new());
+        assert!(reads(&at.join("out.onnx")));
+    }
+}
+
+#[test]
+fn an_interrupt_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    large(at, "in.onnx", 24 * MEGABYTE, false);
+    let start = Instant::now();
+    run(at, &["optimize", "in.onnx", "-o", "out.onnx", "--no-prove", "--quiet"]);
+    let takes = start.elapsed();
+    for (signal, step) in [("INT", 2), ("INT", 4), ("INT", 6), ("TERM", 5), ("INT", 7)] {
+        let _ = fs::remove_file(at.join("out.onnx"));
+        interrupted(at, signal, takes * step / 8);
+        assert_eq!(litter(at), Vec::<String>::new(), "after {step}/8");
+        assert!(!at.join("out.onnx").exists() || reads(&at.join("out.onnx")));
+    }
+}
+
+/// A file system of its own, gone at the end; `None` where that is not allowed.
+struct Mount(PathBuf);
+
+impl Mount {
+    #[allow(clippy::print_stderr, reason = "a test that skips says so")]
+    fn new(at: &Path, options: &str) -> Option<Self> {
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(at).output();
+        if mounted.is_ok_and(|m| m.status.success()) {
+            return Some(Self(at.to_owned()));
+        }
+        eprintln!("skipped: mounting needs root");
+        None
+    }
+
+    fn read_only(&self) {
+        let status = Command::new("mount").args(["-o", "remount,ro"]).arg(&self.0).status().unwrap();
+        assert!(status.success());
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_device_leaves_the_old_file() {
+    let folder = tempfile::tempdir().unwrap();
+    large(folder.path(), "in.onnx", 4 * MEGABYTE, false);
+    large(folder.path(), "data.onnx", 4 * MEGABYTE, true);
+    let small = folder.path().join("small");
+    fs::create_dir(&small).unwrap();
+    let Some(_mount) = Mount::new(&small, "size=2m") else { return };
+    fs::write(small.join("out.onnx"), "old").unwrap();
+    for input in ["in.onnx", "data.onnx"] {
+        let full = run(folder.path(), &["optimize", input, "-o", "small/out.onnx", "--no-prove"]);
+        assert_eq!(code(&full), 2);
+        assert!(stderr(&full).contains("No space left on device"), "{}", stderr(&full));
+        assert_eq!(names(&small), ["out.onnx"]);
+        assert_eq!(fs::read(small.join("out.onnx")).unwrap(), b"old");
+    }
+}
+
+#[test]
+fn a_read_only_folder_leaves_the_old_file() {
+    let folder = tempfile::tempdir().unwrap();
+    large(folder.path(), "in.onnx", MEGABYTE, false);
+    let inside = folder.path().join("inside");
+    fs::create_dir(&inside).unwrap();
+    let Some(mount) = Mount::new(&inside, "size=2m") else { return };
+    fs::write(inside.join("out.onnx"), "old").unwrap();
+    mount.read_only();
+    let refused = run(folder.path(), &["optimize", "in.onnx", "-o", "inside/out.onnx", "--no-prove"]);
+    assert_eq!(code(&refused), 2);
+    assert!(stderr(&refused).contains("Read-only file system"), "{}", stderr(&refused));
+    assert_eq!(fs::read(inside.join("out.onnx")).unwrap(), b"old");
+}
+
+#[test]
+fn input_and_output_may_be_the_same_file() {
+    for external in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = large(folder.path(), "m.onnx", MEGABYTE, external);
+        let done = run(folder.path(), &["optimize", "m.onnx", "-o", "m.onnx"]);
+        assert_eq!(code(&done), 0, "{}", stderr(&done));
+        assert!(reads(&path));
+        let again = run(folder.path(), &["optimize", "m.onnx", "-o", "m.onnx"]);
+        assert_eq!(code(&again), 0, "{}", stderr(&again));
+        assert!(names(folder.path()).len() <= 2, "{:?}", names(folder.path()));
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let folder = tempfile::tempdir().unwrap();
+    fixture(folder.path(), "digits-vit.onnx");
+    for args in [&["inspect", "digits-vit.onnx", "--text"][..], &["passes"], &["--help"]] {
+        let mut child =
+            pare(folder.path()).args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let mut said = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        child.wait().unwrap();
+        assert_eq!(said, "", "{args:?}");
+    }
+}
+
+#[test]
+fn the_same_run_gives_the_same_bytes_on_any_number_of_threads() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    for name in ["digits-cnn.onnx", "digits-calibration.npz"] {
+        fixture(at, name);
+    }
+    let mut outputs = vec![];
+    for (i, threads) in ["1", "2", "1", "2"].into_iter().enumerate() {
+        let out = format!("{i}.onnx");
+        let args = [
+            "optimize", "digits-cnn.onnx", "-o", &out, "--no-prove", "--threads", threads,
+            "--passes", "safe,prune-channels{ratio=0.3}", "--samples", "digits-calibration.npz",
+        ];
+        let done = run(at, &args);
+        assert_eq!(code(&done), 0, "{}", stderr(&done));
+        assert!(stderr(&done).contains("calibrating on 512 samples"), "{}", stderr(&done));
+        outputs.push(fs::read(at.join(out)).unwrap());
+    }
+    assert!(outputs[0] == outputs[2], "two runs on one thread differ");
+    assert!(outputs[1] == outputs[3], "two runs on two threads differ");
+    assert!(outputs[0] == outputs[1], "one thread and two give other bytes");
+}

@@ -1,0 +1,151 @@
+//! Everything that reads what others wrote, fed with broken bytes: no panic, no endless work, no unbounded memory.
+//!
+//! A quick run takes a second for each target. `PARE_FUZZ_SECONDS=10` takes that long for each, `PARE_FUZZ_RUNS=N` that
+//! many runs of each instead, `PARE_FUZZ=pipeline` one target only, `PARE_SEED=17` starts elsewhere. Under
+//! `ulimit -v 4000000` an allocation that trusts a size in the file ends the process. What once failed lies in
+//! `fixtures/fuzz` as `TARGET-….bin` and is fed first.
+
+use crate::support::{number, root};
+use fastrand::Rng;
+use pare_graph::{Model, onnx, text};
+use pare_passes::{Pipeline, RunError, RunOptions, run};
+use pare_runtime::{Limits, Port, PortDim, Samples};
+use pare_tests::fuzz::mutate;
+use std::{
+    fs,
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::{Duration, Instant},
+};
+
+struct Target {
+    name: &'static str,
+    seeds: fn() -> Vec<Vec<u8>>,
+    words: &'static [&'static str],
+    feed: fn(&[u8]),
+}
+
+const TARGETS: &[Target] = &[
+    Target { name: "protobuf", seeds: models, words: &[], feed: |bytes| drop(onnx::read_bytes(bytes.to_vec(), None)) },
+    Target { name: "model", seeds: models, words: &[], feed: through_safe },
+    Target {
+        name: "text",
+        seeds: texts,
+        words: &["<", ">", "(", ")", "{", "}", "float", "[", "If", "=", "\"", "9223372036854775808", "e99", "-", "@"],
+        feed: |bytes| drop(text::parse_graph(&String::from_utf8_lossy(bytes), 18)),
+    },
+    Target {
+        name: "pipeline",
+        seeds: pipelines,
+        words: &["(", ")*", "{", "}", "=", ",", "safe", "fold-bn", "prune-channels", "ratio", "[", "1e999", "\""],
+        feed: |bytes| drop(String::from_utf8_lossy(bytes).parse::<Pipeline>()),
+    },
+    Target {
+        name: "toml",
+        seeds: || vec![b"[[step]]\npass = \"safe\"\n[[step]]\nrepeat = [{pass = \"fold-bn\", max_scale = 2.0}]\n".to_vec()],
+        words: &["[[step]]\n", "repeat = ", "[", "{", "pass = ", "\"", "="],
+        feed: |bytes| drop(Pipeline::from_toml(&String::from_utf8_lossy(bytes))),
+    },
+    Target { name: "tensor", seeds: tensors, words: &[], feed: |bytes| drop(onnx::tensor_from_bytes(bytes)) },
+    Target { name: "npz", seeds: arrays, words: &["PK", "NUMPY", "descr", "'<f4'", "(", ",", "True"], feed: samples },
+];
+
+fn models() -> Vec<Vec<u8>> {
+    let folders = fs::read_dir(root().join("fixtures/nodes")).unwrap();
+    let mut paths: Vec<_> = folders.map(|e| e.unwrap().path().join("model.onnx")).filter(|p| p.is_file()).collect();
+    paths.sort();
+    paths.push(root().join("fixtures/digits-fold.onnx"));
+    paths.iter().map(|p| fs::read(p).unwrap()).collect()
+}
+
+fn texts() -> Vec<Vec<u8>> {
+    let all = models();
+    let read = all.iter().filter_map(|bytes| onnx::read_bytes(bytes.clone(), None).ok());
+    let print = |model: Model| {
+        text::print_graph_with(&model.graph, text::PrintOptions { max_elements: Some(20) }).into_bytes()
+    };
+    read.map(print).collect()
+}
+
+fn pipelines() -> Vec<Vec<u8>> {
+    ["safe", "(fold-bn,drop-noops)*,safe", "safe,prune-channels{ratio=0.3, macs=0.5}", "fold-bn{max_scale=1e6}"]
+        .map(|t| t.as_bytes().to_vec())
+        .to_vec()
+}
+
+fn tensors() -> Vec<Vec<u8>> {
+    let folder = root().join("fixtures/nodes");
+    let mut all = vec![];
+    for entry in fs::read_dir(folder).unwrap() {
+        let set = entry.unwrap().path().join("test_data_set_0");
+        all.extend(fs::read_dir(set).into_iter().flatten().map(|e| fs::read(e.unwrap().path()).unwrap()));
+    }
+    all.sort();
+    all
+}
+
+fn arrays() -> Vec<Vec<u8>> {
+    let npz = fs::read(root().join("fixtures/digits.npz")).unwrap();
+    // An array by itself: the header and some rows.
+    let header = b"\x93NUMPY\x01\x00\x46\x00{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }          \n";
+    vec![npz, [&header[..], &[0; 24]].concat()]
+}
+
+/// Everything that is done with a model before an engine sees it.
+fn through_safe(bytes: &[u8]) {
+    let Ok(mut model) = onnx::read_bytes(bytes.to_vec(), None) else { return };
+    let options = RunOptions::default();
+    match run(&"safe".parse().unwrap(), &mut model, options, &mut ()) {
+        Err(e @ (RunError::Panicked { .. } | RunError::Broken { .. })) => panic!("{e}"),
+        _ => {}
+    }
+}
+
+fn samples(bytes: &[u8]) {
+    let file = tempfile::NamedTempFile::new_in(memory()).unwrap();
+    fs::write(file.path(), bytes).unwrap();
+    let dims = [PortDim::Unknown, PortDim::Fixed(1), PortDim::Fixed(8), PortDim::Fixed(8)];
+    let ports = [Port::tensor("image", pare_graph::DataType::Float, &dims)];
+    let limits = Limits { total: 64 << 20, memory: 16 << 20 };
+    if let Ok(mut samples) = Samples::open(file.path(), &ports, limits) {
+        let _ = samples.batch(0..4);
+    }
+}
+
+/// A folder in memory, if there is one.
+fn memory() -> std::path::PathBuf {
+    let shm = std::path::PathBuf::from("/dev/shm");
+    if shm.is_dir() { shm } else { std::env::temp_dir() }
+}
+
+#[test]
+#[allow(clippy::print_stderr, reason = "how many runs there were")]
+fn broken_bytes_are_refused_in_a_sentence() {
+    let only = std::env::var("PARE_FUZZ").ok();
+    let runs = number("PARE_FUZZ_RUNS", u64::MAX);
+    let time = if runs == u64::MAX { Duration::from_secs(number("PARE_FUZZ_SECONDS", 1)) } else { Duration::MAX };
+    for target in TARGETS.iter().filter(|t| only.as_deref().is_none_or(|only| only == t.name)) {
+        let feed = |bytes: &[u8], what: &str| {
+            let start = Instant::now();
+            let fed = catch_unwind(AssertUnwindSafe(|| (target.feed)(bytes)));
+            let slow = start.elapsed() > Duration::from_secs(20);
+            if fed.is_err() || slow {
+                let path = std::env::temp_dir().join(format!("{}-{what}.bin", target.name));
+                let _ = fs::write(&path, bytes);
+                panic!("{}: {what} {}, see {}", target.name, if slow { "takes long" } else { "panics" }, path.display());
+            }
+        };
+        let known = fs::read_dir(root().join("fixtures/fuzz")).into_iter().flatten().flatten();
+        for entry in known.filter(|e| e.file_name().to_string_lossy().starts_with(target.name)) {
+            feed(&fs::read(entry.path()).unwrap(), &entry.file_name().to_string_lossy());
+        }
+        let seeds = (target.seeds)();
+        let (start, first) = (Instant::now(), number("PARE_SEED", 0));
+        let mut done = 0;
+        while done < runs && start.elapsed() < time {
+            let bytes = mutate(&seeds, target.words, &mut Rng::with_seed(first + done));
+            feed(&bytes, &format!("seed-{}", first + done));
+            done += 1;
+        }
+        eprintln!("{}: {done} runs in {:.1} s", target.name, start.elapsed().as_secs_f64());
+    }
+}
