@@ -78,6 +78,8 @@ pub struct Told {
     pub done: Done,
     pub json: Value,
     pub text: String,
+    /// What the model was read from.
+    pub files: Vec<PathBuf>,
     failures: Vec<String>,
     hints: Vec<String>,
     note: Option<&'static str>,
@@ -106,6 +108,7 @@ pub fn perform(work: &Work, common: &Common, voice: &Voice) -> Result<Told, Fail
     check_output(&work.output)?;
     proving::check_limits(&work.limits, work.prove)?;
     let loaded = inputs::model(&work.model)?;
+    let files: Vec<_> = loaded.model.files().map(Path::to_owned).collect();
     let mut original = loaded.model.clone();
     if work.freeze_initializers {
         original.graph.freeze_initializers();
@@ -137,7 +140,7 @@ pub fn perform(work: &Work, common: &Common, voice: &Voice) -> Result<Told, Fail
         Err(error) => {
             let fault = Fault::of(&error);
             return Err(with_reproducer(error.into(), fault, &proving, &original));
-        },
+        }
     };
     let changed = report.patches() > 0 || work.freeze_initializers;
     if changed {
@@ -158,6 +161,7 @@ pub fn perform(work: &Work, common: &Common, voice: &Voice) -> Result<Told, Fail
             done: Done::CheckFailed,
             json: summary.json(Some(proof), None),
             text: proof.text(),
+            files,
             failures: proof.failures.clone(),
             hints,
             note: None,
@@ -169,6 +173,7 @@ pub fn perform(work: &Work, common: &Common, voice: &Voice) -> Result<Told, Fail
         done: Done::Well,
         json: summary.json(proof.as_ref(), Some(sizes)),
         text: summary.text(proof.as_ref(), sizes),
+        files,
         failures: vec![],
         hints: vec![],
         note: (!changed).then_some("nothing was found to improve: the output equals the input"),

@@ -23,10 +23,19 @@ use std::{
 /// What is known of earlier runs.
 #[derive(Default, Serialize, Deserialize)]
 struct Lock {
-    /// Of each output, what it was made from, by name: pipeline, limits, hashes of files.
-    outputs: BTreeMap<String, BTreeMap<String, String>>,
+    /// Of each output, what it was made from.
+    outputs: BTreeMap<String, Made>,
     /// Of each file, size and time at which it had which hash.
     stamps: BTreeMap<String, Stamp>,
+}
+
+/// What decides about an output, and the output itself.
+#[derive(Clone, Default, Serialize, Deserialize)]
+struct Made {
+    /// Version of the command, pipeline, limits, options.
+    settings: BTreeMap<String, String>,
+    /// Hashes of files, by name as seen from the project.
+    files: BTreeMap<String, String>,
 }
 
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
@@ -50,7 +59,10 @@ pub fn run(project: &Project, args: &OptimizeArgs, common: &Common, voice: &Voic
         let name = hashes.name(&entry.output);
         let reason = match lock.outputs.get(&name) {
             None => Some("it was never made".to_owned()),
-            Some(known) => changed(known, &ingredients(entry, common, &mut hashes)?),
+            Some(known) => {
+                let files = known.files.keys().map(|name| folder.join(name)).collect();
+                changed(known, &made(entry, common, files, &mut hashes)?)
+            }
         };
         let Some(reason) = reason else {
             reports.push(json!({ "output": entry.output, "state": "fresh" }));
@@ -73,7 +85,7 @@ pub fn run(project: &Project, args: &OptimizeArgs, common: &Common, voice: &Voic
         told.say(voice);
         let state = if told.done == Done::Well { "built" } else { "failed" };
         if told.done == Done::Well {
-            lock.outputs.insert(name.clone(), ingredients(entry, common, &mut hashes)?);
+            lock.outputs.insert(name.clone(), made(entry, common, told.files.clone(), &mut hashes)?);
         } else {
             done = Done::CheckFailed;
             lock.outputs.remove(&name);
@@ -114,52 +126,52 @@ fn work(entry: &Entry, args: &OptimizeArgs) -> Work {
     }
 }
 
-/// Everything that decides about an output, and the output itself.
-fn ingredients(
+/// What an output is made from now: settings, and these `files` beside those that the project names.
+fn made(
     entry: &Entry,
     common: &Common,
+    mut files: Vec<PathBuf>,
     hashes: &mut Hashes<'_>,
-) -> Result<BTreeMap<String, String>, Failure> {
-    let mut all = BTreeMap::from([
+) -> Result<Made, Failure> {
+    let settings = BTreeMap::from([
         ("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
         ("pipeline".to_owned(), entry.pipeline.clone()),
         ("limits".to_owned(), entry.limits.to_string()),
         ("options".to_owned(), format!("seed {} freeze {}", common.seed, entry.freeze_initializers)),
     ]);
     let given = [Some(&entry.input), entry.samples.as_ref(), entry.test.as_ref()];
-    for path in given.into_iter().flatten().chain([&entry.output]) {
-        for file in files(path) {
-            let hash = hashes
-                .of(&file)
-                .map_err(|e| Failure::new(format!("cannot read `{}`: {e}", file.display())))?;
-            all.insert(hashes.name(&file), hash);
-        }
+    files.extend(given.into_iter().flatten().chain([&entry.output]).flat_map(|path| files_of(path)));
+    let mut all = BTreeMap::new();
+    for file in files.iter().filter(|file| file.is_file()) {
+        let cannot = |e| Failure::new(format!("cannot read `{}`: {e}", file.display()));
+        all.insert(hashes.name(file), hashes.of(file).map_err(cannot)?);
     }
-    Ok(all)
+    Ok(Made { settings, files: all })
 }
 
 /// What differs first, in words.
-fn changed(known: &BTreeMap<String, String>, now: &BTreeMap<String, String>) -> Option<String> {
-    let differs = |name: &&String| known.get(*name) != now.get(*name);
-    let first = known.keys().chain(now.keys()).find(differs)?;
-    Some(match (known.get(first), now.get(first)) {
+fn changed(known: &Made, now: &Made) -> Option<String> {
+    let setting = known.settings.iter().find(|(name, value)| now.settings.get(*name) != Some(value));
+    if let Some((name, _)) = setting {
+        return Some(format!("the {name} changed"));
+    }
+    let mut files = known.files.keys().chain(now.files.keys());
+    let first = files.find(|name| known.files.get(*name) != now.files.get(*name))?;
+    Some(match (known.files.get(first), now.files.get(first)) {
         (Some(_), None) => format!("`{first}` is gone"),
         (None, Some(_)) => format!("`{first}` is new"),
-        _ if ["version", "pipeline", "limits", "options"].contains(&first.as_str()) => {
-            format!("the {first} changed")
-        }
         _ => format!("`{first}` changed"),
     })
 }
 
 /// The files that a path stands for: itself and its data files (`NAME.data`, `NAME.….data`), or all in a folder.
-fn files(path: &Path) -> Vec<PathBuf> {
+fn files_of(path: &Path) -> Vec<PathBuf> {
     let mut all = vec![];
     if path.is_dir() {
         let mut inside: Vec<_> =
             fs::read_dir(path).into_iter().flatten().flatten().map(|e| e.path()).collect();
         inside.sort();
-        inside.iter().for_each(|p| all.extend(files(p)));
+        inside.iter().for_each(|p| all.extend(files_of(p)));
         return all;
     }
     if path.is_file() {
@@ -237,19 +249,17 @@ mod tests {
 
     #[test]
     fn the_first_change_is_named() {
-        let known = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
-            pairs.iter().map(|&(a, b)| (a.to_owned(), b.to_owned())).collect()
+        let made = |pipeline: &str, files: &[(&str, &str)]| Made {
+            settings: BTreeMap::from([("pipeline".to_owned(), pipeline.to_owned())]),
+            files: files.iter().map(|&(a, b)| (a.to_owned(), b.to_owned())).collect(),
         };
-        let before = known(&[("a.onnx", "1"), ("pipeline", "safe")]);
+        let before = made("safe", &[("a.onnx", "1")]);
         assert_eq!(changed(&before, &before), None);
-        let why = |after: &[(&str, &str)]| changed(&before, &known(after)).unwrap();
-        assert_eq!(why(&[("a.onnx", "2"), ("pipeline", "safe")]), "`a.onnx` changed");
-        assert_eq!(why(&[("pipeline", "safe")]), "`a.onnx` is gone");
-        assert_eq!(why(&[("a.onnx", "1"), ("pipeline", "x")]), "the pipeline changed");
-        assert_eq!(
-            why(&[("a.onnx", "1"), ("a.onnx.data", "1"), ("pipeline", "safe")]),
-            "`a.onnx.data` is new"
-        );
+        let why = |pipeline: &str, files: &[(&str, &str)]| changed(&before, &made(pipeline, files)).unwrap();
+        assert_eq!(why("safe", &[("a.onnx", "2")]), "`a.onnx` changed");
+        assert_eq!(why("safe", &[]), "`a.onnx` is gone");
+        assert_eq!(why("x", &[("a.onnx", "1")]), "the pipeline changed");
+        assert_eq!(why("safe", &[("a.onnx", "1"), ("a.onnx.data", "1")]), "`a.onnx.data` is new");
     }
 
     #[test]
@@ -258,7 +268,7 @@ mod tests {
         for name in ["m.onnx", "m.onnx.data", "m.onnx.0123456789abcdef.data", "m.onnx2", "other.data"] {
             fs::write(folder.path().join(name), name).unwrap();
         }
-        let names: Vec<_> = files(&folder.path().join("m.onnx"))
+        let names: Vec<_> = files_of(&folder.path().join("m.onnx"))
             .iter()
             .map(|p| p.file_name().unwrap().to_str().unwrap().to_owned())
             .collect();

@@ -322,10 +322,7 @@ pub fn check_limits(limits: &Limits, prove: Prove) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        failure::Done,
-        optimize::perform,
-    };
+    use crate::{failure::Done, optimize::perform};
     use clap::Parser;
     use pare_graph::{At, Decline, Node, Patch, expect, text::parse_graph};
     use pare_passes::{Context, Pipeline, pass};

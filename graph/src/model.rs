@@ -5,7 +5,7 @@ use crate::{
     graph::Metadata,
     onnx::{FunctionExtra, ModelExtra},
 };
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 /// A model (ONNX `ModelProto`).
 #[derive(Debug, Default)]
@@ -114,6 +114,11 @@ impl Model {
     /// A metadata entry.
     pub fn metadata(&self, key: &str) -> Option<&str> {
         self.metadata.iter().find(|(k, _)| k.as_deref() == Some(key))?.1.as_deref()
+    }
+
+    /// The files it was read from: its own, and those with external data. A model from memory has only the latter.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.extra.mappings.iter().map(|mapping| mapping.path())
     }
 
     /// The declared types of the main graph's inputs that a caller must give, by name.

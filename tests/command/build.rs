@@ -65,7 +65,11 @@ fn a_project_is_made_once_and_anew_only_where_something_changed() {
     fs::write(at.join("pare.toml"), PROJECT).unwrap();
     fs::write(at.join("out/fold.onnx"), "not ours").unwrap();
     let check = project(&["--check"]);
-    assert!(stderr(&check).contains("`out/fold.onnx` is stale: `out/fold.onnx` changed"), "{}", stderr(&check));
+    assert!(
+        stderr(&check).contains("`out/fold.onnx` is stale: `out/fold.onnx` changed"),
+        "{}",
+        stderr(&check)
+    );
     fs::copy(at.join("digits-cnn.onnx"), at.join("digits-fold.onnx")).unwrap();
     let made = project(&[]);
     assert_eq!(states(&json(&made)), ["fresh", "built"], "{}", stderr(&made));
@@ -119,7 +123,8 @@ fn the_examples_for_build_tools_run() {
 
     // Every step of the workflow, apart from those that install what is here already.
     let workflow = fs::read_to_string(at.join("github-actions.yml")).unwrap();
-    let steps: Vec<_> = workflow.lines().filter_map(|l| l.trim().trim_start_matches("- ").strip_prefix("run: ")).collect();
+    let steps: Vec<_> =
+        workflow.lines().filter_map(|l| l.trim().trim_start_matches("- ").strip_prefix("run: ")).collect();
     let steps: Vec<_> = steps.into_iter().filter(|step| !step.contains("install")).collect();
     assert!(!steps.is_empty());
     for step in steps {

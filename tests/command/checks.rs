@@ -11,7 +11,10 @@ fn outputs_in_another_order_are_matched_by_name() {
     let same = run(at, &["verify", "a.onnx", "b.onnx", "--json"]);
     assert_eq!(code(&same), 0, "{}", stderr(&same));
     let notes = json(&same)["notes"].to_string();
-    assert!(notes.contains("the inputs come in another order") && notes.contains("the outputs come"), "{notes}");
+    assert!(
+        notes.contains("the inputs come in another order") && notes.contains("the outputs come"),
+        "{notes}"
+    );
 }
 
 #[test]
@@ -19,7 +22,9 @@ fn outputs_have_tolerances_of_their_own_and_measures_take_the_place_of_rounding(
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     let text = |w: &str| {
-        format!("g (float[4,3] x) => (float[4,3] p, float[4,3] q) <float w = {{{w}}}> {{ p = Mul(x, w) q = Neg(x) }}")
+        format!(
+            "g (float[4,3] x) => (float[4,3] p, float[4,3] q) <float w = {{{w}}}> {{ p = Mul(x, w) q = Neg(x) }}"
+        )
     };
     model(at, "a.onnx", &text("1"));
     model(at, "b.onnx", &text("1.001"));
@@ -31,7 +36,10 @@ fn outputs_have_tolerances_of_their_own_and_measures_take_the_place_of_rounding(
     assert_eq!(verify(&["--tolerance", "p=10"]).0, 0);
     assert_eq!(verify(&["--tolerance", "q=10"]).0, 1);
     let (code, said) = verify(&["--tolerance", "r=10"]);
-    assert!(code == 2 && said.contains("there is no output `r`") && said.contains("the outputs are p, q"), "{said}");
+    assert!(
+        code == 2 && said.contains("there is no output `r`") && said.contains("the outputs are p, q"),
+        "{said}"
+    );
     assert_eq!(verify(&["--metric", "cosine=0.999", "--metric", "snr=50"]).0, 0);
     let (code, said) = verify(&["--metric", "snr=70"]);
     assert!(code == 1 && said.contains("`p`: snr is 6") && said.contains("less than 70"), "{said}");
@@ -49,13 +57,25 @@ fn disagreement_is_limited_with_confidence() {
         fixture(at, name);
     }
     let verify = |other: &str, limit: &str| {
-        let args = ["verify", "digits-cnn.onnx", other, "--samples", "digits.npz", "--max-disagreement", limit, "--json"];
+        let args = [
+            "verify",
+            "digits-cnn.onnx",
+            other,
+            "--samples",
+            "digits.npz",
+            "--max-disagreement",
+            limit,
+            "--json",
+        ];
         let done = run(at, &args);
         (code(&done), json(&done)["metrics"][0].clone(), stderr(&done))
     };
     // None of 500: 1 - 0.05^(1/500).
     let (code, metrics, _) = verify("digits-cnn.onnx", "0.006");
-    assert!(code == 0 && (metrics["disagreement_limit"].as_f64().unwrap() - 0.005_974).abs() < 1e-6, "{metrics}");
+    assert!(
+        code == 0 && (metrics["disagreement_limit"].as_f64().unwrap() - 0.005_974).abs() < 1e-6,
+        "{metrics}"
+    );
     // Few samples tell little.
     assert_eq!(verify("digits-cnn.onnx", "0.005").0, 1);
     let (code, metrics, said) = verify("digits-fold.onnx", "0.006");
@@ -76,7 +96,10 @@ fn state_is_carried_over_several_steps() {
     let steps = run(at, &[&tolerated[..], &["--steps", "3", "--json"]].concat());
     assert_eq!(code(&steps), 1);
     let report = json(&steps);
-    assert!(report["notes"].to_string().contains("3 steps, state carried on: `state` from `stateN`"), "{report}");
+    assert!(
+        report["notes"].to_string().contains("3 steps, state carried on: `state` from `stateN`"),
+        "{report}"
+    );
     let named = run(at, &[&tolerated[..], &["--steps", "2", "--state", "state=y"]].concat());
     assert_eq!(code(&named), 0, "{}", stderr(&named));
     let wrong = run(at, &[&tolerated[..], &["--steps", "2", "--state", "state=z"]].concat());
@@ -87,16 +110,21 @@ fn state_is_carried_over_several_steps() {
 fn strings_sequences_and_optional_values_are_compared() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
-    for name in ["string_concat", "sequence_insert_at_back", "optional_get_element_tensor", "identity_sequence"] {
+    for name in
+        ["string_concat", "sequence_insert_at_back", "optional_get_element_tensor", "identity_sequence"]
+    {
         let file = super::root().join("fixtures/nodes").join(name).join("model.onnx");
         let file = file.to_str().unwrap();
         let same = run(at, &["verify", file, file]);
         assert_eq!(code(&same), 0, "{name}: {}", stderr(&same));
     }
-    let words = |order: &str| format!("g (string[3] a, string[3] b) => (string[3] y) {{ y = StringConcat({order}) }}");
+    let words = |order: &str| {
+        format!("g (string[3] a, string[3] b) => (string[3] y) {{ y = StringConcat({order}) }}")
+    };
     for (name, order) in [("a.onnx", "a, b"), ("b.onnx", "b, a")] {
         let graph = pare_graph::text::parse_graph(&words(order), 20).unwrap();
-        std::fs::write(at.join(name), pare_graph::onnx::to_bytes(&pare_graph::Model::of(graph)).unwrap()).unwrap();
+        std::fs::write(at.join(name), pare_graph::onnx::to_bytes(&pare_graph::Model::of(graph)).unwrap())
+            .unwrap();
     }
     let swapped = run(at, &["verify", "a.onnx", "b.onnx"]);
     assert!(code(&swapped) == 1 && stderr(&swapped).contains("values differ"), "{}", stderr(&swapped));

@@ -56,7 +56,9 @@ fn model(folder: &Path, name: &str, text: &str) -> PathBuf {
 /// A model of this many bytes, in which `safe` finds something to do; with its weights beside it if `external`.
 fn large(folder: &Path, name: &str, bytes: usize, external: bool) -> PathBuf {
     let count = bytes / 4;
-    let text = format!("g (float[{count}] x) => (float[{count}] y) <float[1] w = {{1}}> {{ a = Identity(x) y = Add(a, w) }}");
+    let text = format!(
+        "g (float[{count}] x) => (float[{count}] y) <float[1] w = {{1}}> {{ a = Identity(x) y = Add(a, w) }}"
+    );
     let mut model = Model::of(parse_graph(&text, 18).unwrap());
     let values: Vec<f32> = (0..count).map(|i| i as f32).collect();
     let place = model.graph.find("w").unwrap();

@@ -25,7 +25,8 @@ fn interrupted(folder: &Path, signal: &str, after: Duration) -> bool {
     sleep(after);
     let running = child.try_wait().unwrap().is_none();
     if running {
-        let kill = Command::new("kill").args([format!("-{signal}"), child.id().to_string()]).stderr(Stdio::null());
+        let kill =
+            Command::new("kill").args([format!("-{signal}"), child.id().to_string()]).stderr(Stdio::null());
         let _ = { kill }.status();
     }
     child.wait().unwrap();
@@ -180,8 +181,17 @@ fn the_same_run_gives_the_same_bytes_on_any_number_of_threads() {
     for (i, threads) in ["1", "2", "1", "2"].into_iter().enumerate() {
         let out = format!("{i}.onnx");
         let args = [
-            "optimize", "digits-cnn.onnx", "-o", &out, "--no-prove", "--threads", threads,
-            "--passes", "safe,prune-channels{ratio=0.3}", "--samples", "digits-calibration.npz",
+            "optimize",
+            "digits-cnn.onnx",
+            "-o",
+            &out,
+            "--no-prove",
+            "--threads",
+            threads,
+            "--passes",
+            "safe,prune-channels{ratio=0.3}",
+            "--samples",
+            "digits-calibration.npz",
         ];
         let done = run(at, &args);
         assert_eq!(code(&done), 0, "{}", stderr(&done));

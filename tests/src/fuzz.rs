@@ -4,7 +4,18 @@ use fastrand::Rng;
 
 /// Numbers that are at the edge of something.
 const EDGES: [u64; 12] = [
-    0, 1, 0x7f, 0x80, 0xff, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff, 1 << 32, 1 << 60, i64::MAX as u64, u64::MAX,
+    0,
+    1,
+    0x7f,
+    0x80,
+    0xff,
+    0x7fff_ffff,
+    0x8000_0000,
+    0xffff_ffff,
+    1 << 32,
+    1 << 60,
+    i64::MAX as u64,
+    u64::MAX,
 ];
 
 /// Bytes like one of `seeds`, changed in a few places: bits flipped, numbers at the edge, parts removed, doubled, or
@@ -13,7 +24,10 @@ pub fn mutate(seeds: &[Vec<u8>], words: &[&str], rng: &mut Rng) -> Vec<u8> {
     let mut bytes = seeds[rng.usize(..seeds.len())].clone();
     for _ in 0..1 << rng.u8(0..4) {
         let at = rng.usize(..=bytes.len());
-        let some = |rng: &mut Rng, n: usize| rng.usize(..=n.min(1 << rng.u8(0..8)));
+        let some = |rng: &mut Rng, n: usize| {
+            let most = n.min(1 << rng.u8(0..8));
+            rng.usize(..=most)
+        };
         match rng.u8(..9) {
             0 if at < bytes.len() => bytes[at] ^= 1 << rng.u8(..8),
             1 if at < bytes.len() => bytes[at] = rng.u8(..),

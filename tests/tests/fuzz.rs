@@ -25,33 +25,79 @@ struct Target {
 }
 
 const TARGETS: &[Target] = &[
-    Target { name: "protobuf", seeds: models, words: &[], feed: |bytes| drop(onnx::read_bytes(bytes.to_vec(), None)) },
+    Target {
+        name: "protobuf",
+        seeds: models,
+        words: &[],
+        feed: |bytes| drop(onnx::read_bytes(bytes.to_vec(), None)),
+    },
     Target { name: "model", seeds: models, words: &[], feed: through_safe },
     Target {
         name: "text",
         seeds: texts,
-        words: &["<", ">", "(", ")", "{", "}", "float", "[", "If", "=", "\"", "9223372036854775808", "e99", "-", "@"],
+        words: &[
+            "<",
+            ">",
+            "(",
+            ")",
+            "{",
+            "}",
+            "float",
+            "[",
+            "If",
+            "=",
+            "\"",
+            "9223372036854775808",
+            "e99",
+            "-",
+            "@",
+        ],
         feed: |bytes| drop(text::parse_graph(&String::from_utf8_lossy(bytes), 18)),
     },
     Target {
         name: "pipeline",
         seeds: pipelines,
-        words: &["(", ")*", "{", "}", "=", ",", "safe", "fold-bn", "prune-channels", "ratio", "[", "1e999", "\""],
+        words: &[
+            "(",
+            ")*",
+            "{",
+            "}",
+            "=",
+            ",",
+            "safe",
+            "fold-bn",
+            "prune-channels",
+            "ratio",
+            "[",
+            "1e999",
+            "\"",
+        ],
         feed: |bytes| drop(String::from_utf8_lossy(bytes).parse::<Pipeline>()),
     },
     Target {
         name: "toml",
-        seeds: || vec![b"[[step]]\npass = \"safe\"\n[[step]]\nrepeat = [{pass = \"fold-bn\", max_scale = 2.0}]\n".to_vec()],
+        seeds: || {
+            vec![
+                b"[[step]]\npass = \"safe\"\n[[step]]\nrepeat = [{pass = \"fold-bn\", max_scale = 2.0}]\n"
+                    .to_vec(),
+            ]
+        },
         words: &["[[step]]\n", "repeat = ", "[", "{", "pass = ", "\"", "="],
         feed: |bytes| drop(Pipeline::from_toml(&String::from_utf8_lossy(bytes))),
     },
     Target { name: "tensor", seeds: tensors, words: &[], feed: |bytes| drop(onnx::tensor_from_bytes(bytes)) },
-    Target { name: "npz", seeds: arrays, words: &["PK", "NUMPY", "descr", "'<f4'", "(", ",", "True"], feed: samples },
+    Target {
+        name: "npz",
+        seeds: arrays,
+        words: &["PK", "NUMPY", "descr", "'<f4'", "(", ",", "True"],
+        feed: samples,
+    },
 ];
 
 fn models() -> Vec<Vec<u8>> {
     let folders = fs::read_dir(root().join("fixtures/nodes")).unwrap();
-    let mut paths: Vec<_> = folders.map(|e| e.unwrap().path().join("model.onnx")).filter(|p| p.is_file()).collect();
+    let mut paths: Vec<_> =
+        folders.map(|e| e.unwrap().path().join("model.onnx")).filter(|p| p.is_file()).collect();
     paths.sort();
     paths.push(root().join("fixtures/digits-fold.onnx"));
     paths.iter().map(|p| fs::read(p).unwrap()).collect()
@@ -67,9 +113,14 @@ fn texts() -> Vec<Vec<u8>> {
 }
 
 fn pipelines() -> Vec<Vec<u8>> {
-    ["safe", "(fold-bn,drop-noops)*,safe", "safe,prune-channels{ratio=0.3, macs=0.5}", "fold-bn{max_scale=1e6}"]
-        .map(|t| t.as_bytes().to_vec())
-        .to_vec()
+    [
+        "safe",
+        "(fold-bn,drop-noops)*,safe",
+        "safe,prune-channels{ratio=0.3, macs=0.5}",
+        "fold-bn{max_scale=1e6}",
+    ]
+    .map(|t| t.as_bytes().to_vec())
+    .to_vec()
 }
 
 fn tensors() -> Vec<Vec<u8>> {
@@ -86,7 +137,8 @@ fn tensors() -> Vec<Vec<u8>> {
 fn arrays() -> Vec<Vec<u8>> {
     let npz = fs::read(root().join("fixtures/digits.npz")).unwrap();
     // An array by itself: the header and some rows.
-    let header = b"\x93NUMPY\x01\x00\x46\x00{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }          \n";
+    let header =
+        b"\x93NUMPY\x01\x00\x46\x00{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }          \n";
     vec![npz, [&header[..], &[0; 24]].concat()]
 }
 
@@ -122,7 +174,8 @@ fn memory() -> std::path::PathBuf {
 fn broken_bytes_are_refused_in_a_sentence() {
     let only = std::env::var("PARE_FUZZ").ok();
     let runs = number("PARE_FUZZ_RUNS", u64::MAX);
-    let time = if runs == u64::MAX { Duration::from_secs(number("PARE_FUZZ_SECONDS", 1)) } else { Duration::MAX };
+    let time =
+        if runs == u64::MAX { Duration::from_secs(number("PARE_FUZZ_SECONDS", 1)) } else { Duration::MAX };
     for target in TARGETS.iter().filter(|t| only.as_deref().is_none_or(|only| only == t.name)) {
         let feed = |bytes: &[u8], what: &str| {
             let start = Instant::now();
@@ -131,7 +184,12 @@ fn broken_bytes_are_refused_in_a_sentence() {
             if fed.is_err() || slow {
                 let path = std::env::temp_dir().join(format!("{}-{what}.bin", target.name));
                 let _ = fs::write(&path, bytes);
-                panic!("{}: {what} {}, see {}", target.name, if slow { "takes long" } else { "panics" }, path.display());
+                panic!(
+                    "{}: {what} {}, see {}",
+                    target.name,
+                    if slow { "takes long" } else { "panics" },
+                    path.display()
+                );
             }
         };
         let known = fs::read_dir(root().join("fixtures/fuzz")).into_iter().flatten().flatten();

@@ -210,13 +210,21 @@ fn sizes_are_not_trusted() {
     // A constant vector of int64, and a node that makes something of this shape.
     let shape = |name: &str, values: &[i64]| {
         let data: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        file::part(5, [file::int(1, values.len() as u64), file::int(2, 7), file::part(8, name), file::part(9, data)].concat())
+        file::part(
+            5,
+            [file::int(1, values.len() as u64), file::int(2, 7), file::part(8, name), file::part(9, data)]
+                .concat(),
+        )
     };
     let start = Instant::now();
     let far = |offset: &str, length: &str| {
         let entry = |k: &str, v: &str| file::part(13, [file::part(1, k), file::part(2, v)].concat());
-        let entries = [entry("location", "good.bin"), entry("offset", offset), entry("length", length)].concat();
-        file::part(5, [file::int(1, 2), file::int(2, 1), file::part(8, "w"), entries, file::int(14, 1)].concat())
+        let entries =
+            [entry("location", "good.bin"), entry("offset", offset), entry("length", length)].concat();
+        file::part(
+            5,
+            [file::int(1, 2), file::int(2, 1), file::part(8, "w"), entries, file::int(14, 1)].concat(),
+        )
     };
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("good.bin"), [0; 8]).unwrap();
@@ -254,11 +262,18 @@ fn functions_that_call_each_other_are_refused() {
     let import = || file::part(9, file::int(2, 18));
     let own = || file::part(9, [file::part(1, "own"), file::int(2, 1)].concat());
     let function = |name: &str, calls: &str| {
-        let call = [file::part(1, "a"), file::part(2, "b"), file::part(4, calls), file::part(7, "own")].concat();
+        let call =
+            [file::part(1, "a"), file::part(2, "b"), file::part(4, calls), file::part(7, "own")].concat();
         let ends = [file::part(4, "a"), file::part(5, "b")].concat();
-        file::part(25, [file::part(1, name), ends, file::part(7, call), import(), own(), file::part(10, "own")].concat())
+        file::part(
+            25,
+            [file::part(1, name), ends, file::part(7, call), import(), own(), file::part(10, "own")].concat(),
+        )
     };
-    let call = file::part(1, [file::part(1, "x"), file::part(2, "y"), file::part(4, "f"), file::part(7, "own")].concat());
+    let call = file::part(
+        1,
+        [file::part(1, "x"), file::part(2, "y"), file::part(4, "f"), file::part(7, "own")].concat(),
+    );
     let mut bytes = model(18, &[call]);
     bytes.extend(file::part(8, [file::part(1, "own"), file::int(2, 1)].concat()));
     bytes.extend(function("f", "g"));
@@ -277,7 +292,11 @@ fn nesting_ten_thousand_deep_is_refused() {
     let open = "y = If(x) <then_branch = g () => (float y) { ".repeat(depth);
     let text = format!("g (bool x) => (float y) {{ {open} {} }}", "}>".repeat(depth));
     assert!(pare_graph::text::parse_graph(&text, 18).is_err());
-    let list = format!("g (float x) => (float y) {{ y = Relu(x) <a = {}{}> }}", "[".repeat(depth), "]".repeat(depth));
+    let list = format!(
+        "g (float x) => (float y) {{ y = Relu(x) <a = {}{}> }}",
+        "[".repeat(depth),
+        "]".repeat(depth)
+    );
     assert!(pare_graph::text::parse_graph(&list, 18).is_err());
 }
 

@@ -3,13 +3,19 @@
 use super::ReadError;
 use bytes::Bytes;
 use memmap2::Mmap;
-use std::{fs::File, io, path::Path, sync::Arc};
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 /// A mapped file. Slices of it are [`Bytes`] that keep it alive.
 #[derive(Debug)]
 pub(crate) struct Mapping {
     map: Mmap,
     file: File,
+    path: PathBuf,
 }
 
 /// What `Bytes` own.
@@ -42,9 +48,14 @@ impl Mapping {
         // program changes meanwhile shows other bytes, and one that it cuts short ends this process: the price of
         // mapping, which every reader of models pays. We ourselves only ever replace files by renaming.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
-        let mapping = Arc::new(Self { map, file });
+        let mapping = Arc::new(Self { map, file, path: path.to_owned() });
         let bytes = Bytes::from_owner(Owner(mapping.clone()));
         Ok((mapping, bytes))
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Fill `buffer` with what stands `skip` bytes behind the start of `slice`, if that is a slice of this file.

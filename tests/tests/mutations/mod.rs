@@ -20,8 +20,8 @@ use fastrand::Rng;
 use kinds::{KINDS, Kind};
 use pare_graph::{Graph, Model, onnx};
 use pare_runtime::{
-    Comparison, Deviation, LoadOptions, ModelSource, Outcome, ProofOptions, Report, Samples, epsilon, input_specs,
-    prove, symbol_plans,
+    Comparison, Deviation, LoadOptions, ModelSource, Outcome, ProofOptions, Report, Samples, epsilon,
+    input_specs, prove, symbol_plans,
 };
 use std::{collections::BTreeMap, fmt::Write as _, fs, io::Write as _, path::PathBuf, time::Instant};
 
