@@ -24,7 +24,7 @@ pub fn run(model: &mut Model, pattern: &str, voice: &Voice) -> Result<Done, Fail
     let graph = &model.graph;
     let groups = Groups::of(graph);
     let costs = Costs::of(graph, &groups);
-    let wanted: Vec<_> = groups.groups.iter().enumerate();
+    let wanted = groups.groups.iter().enumerate();
     let wanted: Vec<_> = wanted.filter(|(_, g)| pattern.is_empty() || matches(pattern, &g.name)).collect();
     if wanted.is_empty() && !pattern.is_empty() {
         let names =

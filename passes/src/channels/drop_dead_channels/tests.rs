@@ -1,6 +1,7 @@
 use super::*;
 use crate::{
     Effect, Report,
+    channels::groups::Kind,
     testing::{check, declines, model, run_pass, run_pass_with, same, tools},
 };
 use pare_graph::{Tensor, onnx, text};
@@ -137,25 +138,24 @@ fn weights_in_use_elsewhere_stay() {
 /// 30 % of the filters of each trained network at zero, with whatever its norms shift them to.
 #[test]
 fn zeroed_filters_of_trained_networks_go_and_the_outputs_stay() {
-    for (name, least) in [("digits-cnn", 0.9), ("digits-vit", 0.0)] {
+    for (name, least) in [("digits-cnn", 0.9), ("digits-vit", 1.0)] {
         let path = format!("{}/../fixtures/{name}.onnx", env!("CARGO_MANIFEST_DIR"));
         let Ok(mut original) = onnx::read(&path, &onnx::ReadOptions::default()) else { continue };
         original.infer().unwrap();
-        let (zeroed, inner) = zero_filters(&mut original, 7);
+        let inner = zero_filters(&mut original, 7);
         let mut changed = original.clone();
         let report = run_pass(DropDeadChannels {}, &mut changed);
         same(&original, &changed, Effect::Rounding);
         let gone = count(&report);
-        println!("{name}: {zeroed} filters at zero, {inner} inside blocks, {gone} dropped");
         assert!(gone as f64 >= least * inner as f64, "{name}: {gone} of {inner}");
     }
 }
 
-/// Set 30 % of the outputs of each linear operator to zero; how many, and how many of these are of no stream.
-fn zero_filters(model: &mut Model, seed: u64) -> (usize, usize) {
+/// Set 30 % of the outputs of each linear operator to zero; how many of these are units inside a block.
+fn zero_filters(model: &mut Model, seed: u64) -> usize {
     let mut rng = fastrand::Rng::with_seed(seed);
     let groups = Groups::of(&model.graph);
-    let (mut zeroed, mut inner) = (0, 0);
+    let mut inner = 0;
     let mut patch = None;
     for role in roles(&model.graph) {
         let (graph, axis) = (&model.graph, role.linear.weight_axes().0);
@@ -163,19 +163,20 @@ fn zero_filters(model: &mut Model, seed: u64) -> (usize, usize) {
         let (mut values, size) = (tensor.to_f64().unwrap(), tensor.shape()[axis]);
         let after: usize = tensor.shape()[axis + 1..].iter().product();
         let open = role.makes(&groups).iter().all(|&g| {
-            groups.groups[g].whole.is_none() && groups.groups[g].kind != crate::channels::groups::Kind::Stream
+            let group = &groups.groups[g];
+            // A row of a head is no unit of its own.
+            group.whole.is_none() && !matches!(group.kind, Kind::Stream | Kind::Heads)
         });
         for o in (0..size).filter(|_| rng.f64() < 0.3) {
             let of_o = |k: usize| k / after % size == o;
             (0..values.len()).filter(|&k| of_o(k)).for_each(|k| values[k] = 0.0);
-            zeroed += 1;
             inner += usize::from(open && !role.makes(&groups).is_empty());
         }
         let new = Tensor::from_f64(tensor.dtype(), tensor.shape(), &values).unwrap();
         patch.get_or_insert_with(|| Patch::anchored(role.node)).set_data(role.linear.weight, new);
     }
     model.graph.apply(patch.unwrap()).unwrap();
-    (zeroed, inner)
+    inner
 }
 
 /// Every drop of a random graph with zeroed, doubled and unread channels leaves what it computes.
