@@ -229,7 +229,11 @@ fn every(raw: Model, count: usize, heads: usize, head_size: usize) -> Vec<Attent
         let found: Vec<_> = attentions(&model.graph).into_iter().map(Result::unwrap).collect();
         assert_eq!(found.len(), count);
         for attention in &found {
-            assert_eq!((attention.heads, attention.head_size), (Some(heads), Some(head_size)), "{attention:?}");
+            assert_eq!(
+                (attention.heads, attention.head_size),
+                (Some(heads), Some(head_size)),
+                "{attention:?}"
+            );
             assert!(attention.is_self_attention(), "{attention:?}");
             let residual = attention.residual.as_ref().unwrap();
             assert!(residual.sum.is_some() && residual.token == 1, "{residual:?}");
