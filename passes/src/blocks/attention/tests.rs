@@ -246,6 +246,7 @@ fn every(raw: Model, count: usize, heads: usize, head_size: usize) -> Vec<Attent
 }
 
 #[test]
+#[expect(clippy::print_stderr, reason = "a test that skips says so")]
 fn transformers_as_exported_and_cleaned() {
     for (path, count, heads, head_size, causal) in [
         ("fixtures/digits-vit.onnx", 4, 3, 16, false),
