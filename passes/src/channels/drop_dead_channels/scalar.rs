@@ -52,7 +52,7 @@ pub fn elementwise(at: At<'_>, interner: &mut Interner, terms: &mut Terms, xs: &
         None => terms.fresh(),
     };
     match (op, xs) {
-        ("Dropout", [x]) | ("Dropout", [x, _]) => *x,
+        ("Dropout", [x] | [x, _]) => *x,
         ("Cast", [x, ..]) => {
             let wide = at.outputs()[0].and_then(|v| v.dtype());
             if matches!(wide, Some(DataType::Float | DataType::Double)) { *x } else { terms.fresh() }
@@ -95,13 +95,13 @@ pub fn elementwise(at: At<'_>, interner: &mut Interner, terms: &mut Terms, xs: &
             }
             None => terms.fresh(),
         },
-        _ => match values {
-            Some(values) => known(terms, combine(op, &values)),
-            None => {
+        _ => values.map_or_else(
+            || {
                 let key = xs.iter().map(|x| x.base).collect();
                 interner.term(terms, key, xs.iter().map(|x| x.scale).collect())
-            }
-        },
+            },
+            |values| known(terms, combine(op, &values)),
+        ),
     }
 }
 
