@@ -95,13 +95,13 @@ pub fn elementwise(at: At<'_>, interner: &mut Interner, terms: &mut Terms, xs: &
             }
             None => terms.fresh(),
         },
-        _ => values.map_or_else(
-            || {
-                let key = xs.iter().map(|x| x.base).collect();
-                interner.term(terms, key, xs.iter().map(|x| x.scale).collect())
-            },
-            |values| known(terms, combine(op, &values)),
-        ),
+        _ => {
+            if let Some(values) = values {
+                return known(terms, combine(op, &values));
+            }
+            let key = xs.iter().map(|x| x.base).collect();
+            interner.term(terms, key, xs.iter().map(|x| x.scale).collect())
+        }
     }
 }
 
