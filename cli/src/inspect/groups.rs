@@ -50,7 +50,7 @@ pub fn run(model: &mut Model, pattern: &str, voice: &Voice) -> Result<Done, Fail
         let mut out = String::new();
         let open: Vec<_> = wanted.iter().filter(|(_, g)| g.whole.is_none()).collect();
         if !open.is_empty() {
-            let row = |(id, g): &&(usize, &Group)| {
+            let row = |(id, g): &(usize, &Group)| {
                 let (weights, macs) = costs.shares(*id);
                 let percent = |share: f64| format!("{:.1} %", 100.0 * share);
                 let (width, axes) = (g.width.to_string(), g.members.len().to_string());
@@ -63,7 +63,7 @@ pub fn run(model: &mut Model, pattern: &str, voice: &Voice) -> Result<Done, Fail
         if !whole.is_empty() {
             out += if out.is_empty() { "" } else { "\n" };
             let why = |g: &Group| g.whole.clone().unwrap_or_default();
-            let row = |(_, g): &&(usize, &Group)| vec![g.name.clone(), g.width.to_string(), why(g)];
+            let row = |(_, g): &(usize, &Group)| vec![g.name.clone(), g.width.to_string(), why(g)];
             out += &voice::table(&["stays whole", "width", "because"], whole.into_iter().map(row).collect());
         }
         if !pattern.is_empty() {
