@@ -42,7 +42,7 @@ fn outputs_have_tolerances_of_their_own_and_measures_take_the_place_of_rounding(
     );
     assert_eq!(verify(&["--metric", "cosine=0.999", "--metric", "snr=50"]).0, 0);
     let (code, said) = verify(&["--metric", "snr=70"]);
-    assert!(code == 1 && said.contains("`p`: snr is 6") && said.contains("less than 70"), "{said}");
+    assert!(code == 1 && said.contains("`p`: snr is") && said.contains("less than 70"), "{said}");
     assert_eq!(verify(&["--metric", "max-rel=0.002"]).0, 0);
     assert_eq!(verify(&["--metric", "rmse=0"]).0, 1);
     let (code, said) = verify(&["--metric", "cosinus=1"]);

@@ -138,8 +138,8 @@ fn arrays() -> Vec<Vec<u8>> {
     let npz = fs::read(root().join("fixtures/digits.npz")).unwrap();
     // An array by itself: the header and some rows.
     let header =
-        b"\x93NUMPY\x01\x00\x46\x00{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }          \n";
-    vec![npz, [&header[..], &[0; 24]].concat()]
+        b"\x93NUMPY\x01\x00\x4c\x00{'descr': '<f4', 'fortran_order': False, 'shape': (2, 1, 8, 8), }          \n";
+    vec![npz, [&header[..], &[0; 512]].concat()]
 }
 
 /// Everything that is done with a model before an engine sees it.

@@ -279,7 +279,7 @@ fn functions_that_call_each_other_are_refused() {
     bytes.extend(function("f", "g"));
     bytes.extend(function("g", "f"));
     let told = complaint(bytes, None);
-    assert!(told.contains("calls itself"), "{told}");
+    assert!(told.contains("functions call each other in a circle"), "{told}");
 }
 
 #[test]
