@@ -28,6 +28,7 @@ pub fn run(args: &OptimizeArgs, common: &Common, voice: &Voice) -> Result<Done, 
     }
 
     let engines = Engines::new(common, voice);
+    engines.check_custom_ops()?;
     let samples = match &args.samples {
         Some(path) => Some(SharedSamples::from(inputs::samples(path, &original)?)),
         None => None,
@@ -349,7 +350,7 @@ fn steps(report: &Report, verbose: bool) -> String {
             continue;
         }
         let mut did: Vec<_> = step.counts.iter().map(|(what, n)| format!("{n} {what}")).collect();
-        if did.is_empty() {
+        if did.is_empty() && step.figures.is_empty() {
             did.push(format!("{} changes", step.patches));
         }
         did.extend(step.figures.iter().map(|(what, x)| format!("{what} {x:.4}")));
