@@ -34,7 +34,7 @@ pub fn model(path: &Path) -> Result<Loaded, Failure> {
     }
     let model = onnx::read(path, &onnx::ReadOptions::default())
         .map_err(|e| Failure::read(&e, &format!("`{}`", path.display())))?;
-    let size = std::fs::metadata(path).map_or(0, |m| m.len());
+    let size = onnx::bytes_on_disk(&model);
     Ok(Loaded { model, source: ModelSource::File(path.to_owned()), bytes: size })
 }
 
