@@ -9,9 +9,13 @@
 //! The idea is that of DepGraph (Fang et al. 2023), on indices instead of layers: so concatenation, splitting, channel
 //! shuffles and packed attention need no cases of their own.
 
+mod kind;
+mod local;
 mod rules;
 mod tracer;
 
+pub use kind::Kind;
+pub use local::{LocalTracer, Place};
 pub use tracer::{Port, Site, site_of};
 
 use pare_graph::{Graph, NodeId, Wired};
@@ -19,6 +23,7 @@ use std::collections::{BTreeMap, HashMap};
 use tracer::{AxisInfo, Tracer};
 
 pub(crate) use rules::rule;
+pub use rules::sums;
 
 /// Which units of each group stay, by the group's place in [`Groups::groups`]. A group that is not named stays whole.
 pub type Keep = BTreeMap<usize, Vec<bool>>;
@@ -30,6 +35,8 @@ pub struct Group {
     pub name: String,
     /// How many units it has.
     pub width: usize,
+    /// What its units are.
+    pub kind: Kind,
     /// The axes it lies along, in the order of the graph.
     pub members: Vec<Member>,
     /// Why it cannot lose units; `None` if it can.
@@ -214,14 +221,17 @@ fn collect(graph: &Graph, mut tracer: Tracer<'_>) -> Groups {
             }
         }
         let whole = why.map(|w| tracer.reasons[w].clone());
-        Group { name: name(graph, &members), width: width as usize, members, whole }
+        Group { name: name(graph, &members), width: width as usize, kind: Kind::Channels, members, whole }
     });
     let groups = groups.collect();
     let owner = |&root: &usize| {
         let (group, unit): (u32, u32) = unit_of[root]?;
         Some((rank[group as usize]?, unit))
     };
-    Groups { groups, owner: roots.iter().map(owner).collect(), index: tracer.index, axes: tracer.axes }
+    let owner = roots.iter().map(owner).collect();
+    let mut groups = Groups { groups, owner, index: tracer.index, axes: tracer.axes };
+    kind::classify(graph, &mut groups, &tracer.heads);
+    groups
 }
 
 /// Whether it holds numbers that were learnt: a constant that is no shape or index.
@@ -259,4 +269,20 @@ fn name(graph: &Graph, members: &[Member]) -> String {
             .find_map(|m| constant_of(graph, m.site))
             .map_or_else(String::new, |v| v.name().to_owned()),
     }
+}
+
+/// Whether a name matches a pattern in which `*` stands for anything.
+pub fn matches(pattern: &str, name: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or("");
+    let Some(mut rest) = name.strip_prefix(first) else { return false };
+    let parts: Vec<_> = parts.collect();
+    let Some((last, middle)) = parts.split_last() else { return rest.is_empty() };
+    for part in middle {
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    rest.ends_with(last)
 }

@@ -57,7 +57,8 @@ pub struct Tracer<'g> {
     /// Axes that are left whole, with the reason.
     pub pinned: HashMap<usize, usize>,
     pub reasons: Vec<String>,
-    heads: HashSet<usize>,
+    /// Axes that count independent products of two activations.
+    pub heads: HashSet<usize>,
     natures: Option<HashMap<(Site, usize), Nature>>,
     coarse: bool,
     mentioned: HashSet<(bool, usize, usize)>,
@@ -80,6 +81,16 @@ impl<'g> Tracer<'g> {
             mentioned: HashSet::new(),
             at: None,
         }
+    }
+
+    /// Forget all ties.
+    pub fn clear(&mut self) {
+        self.axes.clear();
+        self.index.clear();
+        self.parent.clear();
+        self.pinned.clear();
+        self.reasons.clear();
+        self.heads.clear();
     }
 
     /// Visit a node: `trace` says what it ties; every axis it does not mention is left whole.
