@@ -88,14 +88,18 @@ pub fn sequential(
     setting: Setting,
 ) -> Result<(), PassError> {
     let graph = &original.graph;
-    let bytes = refits.iter().filter_map(|r| r.target.or(r.sum)).map(|v| bytes_per_sample(graph, v)).max().unwrap_or(0);
+    let targets =
+        |refits: &[Refit]| -> Vec<_> { refits.iter().flat_map(|r| [r.target, r.sum]).flatten().collect() };
+    let bytes = targets(refits).into_iter().map(|v| bytes_per_sample(graph, v)).max().unwrap_or(0);
     let batches = batches(graph, range.clone(), 4 * bytes, tools.memory);
     let total = refits.len() as u64;
     let (mut before, mut after) = (Frontier::new(graph), Frontier::new(&changed.graph));
     for (i, refit) in refits.iter().enumerate() {
         tools.progress.step("repair", i as u64, total);
         let Some(turn) = turn(graph, &changed.graph, refit, &refits[i..]) else { continue };
-        let data = gather(tools, (original, &mut before), (changed, &mut after), &turn, &batches, setting)?;
+        let later = targets(&refits[i + 1..]);
+        let (old, new) = ((original, &mut before), (&*changed, &mut after));
+        let data = gather(tools, old, new, (&turn, &later), &batches, setting)?;
         let maps =
             fit(&changed.graph, &turn, &data, setting).map_err(|e| unfit(&changed.graph, refit.node, e))?;
         let mut patch = Patch::anchored(refit.node);
@@ -181,7 +185,9 @@ fn added_to(add: At<'_>, value: Wired<'_>) -> Option<Skip> {
     let other = add.inputs().into_iter().flatten().find(|v| v.id != value.id)?;
     match other.constant() {
         Ok(constant) => Some(Skip::Constant(constant.clone())),
-        Err(_) => (other.shape().is_some() && other.shape() == value.shape()).then_some(Skip::Value(other.id)),
+        Err(_) => {
+            (other.shape().is_some() && other.shape() == value.shape()).then_some(Skip::Value(other.id))
+        }
     }
 }
 
@@ -204,7 +210,7 @@ fn gather(
     tools: Tools<'_>,
     (original, before): (&Model, &mut Frontier),
     (changed, after): (&Model, &mut Frontier),
-    turn: &Turn<'_>,
+    (turn, later): (&Turn<'_>, &[ValueId]),
     batches: &[Range<usize>],
     setting: Setting,
 ) -> Result<Data, PassError> {
@@ -213,8 +219,8 @@ fn gather(
     if let Some(Skip::Value(skip)) = turn.skip {
         ask_new.push(skip);
     }
-    let mut step_old = before.step(tools, original, &[turn.target])?;
-    let mut step_new = after.step(tools, changed, &ask_new)?;
+    let mut step_old = before.step(tools, original, &[turn.target], later)?;
+    let mut step_new = after.step(tools, changed, &ask_new, &[])?;
     let samples: usize = batches.iter().map(ExactSizeIterator::len).sum();
     let bytes = step_old.bytes(&original.graph) + step_new.bytes(&changed.graph);
     // What does not fit is computed again from the last place that did.
