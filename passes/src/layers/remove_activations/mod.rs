@@ -97,6 +97,8 @@ pass! {
         pub refit: Option<bool> = None,
         /// What decides whether composing layers pays: see `fold-linear`.
         pub by: By = By::Macs,
+        /// Where composing would cost more than it saves: one layer with the larger of both kernels, fitted in the composite's place.
+        pub crop: bool = false,
         /// Ask the criterion again after each removal.
         pub rescore: bool = true,
     }
@@ -120,6 +122,9 @@ impl Pass for RemoveActivations {
     fn validate(&self) -> Result<(), String> {
         if self.count == Some(0) {
             return Err("`count` is at least 1".into());
+        }
+        if self.crop && self.refit == Some(false) {
+            return Err("`crop` leaves what only a fit makes useful: it goes with `refit`".into());
         }
         Ok(())
     }
@@ -185,6 +190,12 @@ impl<'p, 't> Work<'p, 't> {
             pass.replacement.unwrap_or(if sampled { Replacement::Affine } else { Replacement::Identity });
         let refit = pass.refit.unwrap_or(sampled);
         let ranked = pass.count.is_some() || pass.below.is_some() || pass.limits().any();
+        if pass.crop && !refit {
+            return Err(PassError::refused_with(
+                "`crop` needs samples to fit to",
+                "give them with `--samples`",
+            ));
+        }
         let needs = ranked && criterion.needs_samples()
             || replacement == Replacement::Affine
             || refit
