@@ -2,3 +2,8 @@
 //! Nothing here changes a graph; passes over channels, layers and tokens ask.
 
 pub mod activation;
+mod attention;
+
+pub use attention::{
+    Attention, Form, Mask, MaskKind, NoAttention, NoResidual, Operand, Residual, Statics, attentions,
+};

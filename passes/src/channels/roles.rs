@@ -42,9 +42,10 @@ pub fn refits(graph: &Graph, roles: &[Role], (groups, keep): (&Groups, &Keep), a
     };
     let refit = |r: &Role| Refit {
         node: r.node,
-        target: Some(r.linear.output),
+        target: r.linear.output,
         sum: None,
         kept: r.kept_outputs(groups, keep),
+        free: None,
     };
     roles.iter().filter(wanted).map(refit).collect()
 }

@@ -126,7 +126,8 @@ impl Work<'_, '_> {
             let (target, sum) = (meant(output), sum.and_then(meant));
             // Without a bias the logits' mean is lost, and with it more than a fit gives.
             let last = output.value().is_output() && !linear.takes_bias();
-            ((target.is_some() || sum.is_some()) && !last).then_some(Refit { node, target, sum, kept: None })
+            let target = target.or(sum).filter(|_| !last)?;
+            Some(Refit { node, target, sum, kept: None, free: None })
         };
         changed.nodes().iter().filter_map(refit).collect()
     }

@@ -215,7 +215,8 @@ impl<'p, 't> Work<'p, 't> {
         }
         let held = (count / 5).clamp(1, HELD_OUT);
         let fit = 0..count.saturating_sub(held);
-        let trial = if needs { Some(Trial::new(cx.tools, model, fit.end..count)?) } else { None };
+        let measures = sampled && count >= MIN_SAMPLES;
+        let trial = measures.then(|| Trial::new(cx.tools, model, fit.end..count)).transpose()?;
         let places = choose(pass, &model.graph, cx)?;
         let (tools, model) = (cx.tools, model.clone());
         let mut work =

@@ -133,10 +133,11 @@ fn every_activation_becomes_its_line() {
     }
 }
 
+/// A sum of a layer and of what no layer makes.
 const RESIDUAL: &str =
     "g (float[N,2,3,3] x) => (float[N,2,3,3] y) <float[2,2,1,1] w = {1,-1,0.5,2}, float[2] b = {0.1,0.2},
         float[2,2,1,1] v = {1,2,-1,1}> {
-    h = Conv(x, v) k = Sigmoid(h) p = Conv(k, w, b) z = Add(p, k) a = Relu(z) y = Neg(a) }";
+    h = Conv(x, v) k = Sigmoid(h) m = Sin(h) p = Conv(k, w, b) z = Add(m, p) a = Relu(z) y = Abs(a) }";
 
 #[test]
 fn before_a_sum_the_line_is_shared_out() {
@@ -146,7 +147,7 @@ fn before_a_sum_the_line_is_shared_out() {
     let pass = RemoveActivations { names, refit: Some(false), ..RemoveActivations::default() };
     removed(pass, &mut changed, with(&cloud));
     // No line is left but the factor of what is added; no norm, no shift.
-    assert_eq!(ops(&changed), ["Conv", "Sigmoid", "Conv", "Mul", "Add", "Neg"]);
+    assert_eq!(ops(&changed), ["Conv", "Sigmoid", "Conv", "Sin", "Mul", "Add", "Abs"]);
 }
 
 #[test]
@@ -204,10 +205,10 @@ fn what_was_linear_stays_the_same() {
 fn slopes_need_no_samples() {
     check(
         RemoveActivations { below: Some(0.1), ..RemoveActivations::default() },
-        "g (float[N,2,3,3] x) => (float[N,2,3,3] y) <float[2,1,1] a = {0.95,0.97}, float[2,1,1] b = {0.2,1}> {
-            p = PRelu(x, a) h = MaxPool<kernel_shape = [1,1]>(p) q = PRelu(h, b) y = Neg(q) }",
-        "g (float[N,2,3,3] x) => (float[N,2,3,3] y) <float[2,1,1] b = {0.2,1}> {
-            h = MaxPool<kernel_shape = [1,1]>(x) q = PRelu(h, b) y = Neg(q) }",
+        "g (float[N,2,3,3] x) => (float[N,2,2,2] y) <float[2,1,1] a = {0.95,0.97}, float[2,1,1] b = {0.2,1}> {
+            p = PRelu(x, a) h = MaxPool<kernel_shape = [2,2]>(p) q = PRelu(h, b) y = Neg(q) }",
+        "g (float[N,2,3,3] x) => (float[N,2,2,2] y) <float[2,1,1] b = {0.2,1}> {
+            h = MaxPool<kernel_shape = [2,2]>(x) q = PRelu(h, b) y = Neg(q) }",
     );
 }
 
