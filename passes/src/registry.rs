@@ -42,7 +42,10 @@ pub static PASSES: &[&PassInfo] = &[
     &layers::DropIdleActivations::INFO,
     &layers::RemoveActivations::INFO,
     // fewer channels
+    &channels::DropDeadChannels::INFO,
     &channels::PruneChannels::INFO,
+    &channels::PruneHidden::INFO,
+    &channels::PruneHeads::INFO,
 ];
 
 /// The pass of this name.
