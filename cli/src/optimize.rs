@@ -115,6 +115,7 @@ pub fn perform(work: &Work, common: &Common, voice: &Voice) -> Result<Told, Fail
     }
 
     let engines = Engines::new(common, voice);
+    engines.check_custom_ops()?;
     let samples = match &work.samples {
         Some(path) => Some(SharedSamples::from(inputs::samples(path, &original)?)),
         None => None,
@@ -128,7 +129,7 @@ pub fn perform(work: &Work, common: &Common, voice: &Voice) -> Result<Told, Fail
         threads: common.threads,
         memory: work.memory,
     };
-    let proving = Proving { work, common, voice, engines: &engines, tools, source: loaded.source };
+    let proving = Proving::new(work, common, voice, &engines, tools, &original, loaded.source);
     if let Some(samples) = samples.as_ref().filter(|_| work.pipeline.effect() == Effect::Lossy) {
         voice.note(&calibration(&original, samples.len(), work.memory));
     }
@@ -168,11 +169,10 @@ pub fn perform(work: &Work, common: &Common, voice: &Voice) -> Result<Told, Fail
         });
     }
     let written = write(&model, &work.output)?;
-    let sizes = (loaded.bytes, written);
     Ok(Told {
         done: Done::Well,
-        json: summary.json(proof.as_ref(), Some(sizes)),
-        text: summary.text(proof.as_ref(), sizes),
+        json: summary.json(proof.as_ref(), Some((loaded.bytes, written.bytes))),
+        text: summary.text(proof.as_ref(), loaded.bytes, &written),
         files,
         failures: vec![],
         hints: vec![],
@@ -234,16 +234,25 @@ pub fn check_output(path: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Bytes written, external data included.
-fn write(model: &Model, path: &Path) -> Result<u64, Failure> {
+/// What was written.
+struct Written {
+    /// Bytes, external data included.
+    bytes: u64,
+    /// The files, for people.
+    files: String,
+}
+
+fn write(model: &Model, path: &Path) -> Result<Written, Failure> {
     if path == Path::new("-") {
         let mut out = std::io::stdout().lock();
         let bytes = onnx::write_to(model, &mut out)?;
         out.flush().map_err(|e| Failure::new(format!("cannot write to stdout: {e}")))?;
-        return Ok(bytes);
+        return Ok(Written { bytes, files: path.display().to_string() });
     }
     let written = onnx::write(model, path, &onnx::WriteOptions::default())?;
-    Ok(written.bytes + written.data.map_or(0, |d| d.1))
+    let (data, more) =
+        written.data.map_or((String::new(), 0), |(data, bytes)| (format!(" and {}", data.display()), bytes));
+    Ok(Written { bytes: written.bytes + more, files: format!("{}{data}", path.display()) })
 }
 
 /// What the report is made of.
@@ -269,7 +278,7 @@ impl Summary<'_> {
         })
     }
 
-    fn text(&self, proof: Option<&Proven>, (bytes_before, bytes_after): (u64, u64)) -> String {
+    fn text(&self, proof: Option<&Proven>, bytes_before: u64, written: &Written) -> String {
         let (before, after) = (Figures::of(self.original), Figures::of(self.model));
         let row = |name: &str, a: u64, b: u64, show: fn(u64) -> String| {
             [vec![name.to_owned()], voice::change(a, b, show)].concat()
@@ -281,14 +290,14 @@ impl Summary<'_> {
         if before.macs > 0 {
             rows.push(row("multiply-accumulates", before.macs, after.macs, voice::count));
         }
-        rows.push(row("file", bytes_before, bytes_after, voice::bytes));
+        rows.push(row("file", bytes_before, written.bytes, voice::bytes));
         let mut text = voice::table(&["", "before", "after", ""], rows);
         text.push('\n');
         text += &steps(self.report, self.work.verbose);
         text.push('\n');
         text += &proof.map_or_else(|| "not proven: `--no-prove`\n".into(), Proven::text);
         let seconds = voice::seconds(self.start.elapsed().as_secs_f64());
-        text + &format!("\nwrote {} in {seconds}\n", self.work.output.display())
+        text + &format!("\nwrote {} in {seconds}\n", written.files)
     }
 }
 
@@ -349,7 +358,7 @@ fn steps(report: &Report, verbose: bool) -> String {
             continue;
         }
         let mut did: Vec<_> = step.counts.iter().map(|(what, n)| format!("{n} {what}")).collect();
-        if did.is_empty() {
+        if did.is_empty() && step.figures.is_empty() {
             did.push(format!("{} changes", step.patches));
         }
         did.extend(step.figures.iter().map(|(what, x)| format!("{what} {x:.4}")));

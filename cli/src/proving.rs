@@ -8,12 +8,19 @@ use crate::{
     proof::{self, Limits},
     voice::Voice,
 };
-use pare_graph::{Model, onnx, text};
+use pare_graph::{
+    Model,
+    onnx::{self, WriteError},
+    text,
+};
 use pare_passes::{
     Effect, Observer, Pass, PassError, Report, RunError, RunOptions, Tools, reduce::reduce, run,
 };
 use pare_runtime::{ModelSource, Outcome, Report as Proof, Samples};
-use std::path::{Path, PathBuf};
+use std::{
+    cell::RefCell,
+    path::{Path, PathBuf},
+};
 
 /// The metadata entry that holds the pipeline.
 pub const PIPELINE_KEY: &str = "pare.pipeline";
@@ -31,8 +38,11 @@ pub struct Proving<'p> {
     pub voice: &'p Voice,
     pub engines: &'p Engines<'p>,
     pub tools: Tools<'p>,
-    /// Where the original lies.
-    pub source: ModelSource,
+    original: &'p Model,
+    /// Where that lies.
+    source: ModelSource,
+    /// Models on their way to an engine that are too large for memory.
+    scratch: RefCell<Vec<tempfile::TempDir>>,
 }
 
 /// What the proof said.
@@ -80,7 +90,20 @@ impl Fault {
     }
 }
 
-impl Proving<'_> {
+impl<'p> Proving<'p> {
+    /// `source` is where `original` lies.
+    pub fn new(
+        work: &'p Work,
+        common: &'p Common,
+        voice: &'p Voice,
+        engines: &'p Engines<'p>,
+        tools: Tools<'p>,
+        original: &'p Model,
+        source: ModelSource,
+    ) -> Self {
+        Self { work, common, voice, engines, tools, original, source, scratch: RefCell::default() }
+    }
+
     /// Run the pipeline.
     pub fn run(
         &self,
@@ -152,11 +175,21 @@ impl Proving<'_> {
         proof::compare(self.engines, &self.place(a)?, &self.place(b)?, &mut samples)
     }
 
-    /// Where an engine finds a model: the file it came from if it is untouched and too large for memory.
+    /// Where an engine finds a model: in memory; one that is too large for that in the file it came from, or, if it
+    /// was changed, in a file beside the output.
     fn place(&self, model: &Model) -> Result<ModelSource, Failure> {
         match onnx::to_bytes(model) {
             Ok(bytes) => Ok(ModelSource::bytes(bytes)),
-            Err(_) if model.metadata(PIPELINE_KEY).is_none() => Ok(self.source.clone()),
+            Err(WriteError::TooLarge { .. }) if std::ptr::eq(model, self.original) => Ok(self.source.clone()),
+            Err(WriteError::TooLarge { .. }) if self.work.output != Path::new("-") => {
+                let parent = self.work.output.parent().filter(|p| *p != Path::new(""));
+                let cannot = |e| Failure::new(format!("cannot write beside the output: {e}"));
+                let folder = tempfile::tempdir_in(parent.unwrap_or(Path::new("."))).map_err(cannot)?;
+                let path = folder.path().join("model.onnx");
+                onnx::write(model, &path, &onnx::WriteOptions { sync: false, ..Default::default() })?;
+                self.scratch.borrow_mut().push(folder);
+                Ok(ModelSource::File(path))
+            }
             Err(error) => Err(error.into()),
         }
     }

@@ -39,7 +39,7 @@ pub fn run(args: &ReduceArgs, common: &Common, voice: &Voice) -> Result<Done, Fa
         memory: work.memory,
         ..Tools::default()
     };
-    let proving = Proving { work: &work, common, voice, engines: &engines, tools, source: loaded.source };
+    let proving = Proving::new(&work, common, voice, &engines, tools, &loaded.model, loaded.source.clone());
     let Some(fault) = proving.fault(&loaded.model) else {
         voice.report(
             || json!({ "model": work.model, "fault": null, "written": false }),

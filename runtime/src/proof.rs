@@ -153,84 +153,108 @@ pub fn prove<E>(
     batches: impl IntoIterator<Item = Result<Batch, E>>,
     options: &ProofOptions,
 ) -> Result<Report, E> {
-    let report = Report::new();
-    let load = |model: &ModelSource, level| engine.load(model, &options.load.with_optimize(level));
-    let first = match load(original, Optimize::Off) {
-        Ok(session) => session,
-        Err(error) => return Ok(report.with(Outcome::Unproven { why: error.to_string() })),
-    };
-    let second = match load(candidate, Optimize::Off) {
-        Ok(session) => session,
-        Err(error) => return Ok(report.with(Outcome::differs(format!("the result is broken: {error}")))),
-    };
-    let mut report = report;
-    if let Some(why) = interface_change(&*first, &*second, options.any_order) {
-        return Ok(report.with(Outcome::differs(why)));
+    Original::new(engine, original, options).prove(candidate, batches)
+}
+
+/// A model that several candidates are compared with: it is loaded once.
+pub struct Original<'e> {
+    engine: &'e dyn Engine,
+    options: &'e ProofOptions,
+    sessions: Result<Sessions, EngineError>,
+}
+
+/// A model as written, and as the engine deploys it.
+struct Sessions {
+    written: Box<dyn Session>,
+    /// The engine's own optimizer may fail on a model that is sound.
+    deployed: Result<Box<dyn Session>, EngineError>,
+}
+
+impl Sessions {
+    fn load(engine: &dyn Engine, model: &ModelSource, options: &ProofOptions) -> Result<Self, EngineError> {
+        let load = |level| engine.load(model, &options.load.with_optimize(level));
+        Ok(Self { written: load(Optimize::Off)?, deployed: load(Optimize::All) })
     }
-    let names = |ports: &[Port]| -> Vec<String> { ports.iter().map(|p| p.name.clone()).collect() };
-    for (role, a, b) in
-        [("inputs", first.inputs(), second.inputs()), ("outputs", first.outputs(), second.outputs())]
-    {
-        if names(a) != names(b) {
-            report.notes.push(format!("the {role} come in another order: they were matched by name"));
-        }
+}
+
+impl<'e> Original<'e> {
+    /// Load `model`.
+    pub fn new(engine: &'e dyn Engine, model: &ModelSource, options: &'e ProofOptions) -> Self {
+        Self { engine, options, sessions: Sessions::load(engine, model, options) }
     }
-    let steps = options.steps.max(1);
-    let state = match (steps, &options.state[..]) {
-        (1, _) => Vec::new(),
-        (_, []) => state_pairs(first.inputs(), first.outputs()),
-        (_, given) => given.to_vec(),
-    };
-    if steps > 1 {
-        if let Some(why) = no_state(&state, &*first) {
-            return Ok(report.with(Outcome::Unproven { why }));
-        }
-        let pairs: Vec<_> =
-            state.iter().map(|(input, output)| format!("`{input}` from `{output}`")).collect();
-        report.notes.push(format!("{steps} steps, state carried on: {}", pairs.join(", ")));
-    }
-    let mut proof = Proof {
-        steps,
-        state,
-        report,
-        original: first,
-        candidate: second,
-        // The engine's own optimizer may fail on a model that is sound; that is no fault of the candidate's
-        // unless the original gets through.
-        original_deployed: load(original, Optimize::All),
-        candidate_deployed: load(candidate, Optimize::All),
-    };
-    if let Some(outcome) = proof.check_deployment() {
-        return Ok(proof.report.with(outcome));
-    }
-    let mut refusal = None;
-    for batch in batches {
-        match proof.run(&batch?) {
-            Ok(None) => {}
-            Ok(Some(outcome)) => return Ok(proof.report.with(outcome)),
+
+    /// Compare `candidate` with this model, as [`prove`] does.
+    ///
+    /// # Errors
+    /// Only those of `batches`.
+    pub fn prove<E>(
+        &mut self,
+        candidate: &ModelSource,
+        batches: impl IntoIterator<Item = Result<Batch, E>>,
+    ) -> Result<Report, E> {
+        let report = Report::new();
+        let original = match &mut self.sessions {
+            Ok(sessions) => sessions,
+            Err(error) => return Ok(report.with(Outcome::Unproven { why: error.to_string() })),
+        };
+        let candidate = match Sessions::load(self.engine, candidate, self.options) {
+            Ok(sessions) => sessions,
             Err(error) => {
-                proof.report.skipped += 1;
-                refusal.get_or_insert(error);
+                return Ok(report.with(Outcome::differs(format!("the result is broken: {error}"))));
+            }
+        };
+        let (first, second) = (&*original.written, &*candidate.written);
+        let mut report = report;
+        if let Some(why) = interface_change(first, second, self.options.any_order) {
+            return Ok(report.with(Outcome::differs(why)));
+        }
+        report.notes.extend(other_orders(first, second));
+        let steps = self.options.steps.max(1);
+        let state = match (steps, &self.options.state[..]) {
+            (1, _) => Vec::new(),
+            (_, []) => state_pairs(first.inputs(), first.outputs()),
+            (_, given) => given.to_vec(),
+        };
+        if steps > 1 {
+            if let Some(why) = no_state(&state, first) {
+                return Ok(report.with(Outcome::Unproven { why }));
+            }
+            let pairs: Vec<_> =
+                state.iter().map(|(input, output)| format!("`{input}` from `{output}`")).collect();
+            report.notes.push(format!("{steps} steps, state carried on: {}", pairs.join(", ")));
+        }
+        let mut proof = Proof { report, original, candidate, steps, state };
+        if let Some(outcome) = proof.check_deployment() {
+            return Ok(proof.report.with(outcome));
+        }
+        let mut refusal = None;
+        for batch in batches {
+            match proof.run(&batch?) {
+                Ok(None) => {}
+                Ok(Some(outcome)) => return Ok(proof.report.with(outcome)),
+                Err(error) => {
+                    proof.report.skipped += 1;
+                    refusal.get_or_insert(error);
+                }
             }
         }
+        let outcome = proof.judge(refusal, self.options);
+        Ok(proof.report.with(outcome))
     }
-    let outcome = proof.judge(refusal, options);
-    Ok(proof.report.with(outcome))
 }
 
-struct Proof {
+struct Proof<'o> {
+    report: Report,
+    original: &'o mut Sessions,
+    candidate: Sessions,
     steps: usize,
     state: Vec<(String, String)>,
-    report: Report,
-    original: Box<dyn Session>,
-    candidate: Box<dyn Session>,
-    original_deployed: Result<Box<dyn Session>, EngineError>,
-    candidate_deployed: Result<Box<dyn Session>, EngineError>,
 }
 
-impl Proof {
+impl Proof<'_> {
     fn check_deployment(&mut self) -> Option<Outcome> {
-        match (&self.original_deployed, &self.candidate_deployed) {
+        match (&self.original.deployed, &self.candidate.deployed) {
+            // The candidate's fault only if the original gets through.
             (Ok(_), Err(error)) => {
                 let why = format!("with the engine's optimizations on, the result does not load: {error}");
                 return Some(Outcome::differs(why));
@@ -260,8 +284,8 @@ impl Proof {
     }
 
     fn step(&mut self, feeds: &mut Feeds, labels: Option<&[i64]>) -> Result<Option<Outcome>, EngineError> {
-        let reference = self.original.run(&feeds.original)?;
-        let candidate = match self.candidate.run(&feeds.candidate) {
+        let reference = self.original.written.run(&feeds.original)?;
+        let candidate = match self.candidate.written.run(&feeds.candidate) {
             Ok(outputs) => outputs,
             Err(error) => {
                 let why = format!("the result does not run where the original does: {error}");
@@ -270,12 +294,12 @@ impl Proof {
         };
         self.report.drift.add(&reference, &candidate);
         self.report.measure(&reference, &candidate, labels);
-        let original = self.original_deployed.as_mut().ok().map(|s| s.run(&feeds.original_deployed));
+        let original = self.original.deployed.as_mut().ok().map(|s| s.run(&feeds.original_deployed));
         if let Some(Ok(outputs)) = &original {
             self.report.floor.add(&reference, outputs);
             carry(&self.state, outputs, &mut feeds.original_deployed);
         }
-        match self.candidate_deployed.as_mut().ok().map(|s| s.run(&feeds.candidate_deployed)) {
+        match self.candidate.deployed.as_mut().ok().map(|s| s.run(&feeds.candidate_deployed)) {
             Some(Ok(outputs)) => {
                 self.report.deployed.add(&reference, &outputs);
                 carry(&self.state, &outputs, &mut feeds.candidate_deployed);
@@ -349,6 +373,14 @@ fn no_state(state: &[(String, String)], session: &dyn Session) -> Option<String>
         (!named(session.outputs(), output))
             .then(|| format!("there is no output `{output}` to carry state from"))
     })
+}
+
+/// What is to be said of inputs and outputs that come in another order.
+fn other_orders(a: &dyn Session, b: &dyn Session) -> Vec<String> {
+    let names = |ports: &[Port]| -> Vec<String> { ports.iter().map(|p| p.name.clone()).collect() };
+    let pairs = [("inputs", a.inputs(), b.inputs()), ("outputs", a.outputs(), b.outputs())];
+    let differ = pairs.into_iter().filter(|(_, a, b)| names(a) != names(b));
+    differ.map(|(role, ..)| format!("the {role} come in another order: they were matched by name")).collect()
 }
 
 /// The first difference between the interfaces, as a sentence. Of outputs an engine tells what it inferred too, and

@@ -9,5 +9,6 @@ mod hostile;
 mod laws;
 mod models;
 mod mutations;
+mod peers;
 mod sizes;
 mod support;
