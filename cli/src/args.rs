@@ -152,6 +152,9 @@ pub struct InspectArgs {
     /// A line for every node
     #[arg(long)]
     pub layers: bool,
+    /// The tokens of each block of a transformer, and whether they can be merged
+    #[arg(long)]
+    pub tokens: bool,
     /// The graph in ONNX textual syntax, long tensors cut short
     #[arg(long)]
     pub text: bool,

@@ -1,5 +1,7 @@
 //! `pare inspect`: what a model consists of and what it costs.
 
+mod tokens;
+
 use crate::{
     args::{Common, InspectArgs},
     failure::{Done, Failure},
@@ -21,6 +23,9 @@ pub fn run(args: &InspectArgs, _common: &Common, voice: &Voice) -> Result<Done, 
         return Ok(Done::Well);
     }
     let sizes = Bindings { sizes: args.dims.iter().cloned().collect(), ..Bindings::default() };
+    if args.tokens {
+        return Ok(tokens::run(&args.model, model, &sizes, voice));
+    }
     let cost = model.cost(&sizes);
     let operators = operators(model);
     let outputs: Vec<_> = model

@@ -12,7 +12,7 @@ use crate::{
     spell::Spell,
 };
 use pare_graph::{
-    Applied, At, DataType, Dim, Graph, Node, NodeId, Patch, Ref, Tensor, ValueId, Wired,
+    Applied, At, DataType, Dim, Graph, Node, Patch, Ref, Tensor, ValueId, Wired,
     ops::{ReduceView, SliceAxis},
 };
 
@@ -54,6 +54,7 @@ pub(super) fn merge(
     let mut done = Done::default();
     // The value of sizes by name: ids do not outlive patches.
     let mut size: Option<String> = None;
+    let mut stream: Option<(String, usize)> = None;
     if plan.counts.iter().all(|&r| r == 0) && !plan.even_alone {
         return Ok(done);
     }
@@ -81,16 +82,19 @@ pub(super) fn merge(
         let change = Change { from: now, to: now - r, protected: survey.protected };
         let residual = residual_of(graph, &attention)?;
         let start = graph.wired(residual.0);
-        let followed = trace(graph, start, residual.1, change, &Statics::of(graph))?;
+        let name = start.name().to_owned();
+        let followed = trace(graph, &[(start, residual.1)], change, &Statics::of(graph))?;
         let sizes = size.as_ref().and_then(|name| graph.find(name));
         let patch = merged(graph, &attention, plan, change, sizes)?;
         let Some(applied) = checked(graph, patch, &followed, change, apply)? else { return Ok(done) };
         size = Some(sizes_of(graph, &applied).ok_or_else(|| Refusal::Method("sizes were lost".into()))?);
+        // The merged stream took over the name.
+        stream = Some((name, residual.1));
         done.merged += r;
         done.blocks += 1;
     }
-    if let Some(size) = size {
-        pools(graph, survey, &size, apply)?;
+    if let (Some(size), Some((name, token))) = (size, stream) {
+        pools(graph, survey, &size, (&name, token), apply)?;
     }
     Ok(done)
 }
@@ -380,7 +384,7 @@ fn drop_unread(
     let change = Change { from: now, to: kept, protected: kept };
     let (sum, token) = residual_of(graph, attention)?;
     let sum = graph.wired(sum);
-    let followed = trace(graph, sum, token, change, &Statics::of(graph))?;
+    let followed = trace(graph, &[(sum, token)], change, &Statics::of(graph))?;
     let mut patch = Patch::anchored(graph.producer(sum.id).map_or(attention.core, |p| p.0));
     front(&mut patch, graph, sum, token);
     if checked(graph, patch, &followed, change, apply)?.is_none() {
@@ -391,26 +395,31 @@ fn drop_unread(
     let value = graph.wired(query.value);
     let Some((maker, _)) = graph.producer(value.id) else { return Ok(true) };
     // Where the sum cannot do with one row, all rows are computed.
-    let Ok(followed) = trace(graph, value, axis, change, &Statics::of(graph)) else { return Ok(true) };
+    let Ok(followed) = trace(graph, &[(value, axis)], change, &Statics::of(graph)) else { return Ok(true) };
     let mut patch = Patch::anchored(maker);
     front(&mut patch, graph, value, axis);
     checked(graph, patch, &followed, change, apply).map(|_| true).or(Ok(true))
 }
 
-/// Means and sums over tokens count each as often as it stands for others.
-fn pools(graph: &mut Graph, survey: &Survey, size: &str, apply: &mut Apply<'_>) -> Result<(), Refusal> {
-    let last = nth(graph, survey.blocks - 1)?;
-    let (sum, token) = residual_of(graph, &last)?;
-    let merged = graph.wired(sum);
-    let now =
-        merged.shape().and_then(|s| s[token].size()).ok_or_else(|| Refusal::Open(merged.name().into()))?;
+/// Means and sums over tokens count each as often as it stands for others. `stream` is what the last merge gave, with its
+/// axis of tokens.
+fn pools(
+    graph: &mut Graph,
+    survey: &Survey,
+    size: &str,
+    stream: (&str, usize),
+    apply: &mut Apply<'_>,
+) -> Result<(), Refusal> {
+    let find = |name: &str| graph.find(name).map(|v| graph.wired(v));
+    let (Some(merged), Some(sizes)) = (find(stream.0), find(size)) else {
+        return Err(Refusal::Method("sizes were lost".into()));
+    };
+    let now = merged.shape().and_then(|s| s[stream.1].size());
+    let now = now.ok_or_else(|| Refusal::Open(merged.name().into()))?;
     let change = Change { from: now, to: now, protected: survey.protected };
-    let pools = trace(graph, merged, token, change, &Statics::of(graph))?.pools;
-    let nodes: Vec<NodeId> = pools.iter().map(|p| p.node).collect();
-    for (pool, node) in pools.iter().zip(nodes) {
-        let at = graph.at(node);
-        let all = survey.tokens[0] - pool.skipped;
-        let patch = pooled(at, size, pool.skipped, all)?;
+    let pools = trace(graph, &[(merged, stream.1), (sizes, 1)], change, &Statics::of(graph))?.pools;
+    for pool in pools {
+        let patch = pooled(graph.at(pool.node), size, pool.skipped, survey.tokens[0] - pool.skipped)?;
         apply(graph, patch)?;
     }
     Ok(())

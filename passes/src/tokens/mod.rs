@@ -1,5 +1,6 @@
 //! Fewer tokens: merging inserted into vision transformers.
 
+mod census;
 mod emit;
 mod merge;
 mod race;
@@ -10,6 +11,7 @@ mod survey;
 mod tests;
 mod trace;
 
+pub use census::{BlockTokens, census};
 pub use emit::Emit;
 pub use refusal::Refusal;
 pub use survey::Survey;

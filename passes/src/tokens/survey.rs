@@ -28,21 +28,25 @@ impl Survey {
     /// Look at a graph, and check that merging from block `first` on leaves everything downstream right.
     pub fn of(graph: &Graph, first: usize) -> Result<Self, Refusal> {
         let blocks = blocks(graph)?;
-        let statics = Statics::of(graph);
-        let tokens = blocks.iter().map(|b| tokens(graph, b)).collect::<Result<Vec<_>, _>>()?;
-        let follow = |block: usize, protected: usize| {
-            let residual = blocks[block]
-                .residual
-                .as_ref()
-                .map_err(|&why| Refusal::Residual { node: graph.describe(blocks[block].core), why })?;
-            let sum = residual.sum.ok_or_else(|| Refusal::NoAttention)?;
-            // Any smaller number does for finding out what follows.
-            let change = Change { from: tokens[block], to: tokens[block] - 1, protected };
-            trace(graph, graph.wired(sum), axis, change, &statics)
-        };
         for block in blocks.iter().skip(first) {
             checked(graph, block)?;
         }
+        let statics = Statics::of(graph);
+        let tokens = blocks.iter().map(|b| tokens(graph, b)).collect::<Result<Vec<_>, _>>()?;
+        let follow = |block: usize, protected: usize| {
+            let (sum, axis) = residual_of(graph, &blocks[block])?;
+            // Any smaller number does for finding out what follows.
+            let change = Change { from: tokens[block], to: tokens[block] - 1, protected };
+            let mut starts = vec![(graph.wired(sum), axis)];
+            // A norm in the same operator reads the sum too.
+            let (maker, slot) = graph.producer(sum).ok_or(Refusal::NoAttention)?;
+            if slot > 0 {
+                starts.extend(
+                    graph.at(maker).outputs().first().copied().flatten().map(|normed| (normed, axis)),
+                );
+            }
+            trace(graph, &starts, change, &statics)
+        };
         let first = first.min(blocks.len() - 1);
         let all = follow(first, SPECIAL)?;
         let skipped = all.pools.iter().map(|p| p.skipped).max().unwrap_or(0);

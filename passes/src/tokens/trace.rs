@@ -41,8 +41,7 @@ pub(super) struct Trace {
     pub pools: Vec<Pool>,
     /// The tokens that are picked by their place.
     pub picked: Vec<usize>,
-    /// Nodes through which tokens go.
-    pub nodes: Vec<NodeId>,
+    starts: Vec<ValueId>,
     axes: HashMap<ValueId, Axes>,
 }
 
@@ -55,21 +54,26 @@ pub(super) struct Change {
     pub protected: usize,
 }
 
-/// Follow axis `token` of `start` through the graph.
+/// Follow values with an axis of tokens each through the graph.
 pub(super) fn trace(
     graph: &Graph,
-    start: Wired<'_>,
-    token: usize,
+    starts: &[(Wired<'_>, usize)],
     change: Change,
     statics: &Statics,
 ) -> Result<Trace, Refusal> {
-    let rank = start.shape().map_or(0, <[Dim]>::len);
-    let mut axes = vec![Axis::Other; rank];
-    axes[token] = Axis::Tokens(0);
     let mut tracer = Tracer { change, statics, trace: Trace::default() };
-    tracer.trace.axes.insert(start.id, axes);
+    for &(start, token) in starts {
+        let mut axes = vec![Axis::Other; start.shape().map_or(0, <[Dim]>::len)];
+        *axes.get_mut(token).ok_or_else(|| Refusal::Open(start.name().into()))? = Axis::Tokens(0);
+        tracer.trace.axes.insert(start.id, axes);
+        tracer.trace.starts.push(start.id);
+    }
     for &id in graph.nodes().iter() {
-        tracer.node(graph.at(id))?;
+        // What makes a start is no part of what follows, even if it reads another one.
+        let makes_start = graph.outputs_of(id).iter().flatten().any(|v| tracer.trace.starts.contains(v));
+        if !makes_start {
+            tracer.node(graph.at(id))?;
+        }
     }
     let outputs = graph.outputs().iter().map(|&v| graph.wired(v));
     for output in outputs {
@@ -86,7 +90,9 @@ impl Trace {
         for id in before.values().filter(|&v| after.has_value(v)) {
             let (old, new) = (&before.value(id).fact, after.wired(id));
             let (Some(old_shape), Some(shape)) = (old.shape(), new.shape()) else { continue };
-            let wanted: Vec<Dim> = match self.axes.get(&id) {
+            // The values from which on there are fewer stay themselves.
+            let axes = self.axes.get(&id).filter(|_| !self.starts.contains(&id));
+            let wanted: Vec<Dim> = match axes {
                 Some(axes) => old_shape.iter().zip(axes).map(|(d, a)| change.size(d, a)).collect(),
                 None => old_shape.to_vec(),
             };
@@ -196,7 +202,6 @@ impl Tracer<'_> {
         if !inputs.iter().any(|v| self.axes(*v).is_some()) || at.is("Shape") || at.is("Size") {
             return Ok(());
         }
-        self.trace.nodes.push(at.id);
         let outputs = self.outputs(at)?;
         for (output, axes) in at.outputs().into_iter().zip(outputs) {
             if let (Some(output), true) = (output, axes.iter().any(|a| *a != Axis::Other)) {
@@ -214,7 +219,7 @@ impl Tracer<'_> {
         let microsoft = at.node().domain() == "com.microsoft";
         if microsoft && (MICROSOFT.contains(&at.op()) || at.op().starts_with("Skip")) {
             let whole = self.broadcast(at)?;
-            return Ok(vec![whole.clone(), vec![], vec![], whole]);
+            return Ok(vec![whole; at.outputs().len()]);
         }
         if attends(at) {
             return self.attention(at);
@@ -242,7 +247,7 @@ impl Tracer<'_> {
                 if (axis..=last).any(is_token) {
                     return Err(Refusal::Mixes(at.describe()));
                 }
-                vec![own]
+                vec![own; at.outputs().len()]
             }
             "LpNormalization" => vec![own],
             "Transpose" => {
@@ -461,8 +466,11 @@ impl Tracer<'_> {
         if of(k) != of(v) && at.op() != "Attention" || rank > 4 {
             return Err(unknown());
         }
-        let others = at.inputs().into_iter().skip(3).flatten().any(|v| self.axes(v).is_some());
-        if others {
+        // A bias of the scores may have one for each key; all else would have to be looked at.
+        let for_keys =
+            |axes: &Axes| axes.split_last().is_some_and(|(_, front)| front.iter().all(|a| *a == Axis::Other));
+        let mut others = at.inputs().into_iter().skip(3).flatten().filter_map(|v| self.axes(v));
+        if !others.all(for_keys) {
             return Err(unknown());
         }
         Ok(vec![of(q).unwrap_or_else(|| vec![Axis::Other; rank])])
