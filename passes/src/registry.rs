@@ -40,8 +40,12 @@ pub static PASSES: &[&PassInfo] = &[
     &fuse::FuseSpaceToDepth::INFO,
     // fewer layers
     &layers::DropIdleActivations::INFO,
+    &layers::RemoveActivations::INFO,
     // fewer channels
+    &channels::DropDeadChannels::INFO,
     &channels::PruneChannels::INFO,
+    &channels::PruneHidden::INFO,
+    &channels::PruneHeads::INFO,
     // fewer tokens
     &tokens::MergeTokens::INFO,
 ];

@@ -28,6 +28,9 @@ pub enum Refusal {
     /// Scores depend on places.
     #[error("{0} has a bias for each pair of places, which merged tokens do not have")]
     Biased(String),
+    /// The pass was here before.
+    #[error("{0} weighs tokens by their sizes: some were merged already")]
+    Merged(String),
     /// A mask that would have to be merged too.
     #[error("{0} is masked by an input")]
     Masked(String),

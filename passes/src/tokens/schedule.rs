@@ -234,3 +234,54 @@ fn work(survey: &Survey, counts: &[usize]) -> (f64, f64) {
     }
     (saved, merges)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn survey(blocks: usize, tokens: usize) -> Survey {
+        Survey { blocks, tokens: vec![tokens; blocks], protected: 1, unread: true }
+    }
+
+    #[test]
+    fn each_method_shares_tokens_out_in_its_own_way() {
+        let counts =
+            |method, r: &[usize], blocks: &[usize], all| share_out(method, r, blocks, &survey(all, 65));
+        assert_eq!(counts(Method::Tome, &[8], &[], 4), [8, 8, 8, 8]);
+        assert_eq!(counts(Method::Tome, &[4, 3, 2, 1], &[], 4), [4, 3, 2, 1]);
+        assert_eq!(counts(Method::Tome, &[4, 3], &[1, 3], 4), [0, 4, 0, 3]);
+        // Of 8 tokens 10 in 11 in the last block, the others two blocks before.
+        assert_eq!(counts(Method::Folder, &[2], &[], 4), [0, 1, 0, 7]);
+        let ppt = counts(Method::Ppt, &[50], &[], 12);
+        assert_eq!((ppt[3], ppt[6], ppt[9], ppt.iter().sum::<usize>()), (50, 50, 50, 150));
+    }
+
+    #[test]
+    fn the_clock_recovers_what_a_token_and_a_merge_cost() {
+        let survey = survey(4, 65);
+        let time = |counts: &[usize]| {
+            let (saved, merges) = work(&survey, counts);
+            3.0 - 0.01 * saved + 0.05 * merges
+        };
+        let (few, many) = ([2, 2, 2, 0], [8, 8, 8, 0]);
+        let clock = Clock::fit(&survey, &[time(&[0; 4]), time(&few), time(&many)], [&few, &many]);
+        for counts in [[0; 4], few, many, [16, 0, 0, 0], [0, 0, 4, 4]] {
+            assert!((clock.time(&survey, &counts) - time(&counts)).abs() < 1e-9, "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn a_block_merges_where_it_wins_more_time_than_drift_costs() {
+        let survey = survey(3, 65);
+        let clock = Clock { none: 3.0, token: 0.01, merge: 0.1 };
+        let cap = |counts: &[usize]| counts.iter().map(|&r| r.min(16)).collect::<Vec<_>>();
+        // Free of drift all merge as early as they can; the last merge wins too little.
+        let free = descend(&cap, &|c| clock.time(&survey, c), 3, 3, 2);
+        assert_eq!((free[0], free[2] < 16), (16, true), "{free:?}");
+        // Early merges that cost too much stay away.
+        let dear = |c: &[usize]| clock.time(&survey, c) + c[0] as f64;
+        assert_eq!(descend(&cap, &dear, 3, 3, 2)[0], 0);
+        assert_eq!(interpolated(&[(2, 0.1), (4, 0.5)], 3), 0.3);
+        assert_eq!(interpolated(&[(2, 0.1), (4, 0.5)], 8), 1.0);
+    }
+}

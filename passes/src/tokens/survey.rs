@@ -6,7 +6,7 @@ use super::{
     trace::{Change, trace},
 };
 use crate::blocks::{Attention, MaskKind, Statics, attentions};
-use pare_graph::{DataType, Graph};
+use pare_graph::{DataType, Graph, Wired};
 
 /// A graph whose tokens can be merged.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +81,9 @@ fn checked(graph: &Graph, block: &Attention) -> Result<(), Refusal> {
         return Err(match mask.kind {
             MaskKind::Causal => Refusal::Causal(node()),
             MaskKind::Positional => Refusal::Biased(node()),
+            MaskKind::Input if mask.value.is_some_and(|v| is_of_sizes(graph.wired(v))) => {
+                Refusal::Merged(node())
+            }
             MaskKind::Input => Refusal::Masked(node()),
         });
     }
@@ -93,4 +96,11 @@ fn checked(graph: &Graph, block: &Attention) -> Result<(), Refusal> {
         return Err(Refusal::Type(stream.name().into()));
     }
     Ok(())
+}
+
+/// Whether a bias is the logarithm of something, as a merge adds that of sizes.
+fn is_of_sizes(bias: Wired<'_>) -> bool {
+    let before =
+        |v: Wired<'_>| v.maker().filter(|at| at.is("Reshape")).and_then(|at| at.input(0).ok()).unwrap_or(v);
+    before(bias).maker().is_some_and(|at| at.is("Log"))
 }
