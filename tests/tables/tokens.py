@@ -19,8 +19,8 @@ from common import latency, markdown, model, pare, picture, samples, write_csv, 
 QUICK = "--quick" in sys.argv
 METHODS = ("tome", "folder", "ppt")
 COUNTS = range(9)
-TIME, ROUNDS = (0.5, 7) if QUICK else (2.0, 30)
-IMAGES = 2000
+TIME, ROUNDS = (0.3, 7) if QUICK else (2.0, 30)
+IMAGES = 1000 if QUICK else 2000
 
 
 def classes(path, images):
