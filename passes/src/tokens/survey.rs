@@ -100,7 +100,6 @@ fn checked(graph: &Graph, block: &Attention) -> Result<(), Refusal> {
 
 /// Whether a bias is the logarithm of something, as a merge adds that of sizes.
 fn is_of_sizes(bias: Wired<'_>) -> bool {
-    let before =
-        |v: Wired<'_>| v.maker().filter(|at| at.is("Reshape")).and_then(|at| at.input(0).ok()).unwrap_or(v);
-    before(bias).maker().is_some_and(|at| at.is("Log"))
+    let row = bias.maker().filter(|at| at.is("Reshape")).and_then(|at| at.input(0).ok());
+    row.unwrap_or(bias).maker().is_some_and(|at| at.is("Log"))
 }
