@@ -25,9 +25,9 @@ fn interrupted(folder: &Path, signal: &str, after: Duration) -> bool {
     sleep(after);
     let running = child.try_wait().unwrap().is_none();
     if running {
-        let kill =
-            Command::new("kill").args([format!("-{signal}"), child.id().to_string()]).stderr(Stdio::null());
-        let _ = { kill }.status();
+        let id = child.id().to_string();
+        // It may end meanwhile.
+        let _ = Command::new("kill").args([&format!("-{signal}"), &id]).stderr(Stdio::null()).status();
     }
     child.wait().unwrap();
     running
