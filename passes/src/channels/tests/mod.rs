@@ -1,9 +1,12 @@
 //! Cutting is zeroing: on random graphs, what is left computes what the whole would with the cut channels at zero
 //! wherever they are summed over.
 
+mod models;
+mod operators;
+
 use super::{
     cut::cut,
-    groups::{Groups, Keep, Port, site_of, sums},
+    groups::{Groups, Keep, Port, Site, site_of, sums},
 };
 use crate::testing::{model_at, tools};
 use pare_graph::{Graph, Model, Node, Patch, Run, Setting, Tensor, onnx, text};
@@ -375,6 +378,7 @@ fn zeroed(graph: &Graph, groups: &Groups, keep: &Keep) -> Graph {
         }
     }
     let mut graph = graph.clone();
+    silence(&mut graph, groups, keep);
     for (output, slot, mask) in masks {
         let value = graph.find(&output).unwrap();
         let at = graph.wired(value).maker().unwrap();
@@ -388,6 +392,28 @@ fn zeroed(graph: &Graph, groups: &Groups, keep: &Keep) -> Graph {
         graph.apply(patch).unwrap();
     }
     graph
+}
+
+/// Recurrent layers add up their hidden units themselves: there the weights are zero.
+fn silence(graph: &mut Graph, groups: &Groups, keep: &Keep) {
+    let mut patch: Option<Patch> = None;
+    for &id in graph.nodes().iter() {
+        let at = graph.at(id);
+        if !["LSTM", "GRU", "RNN"].contains(&at.op()) {
+            continue;
+        }
+        let weight = at.input(2).unwrap();
+        let Some(kept) = groups.kept(keep, Site::Value(weight.id), 2) else { continue };
+        let tensor = weight.constant().unwrap();
+        let hidden = tensor.shape()[2];
+        let zeroed = |(k, v): (usize, f64)| if kept.contains(&(k % hidden)) { v } else { 0.0 };
+        let values: Vec<_> = tensor.to_f64().unwrap().into_iter().enumerate().map(zeroed).collect();
+        let tensor = Tensor::from_f64(tensor.dtype(), tensor.shape(), &values).unwrap();
+        patch.get_or_insert_with(|| Patch::at(at)).set_data(weight.id, tensor);
+    }
+    if let Some(patch) = patch {
+        graph.apply(patch).unwrap();
+    }
 }
 
 fn loaded(graph: &Graph) -> Box<dyn Run> {
