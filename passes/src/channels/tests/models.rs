@@ -8,7 +8,7 @@ use crate::{
     testing::tools,
 };
 use pare_graph::{Model, onnx};
-use pare_runtime::{Samples, input_specs};
+use pare_runtime::{Samples, SharedSamples, input_specs};
 use std::path::PathBuf;
 
 /// Folders of models: the shared one, and those that `PARE_MODELS` names.
@@ -53,12 +53,12 @@ fn cutting_is_zeroing_on_real_models() {
             let groups = Groups::of(&model.graph);
             let whole = groups.groups.iter().filter(|g| g.whole.is_some());
             assert!(whole.clone().all(|g| g.whole.as_deref().is_some_and(|w| !w.is_empty())));
-            let mut samples = Samples::generated(input_specs(&model), 0, 1);
-            let Some(Ok(sample)) = samples.batches(1).next() else {
+            let samples = SharedSamples::from(Samples::generated(input_specs(&model), 0, 1));
+            let Ok(sample) = pare_graph::Samples::batch(&samples, 0..1) else {
                 println!("{name}: no samples");
                 continue;
             };
-            let feeds: Vec<_> = sample.feed.iter().map(|(n, t)| (n.as_str(), t)).collect();
+            let feeds: Vec<_> = sample.iter().map(|(n, t)| (n.as_str(), t)).collect();
             let (open, lost) = check_cut(&model.graph, &feeds, 1);
             println!(
                 "{name}: {open} groups can lose units, {} stay whole; {lost} cut, equal to zeroing",
