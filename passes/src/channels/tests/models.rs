@@ -7,7 +7,7 @@ use crate::{
     run,
     testing::tools,
 };
-use pare_graph::{Model, onnx};
+use pare_graph::{Model, Setting, onnx};
 use pare_runtime::{Samples, SharedSamples, input_specs};
 use std::path::PathBuf;
 
@@ -50,6 +50,10 @@ fn cutting_is_zeroing_on_real_models() {
                     continue;
                 }
             };
+            if let Err(why) = tools().engine.unwrap().load(&model, Setting::PLAIN) {
+                println!("{name}: {why}");
+                continue;
+            }
             let groups = Groups::of(&model.graph);
             let whole = groups.groups.iter().filter(|g| g.whole.is_some());
             assert!(whole.clone().all(|g| g.whole.as_deref().is_some_and(|w| !w.is_empty())));

@@ -180,7 +180,7 @@ fn parts(all: usize, at: At<'_>) -> Option<[usize; 3]> {
 }
 
 /// As many heads as are left. (The size of a head, and with it the default scale of the scores, stays.)
-pub fn recount<'g>(c: &mut Cutter<'_>, at: At<'g>) -> Option<()> {
+pub fn recount(c: &mut Cutter<'_>, at: At<'_>) -> Option<()> {
     let axis = if at.outputs().first().copied().flatten()?.rank().ok()? == 4 { 1 } else { 2 };
     let Some(left) = c.kept(at, Out(0), axis) else { return Some(()) };
     let all = at.outputs().first().copied().flatten()?.shape()?.get(axis)?.size()?;

@@ -152,12 +152,11 @@ pub fn einsum<'g>(t: &mut Tracer<'g>, at: At<'g>) -> Option<()> {
     let operands = terms.iter().enumerate().map(|(slot, letters)| (In(slot), letters));
     for (port, letters) in operands.chain([(Out(0), &result)]) {
         for (axis, &letter) in letters.iter().enumerate() {
-            match first.get(&letter) {
-                Some(&known) => t.tie(known, (port, axis)),
-                None => {
-                    t.axis(port, axis);
-                    first.insert(letter, (port, axis));
-                }
+            if let Some(&known) = first.get(&letter) {
+                t.tie(known, (port, axis));
+            } else {
+                t.axis(port, axis);
+                first.insert(letter, (port, axis));
             }
         }
     }

@@ -151,7 +151,8 @@ pub fn rescale_mean(c: &mut Cutter<'_>, at: At<'_>) -> Option<()> {
 
 /// Values at places that are computed: channels and samples stay apart.
 pub fn grid_sample<'g>(t: &mut Tracer<'g>, _: At<'g>) -> Option<()> {
-    (0..2).for_each(|axis| t.tie((In(0), axis), (Out(0), axis)));
+    let rank = t.rank(In(0))?;
+    (0..rank.min(2)).for_each(|axis| t.tie((In(0), axis), (Out(0), axis)));
     t.tie((In(1), 0), (Out(0), 0));
     Some(())
 }

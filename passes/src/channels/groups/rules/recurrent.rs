@@ -52,7 +52,8 @@ pub fn recurrent<'g>(t: &mut Tracer<'g>, at: At<'g>) -> Option<()> {
 
 /// Fewer hidden units.
 pub fn resize_hidden(c: &mut Cutter<'_>, at: At<'_>) -> Option<()> {
-    if let Some(left) = c.kept(at, In(2), 2) {
+    let columns = at.optional(2)?.rank().ok()?.checked_sub(1)?;
+    if let Some(left) = c.kept(at, In(2), columns) {
         c.set_attribute(at, "hidden_size", Some(Attribute::Int(left.len() as i64)));
     }
     Some(())
