@@ -61,6 +61,18 @@ fn operands(call: Call<'_>) -> Result<(&Tensor, &Tensor)> {
     Ok((call.input(0)?, call.input(second)?))
 }
 
+/// `a^b` where double precision, rounded once, leaves no choice in single precision; otherwise not a number.
+fn power(a: f64, b: f64) -> f64 {
+    match b {
+        1.0 => a,
+        2.0 => a * a,
+        -1.0 => 1.0 / a,
+        0.5 if a > 0.0 => a.sqrt(),
+        -0.5 if a > 0.0 => 1.0 / a.sqrt(),
+        _ => f64::NAN,
+    }
+}
+
 fn floats(call: Call<'_>) -> Result<Tensor> {
     let f: fn(f64, f64) -> f64 = match call.at.op() {
         "Add" => |a, b| a + b,
@@ -73,6 +85,7 @@ fn floats(call: Call<'_>) -> Result<Tensor> {
         "Floor" => |a, _| a.floor(),
         "Ceil" => |a, _| a.ceil(),
         "Round" => |a, _| a.round_ties_even(),
+        "Pow" if [0, 1].map(|i| call.input(i).ok().map(Tensor::dtype)) == [Some(DataType::Float); 2] => power,
         // The remainder of two floats is always exact; its sign is that of the dividend.
         "Mod" if call.at.int("fmod", 0) != 0 => |a, b| a % b,
         _ => return Err(Stop::NotHere),
