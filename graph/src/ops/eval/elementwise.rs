@@ -61,14 +61,12 @@ fn operands(call: Call<'_>) -> Result<(&Tensor, &Tensor)> {
     Ok((call.input(0)?, call.input(second)?))
 }
 
-/// `a^b` where double precision, rounded once, leaves no choice in single precision; otherwise not a number.
+/// `a^b` of single precision for the powers that attention is scaled by; otherwise not a number. Engines multiply for a
+/// square, and for the others call the same routine of the C library.
 fn power(a: f64, b: f64) -> f64 {
     match b {
-        1.0 => a,
         2.0 => a * a,
-        -1.0 => 1.0 / a,
-        0.5 if a > 0.0 => a.sqrt(),
-        -0.5 if a > 0.0 => 1.0 / a.sqrt(),
+        -1.0 | -0.5 | 0.5 if a > 0.0 => f64::from((a as f32).powf(b as f32)),
         _ => f64::NAN,
     }
 }
