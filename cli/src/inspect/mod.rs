@@ -26,6 +26,7 @@ pub fn run(args: &InspectArgs, _common: &Common, voice: &Voice) -> Result<Done, 
     if let Some(pattern) = &args.groups {
         return groups::run(model, pattern, voice);
     }
+    inputs::check_dims(&args.dims, model)?;
     let sizes = Bindings { sizes: args.dims.iter().cloned().collect(), ..Bindings::default() };
     if args.tokens {
         return Ok(tokens::run(&args.model, model, &sizes, voice));

@@ -71,7 +71,9 @@ fn fingerprint(tensor: &Tensor) -> u64 {
     if bytes.len() <= SMALL {
         bytes.hash(&mut hasher);
     } else {
-        [bytes.len() / 3, bytes.len() / 3 * 2].map(|start| bytes[start..start + RUN].hash(&mut hasher));
+        for start in [bytes.len() / 3, bytes.len() / 3 * 2] {
+            bytes[start..start + RUN].hash(&mut hasher);
+        }
     }
     tensor.as_strings().hash(&mut hasher);
     hasher.finish()
