@@ -23,7 +23,8 @@ fn main() {
         );
         for g in &groups.groups {
             println!(
-                "  {} × {} ({} axes) {}",
+                "  {} {} × {} ({} axes) {}",
+                g.kind.name(),
                 g.width,
                 g.name,
                 g.members.len(),

@@ -4,7 +4,7 @@ use super::{
     allocate::{Counts, Curve, cost_of, global, loss_of, uniform},
     cost::CostModel,
     cut::cut,
-    groups::{Groups, Keep},
+    groups::{Groups, Keep, Kind},
     order::{Criterion, order},
     repair::{InputSums, Local, repair},
     roles::{Role, refits, roles},
@@ -123,6 +123,19 @@ impl Pass for PruneChannels {
     }
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
+        let kinds = [Kind::Channels, Kind::Heads, Kind::Hidden, Kind::Stream];
+        self.prune(model, cx, if self.streams { &kinds } else { &kinds[..3] })
+    }
+}
+
+impl PruneChannels {
+    /// Prune groups of these kinds.
+    pub(super) fn prune(
+        &self,
+        model: &mut Model,
+        cx: &mut Context<'_>,
+        kinds: &[Kind],
+    ) -> Result<(), PassError> {
         if self.macs.is_none() && self.params.is_none() && self.ratio.is_none() {
             return Err(PassError::refused_with("it needs a target", "such as `prune-channels{macs=0.5}`"));
         }
@@ -130,7 +143,7 @@ impl Pass for PruneChannels {
         if cx.stopped() {
             return Ok(());
         }
-        let mut work = Work::new(self, model, cx)?;
+        let mut work = Work::new(self, model, cx, kinds)?;
         let counts = work.allocate(cx)?;
         let new = work.build(&counts, cx)?;
         if cx.permit() {
@@ -170,7 +183,12 @@ struct Work<'p> {
 }
 
 impl<'p> Work<'p> {
-    fn new(pass: &'p PruneChannels, model: &Model, cx: &mut Context<'_>) -> Result<Self, PassError> {
+    fn new(
+        pass: &'p PruneChannels,
+        model: &Model,
+        cx: &mut Context<'_>,
+        kinds: &[Kind],
+    ) -> Result<Self, PassError> {
         let sampled = cx.tools.samples.is_some() && cx.tools.engine.is_some();
         let (criterion, scope, repair) = if sampled {
             (Criterion::Obs, Scope::Global, Repair::Sequential)
@@ -198,7 +216,7 @@ impl<'p> Work<'p> {
         let fit = count.saturating_sub(held);
         let groups = Groups::of(&model.graph);
         let roles = roles(&model.graph);
-        let chosen = choose(pass, &model.graph, &groups, &roles, cx)?;
+        let chosen = choose((pass, kinds), &model.graph, &groups, &roles, cx)?;
         let macs = CostModel::macs(&model.graph, &groups);
         let (cost, budget) = match (pass.macs, pass.params, pass.ratio) {
             (None, Some(share), _) => {
@@ -425,7 +443,7 @@ impl<'p> Work<'p> {
 
 /// The groups that may be pruned.
 fn choose(
-    pass: &PruneChannels,
+    (pass, kinds): (&PruneChannels, &[Kind]),
     graph: &Graph,
     groups: &Groups,
     roles: &[Role],
@@ -443,16 +461,17 @@ fn choose(
             cx.decline(format!("`{}` stays whole: {why}", group.name));
             continue;
         }
-        let makers = roles.iter().filter(|r| r.makes(groups).contains(&id)).count();
         let readers = roles.iter().filter(|r| r.reads(groups).contains(&id)).count();
         if readers == 0 || group.width < 2 {
             continue;
         }
-        if makers > 1 && !pass.streams {
-            cx.decline(format!(
-                "`{}` is a stream that {makers} layers write to (`streams=true` allows it)",
-                group.name
-            ));
+        if !kinds.contains(&group.kind) {
+            if group.kind == Kind::Stream && kinds.contains(&Kind::Channels) {
+                cx.decline(format!(
+                    "`{}` is a stream that several layers write to (`streams=true` allows it)",
+                    group.name
+                ));
+            }
             continue;
         }
         chosen.push(id);

@@ -40,8 +40,12 @@ pub fn refits(graph: &Graph, roles: &[Role], (groups, keep): (&Groups, &Keep), a
         let last = graph.value(r.linear.output).is_output();
         lost.contains(&r.node) || all && dirty.contains(&r.linear.output) && (r.linear.takes_bias() || !last)
     };
-    let refit =
-        |r: &Role| Refit { node: r.node, target: r.linear.output, kept: r.kept_outputs(groups, keep) };
+    let refit = |r: &Role| Refit {
+        node: r.node,
+        target: r.linear.output,
+        kept: r.kept_outputs(groups, keep),
+        free: None,
+    };
     roles.iter().filter(wanted).map(refit).collect()
 }
 

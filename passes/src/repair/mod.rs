@@ -17,7 +17,7 @@ use crate::{
         covariance_with, floats, map_rows, misfit,
     },
 };
-use faer::MatRef;
+use faer::{Mat, MatRef};
 use pare_graph::{At, Graph, Model, NodeId, Patch, Tensor, ValueId, Wire, ops::ClipView};
 use std::{collections::HashSet, ops::Range};
 
@@ -30,6 +30,8 @@ pub struct Refit {
     pub target: ValueId,
     /// Channels of the target that it still makes, ascending; `None`: all.
     pub kept: Option<Vec<usize>>,
+    /// Which of its weights may move, `[groups, O, D]` row-major; the others stay as they are, such as zero. `None`: all.
+    pub free: Option<Vec<bool>>,
 }
 
 /// How the repair is done.
@@ -52,6 +54,7 @@ struct Turn<'a> {
     /// Bounds of what follows, if it does nothing but clip.
     clip: Option<(f64, f64)>,
     kept: Option<&'a [usize]>,
+    free: Option<&'a [bool]>,
 }
 
 /// Rows of all samples: inputs, targets, and what is added to the output.
@@ -145,7 +148,14 @@ fn turn<'a>(original: &Graph, changed: &Graph, refit: &'a Refit, pending: &[Refi
         let bounds: Vec<_> = v.users().into_iter().map(bounds).collect::<Option<_>>()?;
         bounds.first().copied().filter(|first| bounds.iter().all(|b| b == first))
     });
-    Some(Turn { new, target: refit.target, skip, clip, kept: refit.kept.as_deref() })
+    Some(Turn {
+        new,
+        target: refit.target,
+        skip,
+        clip,
+        kept: refit.kept.as_deref(),
+        free: refit.free.as_deref(),
+    })
 }
 
 /// The sum that a value alone is used for.
@@ -285,27 +295,48 @@ fn fit(graph: &Graph, turn: &Turn<'_>, data: &Data, setting: Setting) -> Result<
         let mut sums = Sums::new(d, o);
         sums.add(x, y);
         if !turn.new.takes_bias() {
-            return sums.about_zero().ridge(prior.as_ref(), setting.lambda);
+            sums = sums.about_zero();
         }
-        let map = sums.ridge(prior.as_ref(), setting.lambda)?;
-        let Some(bounds) = turn.clip.filter(|_| setting.rounds > 0) else { return Ok(map) };
+        let free = turn.free.map(|all| &all[q * o * d..(q + 1) * o * d]);
+        let fit = Fit { ridge: Ridge::new(&sums, setting.lambda)?, prior, free };
+        let cross = sums.xy.as_ref() * faer::Scale(1.0 / sums.count.max(1) as f64);
+        let map = fit.solve(cross.as_ref(), &sums.y_mean)?;
+        let Some(bounds) = turn.clip.filter(|_| setting.rounds > 0 && turn.new.takes_bias()) else {
+            return Ok(map);
+        };
         let skip = (data.skip.width > 0).then(|| data.skip.columns(q * o, o));
-        let ridge = Ridge::new(&sums, setting.lambda)?;
-        Ok(through(&ridge, (x, y, skip), prior.as_ref(), bounds, setting.rounds, map))
+        through(&fit, (x, y, skip), bounds, setting.rounds, map)
     };
     (0..turn.new.groups).map(group).collect()
+}
+
+/// The least squares of one group of an operator, for any targets.
+struct Fit<'a> {
+    ridge: Ridge,
+    prior: Mat<f64>,
+    free: Option<&'a [bool]>,
+}
+
+impl Fit<'_> {
+    fn solve(&self, cross: MatRef<'_, f64>, y_mean: &[f64]) -> Result<Affine, NotFinite> {
+        let prior = self.prior.as_ref();
+        let map = match self.free {
+            None => self.ridge.solve(cross, y_mean, prior),
+            Some(free) => self.ridge.solve_free(cross, y_mean, prior, free).ok_or(NotFinite)?,
+        };
+        if map.bias.iter().all(|b| b.is_finite()) { Ok(map) } else { Err(NotFinite) }
+    }
 }
 
 /// Rounds of majorisation for `Σ (clip(z) - clip(p))²`: where the original is clipped, `p` may be anything that is
 /// clipped to the same.
 fn through(
-    ridge: &Ridge,
+    fit: &Fit<'_>,
     (x, y, skip): (Lines<'_>, Lines<'_>, Option<Lines<'_>>),
-    prior: MatRef<'_, f64>,
     (low, high): (f64, f64),
     rounds: usize,
     mut map: Affine,
-) -> Affine {
+) -> Result<Affine, NotFinite> {
     let (low, high) = (low as f32, high as f32);
     let wanted = |z: f32, p: f32| {
         if z <= low {
@@ -330,7 +361,7 @@ fn through(
             }
         }
         let (cross, mean) = covariance_with(x, target.all());
-        map = ridge.solve(cross.as_ref(), &mean, prior);
+        map = fit.solve(cross.as_ref(), &mean)?;
     }
-    map
+    Ok(map)
 }

@@ -6,6 +6,7 @@ use faer::{
     linalg::{matmul::matmul, solvers::Llt},
     prelude::Solve,
 };
+use rayon::prelude::*;
 
 /// An affine map `y = W·x + b`.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,8 +22,9 @@ pub struct Affine {
 #[error("the sums over the samples are not finite")]
 pub struct NotFinite;
 
-/// The factor of `C + δ·I`, `δ = λ · mean(diag C)`: solves for any number of targets.
+/// `C + δ·I`, `δ = λ · mean(diag C)`, and its factor: solves for any number of targets.
 pub struct Ridge {
+    damped: Mat<f64>,
     factor: Llt<f64>,
     delta: f64,
     x_mean: Vec<f64>,
@@ -41,7 +43,7 @@ impl Ridge {
         let delta = if trace > 0.0 { lambda * trace / d as f64 } else { 1.0 };
         (0..d).for_each(|i| c[(i, i)] += delta);
         let factor = Llt::new(c.as_ref(), Side::Lower).map_err(|_| NotFinite)?;
-        Ok(Self { factor, delta, x_mean: sums.x_mean.clone() })
+        Ok(Self { damped: c, factor, delta, x_mean: sums.x_mean.clone() })
     }
 
     /// `argmin E|y - W·x - b|² + δ·|W - W₀|²`:
@@ -50,7 +52,41 @@ impl Ridge {
         let right =
             Mat::from_fn(cross.nrows(), cross.ncols(), |i, j| cross[(i, j)] + self.delta * prior[(j, i)]);
         let solution = self.factor.solve(&right);
-        let weight = solution.transpose().to_owned();
+        self.affine(solution.transpose().to_owned(), y_mean)
+    }
+
+    /// The same where of each row `o` only the weights `S = free[o]` may move, `free` being `[O, D]`; the others stay as
+    /// in `prior`: `W_S = W₀_S + (C_SS + δ·I)⁻¹·(D - C·W₀)_S`. `None` if some `C_SS` is singular to rounding.
+    pub fn solve_free(
+        &self,
+        cross: MatRef<'_, f64>,
+        y_mean: &[f64],
+        prior: MatRef<'_, f64>,
+        free: &[bool],
+    ) -> Option<Affine> {
+        let (d, o) = (cross.nrows(), cross.ncols());
+        let mut rest = cross + prior.transpose() * faer::Scale(self.delta);
+        matmul(rest.as_mut(), Accum::Add, self.damped.as_ref(), prior.transpose(), -1.0, par());
+        let moves = |i: usize| {
+            let row = &free[i * d..(i + 1) * d];
+            let at: Vec<_> = (0..d).filter(|&j| row[j]).collect();
+            if at.is_empty() {
+                return Some((at, Mat::zeros(0, 1)));
+            }
+            let part = Mat::from_fn(at.len(), at.len(), |a, b| self.damped[(at[a], at[b])]);
+            let rest = Mat::from_fn(at.len(), 1, |a, _| rest[(at[a], i)]);
+            let moved = Llt::new(part.as_ref(), Side::Lower).ok()?.solve(&rest);
+            Some((at, moved))
+        };
+        let moved = (0..o).into_par_iter().map(moves).collect::<Option<Vec<_>>>()?;
+        let mut weight = prior.to_owned();
+        for (i, (at, by)) in moved.into_iter().enumerate() {
+            at.into_iter().enumerate().for_each(|(a, j)| weight[(i, j)] += by[(a, 0)]);
+        }
+        Some(self.affine(weight, y_mean))
+    }
+
+    fn affine(&self, weight: Mat<f64>, y_mean: &[f64]) -> Affine {
         let at_mean = |o: usize| (0..weight.ncols()).map(|j| weight[(o, j)] * self.x_mean[j]).sum::<f64>();
         let bias = (0..weight.nrows()).map(|o| y_mean[o] - at_mean(o)).collect();
         Affine { weight, bias }
@@ -130,6 +166,43 @@ mod tests {
             of_one.add(rows(&x).all(), rows(&y).columns(o, 1));
             assert!((of_one.loss(&one) - brute).abs() < 1e-6);
         }
+    }
+
+    /// Free weights of each row are where a fit to these inputs alone, of what the held ones leave, puts them.
+    #[test]
+    fn held_weights_stay_and_free_ones_are_fitted_to_what_is_left() {
+        let (x, y) = data(2);
+        let mut sums = Sums::new(5, 2);
+        sums.add(rows(&x).all(), rows(&y).all());
+        let prior = Mat::from_fn(2, 5, |i, j| if j == 3 { 0.0 } else { (i + j) as f64 / 10.0 });
+        let free = [[true, false, true, false, true], [false, true, true, false, false]];
+        let lambda = 1e-2;
+        let cross = sums.xy.as_ref() * faer::Scale(1.0 / 400.0);
+        let ridge = Ridge::new(&sums, lambda).unwrap();
+        let got = ridge.solve_free(cross.as_ref(), &sums.y_mean, prior.as_ref(), &free.concat()).unwrap();
+        for (o, free) in free.iter().enumerate() {
+            let at: Vec<_> = (0..5).filter(|&j| free[j]).collect();
+            let left = Mat::from_fn(400, 1, |r, _| {
+                let held = (0..5).filter(|j| !free[*j]).map(|j| prior[(o, j)] as f32 * x[(r, j)]);
+                y[(r, o)] - held.sum::<f32>()
+            });
+            let mut alone = Sums::new(at.len(), 1);
+            alone.add(rows(&Mat::from_fn(400, at.len(), |r, a| x[(r, at[a])])).all(), rows(&left).all());
+            // The same δ for the part as for the whole.
+            let mean = |c: Mat<f64>| (0..c.nrows()).map(|i| c[(i, i)]).sum::<f64>() / c.nrows() as f64;
+            let lambda = lambda * mean(sums.covariance()) / mean(alone.covariance());
+            let prior_alone = Mat::from_fn(1, at.len(), |_, a| prior[(o, at[a])]);
+            let fit = alone.ridge(prior_alone.as_ref(), lambda).unwrap();
+            at.iter().enumerate().for_each(|(a, &j)| {
+                assert!((got.weight[(o, j)] - fit.weight[(0, a)]).abs() < 1e-4, "{got:?} {fit:?}");
+            });
+            (0..5).filter(|j| !free[*j]).for_each(|j| assert_eq!(got.weight[(o, j)], prior[(o, j)]));
+            assert!((got.bias[o] - fit.bias[0]).abs() < 1e-4);
+        }
+        let none = ridge.solve_free(cross.as_ref(), &sums.y_mean, prior.as_ref(), &[false; 10]).unwrap();
+        assert_eq!(none.weight, prior);
+        let mean: f64 = (0..5).map(|j| prior[(1, j)] * sums.x_mean[j]).sum();
+        assert!((none.bias[1] - (sums.y_mean[1] - mean)).abs() < 1e-9);
     }
 
     #[test]

@@ -9,9 +9,11 @@
 //! The idea is that of DepGraph (Fang et al. 2023), on indices instead of layers: so concatenation, splitting, channel
 //! shuffles and packed attention need no cases of their own.
 
+mod kind;
 mod rules;
 mod tracer;
 
+pub use kind::Kind;
 pub use tracer::{Port, Site, site_of};
 
 use pare_graph::{Graph, NodeId, Wired};
@@ -30,6 +32,8 @@ pub struct Group {
     pub name: String,
     /// How many units it has.
     pub width: usize,
+    /// What its units are.
+    pub kind: Kind,
     /// The axes it lies along, in the order of the graph.
     pub members: Vec<Member>,
     /// Why it cannot lose units; `None` if it can.
@@ -214,14 +218,17 @@ fn collect(graph: &Graph, mut tracer: Tracer<'_>) -> Groups {
             }
         }
         let whole = why.map(|w| tracer.reasons[w].clone());
-        Group { name: name(graph, &members), width: width as usize, members, whole }
+        Group { name: name(graph, &members), width: width as usize, kind: Kind::Channels, members, whole }
     });
     let groups = groups.collect();
     let owner = |&root: &usize| {
         let (group, unit): (u32, u32) = unit_of[root]?;
         Some((rank[group as usize]?, unit))
     };
-    Groups { groups, owner: roots.iter().map(owner).collect(), index: tracer.index, axes: tracer.axes }
+    let owner = roots.iter().map(owner).collect();
+    let mut groups = Groups { groups, owner, index: tracer.index, axes: tracer.axes };
+    kind::classify(graph, &mut groups, &tracer.heads);
+    groups
 }
 
 /// Whether it holds numbers that were learnt: a constant that is no shape or index.

@@ -57,7 +57,8 @@ pub struct Tracer<'g> {
     /// Axes that are left whole, with the reason.
     pub pinned: HashMap<usize, usize>,
     pub reasons: Vec<String>,
-    heads: HashSet<usize>,
+    /// Axes that count independent products of two activations.
+    pub heads: HashSet<usize>,
     natures: Option<HashMap<(Site, usize), Nature>>,
     coarse: bool,
     mentioned: HashSet<(bool, usize, usize)>,
