@@ -1,5 +1,7 @@
 //! `pare inspect`: what a model consists of and what it costs.
 
+mod blocks;
+
 use crate::{
     args::{Common, InspectArgs},
     failure::{Done, Failure},
@@ -11,7 +13,7 @@ use pare_runtime::input_specs;
 use serde_json::json;
 use std::collections::BTreeMap;
 
-pub fn run(args: &InspectArgs, _common: &Common, voice: &Voice) -> Result<Done, Failure> {
+pub fn run(args: &InspectArgs, common: &Common, voice: &Voice) -> Result<Done, Failure> {
     let mut loaded = inputs::model(&args.model)?;
     let model = &mut loaded.model;
     model.check().map_err(|e| Failure { hint: e.hint(), ..Failure::new(e.to_string()) })?;
@@ -19,6 +21,9 @@ pub fn run(args: &InspectArgs, _common: &Common, voice: &Voice) -> Result<Done, 
     if args.text {
         voice.raw(text::print_model_with(model, text::PrintOptions { max_elements: Some(8) }).as_bytes());
         return Ok(Done::Well);
+    }
+    if args.blocks {
+        return blocks::run(args, common, voice, model);
     }
     let sizes = Bindings { sizes: args.dims.iter().cloned().collect(), ..Bindings::default() };
     let cost = model.cost(&sizes);

@@ -306,9 +306,8 @@ impl Finder<'_> {
         }
         let products = body.iter().map(at).filter(|at| at.is("MatMul") || at.is("Einsum"));
         let products = products.filter(|at| at.inputs().into_iter().flatten().all(|v| self.flow.flows(v.id)));
-        Some(if has(&["Attention", "MultiHeadAttention", "GroupQueryAttention"]) {
-            Kind::Attention
-        } else if has(&["Softmax"]) && products.count() >= 2 {
+        let whole = has(&["Attention", "MultiHeadAttention", "GroupQueryAttention"]);
+        Some(if whole || has(&["Softmax"]) && products.count() >= 2 {
             Kind::Attention
         } else if has(&["GRU", "LSTM", "RNN"]) {
             Kind::Recurrent
@@ -390,3 +389,7 @@ fn common(names: &[&str]) -> Option<String> {
     let scope = scope[..end].trim_matches(['/', '.']);
     (!scope.is_empty()).then(|| scope.to_owned())
 }
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;
