@@ -42,9 +42,11 @@ pub fn refits(graph: &Graph, roles: &[Role], (groups, keep): (&Groups, &Keep), a
     };
     let refit = |r: &Role| Refit {
         node: r.node,
-        target: r.linear.output,
+        target: Some(r.linear.output),
+        sum: None,
         kept: r.kept_outputs(groups, keep),
         free: None,
+        behind: false,
     };
     roles.iter().filter(wanted).map(refit).collect()
 }
