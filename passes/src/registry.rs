@@ -40,6 +40,8 @@ pub static PASSES: &[&PassInfo] = &[
     &fuse::FuseSpaceToDepth::INFO,
     // fewer layers
     &layers::DropIdleActivations::INFO,
+    &layers::DropBlocks::INFO,
+    &layers::AddEarlyExit::INFO,
     // fewer channels
     &channels::PruneChannels::INFO,
 ];

@@ -23,7 +23,8 @@ pub fn run(args: &InspectArgs, common: &Common, voice: &Voice) -> Result<Done, F
         return Ok(Done::Well);
     }
     if args.blocks {
-        return blocks::run(args, common, voice, model);
+        blocks::run(args, common, voice, model);
+        return Ok(Done::Well);
     }
     let sizes = Bindings { sizes: args.dims.iter().cloned().collect(), ..Bindings::default() };
     let cost = model.cost(&sizes);

@@ -59,6 +59,8 @@ pub struct Block {
     pub identity: bool,
     /// The nodes of the body that nothing else needs, in order.
     pub body: Vec<NodeId>,
+    /// Outputs of the model that come out of the body, such as keys and values to remember.
+    pub outputs: Vec<ValueId>,
 }
 
 impl Block {
@@ -271,13 +273,40 @@ impl Finder<'_> {
                 if terms.contains(&o) {
                     return self.graph.use_count(o) == 1;
                 }
-                readers(self.graph, o).all(|user| own.contains(&user))
+                readers(self.graph, o).all(|user| own.contains(&user) || self.leads_out(user))
             };
             if outputs.into_iter().all(stays) {
                 own.insert(node);
             }
         }
         own
+    }
+
+    /// Whether a node only arranges what then is an output of the model.
+    fn leads_out(&self, node: NodeId) -> bool {
+        const ARRANGE: [&str; 7] =
+            ["Transpose", "Reshape", "Unsqueeze", "Squeeze", "Concat", "Identity", "Cast"];
+        let out = |o: ValueId| {
+            let mut users = readers(self.graph, o).peekable();
+            (self.graph.value(o).is_output() || users.peek().is_some()) && users.all(|n| self.leads_out(n))
+        };
+        ARRANGE.iter().any(|op| self.graph.at(node).is(op))
+            && self.graph.outputs_of(node).into_iter().flatten().all(out)
+    }
+
+    /// Outputs of the model among what these nodes make, and what is arranged from it.
+    fn outputs(&self, body: &[NodeId]) -> Vec<ValueId> {
+        let mut queue: Vec<_> = body.to_vec();
+        let (mut seen, mut outputs) = (HashSet::new(), vec![]);
+        while let Some(node) = queue.pop() {
+            for o in self.graph.outputs_of(node).into_iter().flatten() {
+                outputs.extend(self.graph.value(o).is_output().then_some(o));
+                queue.extend(readers(self.graph, o).filter(|&n| self.leads_out(n) && seen.insert(n)));
+            }
+        }
+        outputs.sort_unstable();
+        outputs.dedup();
+        outputs
     }
 
     fn block(
@@ -293,8 +322,8 @@ impl Finder<'_> {
         body.sort_unstable_by_key(|n| self.places[n]);
         let kind = self.kind(&body)?;
         let rest = graph.at(term.add).inputs().into_iter().flatten().find(|v| v.id != term.value)?.id;
-        let (name, branch, add) = (String::new(), term.value, term.add);
-        Some(Block { name, kind, entry, branch, add, rest, exit, identity, body })
+        let (name, branch, add, outputs) = (String::new(), term.value, term.add, self.outputs(&body));
+        Some(Block { name, kind, entry, branch, add, rest, exit, identity, body, outputs })
     }
 
     /// What a body computes; `None` if it has no weights.
@@ -373,9 +402,12 @@ fn name(graph: &Graph, blocks: &mut [Block]) {
         common(&nodes.collect::<Vec<_>>()).or_else(|| common(&weights))
     };
     let names: Vec<_> = blocks.iter().map(named).collect();
+    let kinds: Vec<_> = blocks.iter().map(|b| b.kind).zip(&names).map(|(k, n)| Some(format!("{}/{k}", n.as_ref()?))).collect();
+    let of_kind = |i: usize| kinds[i].clone();
     for (i, block) in blocks.iter_mut().enumerate() {
-        let unique = names[i].clone().filter(|n| names.iter().flatten().filter(|m| *m == n).count() == 1);
-        block.name = unique.unwrap_or_else(|| graph.value(block.exit).name.clone());
+        let unique = |n: &String| names.iter().flatten().filter(|m| *m == n).count() == 1;
+        let name = names[i].clone().filter(unique).or_else(|| of_kind(i).filter(|n| kinds.iter().flatten().filter(|m| *m == n).count() == 1));
+        block.name = name.unwrap_or_else(|| graph.value(block.exit).name.clone());
     }
 }
 

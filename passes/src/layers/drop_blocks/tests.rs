@@ -1,0 +1,1 @@
+//! Dropping blocks of small graphs and fixtures.
