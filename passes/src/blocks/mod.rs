@@ -2,7 +2,11 @@
 //! Nothing here changes a graph; passes over channels, layers and tokens ask.
 
 pub mod activation;
+mod attention;
 mod flow;
 pub mod residual;
 
+pub use attention::{
+    Attention, Form, Mask, MaskKind, NoAttention, NoResidual, Operand, Residual, Statics, attentions,
+};
 pub use flow::Flow;
