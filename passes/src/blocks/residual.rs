@@ -9,7 +9,10 @@
 //! `u` dominates the body `f` and `v` post-dominates it. What enters the body from elsewhere without depending on `u`
 //! (attention masks, a KV cache) is no way around `u`; neither is an output of the model that only the body makes.
 
-use super::flow::{Flow, read_by, readers};
+use super::{
+    attentions,
+    flow::{Flow, read_by, readers},
+};
 use pare_graph::{At, Graph, NodeId, Patch, ValueId};
 use std::collections::{HashMap, HashSet};
 
@@ -19,7 +22,7 @@ use std::collections::{HashMap, HashSet};
 pub enum Kind {
     /// Convolutions.
     Conv,
-    /// Attention: a softmax between two products of activations, or an operator for all of it.
+    /// Attention (see [`attentions`]).
     Attention,
     /// Matrix products.
     Mlp,
@@ -74,7 +77,8 @@ impl Block {
 
 /// All residual blocks of a graph, in the order of their sums.
 pub fn blocks(graph: &Graph) -> Vec<Block> {
-    let finder = Finder { graph, flow: Flow::of(graph), places: places(graph) };
+    let attention = attentions(graph).into_iter().flatten().map(|a| a.core).collect();
+    let finder = Finder { graph, flow: Flow::of(graph), places: places(graph), attention };
     let mut blocks: Vec<_> = graph.nodes().iter().flat_map(|&id| finder.at(graph.at(id))).collect();
     name(graph, &mut blocks);
     blocks
@@ -150,6 +154,8 @@ struct Finder<'g> {
     graph: &'g Graph,
     flow: Flow,
     places: HashMap<NodeId, usize>,
+    /// The softmax, or the operator for all of it, of each attention.
+    attention: HashSet<NodeId>,
 }
 
 fn places(graph: &Graph) -> HashMap<NodeId, usize> {
@@ -333,10 +339,7 @@ impl Finder<'_> {
         if !body.iter().any(|&n| self.is_weighted(n)) {
             return None;
         }
-        let products = body.iter().map(at).filter(|at| at.is("MatMul") || at.is("Einsum"));
-        let products = products.filter(|at| at.inputs().into_iter().flatten().all(|v| self.flow.flows(v.id)));
-        let whole = has(&["Attention", "MultiHeadAttention", "GroupQueryAttention"]);
-        Some(if whole || has(&["Softmax"]) && products.count() >= 2 {
+        Some(if body.iter().any(|n| self.attention.contains(n)) {
             Kind::Attention
         } else if has(&["GRU", "LSTM", "RNN"]) {
             Kind::Recurrent

@@ -369,9 +369,8 @@ fn needed(graph: &Graph, value: ValueId) -> HashSet<pare_graph::NodeId> {
 fn build(graph: &Graph, scores: &Scores, exit: &Exit) -> Result<Patch, PassError> {
     let refused = |e: pare_graph::TensorError| PassError::refused(e.to_string());
     let output = graph.wired(scores.output);
-    let (at, maker) = graph.producer(scores.output).map(|(n, _)| (graph.at(n), n)).ok_or_else(|| {
-        PassError::refused(format!("the output `{}` is made by no node", output.name()))
-    })?;
+    let no_maker = || PassError::refused(format!("the output `{}` is made by no node", output.name()));
+    let (maker, _) = graph.producer(scores.output).ok_or_else(no_maker)?;
     let opset = graph.opset("").unwrap_or(1);
     if opset < 11 {
         return Err(PassError::refused(format!("operator set {opset} is too old: `If` needs 11")));
@@ -432,7 +431,6 @@ fn build(graph: &Graph, scores: &Scores, exit: &Exit) -> Result<Patch, PassError
         .with("else_branch", Attribute::Graph(Box::new(late)));
     let answer = if scores.logits == scores.output { head } else { shares };
     let new = patch.capturing(output.name(), node, &[leave], &[(&given, answer)]);
-    let _ = at;
     patch.replace(output, new);
     Ok(patch)
 }
@@ -509,5 +507,109 @@ fn one_at_a_time(graph: &mut Graph) {
         if graph.value(value).is_input() {
             graph.set_fact(value, fact);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Pipeline, Report, RunError, RunOptions, Tools, run,
+        testing::{model, tools},
+    };
+    use pare_graph::onnx;
+    use pare_runtime::{Limits, Port, PortDim, Samples, SharedSamples};
+    use std::path::PathBuf;
+
+    fn fixtures(name: &str) -> PathBuf {
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fixtures").join(name)
+    }
+
+    fn samples() -> SharedSamples {
+        let dims = [PortDim::Unknown, PortDim::Fixed(1), PortDim::Fixed(8), PortDim::Fixed(8)];
+        let ports = [Port::tensor("image", DataType::Float, &dims)];
+        let file = fixtures("digits-calibration.npz");
+        SharedSamples::from(Samples::open(&file, &ports, Limits::default()).unwrap())
+    }
+
+    fn added(pass: AddEarlyExit, model: &mut Model) -> Result<Report, RunError> {
+        let samples = samples();
+        let mut pipeline = Pipeline::default();
+        pipeline.push(pass);
+        let tools = Tools { samples: Some(&samples), threads: 1, ..tools() };
+        run(&pipeline, model, RunOptions { tools, stop_after: None }, &mut ())
+    }
+
+    /// Logits of the first samples, one run each.
+    fn logits(model: &Model, count: usize) -> Vec<Vec<f32>> {
+        let samples = samples();
+        let tools = Tools { samples: Some(&samples), threads: 1, ..tools() };
+        let mut rows = vec![];
+        for i in 0..count {
+            observe(tools, model, model.graph.outputs(), i..i + 1, "", &mut |_, values| {
+                rows.push(floats(&values[0])?);
+                Ok(())
+            })
+            .unwrap();
+        }
+        rows
+    }
+
+    #[test]
+    fn some_leave_early_and_the_others_get_the_answer_of_the_whole() {
+        for name in ["digits-cnn.onnx", "digits-vit.onnx"] {
+            let original = onnx::read(&fixtures(name), &onnx::ReadOptions::default()).unwrap();
+            let mut changed = original.clone();
+            let pass = AddEarlyExit { allow_interface_change: true, ..AddEarlyExit::default() };
+            let report = added(pass, &mut changed).unwrap();
+            let step = &report.steps[0];
+            assert!(step.figures["share leaving early"] > 0.1, "{name} {step:?}");
+            assert!(step.figures["multiply-accumulates left on average"] < 1.0, "{name} {step:?}");
+            assert_eq!(step.interface, ["the model takes one sample at a time"]);
+            let shape = changed.graph.value(changed.graph.inputs()[0]).fact.fixed_shape();
+            assert_eq!(shape.unwrap(), [1, 1, 8, 8]);
+            let (whole, early) = (logits(&original, 200), logits(&changed, 200));
+            let same = whole.iter().zip(&early).filter(|(a, b)| top(a) == top(b)).count();
+            let stayed = whole.iter().zip(&early).filter(|(a, b)| {
+                a.iter().zip(b.iter()).all(|(a, b)| (a - b).abs() <= 1e-4 * (1.0 + a.abs()))
+            });
+            let stayed = stayed.count();
+            // Those that stay are answered by the rest of the model, unchanged.
+            assert!(same >= 197 && stayed > 0 && stayed < 190, "{name}: {same} of 200, {stayed} stayed");
+        }
+    }
+
+    #[test]
+    fn thresholds_count_the_wrong_and_keep_clear_of_ties() {
+        let sure = |n: usize, wrong: &[usize]| -> Vec<_> {
+            (0..n).map(|i| (1.0 - i as f32 / 1000.0, !wrong.contains(&i))).collect()
+        };
+        // One wrong of 99 and one unseen: 2 % may be wrong.
+        let (least, leaving, agreement) = threshold(sure(99, &[50, 70]), 0.98).unwrap();
+        assert_eq!((leaving, agreement), (70.0 / 99.0, 1.0 - 1.0 / 99.0));
+        assert!(least < 1.0 - 0.069 && least > 1.0 - 0.070);
+        assert_eq!(threshold(vec![(0.9, true), (0.9, false), (0.8, true)], 0.9), None);
+        assert_eq!(threshold(sure(10, &[0]), 0.99), None);
+    }
+
+    #[test]
+    fn what_cannot_leave_is_refused() {
+        let cnn = onnx::read(&fixtures("digits-cnn.onnx"), &onnx::ReadOptions::default()).unwrap();
+        let why = |pass: AddEarlyExit, model: &Model| added(pass, &mut model.clone()).unwrap_err().to_string();
+        assert_eq!(
+            why(AddEarlyExit::default(), &cnn),
+            "`add-early-exit`: `image` takes any number `N` of samples, and whether to leave early is decided for one"
+        );
+        let open = AddEarlyExit { allow_interface_change: true, ..AddEarlyExit::default() };
+        let four = model("g (float[4,1,8,8] image) => (float[4,64] y) { y = Flatten(image) }");
+        assert_eq!(
+            why(open.clone(), &four),
+            "`add-early-exit`: `image` takes 4 samples at once, and whether to leave early is decided for one"
+        );
+        let maps = model("g (float[1,1,8,8] image) => (float[1,1,8,8] y) { y = Relu(image) }");
+        assert_eq!(why(open.clone(), &maps), "`add-early-exit`: `y` does not hold scores of classes");
+        let nowhere = AddEarlyExit { at: "nowhere".into(), ..open };
+        assert_eq!(why(nowhere, &cnn), "`add-early-exit`: there is no tensor `nowhere`");
+        assert!(AddEarlyExit { agreement: 1.5, ..AddEarlyExit::default() }.validate().is_err());
     }
 }

@@ -90,6 +90,8 @@ pass! {
         pub min_agreement: Option<f64> = None,
         /// Go on as long as accuracy on labelled samples drops by no more.
         pub max_accuracy_drop: Option<f64> = None,
+        /// Drop these, by name, instead of the least missed.
+        pub blocks: Vec<String> = vec![],
         /// `influence`, `angular`, `entropy`, `tlc`, `wasserstein` or `loss`.
         pub criterion: Criterion = Criterion::Loss,
         /// `none`, `affine`, `least-squares`, `refit`, `merge` or `keep-last`.
@@ -116,6 +118,9 @@ impl Pass for DropBlocks {
         if self.count.is_some() && self.ratio.is_some() {
             return Err("only one of `count` and `ratio` can be asked for".into());
         }
+        if !self.blocks.is_empty() && (self.count.is_some() || self.ratio.is_some()) {
+            return Err("`blocks` says already how many go".into());
+        }
         if self.count == Some(0) {
             return Err("`count` is at least 1".into());
         }
@@ -123,7 +128,8 @@ impl Pass for DropBlocks {
     }
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
-        if self.count.is_none() && self.ratio.is_none() && !self.limits().any() {
+        let open = self.count.is_none() && self.ratio.is_none() && self.blocks.is_empty();
+        if open && !self.limits().any() {
             let hint = "such as `drop-blocks{count=1}` or `drop-blocks{min_agreement=0.99}`";
             return Err(PassError::refused_with("it needs to know how far to go", hint));
         }
@@ -214,6 +220,9 @@ impl Work<'_, '_> {
             let name = graph.name.as_deref().unwrap_or("the graph");
             return Err(PassError::refused(format!("`{name}` has no residual block that can go")));
         }
+        if !self.pass.blocks.is_empty() {
+            return self.drop_named(&all, &trial, cx).map(Some);
+        }
         let wanted = match (self.pass.count, self.pass.ratio) {
             (Some(count), _) => count,
             (_, Some(ratio)) => ((ratio * all.len() as f64).round() as usize).max(1),
@@ -256,11 +265,33 @@ impl Work<'_, '_> {
         }
         cx.count("blocks dropped", gone.len() as u64);
         let Some((model, measured)) = best else { return Ok(None) };
-        cx.report.figures.insert("drift".into(), measured.drift);
-        if let Some(agreement) = measured.agreement {
-            cx.report.figures.insert("agreement".into(), agreement);
-        }
+        figures(&measured, cx);
         Ok(Some((model, gone)))
+    }
+
+    /// The model without the blocks that were asked for.
+    fn drop_named(
+        &self,
+        units: &[Vec<Block>],
+        trial: &Trial<'_>,
+        cx: &mut Context<'_>,
+    ) -> Result<(Model, Vec<Gone>), PassError> {
+        let found = |name: &String| {
+            let block = units.iter().flatten().find(|b| b.name == *name).ok_or_else(|| {
+                let names: Vec<_> = units.iter().flatten().map(|b| format!("`{}`", b.name)).collect();
+                let hint = format!("those that can go are {}", names.join(", "));
+                PassError::refused_with(format!("no block that can go is called `{name}`"), hint)
+            })?;
+            Ok(Gone::of(&self.original.graph, block))
+        };
+        let gone = self.pass.blocks.iter().map(found).collect::<Result<Vec<_>, PassError>>()?;
+        let (model, measured) = self.without(&gone, trial, cx)?;
+        if let Some(why) = self.pass.limits().broken(&measured) {
+            return Err(PassError::refused(why));
+        }
+        cx.count("blocks dropped", gone.len() as u64);
+        figures(&measured, cx);
+        Ok((model, gone))
     }
 
     /// What may go next of a model: blocks, or layers of them, in order.
@@ -317,6 +348,13 @@ impl Work<'_, '_> {
             cx.report.figures.insert("drift unhealed".into(), measured.drift);
         }
         Ok(best)
+    }
+}
+
+fn figures(measured: &Measured, cx: &mut Context<'_>) {
+    cx.report.figures.insert("drift".into(), measured.drift);
+    if let Some(agreement) = measured.agreement {
+        cx.report.figures.insert("agreement".into(), agreement);
     }
 }
 

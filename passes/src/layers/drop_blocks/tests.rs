@@ -80,10 +80,10 @@ fn each_healing_is_no_worse_than_none_and_the_stronger_is_better() {
 #[test]
 fn it_goes_on_until_a_limit_would_be_broken() {
     let (model, samples) = digits("digits-vit.onnx");
-    let pass = DropBlocks { min_agreement: Some(0.97), ..DropBlocks::default() };
+    let pass = DropBlocks { min_agreement: Some(0.9), ..DropBlocks::default() };
     let (changed, report) = drop_from(pass, &model, &samples).unwrap();
     let step = &report.steps[0];
-    assert!(step.counts["blocks dropped"] >= 1 && step.figures["agreement"] >= 0.97, "{step:?}");
+    assert!(step.counts["blocks dropped"] >= 1 && step.figures["agreement"] >= 0.9, "{step:?}");
     assert!(step.declined.keys().any(|why| why.contains("keep their class")), "{step:?}");
     assert!(blocks(&changed.graph).len() < 8);
     // Nothing fits a limit that nothing reaches, and nothing changes.
@@ -116,16 +116,16 @@ fn spans_and_layers_go_as_one() {
     assert_eq!((left.len(), layers(&changed.graph, &left).len()), (6, 3));
 }
 
-/// Two layers of attention with keys of earlier steps: what goes in is `past.i`, what comes out `present.i`.
-const CACHED: &str = "g (float[1,1,2] x, float[1,3,2] past.0, float[1,3,2] past.1)
-    => (float[1,1,2] y, float[1,4,2] present.0, float[1,4,2] present.1)
+/// Two layers of attention with keys of earlier steps: what goes in is `past_i`, what comes out `present_i`.
+const CACHED: &str = "g (float[1,1,2] x, float[1,3,2] past_0, float[1,3,2] past_1)
+    => (float[1,1,2] y, float[1,4,2] present_0, float[1,4,2] present_1)
     <float[2,2] w = {1, 0.5, -0.5, 1}, float[2,2] v = {0.01, 0, 0, 0.01}> {
-        q0 = MatMul(x, w) k0 = MatMul(x, w) present.0 = Concat<axis = 1>(past.0, k0)
-        t0 = Transpose<perm = [0, 2, 1]>(present.0) s0 = MatMul(q0, t0) p0 = Softmax(s0)
-        a0 = MatMul(p0, present.0) o0 = MatMul(a0, v) h = Add(x, o0)
-        q1 = MatMul(h, w) k1 = MatMul(h, w) present.1 = Concat<axis = 1>(past.1, k1)
-        t1 = Transpose<perm = [0, 2, 1]>(present.1) s1 = MatMul(q1, t1) p1 = Softmax(s1)
-        a1 = MatMul(p1, present.1) o1 = MatMul(a1, w) y = Add(h, o1) }";
+        q0 = MatMul(x, w) k0 = MatMul(x, w) present_0 = Concat<axis = 1>(past_0, k0)
+        t0 = Transpose<perm = [0, 2, 1]>(present_0) s0 = MatMul(q0, t0) p0 = Softmax(s0)
+        a0 = MatMul(p0, present_0) o0 = MatMul(a0, v) h = Add(x, o0)
+        q1 = MatMul(h, w) k1 = MatMul(h, w) present_1 = Concat<axis = 1>(past_1, k1)
+        t1 = Transpose<perm = [0, 2, 1]>(present_1) s1 = MatMul(q1, t1) p1 = Softmax(s1)
+        a1 = MatMul(p1, present_1) o1 = MatMul(a1, w) y = Add(h, o1) }";
 
 struct Given(Vec<(String, pare_graph::Tensor)>);
 
@@ -157,8 +157,8 @@ fn a_cache_keeps_its_block_unless_it_may_go_and_then_numbers_close_up() {
     };
     let samples = Given(vec![
         ("x".into(), tensor(&[1, 1, 2])),
-        ("past.0".into(), tensor(&[1, 3, 2])),
-        ("past.1".into(), tensor(&[1, 3, 2])),
+        ("past_0".into(), tensor(&[1, 3, 2])),
+        ("past_1".into(), tensor(&[1, 3, 2])),
     ]);
     let pass = DropBlocks { count: Some(1), healing: Healing::None, ..DropBlocks::default() };
     let error = drop_from(pass.clone(), &original, &samples).unwrap_err().to_string();
@@ -169,10 +169,21 @@ fn a_cache_keeps_its_block_unless_it_may_go_and_then_numbers_close_up() {
         ids.iter().map(|&v| changed.graph.value(v).name.clone()).collect()
     };
     // The first block does almost nothing: it goes, and the second becomes the first.
-    assert_eq!(names(changed.graph.inputs()), ["x", "past.0"], "{}", brief(&changed.graph));
-    assert_eq!(names(changed.graph.outputs()), ["y", "present.0"]);
+    assert_eq!(names(changed.graph.inputs()), ["x", "past_0"], "{}", brief(&changed.graph));
+    assert_eq!(names(changed.graph.outputs()), ["y", "present_0"]);
     assert_eq!(report.steps[0].interface.len(), 1);
     assert_eq!(report.steps[0].counts["inputs and outputs renumbered"], 2);
+}
+
+#[test]
+fn blocks_go_by_name() {
+    let (model, samples) = digits("digits-cnn.onnx");
+    let named = |name: &str| DropBlocks { blocks: vec![name.into()], healing: Healing::None, ..DropBlocks::default() };
+    let (changed, _) = drop_from(named("body/body.0"), &model, &samples).unwrap();
+    let names: Vec<_> = blocks(&changed.graph).into_iter().map(|b| b.name).collect();
+    assert_eq!(names, ["body/body.1", "body/body.2", "body/body.3"]);
+    let error = drop_from(named("body/body.9"), &model, &samples).unwrap_err().to_string();
+    assert_eq!(error, "`drop-blocks`: no block that can go is called `body/body.9`");
 }
 
 #[test]
