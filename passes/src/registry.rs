@@ -43,7 +43,10 @@ pub static PASSES: &[&PassInfo] = &[
     &layers::DropBlocks::INFO,
     &layers::AddEarlyExit::INFO,
     // fewer channels
+    &channels::DropDeadChannels::INFO,
     &channels::PruneChannels::INFO,
+    &channels::PruneHidden::INFO,
+    &channels::PruneHeads::INFO,
 ];
 
 /// The pass of this name.

@@ -1,6 +1,7 @@
 //! `pare inspect`: what a model consists of and what it costs.
 
 mod blocks;
+mod groups;
 
 use crate::{
     args::{Common, InspectArgs},
@@ -25,6 +26,9 @@ pub fn run(args: &InspectArgs, common: &Common, voice: &Voice) -> Result<Done, F
     if args.blocks {
         blocks::run(args, common, voice, model);
         return Ok(Done::Well);
+    }
+    if let Some(pattern) = &args.groups {
+        return groups::run(model, pattern, voice);
     }
     let sizes = Bindings { sizes: args.dims.iter().cloned().collect(), ..Bindings::default() };
     let cost = model.cost(&sizes);
