@@ -22,7 +22,18 @@ pub struct Activation {
 
 /// Operators that are activations by themselves.
 const SINGLE: &[&str] = &[
-    "Relu", "LeakyRelu", "PRelu", "Clip", "HardSwish", "Gelu", "Elu", "Celu", "Selu", "Mish", "Swish", "Tanh",
+    "Relu",
+    "LeakyRelu",
+    "PRelu",
+    "Clip",
+    "HardSwish",
+    "Gelu",
+    "Elu",
+    "Celu",
+    "Selu",
+    "Mish",
+    "Swish",
+    "Tanh",
 ];
 
 /// All activations of a graph, in order. Gates (a `Sigmoid` whose result multiplies something else) are none.
@@ -114,19 +125,30 @@ pub fn channel_axis(value: Wired<'_>) -> Option<usize> {
         return Some(1);
     }
     let told = |at: At<'_>| match at.op() {
-        "Conv" | "ConvTranspose" | "BatchNormalization" | "InstanceNormalization" | "GroupNormalization"
-        | "MaxPool" | "AveragePool" | "GlobalAveragePool" | "GlobalMaxPool" => Some(1),
+        "Conv"
+        | "ConvTranspose"
+        | "BatchNormalization"
+        | "InstanceNormalization"
+        | "GroupNormalization"
+        | "MaxPool"
+        | "AveragePool"
+        | "GlobalAveragePool"
+        | "GlobalMaxPool" => Some(1),
         "MatMul" | "Gemm" | "LayerNormalization" => Some(last),
         _ => None,
     };
-    let keeps = |at: At<'_>| !matches!(at.op(), "Transpose" | "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze");
+    let keeps =
+        |at: At<'_>| !matches!(at.op(), "Transpose" | "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze");
     let alike = |v: &Wired<'_>| v.rank() == Ok(rank) && !v.is_constant();
     // Nearest first, upwards and downwards in turn.
     let mut queue = VecDeque::from([(value, true), (value, false)]);
     for _ in 0..REACH {
         let (value, up) = queue.pop_front()?;
-        let next: Vec<_> =
-            if up { value.maker().into_iter().collect() } else { value.users().into_iter().map(|u| u.0).collect() };
+        let next: Vec<_> = if up {
+            value.maker().into_iter().collect()
+        } else {
+            value.users().into_iter().map(|u| u.0).collect()
+        };
         if let Some(axis) = next.iter().find_map(|&at| told(at)) {
             return Some(axis);
         }
@@ -146,7 +168,8 @@ mod tests {
     fn found(nodes: &str) -> Vec<String> {
         let constants = "float half = {0.5}, float one = {1}, float three = {3}, float six = {6}, float zero = {0}, \
                          float root = {1.4142135}, float c = {0.044715}, float p = {0.7978846}, float[3] s = {1,2,3}";
-        let mut model = model_at(&format!("g (float[N,3] x) => (float[N,3] y) <{constants}> {{ {nodes} }}"), 18);
+        let mut model =
+            model_at(&format!("g (float[N,3] x) => (float[N,3] y) <{constants}> {{ {nodes} }}"), 18);
         model.infer().unwrap();
         let graph = &model.graph;
         let show = |a: Activation| {
@@ -198,7 +221,8 @@ mod tests {
         let matrix = "g (float[N,7,2] x) => (float[N,7,3] y) <float[2,3] w = {1,2,3,4,5,6}> {
             z = MatMul(x, w) y = Relu(z) }";
         assert_eq!(axis(matrix), Some(2));
-        let turned = "g (float[N,7,2] x) => (float[N,2,7] y) { z = Transpose<perm = [0,2,1]>(x) y = Relu(z) }";
+        let turned =
+            "g (float[N,7,2] x) => (float[N,2,7] y) { z = Transpose<perm = [0,2,1]>(x) y = Relu(z) }";
         assert_eq!(axis(turned), None);
     }
 }

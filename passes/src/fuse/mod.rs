@@ -14,6 +14,6 @@ pub use fuse_gemm::FuseGemm;
 pub use fuse_hard_swish::FuseHardSwish;
 pub(crate) use fuse_hard_swish::HardSwish;
 pub use fuse_layer_norm::FuseLayerNorm;
-pub(crate) use pattern::Parts;
 pub use fuse_softplus::FuseSoftplus;
 pub use fuse_space_to_depth::FuseSpaceToDepth;
+pub(crate) use pattern::Parts;

@@ -27,9 +27,9 @@ pub struct Refit {
     /// Its node (of a `MatMul` with a bias behind it, the `MatMul`).
     pub node: NodeId,
     /// The value of the original that its output should be like.
-    pub target: Option<ValueId>,
+    pub target: ValueId,
     /// The value of the original that the sum of its output and what is added to that should be like; by default the
-    /// sum that the target goes into there.
+    /// sum that the target goes into there. Where it is the target itself, the output is fitted as a part of the sum only.
     pub sum: Option<ValueId>,
     /// Channels of the target that it still makes, ascending; `None`: all.
     pub kept: Option<Vec<usize>>,
@@ -95,14 +95,19 @@ pub fn sequential(
     setting: Setting,
 ) -> Result<(), PassError> {
     let graph = &original.graph;
-    let bytes = refits.iter().filter_map(|r| r.target.or(r.sum)).map(|v| bytes_per_sample(graph, v)).max().unwrap_or(0);
+    let targets = |refits: &[Refit]| -> Vec<_> {
+        refits.iter().flat_map(|r| [Some(r.target), r.sum]).flatten().collect()
+    };
+    let bytes = targets(refits).into_iter().map(|v| bytes_per_sample(graph, v)).max().unwrap_or(0);
     let batches = batches(graph, range.clone(), 4 * bytes, tools.memory);
     let total = refits.len() as u64;
     let (mut before, mut after) = (Frontier::new(graph), Frontier::new(&changed.graph));
     for (i, refit) in refits.iter().enumerate() {
         tools.progress.step("repair", i as u64, total);
         let Some(turn) = turn(graph, &changed.graph, refit, &refits[i..]) else { continue };
-        let data = gather(tools, (original, &mut before), (changed, &mut after), &turn, &batches, setting)?;
+        let later = targets(&refits[i + 1..]);
+        let (old, new) = ((original, &mut before), (&*changed, &mut after));
+        let data = gather(tools, old, new, (&turn, &later), &batches, setting)?;
         let maps =
             fit(&changed.graph, &turn, &data, setting).map_err(|e| unfit(&changed.graph, refit.node, e))?;
         let mut patch = Patch::anchored(refit.node);
@@ -150,12 +155,13 @@ fn turn<'a>(original: &Graph, changed: &Graph, refit: &'a Refit, pending: &[Refi
             Skip::Value(added) => !depends(changed, *added, &nodes),
             Skip::Constant(_) => true,
         };
-        let sum = refit.sum.or_else(|| sum_over_there(original, changed, refit.target?, &added))?;
+        let sum = refit.sum.or_else(|| sum_over_there(original, changed, refit.target, &added))?;
         known.then_some((sum, added))
     });
     let (target, skip) = match sum {
         Some((sum, skip)) => (sum, Some(skip)),
-        None => (refit.target?, None),
+        None if refit.sum == Some(refit.target) => return None,
+        None => (refit.target, None),
     };
     // What the activation sees is the sum, if there is one.
     let seen = match (add, &skip) {
@@ -170,15 +176,8 @@ fn turn<'a>(original: &Graph, changed: &Graph, refit: &'a Refit, pending: &[Refi
         let bounds: Vec<_> = v.users().into_iter().map(bounds).collect::<Option<_>>()?;
         bounds.first().copied().filter(|first| bounds.iter().all(|b| b == first))
     });
-    Some(Turn {
-        new,
-        target,
-        skip,
-        clip,
-        kept: refit.kept.as_deref(),
-        free: refit.free.as_deref(),
-        behind: refit.behind,
-    })
+    let (kept, free) = (refit.kept.as_deref(), refit.free.as_deref());
+    Some(Turn { new, target, skip, clip, kept, free, behind: refit.behind })
 }
 
 /// The sum that the target alone is used for, if what is added there has the name and the shape of what is added here.
@@ -196,7 +195,9 @@ fn added_to(add: At<'_>, value: Wired<'_>) -> Option<Skip> {
     let other = add.inputs().into_iter().flatten().find(|v| v.id != value.id)?;
     match other.constant() {
         Ok(constant) => Some(Skip::Constant(constant.clone())),
-        Err(_) => (other.shape().is_some() && other.shape() == value.shape()).then_some(Skip::Value(other.id)),
+        Err(_) => {
+            (other.shape().is_some() && other.shape() == value.shape()).then_some(Skip::Value(other.id))
+        }
     }
 }
 
@@ -219,7 +220,7 @@ fn gather(
     tools: Tools<'_>,
     (original, before): (&Model, &mut Frontier),
     (changed, after): (&Model, &mut Frontier),
-    turn: &Turn<'_>,
+    (turn, later): (&Turn<'_>, &[ValueId]),
     batches: &[Range<usize>],
     setting: Setting,
 ) -> Result<Data, PassError> {
@@ -228,8 +229,8 @@ fn gather(
     if let Some(Skip::Value(skip)) = turn.skip {
         ask_new.push(skip);
     }
-    let mut step_old = before.step(tools, original, &[turn.target])?;
-    let mut step_new = after.step(tools, changed, &ask_new)?;
+    let mut step_old = before.step(tools, original, &[turn.target], later)?;
+    let mut step_new = after.step(tools, changed, &ask_new, &[])?;
     let samples: usize = batches.iter().map(ExactSizeIterator::len).sum();
     let bytes = step_old.bytes(&original.graph) + step_new.bytes(&changed.graph);
     // What does not fit is computed again from the last place that did.

@@ -106,7 +106,9 @@ mod tests {
     fn lines_of_relu_are_those_of_stein() {
         // z = 0.7 + 1.3·n: slope Φ(b/g), offset E relu − slope·b.
         let mut rng = fastrand::Rng::with_seed(1);
-        let normal = |rng: &mut fastrand::Rng| (-2.0 * (1.0 - rng.f64()).ln()).sqrt() * (std::f64::consts::TAU * rng.f64()).cos();
+        let normal = |rng: &mut fastrand::Rng| {
+            (-2.0 * (1.0 - rng.f64()).ln()).sqrt() * (std::f64::consts::TAU * rng.f64()).cos()
+        };
         let mut pairs = Pairs::new(2);
         for _ in 0..40 {
             // [N, C, L] with the second channel shifted and turned.

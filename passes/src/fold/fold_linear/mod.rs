@@ -2,6 +2,7 @@
 
 mod axis;
 mod chain;
+mod crop;
 mod emit;
 mod join;
 mod kernel;
@@ -17,6 +18,7 @@ mod work;
 
 use crate::{Context, Pass, PassError, pass};
 use chain::Candidate;
+pub(crate) use crop::cropped;
 use latency::{Stopwatch, Timing};
 use pare_graph::{At, Decline, Graph, Model, Patch, expect};
 use serde::{Deserialize, Serialize};

@@ -108,8 +108,8 @@ fn writers(original: &Graph, changed: &Graph, gaps: &[Gap]) -> Vec<Refit> {
     let mut refits: Vec<Refit> = vec![];
     for gap in gaps {
         let before = before(changed, &layers, gap.now).map(|(node, added)| {
-            let (target, sum) = if added { (None, Some(gap.meant)) } else { (Some(gap.meant), None) };
-            Refit { node, target, sum, kept: None, free: None, behind: false }
+            let sum = added.then_some(gap.meant);
+            Refit { node, target: gap.meant, sum, kept: None, free: None, behind: false }
         });
         let next = || {
             let after = behind(changed, &readers(changed, gap.now));
@@ -166,9 +166,9 @@ fn meant(original: &Graph, changed: &Graph, node: NodeId, after: &HashSet<ValueI
     }
     let same = |v: Wired<'_>| original.find(v.name()).filter(|&o| original.wired(o).shape() == v.shape());
     let sum = output.sole_user().ok().filter(|at| at.is("Add")).and_then(|at| at.output().ok());
-    let (target, sum) = (same(output), sum.and_then(same));
-    (target.is_some() || sum.is_some())
-        .then_some(Refit { node, target, sum, kept: None, free: None, behind: false })
+    let sum = sum.and_then(same);
+    let target = same(output).or(sum)?;
+    Some(Refit { node, target, sum, kept: None, free: None, behind: false })
 }
 
 /// The writers, and every layer behind a gap.

@@ -10,9 +10,9 @@ mod tests;
 use crate::{
     Context, Pass, PassError, Tools,
     blocks::residual::{Block, blocks, chains, layers},
-    cleanup::{DropDead, DropNoops, DropRepeats, LiftConstants, ResolveShapes},
-    fold::{FoldBn, FoldConstants},
+    cleanup::{DropRepeats, ResolveShapes},
     pass,
+    prepare::prepare,
     trial::{Limits, Measured, Trial},
 };
 use heal::heal;
@@ -144,6 +144,7 @@ impl Pass for DropBlocks {
             let hint = format!("give {MIN_SAMPLES} or more, better some hundred");
             return Err(PassError::refused_with(format!("{count} samples are too few"), hint));
         }
+        ResolveShapes::default().run(model, cx)?;
         prepare(model, cx)?;
         if cx.stopped() {
             return Ok(());
@@ -170,18 +171,6 @@ impl DropBlocks {
             max_accuracy_drop: self.max_accuracy_drop,
         }
     }
-}
-
-/// What has to be out of the way: batch norms, and shapes that could be constants.
-fn prepare(model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
-    LiftConstants::default().run(model, cx)?;
-    ResolveShapes::default().run(model, cx)?;
-    FoldConstants::default().run(model, cx)?;
-    DropNoops::default().run(model, cx)?;
-    FoldBn::default().run(model, cx)?;
-    DropDead::default().run(model, cx)?;
-    model.infer()?;
-    Ok(())
 }
 
 /// A block that is gone, by names of the original.
