@@ -19,8 +19,8 @@ pass! {
     ///
     /// At a tensor `c` that all data passes, a head `W·pool(c) + b` is fitted by ridge regression to the model's own
     /// logits. Where its highest probability exceeds a threshold it is the answer, else the rest of the model runs:
-    /// `y = If(max softmax(head) > τ, head, rest)`. The threshold is the lowest at which, on samples that the head was not
-    /// fitted to, all but a share of `1 - agreement` keep their class; `c` is where this saves most.
+    /// `y = If(max softmax(head) > τ, head, rest)`. The threshold is the lowest at which samples that the head was not fitted to
+    /// tell, with a confidence of nine tenths, that a share of `agreement` keeps its class; `c` is where this saves most.
     ///
     /// Whether to leave is decided for one sample: a model that takes several at once is refused, and one whose batch
     /// size is open unless `allow_interface_change=true` sets it to 1. Needs one output that holds scores of classes.
@@ -330,16 +330,15 @@ fn top(scores: &[f32]) -> Option<usize> {
     (0..scores.len()).max_by(|&a, &b| scores[a].total_cmp(&scores[b]).then(b.cmp(&a)))
 }
 
-/// The lowest threshold at which few enough of those that are surer lose their class. One more than was seen is counted,
-/// for those that were not seen (Laplace).
+/// The lowest threshold at which few enough of those that are surer lose their class.
 fn threshold(mut sure: Vec<(f32, bool)>, agreement: f64) -> Option<(f32, f64, f64)> {
     sure.sort_by(|a, b| b.0.total_cmp(&a.0));
     let n = sure.len();
-    let allowed = (1.0 - agreement) * (n + 1) as f64;
+    let allowed = allowed(n, 1.0 - agreement);
     let (mut wrong, mut found) = (0, None);
     for (i, &(confidence, right)) in sure.iter().enumerate() {
         wrong += usize::from(!right);
-        if (wrong + 1) as f64 > allowed.max(1.0) {
+        if wrong > allowed {
             break;
         }
         // Not between two that are equally sure.
@@ -351,6 +350,23 @@ fn threshold(mut sure: Vec<(f32, bool)>, agreement: f64) -> Option<(f32, f64, f6
         }
     }
     found
+}
+
+/// How many of `n` samples may be wrong so that, were a share of `share` wrong among all there are, so few would be seen
+/// in one of ten draws only. None, if `n` is too small to tell.
+fn allowed(n: usize, share: f64) -> usize {
+    // P(X = 0) of a binomial distribution, then term by term.
+    let mut term = (n as f64 * (-share).ln_1p()).exp();
+    let (mut seen, mut count) = (term, 0);
+    while count < n && share < 1.0 {
+        term *= (n - count) as f64 / (count + 1) as f64 * share / (1.0 - share);
+        seen += term;
+        if seen.is_nan() || seen > 0.1 {
+            break;
+        }
+        count += 1;
+    }
+    count
 }
 
 /// The nodes that a value is computed by.
@@ -584,8 +600,9 @@ mod tests {
         let sure = |n: usize, wrong: &[usize]| -> Vec<_> {
             (0..n).map(|i| (1.0 - i as f32 / 1000.0, !wrong.contains(&i))).collect()
         };
-        // One wrong of 99 and one unseen: 2 % may be wrong.
-        let (least, leaving, agreement) = threshold(sure(99, &[50, 70]), 0.98).unwrap();
+        // Of 99 drawn where 5 % are wrong, less than two are in 4 % of the draws, less than three in 12 %.
+        assert_eq!((allowed(99, 0.05), allowed(99, 0.001), allowed(10_000, 0.005)), (1, 0, 41));
+        let (least, leaving, agreement) = threshold(sure(99, &[50, 70]), 0.95).unwrap();
         assert_eq!((leaving, agreement), (70.0 / 99.0, 1.0 - 1.0 / 99.0));
         assert!(least < 1.0 - 0.069 && least > 1.0 - 0.070);
         assert_eq!(threshold(vec![(0.9, true), (0.9, false), (0.8, true)], 0.9), None);
