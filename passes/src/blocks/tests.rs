@@ -117,25 +117,84 @@ fn outputs(model: &Model) -> Vec<Vec<u8>> {
     [0, 1].map(run).into_iter().map(bytes).collect()
 }
 
+/// The model with a block's branch multiplied by zero.
+fn zeroed(original: &Model, block: &Block) -> Model {
+    let graph = &original.graph;
+    let add = graph.at(block.add);
+    let mut patch = Patch::at(add);
+    let zero = patch.constant("zero", Tensor::from_slice(&[], &[0.0_f32]).unwrap());
+    let none = patch.node("none", Node::new("Mul"), &[block.branch.into(), zero]);
+    let sum = patch.node("sum", Node::new("Add"), &[block.rest.into(), none]);
+    patch.replace(add.output().unwrap(), sum);
+    let mut model = original.clone();
+    model.graph.apply(patch).unwrap();
+    model
+}
+
 /// `x·0` is 0 for finite `x`, and adding it changes no bit of what is not -0.
+fn leaves_nothing_else(original: &Model, block: &Block) {
+    let mut dropped = original.clone();
+    dropped.graph.apply(block.dropped(&original.graph).unwrap()).unwrap();
+    assert!(dropped.node_count() < original.node_count());
+    let kept = dropped.graph.nodes().iter().filter(|n| block.body.contains(n)).count();
+    assert_eq!(kept, 0, "{} is still there", block.name);
+    assert_eq!(outputs(&dropped), outputs(&zeroed(original, block)), "{}", block.name);
+}
+
 #[test]
 fn leaving_a_block_out_is_adding_nothing() {
     for name in ["digits-cnn.onnx", "digits-vit.onnx"] {
         let original = fixture(name);
-        for block in blocks(&original.graph) {
-            let (mut dropped, mut zeroed) = (original.clone(), original.clone());
-            dropped.graph.apply(block.dropped(&original.graph).unwrap()).unwrap();
-            let graph = &original.graph;
-            let add = graph.at(block.add);
-            let mut patch = Patch::at(add);
-            let zero = patch.constant("zero", Tensor::from_slice(&[], &[0.0_f32]).unwrap());
-            let none = patch.node("none", Node::new("Mul"), &[block.branch.into(), zero]);
-            let sum = patch.node("sum", Node::new("Add"), &[block.rest.into(), none]);
-            patch.replace(add.output().unwrap(), sum);
-            zeroed.graph.apply(patch).unwrap();
-            assert!(dropped.node_count() < original.node_count());
-            assert_eq!(outputs(&dropped), outputs(&zeroed), "{name}, {}", block.name);
-        }
+        blocks(&original.graph).iter().for_each(|block| leaves_nothing_else(&original, block));
+    }
+}
+
+/// A random stack of blocks and of what looks like them, and how many blocks there are.
+fn stack(seed: u64) -> (String, usize) {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut numbers = |n: usize| {
+        (0..n).map(|_| format!("{:.3}", rng.f32() * 0.4 - 0.2)).collect::<Vec<_>>().join(", ")
+    };
+    let weights = format!(
+        "float[4,4,3,3] w = {{{}}}, float[4,4,1,1] p = {{{}}}, float c = {{0.04}}, float three = {{3}}",
+        numbers(144),
+        numbers(16)
+    );
+    let (mut body, mut x, mut count) = (String::new(), "x".to_owned(), 0);
+    for i in 0..rng.usize(1..6) {
+        let conv = "Conv<pads = [1, 1, 1, 1]>";
+        let branch = |from: &str, to: &str| {
+            format!("{to}a = {conv}({from}, w) {to}b = Relu({to}a) {to} = {conv}({to}b, w) ")
+        };
+        let (text, blocks) = match rng.usize(0..8) {
+            0 => (format!("{}y{i}s = Add({x}, t{i}) y{i} = Relu(y{i}s) ", branch(&x, &format!("t{i}"))), 1),
+            1 => (format!("{}y{i} = Add(t{i}, {x}) ", branch(&x, &format!("t{i}"))), 1),
+            2 => (format!("{}s{i} = Conv({x}, p) y{i} = Add(t{i}, s{i}) ", branch(&x, &format!("t{i}"))), 1),
+            3 => {
+                let (t, r) = (branch(&x, &format!("t{i}")), branch(&x, &format!("r{i}")));
+                (format!("{t}{r}u{i} = Add(t{i}, r{i}) y{i} = Add({x}, u{i}) "), 2)
+            }
+            4 => (format!("y{i} = {conv}({x}, w) "), 0),
+            5 => (format!("q{i} = Pow({x}, three) m{i} = Mul(q{i}, c) y{i} = Add({x}, m{i}) "), 0),
+            6 => (format!("g{i} = {conv}({x}, w) h{i} = Sigmoid(g{i}) y{i} = Mul({x}, h{i}) "), 0),
+            _ => (format!("a{i} = {conv}({x}, w) b{i} = Conv({x}, p) y{i} = Add(a{i}, b{i}) "), 0),
+        };
+        body += &text;
+        count += blocks;
+        x = format!("y{i}");
+    }
+    (format!("g (float[1,4,5,5] x) => (float[1,4,5,5] y) <{weights}> {{ {body} y = Tanh({x}) }}"), count)
+}
+
+#[test]
+fn blocks_of_random_stacks_are_all_found_and_nothing_else() {
+    for seed in 0..40 {
+        let (source, count) = stack(seed);
+        let mut original = model(&source);
+        original.infer().unwrap();
+        let found = blocks(&original.graph);
+        assert_eq!(found.len(), count, "seed {seed}: {source}");
+        found.iter().for_each(|block| leaves_nothing_else(&original, block));
     }
 }
 
