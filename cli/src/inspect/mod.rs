@@ -2,6 +2,7 @@
 
 mod blocks;
 mod groups;
+mod tokens;
 
 use crate::{
     args::{Common, InspectArgs},
@@ -31,6 +32,9 @@ pub fn run(args: &InspectArgs, common: &Common, voice: &Voice) -> Result<Done, F
         return groups::run(model, pattern, voice);
     }
     let sizes = Bindings { sizes: args.dims.iter().cloned().collect(), ..Bindings::default() };
+    if args.tokens {
+        return Ok(tokens::run(&args.model, model, &sizes, voice));
+    }
     let cost = model.cost(&sizes);
     let operators = operators(model);
     let outputs: Vec<_> = model

@@ -10,7 +10,7 @@ pass! {
     /// `y = ½·x·(1 + tanh(√(2/π)·(x + 0.044715·x³)))`.
     ///
     /// Declines for other types than `float`, and where values in between are used elsewhere.
-    #[pass("fuse-gelu", Rounding)]
+    #[pass("fuse-gelu", Rounding, "GELUs fused")]
     pub struct FuseGelu {}
 }
 

@@ -37,7 +37,7 @@ pass! {
     ///
     /// Declines where the composite would cost more, where most of the composed weights would cancel, and where the
     /// border depends on sizes that are not fixed.
-    #[pass("fold-linear", Rounding)]
+    #[pass("fold-linear", Rounding, "linear layers composed")]
     pub struct FoldLinear {
         /// What decides: `macs` (multiply-accumulates never rise; nodes and moved elements count too), `latency` (both forms are measured), `always`.
         pub by: By = By::Macs,
@@ -94,7 +94,6 @@ fn fold(graph: &mut Graph, cx: &mut Context<'_>, judge: &Judge<'_>) -> Result<()
             transposed::pair(at, always).map_err(quiet)
         })?;
         cx.rewrite_graph(graph, &["Conv", "Gemm", "MatMul"], |at| judge.siblings(at).map_err(quiet))?;
-        cx.count("composed", cx.report.patches - before);
         if cx.report.patches == before || cx.stopped() {
             break;
         }
