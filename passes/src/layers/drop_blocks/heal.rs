@@ -17,7 +17,7 @@ use crate::{
     repair::{Refit, Setting, behind, left, sequential},
     trial::Trial,
 };
-use pare_graph::{Graph, Model, NodeId, ValueId, Wired};
+use pare_graph::{Graph, Model, NodeId, ValueId, Wired, ops::ClipView};
 use std::collections::{HashMap, HashSet};
 
 /// Ridges to choose from, as shares of the mean variance.
@@ -86,6 +86,7 @@ fn gaps(original: &Graph, changed: &Graph, gone: &[Gone], stands: &HashMap<Strin
             }
         }
         let (Some(now), Some(meant)) = (changed.find(name), original.find(&block.exit)) else { continue };
+        let now = before_repeats(changed, now);
         match gaps.iter_mut().find(|g| g.now == now) {
             Some(gap) if place(gap.meant) < place(meant) => gap.meant = meant,
             Some(_) => {}
@@ -93,6 +94,19 @@ fn gaps(original: &Graph, changed: &Graph, gone: &[Gone], stands: &HashMap<Strin
         }
     }
     gaps
+}
+
+/// The value before activations that only repeat the one before them: what stood between blocks that are gone.
+fn before_repeats(graph: &Graph, mut value: ValueId) -> ValueId {
+    let clip = |v: ValueId| graph.wired(v).maker().and_then(|at| Some((at, ClipView::of(at).ok()?)));
+    while let Some((at, bounds)) = clip(value) {
+        let Ok(input) = at.input(0) else { break };
+        if clip(input.id).is_none_or(|(_, before)| before != bounds) {
+            break;
+        }
+        value = input.id;
+    }
+    value
 }
 
 /// The layers that a stream can be changed by: the nodes of a graph by the value they give.

@@ -156,6 +156,8 @@ impl Pass for DropBlocks {
         if !cx.permit() {
             return Ok(());
         }
+        // Activations that stood between two blocks stand side by side now.
+        DropRepeats::default().run(&mut result, &mut Context::new(cx.tools))?;
         interface::close_up(&mut result, &work.interface(&gone), cx);
         result.infer()?;
         *model = result;
@@ -323,7 +325,6 @@ impl Work<'_, '_> {
         let mut plain = self.original.clone();
         let stands = take_out(&mut plain, gone)?;
         plain.infer()?;
-        DropRepeats::default().run(&mut plain, &mut Context::new(self.tools))?;
         let measured = trial.measure(&plain)?;
         let mut best = (plain.clone(), measured);
         for (what, healed) in heal(self, gone, &stands, &plain, trial)? {
