@@ -54,11 +54,27 @@ impl Work<'_, '_> {
         let mut built = Built { model, composed, lambda: None, drift: None };
         let Some(trial) = &self.trial else { return Ok(built) };
         built.drift = Some(trial.drift(&built.model)?);
-        if !self.refit {
-            return Ok(built);
+        if self.refit {
+            built = self.fitted(built, &removed, &stands, quick)?;
         }
+        if !quick {
+            built.composed += self.collapse(&mut built.model)?;
+            built.drift = Some(trial.drift(&built.model)?);
+        }
+        Ok(built)
+    }
+
+    /// The candidate with its layers fitted anew, if that is better on held-out samples.
+    fn fitted(
+        &self,
+        mut built: Built,
+        removed: &[usize],
+        stands: &HashMap<String, ValueId>,
+        quick: bool,
+    ) -> Result<Built, PassError> {
+        let Some(trial) = &self.trial else { return Ok(built) };
         let start = built.model.clone();
-        let refits = self.refits(&start.graph, &removed, &stands);
+        let refits = self.refits(&start.graph, removed, stands);
         let (lambdas, samples, rounds) =
             if quick { (&LAMBDAS[1..2], FITTED_QUICKLY, 1) } else { (&LAMBDAS[..], FITTED, ROUNDS) };
         let range = self.fit.start..self.fit.end.min(samples);
