@@ -306,7 +306,12 @@ impl Proof<'_> {
 /// it may infer more of the candidate: sizes that the original leaves open are held to by running, not here.
 fn interface_change(original: &dyn Session, candidate: &dyn Session, narrowed: bool) -> Option<String> {
     let open = |candidate: &[Port], original: &[Port]| -> Vec<Port> {
-        candidate.iter().zip(original).map(opened).chain(candidate.iter().skip(original.len()).cloned()).collect()
+        candidate
+            .iter()
+            .zip(original)
+            .map(opened)
+            .chain(candidate.iter().skip(original.len()).cloned())
+            .collect()
     };
     let outputs = open(candidate.outputs(), original.outputs());
     let inputs = candidate.inputs();

@@ -125,8 +125,7 @@ fn times(
         for model in places.iter().filter_map(|&i| without[i].as_ref()) {
             contenders.push(contender(model, &feeds)?);
         }
-        let limits =
-            BenchOptions { min_time: Duration::from_secs(2), rounds: 20, ..BenchOptions::default() };
+        let limits = BenchOptions { min_time: Duration::from_secs(2), rounds: 20, ..BenchOptions::default() };
         let report = bench(&mut contenders, &limits)?;
         for (&i, ratio) in places.iter().zip(&report.ratios[1..]) {
             saved[i] = Some(1.0 - ratio.median);

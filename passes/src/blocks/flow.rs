@@ -96,7 +96,11 @@ impl Flow {
         self.places.contains_key(&value)
     }
 
-    fn values<'f>(&'f self, of: &'f Dominators<NodeIndex>, at: NodeIndex) -> impl Iterator<Item = ValueId> + 'f {
+    fn values<'f>(
+        &'f self,
+        of: &'f Dominators<NodeIndex>,
+        at: NodeIndex,
+    ) -> impl Iterator<Item = ValueId> + 'f {
         let value = |v: NodeIndex| if let Vertex::Value(id) = self.dag[v] { Some(id) } else { None };
         of.strict_dominators(at).into_iter().flatten().filter_map(value)
     }

@@ -353,8 +353,19 @@ impl Finder<'_> {
     /// Whether a node multiplies by weights: by a matrix, or a larger tensor, that no input changes.
     fn is_weighted(&self, node: NodeId) -> bool {
         const WEIGHTED: [&str; 13] = [
-            "Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "MatMul", "Gemm", "MatMulInteger",
-            "QLinearMatMul", "MatMulNBits", "GRU", "LSTM", "RNN", "Attention",
+            "Conv",
+            "ConvTranspose",
+            "ConvInteger",
+            "QLinearConv",
+            "MatMul",
+            "Gemm",
+            "MatMulInteger",
+            "QLinearMatMul",
+            "MatMulNBits",
+            "GRU",
+            "LSTM",
+            "RNN",
+            "Attention",
         ];
         let at = self.graph.at(node);
         WEIGHTED.contains(&at.op()) && {
@@ -372,7 +383,8 @@ impl Finder<'_> {
         let after = self.after(entry, self.graph.producer(exit)?.0);
         let (in_a, in_b) = (self.between(&after, entry, a.value), self.between(&after, entry, b.value));
         let weighted = |nodes: &HashSet<NodeId>| nodes.iter().filter(|&&n| self.is_weighted(n)).count();
-        let short = |nodes: &HashSet<NodeId>| weighted(nodes) <= 1 && nodes.iter().all(|&n| self.is_linear(n));
+        let short =
+            |nodes: &HashSet<NodeId>| weighted(nodes) <= 1 && nodes.iter().all(|&n| self.is_linear(n));
         let (main, body, shortcut) = match (short(&in_a), short(&in_b)) {
             (true, false) => (b, in_b, in_a),
             (false, true) => (a, in_a, in_b),
@@ -386,8 +398,23 @@ impl Finder<'_> {
     /// Whether a node is a linear function of the one activation it reads, or pools.
     fn is_linear(&self, node: NodeId) -> bool {
         const LINEAR: [&str; 17] = [
-            "Conv", "BatchNormalization", "MatMul", "Gemm", "Add", "Sub", "Mul", "Div", "AveragePool", "MaxPool",
-            "Pad", "Slice", "Concat", "Identity", "Reshape", "Transpose", "Squeeze",
+            "Conv",
+            "BatchNormalization",
+            "MatMul",
+            "Gemm",
+            "Add",
+            "Sub",
+            "Mul",
+            "Div",
+            "AveragePool",
+            "MaxPool",
+            "Pad",
+            "Slice",
+            "Concat",
+            "Identity",
+            "Reshape",
+            "Transpose",
+            "Squeeze",
         ];
         let at = self.graph.at(node);
         LINEAR.iter().any(|op| at.is(op))
@@ -398,18 +425,27 @@ impl Finder<'_> {
 /// Name blocks after what their nodes, or else their weights, are called in common.
 fn name(graph: &Graph, blocks: &mut [Block]) {
     let named = |block: &Block| {
-        let nodes = block.body.iter().filter_map(|&n| graph.node(n).name.as_deref()).filter(|n| !n.is_empty());
+        let nodes =
+            block.body.iter().filter_map(|&n| graph.node(n).name.as_deref()).filter(|n| !n.is_empty());
         let weights = block.body.iter().flat_map(|&n| graph.inputs_of(n).into_iter().flatten());
         let weights = weights.filter(|&v| graph.value(v).data.is_some());
         let weights: Vec<_> = weights.map(|v| graph.value(v).name.as_str()).collect();
         common(&nodes.collect::<Vec<_>>()).or_else(|| common(&weights))
     };
     let names: Vec<_> = blocks.iter().map(named).collect();
-    let kinds: Vec<_> = blocks.iter().map(|b| b.kind).zip(&names).map(|(k, n)| Some(format!("{}/{k}", n.as_ref()?))).collect();
+    let kinds: Vec<_> = blocks
+        .iter()
+        .map(|b| b.kind)
+        .zip(&names)
+        .map(|(k, n)| Some(format!("{}/{k}", n.as_ref()?)))
+        .collect();
     let of_kind = |i: usize| kinds[i].clone();
     for (i, block) in blocks.iter_mut().enumerate() {
         let unique = |n: &String| names.iter().flatten().filter(|m| *m == n).count() == 1;
-        let name = names[i].clone().filter(unique).or_else(|| of_kind(i).filter(|n| kinds.iter().flatten().filter(|m| *m == n).count() == 1));
+        let name = names[i]
+            .clone()
+            .filter(unique)
+            .or_else(|| of_kind(i).filter(|n| kinds.iter().flatten().filter(|m| *m == n).count() == 1));
         block.name = name.unwrap_or_else(|| graph.value(block.exit).name.clone());
     }
 }

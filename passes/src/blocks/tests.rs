@@ -52,7 +52,8 @@ fn what_has_no_weights_or_leaks_is_no_block() {
     let twins = "g (float[1,2] x) => (float[1,2] y) <float[2,2] w = {1, 0, 0, 1}> {
         a = MatMul(x, w) b = MatMul(x, w) y = Add(a, b) }";
     assert_eq!(found(twins), []);
-    let broadcast = "g (float[1,2] x) => (float[3,2] y) <float[2,2] w = {1, 0, 0, 1}, float[3,1] c = {1, 2, 3}> {
+    let broadcast =
+        "g (float[1,2] x) => (float[3,2] y) <float[2,2] w = {1, 0, 0, 1}, float[3,1] c = {1, 2, 3}> {
         h = MatMul(x, w) d = Mul(h, c) y = Add(x, d) }";
     assert_eq!(found(broadcast), []);
 }
@@ -152,9 +153,8 @@ fn leaving_a_block_out_is_adding_nothing() {
 /// A random stack of blocks and of what looks like them, and how many blocks there are.
 fn stack(seed: u64) -> (String, usize) {
     let mut rng = fastrand::Rng::with_seed(seed);
-    let mut numbers = |n: usize| {
-        (0..n).map(|_| format!("{:.3}", rng.f32() * 0.4 - 0.2)).collect::<Vec<_>>().join(", ")
-    };
+    let mut numbers =
+        |n: usize| (0..n).map(|_| format!("{:.3}", rng.f32() * 0.4 - 0.2)).collect::<Vec<_>>().join(", ");
     let weights = format!(
         "float[4,4,3,3] w = {{{}}}, float[4,4,1,1] p = {{{}}}, float c = {{0.04}}, float three = {{3}}",
         numbers(144),

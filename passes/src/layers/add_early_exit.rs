@@ -6,8 +6,8 @@ use crate::{
 };
 use faer::Mat;
 use pare_graph::{
-    Attribute, Axis, AxisSize, DataType, Declared, Dim, EvaluateError, Graph, Model, Node, Patch, Tensor, Type,
-    TypeKind, Value, ValueId, ops::Bindings,
+    Attribute, Axis, AxisSize, DataType, Declared, Dim, EvaluateError, Graph, Model, Node, Patch, Tensor,
+    Type, TypeKind, Value, ValueId, ops::Bindings,
 };
 use std::{
     collections::{HashMap, HashSet},
@@ -71,7 +71,11 @@ struct Exit {
 impl Pass for AddEarlyExit {
     fn validate(&self) -> Result<(), String> {
         let valid = self.agreement > 0.0 && self.agreement <= 1.0;
-        if valid { Ok(()) } else { Err(format!("`agreement` is a share between 0 and 1, not {}", self.agreement)) }
+        if valid {
+            Ok(())
+        } else {
+            Err(format!("`agreement` is a share between 0 and 1, not {}", self.agreement))
+        }
     }
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
@@ -118,13 +122,17 @@ impl AddEarlyExit {
             match size.map(|d| (d.size(), d)) {
                 Some((Some(1), _)) => {}
                 Some((Some(n), _)) => {
-                    let why = format!("`{name}` takes {n} samples at once, and whether to leave early is decided for one");
+                    let why = format!(
+                        "`{name}` takes {n} samples at once, and whether to leave early is decided for one"
+                    );
                     return Err(PassError::refused(why));
                 }
                 Some((None, _)) if self.allow_interface_change => open = true,
                 Some((None, size)) => {
                     return Err(PassError::refused_with(
-                        format!("`{name}` takes any number `{size}` of samples, and whether to leave early is decided for one"),
+                        format!(
+                            "`{name}` takes any number `{size}` of samples, and whether to leave early is decided for one"
+                        ),
                         "`add-early-exit{allow_interface_change=true}` sets it to 1",
                     ));
                 }
@@ -219,13 +227,18 @@ impl AddEarlyExit {
                 _ => &[],
             };
             if pools.is_empty() || !fixed {
-                cx.decline(format!("`{}` is no place to leave at: its shape is not fixed", graph.value(cut).name));
+                cx.decline(format!(
+                    "`{}` is no place to leave at: its shape is not fixed",
+                    graph.value(cut).name
+                ));
                 continue;
             }
             places.extend(pools.iter().map(|&pool| (cut, pool, before as f64)));
         }
         if places.is_empty() {
-            return Err(PassError::refused("there is no tensor that all data passes on its way to the output"));
+            return Err(PassError::refused(
+                "there is no tensor that all data passes on its way to the output",
+            ));
         }
         Ok(places)
     }
@@ -242,7 +255,9 @@ impl Scores {
     fn of(graph: &Graph) -> Result<Self, PassError> {
         let &[output] = graph.outputs() else {
             let n = graph.outputs().len();
-            return Err(PassError::refused(format!("the model has {n} outputs, and a head stands in for one")));
+            return Err(PassError::refused(format!(
+                "the model has {n} outputs, and a head stands in for one"
+            )));
         };
         let value = graph.value(output);
         let shape = value.fact.shape();
@@ -274,7 +289,8 @@ impl Pool {
             match self {
                 Self::Nothing | Self::First => rows.data.extend(&sample[..channels]),
                 Self::Places => {
-                    let mean = |c: &[f32]| (c.iter().map(|&v| f64::from(v)).sum::<f64>() / plane as f64) as f32;
+                    let mean =
+                        |c: &[f32]| (c.iter().map(|&v| f64::from(v)).sum::<f64>() / plane as f64) as f32;
                     rows.data.extend(sample.chunks_exact(plane.max(1)).map(mean));
                 }
                 Self::Tokens => {
@@ -293,11 +309,7 @@ impl Pool {
 /// A head for all samples, and what it promises: threshold, share that leaves, share that keeps its class. The promise
 /// comes from heads fitted without the samples they are asked about.
 #[allow(clippy::type_complexity)] // three numbers, or none
-fn fitted(
-    x: &Rows,
-    y: &Rows,
-    agreement: f64,
-) -> Result<(Affine, Option<(f32, f64, f64)>), NotFinite> {
+fn fitted(x: &Rows, y: &Rows, agreement: f64) -> Result<(Affine, Option<(f32, f64, f64)>), NotFinite> {
     let n = x.count();
     let fold = |i: usize| -> Range<usize> { n * i / FOLDS..n * (i + 1) / FOLDS };
     let prior = Mat::zeros(y.width, x.width);
@@ -423,7 +435,8 @@ fn build(graph: &Graph, scores: &Scores, exit: &Exit) -> Result<Patch, PassError
     let shares = patch.node("exit_shares", Node::new("Softmax").with("axis", Attribute::Int(1)), &[head]);
     let most = Node::new("ReduceMax").with("keepdims", Attribute::Int(0));
     let sure = patch.node("exit_confidence", most, &[shares]);
-    let threshold = patch.constant("exit_threshold", Tensor::from_slice(&[], &[exit.threshold]).map_err(refused)?);
+    let threshold =
+        patch.constant("exit_threshold", Tensor::from_slice(&[], &[exit.threshold]).map_err(refused)?);
     let leave = patch.node("exit_taken", Node::new("Greater"), &[sure, threshold]);
 
     let declared = {
@@ -453,7 +466,12 @@ fn build(graph: &Graph, scores: &Scores, exit: &Exit) -> Result<Patch, PassError
 
 /// What computes `output` from `cut`, as a graph of its own that captures the rest. Constants that nothing else reads
 /// move inside.
-fn rest(graph: &Graph, cut: ValueId, output: ValueId, declared: Declared) -> Result<Graph, pare_graph::GraphError> {
+fn rest(
+    graph: &Graph,
+    cut: ValueId,
+    output: ValueId,
+    declared: Declared,
+) -> Result<Graph, pare_graph::GraphError> {
     let before = needed(graph, cut);
     let after = needed(graph, output);
     let mut inner = graph.nested();
@@ -502,10 +520,8 @@ fn one_at_a_time(graph: &mut Graph) {
         TypeKind::Tensor { shape: Some(shape), .. } => shape.first().map(|axis| axis.size.clone()),
         _ => None,
     };
-    let symbols: Vec<_> = open_inputs(graph)
-        .into_iter()
-        .filter_map(|v| batch(graph.value(v).declared.as_ref()?))
-        .collect();
+    let symbols: Vec<_> =
+        open_inputs(graph).into_iter().filter_map(|v| batch(graph.value(v).declared.as_ref()?)).collect();
     let ends: HashSet<_> = graph.inputs().iter().chain(graph.outputs()).copied().collect();
     for value in graph.values().collect::<Vec<_>>() {
         let Some(mut declared) = graph.value(value).declared.clone() else { continue };
@@ -612,7 +628,8 @@ mod tests {
     #[test]
     fn what_cannot_leave_is_refused() {
         let cnn = onnx::read(&fixtures("digits-cnn.onnx"), &onnx::ReadOptions::default()).unwrap();
-        let why = |pass: AddEarlyExit, model: &Model| added(pass, &mut model.clone()).unwrap_err().to_string();
+        let why =
+            |pass: AddEarlyExit, model: &Model| added(pass, &mut model.clone()).unwrap_err().to_string();
         assert_eq!(
             why(AddEarlyExit::default(), &cnn),
             "`add-early-exit`: `image` takes any number `N` of samples, and whether to leave early is decided for one"

@@ -24,7 +24,8 @@ impl Affine {
         let (o, d) = (next.weight.nrows(), self.weight.ncols());
         let mut weight = Mat::zeros(o, d);
         matmul(weight.as_mut(), Accum::Replace, next.weight.as_ref(), self.weight.as_ref(), 1.0, par());
-        let inner = |i: usize| self.bias.iter().enumerate().map(|(j, b)| next.weight[(i, j)] * b).sum::<f64>();
+        let inner =
+            |i: usize| self.bias.iter().enumerate().map(|(j, b)| next.weight[(i, j)] * b).sum::<f64>();
         Self { weight, bias: (0..o).map(|i| next.bias[i] + inner(i)).collect() }
     }
 }

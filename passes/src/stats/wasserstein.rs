@@ -18,7 +18,8 @@ pub fn max_sliced(x: Lines<'_>, y: Lines<'_>, seed: u64) -> f64 {
         return 0.0;
     }
     let mut rng = fastrand::Rng::with_seed(seed);
-    let mean: Vec<f64> = (0..d).map(|j| (0..n).map(|i| diff(x, y, i, i, j)).sum::<f64>() / n as f64).collect();
+    let mean: Vec<f64> =
+        (0..d).map(|j| (0..n).map(|i| diff(x, y, i, i, j)).sum::<f64>() / n as f64).collect();
     let mut starts = vec![mean, widths(x, y, n, d)];
     starts.extend((0..RANDOM_STARTS).map(|_| (0..d).map(|_| rng.f64() - 0.5).collect()));
     starts.into_iter().map(|w| climb(x, y, n, w)).fold(0.0, f64::max)
@@ -68,7 +69,9 @@ fn climb(x: Lines<'_>, y: Lines<'_>, n: usize, mut w: Vec<f64>) -> f64 {
         w.fill(0.0);
         for ((a, b), by) in a.iter().zip(&b).zip(&apart) {
             let (x, y) = (x.row(a.1), y.row(b.1));
-            w.iter_mut().zip(x.iter().zip(y)).for_each(|(w, (&x, &y))| *w += by * (f64::from(x) - f64::from(y)));
+            w.iter_mut()
+                .zip(x.iter().zip(y))
+                .for_each(|(w, (&x, &y))| *w += by * (f64::from(x) - f64::from(y)));
         }
     }
     best

@@ -75,7 +75,8 @@ struct Gap {
 
 /// Blocks that follow one another leave one gap; what counts is the stream behind the last of them.
 fn gaps(original: &Graph, changed: &Graph, gone: &[Gone], stands: &HashMap<String, String>) -> Vec<Gap> {
-    let place = |v: ValueId| original.producer(v).and_then(|(n, _)| original.nodes().iter().position(|m| *m == n));
+    let place =
+        |v: ValueId| original.producer(v).and_then(|(n, _)| original.nodes().iter().position(|m| *m == n));
     let mut gaps: Vec<Gap> = vec![];
     for block in gone {
         let mut name = &block.exit;

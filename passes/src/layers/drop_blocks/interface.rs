@@ -21,7 +21,8 @@ pub(super) fn own(graph: &Graph, block: &Block) -> Vec<String> {
 }
 
 fn remove_outputs(graph: &mut Graph, names: &[String]) {
-    let gone: Vec<_> = names.iter().filter_map(|n| graph.find(n)).filter(|&v| graph.value(v).is_output()).collect();
+    let gone: Vec<_> =
+        names.iter().filter_map(|n| graph.find(n)).filter(|&v| graph.value(v).is_output()).collect();
     graph.remove_outputs(&gone);
     graph.sweep();
 }
@@ -44,7 +45,9 @@ pub(super) fn close_up(result: &mut Model, names: &[String], cx: &mut Context<'_
         }
     }
     if !names.is_empty() {
-        cx.report.interface.push(format!("inputs and outputs are gone with their blocks: `{}`", names.join("`, `")));
+        cx.report
+            .interface
+            .push(format!("inputs and outputs are gone with their blocks: `{}`", names.join("`, `")));
     }
 }
 
@@ -75,7 +78,8 @@ fn renumbered(graph: &Graph, gone: &[String]) -> Vec<(String, String)> {
     for &value in graph.inputs().iter().chain(graph.outputs()) {
         let name = &graph.value(value).name;
         for (before, n, after) in numbers(name) {
-            let below = rows.get(&(before, after)).map_or(0, |gone| gone.iter().filter(|&&g| g < n).count() as u64);
+            let below =
+                rows.get(&(before, after)).map_or(0, |gone| gone.iter().filter(|&&g| g < n).count() as u64);
             if below > 0 {
                 renamed.push((n, name.clone(), format!("{before}{}{after}", n - below)));
                 break;

@@ -72,15 +72,20 @@ fn weights(graph: &Graph, block: &Block) -> Option<Vec<Vec<Affine>>> {
 fn merges(graph: &Graph, gone: &[Gone]) -> Vec<Merge> {
     let all = blocks(graph);
     let is_gone = |b: &Block| gone.iter().any(|g| g.branch == graph.value(b.branch).name);
-    let kinds: Vec<_> = all.iter().map(|b| {
-        let shapes = |l: &Linear| (l.weight_axes(), l.groups, l.outputs, l.width(), l.takes_bias());
-        (b.kind, b.identity, layers(graph, b).iter().map(shapes).collect::<Vec<_>>())
-    }).collect();
+    let kinds: Vec<_> = all
+        .iter()
+        .map(|b| {
+            let shapes = |l: &Linear| (l.weight_axes(), l.groups, l.outputs, l.width(), l.takes_bias());
+            (b.kind, b.identity, layers(graph, b).iter().map(shapes).collect::<Vec<_>>())
+        })
+        .collect();
     let mut merges: Vec<Merge> = vec![];
     for i in (0..all.len()).filter(|&i| is_gone(&all[i])) {
         let fits = |j: &usize| !is_gone(&all[*j]) && kinds[*j] == kinds[i] && !kinds[i].2.is_empty();
         let Some(into) = (0..i).rev().find(fits).or_else(|| (i + 1..all.len()).find(fits)) else { continue };
-        let (Some(own), Some(other)) = (weights(graph, &all[into]), weights(graph, &all[i])) else { continue };
+        let (Some(own), Some(other)) = (weights(graph, &all[into]), weights(graph, &all[i])) else {
+            continue;
+        };
         let name = graph.value(all[into].branch).name.clone();
         match merges.iter_mut().find(|m| m.into == name) {
             Some(merge) => merge.others.push(other),
@@ -117,7 +122,11 @@ fn sum(merge: &Merge, layer: usize, group: usize, eta: Option<f64>) -> Option<Af
     for other in &merge.others {
         let other = at(other)?;
         result.weight += (&other.weight - &own.weight) * Scale(eta);
-        result.bias.iter_mut().zip(other.bias.iter().zip(&own.bias)).for_each(|(r, (a, b))| *r += eta * (a - b));
+        result
+            .bias
+            .iter_mut()
+            .zip(other.bias.iter().zip(&own.bias))
+            .for_each(|(r, (a, b))| *r += eta * (a - b));
     }
     Some(result)
 }

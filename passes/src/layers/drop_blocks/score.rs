@@ -3,10 +3,7 @@
 use super::{Criterion, Gone, Work, runs};
 use crate::{
     PassError,
-    blocks::{
-        activation::activations,
-        residual::Block,
-    },
+    blocks::{activation::activations, residual::Block},
     stats::{Pairs, Rows, entropy, floats, max_sliced_relative, observe},
     trial::Trial,
 };
@@ -34,7 +31,9 @@ impl Scores {
     /// The least missed that is not gone yet, of the longest spans there are with at most so many units.
     pub fn least(&self, gone: &[Gone], most: usize) -> Option<Scored> {
         let open = |s: &&Scored| {
-            s.units <= most && !s.score.is_nan() && s.gone.iter().all(|g| gone.iter().all(|h| h.branch != g.branch))
+            s.units <= most
+                && !s.score.is_nan()
+                && s.gone.iter().all(|g| gone.iter().all(|h| h.branch != g.branch))
         };
         let longest = self.0.iter().filter(open).map(|s| s.units).max()?;
         let left = self.0.iter().filter(open).filter(|s| s.units == longest);
@@ -153,7 +152,10 @@ fn clip(graph: &Graph, value: ValueId) -> Option<(f32, f32)> {
         ClipView::of(*at).ok().filter(|_| *wire == Wire::Input(0)).map(|c| (c.low as f32, c.high as f32))
     };
     let bounds: Vec<_> = users.iter().map(bounds).collect::<Option<_>>()?;
-    bounds.first().copied().filter(|first| !graph.value(value).is_output() && bounds.iter().all(|b| b == first))
+    bounds
+        .first()
+        .copied()
+        .filter(|first| !graph.value(value).is_output() && bounds.iter().all(|b| b == first))
 }
 
 /// What is added up for one span.

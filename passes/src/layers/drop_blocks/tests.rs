@@ -66,13 +66,15 @@ fn every_criterion_drops_a_block_and_healing_brings_the_outputs_back() {
 fn each_healing_is_no_worse_than_none_and_the_stronger_is_better() {
     let (model, samples) = digits("digits-vit.onnx");
     let drift = |healing| {
-        let pass = DropBlocks { count: Some(2), criterion: Criterion::Influence, healing, ..DropBlocks::default() };
+        let pass =
+            DropBlocks { count: Some(2), criterion: Criterion::Influence, healing, ..DropBlocks::default() };
         let (changed, report) = drop_from(pass, &model, &samples).unwrap();
         assert_eq!(report.steps[0].counts["blocks dropped"], 2);
         measured(&model, &changed, &samples).drift
     };
     let none = drift(Healing::None);
-    let all = [Healing::Affine, Healing::LeastSquares, Healing::Refit, Healing::Merge, Healing::KeepLast].map(drift);
+    let all = [Healing::Affine, Healing::LeastSquares, Healing::Refit, Healing::Merge, Healing::KeepLast]
+        .map(drift);
     assert!(all.iter().all(|d| *d <= none * 1.02), "{none}: {all:?}");
     assert!(all[0] < none && all[1] < all[0] && all[2] < all[1], "{none}: {all:?}");
 }
@@ -178,7 +180,11 @@ fn a_cache_keeps_its_block_unless_it_may_go_and_then_numbers_close_up() {
 #[test]
 fn blocks_go_by_name() {
     let (model, samples) = digits("digits-cnn.onnx");
-    let named = |name: &str| DropBlocks { blocks: vec![name.into()], healing: Healing::None, ..DropBlocks::default() };
+    let named = |name: &str| DropBlocks {
+        blocks: vec![name.into()],
+        healing: Healing::None,
+        ..DropBlocks::default()
+    };
     let (changed, _) = drop_from(named("body/body.0"), &model, &samples).unwrap();
     let names: Vec<_> = blocks(&changed.graph).into_iter().map(|b| b.name).collect();
     assert_eq!(names, ["body/body.1", "body/body.2", "body/body.3"]);
@@ -213,7 +219,9 @@ fn a_gap_is_healed_to_its_far_end_in_whatever_order_blocks_went() {
     let mut body = format!("s = {conv}(image, w0) u0 = Relu(s) ");
     for i in 1..4 {
         let u = i - 1;
-        body += &format!("a{i} = {conv}(u{u}, w{i}) b{i} = Relu(a{i}) t{i} = {conv}(b{i}, w{i}) v{i} = Add(t{i}, u{u}) u{i} = Relu(v{i}) ");
+        body += &format!(
+            "a{i} = {conv}(u{u}, w{i}) b{i} = Relu(a{i}) t{i} = {conv}(b{i}, w{i}) v{i} = Add(t{i}, u{u}) u{i} = Relu(v{i}) "
+        );
     }
     let mut rng = fastrand::Rng::with_seed(3);
     let mut weights = |n: usize, scale: f32| {
@@ -223,7 +231,8 @@ fn a_gap_is_healed_to_its_far_end_in_whatever_order_blocks_went() {
     for i in 1..4 {
         constants += &format!(", float[4,4,3,3] w{i} = {{{}}}", weights(144, 0.3));
     }
-    let source = format!("g (float[N,1,8,8] image) => (float[N,4,8,8] y) <{constants}> {{ {body} y = Tanh(u3) }}");
+    let source =
+        format!("g (float[N,1,8,8] image) => (float[N,4,8,8] y) <{constants}> {{ {body} y = Tanh(u3) }}");
     let (original, samples) = (model(&source), digits("digits-cnn.onnx").1);
     let drift = |names: [&str; 3], healing| {
         let blocks = names.map(String::from).to_vec();
