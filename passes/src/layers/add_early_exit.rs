@@ -590,7 +590,7 @@ mod tests {
     #[test]
     fn some_leave_early_and_the_others_get_the_answer_of_the_whole() {
         for name in ["digits-cnn.onnx", "digits-vit.onnx"] {
-            let original = onnx::read(&fixtures(name), &onnx::ReadOptions::default()).unwrap();
+            let original = onnx::read(fixtures(name), &onnx::ReadOptions::default()).unwrap();
             let mut changed = original.clone();
             let pass = AddEarlyExit { allow_interface_change: true, ..AddEarlyExit::default() };
             let report = added(pass, &mut changed).unwrap();
@@ -627,7 +627,7 @@ mod tests {
 
     #[test]
     fn what_cannot_leave_is_refused() {
-        let cnn = onnx::read(&fixtures("digits-cnn.onnx"), &onnx::ReadOptions::default()).unwrap();
+        let cnn = onnx::read(fixtures("digits-cnn.onnx"), &onnx::ReadOptions::default()).unwrap();
         let why =
             |pass: AddEarlyExit, model: &Model| added(pass, &mut model.clone()).unwrap_err().to_string();
         assert_eq!(
