@@ -161,6 +161,9 @@ pub struct InspectArgs {
     /// The graph in ONNX textual syntax, long tensors cut short
     #[arg(long)]
     pub text: bool,
+    /// Residual blocks, each with its share of weights, multiply-accumulates and measured time
+    #[arg(long)]
+    pub blocks: bool,
     /// Size of a symbolic dimension, such as N=8; 1 if not given
     #[arg(long = "dim", value_name = "NAME=SIZE", value_parser = dim)]
     pub dims: Vec<(String, i64)>,
