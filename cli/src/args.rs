@@ -156,16 +156,16 @@ pub struct VerifyArgs {
 #[derive(Args, Clone)]
 pub struct LimitArgs {
     /// Largest drift of an output that is allowed, relative to its largest value
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", value_parser = limit, allow_negative_numbers = true)]
     pub max_drift: Option<f64>,
     /// Least share of samples that must keep their class
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true)]
     pub min_agreement: Option<f64>,
     /// Largest drop of accuracy on labelled samples that is allowed
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true)]
     pub max_accuracy_drop: Option<f64>,
     /// Largest share of all inputs that may change class, as far as the samples tell with 95 % confidence
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true)]
     pub max_disagreement: Option<f64>,
 }
 
@@ -229,6 +229,9 @@ pub struct InspectArgs {
     /// The graph in ONNX textual syntax, long tensors cut short
     #[arg(long)]
     pub text: bool,
+    /// Residual blocks, each with its share of weights, multiply-accumulates and measured time
+    #[arg(long)]
+    pub blocks: bool,
     /// Size of a symbolic dimension, such as N=8; 1 if not given
     #[arg(long = "dim", value_name = "NAME=SIZE", value_parser = dim)]
     pub dims: Vec<(String, i64)>,
@@ -346,5 +349,8 @@ mod tests {
         assert_eq!(metric("cosine=0.9"), Ok((Measure::Cosine, 0.9)));
         assert!(metric("cosinus=0.9").is_err());
         assert!(dim("N").is_err() && dim("N=0").is_err());
+        assert_eq!((share("0.5"), limit("2")), (Ok(0.5), Ok(2.0)));
+        assert!(["nan", "-0.1", "1.1", "x"].iter().all(|text| share(text).is_err()));
+        assert!(["nan", "-0.1", "x"].iter().all(|text| limit(text).is_err()));
     }
 }

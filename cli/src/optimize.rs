@@ -149,9 +149,11 @@ pub fn perform(work: &Work, common: &Common, voice: &Voice) -> Result<Told, Fail
     }
 
     let summary = Summary { work, original: &original, model: &model, report: &report, start };
+    // A pass may have been asked to change inputs and outputs.
+    let narrowed = report.steps.iter().any(|s| !s.interface.is_empty());
     let proof = match work.prove {
         Prove::No => None,
-        _ => Some(proving.prove(&original, &model, &stages.finish(), test)?),
+        _ => Some(proving.prove(&original, &model, &stages.finish(), test, narrowed)?),
     };
     if let Some(proof) = proof.as_ref().filter(|p| !p.failures.is_empty()) {
         let mut hints: Vec<_> = proof.guilty.iter().cloned().collect();
@@ -364,7 +366,7 @@ fn steps(report: &Report, verbose: bool) -> String {
         }
         did.extend(step.figures.iter().map(|(what, x)| format!("{what} {x:.4}")));
         text += &format!("{}: {}\n", step.pass, did.join(", "));
-        for note in &step.notes {
+        for note in step.notes.iter().chain(&step.interface) {
             text += &format!("  {note}\n");
         }
         let mut reasons: Vec<_> = step.declined.iter().collect();

@@ -30,6 +30,9 @@ pub struct ProofOptions {
     pub steps: usize,
     /// Inputs with the outputs that they take up; found by names and types if there is none ([`state_pairs`]).
     pub state: Vec<(String, String)>,
+    /// Whether the candidate may fix sizes of inputs and outputs that the original leaves open, and have other inputs
+    /// and outputs: then nothing can be said.
+    pub narrowed: bool,
 }
 
 /// What a proof found.
@@ -205,8 +208,13 @@ impl<'e> Original<'e> {
         };
         let (first, second) = (&*original.written, &*candidate.written);
         let mut report = report;
-        if let Some(why) = interface_change(first, second, self.options.any_order) {
-            return Ok(report.with(Outcome::differs(why)));
+        if let Some(why) = interface_change(first, second, self.options) {
+            let outcome = if self.options.narrowed {
+                Outcome::Unproven { why: format!("the interface changed as asked for: {why}") }
+            } else {
+                Outcome::differs(why)
+            };
+            return Ok(report.with(outcome));
         }
         report.notes.extend(other_orders(first, second));
         let steps = self.options.steps.max(1);
@@ -385,21 +393,28 @@ fn other_orders(a: &dyn Session, b: &dyn Session) -> Vec<String> {
 
 /// The first difference between the interfaces, as a sentence. Of outputs an engine tells what it inferred too, and
 /// it may infer more of the candidate: sizes that the original leaves open are held to by running, not here.
-fn interface_change(original: &dyn Session, candidate: &dyn Session, any_order: bool) -> Option<String> {
+fn interface_change(
+    original: &dyn Session,
+    candidate: &dyn Session,
+    options: &ProofOptions,
+) -> Option<String> {
     let aligned = |wanted: &[Port], ports: &[Port]| {
         let mut ports = ports.to_vec();
-        if any_order {
+        if options.any_order {
             let place = |port: &Port| wanted.iter().position(|w| w.name == port.name).unwrap_or(usize::MAX);
             ports.sort_by_key(place);
         }
         ports
     };
+    let open = |candidate: &[Port], original: &[Port]| -> Vec<Port> {
+        let rest = candidate.iter().skip(original.len()).cloned();
+        candidate.iter().zip(original).map(opened).chain(rest).collect()
+    };
     let inputs = aligned(original.inputs(), candidate.inputs());
-    let all = aligned(original.outputs(), candidate.outputs());
-    let outputs: Vec<_> = all.iter().zip(original.outputs()).map(opened).collect();
-    let rest = all.get(outputs.len()..).unwrap_or_default();
+    let inputs = if options.narrowed { open(&inputs, original.inputs()) } else { inputs };
+    let outputs = open(&aligned(original.outputs(), candidate.outputs()), original.outputs());
     port_change("input", original.inputs(), &inputs)
-        .or_else(|| port_change("output", original.outputs(), &[&outputs, rest].concat()))
+        .or_else(|| port_change("output", original.outputs(), &outputs))
 }
 
 /// The candidate's port with the dimensions left open that the original leaves open.
