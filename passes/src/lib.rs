@@ -23,6 +23,7 @@ pub mod stats;
 #[cfg(test)]
 mod testing;
 pub mod trial;
+pub mod weights;
 
 pub use context::{Context, Progress, Silent, Tools};
 pub use pass::{Declared, Effect, OptionInfo, Pass, PassInfo, pass_support};

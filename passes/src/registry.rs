@@ -1,6 +1,6 @@
 //! Every pass there is.
 
-use crate::{PassInfo, channels, cleanup, fold, fuse, layers};
+use crate::{PassInfo, channels, cleanup, fold, fuse, layers, weights};
 
 /// Every pass, in the order in which `pare passes` lists them. A new pass is a new file and one line here.
 pub static PASSES: &[&PassInfo] = &[
@@ -42,6 +42,9 @@ pub static PASSES: &[&PassInfo] = &[
     &layers::DropIdleActivations::INFO,
     // fewer channels
     &channels::PruneChannels::INFO,
+    // fewer bits of weights
+    &weights::Sparsify::INFO,
+    &weights::ApplyMask::INFO,
 ];
 
 /// The pass of this name.

@@ -11,4 +11,5 @@ pub mod roles;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use prune::matches;
 pub use prune::{PruneChannels, Repair, Scope};
