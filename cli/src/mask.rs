@@ -35,6 +35,10 @@ pub fn run(args: &MaskArgs, common: &Common, voice: &Voice) -> Result<Done, Fail
         )
     })?;
     let bytes = mask.to_bytes().map_err(|e| Failure::new(e.to_string()))?;
+    if args.output == std::path::Path::new("-") {
+        voice.raw(&bytes);
+        return Ok(Done::Well);
+    }
     inputs::write_whole(&args.output, &bytes)?;
     let (all, stay) = mask.counts();
     voice.report(

@@ -45,6 +45,7 @@ pub static PASSES: &[&PassInfo] = &[
     // fewer bits of weights
     &weights::Sparsify::INFO,
     &weights::ApplyMask::INFO,
+    &weights::Quantize::INFO,
 ];
 
 /// The pass of this name.

@@ -205,6 +205,11 @@ impl Linear {
         }
     }
 
+    /// Whether it multiplies by its weights, and adds its bias, as they are stored.
+    pub fn is_plain(&self) -> bool {
+        self.factor() == 1.0 && !matches!(self.bias, Bias::Constant(_, factor) if factor != 1.0)
+    }
+
     /// What the operator multiplies its weights by.
     fn factor(&self) -> f64 {
         if let Kind::Matrix { alpha, .. } = self.kind { alpha } else { 1.0 }

@@ -3,8 +3,10 @@
 mod apply_mask;
 mod layers;
 mod mask;
+mod quantize;
 mod sparsify;
 
 pub use apply_mask::ApplyMask;
 pub use mask::{Mask, MaskError};
+pub use quantize::{Quantize, Ranges};
 pub use sparsify::{Criterion, Pattern, Refitting, Scope, Sparsify};

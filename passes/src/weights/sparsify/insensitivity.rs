@@ -29,9 +29,9 @@ pub fn masks(work: &Work<'_>, masks: &Masks<'_>, cx: &Context<'_>) -> Result<Vec
         cx.tools.progress.step("threshold", step as u64, STEPS as u64);
         let drift = trial.drift(&work.changed(&all, &at(threshold), Refitting::None)?)?;
         if drift <= work.pass.tolerance * entropy {
-            low = threshold
+            low = threshold;
         } else {
-            high = threshold
+            high = threshold;
         }
         threshold = f64::midpoint(low, high);
     }
