@@ -10,6 +10,7 @@ mod optimize;
 mod passes;
 mod proof;
 mod runtime;
+mod stored;
 mod verify;
 mod voice;
 

@@ -5,6 +5,7 @@ use crate::{
     failure::{Done, Failure},
     inputs::{self, Engines},
     proof::{self, Limits},
+    stored::Stored,
     voice::{self, Voice},
 };
 use pare_graph::{Model, onnx, ops::Bindings, text};
@@ -68,9 +69,17 @@ pub fn run(args: &OptimizeArgs, common: &Common, voice: &Voice) -> Result<Done, 
         return Ok(Done::CheckFailed);
     }
     let written = write(&model, &args.output)?;
-    let summary = || job.text(&original, &model, &report, proof.as_ref(), (loaded.bytes, written), start);
-    let sizes = Some((loaded.bytes, written));
-    let machine = || job.json(&original, &model, &report, proof.as_ref(), sizes, start);
+    let feeds = (args.samples.as_deref(), common.seed);
+    let stored = Stored::of(&report, (&original, &model), feeds, &engines)?;
+    let stored = stored.as_ref();
+    let sizes = (loaded.bytes, written);
+    let summary = || job.text((&original, &model), &report, proof.as_ref(), (sizes, stored), start);
+    let sizes = Some(sizes);
+    let machine = || {
+        let mut json = job.json(&original, &model, &report, proof.as_ref(), sizes, start);
+        json["weights"] = json!(stored.map(Stored::json));
+        json
+    };
     if args.output == Path::new("-") {
         // The model itself went to stdout.
         voice.note(summary().trim_end());
@@ -265,11 +274,10 @@ impl Job<'_> {
 
     fn text(
         &self,
-        original: &Model,
-        model: &Model,
+        (original, model): (&Model, &Model),
         report: &Report,
         proof: Option<&Proven>,
-        (bytes_before, bytes_after): (u64, u64),
+        ((bytes_before, bytes_after), stored): ((u64, u64), Option<&Stored>),
         start: Instant,
     ) -> String {
         let (before, after) = (Figures::of(original), Figures::of(model));
@@ -284,6 +292,7 @@ impl Job<'_> {
             rows.push(row("multiply-accumulates", before.macs, after.macs, voice::count));
         }
         rows.push(row("file", bytes_before, bytes_after, voice::bytes));
+        rows.extend(stored.into_iter().flat_map(Stored::rows));
         let mut text = voice::table(&["", "before", "after", ""], rows);
         text.push('\n');
         text += &steps(report, self.args.verbose);

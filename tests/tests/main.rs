@@ -9,3 +9,4 @@ mod laws;
 mod models;
 mod sizes;
 mod support;
+mod weights;

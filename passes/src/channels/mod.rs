@@ -15,7 +15,6 @@ pub mod roles;
 mod tests;
 
 pub use drop_dead_channels::DropDeadChannels;
-pub(crate) use prune::matches;
 pub use prune::{PruneChannels, Repair, Scope};
 pub use prune_heads::PruneHeads;
 pub use prune_hidden::PruneHidden;

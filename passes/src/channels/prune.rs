@@ -4,7 +4,7 @@ use super::{
     allocate::{Counts, Curve, cost_of, global, loss_of, uniform},
     cost::CostModel,
     cut::cut,
-    groups::{Groups, Keep, Kind},
+    groups::{Groups, Keep, Kind, matches},
     order::{Criterion, order},
     repair::{InputSums, Local, repair},
     roles::{Role, refits, roles},
@@ -490,20 +490,4 @@ fn choose(
         )));
     }
     Ok(chosen)
-}
-
-/// Whether a name matches a pattern in which `*` stands for anything.
-pub(crate) fn matches(pattern: &str, name: &str) -> bool {
-    let mut parts = pattern.split('*');
-    let first = parts.next().unwrap_or("");
-    let Some(mut rest) = name.strip_prefix(first) else { return false };
-    let parts: Vec<_> = parts.collect();
-    let Some((last, middle)) = parts.split_last() else { return rest.is_empty() };
-    for part in middle {
-        match rest.find(part) {
-            Some(at) => rest = &rest[at + part.len()..],
-            None => return false,
-        }
-    }
-    rest.ends_with(last)
 }

@@ -12,7 +12,9 @@ pub use select::Pattern;
 
 use super::layers::{Kept, Layer, density, layers};
 use crate::{
-    Context, Pass, PassError, pass,
+    Context, Pass, PassError,
+    channels::DropDeadChannels,
+    pass,
     repair::{Refit, Setting, behind, sequential, unfit},
     stats::{Affine, NotFinite, Ridge, Sampling, Sums, input_sums},
     trial::Trial,
@@ -121,8 +123,8 @@ const LAMBDA_CAREFUL: f64 = 1e-2;
 /// Rounds in which a fit looks at the activation behind it.
 const ROUNDS: usize = 4;
 /// Each level of a layer's curve keeps this share of what the one before keeps.
-const LEVEL: f64 = 0.7;
-const LEVELS: i32 = 10;
+const LEVEL: f64 = 0.6;
+const LEVELS: i32 = 7;
 
 impl Criterion {
     /// Whether it looks at activations.
@@ -189,6 +191,9 @@ impl Pass for Sparsify {
             cx.report.figures.insert("density before".into(), before);
             cx.report.figures.insert("density".into(), after);
             *model = new;
+            if self.cascade {
+                DropDeadChannels::default().run(model, cx)?;
+            }
             cx.report.notes.push(pays(self.pattern).into());
         }
         Ok(())
@@ -384,6 +389,8 @@ impl<'p> Work<'p> {
             cx.report.figures.insert(format!("drift at λ={lambda}"), drift);
             if drift < best.0 {
                 best = (drift, candidate);
+                // Samples enough: a stronger pull toward the single fits is of no use.
+                break;
             }
         }
         cx.report.figures.insert("drift".into(), best.0);

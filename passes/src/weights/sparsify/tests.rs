@@ -64,7 +64,7 @@ fn after(options: &str) -> (Model, f64) {
     let samples = Inputs(400, vec![4, 6, 6]);
     let tools = Tools { samples: Some(&samples), ..tools() };
     let mut changed = original.clone();
-    run_pass_with(pass(options), &mut changed, tools);
+    run_pass_with(pass(&format!("{options}\ncascade = false")), &mut changed, tools);
     changed.infer().unwrap();
     let more = Inputs(600, vec![4, 6, 6]);
     let trial = Trial::new(Tools { samples: Some(&more), ..tools }, &inferred, 400..600).unwrap();
@@ -85,6 +85,19 @@ fn the_smallest_go_and_the_others_stay_to_the_bit() {
             y = Gemm<alpha = 3.0>(x, w, b) }",
         "g (float[N,2] x) => (float[N,2] y) <float[2,2] w = {0, -0.3, 0.2, 0}, float[2] b = {1, 2}> {
             y = Gemm<alpha = 3.0>(x, w, b) }",
+    );
+}
+
+#[test]
+fn a_neuron_that_nothing_feeds_any_more_goes_with_its_weights() {
+    check(
+        pass("ratio = 0.34"),
+        "g (float[N,2] x) => (float[N,1] y)
+            <float[2,2] w = {1, 0.01, 2, 0.02}, float[2] b = {0.5, 2}, float[2,1] v = {3, 4}, float[1] c = {1}> {
+            h = Gemm(x, w, b) a = Relu(h) y = Gemm(a, v, c) }",
+        "g (float[N,2] x) => (float[N,1] y)
+            <float[2,1] w = {1, 2}, float[1] b = {0.5}, float[1,1] v = {3}, float[1] c = {9}> {
+            h = Gemm(x, w, b) a = Relu(h) y = Gemm(a, v, c) }",
     );
 }
 
