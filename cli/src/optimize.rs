@@ -8,11 +8,16 @@ use crate::{
     stored::Stored,
     voice::{self, Voice},
 };
-use pare_graph::{Model, onnx, ops::Bindings, text};
+use pare_graph::{
+    Model,
+    onnx::{self, WriteError},
+    ops::Bindings,
+    text,
+};
 use pare_passes::{Effect, Observer, Pass, Pipeline, Report, RunOptions, Tools, run as run_pipeline};
 use pare_runtime::{ModelSource, Outcome, Report as Proof, SharedSamples};
 use serde_json::json;
-use std::{io::Write, path::Path, time::Instant};
+use std::{cell::RefCell, io::Write, path::Path, time::Instant};
 
 /// The metadata entry that holds the pipeline.
 const PIPELINE_KEY: &str = "pare.pipeline";
@@ -29,6 +34,7 @@ pub fn run(args: &OptimizeArgs, common: &Common, voice: &Voice) -> Result<Done, 
     }
 
     let engines = Engines::new(common, voice);
+    engines.check_custom_ops()?;
     let samples = match &args.samples {
         Some(path) => Some(SharedSamples::from(inputs::samples(path, &original)?)),
         None => None,
@@ -42,8 +48,17 @@ pub fn run(args: &OptimizeArgs, common: &Common, voice: &Voice) -> Result<Done, 
         threads: common.threads,
         memory: args.memory,
     };
-    let job =
-        Job { args, common, voice, engines: &engines, pipeline: &pipeline, tools, source: loaded.source };
+    let job = Job {
+        args,
+        common,
+        voice,
+        engines: &engines,
+        pipeline: &pipeline,
+        tools,
+        original: &original,
+        source: loaded.source,
+        scratch: RefCell::default(),
+    };
 
     let mut model = original.clone();
     let mut stages = Stages::new(&pipeline, args.print_after.as_deref(), voice, &original);
@@ -72,9 +87,11 @@ pub fn run(args: &OptimizeArgs, common: &Common, voice: &Voice) -> Result<Done, 
     let feeds = (args.samples.as_deref(), common.seed);
     let stored = Stored::of(&report, (&original, &model), feeds, &engines)?;
     let stored = stored.as_ref();
-    let sizes = (loaded.bytes, written);
-    let summary = || job.text((&original, &model), &report, proof.as_ref(), (sizes, stored), start);
-    let sizes = Some(sizes);
+    let summary = || {
+        let written = (loaded.bytes, &written, stored);
+        job.text(&original, &model, &report, proof.as_ref(), written, start)
+    };
+    let sizes = Some((loaded.bytes, written.bytes));
     let machine = || {
         let mut json = job.json(&original, &model, &report, proof.as_ref(), sizes, start);
         json["weights"] = json!(stored.map(Stored::json));
@@ -111,16 +128,25 @@ fn check_print_after(args: &OptimizeArgs, pipeline: &Pipeline) -> Result<(), Fai
         .hint("`all` prints after every pass"))
 }
 
-/// Bytes written, external data included.
-fn write(model: &Model, path: &Path) -> Result<u64, Failure> {
+/// What was written.
+struct Written {
+    /// Bytes, external data included.
+    bytes: u64,
+    /// The files, for people.
+    files: String,
+}
+
+fn write(model: &Model, path: &Path) -> Result<Written, Failure> {
     if path == Path::new("-") {
         let mut out = std::io::stdout().lock();
         let bytes = onnx::write_to(model, &mut out)?;
         out.flush().map_err(|e| Failure::new(format!("cannot write to stdout: {e}")))?;
-        return Ok(bytes);
+        return Ok(Written { bytes, files: path.display().to_string() });
     }
     let written = onnx::write(model, path, &onnx::WriteOptions::default())?;
-    Ok(written.bytes + written.data.map_or(0, |d| d.1))
+    let (data, more) =
+        written.data.map_or((String::new(), 0), |(data, bytes)| (format!(" and {}", data.display()), bytes));
+    Ok(Written { bytes: written.bytes + more, files: format!("{}{data}", path.display()) })
 }
 
 struct Job<'j> {
@@ -130,7 +156,10 @@ struct Job<'j> {
     engines: &'j Engines<'j>,
     pipeline: &'j Pipeline,
     tools: Tools<'j>,
+    original: &'j Model,
     source: ModelSource,
+    /// Models on their way to an engine that are too large for memory.
+    scratch: RefCell<Vec<tempfile::TempDir>>,
 }
 
 /// What the proof said.
@@ -213,11 +242,21 @@ impl Job<'_> {
         proof::compare(self.engines, &self.place(a)?, &self.place(b)?, &mut samples)
     }
 
-    /// Where an engine finds a model: the file it came from if it is untouched and too large for memory.
+    /// Where an engine finds a model: in memory; one that is too large for that in the file it came from, or, if it
+    /// was changed, in a file beside the output.
     fn place(&self, model: &Model) -> Result<ModelSource, Failure> {
         match onnx::to_bytes(model) {
             Ok(bytes) => Ok(ModelSource::bytes(bytes)),
-            Err(_) if model.metadata(PIPELINE_KEY).is_none() => Ok(self.source.clone()),
+            Err(WriteError::TooLarge { .. }) if std::ptr::eq(model, self.original) => Ok(self.source.clone()),
+            Err(WriteError::TooLarge { .. }) if self.args.output != Path::new("-") => {
+                let parent = self.args.output.parent().filter(|p| *p != Path::new(""));
+                let cannot = |e| Failure::new(format!("cannot write beside the output: {e}"));
+                let folder = tempfile::tempdir_in(parent.unwrap_or(Path::new("."))).map_err(cannot)?;
+                let path = folder.path().join("model.onnx");
+                onnx::write(model, &path, &onnx::WriteOptions { sync: false, ..Default::default() })?;
+                self.scratch.borrow_mut().push(folder);
+                Ok(ModelSource::File(path))
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -274,10 +313,11 @@ impl Job<'_> {
 
     fn text(
         &self,
-        (original, model): (&Model, &Model),
+        original: &Model,
+        model: &Model,
         report: &Report,
         proof: Option<&Proven>,
-        ((bytes_before, bytes_after), stored): ((u64, u64), Option<&Stored>),
+        (bytes_before, written, stored): (u64, &Written, Option<&Stored>),
         start: Instant,
     ) -> String {
         let (before, after) = (Figures::of(original), Figures::of(model));
@@ -291,7 +331,7 @@ impl Job<'_> {
         if before.macs > 0 {
             rows.push(row("multiply-accumulates", before.macs, after.macs, voice::count));
         }
-        rows.push(row("file", bytes_before, bytes_after, voice::bytes));
+        rows.push(row("file", bytes_before, written.bytes, voice::bytes));
         rows.extend(stored.into_iter().flat_map(Stored::rows));
         let mut text = voice::table(&["", "before", "after", ""], rows);
         text.push('\n');
@@ -302,11 +342,7 @@ impl Job<'_> {
         } else {
             text += "\nnot proven: `--no-prove`\n";
         }
-        text + &format!(
-            "\nwrote {} in {}\n",
-            self.args.output.display(),
-            voice::seconds(start.elapsed().as_secs_f64())
-        )
+        text + &format!("\nwrote {} in {}\n", written.files, voice::seconds(start.elapsed().as_secs_f64()))
     }
 }
 
@@ -339,7 +375,7 @@ fn steps(report: &Report, verbose: bool) -> String {
             continue;
         }
         let mut did: Vec<_> = step.counts.iter().map(|(what, n)| format!("{n} {what}")).collect();
-        if did.is_empty() {
+        if did.is_empty() && step.figures.is_empty() {
             did.push(format!("{} changes", step.patches));
         }
         did.extend(step.figures.iter().map(|(what, x)| format!("{what} {x:.4}")));

@@ -13,6 +13,7 @@ pub mod fuse;
 pub mod layers;
 mod pass;
 pub mod pipeline;
+mod prepare;
 pub mod presets;
 pub mod registry;
 pub mod repair;

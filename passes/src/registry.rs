@@ -40,6 +40,7 @@ pub static PASSES: &[&PassInfo] = &[
     &fuse::FuseSpaceToDepth::INFO,
     // fewer layers
     &layers::DropIdleActivations::INFO,
+    &layers::RemoveActivations::INFO,
     // fewer channels
     &channels::DropDeadChannels::INFO,
     &channels::PruneChannels::INFO,

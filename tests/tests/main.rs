@@ -7,6 +7,7 @@ mod conformance;
 mod hostile;
 mod laws;
 mod models;
+mod peers;
 mod sizes;
 mod support;
 mod weights;

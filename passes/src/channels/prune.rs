@@ -10,10 +10,8 @@ use super::{
     roles::{Role, refits, roles},
 };
 use crate::{
-    Context, Pass, PassError,
-    cleanup::{DropDead, DropNoops, LiftConstants},
-    fold::{FoldBn, FoldConstants},
-    pass,
+    Context, Pass, PassError, pass,
+    prepare::{matches, prepare},
     repair::{Setting, sequential},
     stats::{Order, Sampling, input_sums},
     trial::Trial,
@@ -151,17 +149,6 @@ impl PruneChannels {
         }
         Ok(())
     }
-}
-
-/// What has to be out of the way: batch norms, and shapes that could be constants.
-fn prepare(model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
-    LiftConstants::default().run(model, cx)?;
-    FoldConstants::default().run(model, cx)?;
-    DropNoops::default().run(model, cx)?;
-    FoldBn::default().run(model, cx)?;
-    DropDead::default().run(model, cx)?;
-    model.infer()?;
-    Ok(())
 }
 
 struct Work<'p> {

@@ -43,6 +43,7 @@ pub fn refits(graph: &Graph, roles: &[Role], (groups, keep): (&Groups, &Keep), a
     let refit = |r: &Role| Refit {
         node: r.node,
         target: r.linear.output,
+        sum: None,
         kept: r.kept_outputs(groups, keep),
         free: None,
     };
