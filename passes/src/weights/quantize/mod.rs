@@ -134,6 +134,7 @@ fn corrected(
         layer.linear.takes_bias().then(|| Refit {
             node: layer.node,
             target: layer.linear.output,
+            sum: None,
             kept: None,
             free: Some(vec![false; layer.count()]),
         })

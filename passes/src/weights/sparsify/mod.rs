@@ -408,7 +408,13 @@ impl<'p> Work<'p> {
             let useful =
                 lost(kept) || dirty.contains(&layer.linear.output) && (layer.linear.takes_bias() || !last);
             let free = lost(kept).then(|| kept.clone());
-            useful.then_some(Refit { node: layer.node, target: layer.linear.output, kept: None, free })
+            useful.then_some(Refit {
+                node: layer.node,
+                target: layer.linear.output,
+                sum: None,
+                kept: None,
+                free,
+            })
         };
         self.layers.iter().zip(masks).filter_map(refit).collect()
     }
