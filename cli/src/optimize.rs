@@ -371,7 +371,8 @@ const REASONS: usize = 3;
 fn steps(report: &Report, verbose: bool) -> String {
     let mut text = String::new();
     for step in &report.steps {
-        if step.patches == 0 && (step.declined.is_empty() || !verbose) && step.notes.is_empty() {
+        let asked = verbose || step.effect == Some(Effect::Lossy);
+        if step.patches == 0 && (step.declined.is_empty() || !asked) && step.notes.is_empty() {
             continue;
         }
         let mut did: Vec<_> = step.counts.iter().map(|(what, n)| format!("{n} {what}")).collect();

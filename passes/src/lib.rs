@@ -23,6 +23,7 @@ mod spell;
 pub mod stats;
 #[cfg(test)]
 mod testing;
+pub mod tokens;
 pub mod trial;
 pub mod weights;
 

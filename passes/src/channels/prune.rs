@@ -4,7 +4,7 @@ use super::{
     allocate::{Counts, Curve, cost_of, global, loss_of, uniform},
     cost::CostModel,
     cut::cut,
-    groups::{Groups, Keep, Kind, matches},
+    groups::{Groups, Keep, Kind},
     order::{Criterion, order},
     repair::{InputSums, Local, repair},
     roles::{Role, refits, roles},

@@ -1,6 +1,6 @@
 //! The layers whose weights may change: linear operators that alone read theirs.
 
-use crate::{Context, PassError, channels::groups::matches, stats::Linear};
+use crate::{Context, PassError, prepare::matches, stats::Linear};
 use faer::Mat;
 use pare_graph::{DataType, Graph, NodeId, Patch, Tensor};
 
