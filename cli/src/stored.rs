@@ -53,6 +53,7 @@ impl Stored {
             Ok::<_, Failure>(Of { density: density(model), packed: packed.len() as u64 })
         };
         let (before, after) = (of(original, &a)?, of(model, &b)?);
+        let mut samples = inputs::samples_or_generated(samples, original, seed)?;
         let feeds =
             samples.batches(1).take(FEEDS).map(|b| Ok(b?.feed)).collect::<Result<Vec<_>, Failure>>()?;
         let options = LoadOptions { threads: 1, ..engines.load_options() };

@@ -5,7 +5,7 @@ use pare_graph::{Model, Patch, Tensor, ValueId, onnx};
 use pare_passes::{Effect, Pipeline, weights::Mask};
 
 fn fixture(name: &str) -> Model {
-    onnx::read(&root().join(format!("fixtures/{name}.onnx")), &onnx::ReadOptions::default()).unwrap()
+    onnx::read(root().join(format!("fixtures/{name}.onnx")), &onnx::ReadOptions::default()).unwrap()
 }
 
 fn weights(model: &Model, name: &str) -> Vec<f32> {
