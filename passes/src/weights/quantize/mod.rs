@@ -135,6 +135,7 @@ fn corrected(
             node: layer.node,
             target: layer.linear.output,
             sum: None,
+            behind: false,
             kept: None,
             free: Some(vec![false; layer.count()]),
         })

@@ -412,6 +412,7 @@ impl<'p> Work<'p> {
                 node: layer.node,
                 target: layer.linear.output,
                 sum: None,
+                behind: false,
                 kept: None,
                 free,
             })
