@@ -6,6 +6,7 @@ mod config;
 mod failure;
 mod inputs;
 mod inspect;
+mod mask;
 mod optimize;
 mod passes;
 mod project;
@@ -13,6 +14,7 @@ mod proof;
 mod proving;
 mod reduce;
 mod runtime;
+mod stored;
 mod verify;
 mod voice;
 
@@ -69,6 +71,7 @@ fn run(cli: &Cli, voice: &voice::Voice) -> Result<Done, Failure> {
         Command::Reduce(args) => reduce::run(args, common, voice),
         Command::Inspect(args) => inspect::run(args, common, voice),
         Command::Bench(args) => bench::run(args, common, voice),
+        Command::Mask(args) => mask::run(args, common, voice),
         Command::Passes(args) => passes::run(args, voice),
         Command::Runtime(args) => runtime::run(args, common, voice),
         Command::Completions { shell } => {

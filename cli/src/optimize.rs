@@ -7,7 +7,11 @@ use crate::{
     inputs::{self, Engines},
     project,
     proof::{self, Limits},
+<<<<<<< HEAD
     proving::{self, Fault, Kind, PIPELINE_KEY, Proven, Proving, Stages},
+=======
+    stored::Stored,
+>>>>>>> main
     voice::{self, Voice},
 };
 use pare_graph::{Model, Samples as _, onnx, ops::Bindings};
@@ -104,11 +108,18 @@ impl Told {
 /// Do the work: the output is written if everything holds.
 pub fn perform(work: &Work, common: &Common, voice: &Voice) -> Result<Told, Failure> {
     let start = Instant::now();
+<<<<<<< HEAD
     check_print_after(work)?;
     check_output(&work.output)?;
     proving::check_limits(&work.limits, work.prove)?;
     let loaded = inputs::model(&work.model)?;
     let files: Vec<_> = loaded.model.files().map(Path::to_owned).collect();
+=======
+    let pipeline = pipeline(args)?;
+    check_print_after(args, &pipeline)?;
+    inputs::check_output(&args.output)?;
+    let loaded = inputs::model(&args.model)?;
+>>>>>>> main
     let mut original = loaded.model.clone();
     if work.freeze_initializers {
         original.graph.freeze_initializers();
@@ -170,6 +181,7 @@ pub fn perform(work: &Work, common: &Common, voice: &Voice) -> Result<Told, Fail
             note: None,
         });
     }
+<<<<<<< HEAD
     let written = write(&model, &work.output)?;
     Ok(Told {
         done: Done::Well,
@@ -180,6 +192,32 @@ pub fn perform(work: &Work, common: &Common, voice: &Voice) -> Result<Told, Fail
         hints: vec![],
         note: (!changed).then_some("nothing was found to improve: the output equals the input"),
     })
+=======
+    let written = write(&model, &args.output)?;
+    let feeds = (args.samples.as_deref(), common.seed);
+    let stored = Stored::of(&report, (&original, &model), feeds, &engines)?;
+    let stored = stored.as_ref();
+    let summary = || {
+        let written = (loaded.bytes, &written, stored);
+        job.text(&original, &model, &report, proof.as_ref(), written, start)
+    };
+    let sizes = Some((loaded.bytes, written.bytes));
+    let machine = || {
+        let mut json = job.json(&original, &model, &report, proof.as_ref(), sizes, start);
+        json["weights"] = json!(stored.map(Stored::json));
+        json
+    };
+    if args.output == Path::new("-") {
+        // The model itself went to stdout.
+        voice.note(summary().trim_end());
+    } else {
+        voice.report(machine, summary);
+    }
+    if !changed {
+        voice.note("nothing was found to improve: the output equals the input");
+    }
+    Ok(Done::Well)
+>>>>>>> main
 }
 
 /// The failure, with a reproducer if a pass is to blame.
@@ -217,6 +255,7 @@ fn check_print_after(work: &Work) -> Result<(), Failure> {
         .hint("`all` prints after every pass"))
 }
 
+<<<<<<< HEAD
 /// Whether the result could be written, asked before the work rather than after it.
 pub fn check_output(path: &Path) -> Result<(), Failure> {
     if path == Path::new("-") {
@@ -236,6 +275,8 @@ pub fn check_output(path: &Path) -> Result<(), Failure> {
     }
 }
 
+=======
+>>>>>>> main
 /// What was written.
 struct Written {
     /// Bytes, external data included.
@@ -280,8 +321,21 @@ impl Summary<'_> {
         })
     }
 
+<<<<<<< HEAD
     fn text(&self, proof: Option<&Proven>, bytes_before: u64, written: &Written) -> String {
         let (before, after) = (Figures::of(self.original), Figures::of(self.model));
+=======
+    fn text(
+        &self,
+        original: &Model,
+        model: &Model,
+        report: &Report,
+        proof: Option<&Proven>,
+        (bytes_before, written, stored): (u64, &Written, Option<&Stored>),
+        start: Instant,
+    ) -> String {
+        let (before, after) = (Figures::of(original), Figures::of(model));
+>>>>>>> main
         let row = |name: &str, a: u64, b: u64, show: fn(u64) -> String| {
             [vec![name.to_owned()], voice::change(a, b, show)].concat()
         };
@@ -293,6 +347,7 @@ impl Summary<'_> {
             rows.push(row("multiply-accumulates", before.macs, after.macs, voice::count));
         }
         rows.push(row("file", bytes_before, written.bytes, voice::bytes));
+        rows.extend(stored.into_iter().flat_map(Stored::rows));
         let mut text = voice::table(&["", "before", "after", ""], rows);
         text.push('\n');
         text += &steps(self.report, self.work.verbose);

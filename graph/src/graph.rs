@@ -598,12 +598,6 @@ impl Graph {
         self.outputs.push(value);
     }
 
-    /// Let these be all outputs of the graph.
-    pub(crate) fn set_outputs(&mut self, outputs: Vec<ValueId>) {
-        for id in std::mem::replace(&mut self.outputs, outputs.clone()) {
-            self.value_mut(id).role.output = false;
-        }
-        outputs.into_iter().for_each(|id| self.value_mut(id).role.output = true);
     /// Take values out of the outputs. What only these needed stays until [`Graph::sweep`].
     pub fn remove_outputs(&mut self, gone: &[ValueId]) {
         self.outputs.retain(|v| !gone.contains(v));

@@ -28,12 +28,12 @@ impl Model {
     /// The model with those of its outputs that `keep` wants, and what they need. `None` if there is none.
     pub fn with_outputs(&self, keep: impl Fn(&str) -> bool) -> Option<Self> {
         let mut model = self.clone();
-        let kept = self.graph.outputs().iter().copied().filter(|&o| keep(&self.graph.value(o).name));
-        let kept: Vec<_> = kept.collect();
+        let (kept, gone): (Vec<ValueId>, Vec<ValueId>) =
+            self.graph.outputs().iter().copied().partition(|&o| keep(&self.graph.value(o).name));
         if kept.is_empty() {
             return None;
         }
-        model.graph.set_outputs(kept);
+        model.graph.remove_outputs(&gone);
         model.graph.sweep();
         Some(model)
     }

@@ -12,3 +12,4 @@ mod mutations;
 mod peers;
 mod sizes;
 mod support;
+mod weights;
