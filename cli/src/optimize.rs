@@ -7,11 +7,8 @@ use crate::{
     inputs::{self, Engines},
     project,
     proof::{self, Limits},
-<<<<<<< HEAD
     proving::{self, Fault, Kind, PIPELINE_KEY, Proven, Proving, Stages},
-=======
     stored::Stored,
->>>>>>> main
     voice::{self, Voice},
 };
 use pare_graph::{Model, Samples as _, onnx, ops::Bindings};
@@ -108,18 +105,11 @@ impl Told {
 /// Do the work: the output is written if everything holds.
 pub fn perform(work: &Work, common: &Common, voice: &Voice) -> Result<Told, Failure> {
     let start = Instant::now();
-<<<<<<< HEAD
     check_print_after(work)?;
-    check_output(&work.output)?;
+    inputs::check_output(&work.output)?;
     proving::check_limits(&work.limits, work.prove)?;
     let loaded = inputs::model(&work.model)?;
     let files: Vec<_> = loaded.model.files().map(Path::to_owned).collect();
-=======
-    let pipeline = pipeline(args)?;
-    check_print_after(args, &pipeline)?;
-    inputs::check_output(&args.output)?;
-    let loaded = inputs::model(&args.model)?;
->>>>>>> main
     let mut original = loaded.model.clone();
     if work.freeze_initializers {
         original.graph.freeze_initializers();
@@ -181,43 +171,21 @@ pub fn perform(work: &Work, common: &Common, voice: &Voice) -> Result<Told, Fail
             note: None,
         });
     }
-<<<<<<< HEAD
     let written = write(&model, &work.output)?;
+    let feeds = (work.samples.as_deref(), common.seed);
+    let stored = Stored::of(&report, (&original, &model), feeds, &engines)?;
+    let stored = stored.as_ref();
+    let mut json = summary.json(proof.as_ref(), Some((loaded.bytes, written.bytes)));
+    json["weights"] = json!(stored.map(Stored::json));
     Ok(Told {
         done: Done::Well,
-        json: summary.json(proof.as_ref(), Some((loaded.bytes, written.bytes))),
-        text: summary.text(proof.as_ref(), loaded.bytes, &written),
+        json,
+        text: summary.text(proof.as_ref(), loaded.bytes, &written, stored),
         files,
         failures: vec![],
         hints: vec![],
         note: (!changed).then_some("nothing was found to improve: the output equals the input"),
     })
-=======
-    let written = write(&model, &args.output)?;
-    let feeds = (args.samples.as_deref(), common.seed);
-    let stored = Stored::of(&report, (&original, &model), feeds, &engines)?;
-    let stored = stored.as_ref();
-    let summary = || {
-        let written = (loaded.bytes, &written, stored);
-        job.text(&original, &model, &report, proof.as_ref(), written, start)
-    };
-    let sizes = Some((loaded.bytes, written.bytes));
-    let machine = || {
-        let mut json = job.json(&original, &model, &report, proof.as_ref(), sizes, start);
-        json["weights"] = json!(stored.map(Stored::json));
-        json
-    };
-    if args.output == Path::new("-") {
-        // The model itself went to stdout.
-        voice.note(summary().trim_end());
-    } else {
-        voice.report(machine, summary);
-    }
-    if !changed {
-        voice.note("nothing was found to improve: the output equals the input");
-    }
-    Ok(Done::Well)
->>>>>>> main
 }
 
 /// The failure, with a reproducer if a pass is to blame.
@@ -255,28 +223,6 @@ fn check_print_after(work: &Work) -> Result<(), Failure> {
         .hint("`all` prints after every pass"))
 }
 
-<<<<<<< HEAD
-/// Whether the result could be written, asked before the work rather than after it.
-pub fn check_output(path: &Path) -> Result<(), Failure> {
-    if path == Path::new("-") {
-        return Ok(());
-    }
-    if path.is_dir() {
-        return Err(Failure::new(format!("the output `{}` is a folder", path.display()))
-            .hint("give the name of a file in it"));
-    }
-    match path.parent() {
-        Some(folder) if folder != Path::new("") && !folder.is_dir() => {
-            let folder = folder.display();
-            Err(Failure::new(format!("the output's folder `{folder}` does not exist"))
-                .hint(format!("`mkdir -p {folder}` makes it")))
-        }
-        _ => Ok(()),
-    }
-}
-
-=======
->>>>>>> main
 /// What was written.
 struct Written {
     /// Bytes, external data included.
@@ -321,21 +267,14 @@ impl Summary<'_> {
         })
     }
 
-<<<<<<< HEAD
-    fn text(&self, proof: Option<&Proven>, bytes_before: u64, written: &Written) -> String {
-        let (before, after) = (Figures::of(self.original), Figures::of(self.model));
-=======
     fn text(
         &self,
-        original: &Model,
-        model: &Model,
-        report: &Report,
         proof: Option<&Proven>,
-        (bytes_before, written, stored): (u64, &Written, Option<&Stored>),
-        start: Instant,
+        bytes_before: u64,
+        written: &Written,
+        stored: Option<&Stored>,
     ) -> String {
-        let (before, after) = (Figures::of(original), Figures::of(model));
->>>>>>> main
+        let (before, after) = (Figures::of(self.original), Figures::of(self.model));
         let row = |name: &str, a: u64, b: u64, show: fn(u64) -> String| {
             [vec![name.to_owned()], voice::change(a, b, show)].concat()
         };

@@ -4,7 +4,7 @@ use crate::{
     args::{Common, Prove, ReduceArgs},
     failure::{Done, Failure},
     inputs::{self, Engines},
-    optimize::{self, Work},
+    optimize::Work,
     proof::Limits,
     proving::{Proving, TRIALS},
     voice::Voice,
@@ -28,7 +28,7 @@ pub fn run(args: &ReduceArgs, common: &Common, voice: &Voice) -> Result<Done, Fa
         verbose: false,
         memory: args.memory,
     };
-    optimize::check_output(&work.output)?;
+    inputs::check_output(&work.output)?;
     let loaded = inputs::model(&work.model)?;
     let engines = Engines::new(common, voice);
     let tools = Tools {
