@@ -123,3 +123,22 @@ pub fn samples_or_generated(path: Option<&Path>, model: &Model, seed: u64) -> Re
     }
     Ok(Samples::generated(specs, seed, SAMPLES_PER_PLAN))
 }
+
+/// Whether the result could be written, asked before the work rather than after it.
+pub fn check_output(path: &Path) -> Result<(), Failure> {
+    if path == Path::new("-") {
+        return Ok(());
+    }
+    if path.is_dir() {
+        return Err(Failure::new(format!("the output `{}` is a folder", path.display()))
+            .hint("give the name of a file in it"));
+    }
+    match path.parent() {
+        Some(folder) if folder != Path::new("") && !folder.is_dir() => {
+            let folder = folder.display();
+            Err(Failure::new(format!("the output's folder `{folder}` does not exist"))
+                .hint(format!("`mkdir -p {folder}` makes it")))
+        }
+        _ => Ok(()),
+    }
+}

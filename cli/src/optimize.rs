@@ -2,6 +2,7 @@
 
 use crate::{
     args::{Common, OptimizeArgs},
+    calibrate,
     failure::{Done, Failure},
     inputs::{self, Engines},
     proof::{self, Limits},
@@ -20,7 +21,7 @@ pub fn run(args: &OptimizeArgs, common: &Common, voice: &Voice) -> Result<Done, 
     let start = Instant::now();
     let pipeline = pipeline(args)?;
     check_print_after(args, &pipeline)?;
-    check_output(&args.output)?;
+    inputs::check_output(&args.output)?;
     let loaded = inputs::model(&args.model)?;
     let mut original = loaded.model.clone();
     if args.freeze_initializers {
@@ -32,10 +33,12 @@ pub fn run(args: &OptimizeArgs, common: &Common, voice: &Voice) -> Result<Done, 
         Some(path) => Some(SharedSamples::from(inputs::samples(path, &original)?)),
         None => None,
     };
+    let statistics = calibrate::all(&args.statistics)?;
     let test = args.test.as_ref().map(|path| inputs::samples(path, &original)).transpose()?;
     let tools = Tools {
         engine: Some(&engines),
         samples: samples.as_ref().map(|s| s as &dyn pare_graph::Samples),
+        statistics: statistics.as_ref(),
         progress: voice,
         seed: common.seed,
         threads: common.threads,
@@ -100,25 +103,6 @@ fn check_print_after(args: &OptimizeArgs, pipeline: &Pipeline) -> Result<(), Fai
     }
     Err(Failure::new(format!("`--print-after {name}`: the pipeline has no such pass"))
         .hint("`all` prints after every pass"))
-}
-
-/// Whether the result could be written, asked before the work rather than after it.
-fn check_output(path: &Path) -> Result<(), Failure> {
-    if path == Path::new("-") {
-        return Ok(());
-    }
-    if path.is_dir() {
-        return Err(Failure::new(format!("the output `{}` is a folder", path.display()))
-            .hint("give the name of a file in it"));
-    }
-    match path.parent() {
-        Some(folder) if folder != Path::new("") && !folder.is_dir() => {
-            let folder = folder.display();
-            Err(Failure::new(format!("the output's folder `{folder}` does not exist"))
-                .hint(format!("`mkdir -p {folder}` makes it")))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// Bytes written, external data included.

@@ -4,9 +4,11 @@
 //! * [`Linear`] sees every linear operator with constant weights as `y = W·x + b`, and cuts activations into its
 //!   rows `x`; [`input_sums`] adds them up to [`Sums`]: means, covariances and cross-covariances in f64.
 //! * [`Sums::ridge`] fits a map to them, [`block_obs`] tells which inputs it can do without.
+//! * [`Statistics`] are sums in files, which add up.
 //! * [`segment`] takes a piece out of a model, to run it on its own.
 
 mod collect;
+mod file;
 mod linear;
 mod obs;
 mod observe;
@@ -15,6 +17,7 @@ mod solve;
 mod sums;
 
 pub use collect::{Sampling, input_sums, misfit, size_of};
+pub use file::{Statistics, StatisticsError};
 pub use linear::Linear;
 pub use obs::{Order, Reader, block_obs};
 pub use observe::{Probe, batches, bytes_per_sample, choose, floats, no_samples, observe, open_inputs};
