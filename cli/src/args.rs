@@ -157,6 +157,9 @@ pub struct InspectArgs {
     /// A line for every node
     #[arg(long)]
     pub layers: bool,
+    /// Groups of channels that can only be removed together; with a pattern, the members of those that match
+    #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "")]
+    pub groups: Option<String>,
     /// The graph in ONNX textual syntax, long tensors cut short
     #[arg(long)]
     pub text: bool,

@@ -41,7 +41,10 @@ pub static PASSES: &[&PassInfo] = &[
     // fewer layers
     &layers::DropIdleActivations::INFO,
     // fewer channels
+    &channels::DropDeadChannels::INFO,
     &channels::PruneChannels::INFO,
+    &channels::PruneHidden::INFO,
+    &channels::PruneHeads::INFO,
 ];
 
 /// The pass of this name.

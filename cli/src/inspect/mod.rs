@@ -1,5 +1,7 @@
 //! `pare inspect`: what a model consists of and what it costs.
 
+mod groups;
+
 use crate::{
     args::{Common, InspectArgs},
     failure::{Done, Failure},
@@ -19,6 +21,9 @@ pub fn run(args: &InspectArgs, _common: &Common, voice: &Voice) -> Result<Done, 
     if args.text {
         voice.raw(text::print_model_with(model, text::PrintOptions { max_elements: Some(8) }).as_bytes());
         return Ok(Done::Well);
+    }
+    if let Some(pattern) = &args.groups {
+        return groups::run(model, pattern, voice);
     }
     let sizes = Bindings { sizes: args.dims.iter().cloned().collect(), ..Bindings::default() };
     let cost = model.cost(&sizes);

@@ -1,2 +1,8 @@
 //! What larger pieces of a graph are: the one place that knows what a residual block or an attention block looks like.
 //! Nothing here changes a graph; passes over channels, layers and tokens ask.
+
+mod attention;
+
+pub use attention::{
+    Attention, Form, Mask, MaskKind, NoAttention, NoResidual, Operand, Residual, Statics, attentions,
+};

@@ -136,7 +136,11 @@ pub fn cut(graph: &Graph, groups: &Groups, keep: &Keep) -> Result<Graph, CutErro
         patch.set_data(id, tensor);
     }
     for ((node, slot), (name, tensor)) in cutter.inputs {
-        patch.set_constant(node, slot, &name, tensor);
+        // What nobody else reads keeps its name.
+        match graph.at(node).optional(slot).filter(|v| v.value().tensor().is_some() && v.sole_use().is_ok()) {
+            Some(own) => patch.set_data(own.id, tensor),
+            None => patch.set_constant(node, slot, &name, tensor),
+        }
     }
     for (node, name, attribute) in cutter.attributes {
         patch.set_attribute(node, &name, attribute);

@@ -3,10 +3,10 @@
 
 use super::{
     cut::cut,
-    groups::{Groups, Keep, Port, site_of},
+    groups::{Groups, Keep, Port, site_of, sums},
 };
 use crate::testing::{model_at, tools};
-use pare_graph::{At, Graph, Model, Node, Patch, Run, Setting, Tensor, onnx, ops::ReduceView, text};
+use pare_graph::{Graph, Model, Node, Patch, Run, Setting, Tensor, onnx, text};
 
 /// Makes the text of a random graph.
 struct Maker {
@@ -316,7 +316,7 @@ impl Maker {
 }
 
 /// A random graph of two samples.
-fn random_graph(seed: u64) -> Model {
+pub(super) fn random_graph(seed: u64) -> Model {
     let rng = fastrand::Rng::with_seed(seed);
     let values = vec![("x".to_owned(), vec![3, 4, 4])];
     let mut maker = Maker { rng, lines: vec![], constants: vec![], values, next: 0 };
@@ -353,23 +353,12 @@ fn random_graph(seed: u64) -> Model {
     model
 }
 
-/// Axes along which a node sums over an input.
-fn summed(at: At<'_>) -> Vec<(usize, usize)> {
-    let rank = |slot: usize| at.optional(slot).unwrap().rank().unwrap();
-    match at.op() {
-        "Conv" | "ConvTranspose" | "Gemm" => vec![(0, 1)],
-        "MatMul" => vec![(0, rank(0) - 1), (1, rank(1) - 2)],
-        "ReduceSum" => ReduceView::of(at).unwrap().axes.into_iter().map(|a| (0, a)).collect(),
-        _ => vec![],
-    }
-}
-
 /// The graph with channels that do not stay multiplied by zero wherever they are summed over.
 fn zeroed(graph: &Graph, groups: &Groups, keep: &Keep) -> Graph {
     let mut masks = vec![];
     for &id in graph.nodes().iter() {
         let at = graph.at(id);
-        for (slot, axis) in summed(at) {
+        for (slot, axis) in sums(at) {
             let Some(site) = site_of(at, Port::In(slot)).filter(|_| !at.input(slot).unwrap().is_constant())
             else {
                 continue;
@@ -428,21 +417,38 @@ fn check_cut(graph: &Graph, feeds: &[(&str, &Tensor)], seed: u64) -> (usize, usi
     });
     Model::of(less.clone()).check().unwrap_or_else(|e| panic!("seed {seed}: {e}"));
     let reference = zeroed(graph, &groups, &keep);
-    let (a, b) = (loaded(&reference).run(feeds).unwrap(), loaded(&less).run(feeds).unwrap());
+    compare(&reference, &less, feeds, seed);
+    let lost = keep.values().filter(|units| units.contains(&false)).count();
+    (groups.prunable().count(), lost)
+}
+
+/// Both graphs give the same outputs, to rounding.
+fn compare(reference: &Graph, less: &Graph, feeds: &[(&str, &Tensor)], seed: u64) {
+    let (a, b) = (loaded(reference).run(feeds).unwrap(), loaded(less).run(feeds).unwrap());
     for (i, (a, b)) in a.iter().zip(&b).enumerate() {
         let (x, y) = (a.to_f64().unwrap(), b.to_f64().unwrap());
         let scale = x.iter().fold(1.0, |m: f64, v| m.max(v.abs()));
         let far = x.iter().zip(&y).map(|(p, q)| (p - q).abs()).fold(0.0, f64::max);
         // Sums in another order: some 1e-7 of the largest term for each of a dozen layers.
-        let text = || text::print_graph_with(graph, text::PrintOptions { max_elements: Some(8) });
+        let text = || text::print_graph_with(reference, text::PrintOptions { max_elements: Some(8) });
         assert!(
             x.len() == y.len() && far <= 1e-4 * scale,
             "seed {seed}, output {i}: {far} of {scale}\n{}",
             text()
         );
     }
-    let lost = keep.values().filter(|units| units.contains(&false)).count();
-    (groups.prunable().count(), lost)
+}
+
+/// Inputs of a random graph.
+fn feed(seed: u64) -> Tensor {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let x: Vec<f32> = (0..96).map(|_| rng.f32() * 2.0 - 1.0).collect();
+    Tensor::from_slice(&[2, 3, 4, 4], &x).unwrap()
+}
+
+/// Both, changed from one random graph, give the same outputs.
+pub(super) fn equal(a: &Graph, b: &Graph, seed: u64) {
+    compare(a, b, &[("x", &feed(seed))], seed);
 }
 
 #[test]
@@ -450,10 +456,7 @@ fn cutting_is_zeroing_on_random_graphs() {
     let (mut found, mut cut) = (0, 0);
     for seed in 0..500 {
         let model = random_graph(seed);
-        let mut rng = fastrand::Rng::with_seed(seed);
-        let x: Vec<f32> = (0..96).map(|_| rng.f32() * 2.0 - 1.0).collect();
-        let x = Tensor::from_slice(&[2, 3, 4, 4], &x).unwrap();
-        let (groups, lost) = check_cut(&model.graph, &[("x", &x)], seed);
+        let (groups, lost) = check_cut(&model.graph, &[("x", &feed(seed))], seed);
         (found, cut) = (found + groups, cut + lost);
     }
     // Graphs that nothing can be cut from would show nothing.

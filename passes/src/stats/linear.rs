@@ -183,6 +183,11 @@ impl Linear {
         }
     }
 
+    /// Whether some of its inputs are padding.
+    pub fn is_padded(&self) -> bool {
+        matches!(&self.kind, Kind::Conv(view) if view.pads.iter().any(|&p| p != (0, 0)))
+    }
+
     /// Whether channels lie along axis 1, else along the last.
     pub fn is_conv(&self) -> bool {
         matches!(self.kind, Kind::Conv(_))

@@ -10,10 +10,12 @@
 //! shuffles and packed attention need no cases of their own.
 
 mod kind;
+mod local;
 mod rules;
 mod tracer;
 
 pub use kind::Kind;
+pub use local::{LocalTracer, Place};
 pub use tracer::{Port, Site, site_of};
 
 use pare_graph::{Graph, NodeId, Wired};
@@ -21,6 +23,7 @@ use std::collections::{BTreeMap, HashMap};
 use tracer::{AxisInfo, Tracer};
 
 pub(crate) use rules::rule;
+pub use rules::sums;
 
 /// Which units of each group stay, by the group's place in [`Groups::groups`]. A group that is not named stays whole.
 pub type Keep = BTreeMap<usize, Vec<bool>>;
@@ -266,4 +269,20 @@ fn name(graph: &Graph, members: &[Member]) -> String {
             .find_map(|m| constant_of(graph, m.site))
             .map_or_else(String::new, |v| v.name().to_owned()),
     }
+}
+
+/// Whether a name matches a pattern in which `*` stands for anything.
+pub fn matches(pattern: &str, name: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or("");
+    let Some(mut rest) = name.strip_prefix(first) else { return false };
+    let parts: Vec<_> = parts.collect();
+    let Some((last, middle)) = parts.split_last() else { return rest.is_empty() };
+    for part in middle {
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    rest.ends_with(last)
 }

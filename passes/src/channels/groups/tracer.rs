@@ -83,6 +83,16 @@ impl<'g> Tracer<'g> {
         }
     }
 
+    /// Forget all ties.
+    pub fn clear(&mut self) {
+        self.axes.clear();
+        self.index.clear();
+        self.parent.clear();
+        self.pinned.clear();
+        self.reasons.clear();
+        self.heads.clear();
+    }
+
     /// Visit a node: `trace` says what it ties; every axis it does not mention is left whole.
     pub fn visit(&mut self, at: At<'g>, trace: impl FnOnce(&mut Self, At<'g>) -> Option<()>) {
         self.mentioned.clear();

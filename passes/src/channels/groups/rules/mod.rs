@@ -99,3 +99,26 @@ fn standard(op: &str) -> Option<&'static Rule> {
         _ => return None,
     })
 }
+
+/// The inputs, with their axes, whose elements a node adds up with weights: there, and only there, cutting an index is the
+/// same as a zero.
+pub fn sums(at: At<'_>) -> Vec<(usize, usize)> {
+    let rank = |slot: usize| at.optional(slot).and_then(|v| v.rank().ok());
+    let found = match at.op() {
+        _ if !at.node().domain().is_empty() => None,
+        "Conv" | "ConvTranspose" => Some(vec![(0, 1)]),
+        "Gemm" => {
+            let axis = |name, plain| if at.int(name, 0) != 0 { 1 - plain } else { plain };
+            Some(vec![(0, axis("transA", 1)), (1, axis("transB", 0))])
+        }
+        "MatMul" => {
+            rank(0).zip(rank(1)).map(|(a, b)| vec![(0, a.saturating_sub(1)), (1, b.saturating_sub(2))])
+        }
+        "LSTM" | "GRU" | "RNN" => Some(vec![(0, 2)]),
+        "ReduceSum" | "ReduceSumSquare" | "ReduceL1" | "ReduceL2" => pare_graph::ops::ReduceView::of(at)
+            .ok()
+            .map(|view| view.axes.into_iter().map(|a| (0, a)).collect()),
+        _ => None,
+    };
+    found.unwrap_or_default()
+}
