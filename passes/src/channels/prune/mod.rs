@@ -4,6 +4,8 @@ mod choose;
 mod curves;
 mod latency;
 mod target;
+#[cfg(test)]
+mod tests;
 mod work;
 
 use super::{groups::Kind, order::Criterion};
