@@ -24,6 +24,8 @@ pub enum Target {
     Latency(f64),
 }
 
+/// Multiply-accumulates of a run over all samples up to which a target is gone to in two stages.
+const TWICE: f64 = 3e11;
 /// How finely the way to a limit is halved: 2⁻⁶ of what can go.
 const HALVINGS: usize = 6;
 
@@ -111,9 +113,11 @@ impl Work<'_> {
         self.build(&counts, Effort::Full, cx)
     }
 
-    /// Whether halving the way pays: where candidates are judged by their outputs.
+    /// Whether halving the way pays: where candidates are judged by their outputs, and running them is not the work of
+    /// minutes.
     fn goes_twice(&self) -> bool {
-        self.scope == Scope::Global && self.repair == Repair::Sequential
+        let runs = self.macs().at(&|_| 0) * (self.fit.len() + self.held_out.len()) as f64;
+        self.scope == Scope::Global && self.repair == Repair::Sequential && runs <= TWICE
     }
 
     fn all_curves(&self, cx: &mut Context<'_>) -> Result<Vec<Curve>, PassError> {

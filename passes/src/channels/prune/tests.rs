@@ -221,7 +221,7 @@ fn what_cannot_be_done_is_refused_in_one_sentence() {
     let unreachable = PruneChannels { macs: Some(0.01), ..PruneChannels::default() };
     let why = refused(&unreachable, with(&good));
     assert!(why.starts_with("the target cannot be reached: 0.") && why.contains("most of it by `"), "{why}");
-    let typo = PruneChannels { only: vec!["*conv*".into(), "cnov1".into()], ..half() };
+    let typo = PruneChannels { only: vec!["*Conv*".into(), "cnov1".into()], ..half() };
     assert_eq!(refused(&typo, with(&good)), "no group has a name that matches `cnov1`");
     assert_eq!(refused(&PruneChannels::default(), with(&good)), "it needs a target");
     let unsampled = PruneChannels { criterion: Some(Criterion::Apoz), ..half() };
