@@ -157,6 +157,9 @@ pub struct InspectArgs {
     /// A line for every node
     #[arg(long)]
     pub layers: bool,
+    /// The tokens of each block of a transformer, and whether they can be merged
+    #[arg(long)]
+    pub tokens: bool,
     /// Groups of channels that can only be removed together; with a pattern, the members of those that match
     #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "")]
     pub groups: Option<String>,

@@ -3,7 +3,8 @@
 use crate::{args::Common, failure::Failure, voice::Voice};
 use pare_graph::{Evaluate, EvaluateError, Model, Run, Setting, onnx};
 use pare_runtime::{
-    Engine, Evaluator, Kind, Limits, LoadOptions, ModelSource, Port, Resolved, Samples, input_specs, resolve,
+    Engine, EngineError, Evaluator, Kind, Limits, LoadOptions, ModelSource, Port, Resolved, Samples,
+    input_specs, resolve,
 };
 use std::{
     io::Read,
@@ -33,7 +34,7 @@ pub fn model(path: &Path) -> Result<Loaded, Failure> {
     }
     let model = onnx::read(path, &onnx::ReadOptions::default())
         .map_err(|e| Failure::read(&e, &format!("`{}`", path.display())))?;
-    let size = std::fs::metadata(path).map_or(0, |m| m.len());
+    let size = onnx::bytes_on_disk(&model);
     Ok(Loaded { model, source: ModelSource::File(path.to_owned()), bytes: size })
 }
 
@@ -49,22 +50,20 @@ impl<'v> Engines<'v> {
         Self { common: common.clone(), voice, resolved: OnceLock::new() }
     }
 
+    /// Whether the libraries of custom operators can be used, if any were given: asked before the work.
+    pub fn check_custom_ops(&self) -> Result<(), Failure> {
+        if self.common.custom_ops.is_empty() { Ok(()) } else { self.get().map(drop) }
+    }
+
     /// The engine; a fallback to the embedded one is said once.
     pub fn get(&self) -> Result<&Resolved, Failure> {
         let resolved = self.resolved.get_or_init(|| {
-            let resolved = resolve(&self.common.choice(), &mut |line| self.voice.note(line));
-            match resolved {
-                Ok(resolved) => {
-                    if resolved.fallback {
-                        self.voice.note(&format!("running models in {}", resolved.note));
-                    }
-                    Ok(resolved)
-                }
-                Err(error) => {
-                    let hint = error.hint().map_or_else(String::new, |h| format!("\n{h}"));
-                    Err(format!("{error}{hint}"))
-                }
+            let resolved = resolve(&self.common.choice(), &mut |line| self.voice.note(line)).map_err(told)?;
+            resolved.engine.check(&self.load_options()).map_err(told)?;
+            if resolved.fallback {
+                self.voice.note(&format!("running models in {}", resolved.note));
             }
+            Ok(resolved)
         });
         resolved.as_ref().map_err(|text| {
             let (message, hint) = text.split_once('\n').map_or((text.as_str(), None), |(m, h)| (m, Some(h)));
@@ -84,6 +83,12 @@ impl<'v> Engines<'v> {
             ..LoadOptions::default()
         }
     }
+}
+
+/// An error with its hint on a line of its own.
+fn told(error: EngineError) -> String {
+    let hint = error.hint().map_or_else(String::new, |h| format!("\n{h}"));
+    format!("{error}{hint}")
 }
 
 /// Passes ask for the engine only when they need one.

@@ -8,11 +8,16 @@ use crate::{
     proof::{self, Limits},
     voice::{self, Voice},
 };
-use pare_graph::{Model, onnx, ops::Bindings, text};
+use pare_graph::{
+    Model,
+    onnx::{self, WriteError},
+    ops::Bindings,
+    text,
+};
 use pare_passes::{Effect, Observer, Pass, Pipeline, Report, RunOptions, Tools, run as run_pipeline};
 use pare_runtime::{ModelSource, Outcome, Report as Proof, SharedSamples};
 use serde_json::json;
-use std::{io::Write, path::Path, time::Instant};
+use std::{cell::RefCell, io::Write, path::Path, time::Instant};
 
 /// The metadata entry that holds the pipeline.
 const PIPELINE_KEY: &str = "pare.pipeline";
@@ -29,6 +34,7 @@ pub fn run(args: &OptimizeArgs, common: &Common, voice: &Voice) -> Result<Done, 
     }
 
     let engines = Engines::new(common, voice);
+    engines.check_custom_ops()?;
     let samples = match &args.samples {
         Some(path) => Some(SharedSamples::from(inputs::samples(path, &original)?)),
         None => None,
@@ -44,8 +50,17 @@ pub fn run(args: &OptimizeArgs, common: &Common, voice: &Voice) -> Result<Done, 
         threads: common.threads,
         memory: args.memory,
     };
-    let job =
-        Job { args, common, voice, engines: &engines, pipeline: &pipeline, tools, source: loaded.source };
+    let job = Job {
+        args,
+        common,
+        voice,
+        engines: &engines,
+        pipeline: &pipeline,
+        tools,
+        original: &original,
+        source: loaded.source,
+        scratch: RefCell::default(),
+    };
 
     let mut model = original.clone();
     let mut stages = Stages::new(&pipeline, args.print_after.as_deref(), voice, &original);
@@ -71,8 +86,8 @@ pub fn run(args: &OptimizeArgs, common: &Common, voice: &Voice) -> Result<Done, 
         return Ok(Done::CheckFailed);
     }
     let written = write(&model, &args.output)?;
-    let summary = || job.text(&original, &model, &report, proof.as_ref(), (loaded.bytes, written), start);
-    let sizes = Some((loaded.bytes, written));
+    let summary = || job.text(&original, &model, &report, proof.as_ref(), (loaded.bytes, &written), start);
+    let sizes = Some((loaded.bytes, written.bytes));
     let machine = || job.json(&original, &model, &report, proof.as_ref(), sizes, start);
     if args.output == Path::new("-") {
         // The model itself went to stdout.
@@ -105,16 +120,25 @@ fn check_print_after(args: &OptimizeArgs, pipeline: &Pipeline) -> Result<(), Fai
         .hint("`all` prints after every pass"))
 }
 
-/// Bytes written, external data included.
-fn write(model: &Model, path: &Path) -> Result<u64, Failure> {
+/// What was written.
+struct Written {
+    /// Bytes, external data included.
+    bytes: u64,
+    /// The files, for people.
+    files: String,
+}
+
+fn write(model: &Model, path: &Path) -> Result<Written, Failure> {
     if path == Path::new("-") {
         let mut out = std::io::stdout().lock();
         let bytes = onnx::write_to(model, &mut out)?;
         out.flush().map_err(|e| Failure::new(format!("cannot write to stdout: {e}")))?;
-        return Ok(bytes);
+        return Ok(Written { bytes, files: path.display().to_string() });
     }
     let written = onnx::write(model, path, &onnx::WriteOptions::default())?;
-    Ok(written.bytes + written.data.map_or(0, |d| d.1))
+    let (data, more) =
+        written.data.map_or((String::new(), 0), |(data, bytes)| (format!(" and {}", data.display()), bytes));
+    Ok(Written { bytes: written.bytes + more, files: format!("{}{data}", path.display()) })
 }
 
 struct Job<'j> {
@@ -124,7 +148,10 @@ struct Job<'j> {
     engines: &'j Engines<'j>,
     pipeline: &'j Pipeline,
     tools: Tools<'j>,
+    original: &'j Model,
     source: ModelSource,
+    /// Models on their way to an engine that are too large for memory.
+    scratch: RefCell<Vec<tempfile::TempDir>>,
 }
 
 /// What the proof said.
@@ -207,11 +234,21 @@ impl Job<'_> {
         proof::compare(self.engines, &self.place(a)?, &self.place(b)?, &mut samples)
     }
 
-    /// Where an engine finds a model: the file it came from if it is untouched and too large for memory.
+    /// Where an engine finds a model: in memory; one that is too large for that in the file it came from, or, if it
+    /// was changed, in a file beside the output.
     fn place(&self, model: &Model) -> Result<ModelSource, Failure> {
         match onnx::to_bytes(model) {
             Ok(bytes) => Ok(ModelSource::bytes(bytes)),
-            Err(_) if model.metadata(PIPELINE_KEY).is_none() => Ok(self.source.clone()),
+            Err(WriteError::TooLarge { .. }) if std::ptr::eq(model, self.original) => Ok(self.source.clone()),
+            Err(WriteError::TooLarge { .. }) if self.args.output != Path::new("-") => {
+                let parent = self.args.output.parent().filter(|p| *p != Path::new(""));
+                let cannot = |e| Failure::new(format!("cannot write beside the output: {e}"));
+                let folder = tempfile::tempdir_in(parent.unwrap_or(Path::new("."))).map_err(cannot)?;
+                let path = folder.path().join("model.onnx");
+                onnx::write(model, &path, &onnx::WriteOptions { sync: false, ..Default::default() })?;
+                self.scratch.borrow_mut().push(folder);
+                Ok(ModelSource::File(path))
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -272,7 +309,7 @@ impl Job<'_> {
         model: &Model,
         report: &Report,
         proof: Option<&Proven>,
-        (bytes_before, bytes_after): (u64, u64),
+        (bytes_before, written): (u64, &Written),
         start: Instant,
     ) -> String {
         let (before, after) = (Figures::of(original), Figures::of(model));
@@ -286,7 +323,7 @@ impl Job<'_> {
         if before.macs > 0 {
             rows.push(row("multiply-accumulates", before.macs, after.macs, voice::count));
         }
-        rows.push(row("file", bytes_before, bytes_after, voice::bytes));
+        rows.push(row("file", bytes_before, written.bytes, voice::bytes));
         let mut text = voice::table(&["", "before", "after", ""], rows);
         text.push('\n');
         text += &steps(report, self.args.verbose);
@@ -296,11 +333,7 @@ impl Job<'_> {
         } else {
             text += "\nnot proven: `--no-prove`\n";
         }
-        text + &format!(
-            "\nwrote {} in {}\n",
-            self.args.output.display(),
-            voice::seconds(start.elapsed().as_secs_f64())
-        )
+        text + &format!("\nwrote {} in {}\n", written.files, voice::seconds(start.elapsed().as_secs_f64()))
     }
 }
 
@@ -329,11 +362,12 @@ const REASONS: usize = 3;
 fn steps(report: &Report, verbose: bool) -> String {
     let mut text = String::new();
     for step in &report.steps {
-        if step.patches == 0 && (step.declined.is_empty() || !verbose) && step.notes.is_empty() {
+        let asked = verbose || step.effect == Some(Effect::Lossy);
+        if step.patches == 0 && (step.declined.is_empty() || !asked) && step.notes.is_empty() {
             continue;
         }
         let mut did: Vec<_> = step.counts.iter().map(|(what, n)| format!("{n} {what}")).collect();
-        if did.is_empty() {
+        if did.is_empty() && step.figures.is_empty() {
             did.push(format!("{} changes", step.patches));
         }
         did.extend(step.figures.iter().map(|(what, x)| format!("{what} {x:.4}")));

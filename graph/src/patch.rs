@@ -34,6 +34,8 @@ pub struct Patch {
     values: Vec<Value>,
     nodes: Vec<NewNode>,
     replaced: Vec<(ValueId, Ref)>,
+    /// Values among the replaced ones that may be given another shape.
+    reshaped: Vec<ValueId>,
     data: Vec<(ValueId, Tensor)>,
     attributes: Vec<(NodeId, String, Option<Attribute>)>,
     constants: Vec<(NodeId, usize, Value)>,
@@ -106,7 +108,7 @@ impl Patch {
     /// A patch whose nodes take the place of the node `anchor` in the file.
     pub fn anchored(anchor: NodeId) -> Self {
         let (values, nodes, replaced, data, attributes) = (vec![], vec![], vec![], vec![], vec![]);
-        Self { anchor, values, nodes, replaced, data, attributes, constants: vec![] }
+        Self { anchor, values, nodes, replaced, reshaped: vec![], data, attributes, constants: vec![] }
     }
 
     pub(crate) fn value(&mut self, value: Value) -> Ref {
@@ -161,6 +163,13 @@ impl Patch {
         self.replaced.push((old.id, new.into()));
     }
 
+    /// As [`replace`](Self::replace), whatever the shape of the new value: all shapes are inferred anew. For changes that
+    /// go on through all that follows, such as fewer tokens.
+    pub fn reshape(&mut self, old: Wired<'_>, new: impl Into<Ref>) {
+        self.reshaped.push(old.id);
+        self.replace(old, new);
+    }
+
     /// Give an initializer new elements, perhaps of another shape: all shapes are inferred anew.
     pub fn set_data(&mut self, constant: ValueId, tensor: Tensor) {
         self.data.push((constant, tensor));
@@ -187,7 +196,8 @@ impl Patch {
 impl Graph {
     /// Check the whole patch, then make all of its changes; on an error the graph is as it was.
     pub fn apply(&mut self, patch: Patch) -> Result<Applied, PatchError> {
-        if patch.data.is_empty() && patch.attributes.is_empty() && patch.constants.is_empty() {
+        let edits = patch.data.len() + patch.attributes.len() + patch.constants.len();
+        if edits == 0 && patch.reshaped.is_empty() {
             return self.splice(patch);
         }
         // Edits in place cannot be taken back one by one. Copies are cheap: tensors share their bytes.
@@ -225,8 +235,16 @@ impl Graph {
             self.rewire(node, slot, id);
             touched.push(node);
         }
-        self.reinfer().map_err(|e| PatchError::Shape(e.to_string()))?;
+        let infer = |graph: &mut Self| graph.reinfer().map_err(|e| PatchError::Shape(e.to_string()));
+        let reshapes = !patch.reshaped.is_empty();
+        // Edits that go with another shape fit only together with it.
+        if !reshapes {
+            infer(self)?;
+        }
         let mut applied = self.splice(patch)?;
+        if reshapes {
+            infer(self)?;
+        }
         applied.touched.extend(touched.into_iter().filter(|&n| self.has_node(n)));
         Ok(applied)
     }
@@ -244,7 +262,7 @@ impl Graph {
         };
         let fits = |&(old, by): &(ValueId, Ref)| match shared(old, by) {
             Some(&(twin, _)) => Err(self.boundary(old, twin)),
-            None => self.fits(old, by, new(by)),
+            None => self.fits(old, by, new(by), patch.reshaped.contains(&old)),
         };
         if let Err(error) = patch.replaced.iter().try_for_each(fits) {
             self.discard(&added, &ids);
@@ -357,7 +375,7 @@ impl Graph {
         PatchError::Boundary { output, by }
     }
 
-    fn fits(&self, old: ValueId, by: Ref, new: ValueId) -> Result<(), PatchError> {
+    fn fits(&self, old: ValueId, by: Ref, new: ValueId, reshapes: bool) -> Result<(), PatchError> {
         let (old_value, new_value) = (self.value(old), self.value(new));
         // A constant may give way to an equal one; an input or a value of an outer graph to nothing.
         let fixed = old_value.data.is_none() || old_value.is_input() || old_value.is_captured();
@@ -368,7 +386,8 @@ impl Graph {
         if old_value.is_output() && matches!(by, Ref::Old(_)) && taken {
             return Err(self.boundary(old, new));
         }
-        if old_value.fact.unify(&new_value.fact).is_none() {
+        let same_type = || old_value.fact.dtype() == new_value.fact.dtype();
+        if old_value.fact.unify(&new_value.fact).is_none() && !(reshapes && same_type()) {
             let (old, new) = (old_value.name.clone(), new_value.name.clone());
             let (old_fact, new_fact) = (old_value.fact.to_string(), new_value.fact.to_string());
             return Err(PatchError::Type { old, old_fact, new, new_fact });

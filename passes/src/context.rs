@@ -94,7 +94,9 @@ impl<'t> Context<'t> {
 
     /// Add to a named count of the report, such as `batch norms folded`.
     pub fn count(&mut self, what: &'static str, n: u64) {
-        *self.report.counts.entry(what).or_default() += n;
+        if n > 0 {
+            *self.report.counts.entry(what).or_default() += n;
+        }
     }
 
     /// Report that something was left alone, and why.

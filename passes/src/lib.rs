@@ -13,6 +13,7 @@ pub mod fuse;
 pub mod layers;
 mod pass;
 pub mod pipeline;
+mod prepare;
 pub mod presets;
 pub mod registry;
 pub mod repair;
@@ -22,6 +23,7 @@ mod spell;
 pub mod stats;
 #[cfg(test)]
 mod testing;
+pub mod tokens;
 pub mod trial;
 
 pub use context::{Context, Progress, Silent, Tools};

@@ -44,6 +44,8 @@ pub struct PassInfo {
     pub name: &'static str,
     /// What it promises.
     pub effect: Effect,
+    /// What its patches are counted as in reports, such as `batch norms folded`; `None` if it counts by itself.
+    pub counts: Option<&'static str>,
     /// What it does, when it declines; the first line is a summary.
     pub docs: &'static str,
     /// Its options.
@@ -81,11 +83,11 @@ pub trait Pass: Declared + Send + Sync {
 /// Declare a pass: its documentation, name, effect and options with their defaults.
 ///
 /// One declaration gives rustdoc, defaults, (de)serialisation, the text of `pare passes NAME`, and the error for
-/// a wrong option. It works outside this workspace too, in a crate that depends on `serde`; such a pass runs
+/// a wrong option. A third word after the effect says what patches are counted as in reports. It works outside this workspace too, in a crate that depends on `serde`; such a pass runs
 /// through [`Pipeline::push`](crate::Pipeline::push).
 #[macro_export]
 macro_rules! pass {
-    ($(#[doc = $doc:literal])+ #[pass($name:literal, $effect:ident)] pub struct $Pass:ident {
+    ($(#[doc = $doc:literal])+ #[pass($name:literal, $effect:ident $(, $counts:literal)?)] pub struct $Pass:ident {
         $($(#[doc = $fdoc:literal])+ pub $field:ident: $ty:ty = $default:expr,)*
     }) => {
         $(#[doc = $doc])+
@@ -106,6 +108,7 @@ macro_rules! pass {
             pub const INFO: $crate::PassInfo = $crate::PassInfo {
                 name: $name,
                 effect: $crate::Effect::$effect,
+                counts: $crate::pass_support::counts(&[$($counts)?]),
                 docs: concat!($($doc, "\n"),+),
                 source: file!(),
                 options: &[$($crate::OptionInfo {
@@ -125,6 +128,11 @@ macro_rules! pass {
 pub mod pass_support {
     use super::Pass;
     use serde::{Serialize, de::DeserializeOwned};
+
+    /// What was declared, if anything was.
+    pub const fn counts(declared: &[&'static str]) -> Option<&'static str> {
+        if let [what] = declared { Some(*what) } else { None }
+    }
 
     /// A pass from its options, checked.
     pub fn build<P: Pass + DeserializeOwned + 'static>(

@@ -1,6 +1,6 @@
 //! Every pass there is.
 
-use crate::{PassInfo, channels, cleanup, fold, fuse, layers};
+use crate::{PassInfo, channels, cleanup, fold, fuse, layers, tokens};
 
 /// Every pass, in the order in which `pare passes` lists them. A new pass is a new file and one line here.
 pub static PASSES: &[&PassInfo] = &[
@@ -40,11 +40,14 @@ pub static PASSES: &[&PassInfo] = &[
     &fuse::FuseSpaceToDepth::INFO,
     // fewer layers
     &layers::DropIdleActivations::INFO,
+    &layers::RemoveActivations::INFO,
     // fewer channels
     &channels::DropDeadChannels::INFO,
     &channels::PruneChannels::INFO,
     &channels::PruneHidden::INFO,
     &channels::PruneHeads::INFO,
+    // fewer tokens
+    &tokens::MergeTokens::INFO,
 ];
 
 /// The pass of this name.

@@ -176,6 +176,9 @@ impl Runner<'_, '_> {
             model.check().map_err(|e| broken(e.to_string()))?;
             model.infer().map_err(|e| broken(e.to_string()))?;
         }
+        if let Some(what) = pass.info().counts.filter(|_| self.cx.patches > before) {
+            self.cx.count(what, self.cx.patches - before);
+        }
         let mut report = self.cx.finish();
         report.pass = name;
         report.effect = Some(pass.info().effect);

@@ -34,6 +34,15 @@ impl<'g, 'p> Spell<'g, 'p> {
         self.patch.node(self.hint, node, inputs)
     }
 
+    /// A node with several outputs, which are named after these.
+    pub(crate) fn nodes<const N: usize>(&mut self, node: Node, inputs: &[Ref], names: [&str; N]) -> [Ref; N] {
+        let inputs: Vec<_> = inputs.iter().copied().map(Some).collect();
+        let names = names.map(|name| format!("{}_{name}", self.hint));
+        let hints: Vec<_> = names.iter().map(|name| Some(name.as_str())).collect();
+        let made = self.patch.node_with(node, &inputs, &hints);
+        std::array::from_fn(|i| made[i].expect("each output has a name"))
+    }
+
     /// A list of integers that is an attribute before operator set `since` and an input from then on.
     fn with_ints(&mut self, mut node: Node, x: Ref, name: &str, ints: &[i64], since: i64) -> Ref {
         let mut inputs = vec![x];

@@ -267,6 +267,10 @@ pub trait Engine: Send + Sync {
     /// Its version.
     fn version(&self) -> String;
 
+    /// Whether the engine can do as `options` say, whatever the model is: whether it takes the libraries of custom
+    /// operators.
+    fn check(&self, options: &LoadOptions) -> Result<(), EngineError>;
+
     /// Load `model`.
     fn load(&self, model: &ModelSource, options: &LoadOptions) -> Result<Box<dyn Session>, EngineError>;
 }

@@ -25,6 +25,14 @@ pub enum EngineError {
     /// Another library is in use already; a process can hold one.
     #[error("ONNX Runtime is already loaded from `{}`", .0.display())]
     Taken(PathBuf),
+    /// A library of custom operators was asked for and cannot be used.
+    #[error("the library of custom operators `{}` cannot be used: {reason}", library.display())]
+    CustomOps {
+        /// The library.
+        library: PathBuf,
+        /// Why not.
+        reason: String,
+    },
     /// The engine refused the model.
     #[error("{engine} cannot load {model}: {reason}")]
     Load {
@@ -71,7 +79,7 @@ impl EngineError {
             }
             Self::Install(error) => error.hint(),
             Self::Taken(_) => Some("start another process for another library".to_owned()),
-            Self::Load { reason, .. } => load_hint(reason),
+            Self::Load { reason, .. } | Self::CustomOps { reason, .. } => load_hint(reason),
             Self::Unsupported { engine, .. } if engine == crate::tract::NAME => {
                 Some("use ONNX Runtime: `pare runtime install`".to_owned())
             }
@@ -88,7 +96,9 @@ fn not_found_hint(tried: &[Tried]) -> String {
 
 fn load_hint(reason: &str) -> Option<String> {
     let says = |words: &[&str]| words.iter().any(|word| reason.contains(word));
-    if says(&["is under development", "max supported", "Unsupported model IR version"]) {
+    if says(&["takes no libraries"]) {
+        Some("use ONNX Runtime: `pare runtime install`".to_owned())
+    } else if says(&["is under development", "max supported", "Unsupported model IR version"]) {
         Some("the model is newer than this engine; `pare runtime install` fetches a newer one".to_owned())
     } else if says(&["undefined symbol: Py"]) {
         // So it is with the one inside Python's `onnxruntime_extensions`.

@@ -45,6 +45,10 @@ impl Engine for FakeEngine {
         "0".to_owned()
     }
 
+    fn check(&self, _: &LoadOptions) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     fn load(&self, model: &ModelSource, options: &LoadOptions) -> Result<Box<dyn Session>, EngineError> {
         let ModelSource::Bytes { bytes, .. } = model else { unreachable!() };
         let Some(found) = self.0.get(&bytes[..]) else {

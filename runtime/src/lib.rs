@@ -35,7 +35,7 @@ pub use evaluate::{Evaluator, SharedSamples};
 pub use locate::{Candidate, Located, Tried, candidates, locate};
 pub use ort::OrtEngine;
 pub use pare_graph::Metrics;
-pub use proof::{Outcome, ProofOptions, Report, port_change, prove};
+pub use proof::{Original, Outcome, ProofOptions, Report, port_change, prove};
 pub use resolve::{EngineChoice, EngineKind, Resolved, resolve};
 pub use samples::{
     Batch, InputSpec, Limits, Samples, SamplesError, generate, input_specs, read_test_data, summary,

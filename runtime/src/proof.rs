@@ -143,57 +143,89 @@ pub fn prove<E>(
     batches: impl IntoIterator<Item = Result<Batch, E>>,
     options: &ProofOptions,
 ) -> Result<Report, E> {
-    let report = Report::new();
-    let load = |model: &ModelSource, level| engine.load(model, &options.load.with_optimize(level));
-    let first = match load(original, Optimize::Off) {
-        Ok(session) => session,
-        Err(error) => return Ok(report.with(Outcome::Unproven { why: error.to_string() })),
-    };
-    let second = match load(candidate, Optimize::Off) {
-        Ok(session) => session,
-        Err(error) => return Ok(report.with(Outcome::differs(format!("the result is broken: {error}")))),
-    };
-    if let Some(why) = interface_change(&*first, &*second) {
-        return Ok(report.with(Outcome::differs(why)));
+    Original::new(engine, original, options).prove(candidate, batches)
+}
+
+/// A model that several candidates are compared with: it is loaded once.
+pub struct Original<'e> {
+    engine: &'e dyn Engine,
+    options: &'e ProofOptions,
+    sessions: Result<Sessions, EngineError>,
+}
+
+/// A model as written, and as the engine deploys it.
+struct Sessions {
+    written: Box<dyn Session>,
+    /// The engine's own optimizer may fail on a model that is sound.
+    deployed: Result<Box<dyn Session>, EngineError>,
+}
+
+impl Sessions {
+    fn load(engine: &dyn Engine, model: &ModelSource, options: &ProofOptions) -> Result<Self, EngineError> {
+        let load = |level| engine.load(model, &options.load.with_optimize(level));
+        Ok(Self { written: load(Optimize::Off)?, deployed: load(Optimize::All) })
     }
-    let mut proof = Proof {
-        report,
-        original: first,
-        candidate: second,
-        // The engine's own optimizer may fail on a model that is sound; that is no fault of the candidate's
-        // unless the original gets through.
-        original_deployed: load(original, Optimize::All),
-        candidate_deployed: load(candidate, Optimize::All),
-    };
-    if let Some(outcome) = proof.check_deployment() {
-        return Ok(proof.report.with(outcome));
+}
+
+impl<'e> Original<'e> {
+    /// Load `model`.
+    pub fn new(engine: &'e dyn Engine, model: &ModelSource, options: &'e ProofOptions) -> Self {
+        Self { engine, options, sessions: Sessions::load(engine, model, options) }
     }
-    let mut refusal = None;
-    for batch in batches {
-        match proof.run(&batch?) {
-            Ok(None) => {}
-            Ok(Some(outcome)) => return Ok(proof.report.with(outcome)),
+
+    /// Compare `candidate` with this model, as [`prove`] does.
+    ///
+    /// # Errors
+    /// Only those of `batches`.
+    pub fn prove<E>(
+        &mut self,
+        candidate: &ModelSource,
+        batches: impl IntoIterator<Item = Result<Batch, E>>,
+    ) -> Result<Report, E> {
+        let report = Report::new();
+        let original = match &mut self.sessions {
+            Ok(sessions) => sessions,
+            Err(error) => return Ok(report.with(Outcome::Unproven { why: error.to_string() })),
+        };
+        let candidate = match Sessions::load(self.engine, candidate, self.options) {
+            Ok(sessions) => sessions,
             Err(error) => {
-                proof.report.skipped += 1;
-                refusal.get_or_insert(error);
+                return Ok(report.with(Outcome::differs(format!("the result is broken: {error}"))));
+            }
+        };
+        if let Some(why) = interface_change(&*original.written, &*candidate.written) {
+            return Ok(report.with(Outcome::differs(why)));
+        }
+        let mut proof = Proof { report, original, candidate };
+        if let Some(outcome) = proof.check_deployment() {
+            return Ok(proof.report.with(outcome));
+        }
+        let mut refusal = None;
+        for batch in batches {
+            match proof.run(&batch?) {
+                Ok(None) => {}
+                Ok(Some(outcome)) => return Ok(proof.report.with(outcome)),
+                Err(error) => {
+                    proof.report.skipped += 1;
+                    refusal.get_or_insert(error);
+                }
             }
         }
+        let outcome = proof.judge(refusal, self.options);
+        Ok(proof.report.with(outcome))
     }
-    let outcome = proof.judge(refusal, options);
-    Ok(proof.report.with(outcome))
 }
 
-struct Proof {
+struct Proof<'o> {
     report: Report,
-    original: Box<dyn Session>,
-    candidate: Box<dyn Session>,
-    original_deployed: Result<Box<dyn Session>, EngineError>,
-    candidate_deployed: Result<Box<dyn Session>, EngineError>,
+    original: &'o mut Sessions,
+    candidate: Sessions,
 }
 
-impl Proof {
+impl Proof<'_> {
     fn check_deployment(&mut self) -> Option<Outcome> {
-        match (&self.original_deployed, &self.candidate_deployed) {
+        match (&self.original.deployed, &self.candidate.deployed) {
+            // The candidate's fault only if the original gets through.
             (Ok(_), Err(error)) => {
                 let why = format!("with the engine's optimizations on, the result does not load: {error}");
                 return Some(Outcome::differs(why));
@@ -209,8 +241,8 @@ impl Proof {
 
     /// Run all sessions on one batch. An error is the original's; `Some` is a difference found.
     fn run(&mut self, batch: &Batch) -> Result<Option<Outcome>, EngineError> {
-        let reference = self.original.run(&batch.feed)?;
-        let candidate = match self.candidate.run(&batch.feed) {
+        let reference = self.original.written.run(&batch.feed)?;
+        let candidate = match self.candidate.written.run(&batch.feed) {
             Ok(outputs) => outputs,
             Err(error) => {
                 let why = format!("the result does not run where the original does: {error}");
@@ -220,11 +252,11 @@ impl Proof {
         self.report.samples += batch.samples.len();
         self.report.drift.add(&reference, &candidate);
         self.report.measure(&reference, &candidate, batch.labels.as_deref());
-        let original = self.original_deployed.as_mut().ok().map(|session| session.run(&batch.feed));
+        let original = self.original.deployed.as_mut().ok().map(|session| session.run(&batch.feed));
         if let Some(Ok(outputs)) = &original {
             self.report.floor.add(&reference, outputs);
         }
-        match self.candidate_deployed.as_mut().ok().map(|session| session.run(&batch.feed)) {
+        match self.candidate.deployed.as_mut().ok().map(|session| session.run(&batch.feed)) {
             Some(Ok(outputs)) => self.report.deployed.add(&reference, &outputs),
             Some(Err(error)) if matches!(original, Some(Ok(_))) => {
                 let why = format!("with the engine's optimizations on, the result does not run: {error}");

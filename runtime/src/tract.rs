@@ -50,12 +50,17 @@ impl Engine for TractEngine {
         VERSION.to_owned()
     }
 
+    fn check(&self, options: &LoadOptions) -> Result<(), EngineError> {
+        let first = options.custom_op_libraries.first().cloned();
+        let refused =
+            |library| EngineError::CustomOps { library, reason: format!("{NAME} takes no libraries") };
+        first.map_or(Ok(()), |library| Err(refused(library)))
+    }
+
     fn load(&self, model: &ModelSource, options: &LoadOptions) -> Result<Box<dyn Session>, EngineError> {
+        self.check(options)?;
         let load =
             |reason: String| EngineError::Load { engine: NAME.to_owned(), model: model.to_string(), reason };
-        if !options.custom_op_libraries.is_empty() {
-            return Err(load("it takes no libraries of custom operators".to_owned()));
-        }
         let read = guarded(|| read(model)).flatten().map_err(load)?;
         let ports = guarded(|| ports(&read)).flatten().map_err(load)?;
         let session = TractSession { model: read, ports, optimize: options.optimize, plans: HashMap::new() };

@@ -7,5 +7,6 @@ mod conformance;
 mod hostile;
 mod laws;
 mod models;
+mod peers;
 mod sizes;
 mod support;

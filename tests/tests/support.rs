@@ -3,7 +3,7 @@
 use pare_graph::{Model, onnx, text};
 use pare_passes::{Effect, Pipeline, Report, RunOptions, Tools, run};
 use pare_runtime::{
-    Engine, EngineChoice, Evaluator, ModelSource, ProofOptions, Samples, input_specs, prove, resolve,
+    Engine, EngineChoice, Evaluator, ModelSource, Original, ProofOptions, Samples, input_specs, resolve,
 };
 use std::{
     path::PathBuf,
@@ -57,22 +57,42 @@ pub fn same_interface(a: &Model, b: &Model) -> Result<(), String> {
     if a == b { Ok(()) } else { Err(format!("the interface changed from {a:?} to {b:?}")) }
 }
 
+/// A model in the engine, on generated samples: what others are held to.
+pub struct Truth {
+    original: Original<'static>,
+    samples: Samples,
+}
+
+impl Truth {
+    /// Load `model`, and generate `per_plan` samples for each choice of its open sizes.
+    pub fn of(model: &Model, per_plan: usize) -> Result<Self, String> {
+        static OPTIONS: OnceLock<ProofOptions> = OnceLock::new();
+        let mut inferred = model.clone();
+        inferred.infer().map_err(|e| e.to_string())?;
+        let samples = Samples::generated(input_specs(&inferred), 0, per_plan);
+        let options = OPTIONS.get_or_init(ProofOptions::default);
+        let original = Original::new(&**engine(), &ModelSource::bytes(bytes(model)?), options);
+        Ok(Self { original, samples })
+    }
+
+    /// Whether `model` gives the same outputs, as far as the effect promises.
+    pub fn same_outputs(&mut self, model: &Model, effect: Effect) -> Result<(), String> {
+        let candidate = ModelSource::bytes(bytes(model)?);
+        let report = self.original.prove(&candidate, self.samples.batches(1)).map_err(|e| e.to_string())?;
+        if !report.is_equal() {
+            return Err(format!("{:?}", report.outcome));
+        }
+        let off = report.drift.outputs().iter().find(|(_, d)| effect == Effect::Exact && !d.is_zero());
+        match off {
+            Some((output, by)) => Err(format!("`{output}` is not equal to the bit: {by:?}")),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Both models give the same outputs on generated samples, as far as the effect promises.
 pub fn same_outputs(a: &Model, b: &Model, effect: Effect, per_plan: usize) -> Result<(), String> {
-    let mut inferred = a.clone();
-    inferred.infer().map_err(|e| e.to_string())?;
-    let mut samples = Samples::generated(input_specs(&inferred), 0, per_plan);
-    let (first, second) = (ModelSource::bytes(bytes(a)?), ModelSource::bytes(bytes(b)?));
-    let report = prove(&**engine(), &first, &second, samples.batches(1), &ProofOptions::default());
-    let report = report.map_err(|e| e.to_string())?;
-    if !report.is_equal() {
-        return Err(format!("{:?}", report.outcome));
-    }
-    let off = report.drift.outputs().iter().find(|(_, d)| effect == Effect::Exact && !d.is_zero());
-    match off {
-        Some((output, by)) => Err(format!("`{output}` is not equal to the bit: {by:?}")),
-        None => Ok(()),
-    }
+    Truth::of(a, per_plan)?.same_outputs(b, effect)
 }
 
 /// The model as text, for messages.

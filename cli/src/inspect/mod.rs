@@ -1,6 +1,7 @@
 //! `pare inspect`: what a model consists of and what it costs.
 
 mod groups;
+mod tokens;
 
 use crate::{
     args::{Common, InspectArgs},
@@ -26,6 +27,9 @@ pub fn run(args: &InspectArgs, _common: &Common, voice: &Voice) -> Result<Done, 
         return groups::run(model, pattern, voice);
     }
     let sizes = Bindings { sizes: args.dims.iter().cloned().collect(), ..Bindings::default() };
+    if args.tokens {
+        return Ok(tokens::run(&args.model, model, &sizes, voice));
+    }
     let cost = model.cost(&sizes);
     let operators = operators(model);
     let outputs: Vec<_> = model

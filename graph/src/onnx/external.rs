@@ -225,6 +225,36 @@ pub(super) fn unload(model: &mut ModelProto, which: Which, location: &str) -> Re
     Ok(pieces)
 }
 
+/// Name of the data file of the model file `name`, from a hash of its content. All are equally long.
+pub(super) fn location(name: &str, hash: u64) -> String {
+    format!("{name}.{hash:016x}.data")
+}
+
+/// Say that all external tensors, which have a place already, lie in `location`.
+pub(super) fn relocate(model: &mut ModelProto, location: &str) {
+    let never = tensors(model, &mut |tensor| -> Result<(), std::convert::Infallible> {
+        let places = tensor.external_data.iter_mut().filter(|e| e.key() == "location");
+        places.for_each(|entry| entry.value = Some(location.into()));
+        Ok(())
+    });
+    never.unwrap_or_else(|e| match e {});
+}
+
+/// Remove data files that earlier models of this name had.
+pub(super) fn sweep(folder: &Path, name: &str, keep: Option<&Path>) {
+    let stale = |path: &Path| {
+        let file = path.file_name().and_then(|n| n.to_str());
+        let hash = file.and_then(|f| f.strip_prefix(name)?.strip_prefix('.')?.strip_suffix(".data"));
+        hash.is_some_and(|h| h.len() == 16 && h.bytes().all(|b| b.is_ascii_hexdigit()))
+            && keep.and_then(Path::file_name) != path.file_name()
+    };
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if stale(&entry.path()) && entry.file_type().is_ok_and(|t| t.is_file()) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// Mark a large tensor, its elements in `raw_data`.
 fn pack_large(tensor: &mut TensorProto) {
     let raw = tensor.raw_data.as_ref().map(Bytes::len);

@@ -47,6 +47,11 @@ impl Mapping {
         Ok((mapping, bytes))
     }
 
+    /// Bytes of the file.
+    pub fn bytes(&self) -> u64 {
+        self.map.len() as u64
+    }
+
     /// Fill `buffer` with what stands `skip` bytes behind the start of `slice`, if that is a slice of this file.
     /// Reading keeps the mapping out of memory, and a file cut short is an error only.
     pub fn read(&self, slice: &[u8], skip: usize, buffer: &mut [u8]) -> Option<io::Result<()>> {

@@ -22,7 +22,7 @@ mod write;
 mod tests;
 
 pub use error::{ReadError, WriteError};
-pub use read::{ReadOptions, read, read_bytes};
+pub use read::{ReadOptions, bytes_on_disk, read, read_bytes};
 pub use sample::{Item, tensor_from_bytes, tensor_to_bytes, value_from_bytes};
 pub use write::{WriteOptions, Written, to_bytes, write, write_to};
 

@@ -40,6 +40,11 @@ pub fn read(path: impl AsRef<Path>, options: &ReadOptions) -> Result<Model, Read
     Ok(model)
 }
 
+/// Bytes of the files that a model was read from, external data included; 0 if it came from memory.
+pub fn bytes_on_disk(model: &Model) -> u64 {
+    model.extra.mappings.iter().map(|m| m.bytes()).sum()
+}
+
 /// Read a model from memory; its external data, if it has any, from files in `external_folder`.
 pub fn read_bytes(bytes: impl Into<Bytes>, external_folder: Option<&Path>) -> Result<Model, ReadError> {
     model_from(message(bytes.into())?, external_folder, &ReadOptions::default())

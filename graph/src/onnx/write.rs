@@ -8,6 +8,7 @@ use super::{
 };
 use crate::Model;
 use prost::Message;
+use rapidhash::v3::{DEFAULT_RAPID_SECRETS, RapidStreamHasherV3};
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -41,45 +42,71 @@ pub struct Written {
 }
 
 /// Write a model to `path`, all of it or nothing. A model that came with external data, and one too large for a
-/// single file, gets a second one named `<file name>.data` beside it. The place may be that of a file the model
-/// was read from. Where a pass made initializers in a model of an IR version before 4, the version becomes 4, since
+/// single file, gets a second one beside it, named `<file name>.<hash>.data` after its content. The place may be that
+/// of a file the model was read from. Where a pass made initializers in a model of an IR version before 4, the version becomes 4, since
 /// before that every initializer had to be an input.
 pub fn write(model: &Model, path: impl AsRef<Path>, options: &WriteOptions) -> Result<Written, WriteError> {
     let path = path.as_ref();
     let name = path.file_name().and_then(|n| n.to_str()).ok_or_else(|| WriteError::Name(path.to_owned()))?;
-    let location = format!("{name}.data");
-    let data_path = path.with_file_name(&location);
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let (proto, pieces) = split(model, &location, options.limit)?;
+    let (mut proto, pieces) = split(model, &external::location(name, 0), options.limit)?;
 
     must_be_file(path)?;
     file::sweep(folder);
+    // Two files cannot take their places at once. So the data file is named after its content: until the model
+    // takes its place the old one finds the data that it always had, and from then on the new one finds its own.
     let data = if pieces.is_empty() {
         None
     } else {
-        must_be_file(&data_path)?;
-        Some(fill(folder, &data_path, options, |temporary| {
-            let mut stream = Stream::new(&temporary.file, &model.extra.mappings);
+        let data_path = path.with_file_name(external::location(name, 0));
+        let mut hash = RapidStreamHasherV3::new(&DEFAULT_RAPID_SECRETS);
+        let (temporary, bytes) = fill(folder, &data_path, options, |temporary| {
+            let mut stream = Stream::new(Hashing(&temporary.file, &mut hash), &model.extra.mappings);
             stream.pieces(&pieces);
             stream.finish()
-        })?)
+        })?;
+        let location = external::location(name, hash.finish());
+        external::relocate(&mut proto, &location);
+        let data_path = path.with_file_name(location);
+        must_be_file(&data_path)?;
+        Some((temporary, data_path, bytes))
     };
     let (temporary, bytes) =
         fill(folder, path, options, |t| encode_to(&proto, Stream::new(&t.file, &model.extra.mappings)))?;
-    // The data first: a model is never without it.
     let data = match data {
-        Some((temporary, bytes)) => {
+        Some((temporary, data_path, bytes)) => {
             temporary.rename(&data_path)?;
+            sync_names(folder, options);
             Some((data_path, bytes))
         }
         None => None,
     };
     temporary.rename(path)?;
+    sync_names(folder, options);
+    external::sweep(folder, name, data.as_ref().map(|d| d.0.as_path()));
+    Ok(Written { bytes, data })
+}
+
+/// See to it that names in `folder` outlive a crash, before anything relies on them. Not every system can do that.
+fn sync_names(folder: &Path, options: &WriteOptions) {
     if options.sync {
-        // The names, too. Not every system can do that to a folder.
         let _ = fs::File::open(folder).and_then(|f| f.sync_all());
     }
-    Ok(Written { bytes, data })
+}
+
+/// Hashes what passes.
+struct Hashing<'h, W>(W, &'h mut RapidStreamHasherV3<'static>);
+
+impl<W: io::Write> io::Write for Hashing<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.0.write(bytes)?;
+        self.1.write(&bytes[..n]);
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// A filled temporary file that is to become `path`.

@@ -1,6 +1,7 @@
 //! What larger pieces of a graph are: the one place that knows what a residual block or an attention block looks like.
 //! Nothing here changes a graph; passes over channels, layers and tokens ask.
 
+pub mod activation;
 mod attention;
 
 pub use attention::{

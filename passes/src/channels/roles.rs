@@ -49,6 +49,7 @@ pub fn refits(
     let refit = |r: &Role| Refit {
         node: r.node,
         target: r.linear.output,
+        sum: None,
         kept: r.kept_outputs(groups, keep),
         free: None,
     };

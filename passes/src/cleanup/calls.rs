@@ -51,6 +51,6 @@ pub(super) fn drop_uncalled(model: &mut Model, cx: &mut Context<'_>) {
     let dropped = model.functions.iter().filter(|f| !used(f)).count();
     if dropped > 0 && cx.permit() {
         model.functions.retain(used);
-        cx.count("functions", dropped as u64);
+        cx.count("functions dropped", dropped as u64);
     }
 }

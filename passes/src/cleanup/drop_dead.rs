@@ -15,8 +15,8 @@ impl Pass for DropDead {
         cx.each_graph(model, |graph, cx| {
             if has_dead(graph) && cx.permit() {
                 let (nodes, constants) = graph.sweep();
-                cx.count("nodes", nodes as u64);
-                cx.count("initializers", constants as u64);
+                cx.count("dead nodes dropped", nodes as u64);
+                cx.count("unused initializers dropped", constants as u64);
             }
             Ok(())
         })?;

@@ -10,7 +10,7 @@ pass! {
     /// The first holds for `Relu`, `Abs`, `Ceil`, `Floor`, `Round`, `Sign`, the second for `Not`, `Neg`, `BitwiseNot`:
     /// bit for bit, whatever the type. Other operators that look alike are not on the list: with
     /// attributes or further inputs the two nodes may differ, and `Softmax` or `Normalizer` do not repeat.
-    #[pass("drop-repeats", Exact)]
+    #[pass("drop-repeats", Exact, "repetitions dropped")]
     pub struct DropRepeats {}
 }
 

@@ -12,7 +12,7 @@ pass! {
     /// network fed with rank 4, then the other one is put in place.
     ///
     /// Declines where a condition or count may be overridden, and for a loop that collects outputs that are used.
-    #[pass("inline-branches", Exact)]
+    #[pass("inline-branches", Exact, "branches inlined")]
     pub struct InlineBranches {}
 }
 

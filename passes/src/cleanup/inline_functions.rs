@@ -26,6 +26,7 @@ impl Pass for InlineFunctions {
         }
         // The main graph only: bodies are copied from, and go when nobody calls them any more. A body may bring
         // subgraphs with further calls, hence the rounds.
+        let start = cx.report.patches;
         for _ in 0..MAX_DEPTH {
             let before = cx.report.patches;
             each_main_graph(&mut model.graph, cx, &ops, &functions)?;
@@ -33,6 +34,7 @@ impl Pass for InlineFunctions {
                 break;
             }
         }
+        cx.count("calls inlined", cx.report.patches - start);
         drop_uncalled(model, cx);
         Ok(())
     }

@@ -5,7 +5,7 @@ pass! {
     /// Turn `Constant` nodes into initializers.
     ///
     /// Declines in functions, which have no initializers, and for sparse constants.
-    #[pass("lift-constants", Exact)]
+    #[pass("lift-constants", Exact, "constants lifted")]
     pub struct LiftConstants {}
 }
 

@@ -12,7 +12,7 @@ pass! {
     /// its axis are what was split.
     ///
     /// Declines where the inner `Concat` has other uses and would stay.
-    #[pass("merge-concats", Exact)]
+    #[pass("merge-concats", Exact, "concatenations merged")]
     pub struct MergeConcats {}
 }
 

@@ -14,7 +14,7 @@ pass! {
     ///
     /// Declines for other modes and values, for padding of batch or channels, for negative padding, for `auto_pad`,
     /// and where the padded value has other uses.
-    #[pass("merge-pads", Exact)]
+    #[pass("merge-pads", Exact, "pads merged")]
     pub struct MergePads {}
 }
 

@@ -13,7 +13,7 @@ pass! {
     /// only takes away axes that the reduction can take away, or leave.
     ///
     /// Declines where the axes differ and where the reduced value has another use.
-    #[pass("merge-reductions", Exact)]
+    #[pass("merge-reductions", Exact, "reductions merged")]
     pub struct MergeReductions {}
 }
 

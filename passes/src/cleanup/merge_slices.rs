@@ -13,7 +13,7 @@ pass! {
     ///
     /// Declines where places are not constant, where an axis is cut twice in another way, where the first slice
     /// has other uses than slices and would stay, and where slices overlap or leave something out.
-    #[pass("merge-slices", Exact)]
+    #[pass("merge-slices", Exact, "slices merged")]
     pub struct MergeSlices {}
 }
 

@@ -13,7 +13,7 @@ pass! {
     /// `Gemm` becomes `transA` or `transB`.
     ///
     /// Declines where a value in between has other uses, so that no node would go.
-    #[pass("merge-transposes", Exact)]
+    #[pass("merge-transposes", Exact, "transposes merged")]
     pub struct MergeTransposes {}
 }
 

@@ -43,7 +43,7 @@ fn merge_constants(graph: &mut Graph, cx: &mut Context<'_>) {
         let mut patch = Patch::anchored(anchor);
         patch.replace(graph.wired(id), twin);
         if cx.apply(graph, patch).is_some() {
-            cx.count("initializers", 1);
+            cx.count("initializers merged", 1);
         }
     }
 }
@@ -88,7 +88,7 @@ fn merge_nodes(graph: &mut Graph, cx: &mut Context<'_>) {
             }
         }
         if cx.apply(graph, patch).is_some() {
-            cx.count("nodes", 1);
+            cx.count("nodes merged", 1);
         }
     }
 }

@@ -19,7 +19,7 @@ pass! {
     /// outermost. So the halves of a channel shuffle are two slices.
     ///
     /// Declines where the rest is left in another order, and where more nodes would be needed.
-    #[pass("slice-views", Exact)]
+    #[pass("slice-views", Exact, "gathers moved before views")]
     pub struct SliceViews {}
 }
 

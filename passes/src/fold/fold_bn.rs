@@ -11,7 +11,7 @@ pass! {
     ///
     /// Declines in training, where weights or statistics are not constant or used elsewhere, where the product has
     /// another use, and where a channel would be scaled beyond `max_scale`.
-    #[pass("fold-bn", Rounding)]
+    #[pass("fold-bn", Rounding, "batch norms folded")]
     pub struct FoldBn {
         /// Decline when a channel would be scaled by more than this.
         pub max_scale: f64 = 1e6,
@@ -20,16 +20,13 @@ pass! {
 
 impl Pass for FoldBn {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
-        let before = cx.report.patches;
         cx.rewrite(model, &["BatchNormalization"], |at| {
             let AffineView { scale, shift } = AffineView::of(at)?;
             if let Some(s) = scale.iter().find(|s| s.abs() > self.max_scale) {
                 return Err(Decline::because(format!("{} scales a channel by {s:.3e}", at.describe())));
             }
             fold(at, at.input(0)?, &Affine { scale, shift }, 1)
-        })?;
-        cx.count("batch norms folded", cx.report.patches - before);
-        Ok(())
+        })
     }
 }
 

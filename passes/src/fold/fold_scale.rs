@@ -11,7 +11,7 @@ pass! {
     ///
     /// Declines where the constant does not lie along the channels, where weights are not constant or used
     /// elsewhere, where the product has another use, and where a channel would be scaled beyond `max_scale`.
-    #[pass("fold-scale", Rounding)]
+    #[pass("fold-scale", Rounding, "scales and shifts folded")]
     pub struct FoldScale {
         /// Decline when a channel would be scaled by more than this.
         pub max_scale: f64 = 1e6,
@@ -20,10 +20,7 @@ pass! {
 
 impl Pass for FoldScale {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
-        let before = cx.report.patches;
-        cx.rewrite(model, &["Add", "Sub", "Mul", "Div"], |at| self.folded(at))?;
-        cx.count("scales and shifts folded", cx.report.patches - before);
-        Ok(())
+        cx.rewrite(model, &["Add", "Sub", "Mul", "Div"], |at| self.folded(at))
     }
 }
 

@@ -9,5 +9,6 @@ mod preceding;
 pub use fold_bn::FoldBn;
 pub use fold_constants::FoldConstants;
 pub(crate) use fold_constants::Growth;
+pub(crate) use fold_linear::cropped;
 pub use fold_linear::{By, FoldLinear};
 pub use fold_scale::FoldScale;

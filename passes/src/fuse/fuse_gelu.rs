@@ -10,7 +10,7 @@ pass! {
     /// `y = ½·x·(1 + tanh(√(2/π)·(x + 0.044715·x³)))`.
     ///
     /// Declines for other types than `float`, and where values in between are used elsewhere.
-    #[pass("fuse-gelu", Rounding)]
+    #[pass("fuse-gelu", Rounding, "GELUs fused")]
     pub struct FuseGelu {}
 }
 
@@ -22,35 +22,8 @@ impl Pass for FuseGelu {
 
 fn fused(at: At<'_>) -> Result<Patch, Decline> {
     expect(at.opset() >= 20)?;
-    let product = Product::of(at)?;
-    expect(is(product.constant, 0.5))?;
-    let &[a, b] = product.factors.as_slice() else { return Err(Decline::Mismatch) };
-    let (x, bell) = if a.made_by("Add").is_ok_and(|add| is_bell(add)) { (b, a) } else { (a, b) };
+    let Gelu { x, approximate, parts } = Gelu::ending(at)?;
     is_float(x)?;
-    let sum = bell.made_by("Add")?;
-    let (curve, one) = beside_scalar(sum)?;
-    let curve = curve.maker().ok_or(Decline::Mismatch)?;
-    expect(one == 1.0)?;
-    let mut parts = Parts(product.nodes);
-    parts.0.extend([sum.id, curve.id]);
-    let inner = curve.input(0)?.maker().ok_or(Decline::Mismatch)?;
-    let approximate = match curve.op() {
-        "Erf" => {
-            let scaled = Product::of(inner)?;
-            expect(is(scaled.constant, FRAC_1_SQRT_2) && is_only(&scaled, x))?;
-            parts.0.extend(scaled.nodes);
-            false
-        }
-        "Tanh" => {
-            let scaled = Product::of(inner)?;
-            let &[sum] = scaled.factors.as_slice() else { return Err(Decline::Mismatch) };
-            expect(is(scaled.constant, (2.0 / PI).sqrt()))?;
-            parts.0.extend(scaled.nodes);
-            parts.0.extend(cubic(sum, x)?);
-            true
-        }
-        _ => return Err(Decline::Mismatch),
-    };
     parts.are_alone(at, at.id)?;
     let y = at.output()?;
     let mut patch = Patch::at(at);
@@ -58,6 +31,50 @@ fn fused(at: At<'_>) -> Result<Patch, Decline> {
     let made = patch.node(y.name(), node, &[x.into()]);
     patch.replace(y, made);
     Ok(patch)
+}
+
+/// `Gelu` written out.
+pub(crate) struct Gelu<'g> {
+    pub x: Wired<'g>,
+    /// Whether by a tanh.
+    approximate: bool,
+    /// Its nodes.
+    pub parts: Parts,
+}
+
+impl<'g> Gelu<'g> {
+    /// The one that ends with this product.
+    pub fn ending(at: At<'g>) -> Result<Self, Decline> {
+        let product = Product::of(at)?;
+        expect(is(product.constant, 0.5))?;
+        let &[a, b] = product.factors.as_slice() else { return Err(Decline::Mismatch) };
+        let (x, bell) = if a.made_by("Add").is_ok_and(|add| is_bell(add)) { (b, a) } else { (a, b) };
+        let sum = bell.made_by("Add")?;
+        let (curve, one) = beside_scalar(sum)?;
+        let curve = curve.maker().ok_or(Decline::Mismatch)?;
+        expect(one == 1.0)?;
+        let mut parts = Parts(product.nodes);
+        parts.0.extend([sum.id, curve.id]);
+        let inner = curve.input(0)?.maker().ok_or(Decline::Mismatch)?;
+        let approximate = match curve.op() {
+            "Erf" => {
+                let scaled = Product::of(inner)?;
+                expect(is(scaled.constant, FRAC_1_SQRT_2) && is_only(&scaled, x))?;
+                parts.0.extend(scaled.nodes);
+                false
+            }
+            "Tanh" => {
+                let scaled = Product::of(inner)?;
+                let &[sum] = scaled.factors.as_slice() else { return Err(Decline::Mismatch) };
+                expect(is(scaled.constant, (2.0 / PI).sqrt()))?;
+                parts.0.extend(scaled.nodes);
+                parts.0.extend(cubic(sum, x)?);
+                true
+            }
+            _ => return Err(Decline::Mismatch),
+        };
+        Ok(Self { x, approximate, parts })
+    }
 }
 
 fn is_bell(add: At<'_>) -> bool {

@@ -1,4 +1,4 @@
-use super::pattern::{Parts, beside_scalar, is, is_float, scalar};
+use super::pattern::{Parts, Product, beside_scalar, is, is_float, scalar};
 use crate::{Context, Pass, PassError, pass};
 use pare_graph::{At, Decline, Model, Node, Patch, Wired, expect, ops::ClipView};
 
@@ -9,14 +9,14 @@ pass! {
     /// and `β = ½` it makes `x·HardSigmoid(x)` a `HardSwish`.
     ///
     /// Declines for other types than `float`, and where values in between are used elsewhere.
-    #[pass("fuse-hard-swish", Rounding)]
+    #[pass("fuse-hard-swish", Rounding, "hard sigmoids and swishes fused")]
     pub struct FuseHardSwish {}
 }
 
 impl Pass for FuseHardSwish {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
         cx.rewrite(model, &["Div", "Mul", "Clip"], sigmoid)?;
-        cx.rewrite(model, &["Mul"], swish)
+        cx.rewrite(model, &["Mul", "Div"], swish)
     }
 }
 
@@ -30,7 +30,6 @@ fn replaced(at: At<'_>, node: Node, x: Wired<'_>) -> Result<Patch, Decline> {
 
 /// `clip(a·x + c, 0, h)·f` where `h·f = 1`.
 fn sigmoid(at: At<'_>) -> Result<Patch, Decline> {
-    expect(at.node().domain().is_empty() && at.opset() >= 7)?;
     let (clip, factor) = match at.op() {
         "Clip" => (at, 1.0),
         "Div" => (at.input(0)?.made_by("Clip")?, 1.0 / scalar(at.input(1)?)?),
@@ -39,37 +38,79 @@ fn sigmoid(at: At<'_>) -> Result<Patch, Decline> {
             (clip.made_by("Clip")?, factor)
         }
     };
-    let view = ClipView::of(clip)?;
-    expect(view.low == 0.0 && is(view.high * factor, 1.0))?;
-    let add = clip.input(0)?.made_by("Add")?;
-    let (term, offset) = beside_scalar(add)?;
-    let mut parts = Parts(vec![at.id, clip.id, add.id]);
-    let scaled = term.maker().filter(|mul| mul.is("Mul")).map(|mul| (mul, beside_scalar(mul)));
-    let (x, slope) = match scaled {
-        Some((mul, Ok((x, slope)))) if term.sole_use().is_ok() => {
-            parts.0.push(mul.id);
-            (x, slope)
+    let mut line = Clipped::of(clip)?;
+    expect(is(line.high * factor, 1.0))?;
+    is_float(line.x)?;
+    line.parts.0.push(at.id);
+    line.parts.are_alone(at, at.id)?;
+    let (alpha, beta) = (line.slope * factor, line.offset * factor);
+    replaced(at, Node::new("HardSigmoid").with("alpha", alpha as f32).with("beta", beta as f32), line.x)
+}
+
+/// `clip(slope·x + offset, 0, high)`.
+struct Clipped<'g> {
+    x: Wired<'g>,
+    slope: f64,
+    offset: f64,
+    high: f64,
+    parts: Parts,
+}
+
+impl<'g> Clipped<'g> {
+    /// Of a `Clip`, or `HardSigmoid`, which is one.
+    fn of(at: At<'g>) -> Result<Self, Decline> {
+        if at.is("HardSigmoid") {
+            expect(!at.has_references())?;
+            let (slope, offset) = (at.float("alpha", 0.2), at.float("beta", 0.5));
+            return Ok(Self { x: at.input(0)?, slope, offset, high: 1.0, parts: Parts(vec![at.id]) });
         }
-        _ => (term, 1.0),
-    };
-    is_float(x)?;
-    parts.are_alone(at, at.id)?;
-    let (alpha, beta) = (slope * factor, offset * factor);
-    replaced(at, Node::new("HardSigmoid").with("alpha", alpha as f32).with("beta", beta as f32), x)
+        expect(at.opset() >= 7)?;
+        let view = ClipView::of(at)?;
+        expect(view.low == 0.0)?;
+        let add = at.input(0)?.made_by("Add")?;
+        let (term, offset) = beside_scalar(add)?;
+        let mut parts = Parts(vec![at.id, add.id]);
+        let scaled = term.maker().filter(|mul| mul.is("Mul")).map(|mul| (mul, beside_scalar(mul)));
+        let (x, slope) = match scaled {
+            Some((mul, Ok((x, slope)))) if term.sole_use().is_ok() => {
+                parts.0.push(mul.id);
+                (x, slope)
+            }
+            _ => (term, 1.0),
+        };
+        Ok(Self { x, slope, offset, high: view.high, parts })
+    }
+}
+
+/// `HardSwish` written out.
+pub(crate) struct HardSwish<'g> {
+    pub x: Wired<'g>,
+    /// Its nodes.
+    pub parts: Parts,
+}
+
+impl<'g> HardSwish<'g> {
+    /// The one that ends with this product: `x·clip(s·x + o, 0, h)·f` with `s·f = 1/6`, `o·f = 1/2` and `h·f = 1`.
+    pub fn ending(at: At<'g>) -> Result<Self, Decline> {
+        let product = Product::of(at)?;
+        let &[a, b] = product.factors.as_slice() else { return Err(Decline::Mismatch) };
+        let gate = |gate: Wired<'g>, x: Wired<'g>| {
+            let line = Clipped::of(gate.maker().ok_or(Decline::Mismatch)?)?;
+            expect(line.x.id == x.id).map(|()| line)
+        };
+        let mut line = gate(a, b).or_else(|_| gate(b, a))?;
+        let f = product.constant;
+        expect(is(line.slope * f, 1.0 / 6.0) && is(line.offset * f, 0.5) && is(line.high * f, 1.0))?;
+        line.parts.0.extend(product.nodes);
+        Ok(Self { x: line.x, parts: line.parts })
+    }
 }
 
 fn swish(at: At<'_>) -> Result<Patch, Decline> {
-    expect(at.is("Mul") && at.opset() >= 14)?;
-    let (a, b) = (at.input(0)?, at.input(1)?);
-    let (x, sigmoid) = match (a.made_by("HardSigmoid"), b.made_by("HardSigmoid")) {
-        (_, Ok(sigmoid)) if sigmoid.input(0)?.id == a.id => (a, sigmoid),
-        (Ok(sigmoid), _) if sigmoid.input(0)?.id == b.id => (b, sigmoid),
-        _ => return Err(Decline::Mismatch),
-    };
-    expect(!sigmoid.has_references())?;
-    expect(is(sigmoid.float("alpha", 0.2), 1.0 / 6.0) && sigmoid.float("beta", 0.5) == 0.5)?;
+    expect(at.opset() >= 14)?;
+    let HardSwish { x, parts } = HardSwish::ending(at)?;
     is_float(x)?;
-    Parts(vec![at.id, sigmoid.id]).are_alone(at, at.id)?;
+    parts.are_alone(at, at.id)?;
     replaced(at, Node::new("HardSwish"), x)
 }
 
@@ -110,6 +151,8 @@ mod tests {
     fn its_product_with_x_is_a_hard_swish() {
         let nodes = "s = Add(x, three) c = Clip(s, zero, six) d = Div(c, six) y = Mul(x, d)";
         check(FuseHardSwish::default(), &graph(14, nodes), &after(14, "y = HardSwish(x)"));
+        let behind = "s = Add(x, three) c = Clip(s, zero, six) m = Mul(x, c) y = Div(m, six)";
+        check(FuseHardSwish::default(), &graph(14, behind), &after(14, "y = HardSwish(x)"));
         let two = "d = HardSigmoid<alpha = 0.16666667, beta = 0.5>(x) y = Mul(x, d)";
         check(FuseHardSwish::default(), &graph(11, nodes), &after(11, two));
     }

@@ -11,7 +11,7 @@ pass! {
     ///
     /// Declines for other types than `float`, where the axes are not the last ones or of unknown size, and where values
     /// in between are used elsewhere.
-    #[pass("fuse-layer-norm", Rounding)]
+    #[pass("fuse-layer-norm", Rounding, "layer norms fused")]
     pub struct FuseLayerNorm {}
 }
 

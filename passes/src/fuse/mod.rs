@@ -9,8 +9,11 @@ mod fuse_space_to_depth;
 mod pattern;
 
 pub use fuse_gelu::FuseGelu;
+pub(crate) use fuse_gelu::Gelu;
 pub use fuse_gemm::FuseGemm;
 pub use fuse_hard_swish::FuseHardSwish;
+pub(crate) use fuse_hard_swish::HardSwish;
 pub use fuse_layer_norm::FuseLayerNorm;
 pub use fuse_softplus::FuseSoftplus;
 pub use fuse_space_to_depth::FuseSpaceToDepth;
+pub(crate) use pattern::Parts;

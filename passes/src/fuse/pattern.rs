@@ -84,7 +84,7 @@ impl<'g> Product<'g> {
 }
 
 /// The nodes that a pattern consists of. Those that are not its end must serve nothing else.
-pub(super) struct Parts(pub Vec<NodeId>);
+pub(crate) struct Parts(pub Vec<NodeId>);
 
 impl Parts {
     /// Declines if a value that a part makes is used by another node, unless it is `end`.

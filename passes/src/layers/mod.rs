@@ -2,5 +2,7 @@
 
 mod drop_idle_activations;
 mod interval;
+mod remove_activations;
 
 pub use drop_idle_activations::DropIdleActivations;
+pub use remove_activations::{Criterion, RemoveActivations, Replacement};

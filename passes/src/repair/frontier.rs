@@ -47,15 +47,23 @@ impl Frontier {
         nodes
     }
 
-    /// Make ready to compute `wanted`, and what is needed to go on from there.
-    pub fn step(&self, tools: Tools<'_>, model: &Model, wanted: &[ValueId]) -> Result<Step, PassError> {
+    /// Make ready to compute `wanted`, and what is needed to go on from there: what further nodes read, and what will be
+    /// asked for `later`.
+    pub fn step(
+        &self,
+        tools: Tools<'_>,
+        model: &Model,
+        wanted: &[ValueId],
+        later: &[ValueId],
+    ) -> Result<Step, PassError> {
         let graph = &model.graph;
         let done: HashSet<_> = self.done.union(&self.before(graph, wanted)).copied().collect();
         let made = done.iter().flat_map(|&n| graph.outputs_of(n).into_iter().flatten());
         let mut next: Vec<_> =
             made.chain(open_inputs(graph)).filter(|&v| graph.value(v).data.is_none()).collect();
         let waits = |v: &ValueId| {
-            graph.value(*v).is_output() || graph.users(*v).iter().any(|(user, _)| !done.contains(user))
+            let read = || graph.users(*v).iter().any(|(user, _)| !done.contains(user));
+            graph.value(*v).is_output() || later.contains(v) || read()
         };
         next.retain(waits);
         next.sort_unstable();

@@ -3,7 +3,7 @@
 //! In topological order each linear operator is fitted by ridge regression: `x` comes from the changed
 //! model, whose operators before it are final already, and `y` from the original (*asymmetric* reconstruction). Where
 //! the operator's output is added to something that is known already, it makes up for that one's error too:
-//! `y = z + skip_original − skip_changed`. Where a ReLU (or `Clip`) follows, only what passes it counts: for some rounds
+//! `y = sum_original − skip_changed`. Where a ReLU (or `Clip`) follows, only what passes it counts: for some rounds
 //! the target of an element that the original clips is whatever the fit gives there, if that is clipped too.
 
 mod frontier;
@@ -18,7 +18,7 @@ use crate::{
     },
 };
 use faer::{Mat, MatRef};
-use pare_graph::{At, Graph, Model, NodeId, Patch, Tensor, ValueId, Wire, ops::ClipView};
+use pare_graph::{At, Graph, Model, NodeId, Patch, Tensor, ValueId, Wire, Wired, ops::ClipView};
 use std::{collections::HashSet, ops::Range};
 
 /// A linear operator of the changed model that is to be fitted anew.
@@ -28,6 +28,9 @@ pub struct Refit {
     pub node: NodeId,
     /// The value of the original that its output should be like.
     pub target: ValueId,
+    /// The value of the original that the sum of its output and what is added to that should be like; by default the
+    /// sum that the target goes into there. Where it is the target itself, the output is fitted as a part of the sum only.
+    pub sum: Option<ValueId>,
     /// Channels of the target that it still makes, ascending; `None`: all.
     pub kept: Option<Vec<usize>>,
     /// Which of its weights may move, `[groups, O, D]` row-major; the others stay as they are, such as zero. `None`: all.
@@ -48,13 +51,22 @@ pub struct Setting {
 /// An operator whose turn it is.
 struct Turn<'a> {
     new: Linear,
+    /// What its output, or the sum with what is added to it, should be like.
     target: ValueId,
-    /// What is added to its output, if that is known: in the original, and in the changed model.
-    skip: Option<(ValueId, ValueId)>,
+    /// What is added to its output, if that is known.
+    skip: Option<Skip>,
     /// Bounds of what follows, if it does nothing but clip.
     clip: Option<(f64, f64)>,
     kept: Option<&'a [usize]>,
     free: Option<&'a [bool]>,
+}
+
+/// What is added to the output of an operator, where the sum is to be fitted.
+enum Skip {
+    /// A value of the changed model.
+    Value(ValueId),
+    /// The same for every sample.
+    Constant(Tensor),
 }
 
 /// Rows of all samples: inputs, targets, and what is added to the output.
@@ -109,7 +121,10 @@ fn each(
     map: &dyn Fn(&Graph, &Turn<'_>, &Data) -> Result<Vec<Affine>, NotFinite>,
 ) -> Result<(), PassError> {
     let graph = &original.graph;
-    let bytes = refits.iter().map(|r| bytes_per_sample(graph, r.target)).max().unwrap_or(0);
+    let targets = |refits: &[Refit]| -> Vec<_> {
+        refits.iter().flat_map(|r| [Some(r.target), r.sum]).flatten().collect()
+    };
+    let bytes = targets(refits).into_iter().map(|v| bytes_per_sample(graph, v)).max().unwrap_or(0);
     let batches = batches(graph, range.clone(), 4 * bytes, tools.memory);
     let total = refits.len() as u64;
     let (mut before, mut after) = (Frontier::new(graph), Frontier::new(&changed.graph));
@@ -117,9 +132,11 @@ fn each(
         tools.progress.step("repair", i as u64, total);
         let Some(mut turn) = turn(graph, &changed.graph, refit, &refits[i..]) else { continue };
         if !skips {
-            turn.skip = None;
+            (turn.target, turn.skip) = (refit.target, None);
         }
-        let data = gather(tools, (original, &mut before), (changed, &mut after), &turn, &batches, places)?;
+        let later = targets(&refits[i + 1..]);
+        let (old, new) = ((original, &mut before), (&*changed, &mut after));
+        let data = gather(tools, old, new, (&turn, &later), &batches, places)?;
         let maps = map(&changed.graph, &turn, &data).map_err(|e| unfit(&changed.graph, refit.node, e))?;
         let mut patch = Patch::anchored(refit.node);
         let bias: Vec<_> = maps.iter().flat_map(|m| m.bias.iter().copied()).collect();
@@ -160,15 +177,22 @@ fn turn<'a>(original: &Graph, changed: &Graph, refit: &'a Refit, pending: &[Refi
     let output = changed.wired(new.output);
     let add = output.sole_user().ok().filter(|at| at.is("Add"));
     let nodes: HashSet<_> = pending.iter().map(|r| r.node).collect();
-    let skip = add.and_then(|add| {
-        let added = added_to(add, output.id)?;
-        let (old_add, old) = original.find(&changed.value(added).name).zip(add_of(original, refit.target))?;
-        let alike = original.wired(old_add).shape() == original.wired(refit.target).shape();
-        (added_to(old, refit.target) == Some(old_add) && alike && !depends(changed, added, &nodes))
-            .then_some((old_add, added))
+    let sum = add.and_then(|add| {
+        let added = added_to(add, output)?;
+        let known = match &added {
+            Skip::Value(added) => !depends(changed, *added, &nodes),
+            Skip::Constant(_) => true,
+        };
+        let sum = refit.sum.or_else(|| sum_over_there(original, changed, refit.target, &added))?;
+        known.then_some((sum, added))
     });
+    let (target, skip) = match sum {
+        Some((sum, skip)) => (sum, Some(skip)),
+        None if refit.sum == Some(refit.target) => return None,
+        None => (refit.target, None),
+    };
     // What the activation sees is the sum, if there is one.
-    let seen = match (add, skip) {
+    let seen = match (add, &skip) {
         (Some(add), Some(_)) => add.output().ok(),
         (Some(_), None) => None,
         (None, _) => Some(output),
@@ -180,24 +204,29 @@ fn turn<'a>(original: &Graph, changed: &Graph, refit: &'a Refit, pending: &[Refi
         let bounds: Vec<_> = v.users().into_iter().map(bounds).collect::<Option<_>>()?;
         bounds.first().copied().filter(|first| bounds.iter().all(|b| b == first))
     });
-    Some(Turn {
-        new,
-        target: refit.target,
-        skip,
-        clip,
-        kept: refit.kept.as_deref(),
-        free: refit.free.as_deref(),
-    })
+    let (kept, free) = (refit.kept.as_deref(), refit.free.as_deref());
+    Some(Turn { new, target, skip, clip, kept, free })
 }
 
-/// The sum that a value alone is used for.
-fn add_of(graph: &Graph, value: ValueId) -> Option<At<'_>> {
-    graph.wired(value).sole_user().ok().filter(|at| at.is("Add"))
+/// The sum that the target alone is used for, if what is added there has the name and the shape of what is added here.
+fn sum_over_there(original: &Graph, changed: &Graph, target: ValueId, added: &Skip) -> Option<ValueId> {
+    let Skip::Value(added) = added else { return None };
+    let target = original.wired(target);
+    let add = target.sole_user().ok().filter(|at| at.is("Add"))?;
+    let other = add.inputs().into_iter().flatten().find(|v| v.id != target.id)?;
+    let same = other.name() == changed.value(*added).name && other.shape() == target.shape();
+    same.then(|| add.output().ok().map(|sum| sum.id)).flatten()
 }
 
-/// The other term of a sum, if it is computed.
-fn added_to(add: At<'_>, value: ValueId) -> Option<ValueId> {
-    add.inputs().into_iter().flatten().find(|v| v.id != value && !v.is_constant()).map(|v| v.id)
+/// The other term of a sum.
+fn added_to(add: At<'_>, value: Wired<'_>) -> Option<Skip> {
+    let other = add.inputs().into_iter().flatten().find(|v| v.id != value.id)?;
+    match other.constant() {
+        Ok(constant) => Some(Skip::Constant(constant.clone())),
+        Err(_) => {
+            (other.shape().is_some() && other.shape() == value.shape()).then_some(Skip::Value(other.id))
+        }
+    }
 }
 
 fn depends(graph: &Graph, value: ValueId, nodes: &HashSet<NodeId>) -> bool {
@@ -219,19 +248,17 @@ fn gather(
     tools: Tools<'_>,
     (original, before): (&Model, &mut Frontier),
     (changed, after): (&Model, &mut Frontier),
-    turn: &Turn<'_>,
+    (turn, later): (&Turn<'_>, &[ValueId]),
     batches: &[Range<usize>],
     places: usize,
 ) -> Result<Data, PassError> {
     let new = &turn.new;
-    let mut ask_old = vec![turn.target];
     let mut ask_new = vec![new.input];
-    if let Some((old, new)) = turn.skip {
-        ask_old.push(old);
-        ask_new.push(new);
+    if let Some(Skip::Value(skip)) = turn.skip {
+        ask_new.push(skip);
     }
-    let mut step_old = before.step(tools, original, &ask_old)?;
-    let mut step_new = after.step(tools, changed, &ask_new)?;
+    let mut step_old = before.step(tools, original, &[turn.target], later)?;
+    let mut step_new = after.step(tools, changed, &ask_new, &[])?;
     let samples: usize = batches.iter().map(ExactSizeIterator::len).sum();
     let bytes = step_old.bytes(&original.graph) + step_new.bytes(&changed.graph);
     // What does not fit is computed again from the last place that did.
@@ -285,37 +312,35 @@ impl Turn<'_> {
             return Err(wrong());
         }
         let (xs, ys) = (floats(x)?, floats(y)?);
-        let skip = match (old.get(1), new.get(1)) {
-            (Some(a), Some(b)) if a.shape() == y.shape() && *b.shape() == shape[..] => {
-                Some((floats(a)?, floats(b)?))
-            }
+        let skip = match (&self.skip, new.get(1)) {
+            (Some(Skip::Value(_)), Some(skip)) if *skip.shape() == shape[..] => Some(floats(skip)?),
+            (Some(Skip::Constant(map)), _) => Some(spread(map, &shape).ok_or_else(wrong)?),
             (None, None) => None,
             _ => return Err(wrong()),
         };
         for sample in 0..x.shape()[0] {
             let at = choose(seed, batch.start + sample, self.new.places(&shape), places);
             self.new.gather_inputs(&xs, x.shape(), &shape, sample, &at, &mut data.x);
-            let of_old = |values: &[f32]| {
-                let mut rows = Rows::new(channels);
-                self.new.gather_outputs(values, y.shape(), sample, &at, &mut rows);
-                rows
-            };
-            let target = of_old(&ys);
-            let Some((skip_old, skip_new)) = &skip else {
-                let rows = target.data.chunks_exact(channels);
-                data.y.data.extend(rows.flat_map(|row| kept.iter().map(|&c| row[c])));
+            let mut target = Rows::new(channels);
+            self.new.gather_outputs(&ys, y.shape(), sample, &at, &mut target);
+            let rows = target.data.chunks_exact(channels);
+            let wanted = rows.flat_map(|row| kept.iter().map(|&c| row[c]));
+            let Some(skip) = &skip else {
+                data.y.data.extend(wanted);
                 continue;
             };
-            let added = of_old(skip_old);
             let from = data.skip.data.len();
-            self.new.gather_outputs(skip_new, &shape, sample, &at, &mut data.skip);
-            let rows = target.data.chunks_exact(channels).zip(added.data.chunks_exact(channels));
-            let sum = rows.flat_map(|(z, s)| kept.iter().map(|&c| z[c] + s[c]));
-            let known = &data.skip.data[from..];
-            data.y.data.extend(sum.zip(known).map(|(sum, known)| sum - known));
+            self.new.gather_outputs(skip, &shape, sample, &at, &mut data.skip);
+            data.y.data.extend(wanted.zip(&data.skip.data[from..]).map(|(sum, known)| sum - known));
         }
         Ok(())
     }
+}
+
+/// A constant broadcast to a shape.
+fn spread(constant: &Tensor, shape: &[usize]) -> Option<Vec<f32>> {
+    let values = ndarray::ArrayD::from_shape_vec(constant.shape(), floats(constant).ok()?).ok()?;
+    Some(values.broadcast(shape)?.iter().copied().collect())
 }
 
 /// The map of each of the operator's groups.

@@ -34,7 +34,7 @@ pub fn open_inputs(graph: &Graph) -> Vec<ValueId> {
 
 /// A model that is ready to show values inside.
 pub struct Probe {
-    /// What computes; `None` where all that is wanted is given.
+    /// `None` if all that is wanted is given.
     run: Option<Box<dyn Run>>,
     inputs: Vec<String>,
     /// For each wanted value, where to find it: among what goes in or among what comes out.
@@ -70,8 +70,9 @@ impl Probe {
             output.or(given).ok_or_else(|| EvaluateError(format!("`{name}` is not computed")))
         };
         let wanted = wanted.iter().map(find).collect::<Result<Vec<_>, _>>()?;
-        let setting = Setting::DEPLOYED.threads(tools.threads);
-        let run = if outputs.is_empty() { None } else { Some(engine.load(&part, setting)?) };
+        let computes = wanted.iter().any(|p| matches!(p, Place::Output(_)));
+        let run =
+            computes.then(|| engine.load(&part, Setting::DEPLOYED.threads(tools.threads))).transpose()?;
         Ok(Self { run, inputs, wanted, names: given.iter().map(name).collect() })
     }
 
@@ -79,7 +80,7 @@ impl Probe {
     pub fn run(&mut self, feeds: &[(String, Tensor)]) -> Result<Vec<Tensor>, EvaluateError> {
         let needed = feeds.iter().filter(|(name, _)| self.inputs.contains(name));
         let needed: Vec<_> = needed.map(|(name, tensor)| (name.as_str(), tensor)).collect();
-        let outputs = self.run.as_mut().map_or_else(|| Ok(vec![]), |run| run.run(&needed))?;
+        let outputs = self.run.as_mut().map_or(Ok(vec![]), |run| run.run(&needed))?;
         let take = |place: &Place| match *place {
             Place::Output(i) => outputs.get(i).cloned(),
             Place::Input(i) => feeds.iter().find(|(n, _)| *n == self.names[i]).map(|(_, t)| t.clone()),

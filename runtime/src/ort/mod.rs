@@ -70,10 +70,8 @@ impl OrtEngine {
         Ok(Self { environment, version })
     }
 
-    fn build(&self, model: &ModelSource, options: &LoadOptions) -> Result<Inner, String> {
-        fn text<R>(error: ort::Error<R>) -> String {
-            tidy(error.message())
-        }
+    /// What makes sessions as `options` say.
+    fn builder(&self, options: &LoadOptions) -> Result<SessionBuilder, String> {
         let level = match options.optimize {
             Optimize::Off => GraphOptimizationLevel::Disable,
             Optimize::Basic => GraphOptimizationLevel::Level1,
@@ -84,10 +82,27 @@ impl OrtEngine {
         let builder = builder.with_optimization_level(level).map_err(text)?;
         let builder = builder.with_intra_threads(options.threads).map_err(text)?;
         let builder = builder.with_inter_threads(1).map_err(text)?;
-        let mut builder = builder.with_intra_op_spinning(options.spinning).map_err(text)?;
-        for library in &options.custom_op_libraries {
-            builder = builder.with_operator_library(library).map_err(text)?;
+        builder.with_intra_op_spinning(options.spinning).map_err(text)
+    }
+
+    /// The same with the operators of `libraries`.
+    fn with_operators(
+        mut builder: SessionBuilder,
+        libraries: &[PathBuf],
+    ) -> Result<SessionBuilder, EngineError> {
+        for library in libraries {
+            let refused = |reason| EngineError::CustomOps { library: library.clone(), reason };
+            let file = std::fs::metadata(library).map_err(|e| refused(e.to_string()))?;
+            if !file.is_file() {
+                return Err(refused("it is no file".to_owned()));
+            }
+            let added = guarded(|| builder.with_operator_library(library).map_err(text)).flatten();
+            builder = added.map_err(refused)?;
         }
+        Ok(builder)
+    }
+
+    fn build(mut builder: SessionBuilder, model: &ModelSource) -> Result<Inner, String> {
         match model {
             ModelSource::File(path) => builder.commit_from_file(path).map_err(text),
             ModelSource::Bytes { bytes, folder } => {
@@ -101,6 +116,10 @@ impl OrtEngine {
     }
 }
 
+fn text<R>(error: ort::Error<R>) -> String {
+    tidy(error.message())
+}
+
 impl Engine for OrtEngine {
     fn name(&self) -> &str {
         NAME
@@ -110,13 +129,22 @@ impl Engine for OrtEngine {
         self.version.clone()
     }
 
+    fn check(&self, options: &LoadOptions) -> Result<(), EngineError> {
+        if options.custom_op_libraries.is_empty() {
+            return Ok(());
+        }
+        let refused =
+            |reason| EngineError::Load { engine: NAME.to_owned(), model: "any model".to_owned(), reason };
+        let builder = guarded(|| self.builder(options)).flatten().map_err(refused)?;
+        Self::with_operators(builder, &options.custom_op_libraries).map(drop)
+    }
+
     fn load(&self, model: &ModelSource, options: &LoadOptions) -> Result<Box<dyn Session>, EngineError> {
-        let inner = guarded(|| self.build(model, options)).flatten();
-        let inner = inner.map_err(|reason| EngineError::Load {
-            engine: NAME.to_owned(),
-            model: model.to_string(),
-            reason,
-        })?;
+        let refused =
+            |reason| EngineError::Load { engine: NAME.to_owned(), model: model.to_string(), reason };
+        let builder = guarded(|| self.builder(options)).flatten().map_err(refused)?;
+        let builder = Self::with_operators(builder, &options.custom_op_libraries)?;
+        let inner = guarded(|| Self::build(builder, model)).flatten().map_err(refused)?;
         let inputs = inner.inputs().iter().map(port).collect();
         let outputs: Vec<Port> = inner.outputs().iter().map(port).collect();
         let names = outputs.iter().map(|port| c_string(&port.name)).collect::<Result<_, _>>()?;

@@ -40,6 +40,15 @@ fn names(folder: &Path) -> Vec<String> {
     all
 }
 
+/// The data file of `m.onnx` and the like, which is named after its content.
+fn data_of(path: &Path) -> String {
+    let name = path.file_name().unwrap().to_str().unwrap();
+    let folder = names(path.parent().unwrap());
+    let mut own = folder.into_iter().filter(|n| n.strip_prefix(name).is_some_and(|rest| rest.len() == 22));
+    let (data, None) = (own.next().unwrap(), own.next()) else { panic!("more than one data file") };
+    data
+}
+
 fn floats(model: &Model, name: &str) -> Vec<f32> {
     let tensor = model.graph.value(model.graph.find(name).unwrap()).tensor().unwrap();
     tensor.to_vec().unwrap()
@@ -69,13 +78,14 @@ fn external_data_is_read_and_written_beside_the_model() {
 
     let out = folder.path().join("out.onnx");
     let written = write(&model, &out, &WriteOptions::default()).unwrap();
-    assert_eq!(written.data, Some((folder.path().join("out.onnx.data"), 76)));
-    assert_eq!(names(folder.path()), ["data", "m.onnx", "out.onnx", "out.onnx.data"]);
-    let data = fs::read(folder.path().join("out.onnx.data")).unwrap();
+    let name = data_of(&out);
+    assert_eq!(written.data, Some((folder.path().join(&name), 76)));
+    assert_eq!(names(folder.path()), ["data", "m.onnx", "out.onnx", &name]);
+    let data = fs::read(folder.path().join(&name)).unwrap();
     assert_eq!(data.len(), 76);
     assert_eq!(data[64..], [0.0_f32, 1.0, 2.0].map(f32::to_le_bytes).concat());
     let g = decoded(&out).graph.unwrap();
-    let entries = [("location", "out.onnx.data"), ("offset", "0"), ("length", "8"), ("own", "1")];
+    let entries = [("location", &*name), ("offset", "0"), ("length", "8"), ("own", "1")];
     assert_eq!(g.initializer[0], external("a", 2, &entries));
     assert_eq!(g.initializer[3].external_data[1], entry("offset", "0"));
     let again = read(&out, &ReadOptions::default()).unwrap();
@@ -93,12 +103,12 @@ fn external_data_is_read_and_written_beside_the_model() {
 
 #[test]
 fn input_and_output_may_be_the_same_files() {
-    let (folder, path) = folder(vec![external("a", 2, &[("location", "m.onnx.data"), ("offset", "32")])]);
-    fs::rename(folder.path().join("data"), folder.path().join("m.onnx.data")).unwrap();
+    let (folder, path) = folder(vec![external("a", 2, &[("location", "data"), ("offset", "32")])]);
     let model = read(&path, &ReadOptions::default()).unwrap();
     for _ in 0..2 {
         write(&model, &path, &WriteOptions::default()).unwrap();
-        assert_eq!(names(folder.path()), ["m.onnx", "m.onnx.data"]);
+        // A data file that others may use, too, stays.
+        assert_eq!(names(folder.path()), ["data", "m.onnx", &data_of(&path)]);
         assert_eq!(floats(&read(&path, &ReadOptions::default()).unwrap(), "a"), [8.0, 9.0]);
         // The model still has the data of the file that was replaced.
         assert_eq!(floats(&model, "a"), [8.0, 9.0]);
@@ -200,12 +210,13 @@ fn a_model_too_large_for_one_file_spills_its_large_tensors() {
     assert_eq!(written.data.as_ref().unwrap().1, 160_000 + 4000);
     let g = decoded(&path).graph.unwrap();
     assert_eq!(g.initializer[0], tensor("small", &[1.0]));
-    let place = [("location", "m.onnx.data"), ("offset", "160000"), ("length", "4000")];
+    let name = data_of(&path);
+    let place = [("location", &*name), ("offset", "160000"), ("length", "4000")];
     assert_eq!(g.initializer[2], external("typed", 1000, &place));
     let again = read(&path, &ReadOptions::default()).unwrap();
     assert_eq!(floats(&again, "large"), values);
     assert_eq!(floats(&again, "typed"), values[..1000]);
-    assert_eq!(names(folder.path()), ["data", "m.onnx", "m.onnx.data"]);
+    assert_eq!(names(folder.path()), ["data", "m.onnx", &name]);
 
     let why = write(&model, &path, &WriteOptions { limit: 20, sync: false }).unwrap_err().to_string();
     assert!(why.ends_with("protobuf allows 20"), "{why}");
@@ -230,15 +241,46 @@ fn nothing_is_left_behind_or_harmed_by_a_failure() {
     let model = read(&path, &ReadOptions::default()).unwrap();
     let before = fs::read(&path).unwrap();
 
-    fs::create_dir(folder.path().join("m.onnx.data")).unwrap();
+    let elsewhere = folder.path().join("sub");
+    fs::create_dir(&elsewhere).unwrap();
+    let written = write(&model, elsewhere.join("m.onnx"), &WriteOptions::default()).unwrap();
+    let data = folder.path().join(written.data.unwrap().0.file_name().unwrap());
+    fs::create_dir(&data).unwrap();
     assert!(matches!(write(&model, &path, &WriteOptions::default()), Err(WriteError::NotAFile(_))));
-    assert_eq!(names(folder.path()), ["data", "m.onnx", "m.onnx.data"]);
+    assert_eq!(names(folder.path()), ["data", "m.onnx", data.file_name().unwrap().to_str().unwrap(), "sub"]);
     assert_eq!(fs::read(&path).unwrap(), before);
 
     let nowhere = folder.path().join("absent").join("m.onnx");
     assert!(matches!(write(&model, &nowhere, &WriteOptions::default()), Err(WriteError::Io { .. })));
     assert!(matches!(write(&model, folder.path(), &WriteOptions::default()), Err(WriteError::NotAFile(_))));
     assert!(matches!(write(&model, "..", &WriteOptions::default()), Err(WriteError::Name(_))));
+}
+
+#[test]
+fn a_model_never_finds_the_data_of_another() {
+    let (folder, path) = folder(vec![external("a", 2, &[("location", "data")])]);
+    let model = read(&path, &ReadOptions::default()).unwrap();
+    write(&model, &path, &WriteOptions::default()).unwrap();
+    let (old_model, old_data) = (fs::read(&path).unwrap(), data_of(&path));
+    let (_elsewhere, source) =
+        self::folder(vec![external("a", 2, &[("location", "data"), ("offset", "20")])]);
+    let changed = read(&source, &ReadOptions::default()).unwrap();
+
+    // Whatever was done of this write when the power failed, the old model has its data, and the new one its own.
+    let other = folder.path().join("other");
+    fs::create_dir(&other).unwrap();
+    write(&changed, other.join("m.onnx"), &WriteOptions::default()).unwrap();
+    let new_data = data_of(&other.join("m.onnx"));
+    assert_ne!(old_data, new_data);
+    fs::copy(other.join(&new_data), folder.path().join(&new_data)).unwrap();
+    assert_eq!(floats(&read(&path, &ReadOptions::default()).unwrap(), "a"), [0.0, 1.0]);
+    fs::copy(other.join("m.onnx"), &path).unwrap();
+    assert_eq!(floats(&read(&path, &ReadOptions::default()).unwrap(), "a"), [5.0, 6.0]);
+
+    // The next write takes away what nobody needs any more; the same content always has the same name.
+    fs::write(&path, &old_model).unwrap();
+    write(&changed, &path, &WriteOptions::default()).unwrap();
+    assert_eq!(data_of(&path), new_data);
 }
 
 #[test]

@@ -33,7 +33,8 @@ pub(super) fn read(softmax: At<'_>, statics: &Statics) -> Result<Attention, Miss
     let context = product.output()?;
     let projection = residual::projection(context, statics);
     let shape = scores.left.shape().ok_or_else(ranks)?;
-    let tokens = &shape[shape.len() - 2];
+    let keys = scores.right.shape().and_then(<[Dim]>::last).cloned();
+    let tokens: Vec<Dim> = keys.into_iter().chain([shape[shape.len() - 2].clone()]).collect();
     let channels = shape.last().and_then(Dim::size);
     let heads = match query.head {
         Some(axis) => shape[axis].size(),
@@ -51,7 +52,7 @@ pub(super) fn read(softmax: At<'_>, statics: &Statics) -> Result<Attention, Miss
         head_size: channels,
         context: context.id,
         projection: projection.map(|at| at.id),
-        residual: residual::residual(projection, of_q.source, Some(tokens), statics),
+        residual: residual::residual(projection, of_q.source, &tokens, statics),
         source: source.map(|v| v.id),
         query,
         key,

@@ -63,8 +63,8 @@ pub(super) fn read(at: At<'_>, statics: &Statics) -> Result<Attention, Miss> {
         _ => width.zip(heads).map(|(w, h)| w / h),
     };
     let tokens = match shape {
-        Some([_, _, n, _] | [_, n, _]) => Some(n),
-        _ => None,
+        Some([_, _, n, _] | [_, n, _]) => std::slice::from_ref(n),
+        _ => &[],
     };
     let causal = form == Form::GroupQuery || at.int("is_causal", 0) != 0 || at.int("unidirectional", 0) != 0;
     let mut masks: Vec<_> =

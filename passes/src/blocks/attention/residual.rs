@@ -24,11 +24,11 @@ pub(super) fn projection<'g>(context: Wired<'g>, statics: &Statics) -> Option<At
 }
 
 /// Where the projection, past its bias and factors, is added to the stream that `source` was made from.
-/// `tokens` is how many tokens attend.
+/// `tokens` is how many tokens are attended to, and how many attend, where that is known.
 pub(super) fn residual(
     projection: Option<At<'_>>,
     source: Wired<'_>,
-    tokens: Option<&Dim>,
+    tokens: &[Dim],
     statics: &Statics,
 ) -> Result<Residual, NoResidual> {
     let mut value = projection.and_then(|at| at.output().ok()).ok_or(NoResidual::Projection)?;
@@ -98,9 +98,16 @@ fn ancestors(value: Wired<'_>) -> HashSet<pare_graph::ValueId> {
 }
 
 /// The axis of a stream `[B,N,C]` or `[N,B,C]` that counts tokens.
-fn token_axis(stream: Wired<'_>, tokens: Option<&Dim>) -> Result<usize, NoResidual> {
+fn token_axis(stream: Wired<'_>, tokens: &[Dim]) -> Result<usize, NoResidual> {
     let shape = stream.shape().filter(|s| s.len() == 3).ok_or(NoResidual::TokenAxis)?;
-    let tokens = tokens.ok_or(NoResidual::TokenAxis)?;
+    // All tokens may be attended to by few, and those of earlier runs by all.
+    let found = tokens.iter().map(|tokens| axis_of(shape, tokens));
+    found
+        .reduce(|first, next| first.or_else(|why| next.map_err(|_| why)))
+        .unwrap_or(Err(NoResidual::TokenAxis))
+}
+
+fn axis_of(shape: &[Dim], tokens: &Dim) -> Result<usize, NoResidual> {
     match (shape[0] == *tokens, shape[1] == *tokens) {
         (false, true) => Ok(1),
         (true, false) => Ok(0),

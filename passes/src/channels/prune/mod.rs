@@ -9,13 +9,7 @@ mod tests;
 mod work;
 
 use super::{groups::Kind, order::Criterion};
-use crate::{
-    Context, Pass, PassError,
-    cleanup::{DropDead, DropNoops, LiftConstants},
-    fold::{FoldBn, FoldConstants},
-    pass,
-    trial::Limits,
-};
+use crate::{Context, Pass, PassError, pass, prepare::prepare, trial::Limits};
 use pare_graph::Model;
 use serde::{Deserialize, Serialize};
 use target::Target;
@@ -173,15 +167,4 @@ impl PruneChannels {
             max_accuracy_drop: self.max_accuracy_drop,
         }
     }
-}
-
-/// What has to be out of the way: batch norms, and shapes that could be constants.
-fn prepare(model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
-    LiftConstants::default().run(model, cx)?;
-    FoldConstants::default().run(model, cx)?;
-    DropNoops::default().run(model, cx)?;
-    FoldBn::default().run(model, cx)?;
-    DropDead::default().run(model, cx)?;
-    model.infer()?;
-    Ok(())
 }

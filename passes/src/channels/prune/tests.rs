@@ -181,7 +181,7 @@ fn statistics_from_files_do_as_well_as_samples() {
     let calibration = samples("digits-calibration.npz");
     let with = Tools { samples: Some(&calibration), ..tools() };
     let mut prepared = digits();
-    super::prepare(&mut prepared, &mut Context::new(Tools::default())).unwrap();
+    crate::prepare::prepare(&mut prepared, &mut Context::new(Tools::default())).unwrap();
     // All places of all samples, so that halves see what the whole sees.
     let sampling = Sampling { places: 64, seed: 0 };
     let of = |range| Statistics::collect(with, &prepared, range, sampling).unwrap();

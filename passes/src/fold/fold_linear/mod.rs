@@ -2,6 +2,7 @@
 
 mod axis;
 mod chain;
+mod crop;
 mod emit;
 mod join;
 mod kernel;
@@ -17,6 +18,7 @@ mod work;
 
 use crate::{Context, Pass, PassError, pass};
 use chain::Candidate;
+pub(crate) use crop::cropped;
 use latency::{Stopwatch, Timing};
 use pare_graph::{At, Decline, Graph, Model, Patch, expect};
 use serde::{Deserialize, Serialize};
@@ -35,7 +37,7 @@ pass! {
     ///
     /// Declines where the composite would cost more, where most of the composed weights would cancel, and where the
     /// border depends on sizes that are not fixed.
-    #[pass("fold-linear", Rounding)]
+    #[pass("fold-linear", Rounding, "linear layers composed")]
     pub struct FoldLinear {
         /// What decides: `macs` (multiply-accumulates never rise; nodes and moved elements count too), `latency` (both forms are measured), `always`.
         pub by: By = By::Macs,
@@ -92,7 +94,6 @@ fn fold(graph: &mut Graph, cx: &mut Context<'_>, judge: &Judge<'_>) -> Result<()
             transposed::pair(at, always).map_err(quiet)
         })?;
         cx.rewrite_graph(graph, &["Conv", "Gemm", "MatMul"], |at| judge.siblings(at).map_err(quiet))?;
-        cx.count("composed", cx.report.patches - before);
         if cx.report.patches == before || cx.stopped() {
             break;
         }

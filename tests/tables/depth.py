@@ -1,0 +1,166 @@
+"""Removing activations, 0 to all: criteria side by side, lines against the identity, with and without a refit; and what
+folding alone gives where training left slopes of one.
+
+`depth.py [MODEL …] [--points 1,2,4]` measures some models, at some points, and leaves the rest of the CSV as it was."""
+import argparse
+import csv
+import re
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from common import HERE, latency, markdown, model, pare, picture, samples, write_csv, write_doc
+
+CRITERIA = ["loss", "entropy", "tlc", "tlc-ablation"]
+#: What takes the place of an activation: options, and how it is drawn.
+FORMS = {
+    "identity": ("replacement=identity,refit=false", "C3", "--"),
+    "identity, refit": ("replacement=identity,refit=true", "C3", "-"),
+    "affine": ("refit=false", "C0", "--"),
+    "affine, refit": ("refit=true", "C0", "-"),
+    "affine, refit, cropped": ("refit=true,crop=true", "C2", "-"),
+}
+MODELS = {"digits-cnn": (11, range(1, 12)), "cifar-resnet20": (19, [1, 2, 3, 4, 6, 8, 10, 13, 16, 19])}
+BEST = "affine, refit"
+#: Where criteria are compared, all replace as well as can be; where forms are compared, all take the same activations.
+ORDER = "loss"
+
+
+def scores(path, data, batch=100):
+    """Outputs for all test samples, with all of ONNX Runtime's optimizations."""
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    run = lambda i: session.run(None, {name: data[name][i : i + batch]})[0]
+    return np.concatenate([run(i) for i in range(0, len(data[name]), batch)]).argmax(-1)
+
+
+def order(name, criterion, folder, count):
+    """Activations in the order in which a criterion lets them go."""
+    out = folder / "order.onnx"
+    passes = f"safe,remove-activations{{criterion={criterion},count={count}}}"
+    report = pare("optimize", model(name), "-o", out, "--no-prove", "--passes", passes, "--samples", samples(name, folder, True))
+    step = next(s for s in report["steps"] if s["pass"] == "remove-activations")
+    return [re.search("`(.*)`", figure)[1] for figure in step["figures"] if figure.startswith(f"{criterion} of ")]
+
+
+def measure(name, points, folder):
+    """Rows for all criteria and forms of one model."""
+    data = np.load(samples(name, folder))
+    base = folder / "base.onnx"
+    report = pare("optimize", model(name), "-o", base, "--no-prove", "--passes", "safe")
+    first = scores(base, data)
+    zero = {"macs": report["after"]["macs"], "accuracy": 100 * (first == data["labels"]).mean(), "agreement": 100.0}
+    rows = []
+    orders = {criterion: order(name, criterion, folder, MODELS[name][0]) for criterion in CRITERIA}
+    lines = [(criterion, BEST) for criterion in CRITERIA] + [(ORDER, form) for form in FORMS if form != BEST]
+    for criterion, form in lines:
+        made = [(0, base, zero)]
+        for count in points:
+            names = ",".join(f'"{n}"' for n in orders[criterion][:count])
+            passes = f"safe,remove-activations{{names=[{names}],{FORMS[form][0]}}}"
+            out = folder / f"{count}.onnx"
+            calibration = samples(name, folder, True)
+            report = pare("optimize", model(name), "-o", out, "--no-prove", "--passes", passes, "--samples", calibration)
+            classes = scores(out, data)
+            figures = {
+                "macs": report["after"]["macs"],
+                "accuracy": 100 * (classes == data["labels"]).mean(),
+                "agreement": 100 * (classes == first).mean(),
+            }
+            made.append((count, out, figures))
+            print(name, criterion, form, count, figures, flush=True)
+        times = latency([path for _, path, _ in made], time=6.0)
+        for (count, _, figures), (seconds, ratio) in zip(made, times):
+            rows.append({
+                "model": name, "criterion": criterion, "replacement": form, "removed": count,
+                "accuracy": f"{figures['accuracy']:.2f}", "agreement": f"{figures['agreement']:.2f}",
+                "macs": figures["macs"], "ms": f"{1e3 * seconds:.4f}", "speed": f"{1 / ratio:.2f}",
+            })
+    return rows
+
+
+def folded(folder):
+    """What `safe` makes of a network whose slopes became one in training."""
+    rows = []
+    for name in ("cifar-fold", "digits-fold"):
+        out = folder / f"{name}.onnx"
+        report = pare("optimize", model(name), "-o", out, "--samples", samples(name, folder))
+        before, after = report["before"], report["after"]
+        for batch in (1, 16):
+            (a, _), (b, ratio) = latency([model(name), out], batch=batch, time=5.0, rounds=60)
+            rows.append({
+                "model": name, "batch": batch, "nodes": f"{before['nodes']} → {after['nodes']}",
+                "multiply-accumulates": f"{before['macs'] / 1e6:.2f} → {after['macs'] / 1e6:.2f} M",
+                "ms": f"{1e3 * a:.3f} → {1e3 * b:.3f}", "speed": f"{1 / ratio:.2f}×",
+            })
+    return rows
+
+
+def draw(rows):
+    def paint(figure):
+        names = list(dict.fromkeys(row["model"] for row in rows))
+        for i, name in enumerate(names):
+            for j in range(2):
+                axes = figure.add_subplot(len(names), 2, 2 * i + j + 1)
+                keys = [(c, BEST) for c in CRITERIA] if j == 0 else [(ORDER, form) for form in FORMS]
+                for criterion, form in keys:
+                    own = [r for r in rows if (r["model"], r["criterion"], r["replacement"]) == (name, criterion, form)]
+                    x, y = [int(r["removed"]) for r in own], [float(r["accuracy"]) for r in own]
+                    style = {"color": FORMS[form][1], "linestyle": FORMS[form][2]} if j else {}
+                    axes.plot(x, y, marker=".", label=form if j else criterion, **style)
+                axes.set(xlabel="activations removed", ylabel="accuracy, %", title=f"{name}, " + (f"order of {ORDER}" if j else BEST))
+                axes.legend(fontsize="small")
+
+    return paint
+
+
+def table(rows, name):
+    """One row for each point: accuracies of all forms and criteria, and what the best form costs."""
+    def row(count):
+        at = {(r["criterion"], r["replacement"]): r for r in rows if r["model"] == name and int(r["removed"]) == count}
+        best = at[ORDER, BEST]
+        line = {"removed": count}
+        line |= {form: at[ORDER, form]["accuracy"] for form in FORMS if (ORDER, form) in at}
+        line |= {f"by {c}": at[c, BEST]["accuracy"] for c in CRITERIA if c != ORDER}
+        line |= {"agreement": best["agreement"], "MMAC": f"{int(best['macs']) / 1e6:.2f}", "speed": best["speed"] + "×"}
+        crop = at.get((ORDER, "affine, refit, cropped"))
+        return line | ({"MMAC, cropped": f"{int(crop['macs']) / 1e6:.2f}", "speed, cropped": crop["speed"] + "×"} if crop else {})
+
+    return markdown([row(count) for count in sorted({int(r["removed"]) for r in rows if r["model"] == name})])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="*", default=list(MODELS))
+    parser.add_argument("--points", type=lambda text: [int(n) for n in text.split(",")])
+    args = parser.parse_args()
+    old = HERE / "depth.csv"
+    kept = [r for r in csv.DictReader(open(old))] if old.exists() else []
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        rows = [r for r in kept if r["model"] in MODELS and r["model"] not in args.models]
+        for name in args.models:
+            rows += measure(name, args.points or MODELS[name][1], folder)
+        rows.sort(key=lambda r: list(MODELS).index(r["model"]))
+        write_csv("depth", rows)
+        fold = folded(folder)
+    lost = [
+        r for r in rows if (r["criterion"], r["replacement"]) == (ORDER, "identity") and int(r["removed"])
+        and float(r["accuracy"]) >= max(float(b["accuracy"]) for b in rows
+            if (b["model"], b["criterion"], b["replacement"], b["removed"]) == (r["model"], ORDER, BEST, r["removed"]))
+    ]
+    text = "Accuracy on the test set, in %, after activations were removed one after another: calibrated on images without labels, "
+    text += "nothing trained. *Identity* is what the papers put in an activation's place before they train again. The order of the columns "
+    text += f"on the left is that of `criterion={ORDER}`; the other criteria, each in its own order, with the best replacement.\n\n"
+    for name in dict.fromkeys(r["model"] for r in rows):
+        text += f"## {name}\n\n{table(rows, name)}\n"
+    text += f"Lines with a refit beat the identity at {'every point' if not lost else f'all but {len(lost)} points'}.\n\n![accuracies](depth.svg)\n\n"
+    text += "## Slopes of one\n\nWhere training drove slopes to one (*Layer Folding*), `safe` removes the activations and composes the layers, "
+    text += "exactly: outputs are proven equal on the whole test set.\n\n" + markdown(fold)
+    write_doc("depth", "Fewer layers", text)
+    picture("depth", draw(rows), size=(11, 8))
+
+
+main()

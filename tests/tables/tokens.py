@@ -1,0 +1,115 @@
+"""Token merging: accuracy, agreement and latency over r, method, batch and threads.
+
+    python tests/tables/tokens.py [--quick]
+
+digits-vit (17 tokens, 4 blocks) on its 500 test samples, cifar-vit (65 tokens, 8 blocks) on 2,000 test images, and, for
+latency alone, a vision transformer of 197 tokens and 12 blocks with random weights, if `shared/tools/make_models.py` has
+made it (`PARE_SYNTHETIC` names its folder). `--quick` times fewer rounds.
+"""
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from common import latency, markdown, model, pare, picture, samples, write_csv, write_doc
+
+QUICK = "--quick" in sys.argv
+METHODS = ("tome", "folder", "ppt")
+COUNTS = range(9)
+TIME, ROUNDS = (0.3, 7) if QUICK else (2.0, 30)
+IMAGES = 1000 if QUICK else 2000
+
+
+def classes(path, images):
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return np.concatenate([session.run(None, {name: images[i : i + 250]})[0].argmax(1) for i in range(0, len(images), 250)])
+
+
+def merged(original, out, method, r, fixed=""):
+    """The model after `safe` and merging, and what the pass said."""
+    passes = f"safe,merge-tokens{{method={method},r={r}{fixed}}},safe"
+    report = pare("optimize", original, "-o", out, "--passes", passes, "--no-prove", "--threads", 1)
+    step = next(s for s in report["steps"] if s["pass"] == "merge-tokens")
+    if step["declined"]:
+        sys.exit(f"{original}: {step['declined']}")
+    return step
+
+
+def table(name, folder, rows):
+    original = model(name)
+    with np.load(samples(name, folder)) as data:
+        key = next(k for k in data.files if k != "labels")
+        images, labels = data[key][:IMAGES], data["labels"][:IMAGES]
+    wanted = classes(str(original), images)
+    for method in METHODS:
+        for r in COUNTS:
+            if r == 0 and method != "tome":
+                continue
+            out = folder / f"{name}-{method}-{r}.onnx"
+            merged(original, out, method, r)
+            got = classes(str(out), images)
+            row = {
+                "model": name, "method": method if r else "none", "r": r,
+                "accuracy": f"{100 * (got == labels).mean():.2f}", "agreement": f"{100 * (got == wanted).mean():.2f}",
+            }
+            for batch in (1, 16):
+                for threads in (1, 2):
+                    ratio = latency([original, out], batch, threads, TIME, ROUNDS)[1][1]
+                    row[f"speed b{batch} t{threads}"] = f"{1 / ratio:.2f}"
+            rows.append(row)
+            print(row, file=sys.stderr)
+
+
+def tiny(folder):
+    """The ratios of latency of the large transformer at r = 13."""
+    path = Path(os.environ.get("PARE_SYNTHETIC", "")) / "syn_vit_tiny.onnx"
+    if not path.exists():
+        return "syn_vit_tiny was not timed: `PARE_SYNTHETIC` names no folder with it.\n"
+    out = folder / "tiny.onnx"
+    merged(path, out, "tome", 13)
+    ratios = [(batch, threads, latency([path, out], batch, threads, TIME, ROUNDS)[1][1]) for batch in (1, 8) for threads in (1, 2)]
+    found = ", ".join(f"{ratio:.2f}× (batch {batch}, threads {threads})" for batch, threads, ratio in ratios)
+    return f"A vision transformer of 197 tokens and 12 blocks (syn_vit_tiny), r = 13: latency {found}.\n"
+
+
+def draw(rows):
+    def figure(fig):
+        axes = fig.subplots(1, 2)
+        for axis, name in zip(axes, ("digits-vit", "cifar-vit")):
+            for method in METHODS:
+                own = [r for r in rows if r["model"] == name and r["method"] in (method, "none")]
+                for batch, line in ((1, "--"), (16, "-")):
+                    x = [float(r[f"speed b{batch} t1"]) for r in own]
+                    axis.plot(x, [float(r["agreement"]) for r in own], line, marker=".", label=f"{method}, batch {batch}")
+            axis.axvline(1, color="gray", linewidth=0.5)
+            axis.set(title=name, xlabel="speed, times the original (1 thread)", ylabel="same class, %")
+            axis.legend(fontsize=7)
+
+    return figure
+
+
+def main():
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        for name in ("digits-vit", "cifar-vit"):
+            table(name, folder, rows)
+        large = tiny(folder)
+    write_csv("tokens", rows)
+    picture("tokens", draw(rows), size=(11, 4.5))
+    text = (
+        "What merging `r` tokens in each block does to accuracy, to the share of samples that keep their class, and to the\n"
+        "speed in ONNX Runtime (all optimizations, times the original; b: samples in a run, t: threads).\n"
+        "`r = 0` is `safe` alone.\n\n![](tokens.svg)\n\n" + markdown(rows) + "\n" + large
+    )
+    write_doc("tokens", "Tokens merged", text)
+
+
+if __name__ == "__main__":
+    main()
