@@ -4,7 +4,7 @@ use crate::{args::Common, failure::Failure, voice::Voice};
 use pare_graph::{Evaluate, EvaluateError, Model, Run, Setting, onnx};
 use pare_runtime::{
     Engine, EngineError, Evaluator, Kind, Limits, LoadOptions, ModelSource, Port, Resolved, Samples,
-    input_specs, resolve,
+    input_specs, resolve, symbol_plans,
 };
 use std::{
     io::Read,
@@ -106,6 +106,19 @@ impl Evaluate for Engines<'_> {
 /// The inputs a model needs, as ports.
 pub fn ports(model: &Model) -> Vec<Port> {
     input_specs(model).into_iter().map(|spec| Port { name: spec.name, kind: spec.kind }).collect()
+}
+
+/// Whether what `--dim` names are open dimensions of the inputs.
+pub fn check_dims(dims: &[(String, i64)], model: &Model) -> Result<(), Failure> {
+    let open = symbol_plans(&input_specs(model)).into_iter().next().unwrap_or_default();
+    let Some((name, size)) = dims.iter().find(|(name, _)| !open.contains_key(name)) else { return Ok(()) };
+    let failure = Failure::new(format!("`--dim {name}={size}`: the inputs have no dimension `{name}`"));
+    let known: Vec<_> = open.into_keys().collect();
+    Err(if known.is_empty() {
+        failure
+    } else {
+        failure.hint(format!("open dimensions: {}", known.join(", ")))
+    })
 }
 
 /// Samples from a file or folder.

@@ -70,8 +70,13 @@ pub fn run(args: &OptimizeArgs, common: &Common, voice: &Voice) -> Result<Done, 
         model.set_metadata(PIPELINE_KEY, &pipeline.to_string());
     }
 
-    let proof =
-        if args.no_prove { None } else { Some(job.prove(&original, &model, stages.finish(), test)?) };
+    // A pass may have been asked to change inputs and outputs.
+    let narrowed = report.steps.iter().any(|s| !s.interface.is_empty());
+    let proof = if args.no_prove {
+        None
+    } else {
+        Some(job.prove(&original, &model, stages.finish(), test, narrowed)?)
+    };
     if let Some(proof) = &proof
         && !proof.failures.is_empty()
     {
@@ -177,9 +182,14 @@ impl Job<'_> {
         model: &Model,
         stages: Vec<Stage>,
         test: Option<pare_runtime::Samples>,
+        narrowed: bool,
     ) -> Result<Proven, Failure> {
         let effect = stages.iter().map(|s| s.effect).max().unwrap_or(Effect::Exact);
-        let mut overall = self.compare(original, model, test)?;
+        let mut overall = if narrowed {
+            self.compare_narrowed(original, model)?
+        } else {
+            self.compare(original, model, test)?
+        };
         let mut failures = vec![];
         // What the user limits is limited whatever passes promise.
         let limits = self.limits();
@@ -190,7 +200,9 @@ impl Job<'_> {
         } else {
             failures.extend(limits.broken(&overall));
         }
-        failures.extend(proof::interface_change(original, model));
+        if !narrowed {
+            failures.extend(proof::interface_change(original, model));
+        }
         let mut guilty = None;
         if effect == Effect::Lossy {
             // Interfaces must agree even where values may not.
@@ -231,7 +243,18 @@ impl Job<'_> {
             Some(samples) => samples,
             None => inputs::samples_or_generated(self.args.samples.as_deref(), a, self.common.seed)?,
         };
-        proof::compare(self.engines, &self.place(a)?, &self.place(b)?, &mut samples)
+        proof::compare(self.engines, &self.place(a)?, &self.place(b)?, &mut samples, false)
+    }
+
+    /// The same where `b` takes other sizes: samples are cut as it wants them.
+    fn compare_narrowed(&self, a: &Model, b: &Model) -> Result<Proof, Failure> {
+        let path = self.args.test.as_deref().or(self.args.samples.as_deref());
+        let mut samples = match inputs::samples_or_generated(path, b, self.common.seed) {
+            Ok(samples) => samples,
+            // Other inputs than there are samples for: the comparison says so.
+            Err(_) => inputs::samples_or_generated(path, a, self.common.seed)?,
+        };
+        proof::compare(self.engines, &self.place(a)?, &self.place(b)?, &mut samples, true)
     }
 
     /// Where an engine finds a model: in memory; one that is too large for that in the file it came from, or, if it
@@ -372,7 +395,7 @@ fn steps(report: &Report, verbose: bool) -> String {
         }
         did.extend(step.figures.iter().map(|(what, x)| format!("{what} {x:.4}")));
         text += &format!("{}: {}\n", step.pass, did.join(", "));
-        for note in &step.notes {
+        for note in step.notes.iter().chain(&step.interface) {
             text += &format!("  {note}\n");
         }
         let mut reasons: Vec<_> = step.declined.iter().collect();

@@ -152,6 +152,14 @@ impl Patch {
         self.nodes.push(NewNode { node, inputs, outputs, captures });
     }
 
+    /// A node with one output whose subgraphs capture values of this patch, each by the name it is given here.
+    pub fn capturing(&mut self, hint: &str, node: Node, inputs: &[Ref], captures: &[(&str, Ref)]) -> Ref {
+        let output = self.value(Value::named(hint));
+        let captures = captures.iter().map(|&(name, by)| (name.to_owned(), by)).collect();
+        self.inlined(node, inputs.iter().copied().map(Some).collect(), vec![Some(output)], captures);
+        output
+    }
+
     /// A copy of a node with one output, fed by other inputs.
     pub fn copy(&mut self, like: At<'_>, inputs: &[Option<Ref>]) -> Ref {
         let hint = like.outputs().first().copied().flatten().map_or("", Wired::name);

@@ -41,6 +41,8 @@ pub static PASSES: &[&PassInfo] = &[
     // fewer layers
     &layers::DropIdleActivations::INFO,
     &layers::RemoveActivations::INFO,
+    &layers::DropBlocks::INFO,
+    &layers::AddEarlyExit::INFO,
     // fewer channels
     &channels::DropDeadChannels::INFO,
     &channels::PruneChannels::INFO,

@@ -52,6 +52,7 @@ pub fn refits(
         sum: None,
         kept: r.kept_outputs(groups, keep),
         free: None,
+        behind: false,
     };
     roles.iter().filter(wanted).map(refit).collect()
 }

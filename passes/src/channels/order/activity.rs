@@ -4,7 +4,7 @@ use super::{Criterion, Ranking};
 use crate::{
     PassError,
     channels::groups::{Port, site_of},
-    stats::{floats, misfit, observe},
+    stats::{entropy::entropy, floats, misfit, observe},
 };
 
 /// Samples that are enough for shares.
@@ -48,22 +48,5 @@ impl Ranking<'_> {
             }
         }
         Ok(score)
-    }
-}
-
-/// `-p·log₂ p - (1-p)·log₂(1-p)`.
-fn entropy(p: f64) -> f64 {
-    let term = |p: f64| if p > 0.0 { -p * p.log2() } else { 0.0 };
-    term(p) + term(1.0 - p)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::entropy;
-
-    #[test]
-    fn what_is_always_on_has_no_entropy() {
-        assert_eq!((entropy(0.0), entropy(1.0), entropy(0.5)), (0.0, 0.0, 1.0));
-        assert!((entropy(0.25) - 0.811_278).abs() < 1e-6);
     }
 }
