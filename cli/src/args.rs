@@ -29,6 +29,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Measure the latency of one model, or of several against the first
     Bench(BenchArgs),
+    /// Run a pipeline, and write where it leaves zeros among the weights, for `apply-mask`
+    Mask(MaskArgs),
     /// List the passes, or explain one
     Passes(PassesArgs),
     /// Show which engines there are, or install ONNX Runtime
@@ -192,6 +194,25 @@ pub struct BenchArgs {
     /// How much ONNX Runtime may transform the models: off, basic, extended, all
     #[arg(long, default_value = "all", value_parser = ["off", "basic", "extended", "all"])]
     pub optimize: String,
+}
+
+#[derive(Args)]
+pub struct MaskArgs {
+    /// The model, such as a trained one; `-` for stdin
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub model: PathBuf,
+    /// Where to write the mask, a safetensors file of booleans named after the weights
+    #[arg(short, long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub output: PathBuf,
+    /// The pipeline, such as 'sparsify{ratio=0.8,cascade=false}'
+    #[arg(long, value_name = "PIPELINE")]
+    pub passes: String,
+    /// Inputs to calibrate on: a .npz or .npy file, or a folder of ONNX test data
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub samples: Option<PathBuf>,
+    /// Memory for activations while calibrating, such as 2G
+    #[arg(long, value_name = "BYTES", default_value = "2G", value_parser = bytes)]
+    pub memory: u64,
 }
 
 #[derive(Args)]

@@ -7,7 +7,7 @@ use pare_runtime::{
     input_specs, resolve, symbol_plans,
 };
 use std::{
-    io::Read,
+    io::{Read, Write},
     path::Path,
     sync::{Arc, OnceLock},
 };
@@ -140,4 +140,32 @@ pub fn samples_or_generated(path: Option<&Path>, model: &Model, seed: u64) -> Re
         return Err(Failure::new(message).hint("give some with `--samples`"));
     }
     Ok(Samples::generated(specs, seed, SAMPLES_PER_PLAN))
+}
+
+/// Whether the result could be written, asked before the work rather than after it.
+pub fn check_output(path: &Path) -> Result<(), Failure> {
+    if path == Path::new("-") {
+        return Ok(());
+    }
+    if path.is_dir() {
+        return Err(Failure::new(format!("the output `{}` is a folder", path.display()))
+            .hint("give the name of a file in it"));
+    }
+    match path.parent() {
+        Some(folder) if folder != Path::new("") && !folder.is_dir() => {
+            let folder = folder.display();
+            Err(Failure::new(format!("the output's folder `{folder}` does not exist"))
+                .hint(format!("`mkdir -p {folder}` makes it")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Write a file beside its place, then move it there: never half of it.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let cannot = |e: std::io::Error| Failure::new(format!("cannot write `{}`: {e}", path.display()));
+    let folder = path.parent().filter(|f| *f != Path::new("")).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(cannot)?;
+    file.write_all(bytes).map_err(cannot)?;
+    file.persist(path).map(drop).map_err(|e| cannot(e.error))
 }
