@@ -31,6 +31,8 @@ pub enum Command {
     Bench(BenchArgs),
     /// Write statistics of activations to a file, which `optimize --statistics` takes
     Calibrate(CalibrateArgs),
+    /// Run a pipeline, and write where it leaves zeros among the weights, for `apply-mask`
+    Mask(MaskArgs),
     /// List the passes, or explain one
     Passes(PassesArgs),
     /// Show which engines there are, or install ONNX Runtime
@@ -220,6 +222,25 @@ pub struct CalibrateArgs {
     #[arg(long, default_value_t = 32, value_name = "N", value_parser = at_least_one)]
     pub places: usize,
     /// Memory for activations and sums, such as 2G
+    #[arg(long, value_name = "BYTES", default_value = "2G", value_parser = bytes)]
+    pub memory: u64,
+}
+
+#[derive(Args)]
+pub struct MaskArgs {
+    /// The model, such as a trained one; `-` for stdin
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub model: PathBuf,
+    /// Where to write the mask, a safetensors file of booleans named after the weights
+    #[arg(short, long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub output: PathBuf,
+    /// The pipeline, such as 'sparsify{ratio=0.8,cascade=false}'
+    #[arg(long, value_name = "PIPELINE")]
+    pub passes: String,
+    /// Inputs to calibrate on: a .npz or .npy file, or a folder of ONNX test data
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub samples: Option<PathBuf>,
+    /// Memory for activations while calibrating, such as 2G
     #[arg(long, value_name = "BYTES", default_value = "2G", value_parser = bytes)]
     pub memory: u64,
 }

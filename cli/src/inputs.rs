@@ -7,7 +7,7 @@ use pare_runtime::{
     input_specs, resolve, symbol_plans,
 };
 use std::{
-    io::Read,
+    io::{Read, Write},
     path::Path,
     sync::{Arc, OnceLock},
 };
@@ -159,4 +159,13 @@ pub fn check_output(path: &Path) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
+}
+
+/// Write a file beside its place, then move it there: never half of it.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let cannot = |e: std::io::Error| Failure::new(format!("cannot write `{}`: {e}", path.display()));
+    let folder = path.parent().filter(|f| *f != Path::new("")).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(cannot)?;
+    file.write_all(bytes).map_err(cannot)?;
+    file.persist(path).map(drop).map_err(|e| cannot(e.error))
 }

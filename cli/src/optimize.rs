@@ -6,6 +6,7 @@ use crate::{
     failure::{Done, Failure},
     inputs::{self, Engines},
     proof::{self, Limits},
+    stored::Stored,
     voice::{self, Voice},
 };
 use pare_graph::{
@@ -91,9 +92,19 @@ pub fn run(args: &OptimizeArgs, common: &Common, voice: &Voice) -> Result<Done, 
         return Ok(Done::CheckFailed);
     }
     let written = write(&model, &args.output)?;
-    let summary = || job.text(&original, &model, &report, proof.as_ref(), (loaded.bytes, &written), start);
+    let feeds = (args.samples.as_deref(), common.seed);
+    let stored = Stored::of(&report, (&original, &model), feeds, &engines)?;
+    let stored = stored.as_ref();
+    let summary = || {
+        let written = (loaded.bytes, &written, stored);
+        job.text(&original, &model, &report, proof.as_ref(), written, start)
+    };
     let sizes = Some((loaded.bytes, written.bytes));
-    let machine = || job.json(&original, &model, &report, proof.as_ref(), sizes, start);
+    let machine = || {
+        let mut json = job.json(&original, &model, &report, proof.as_ref(), sizes, start);
+        json["weights"] = json!(stored.map(Stored::json));
+        json
+    };
     if args.output == Path::new("-") {
         // The model itself went to stdout.
         voice.note(summary().trim_end());
@@ -332,7 +343,7 @@ impl Job<'_> {
         model: &Model,
         report: &Report,
         proof: Option<&Proven>,
-        (bytes_before, written): (u64, &Written),
+        (bytes_before, written, stored): (u64, &Written, Option<&Stored>),
         start: Instant,
     ) -> String {
         let (before, after) = (Figures::of(original), Figures::of(model));
@@ -347,6 +358,7 @@ impl Job<'_> {
             rows.push(row("multiply-accumulates", before.macs, after.macs, voice::count));
         }
         rows.push(row("file", bytes_before, written.bytes, voice::bytes));
+        rows.extend(stored.into_iter().flat_map(Stored::rows));
         let mut text = voice::table(&["", "before", "after", ""], rows);
         text.push('\n');
         text += &steps(report, self.args.verbose);
