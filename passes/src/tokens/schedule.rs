@@ -61,7 +61,7 @@ pub(super) struct Found {
 /// The model after a plan with other counts.
 pub(super) type Build<'b> = dyn Fn(&[usize]) -> Result<Model, Refusal> + 'b;
 
-/// The counts that win most time within the limits; `None` if none wins any.
+/// The counts that win most time within the limits, perhaps none at all; `None` if even these break the limits.
 pub(super) fn search(
     tools: Tools<'_>,
     model: &Model,
@@ -126,7 +126,7 @@ pub(super) fn search(
             low = f64::midpoint(low, high);
         }
     }
-    Ok(best.filter(|found| found.counts.iter().any(|&r| r > 0)))
+    Ok(best)
 }
 
 /// Counts that tokens allow.
