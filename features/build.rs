@@ -1,3 +1,0 @@
-//! Cargo resolves features of build dependencies only where there is a build script.
-
-fn main() {}
