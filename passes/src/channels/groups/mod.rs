@@ -18,7 +18,7 @@ pub use kind::Kind;
 pub use local::{LocalTracer, Place};
 pub use tracer::{Port, Site, site_of};
 
-use pare_graph::{Graph, NodeId, Wired};
+use pare_graph::{At, Graph, NodeId, Wire, Wired};
 use std::collections::{BTreeMap, HashMap};
 use tracer::{AxisInfo, Tracer};
 
@@ -202,7 +202,7 @@ fn collect(graph: &Graph, mut tracer: Tracer<'_>) -> Groups {
     }
     // What holds no activation is the inside of a weight; a single unit has no choice.
     let shown = |&(axes, why, width): &(&[u32], Option<usize>, u32)| {
-        let active = axes.iter().any(|&a| constant_of(graph, tracer.axes[a as usize].site).is_none());
+        let active = axes.iter().any(|&a| !is_static(graph, tracer.axes[a as usize].site));
         if why.is_some() { active } else { width > 1 }
     };
     // Those that can lose units first.
@@ -236,7 +236,19 @@ fn collect(graph: &Graph, mut tracer: Tracer<'_>) -> Groups {
 
 /// Whether it holds numbers that were learnt: a constant that is no shape or index.
 fn is_weight(graph: &Graph, site: Site) -> bool {
-    constant_of(graph, site).and_then(|v| v.value().tensor()).is_some_and(|t| t.dtype().is_float())
+    let Some(constant) = constant_of(graph, site) else { return false };
+    let dequantized = |(at, wire): (At<'_>, Wire)| at.is("DequantizeLinear") && wire == Wire::Input(0);
+    constant.value().tensor().is_some_and(|t| t.dtype().is_float())
+        || constant.users().into_iter().any(dequantized)
+}
+
+/// Whether no activation lies there: a constant, or one that is dequantized.
+fn is_static(graph: &Graph, site: Site) -> bool {
+    let dequantized = |id| {
+        let maker = graph.wired(id).maker().filter(|at| at.is("DequantizeLinear"));
+        maker.is_some_and(|at| at.input(0).is_ok_and(Wired::is_constant))
+    };
+    constant_of(graph, site).is_some() || matches!(site, Site::Value(id) if dequantized(id))
 }
 
 /// The constant at a site, if it is one.

@@ -54,11 +54,27 @@ impl Work<'_, '_> {
         let mut built = Built { model, composed, lambda: None, drift: None };
         let Some(trial) = &self.trial else { return Ok(built) };
         built.drift = Some(trial.drift(&built.model)?);
-        if !self.refit {
-            return Ok(built);
+        if self.refit {
+            built = self.fitted(built, &removed, &stands, quick)?;
         }
+        if !quick {
+            built.composed += self.collapse(&mut built.model)?;
+            built.drift = Some(trial.drift(&built.model)?);
+        }
+        Ok(built)
+    }
+
+    /// The candidate with its layers fitted anew, if that is better on held-out samples.
+    fn fitted(
+        &self,
+        mut built: Built,
+        removed: &[usize],
+        stands: &HashMap<String, ValueId>,
+        quick: bool,
+    ) -> Result<Built, PassError> {
+        let Some(trial) = &self.trial else { return Ok(built) };
         let start = built.model.clone();
-        let refits = self.refits(&start.graph, &removed, &stands);
+        let refits = self.refits(&start.graph, removed, stands);
         let (lambdas, samples, rounds) =
             if quick { (&LAMBDAS[1..2], FITTED_QUICKLY, 1) } else { (&LAMBDAS[..], FITTED, ROUNDS) };
         let range = self.fit.start..self.fit.end.min(samples);
@@ -127,7 +143,7 @@ impl Work<'_, '_> {
             // Without a bias the logits' mean is lost, and with it more than a fit gives.
             let last = output.value().is_output() && !linear.takes_bias();
             let target = target.or(sum).filter(|_| !last)?;
-            Some(Refit { node, target, sum, kept: None, free: None })
+            Some(Refit { node, target, sum, kept: None, free: None, behind: false })
         };
         changed.nodes().iter().filter_map(refit).collect()
     }

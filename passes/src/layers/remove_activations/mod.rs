@@ -1,6 +1,7 @@
 //! The pass: which activations go, one after another.
 
 mod build;
+mod collapse;
 mod replace;
 mod score;
 #[cfg(test)]
@@ -69,7 +70,7 @@ pass! {
     /// Of an activation `y = f(z)` the line nearest to it on the samples is left, channel by channel:
     /// `a = Cov(z, f(z))/Var(z)`, `c = E f(z) − a·E z`. It goes into the layers beside it, these are composed (see
     /// `fold-linear`), and every layer that something changes for is fitted anew to what the original computes:
-    /// in closed form, without training.
+    /// in closed form, without training. An end of the network with no activation left becomes one matrix.
     ///
     /// Which go is asked again after each (`rescore`), of the model that is left. Say how many by `count`, `below`, a limit, or
     /// `names`. A limit is held on samples that nothing was fitted to. Declines activations whose channels are not known.

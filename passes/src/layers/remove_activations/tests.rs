@@ -1,8 +1,9 @@
 use super::*;
 use crate::{
     Pipeline, Report, RunOptions, Tools,
-    layers::remove_activations::score::{batch_norms, entropy},
+    layers::remove_activations::score::batch_norms,
     run,
+    stats::entropy::entropy,
     testing::{check, engine, model, tools},
 };
 use pare_graph::{EvaluateError, Samples, Tensor, onnx};
@@ -199,6 +200,41 @@ fn what_was_linear_stays_the_same() {
             assert!(wanted.iter().zip(&got).all(|(a, b)| (a - b).abs() < 1e-5 * most));
         }
     }
+}
+
+/// `y = A·x + B·h(x) + c` with nothing but layers behind.
+#[test]
+fn a_linear_end_is_a_matrix_for_each_value_it_begins_at() {
+    let numbers = |n: usize| {
+        (0..n).map(|i| format!("{}", (i * 7 % 11) as f64 / 8.0 - 0.6)).collect::<Vec<_>>().join(",")
+    };
+    let source = format!(
+        "g (float[N,4,6,6] x) => (float[N,2] y) <float[4,4,3,3] w = {{{}}}, float[4] b = {{1,2,-1,0.5}},
+            float[4,4,3,3] v = {{{}}}, float[4,4,3,3] u = {{{}}}, float[4,2] g0 = {{{}}}> {{
+            h = Conv<pads = [1,1,1,1]>(x, w, b) k = Sigmoid(h) p = Conv<pads = [1,1,1,1]>(k, v) a = Relu(p)
+            q = Conv<pads = [1,1,1,1]>(a, u) z = Add(q, k) e = GlobalAveragePool(z) f = Flatten(e) y = MatMul(f, g0) }}",
+        numbers(144),
+        numbers(144),
+        numbers(144),
+        numbers(8)
+    );
+    let cloud = Cloud::new("x", &[4, 6, 6], 64, -1.0);
+    let original = model(&source);
+    let mut changed = original.clone();
+    let pass = RemoveActivations {
+        names: vec!["a".into()],
+        replacement: Some(Replacement::Identity),
+        refit: Some(false),
+        ..RemoveActivations::default()
+    };
+    removed(pass, &mut changed, with(&cloud));
+    assert_eq!(ops(&changed), ["Conv", "Sigmoid", "Flatten", "Gemm"]);
+    // The same with the activation taken out by hand.
+    let wanted = model(&source.replace("a = Relu(p)", "a = Identity(p)"));
+    let (wanted, got) = (values(&wanted, &cloud, &["y"]), values(&changed, &cloud, &["y"]));
+    let (wanted, got) = (wanted[0].to_f64().unwrap(), got[0].to_f64().unwrap());
+    let most = wanted.iter().fold(0.0, |m: f64, v| m.max(v.abs()));
+    assert!(wanted.iter().zip(&got).all(|(a, b)| (a - b).abs() < 1e-5 * most));
 }
 
 #[test]
