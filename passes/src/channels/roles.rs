@@ -46,6 +46,7 @@ pub fn refits(graph: &Graph, roles: &[Role], (groups, keep): (&Groups, &Keep), a
         sum: None,
         kept: r.kept_outputs(groups, keep),
         free: None,
+        behind: false,
     };
     roles.iter().filter(wanted).map(refit).collect()
 }

@@ -34,7 +34,10 @@ pub struct Refit {
     /// Channels of the target that it still makes, ascending; `None`: all.
     pub kept: Option<Vec<usize>>,
     /// Which of its weights may move, `[groups, O, D]` row-major; the others stay as they are, such as zero. `None`: all.
+    /// With `behind`, which entries of `T`, `[groups, O, O]`.
     pub free: Option<Vec<bool>>,
+    /// Whether no more is fitted than a map of what it gives now, `W' = T·W` (ReplaceMe): `O²` numbers a group.
+    pub behind: bool,
 }
 
 /// How the repair is done.
@@ -59,6 +62,7 @@ struct Turn<'a> {
     clip: Option<(f64, f64)>,
     kept: Option<&'a [usize]>,
     free: Option<&'a [bool]>,
+    behind: bool,
 }
 
 /// What is added to the output of an operator, where the sum is to be fitted.
@@ -173,7 +177,7 @@ fn turn<'a>(original: &Graph, changed: &Graph, refit: &'a Refit, pending: &[Refi
         bounds.first().copied().filter(|first| bounds.iter().all(|b| b == first))
     });
     let (kept, free) = (refit.kept.as_deref(), refit.free.as_deref());
-    Some(Turn { new, target, skip, clip, kept, free })
+    Some(Turn { new, target, skip, clip, kept, free, behind: refit.behind })
 }
 
 /// The sum that the target alone is used for, if what is added there has the name and the shape of what is added here.
@@ -314,25 +318,46 @@ fn spread(constant: &Tensor, shape: &[usize]) -> Option<Vec<f32>> {
 /// The map of each of the operator's groups.
 fn fit(graph: &Graph, turn: &Turn<'_>, data: &Data, setting: Setting) -> Result<Vec<Affine>, NotFinite> {
     let (d, o) = (turn.new.width(), turn.new.outputs);
+    let bias = turn.new.bias(graph).ok_or(NotFinite)?;
     let group = |q: usize| {
-        let (x, y) = (data.x.columns(q * d, d), data.y.columns(q * o, o));
-        let prior = turn.new.weight(graph, q).ok_or(NotFinite)?;
-        let mut sums = Sums::new(d, o);
-        sums.add(x, y);
-        if !turn.new.takes_bias() {
-            sums = sums.about_zero();
+        let weight = turn.new.weight(graph, q).ok_or(NotFinite)?;
+        let y = data.y.columns(q * o, o);
+        if !turn.behind {
+            return fit_group(turn, q, data.x.columns(q * d, d), (y, data), weight, setting);
         }
-        let free = turn.free.map(|all| &all[q * o * d..(q + 1) * o * d]);
-        let fit = Fit { ridge: Ridge::new(&sums, setting.lambda)?, prior, free };
-        let cross = sums.xy.as_ref() * faer::Scale(1.0 / sums.count.max(1) as f64);
-        let map = fit.solve(cross.as_ref(), &sums.y_mean)?;
-        let Some(bounds) = turn.clip.filter(|_| setting.rounds > 0 && turn.new.takes_bias()) else {
-            return Ok(map);
-        };
-        let skip = (data.skip.width > 0).then(|| data.skip.columns(q * o, o));
-        through(&fit, (x, y, skip), bounds, setting.rounds, map)
+        // What the operator gives now stands for what it reads.
+        let now = Affine { weight, bias: bias[q * o..(q + 1) * o].to_vec() };
+        let given = map_rows(data.x.columns(q * d, d), now.weight.as_ref(), &now.bias);
+        let map = fit_group(turn, q, given.all(), (y, data), Mat::identity(o, o), setting)?;
+        Ok(now.then(&map))
     };
     (0..turn.new.groups).map(group).collect()
+}
+
+/// The map from `x` to what a group is to give, toward `prior`.
+fn fit_group(
+    turn: &Turn<'_>,
+    q: usize,
+    x: Lines<'_>,
+    (y, data): (Lines<'_>, &Data),
+    prior: Mat<f64>,
+    setting: Setting,
+) -> Result<Affine, NotFinite> {
+    let (d, o) = (x.width, y.width);
+    let mut sums = Sums::new(d, o);
+    sums.add(x, y);
+    if !turn.new.takes_bias() {
+        sums = sums.about_zero();
+    }
+    let free = turn.free.map(|all| &all[q * o * d..(q + 1) * o * d]);
+    let fit = Fit { ridge: Ridge::new(&sums, setting.lambda)?, prior, free };
+    let cross = sums.xy.as_ref() * faer::Scale(1.0 / sums.count.max(1) as f64);
+    let map = fit.solve(cross.as_ref(), &sums.y_mean)?;
+    let Some(bounds) = turn.clip.filter(|_| setting.rounds > 0 && turn.new.takes_bias()) else {
+        return Ok(map);
+    };
+    let skip = (data.skip.width > 0).then(|| data.skip.columns(q * o, o));
+    through(&fit, (x, y, skip), bounds, setting.rounds, map)
 }
 
 /// The least squares of one group of an operator, for any targets.
