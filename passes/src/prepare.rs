@@ -19,7 +19,7 @@ pub(crate) fn prepare(model: &mut Model, cx: &mut Context<'_>) -> Result<(), Pas
 }
 
 /// Whether a name matches a pattern in which `*` stands for anything.
-pub(crate) fn matches(pattern: &str, name: &str) -> bool {
+pub fn matches(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or("");
     let Some(mut rest) = name.strip_prefix(first) else { return false };
