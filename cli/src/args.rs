@@ -29,6 +29,10 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Measure the latency of one model, or of several against the first
     Bench(BenchArgs),
+    /// Write statistics of activations to a file, which `optimize --statistics` takes
+    Calibrate(CalibrateArgs),
+    /// Run a pipeline, and write where it leaves zeros among the weights, for `apply-mask`
+    Mask(MaskArgs),
     /// List the passes, or explain one
     Passes(PassesArgs),
     /// Show which engines there are, or install ONNX Runtime
@@ -90,6 +94,9 @@ pub struct OptimizeArgs {
     /// Inputs to calibrate on and to compare on: a .npz or .npy file, or a folder of ONNX test data
     #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub samples: Option<PathBuf>,
+    /// Statistics that `pare calibrate` wrote; those of several files add up
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub statistics: Vec<PathBuf>,
     /// Further inputs, only to measure on, perhaps with `labels`; never used for calibration
     #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub test: Option<PathBuf>,
@@ -97,13 +104,13 @@ pub struct OptimizeArgs {
     #[arg(long)]
     pub no_prove: bool,
     /// Fail if an output drifts further, relative to its largest value
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", value_parser = limit, allow_negative_numbers = true)]
     pub max_drift: Option<f64>,
     /// Fail if fewer samples keep their class
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true)]
     pub min_agreement: Option<f64>,
     /// Fail if accuracy on labelled samples drops by more
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true)]
     pub max_accuracy_drop: Option<f64>,
     /// Treat initializers that are also inputs as constants: callers can no longer override them
     #[arg(long)]
@@ -134,13 +141,13 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub samples: Option<PathBuf>,
     /// Accept this drift, relative to an output's largest value, instead of rounding alone
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", value_parser = limit, allow_negative_numbers = true)]
     pub max_drift: Option<f64>,
     /// Accept differences as long as at least this share of samples keeps its class
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true)]
     pub min_agreement: Option<f64>,
     /// Accept differences as long as accuracy on labelled samples drops by no more
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true)]
     pub max_accuracy_drop: Option<f64>,
 }
 
@@ -161,6 +168,9 @@ pub struct InspectArgs {
     /// The graph in ONNX textual syntax, long tensors cut short
     #[arg(long)]
     pub text: bool,
+    /// Residual blocks, each with its share of weights, multiply-accumulates and measured time
+    #[arg(long)]
+    pub blocks: bool,
     /// Size of a symbolic dimension, such as N=8; 1 if not given
     #[arg(long = "dim", value_name = "NAME=SIZE", value_parser = dim)]
     pub dims: Vec<(String, i64)>,
@@ -189,6 +199,50 @@ pub struct BenchArgs {
     /// How much ONNX Runtime may transform the models: off, basic, extended, all
     #[arg(long, default_value = "all", value_parser = ["off", "basic", "extended", "all"])]
     pub optimize: String,
+}
+
+#[derive(Args)]
+pub struct CalibrateArgs {
+    /// The model; `-` for stdin
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub model: PathBuf,
+    /// Inputs to run: a .npz or .npy file, or a folder of ONNX test data
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub samples: PathBuf,
+    /// Where to write the statistics, in the safetensors format
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub output: PathBuf,
+    /// What runs before: the passes that stand before the pruning
+    #[arg(long, value_name = "PIPELINE", default_value = "safe")]
+    pub passes: String,
+    /// Add the statistics of this file, such as of another shard of the samples
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub add: Vec<PathBuf>,
+    /// Places of each sample that are looked at
+    #[arg(long, default_value_t = 32, value_name = "N", value_parser = at_least_one)]
+    pub places: usize,
+    /// Memory for activations and sums, such as 2G
+    #[arg(long, value_name = "BYTES", default_value = "2G", value_parser = bytes)]
+    pub memory: u64,
+}
+
+#[derive(Args)]
+pub struct MaskArgs {
+    /// The model, such as a trained one; `-` for stdin
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub model: PathBuf,
+    /// Where to write the mask, a safetensors file of booleans named after the weights
+    #[arg(short, long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub output: PathBuf,
+    /// The pipeline, such as 'sparsify{ratio=0.8,cascade=false}'
+    #[arg(long, value_name = "PIPELINE")]
+    pub passes: String,
+    /// Inputs to calibrate on: a .npz or .npy file, or a folder of ONNX test data
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub samples: Option<PathBuf>,
+    /// Memory for activations while calibrating, such as 2G
+    #[arg(long, value_name = "BYTES", default_value = "2G", value_parser = bytes)]
+    pub memory: u64,
 }
 
 #[derive(Args)]
@@ -222,6 +276,17 @@ fn bytes(text: &str) -> Result<u64, String> {
     if number > 0.0 { Ok((number * f64::from(unit)) as u64) } else { Err("expected more than 0".into()) }
 }
 
+/// A number from 0 to 1.
+fn share(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|x| (0.0..=1.0).contains(x));
+    number.ok_or_else(|| "expected a number from 0 to 1".into())
+}
+
+/// A number of at least 0.
+fn limit(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|&x: &f64| x >= 0.0).ok_or_else(|| "expected a number, at least 0".into())
+}
+
 fn at_least_one(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "expected a number, at least 1".into())
 }
@@ -251,5 +316,8 @@ mod tests {
         assert!(bytes("x").is_err() && bytes("-1").is_err());
         assert_eq!(dim("N=8"), Ok(("N".into(), 8)));
         assert!(dim("N").is_err() && dim("N=0").is_err());
+        assert_eq!((share("0.5"), limit("2")), (Ok(0.5), Ok(2.0)));
+        assert!(["nan", "-0.1", "1.1", "x"].iter().all(|text| share(text).is_err()));
+        assert!(["nan", "-0.1", "x"].iter().all(|text| limit(text).is_err()));
     }
 }

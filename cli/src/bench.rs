@@ -10,10 +10,12 @@ use pare_runtime::{
     BenchOptions, Contender, Feed, LoadOptions, Optimize, bench, generate, input_specs, symbol_plans,
 };
 use serde_json::json;
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 /// Different inputs that are run in turn, so that no single one decides.
 const FEEDS: usize = 4;
+/// Given samples that are run in turn, taken evenly from all: what a model does may depend on them.
+const GIVEN: usize = 64;
 
 pub fn run(args: &BenchArgs, common: &Common, voice: &Voice) -> Result<Done, Failure> {
     let engines = Engines::new(common, voice);
@@ -27,7 +29,7 @@ pub fn run(args: &BenchArgs, common: &Common, voice: &Voice) -> Result<Done, Fai
     let threads = if common.threads == 0 { 1 } else { common.threads };
     let options = LoadOptions { threads, ..engines.load_options() }.with_optimize(optimize);
     let first = inputs::model(&args.models[0])?;
-    let feeds = feeds(args, &first.model, common.seed)?;
+    let feeds = feeds(args.samples.as_deref(), args.batch, &args.dims, &first.model, common.seed)?;
     let mut contenders = vec![];
     for path in &args.models {
         let loaded = inputs::model(path)?;
@@ -72,12 +74,21 @@ pub fn run(args: &BenchArgs, common: &Common, voice: &Voice) -> Result<Done, Fai
     Ok(Done::Well)
 }
 
-fn feeds(args: &BenchArgs, model: &pare_graph::Model, seed: u64) -> Result<Vec<Feed>, Failure> {
-    if let Some(path) = &args.samples {
+/// What is run: given samples, or generated ones.
+pub fn feeds(
+    samples: Option<&Path>,
+    batch: usize,
+    dims: &[(String, i64)],
+    model: &pare_graph::Model,
+    seed: u64,
+) -> Result<Vec<Feed>, Failure> {
+    if let Some(path) = samples {
         let mut samples = inputs::samples(path, model)?;
-        let feeds =
-            samples.batches(args.batch).take(FEEDS).map(|b| Ok(b?.feed)).collect::<Result<_, Failure>>();
-        return feeds;
+        let size = samples.batch_size(batch);
+        let runs = ((samples.len() - samples.left_over()) / size).max(1);
+        let taken = runs.min(GIVEN);
+        let starts = (0..taken).map(|i| i * runs / taken * size);
+        return starts.map(|from| Ok(samples.batch(from..from + size)?)).collect();
     }
     let mut model = model.clone();
     model.infer().map_err(|e| Failure::new(e.to_string()))?;
@@ -89,20 +100,15 @@ fn feeds(args: &BenchArgs, model: &pare_graph::Model, seed: u64) -> Result<Vec<F
             pare_runtime::Kind::Tensor { dims: Some(dims), .. } => dims.first().map(|d| (s, d)),
             _ => None,
         });
-        let batch =
+        let is_batch =
             first_axis.into_iter().any(|(s, d)| d.to_string() == *name || *name == format!("{}#0", s.name));
-        if batch {
-            *size = args.batch;
+        if is_batch {
+            *size = batch;
         }
     }
-    for (name, size) in &args.dims {
-        let known: Vec<_> = plan.keys().cloned().collect();
-        let Some(slot) = plan.get_mut(name) else {
-            let failure =
-                Failure::new(format!("`--dim {name}={size}`: the inputs have no dimension `{name}`"));
-            return Err(failure.hint(format!("open dimensions: {}", known.join(", "))));
-        };
-        *slot = usize::try_from(*size).unwrap_or(1);
+    inputs::check_dims(dims, &model)?;
+    for (name, size) in dims {
+        plan.insert(name.clone(), usize::try_from(*size).unwrap_or(1));
     }
     Ok((0..FEEDS).map(|i| generate(&specs, &plan, seed, i)).collect())
 }

@@ -2,9 +2,11 @@
 
 use crate::{
     args::{Common, OptimizeArgs},
+    calibrate,
     failure::{Done, Failure},
     inputs::{self, Engines},
     proof::{self, Limits},
+    stored::Stored,
     voice::{self, Voice},
 };
 use pare_graph::{
@@ -25,7 +27,7 @@ pub fn run(args: &OptimizeArgs, common: &Common, voice: &Voice) -> Result<Done, 
     let start = Instant::now();
     let pipeline = pipeline(args)?;
     check_print_after(args, &pipeline)?;
-    check_output(&args.output)?;
+    inputs::check_output(&args.output)?;
     let loaded = inputs::model(&args.model)?;
     let mut original = loaded.model.clone();
     if args.freeze_initializers {
@@ -38,10 +40,12 @@ pub fn run(args: &OptimizeArgs, common: &Common, voice: &Voice) -> Result<Done, 
         Some(path) => Some(SharedSamples::from(inputs::samples(path, &original)?)),
         None => None,
     };
+    let statistics = calibrate::all(&args.statistics)?;
     let test = args.test.as_ref().map(|path| inputs::samples(path, &original)).transpose()?;
     let tools = Tools {
         engine: Some(&engines),
         samples: samples.as_ref().map(|s| s as &dyn pare_graph::Samples),
+        statistics: statistics.as_ref(),
         progress: voice,
         seed: common.seed,
         threads: common.threads,
@@ -67,8 +71,13 @@ pub fn run(args: &OptimizeArgs, common: &Common, voice: &Voice) -> Result<Done, 
         model.set_metadata(PIPELINE_KEY, &pipeline.to_string());
     }
 
-    let proof =
-        if args.no_prove { None } else { Some(job.prove(&original, &model, stages.finish(), test)?) };
+    // A pass may have been asked to change inputs and outputs.
+    let narrowed = report.steps.iter().any(|s| !s.interface.is_empty());
+    let proof = if args.no_prove {
+        None
+    } else {
+        Some(job.prove(&original, &model, stages.finish(), test, narrowed)?)
+    };
     if let Some(proof) = &proof
         && !proof.failures.is_empty()
     {
@@ -83,9 +92,19 @@ pub fn run(args: &OptimizeArgs, common: &Common, voice: &Voice) -> Result<Done, 
         return Ok(Done::CheckFailed);
     }
     let written = write(&model, &args.output)?;
-    let summary = || job.text(&original, &model, &report, proof.as_ref(), (loaded.bytes, &written), start);
+    let feeds = (args.samples.as_deref(), common.seed);
+    let stored = Stored::of(&report, (&original, &model), feeds, &engines)?;
+    let stored = stored.as_ref();
+    let summary = || {
+        let written = (loaded.bytes, &written, stored);
+        job.text(&original, &model, &report, proof.as_ref(), written, start)
+    };
     let sizes = Some((loaded.bytes, written.bytes));
-    let machine = || job.json(&original, &model, &report, proof.as_ref(), sizes, start);
+    let machine = || {
+        let mut json = job.json(&original, &model, &report, proof.as_ref(), sizes, start);
+        json["weights"] = json!(stored.map(Stored::json));
+        json
+    };
     if args.output == Path::new("-") {
         // The model itself went to stdout.
         voice.note(summary().trim_end());
@@ -115,25 +134,6 @@ fn check_print_after(args: &OptimizeArgs, pipeline: &Pipeline) -> Result<(), Fai
     }
     Err(Failure::new(format!("`--print-after {name}`: the pipeline has no such pass"))
         .hint("`all` prints after every pass"))
-}
-
-/// Whether the result could be written, asked before the work rather than after it.
-fn check_output(path: &Path) -> Result<(), Failure> {
-    if path == Path::new("-") {
-        return Ok(());
-    }
-    if path.is_dir() {
-        return Err(Failure::new(format!("the output `{}` is a folder", path.display()))
-            .hint("give the name of a file in it"));
-    }
-    match path.parent() {
-        Some(folder) if folder != Path::new("") && !folder.is_dir() => {
-            let folder = folder.display();
-            Err(Failure::new(format!("the output's folder `{folder}` does not exist"))
-                .hint(format!("`mkdir -p {folder}` makes it")))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// What was written.
@@ -193,9 +193,14 @@ impl Job<'_> {
         model: &Model,
         stages: Vec<Stage>,
         test: Option<pare_runtime::Samples>,
+        narrowed: bool,
     ) -> Result<Proven, Failure> {
         let effect = stages.iter().map(|s| s.effect).max().unwrap_or(Effect::Exact);
-        let mut overall = self.compare(original, model, test)?;
+        let mut overall = if narrowed {
+            self.compare_narrowed(original, model)?
+        } else {
+            self.compare(original, model, test)?
+        };
         let mut failures = vec![];
         // What the user limits is limited whatever passes promise.
         let limits = self.limits();
@@ -206,7 +211,9 @@ impl Job<'_> {
         } else {
             failures.extend(limits.broken(&overall));
         }
-        failures.extend(proof::interface_change(original, model));
+        if !narrowed {
+            failures.extend(proof::interface_change(original, model));
+        }
         let mut guilty = None;
         if effect == Effect::Lossy {
             // Interfaces must agree even where values may not.
@@ -247,7 +254,18 @@ impl Job<'_> {
             Some(samples) => samples,
             None => inputs::samples_or_generated(self.args.samples.as_deref(), a, self.common.seed)?,
         };
-        proof::compare(self.engines, &self.place(a)?, &self.place(b)?, &mut samples)
+        proof::compare(self.engines, &self.place(a)?, &self.place(b)?, &mut samples, false)
+    }
+
+    /// The same where `b` takes other sizes: samples are cut as it wants them.
+    fn compare_narrowed(&self, a: &Model, b: &Model) -> Result<Proof, Failure> {
+        let path = self.args.test.as_deref().or(self.args.samples.as_deref());
+        let mut samples = match inputs::samples_or_generated(path, b, self.common.seed) {
+            Ok(samples) => samples,
+            // Other inputs than there are samples for: the comparison says so.
+            Err(_) => inputs::samples_or_generated(path, a, self.common.seed)?,
+        };
+        proof::compare(self.engines, &self.place(a)?, &self.place(b)?, &mut samples, true)
     }
 
     /// Where an engine finds a model: in memory; one that is too large for that in the file it came from, or, if it
@@ -325,7 +343,7 @@ impl Job<'_> {
         model: &Model,
         report: &Report,
         proof: Option<&Proven>,
-        (bytes_before, written): (u64, &Written),
+        (bytes_before, written, stored): (u64, &Written, Option<&Stored>),
         start: Instant,
     ) -> String {
         let (before, after) = (Figures::of(original), Figures::of(model));
@@ -340,6 +358,7 @@ impl Job<'_> {
             rows.push(row("multiply-accumulates", before.macs, after.macs, voice::count));
         }
         rows.push(row("file", bytes_before, written.bytes, voice::bytes));
+        rows.extend(stored.into_iter().flat_map(Stored::rows));
         let mut text = voice::table(&["", "before", "after", ""], rows);
         text.push('\n');
         text += &steps(report, self.args.verbose);
@@ -388,7 +407,7 @@ fn steps(report: &Report, verbose: bool) -> String {
         }
         did.extend(step.figures.iter().map(|(what, x)| format!("{what} {x:.4}")));
         text += &format!("{}: {}\n", step.pass, did.join(", "));
-        for note in &step.notes {
+        for note in step.notes.iter().chain(&step.interface) {
             text += &format!("  {note}\n");
         }
         let mut reasons: Vec<_> = step.declined.iter().collect();

@@ -74,14 +74,15 @@ impl Limits {
     }
 }
 
-/// Compare two models on samples.
+/// Compare two models on samples; with `narrowed` the candidate may fix sizes that the reference leaves open.
 pub fn compare(
     engines: &Engines<'_>,
     reference: &ModelSource,
     candidate: &ModelSource,
     samples: &mut Samples,
+    narrowed: bool,
 ) -> Result<Report, Failure> {
-    let options = ProofOptions { load: engines.load_options(), ..ProofOptions::default() };
+    let options = ProofOptions { load: engines.load_options(), narrowed, ..ProofOptions::default() };
     let engine = engines.engine()?;
     Ok(prove(engine.as_ref(), reference, candidate, samples.batches(BATCH), &options)?)
 }

@@ -16,7 +16,7 @@ pub fn run(args: &VerifyArgs, common: &Common, voice: &Voice) -> Result<Done, Fa
     model.infer().map_err(|e| Failure::new(e.to_string()).of(args.reference.display()))?;
     let engines = Engines::new(common, voice);
     let mut samples = inputs::samples_or_generated(args.samples.as_deref(), &model, common.seed)?;
-    let report = proof::compare(&engines, &reference.source, &candidate.source, &mut samples)?;
+    let report = proof::compare(&engines, &reference.source, &candidate.source, &mut samples, false)?;
     let limits = Limits {
         drift: args.max_drift,
         agreement: args.min_agreement,

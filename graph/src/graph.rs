@@ -598,6 +598,30 @@ impl Graph {
         self.outputs.push(value);
     }
 
+    /// Take values out of the outputs. What only these needed stays until [`Graph::sweep`].
+    pub fn remove_outputs(&mut self, gone: &[ValueId]) {
+        self.outputs.retain(|v| !gone.contains(v));
+        gone.iter().for_each(|&v| self.value_mut(v).role.output = false);
+    }
+
+    /// Take values out of the inputs that nothing uses; others stay.
+    pub fn remove_inputs(&mut self, gone: &[ValueId]) {
+        let idle: Vec<_> = gone.iter().copied().filter(|&v| self.use_count(v) == 0).collect();
+        self.inputs.retain(|v| !idle.contains(v));
+        idle.iter().for_each(|&v| self.value_mut(v).role.input = false);
+        self.remove_unused(idle);
+    }
+
+    /// Give a value, an input or output too, another name; an error if that is taken.
+    pub fn rename_value(&mut self, id: ValueId, name: &str) -> Result<(), GraphError> {
+        if self.by_name.contains_key(name) {
+            return Err(GraphError::DuplicateName(name.into()));
+        }
+        self.names.take(name);
+        self.rename(id, name.into());
+        Ok(())
+    }
+
     /// Drop initializers from the inputs, so that a caller can no longer override them.
     pub fn freeze_initializers(&mut self) {
         let (frozen, kept) = self.inputs.iter().partition(|&&v| self.value(v).data.is_some());

@@ -20,6 +20,8 @@ pub struct StepReport {
     pub declined: IndexMap<String, u64>,
     /// What it wants the user to know.
     pub notes: Vec<String>,
+    /// How it changed inputs and outputs of the model, as it was asked to; a sentence each.
+    pub interface: Vec<String>,
     /// Figures it measured, by name (targets reached, losses, times).
     pub figures: IndexMap<String, f64>,
     /// Time it took.
@@ -58,6 +60,7 @@ impl Report {
         known.declined = step.declined;
         known.notes.extend(step.notes);
         known.notes.dedup();
+        known.interface.extend(step.interface);
         known.figures.extend(step.figures);
     }
 }

@@ -23,6 +23,9 @@ pub struct ProofOptions {
     pub load: LoadOptions,
     /// What counts as rounding.
     pub tolerance: Tolerance,
+    /// Whether the candidate may fix sizes of inputs and outputs that the original leaves open, and have other inputs
+    /// and outputs: then nothing can be said.
+    pub narrowed: bool,
 }
 
 /// What a proof found.
@@ -193,8 +196,14 @@ impl<'e> Original<'e> {
                 return Ok(report.with(Outcome::differs(format!("the result is broken: {error}"))));
             }
         };
-        if let Some(why) = interface_change(&*original.written, &*candidate.written) {
-            return Ok(report.with(Outcome::differs(why)));
+        let narrowed = self.options.narrowed;
+        if let Some(why) = interface_change(&*original.written, &*candidate.written, narrowed) {
+            let outcome = if narrowed {
+                Outcome::Unproven { why: format!("the interface changed as asked for: {why}") }
+            } else {
+                Outcome::differs(why)
+            };
+            return Ok(report.with(outcome));
         }
         let mut proof = Proof { report, original, candidate };
         if let Some(outcome) = proof.check_deployment() {
@@ -295,11 +304,20 @@ impl Proof<'_> {
 
 /// The first difference between the interfaces, as a sentence. Of outputs an engine tells what it inferred too, and
 /// it may infer more of the candidate: sizes that the original leaves open are held to by running, not here.
-fn interface_change(original: &dyn Session, candidate: &dyn Session) -> Option<String> {
-    let outputs: Vec<_> = candidate.outputs().iter().zip(original.outputs()).map(opened).collect();
-    let rest = candidate.outputs().get(outputs.len()..).unwrap_or_default();
-    port_change("input", original.inputs(), candidate.inputs())
-        .or_else(|| port_change("output", original.outputs(), &[&outputs, rest].concat()))
+fn interface_change(original: &dyn Session, candidate: &dyn Session, narrowed: bool) -> Option<String> {
+    let open = |candidate: &[Port], original: &[Port]| -> Vec<Port> {
+        candidate
+            .iter()
+            .zip(original)
+            .map(opened)
+            .chain(candidate.iter().skip(original.len()).cloned())
+            .collect()
+    };
+    let outputs = open(candidate.outputs(), original.outputs());
+    let inputs = candidate.inputs();
+    let inputs = if narrowed { open(inputs, original.inputs()) } else { inputs.to_vec() };
+    port_change("input", original.inputs(), &inputs)
+        .or_else(|| port_change("output", original.outputs(), &outputs))
 }
 
 /// The candidate's port with the dimensions left open that the original leaves open.

@@ -1,5 +1,6 @@
 //! `pare inspect`: what a model consists of and what it costs.
 
+mod blocks;
 mod groups;
 mod tokens;
 
@@ -14,7 +15,7 @@ use pare_runtime::input_specs;
 use serde_json::json;
 use std::collections::BTreeMap;
 
-pub fn run(args: &InspectArgs, _common: &Common, voice: &Voice) -> Result<Done, Failure> {
+pub fn run(args: &InspectArgs, common: &Common, voice: &Voice) -> Result<Done, Failure> {
     let mut loaded = inputs::model(&args.model)?;
     let model = &mut loaded.model;
     model.check().map_err(|e| Failure { hint: e.hint(), ..Failure::new(e.to_string()) })?;
@@ -23,9 +24,14 @@ pub fn run(args: &InspectArgs, _common: &Common, voice: &Voice) -> Result<Done, 
         voice.raw(text::print_model_with(model, text::PrintOptions { max_elements: Some(8) }).as_bytes());
         return Ok(Done::Well);
     }
+    if args.blocks {
+        blocks::run(args, common, voice, model);
+        return Ok(Done::Well);
+    }
     if let Some(pattern) = &args.groups {
         return groups::run(model, pattern, voice);
     }
+    inputs::check_dims(&args.dims, model)?;
     let sizes = Bindings { sizes: args.dims.iter().cloned().collect(), ..Bindings::default() };
     if args.tokens {
         return Ok(tokens::run(&args.model, model, &sizes, voice));

@@ -3,7 +3,10 @@
 
 pub mod activation;
 mod attention;
+mod flow;
+pub mod residual;
 
 pub use attention::{
     Attention, Form, Mask, MaskKind, NoAttention, NoResidual, Operand, Residual, Statics, attentions,
 };
+pub use flow::Flow;

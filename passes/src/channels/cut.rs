@@ -2,7 +2,7 @@
 
 use super::groups::{Groups, Keep, Port, Site, constant_of, rule, site_of};
 use pare_graph::{
-    At, Attribute, Dim, Fact, Graph, NodeId, Patch, PatchError, Tensor, Type, TypeKind, ValueId,
+    At, Attribute, Dim, Fact, Graph, Node, NodeId, Patch, PatchError, Tensor, Type, TypeKind, ValueId,
 };
 use std::collections::{BTreeMap, HashMap};
 
@@ -36,6 +36,8 @@ pub struct Cutter<'a> {
     keep: &'a Keep,
     inputs: BTreeMap<(NodeId, usize), (String, Tensor)>,
     attributes: Vec<(NodeId, String, Option<Attribute>)>,
+    /// Nodes whose output is to be multiplied by a number.
+    scales: Vec<(NodeId, f64)>,
 }
 
 impl Cutter<'_> {
@@ -72,6 +74,22 @@ impl Cutter<'_> {
         self.inputs.insert((at.id, slot), (name, tensor));
     }
 
+    /// Multiply a constant input by a number, after what it loses.
+    pub fn scale_input(&mut self, at: At<'_>, slot: usize, factor: f64) -> Option<()> {
+        let old = match self.inputs.get(&(at.id, slot)) {
+            Some((_, sliced)) => sliced.clone(),
+            None => at.optional(slot)?.constant().ok()?.clone(),
+        };
+        let values: Vec<_> = old.to_f64()?.into_iter().map(|v| v * factor).collect();
+        self.set_input(at, slot, "scale", Tensor::from_f64(old.dtype(), old.shape(), &values).ok()?);
+        Some(())
+    }
+
+    /// Multiply what a node computes by a number.
+    pub fn scale_output(&mut self, at: At<'_>, factor: f64) {
+        self.scales.push((at.id, factor));
+    }
+
     /// `set_input`, with integers of the type of the constant that is there.
     pub fn set_indices(&mut self, at: At<'_>, slot: usize, hint: &str, values: &[i64]) -> Option<()> {
         let old = at.optional(slot)?.constant().ok()?;
@@ -90,7 +108,7 @@ pub fn cut(graph: &Graph, groups: &Groups, keep: &Keep) -> Result<Graph, CutErro
             return Err(CutError::Group(asked.name.clone()));
         }
     }
-    let mut cutter = Cutter { groups, keep, inputs: BTreeMap::new(), attributes: vec![] };
+    let mut cutter = Cutter { groups, keep, inputs: BTreeMap::new(), attributes: vec![], scales: vec![] };
     // The axes that lose something, by tensor.
     let mut lost = BTreeMap::<Site, Vec<(usize, Vec<usize>)>>::new();
     for (site, axis) in groups.axes() {
@@ -160,7 +178,26 @@ pub fn cut(graph: &Graph, groups: &Groups, keep: &Keep) -> Result<Graph, CutErro
             return Err(CutError::Shape { value: value.name.clone(), got, wanted });
         }
     }
+    for (node, factor) in cutter.scales {
+        scale(&mut new, node, factor)?;
+    }
     Ok(new)
+}
+
+/// Put a multiplication behind the node.
+fn scale(graph: &mut Graph, node: NodeId, factor: f64) -> Result<(), CutError> {
+    let at = graph.at(node);
+    let fits = || CutError::Node(at.describe());
+    let output = at.output().map_err(|_| fits())?;
+    let dtype = output.dtype().ok_or_else(fits)?;
+    let inputs: Vec<_> = at.inputs().into_iter().map(|v| v.map(Into::into)).collect();
+    let mut patch = Patch::at(at);
+    let factor = patch.constant("share", Tensor::from_f64(dtype, &[], &[factor]).map_err(|_| fits())?);
+    let copy = patch.copy(at, &inputs);
+    let scaled = patch.node(output.name(), Node::new("Mul"), &[copy, factor]);
+    patch.replace(output, scaled);
+    graph.apply(patch)?;
+    Ok(())
 }
 
 /// What a value is declared as follows its new shape; and so does what is known about it.

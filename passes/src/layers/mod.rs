@@ -1,8 +1,12 @@
-//! Fewer layers: activations that do nothing, and activations done without.
+//! Fewer layers: activations that do nothing, and activations and blocks done without, exits before the last.
 
+mod add_early_exit;
+mod drop_blocks;
 mod drop_idle_activations;
 mod interval;
 mod remove_activations;
 
+pub use add_early_exit::AddEarlyExit;
+pub use drop_blocks::DropBlocks;
 pub use drop_idle_activations::DropIdleActivations;
 pub use remove_activations::{Criterion, RemoveActivations, Replacement};

@@ -34,7 +34,10 @@ pub struct Refit {
     /// Channels of the target that it still makes, ascending; `None`: all.
     pub kept: Option<Vec<usize>>,
     /// Which of its weights may move, `[groups, O, D]` row-major; the others stay as they are, such as zero. `None`: all.
+    /// With `behind`, which entries of `T`, `[groups, O, O]`.
     pub free: Option<Vec<bool>>,
+    /// Whether no more is fitted than a map of what it gives now, `W' = T·W` (ReplaceMe): `O²` numbers a group.
+    pub behind: bool,
 }
 
 /// How the repair is done.
@@ -59,6 +62,7 @@ struct Turn<'a> {
     clip: Option<(f64, f64)>,
     kept: Option<&'a [usize]>,
     free: Option<&'a [bool]>,
+    behind: bool,
 }
 
 /// What is added to the output of an operator, where the sum is to be fitted.
@@ -90,6 +94,36 @@ pub fn sequential(
     range: Range<usize>,
     setting: Setting,
 ) -> Result<(), PassError> {
+    each(tools, original, changed, refits, (range, setting.places), true, &|graph, turn, data| {
+        fit(graph, turn, data, setting)
+    })
+}
+
+/// Scale and shift every output of the operators in `refits`, one operator after another, so that its mean and variance
+/// are those in the original: what taking the statistics of batch norms anew would do.
+pub fn moments(
+    tools: Tools<'_>,
+    original: &Model,
+    changed: &mut Model,
+    refits: &[Refit],
+    range: Range<usize>,
+    places: usize,
+) -> Result<(), PassError> {
+    each(tools, original, changed, refits, (range, places), false, &|graph, turn, data| {
+        (0..turn.new.groups).map(|q| matched(graph, turn, data, q).ok_or(NotFinite)).collect()
+    })
+}
+
+/// Go through the operators in order, and give each what `map` finds.
+fn each(
+    tools: Tools<'_>,
+    original: &Model,
+    changed: &mut Model,
+    refits: &[Refit],
+    (range, places): (Range<usize>, usize),
+    skips: bool,
+    map: &dyn Fn(&Graph, &Turn<'_>, &Data) -> Result<Vec<Affine>, NotFinite>,
+) -> Result<(), PassError> {
     let graph = &original.graph;
     let targets = |refits: &[Refit]| -> Vec<_> {
         refits.iter().flat_map(|r| [Some(r.target), r.sum]).flatten().collect()
@@ -100,12 +134,14 @@ pub fn sequential(
     let (mut before, mut after) = (Frontier::new(graph), Frontier::new(&changed.graph));
     for (i, refit) in refits.iter().enumerate() {
         tools.progress.step("repair", i as u64, total);
-        let Some(turn) = turn(graph, &changed.graph, refit, &refits[i..]) else { continue };
+        let Some(mut turn) = turn(graph, &changed.graph, refit, &refits[i..]) else { continue };
+        if !skips {
+            (turn.target, turn.skip) = (refit.target, None);
+        }
         let later = targets(&refits[i + 1..]);
         let (old, new) = ((original, &mut before), (&*changed, &mut after));
-        let data = gather(tools, old, new, (&turn, &later), &batches, setting)?;
-        let maps =
-            fit(&changed.graph, &turn, &data, setting).map_err(|e| unfit(&changed.graph, refit.node, e))?;
+        let data = gather(tools, old, new, (&turn, &later), &batches, places)?;
+        let maps = map(&changed.graph, &turn, &data).map_err(|e| unfit(&changed.graph, refit.node, e))?;
         let mut patch = Patch::anchored(refit.node);
         let bias: Vec<_> = maps.iter().flat_map(|m| m.bias.iter().copied()).collect();
         let weights: Vec<_> = maps.into_iter().map(|m| m.weight).collect();
@@ -173,7 +209,7 @@ fn turn<'a>(original: &Graph, changed: &Graph, refit: &'a Refit, pending: &[Refi
         bounds.first().copied().filter(|first| bounds.iter().all(|b| b == first))
     });
     let (kept, free) = (refit.kept.as_deref(), refit.free.as_deref());
-    Some(Turn { new, target, skip, clip, kept, free })
+    Some(Turn { new, target, skip, clip, kept, free, behind: refit.behind })
 }
 
 /// The sum that the target alone is used for, if what is added there has the name and the shape of what is added here.
@@ -218,7 +254,7 @@ fn gather(
     (changed, after): (&Model, &mut Frontier),
     (turn, later): (&Turn<'_>, &[ValueId]),
     batches: &[Range<usize>],
-    setting: Setting,
+    places: usize,
 ) -> Result<Data, PassError> {
     let new = &turn.new;
     let mut ask_new = vec![new.input];
@@ -233,7 +269,7 @@ fn gather(
     let hold = bytes.saturating_mul(samples as u64) <= tools.memory / 2;
     let width = new.groups * (new.width() + 3 * new.outputs);
     let rows = (tools.memory / 4 / (4 * width.max(1) as u64)) as usize;
-    let places = setting.places.min(rows / samples.max(1)).max(1);
+    let places = places.min(rows / samples.max(1)).max(1);
     let mut data = Data {
         x: Rows::new(new.groups * new.width()),
         y: Rows::new(new.groups * new.outputs),
@@ -314,25 +350,66 @@ fn spread(constant: &Tensor, shape: &[usize]) -> Option<Vec<f32>> {
 /// The map of each of the operator's groups.
 fn fit(graph: &Graph, turn: &Turn<'_>, data: &Data, setting: Setting) -> Result<Vec<Affine>, NotFinite> {
     let (d, o) = (turn.new.width(), turn.new.outputs);
+    let bias = turn.new.bias(graph).ok_or(NotFinite)?;
     let group = |q: usize| {
-        let (x, y) = (data.x.columns(q * d, d), data.y.columns(q * o, o));
-        let prior = turn.new.weight(graph, q).ok_or(NotFinite)?;
-        let mut sums = Sums::new(d, o);
-        sums.add(x, y);
-        if !turn.new.takes_bias() {
-            sums = sums.about_zero();
+        let weight = turn.new.weight(graph, q).ok_or(NotFinite)?;
+        let y = data.y.columns(q * o, o);
+        if !turn.behind {
+            return fit_group(turn, q, data.x.columns(q * d, d), (y, data), weight, setting);
         }
-        let free = turn.free.map(|all| &all[q * o * d..(q + 1) * o * d]);
-        let fit = Fit { ridge: Ridge::new(&sums, setting.lambda)?, prior, free };
-        let cross = sums.xy.as_ref() * faer::Scale(1.0 / sums.count.max(1) as f64);
-        let map = fit.solve(cross.as_ref(), &sums.y_mean)?;
-        let Some(bounds) = turn.clip.filter(|_| setting.rounds > 0 && turn.new.takes_bias()) else {
-            return Ok(map);
-        };
-        let skip = (data.skip.width > 0).then(|| data.skip.columns(q * o, o));
-        through(&fit, (x, y, skip), bounds, setting.rounds, map)
+        // What the operator gives now stands for what it reads.
+        let now = Affine { weight, bias: bias[q * o..(q + 1) * o].to_vec() };
+        let given = map_rows(data.x.columns(q * d, d), now.weight.as_ref(), &now.bias);
+        let map = fit_group(turn, q, given.all(), (y, data), Mat::identity(o, o), setting)?;
+        Ok(now.then(&map))
     };
     (0..turn.new.groups).map(group).collect()
+}
+
+/// The map of an operator's group `q`, `a·(W·x + b) + c`, with the moments of its target.
+fn matched(graph: &Graph, turn: &Turn<'_>, data: &Data, q: usize) -> Option<Affine> {
+    let (d, o) = (turn.new.width(), turn.new.outputs);
+    let (weight, bias) = (turn.new.weight(graph, q)?, turn.new.bias(graph)?);
+    let mut sums = Sums::new(d, o);
+    sums.add(data.x.columns(q * d, d), data.y.columns(q * o, o));
+    if !turn.new.takes_bias() {
+        sums = sums.about_zero();
+    }
+    let now = sums.through(weight.as_ref(), &bias[q * o..(q + 1) * o], &[]);
+    let factor = |i: usize| if now.yy[i] > 0.0 { (sums.yy[i] / now.yy[i]).sqrt() } else { 1.0 };
+    let factors: Vec<_> = (0..o).map(factor).collect();
+    let shifted = |i: usize| sums.y_mean[i] - factors[i] * (now.y_mean[i] - bias[q * o + i]);
+    let map = Affine {
+        weight: Mat::from_fn(o, d, |i, j| factors[i] * weight[(i, j)]),
+        bias: (0..o).map(shifted).collect(),
+    };
+    map.bias.iter().chain(&factors).all(|v| v.is_finite()).then_some(map)
+}
+
+/// The map from `x` to what a group is to give, toward `prior`.
+fn fit_group(
+    turn: &Turn<'_>,
+    q: usize,
+    x: Lines<'_>,
+    (y, data): (Lines<'_>, &Data),
+    prior: Mat<f64>,
+    setting: Setting,
+) -> Result<Affine, NotFinite> {
+    let (d, o) = (x.width, y.width);
+    let mut sums = Sums::new(d, o);
+    sums.add(x, y);
+    if !turn.new.takes_bias() {
+        sums = sums.about_zero();
+    }
+    let free = turn.free.map(|all| &all[q * o * d..(q + 1) * o * d]);
+    let fit = Fit { ridge: Ridge::new(&sums, setting.lambda)?, prior, free };
+    let cross = sums.xy.as_ref() * faer::Scale(1.0 / sums.count.max(1) as f64);
+    let map = fit.solve(cross.as_ref(), &sums.y_mean)?;
+    let Some(bounds) = turn.clip.filter(|_| setting.rounds > 0 && turn.new.takes_bias()) else {
+        return Ok(map);
+    };
+    let skip = (data.skip.width > 0).then(|| data.skip.columns(q * o, o));
+    through(&fit, (x, y, skip), bounds, setting.rounds, map)
 }
 
 /// The least squares of one group of an operator, for any targets.

@@ -17,6 +17,19 @@ pub struct Affine {
     pub bias: Vec<f64>,
 }
 
+impl Affine {
+    /// This map, and another behind it: `W₂·(W₁·x + b₁) + b₂`.
+    #[must_use]
+    pub fn then(&self, next: &Self) -> Self {
+        let (o, d) = (next.weight.nrows(), self.weight.ncols());
+        let mut weight = Mat::zeros(o, d);
+        matmul(weight.as_mut(), Accum::Replace, next.weight.as_ref(), self.weight.as_ref(), 1.0, par());
+        let inner =
+            |i: usize| self.bias.iter().enumerate().map(|(j, b)| next.weight[(i, j)] * b).sum::<f64>();
+        Self { weight, bias: (0..o).map(|i| next.bias[i] + inner(i)).collect() }
+    }
+}
+
 /// A system that has no finite solution: the activations it was made from hold NaN or infinity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the sums over the samples are not finite")]

@@ -18,10 +18,11 @@ pub use kind::Kind;
 pub use local::{LocalTracer, Place};
 pub use tracer::{Port, Site, site_of};
 
-use pare_graph::{Graph, NodeId, Wired};
-use std::collections::{BTreeMap, HashMap};
+use pare_graph::{At, Graph, NodeId, Wire, Wired};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use tracer::{AxisInfo, Tracer};
 
+pub use crate::prepare::matches;
 pub(crate) use rules::rule;
 pub use rules::sums;
 
@@ -108,6 +109,20 @@ impl Groups {
             }
         }
         units
+    }
+
+    /// The groups whose units some node adds up: what a cut takes from there others can make up for.
+    pub fn summed(&self, graph: &Graph) -> HashSet<usize> {
+        let mut found = HashSet::new();
+        for &id in graph.nodes().iter() {
+            let at = graph.at(id);
+            for (slot, axis) in sums(at) {
+                let computed = at.optional(slot).is_some_and(|v| !v.is_constant());
+                let site = site_of(at, Port::In(slot)).filter(|_| computed);
+                found.extend(site.into_iter().flat_map(|site| self.groups_along(site, axis)));
+            }
+        }
+        found
     }
 
     /// The groups that lie along an axis.
@@ -202,7 +217,7 @@ fn collect(graph: &Graph, mut tracer: Tracer<'_>) -> Groups {
     }
     // What holds no activation is the inside of a weight; a single unit has no choice.
     let shown = |&(axes, why, width): &(&[u32], Option<usize>, u32)| {
-        let active = axes.iter().any(|&a| constant_of(graph, tracer.axes[a as usize].site).is_none());
+        let active = axes.iter().any(|&a| !is_static(graph, tracer.axes[a as usize].site));
         if why.is_some() { active } else { width > 1 }
     };
     // Those that can lose units first.
@@ -236,7 +251,19 @@ fn collect(graph: &Graph, mut tracer: Tracer<'_>) -> Groups {
 
 /// Whether it holds numbers that were learnt: a constant that is no shape or index.
 fn is_weight(graph: &Graph, site: Site) -> bool {
-    constant_of(graph, site).and_then(|v| v.value().tensor()).is_some_and(|t| t.dtype().is_float())
+    let Some(constant) = constant_of(graph, site) else { return false };
+    let dequantized = |(at, wire): (At<'_>, Wire)| at.is("DequantizeLinear") && wire == Wire::Input(0);
+    constant.value().tensor().is_some_and(|t| t.dtype().is_float())
+        || constant.users().into_iter().any(dequantized)
+}
+
+/// Whether no activation lies there: a constant, or one that is dequantized.
+fn is_static(graph: &Graph, site: Site) -> bool {
+    let dequantized = |id| {
+        let maker = graph.wired(id).maker().filter(|at| at.is("DequantizeLinear"));
+        maker.is_some_and(|at| at.input(0).is_ok_and(Wired::is_constant))
+    };
+    constant_of(graph, site).is_some() || matches!(site, Site::Value(id) if dequantized(id))
 }
 
 /// The constant at a site, if it is one.
@@ -269,20 +296,4 @@ fn name(graph: &Graph, members: &[Member]) -> String {
             .find_map(|m| constant_of(graph, m.site))
             .map_or_else(String::new, |v| v.name().to_owned()),
     }
-}
-
-/// Whether a name matches a pattern in which `*` stands for anything.
-pub fn matches(pattern: &str, name: &str) -> bool {
-    let mut parts = pattern.split('*');
-    let first = parts.next().unwrap_or("");
-    let Some(mut rest) = name.strip_prefix(first) else { return false };
-    let parts: Vec<_> = parts.collect();
-    let Some((last, middle)) = parts.split_last() else { return rest.is_empty() };
-    for part in middle {
-        match rest.find(part) {
-            Some(at) => rest = &rest[at + part.len()..],
-            None => return false,
-        }
-    }
-    rest.ends_with(last)
 }

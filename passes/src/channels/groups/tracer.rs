@@ -1,7 +1,10 @@
 //! Union-find over places of tensors: every (tensor, axis, index) is an atom, and operators tie atoms together.
 
 use pare_graph::{At, Dim, Graph, NodeId, ValueId, Wired};
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    ops::Range,
+};
 
 /// A tensor whose axes are traced. Constants of one axis are told apart by their use, since exporters let layers share
 /// a vector that happens to be equal; larger ones are one tensor for all who read them.
@@ -59,6 +62,8 @@ pub struct Tracer<'g> {
     pub reasons: Vec<String>,
     /// Axes that count independent products of two activations.
     pub heads: HashSet<usize>,
+    /// Axes that a reshape splits and merges, with how many there are on each side, of whatever size.
+    segments: Vec<[(usize, Vec<usize>); 2]>,
     natures: Option<HashMap<(Site, usize), Nature>>,
     coarse: bool,
     mentioned: HashSet<(bool, usize, usize)>,
@@ -76,6 +81,7 @@ impl<'g> Tracer<'g> {
             pinned: HashMap::new(),
             reasons: vec![],
             heads: HashSet::new(),
+            segments: vec![],
             coarse: natures.is_none(),
             natures,
             mentioned: HashSet::new(),
@@ -222,6 +228,17 @@ impl<'g> Tracer<'g> {
         }
     }
 
+    /// Remember, in a coarse run, that these axes of input 0 become these of output 0.
+    pub fn note_segment(&mut self, from: &Range<usize>, to: &Range<usize>) {
+        if self.coarse {
+            let known = |t: &mut Self, port, axes: &Range<usize>| {
+                (axes.len(), axes.clone().filter_map(|axis| t.axis(port, axis)).collect())
+            };
+            let segment = [known(self, Port::In(0), from), known(self, Port::Out(0), to)];
+            self.segments.push(segment);
+        }
+    }
+
     /// The nature of an axis of an operand.
     pub fn nature(&self, port: Port, axis: usize) -> Nature {
         let site = self.at.and_then(|id| site_of(self.graph.at(id), port));
@@ -265,6 +282,30 @@ impl<'g> Tracer<'g> {
         for axis in pinned {
             let root = self.root(self.axes[axis].base);
             of_root.entry(root).or_default().pinned = true;
+        }
+        // Heads that a reshape makes of one axis among others that cannot lose an index: those of grouped keys and values,
+        // which are repeated.
+        let segments = std::mem::take(&mut self.segments);
+        loop {
+            let before = of_root.values().filter(|n| n.heads).count();
+            for [a, b] in &segments {
+                for (one, many) in [(a, b), (b, a)] {
+                    let &[one_axis] = &one.1[..] else { continue };
+                    let root = self.root(self.axes[one_axis].base);
+                    if one.0 != 1 || !of_root.get(&root).is_some_and(|n| n.heads) {
+                        continue;
+                    }
+                    let open = many.1.iter().filter(|&&m| self.axes[m].size > 1).copied().collect::<Vec<_>>();
+                    let open = open.into_iter().map(|m| self.root(self.axes[m].base));
+                    let open = open.filter(|r| !of_root.get(r).is_some_and(|n| n.pinned)).collect::<Vec<_>>();
+                    if let [only] = open[..] {
+                        of_root.entry(only).or_default().heads = true;
+                    }
+                }
+            }
+            if of_root.values().filter(|n| n.heads).count() == before {
+                break;
+            }
         }
         let infos = self.axes.clone();
         let nature = |info: AxisInfo| {

@@ -143,7 +143,7 @@ impl Work<'_, '_> {
             // Without a bias the logits' mean is lost, and with it more than a fit gives.
             let last = output.value().is_output() && !linear.takes_bias();
             let target = target.or(sum).filter(|_| !last)?;
-            Some(Refit { node, target, sum, kept: None, free: None })
+            Some(Refit { node, target, sum, kept: None, free: None, behind: false })
         };
         changed.nodes().iter().filter_map(refit).collect()
     }

@@ -13,21 +13,15 @@
 //! below zero, so here one goes at a time.
 
 use super::{Criterion, Work, replace::replace};
-use crate::{Context, PassError, stats::Pair};
+use crate::{
+    Context, PassError,
+    stats::{
+        Pair,
+        entropy::{above_zero, entropy},
+    },
+};
 use pare_graph::{Graph, Model, Wired};
-use statrs::function::erf::erf;
 use std::collections::HashMap;
-
-/// `H(p)` in bits.
-pub fn entropy(p: f64) -> f64 {
-    let term = |p: f64| if p > 0.0 { -p * p.log2() } else { 0.0 };
-    term(p) + term(1.0 - p)
-}
-
-/// Probability that a Gaussian with mean `x` and variance 1 is positive.
-fn above_zero(x: f64) -> f64 {
-    0.5 * (1.0 + erf(x / std::f64::consts::SQRT_2))
-}
 
 /// `β/|γ|` of each batch norm's channels, by the name of its output.
 pub fn batch_norms(graph: &Graph) -> HashMap<String, Vec<f64>> {

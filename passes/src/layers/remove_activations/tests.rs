@@ -1,8 +1,9 @@
 use super::*;
 use crate::{
     Pipeline, Report, RunOptions, Tools,
-    layers::remove_activations::score::{batch_norms, entropy},
+    layers::remove_activations::score::batch_norms,
     run,
+    stats::entropy::entropy,
     testing::{check, engine, model, tools},
 };
 use pare_graph::{EvaluateError, Samples, Tensor, onnx};

@@ -7,6 +7,7 @@ use super::{
 };
 use crate::channels::cut::Cutter;
 use pare_graph::{At, Attribute};
+use std::collections::HashMap;
 
 /// `W` `[O, I/g, …]`: `O` goes with the output's channels, `I` with the input's. Depthwise convolutions and those of
 /// many groups lose whole groups; those of few groups lose as many channels of each.
@@ -128,6 +129,43 @@ pub fn matmul<'g>(t: &mut Tracer<'g>, _: At<'g>) -> Option<()> {
     align(t, In(1), &b[..q - 2], Out(0), &y[..r - 2])?;
     if !t.is_constant(0) && !t.is_constant(1) {
         (0..r - 2).for_each(|axis| t.mark_heads(Out(0), axis));
+    }
+    Some(())
+}
+
+/// The letters of the axes of each operand and of the result; `None` where the equation does not name them all.
+pub fn einsum_axes(at: At<'_>) -> Option<(Vec<Vec<char>>, Vec<char>)> {
+    let equation = at.string("equation", "");
+    let (terms, result) = equation.split_once("->")?;
+    let letters = |term: &str| -> Option<Vec<char>> {
+        let letters: Vec<_> = term.chars().filter(|c| !c.is_whitespace()).collect();
+        let once = |(i, c): (usize, &char)| c.is_ascii_alphabetic() && !letters[..i].contains(c);
+        letters.iter().enumerate().all(once).then(|| letters.clone())
+    };
+    Some((terms.split(',').map(letters).collect::<Option<_>>()?, letters(result)?))
+}
+
+/// Axes of one letter go together. What is not summed over and belongs to two activations counts heads.
+pub fn einsum<'g>(t: &mut Tracer<'g>, at: At<'g>) -> Option<()> {
+    let (terms, result) = einsum_axes(at)?;
+    let mut first = HashMap::<char, (super::Port, usize)>::new();
+    let operands = terms.iter().enumerate().map(|(slot, letters)| (In(slot), letters));
+    for (port, letters) in operands.chain([(Out(0), &result)]) {
+        for (axis, &letter) in letters.iter().enumerate() {
+            if let Some(&known) = first.get(&letter) {
+                t.tie(known, (port, axis));
+            } else {
+                t.axis(port, axis);
+                first.insert(letter, (port, axis));
+            }
+        }
+    }
+    if (0..terms.len()).all(|slot| !t.is_constant(slot)) {
+        for (axis, letter) in result.iter().enumerate() {
+            if terms.len() > 1 && terms.iter().all(|term| term.contains(letter)) {
+                t.mark_heads(Out(0), axis);
+            }
+        }
     }
     Some(())
 }

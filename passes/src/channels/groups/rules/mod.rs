@@ -3,10 +3,12 @@
 //! A rule mentions every axis that may lose indices. What it does not mention stays whole; so does everything at an
 //! operator without a rule.
 
+mod attention;
 mod elementwise;
 mod linear;
 mod norm;
 mod pieces;
+mod recurrent;
 mod reshape;
 
 use super::tracer::{Port, Tracer};
@@ -42,6 +44,7 @@ pub fn rule(at: At<'_>) -> Option<&'static Rule> {
     }
     match at.node().domain() {
         "" => standard(at.op()),
+        "com.microsoft" => microsoft(at.op()),
         _ => None,
     }
 }
@@ -55,7 +58,14 @@ fn standard(op: &str) -> Option<&'static Rule> {
     static PER_CHANNEL: Rule = traced(norm::per_channel);
     static LAYER_NORM: Rule = traced(norm::layer_norm);
     static ALONG: Rule = traced(norm::along);
-    static REDUCE: Rule = traced(norm::reduce);
+    static REDUCE: Rule = rewritten(norm::reduce, norm::rescale_mean);
+    static GROUP_NORM: Rule = rewritten(norm::group_norm, norm::recount_groups);
+    static RMS_NORM: Rule = rewritten(norm::rms_norm, norm::rescale_rms);
+    static GRID: Rule = traced(norm::grid_sample);
+    static RECURRENT: Rule = rewritten(recurrent::recurrent, recurrent::resize_hidden);
+    static ATTENTION: Rule = rewritten(attention::attention, attention::recount);
+    static TILE: Rule = traced(reshape::tile);
+    static EINSUM: Rule = traced(linear::einsum);
     static POOL: Rule = traced(norm::pool);
     static QUANTIZE: Rule = traced(norm::quantize);
     static CONCAT: Rule = traced(pieces::concat);
@@ -77,6 +87,14 @@ fn standard(op: &str) -> Option<&'static Rule> {
         "MatMul" => &MATMUL,
         "BatchNormalization" | "InstanceNormalization" => &PER_CHANNEL,
         "LayerNormalization" => &LAYER_NORM,
+        "GroupNormalization" => &GROUP_NORM,
+        "RMSNormalization" | "SimplifiedLayerNormalization" => &RMS_NORM,
+        "LSTM" | "GRU" | "RNN" => &RECURRENT,
+        "Attention" => &ATTENTION,
+        "RotaryEmbedding" => &ROTARY,
+        "GridSample" => &GRID,
+        "Tile" => &TILE,
+        "Einsum" => &EINSUM,
         "Softmax" | "LogSoftmax" | "Hardmax" | "LpNormalization" | "CumSum" | "ArgMax" | "ArgMin" => &ALONG,
         "MaxPool" | "AveragePool" | "LpPool" | "GlobalAveragePool" | "GlobalMaxPool" | "GlobalLpPool" => {
             &POOL
@@ -100,11 +118,30 @@ fn standard(op: &str) -> Option<&'static Rule> {
     })
 }
 
+static ROTARY: Rule = rewritten(attention::rotary, attention::recount);
+
+/// Operators that ONNX Runtime fuses others into.
+fn microsoft(op: &str) -> Option<&'static Rule> {
+    static ELEMENTWISE: Rule = traced(elementwise::broadcast);
+    static FUSED: Rule = rewritten(attention::fused, attention::recount);
+    static MULTI_HEAD: Rule = rewritten(attention::multi_head, attention::recount);
+    static GROUP_QUERY: Rule = rewritten(attention::group_query, attention::recount);
+    Some(match op {
+        "BiasGelu" | "FastGelu" | "Gelu" | "QuickGelu" => &ELEMENTWISE,
+        "Attention" => &FUSED,
+        "MultiHeadAttention" => &MULTI_HEAD,
+        "GroupQueryAttention" => &GROUP_QUERY,
+        "RotaryEmbedding" => &ROTARY,
+        _ => return None,
+    })
+}
+
 /// The inputs, with their axes, whose elements a node adds up with weights: there, and only there, cutting an index is the
 /// same as a zero.
 pub fn sums(at: At<'_>) -> Vec<(usize, usize)> {
     let rank = |slot: usize| at.optional(slot).and_then(|v| v.rank().ok());
     let found = match at.op() {
+        "Attention" if at.node().domain() == "com.microsoft" => Some(vec![(0, 2)]),
         _ if !at.node().domain().is_empty() => None,
         "Conv" | "ConvTranspose" => Some(vec![(0, 1)]),
         "Gemm" => {
@@ -115,9 +152,20 @@ pub fn sums(at: At<'_>) -> Vec<(usize, usize)> {
             rank(0).zip(rank(1)).map(|(a, b)| vec![(0, a.saturating_sub(1)), (1, b.saturating_sub(2))])
         }
         "LSTM" | "GRU" | "RNN" => Some(vec![(0, 2)]),
-        "ReduceSum" | "ReduceSumSquare" | "ReduceL1" | "ReduceL2" => pare_graph::ops::ReduceView::of(at)
-            .ok()
-            .map(|view| view.axes.into_iter().map(|a| (0, a)).collect()),
+        "RMSNormalization" | "SimplifiedLayerNormalization" => norm::rms_axis(at).map(|axis| vec![(0, axis)]),
+        "Einsum" => linear::einsum_axes(at).map(|(terms, result)| {
+            let axes = terms
+                .iter()
+                .enumerate()
+                .flat_map(|(slot, t)| t.iter().enumerate().map(move |(a, c)| (slot, a, c)));
+            axes.filter(|(_, _, letter)| !result.contains(letter))
+                .map(|(slot, axis, _)| (slot, axis))
+                .collect()
+        }),
+        "ReduceSum" | "ReduceSumSquare" | "ReduceL1" | "ReduceL2" | "ReduceMean" => {
+            let view = pare_graph::ops::ReduceView::of(at);
+            view.ok().map(|view| view.axes.into_iter().map(|a| (0, a)).collect())
+        }
         _ => None,
     };
     found.unwrap_or_default()

@@ -4,8 +4,9 @@ use super::{
     Port::{In, Out},
     Tracer,
 };
+use crate::channels::cut::Cutter;
 use pare_graph::{
-    At,
+    At, Attribute,
     ops::{PoolView, ReduceView, SoftmaxView, axis_of},
 };
 
@@ -25,6 +26,65 @@ pub fn per_channel<'g>(t: &mut Tracer<'g>, at: At<'g>) -> Option<()> {
 pub fn layer_norm<'g>(t: &mut Tracer<'g>, at: At<'g>) -> Option<()> {
     let axis = axis_of(at).ok()?;
     (0..axis).for_each(|axis| t.tie((In(0), axis), (Out(0), axis)));
+    Some(())
+}
+
+/// Channels of a group are normalised together, so whole groups go.
+pub fn group_norm<'g>(t: &mut Tracer<'g>, at: At<'g>) -> Option<()> {
+    let groups = usize::try_from(at.int("num_groups", 0)).ok().filter(|&g| g > 0)?;
+    let channels = t.axis(In(0), 1)?;
+    let (size, per) = (t.axes[channels].size, t.axes[channels].size / groups);
+    if per * groups != size {
+        return None;
+    }
+    t.tie((In(0), 0), (Out(0), 0));
+    t.tie((In(0), 1), (Out(0), 1));
+    t.map(channels, channels, (0..size).map(|i| (i, i / per * per)));
+    for slot in [1, 2] {
+        // One parameter for each channel, or (at first) for each group.
+        let own = t.axis(In(slot), 0)?;
+        let step = size.checked_div(t.axes[own].size)?;
+        if step != 1 && step != per {
+            return None;
+        }
+        t.map(own, channels, (0..size / step).map(|i| (i, i * step)));
+    }
+    Some(())
+}
+
+/// As many groups as are left.
+pub fn recount_groups(c: &mut Cutter<'_>, at: At<'_>) -> Option<()> {
+    let Some(left) = c.kept(at, In(0), 1) else { return Some(()) };
+    let (size, groups) = (at.optional(0)?.shape()?.get(1)?.size()?, at.int("num_groups", 0));
+    let fewer = usize::try_from(groups).ok()? * left.len() / size;
+    c.set_attribute(at, "num_groups", Some(Attribute::Int(fewer as i64)));
+    Some(())
+}
+
+/// The axis that a norm without means works along, if it is the last.
+pub fn rms_axis(at: At<'_>) -> Option<usize> {
+    let (rank, axis) = (at.optional(0)?.rank().ok()?, at.int("axis", -1));
+    let axis = usize::try_from(if axis < 0 { axis + rank as i64 } else { axis }).ok()?;
+    let plain = at.outputs().iter().skip(1).flatten().all(|o| o.users().is_empty() && !o.value().is_output());
+    (axis + 1 == rank && plain).then_some(axis)
+}
+
+/// A norm without means can lose elements that are zero: see `rescale_rms`.
+pub fn rms_norm<'g>(t: &mut Tracer<'g>, at: At<'g>) -> Option<()> {
+    let axis = rms_axis(at)?;
+    (0..=axis).for_each(|axis| t.tie((In(0), axis), (Out(0), axis)));
+    t.tie((In(1), 0), (Out(0), axis));
+    Some(())
+}
+
+/// Of `n` elements `s` are left, the others were zero: `γ·x/√(Σx²/n + ε) = γ·√(n/s)·x/√(Σx²/s + ε·n/s)`.
+pub fn rescale_rms(c: &mut Cutter<'_>, at: At<'_>) -> Option<()> {
+    let axis = rms_axis(at)?;
+    let Some(left) = c.kept(at, In(0), axis) else { return Some(()) };
+    let ratio = at.optional(0)?.shape()?.get(axis)?.size()? as f64 / left.len() as f64;
+    c.scale_input(at, 1, ratio.sqrt())?;
+    let epsilon = at.float("epsilon", 1e-5) * ratio;
+    c.set_attribute(at, "epsilon", Some(Attribute::Float(epsilon as f32)));
     Some(())
 }
 
@@ -49,7 +109,7 @@ pub fn along<'g>(t: &mut Tracer<'g>, at: At<'g>) -> Option<()> {
     Some(())
 }
 
-/// A sum can lose terms that are zero; a mean or maximum cannot.
+/// A sum can lose terms that are zero, and so can a mean that is made smaller for it; a maximum cannot.
 pub fn reduce<'g>(t: &mut Tracer<'g>, at: At<'g>) -> Option<()> {
     let view = ReduceView::of(at).ok()?;
     let mut out = 0;
@@ -59,7 +119,7 @@ pub fn reduce<'g>(t: &mut Tracer<'g>, at: At<'g>) -> Option<()> {
             out += 1;
             continue;
         }
-        if ["ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2"].contains(&at.op()) {
+        if ["ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceMean"].contains(&at.op()) {
             t.axis(In(0), axis);
         }
         if view.keepdims {
@@ -67,6 +127,33 @@ pub fn reduce<'g>(t: &mut Tracer<'g>, at: At<'g>) -> Option<()> {
             out += 1;
         }
     }
+    Some(())
+}
+
+/// A mean over `s` of `n` elements, the others of which were zero: `Σx/n = s/n·(Σx/s)`.
+pub fn rescale_mean(c: &mut Cutter<'_>, at: At<'_>) -> Option<()> {
+    if !at.is("ReduceMean") {
+        return Some(());
+    }
+    let view = ReduceView::of(at).ok()?;
+    let shape = at.optional(0)?.shape()?;
+    let mut factor = 1.0;
+    for axis in view.axes {
+        if let Some(left) = c.kept(at, In(0), axis) {
+            factor *= left.len() as f64 / shape.get(axis)?.size()? as f64;
+        }
+    }
+    if factor != 1.0 {
+        c.scale_output(at, factor);
+    }
+    Some(())
+}
+
+/// Values at places that are computed: channels and samples stay apart.
+pub fn grid_sample<'g>(t: &mut Tracer<'g>, _: At<'g>) -> Option<()> {
+    let rank = t.rank(In(0))?;
+    (0..rank.min(2)).for_each(|axis| t.tie((In(0), axis), (Out(0), axis)));
+    t.tie((In(1), 0), (Out(0), 0));
     Some(())
 }
 

@@ -79,6 +79,7 @@ pub fn reshape<'g>(t: &mut Tracer<'g>, at: At<'g>) -> Option<()> {
             _ => None,
         };
         let Some((u, v, p, q)) = carried else {
+            t.note_segment(&a, &b);
             if !t.is_coarse() {
                 a.for_each(|axis| t.pin(In(0), axis));
                 b.for_each(|axis| t.pin(Out(0), axis));
@@ -190,6 +191,24 @@ pub fn expand<'g>(t: &mut Tracer<'g>, _: At<'g>) -> Option<()> {
             t.tie((In(0), axis), (Out(0), axis + offset));
         } else {
             t.axis(In(0), axis);
+        }
+    }
+    t.axis(In(1), 0);
+    Some(())
+}
+
+/// Index `i` of an axis that is repeated becomes `i`, `i + n`, and so on.
+pub fn tile<'g>(t: &mut Tracer<'g>, at: At<'g>) -> Option<()> {
+    let repeats = at.optional(1)?.constant_ints().ok()?;
+    for (axis, &count) in repeats.iter().enumerate() {
+        if count == 1 {
+            t.tie((In(0), axis), (Out(0), axis));
+        } else if let (Some(x), Some(y)) = (t.axis(In(0), axis), t.axis(Out(0), axis)) {
+            let (n, all) = (t.axes[x].size, t.axes[y].size);
+            if n == 0 || !all.is_multiple_of(n) {
+                return None;
+            }
+            t.map(x, y, (0..all).map(|i| (i % n, i)));
         }
     }
     t.axis(In(1), 0);

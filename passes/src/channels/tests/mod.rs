@@ -1,9 +1,12 @@
 //! Cutting is zeroing: on random graphs, what is left computes what the whole would with the cut channels at zero
 //! wherever they are summed over.
 
+mod models;
+mod operators;
+
 use super::{
     cut::cut,
-    groups::{Groups, Keep, Port, site_of, sums},
+    groups::{Groups, Keep, Port, Site, site_of, sums},
 };
 use crate::testing::{model_at, tools};
 use pare_graph::{Graph, Model, Node, Patch, Run, Setting, Tensor, onnx, text};
@@ -96,7 +99,7 @@ impl Maker {
         let Some((x, s)) = self.pick(3) else { return };
         let (c, h, w) = (s[0], s[1], s[2]);
         let wide = 2 + 2 * self.rng.usize(1..5);
-        match self.rng.usize(0..24) {
+        match self.rng.usize(0..27) {
             0..=3 => {
                 let kernel = [1, 3][self.rng.usize(0..2)];
                 self.conv(&x, &s, wide, kernel, 1);
@@ -186,6 +189,24 @@ impl Maker {
                 let sizes = self.ints(&[2, c as i64, 2 * h as i64, 2 * w as i64]);
                 self.node("Resize<mode = \"nearest\">", &format!("{x}, , , {sizes}"), &[c, 2 * h, 2 * w]);
             }
+            23 if c % 4 == 0 => {
+                // A norm of groups, as exporters write it.
+                let (split, back) = (self.ints(&[0, 4, -1]), self.ints(&[0, c as i64, h as i64, w as i64]));
+                let [scale, shift] = [self.floats(&[4], 0.5, 1.5), self.floats(&[4], -0.5, 0.5)];
+                let y = self.node("Reshape", &format!("{x}, {split}"), &[4, c / 4 * h * w]);
+                let z =
+                    self.node("InstanceNormalization", &format!("{y}, {scale}, {shift}"), &[0, 0, 0, 0, 0]);
+                self.values.truncate(self.values.len() - 2);
+                self.node("Reshape", &format!("{z}, {back}"), &s);
+            }
+            24 => {
+                let grid = self.floats(&[2, h, w, 2], -0.9, 0.9);
+                self.node("GridSample", &format!("{x}, {grid}"), &s);
+            }
+            25 if w < 9 => {
+                let repeats = self.ints(&[1, 1, 1, 2]);
+                self.node("Tile", &format!("{x}, {repeats}"), &[c, h, 2 * w]);
+            }
             22 => {
                 let pads = self.ints(&[0, 0, 1, 1, 0, 0, 0, 0]);
                 self.node("Pad", &format!("{x}, {pads}"), &[c, h + 1, w + 1]);
@@ -245,7 +266,34 @@ impl Maker {
         let Some((x, s)) = self.pick(2) else { return };
         let (t, c) = (s[0], s[1]);
         let wide = 2 + 2 * self.rng.usize(1..5);
-        match self.rng.usize(0..7) {
+        match self.rng.usize(0..11) {
+            6 => {
+                // A norm without means, in pieces.
+                let (axes, gamma) = (self.ints(&[-1]), self.floats(&[c], 0.5, 1.5));
+                let small = self.floats(&[1], 0.01, 0.01);
+                let mut last = self.node("Mul", &format!("{x}, {x}"), &s);
+                last = self.node("ReduceMean<keepdims = 1>", &format!("{last}, {axes}"), &[0, 0, 0, 0, 0]);
+                last = self.node("Add", &format!("{last}, {small}"), &[0, 0, 0, 0, 0]);
+                last = self.node("Sqrt", &last, &[0, 0, 0, 0, 0]);
+                last = self.node("Div", &format!("{x}, {last}"), &s);
+                self.values.truncate(self.values.len() - 5);
+                self.node("Mul", &format!("{last}, {gamma}"), &s);
+            }
+            7 => {
+                let w = self.floats(&[c, wide], -0.5, 0.5);
+                self.node("Einsum<equation = \"bti,io->bto\">", &format!("{x}, {w}"), &[t, wide]);
+            }
+            8 => {
+                let (op, gates) = [("LSTM", 4), ("GRU", 3), ("RNN", 1)][self.rng.usize(0..3)];
+                let w = self.floats(&[1, gates * wide, c], -0.5, 0.5);
+                let r = self.floats(&[1, gates * wide, wide], -0.5, 0.5);
+                let (b, axes) = (self.floats(&[1, 2 * gates * wide], -0.5, 0.5), self.ints(&[1]));
+                let op = format!("{op}<hidden_size = {wide}>");
+                let y = self.node(&op, &format!("{x}, {w}, {r}, {b}"), &[0, 0, 0, 0, 0]);
+                self.values.pop();
+                self.node("Squeeze", &format!("{y}, {axes}"), &[t, wide]);
+            }
+            9 => self.grouped_attention(&x, t, c),
             0 => {
                 let (h, k) = self.dense(&x, &s, wide);
                 let a = self.node("Erf", &h, &k);
@@ -272,6 +320,37 @@ impl Maker {
             }
             _ => self.activation(&x, &s),
         }
+    }
+
+    /// Two heads of queries for each of keys and values.
+    fn grouped_attention(&mut self, x: &str, t: usize, c: usize) {
+        let (units, d, none) = (self.rng.usize(2..4), self.rng.usize(2..4), [0; 5]);
+        let (kept, heads) = (self.values.len(), 2 * units);
+        let part = |m: &mut Self, n: usize| {
+            let (p, _) = m.dense(x, &[t, c], n * d);
+            let shape = m.ints(&[0, t as i64, n as i64, d as i64]);
+            let y = m.node("Reshape", &format!("{p}, {shape}"), &none);
+            m.node("Transpose<perm = [0, 2, 1, 3]>", &y, &none)
+        };
+        let repeat = |m: &mut Self, x: &str| {
+            let (axes, wide) = (m.ints(&[2]), m.ints(&[2, units as i64, 2, t as i64, d as i64]));
+            let back = m.ints(&[2, heads as i64, t as i64, d as i64]);
+            let y = m.node("Unsqueeze", &format!("{x}, {axes}"), &none);
+            let y = m.node("Expand", &format!("{y}, {wide}"), &none);
+            m.node("Reshape", &format!("{y}, {back}"), &none)
+        };
+        let (q, k, v) = (part(self, heads), part(self, units), part(self, units));
+        let (k, v) = (repeat(self, &k), repeat(self, &v));
+        let k = self.node("Transpose<perm = [0, 1, 3, 2]>", &k, &none);
+        let a = self.node("MatMul", &format!("{q}, {k}"), &none);
+        let p = self.node("Softmax<axis = -1>", &a, &none);
+        let o = self.node("MatMul", &format!("{p}, {v}"), &none);
+        let o = self.node("Transpose<perm = [0, 2, 1, 3]>", &o, &none);
+        let shape = self.ints(&[0, t as i64, (heads * d) as i64]);
+        let o = self.node("Reshape", &format!("{o}, {shape}"), &none);
+        self.values.truncate(kept);
+        let (y, _) = self.dense(&o, &[t, heads * d], c);
+        self.node("Add", &format!("{x}, {y}"), &[t, c]);
     }
 
     fn attention(&mut self, x: &str, t: usize, c: usize) {
@@ -375,6 +454,7 @@ fn zeroed(graph: &Graph, groups: &Groups, keep: &Keep) -> Graph {
         }
     }
     let mut graph = graph.clone();
+    silence(&mut graph, groups, keep);
     for (output, slot, mask) in masks {
         let value = graph.find(&output).unwrap();
         let at = graph.wired(value).maker().unwrap();
@@ -388,6 +468,28 @@ fn zeroed(graph: &Graph, groups: &Groups, keep: &Keep) -> Graph {
         graph.apply(patch).unwrap();
     }
     graph
+}
+
+/// Recurrent layers add up their hidden units themselves: there the weights are zero.
+fn silence(graph: &mut Graph, groups: &Groups, keep: &Keep) {
+    let mut patch: Option<Patch> = None;
+    for &id in graph.nodes().iter() {
+        let at = graph.at(id);
+        if !["LSTM", "GRU", "RNN"].contains(&at.op()) {
+            continue;
+        }
+        let weight = at.input(2).unwrap();
+        let Some(kept) = groups.kept(keep, Site::Value(weight.id), 2) else { continue };
+        let tensor = weight.constant().unwrap();
+        let hidden = tensor.shape()[2];
+        let zeroed = |(k, v): (usize, f64)| if kept.contains(&(k % hidden)) { v } else { 0.0 };
+        let values: Vec<_> = tensor.to_f64().unwrap().into_iter().enumerate().map(zeroed).collect();
+        let tensor = Tensor::from_f64(tensor.dtype(), tensor.shape(), &values).unwrap();
+        patch.get_or_insert_with(|| Patch::at(at)).set_data(weight.id, tensor);
+    }
+    if let Some(patch) = patch {
+        graph.apply(patch).unwrap();
+    }
 }
 
 fn loaded(graph: &Graph) -> Box<dyn Run> {

@@ -1,0 +1,162 @@
+"""Blocks dropped and healed: accuracy, agreement, divergence and latency for every criterion and healing.
+
+Which blocks go is scored without healing, anew after each; then every healing gets the same blocks. `drop-blocks` sees
+500 images without labels; the figures come from 1,000 labelled ones that it never saw. In `cifar-vit` whole layers go.
+`--time` adds latency (ratios in interleaved rounds, one thread); `--quick` takes one criterion, `--models` some models.
+"""
+import argparse
+import re
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from common import latency, markdown, model, pare, picture, samples, write_csv, write_doc
+
+MODELS = {"cifar-resnet20": "block", "cifar-vit": "layer"}
+COUNTS = [1, 2, 3, 4]
+CRITERIA = ["influence", "angular", "entropy", "tlc", "wasserstein", "loss"]
+HEALINGS = ["none", "affine", "least-squares", "merge", "keep-last", "refit"]
+CALIBRATION, TEST = 500, 1000
+
+
+def subset(path, count, out, labels):
+    """The first samples of a file, with or without labels."""
+    data = np.load(path)
+    keys = [k for k in data.files if labels or k != "labels"]
+    np.savez(out, **{k: data[k][:count] for k in keys})
+    return out
+
+
+def logits(path, data):
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 2
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    batches = range(0, len(data[name]), 50)
+    return np.concatenate([session.run(None, {name: data[name][i : i + 50]})[0] for i in batches])
+
+
+def measures(reference, scores, labels):
+    """Accuracy, agreement with the original, and mean KL(original‖candidate)."""
+    log = lambda z: z - z.max(1, keepdims=True) - np.log(np.exp(z - z.max(1, keepdims=True)).sum(1, keepdims=True))
+    p, q = log(reference.astype(float)), log(scores.astype(float))
+    kl = (np.exp(p) * (p - q)).sum(1).mean()
+    top = scores.argmax(1)
+    return (top == labels).mean(), (top == reference.argmax(1)).mean(), kl
+
+
+def rows(name, unit, folder, criteria, timed):
+    calibration = subset(samples(name, folder, calibration=True), CALIBRATION, folder / f"{name}-fit.npz", False)
+    data = dict(np.load(subset(samples(name, folder), TEST, folder / f"{name}-seen.npz", True)))
+    whole = folder / f"{name}.onnx"
+    pare("optimize", model(name), "-o", whole, "--no-prove")
+    reference = logits(whole, data)
+    accuracy, _, _ = measures(reference, reference, data["labels"])
+    base = pare("inspect", whole)["macs"]
+    first = {"model": name, "unit": unit, "dropped": 0, "criterion": "", "healing": "", "accuracy": accuracy,
+             "agreement": 1.0, "kl": 0.0, "macs": 1.0, "speed": 1.0, "blocks": ""}
+    found, done, speeds = [first], {}, {}
+    for criterion in criteria:
+        for count, gone in enumerate(order(whole, calibration, folder, criterion, unit), 1):
+            for healing in HEALINGS:
+                # Criteria that choose the same blocks give the same model.
+                key = (frozenset(gone), healing)
+                if key not in done:
+                    out = folder / f"{name}-{len(done)}.onnx"
+                    names = ",".join(f'"{n}"' for n in gone)
+                    report = pare("optimize", whole, "-o", out, "--passes",
+                                  f"drop-blocks{{blocks=[{names}],healing={healing}}},safe",
+                                  "--samples", calibration, "--no-prove")
+                    done[key] = measures(reference, logits(out, data), data["labels"]), report["after"]["macs"] / base
+                    # Healing adds no nodes: what is left runs as fast healed as not.
+                    if timed and key[0] not in speeds:
+                        speeds[key[0]] = 1 / latency([whole, out], rounds=60)[1][1]
+                (accuracy, agreement, kl), macs = done[key]
+                found.append({"model": name, "unit": unit, "dropped": count, "criterion": criterion, "healing": healing,
+                              "accuracy": accuracy, "agreement": agreement, "kl": kl, "macs": macs,
+                              "speed": speeds.get(key[0], float("nan")), "blocks": "; ".join(gone)})
+                print(f"{name} {criterion} {healing} {count}: {accuracy:.4f} {agreement:.4f} {kl:.4f}  {gone}", flush=True)
+    return found
+
+
+def order(whole, calibration, folder, criterion, unit):
+    """The blocks that are gone after each step."""
+    if criterion == "angular":
+        # Spans of each length are chosen anew.
+        counts, steps = COUNTS, []
+    else:
+        counts, steps = COUNTS[-1:], []
+    for count in counts:
+        options = f"count={count},criterion={criterion},healing=none,unit={unit}"
+        report = pare("optimize", whole, "-o", folder / "order.onnx", "--passes", f"drop-blocks{{{options}}}",
+                      "--samples", calibration, "--no-prove")
+        step = next(s for s in report["steps"] if s["pass"] == "drop-blocks")
+        names = [re.findall("`([^`]*)`", n.split(" (score")[0]) for n in step["notes"] if n.startswith("dropped ")]
+        if criterion == "angular":
+            steps.append([n for part in names for n in part])
+        else:
+            steps = [[n for part in names[: i + 1] for n in part] for i in range(len(names))]
+    return steps
+
+
+def shown(row):
+    percent = lambda x: f"{100 * x:.1f} %"
+    speed = "" if np.isnan(row["speed"]) else f"{row['speed']:.2f}×"
+    return {"dropped": row["dropped"], "criterion": row["criterion"], "healing": row["healing"],
+            "accuracy": percent(row["accuracy"]), "agreement": percent(row["agreement"]), "KL": f"{row['kl']:.3f}",
+            "MACs": percent(row["macs"]), "speed": speed}
+
+
+def verdict(table):
+    """Where healing is no better than none, if anywhere."""
+    lines = []
+    for healing in HEALINGS[1:]:
+        wins, points, worse = 0, 0, []
+        for row in (r for r in table if r["healing"] == healing):
+            same = ("model", "dropped", "criterion")
+            plain = [r for r in table if r["healing"] == "none" and all(r[k] == row[k] for k in same)]
+            if not plain:
+                continue
+            points += 1
+            better = row["agreement"] > plain[0]["agreement"] and row["kl"] < plain[0]["kl"]
+            wins += better
+            if not better:
+                worse.append(f"{row['model']} {row['criterion']} {row['dropped']}")
+        lines.append(f"* `{healing}` beats none in agreement and KL at {wins} of {points} points"
+                     + (f"; not at: {', '.join(worse)}" if worse and len(worse) <= 6 else ""))
+    return "\n".join(lines) + "\n"
+
+
+def draw(figure, table):
+    for place, name in enumerate(MODELS):
+        axes = figure.add_subplot(1, len(MODELS), place + 1)
+        for healing in HEALINGS:
+            best = {}
+            for row in (r for r in table if r["model"] == name and r["healing"] in ("", healing)):
+                best.setdefault(row["dropped"], []).append(row["agreement"])
+            places = sorted(best)
+            axes.plot(places, [100 * max(best[n]) for n in places], marker="o", label=healing)
+        axes.set_title(f"{name}, the best criterion of each")
+        axes.set_xlabel(f"{MODELS[name]}s dropped")
+        axes.set_ylabel("agreement with the original, %")
+        axes.set_xticks(places)
+        axes.legend()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--time", action="store_true")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--models", nargs="+", default=list(MODELS))
+    args = parser.parse_args()
+    MODELS = {name: MODELS[name] for name in args.models}
+    criteria = ["influence"] if args.quick else CRITERIA
+    with tempfile.TemporaryDirectory() as folder:
+        table = [row for name, unit in MODELS.items() for row in rows(name, unit, Path(folder), criteria, args.time)]
+    write_csv("layers", [{k: f"{v:.5f}" if isinstance(v, float) else v for k, v in row.items()} for row in table])
+    text = f"{__doc__.strip()}\n\n{verdict(table)}\n"
+    for name in MODELS:
+        text += f"## {name}\n\n{markdown([shown(r) for r in table if r['model'] == name])}\n"
+    write_doc("layers", "Blocks dropped and healed", text + "![agreement](layers.svg)\n")
+    picture("layers", lambda figure: draw(figure, table), size=(11, 4.5))
