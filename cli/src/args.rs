@@ -29,6 +29,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Measure the latency of one model, or of several against the first
     Bench(BenchArgs),
+    /// Run a pipeline, and write where it leaves zeros among the weights, for `apply-mask`
+    Mask(MaskArgs),
     /// List the passes, or explain one
     Passes(PassesArgs),
     /// Show which engines there are, or install ONNX Runtime
@@ -97,13 +99,13 @@ pub struct OptimizeArgs {
     #[arg(long)]
     pub no_prove: bool,
     /// Fail if an output drifts further, relative to its largest value
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", value_parser = limit, allow_negative_numbers = true)]
     pub max_drift: Option<f64>,
     /// Fail if fewer samples keep their class
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true)]
     pub min_agreement: Option<f64>,
     /// Fail if accuracy on labelled samples drops by more
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true)]
     pub max_accuracy_drop: Option<f64>,
     /// Treat initializers that are also inputs as constants: callers can no longer override them
     #[arg(long)]
@@ -134,13 +136,13 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub samples: Option<PathBuf>,
     /// Accept this drift, relative to an output's largest value, instead of rounding alone
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", value_parser = limit, allow_negative_numbers = true)]
     pub max_drift: Option<f64>,
     /// Accept differences as long as at least this share of samples keeps its class
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true)]
     pub min_agreement: Option<f64>,
     /// Accept differences as long as accuracy on labelled samples drops by no more
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true)]
     pub max_accuracy_drop: Option<f64>,
 }
 
@@ -195,6 +197,25 @@ pub struct BenchArgs {
 }
 
 #[derive(Args)]
+pub struct MaskArgs {
+    /// The model, such as a trained one; `-` for stdin
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub model: PathBuf,
+    /// Where to write the mask, a safetensors file of booleans named after the weights
+    #[arg(short, long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub output: PathBuf,
+    /// The pipeline, such as 'sparsify{ratio=0.8,cascade=false}'
+    #[arg(long, value_name = "PIPELINE")]
+    pub passes: String,
+    /// Inputs to calibrate on: a .npz or .npy file, or a folder of ONNX test data
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub samples: Option<PathBuf>,
+    /// Memory for activations while calibrating, such as 2G
+    #[arg(long, value_name = "BYTES", default_value = "2G", value_parser = bytes)]
+    pub memory: u64,
+}
+
+#[derive(Args)]
 pub struct PassesArgs {
     /// The pass or preset to explain
     pub name: Option<String>,
@@ -223,6 +244,17 @@ fn bytes(text: &str) -> Result<u64, String> {
     let number: f64 =
         digits.trim().parse().map_err(|_| "expected a number, perhaps with K, M or G".to_owned())?;
     if number > 0.0 { Ok((number * f64::from(unit)) as u64) } else { Err("expected more than 0".into()) }
+}
+
+/// A number from 0 to 1.
+fn share(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|x| (0.0..=1.0).contains(x));
+    number.ok_or_else(|| "expected a number from 0 to 1".into())
+}
+
+/// A number of at least 0.
+fn limit(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|&x: &f64| x >= 0.0).ok_or_else(|| "expected a number, at least 0".into())
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {
@@ -254,5 +286,8 @@ mod tests {
         assert!(bytes("x").is_err() && bytes("-1").is_err());
         assert_eq!(dim("N=8"), Ok(("N".into(), 8)));
         assert!(dim("N").is_err() && dim("N=0").is_err());
+        assert_eq!((share("0.5"), limit("2")), (Ok(0.5), Ok(2.0)));
+        assert!(["nan", "-0.1", "1.1", "x"].iter().all(|text| share(text).is_err()));
+        assert!(["nan", "-0.1", "x"].iter().all(|text| limit(text).is_err()));
     }
 }

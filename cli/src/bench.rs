@@ -106,14 +106,9 @@ pub fn feeds(
             *size = batch;
         }
     }
+    inputs::check_dims(dims, &model)?;
     for (name, size) in dims {
-        let known: Vec<_> = plan.keys().cloned().collect();
-        let Some(slot) = plan.get_mut(name) else {
-            let failure =
-                Failure::new(format!("`--dim {name}={size}`: the inputs have no dimension `{name}`"));
-            return Err(failure.hint(format!("open dimensions: {}", known.join(", "))));
-        };
-        *slot = usize::try_from(*size).unwrap_or(1);
+        plan.insert(name.clone(), usize::try_from(*size).unwrap_or(1));
     }
     Ok((0..FEEDS).map(|i| generate(&specs, &plan, seed, i)).collect())
 }

@@ -4,10 +4,10 @@ use crate::{args::Common, failure::Failure, voice::Voice};
 use pare_graph::{Evaluate, EvaluateError, Model, Run, Setting, onnx};
 use pare_runtime::{
     Engine, EngineError, Evaluator, Kind, Limits, LoadOptions, ModelSource, Port, Resolved, Samples,
-    input_specs, resolve,
+    input_specs, resolve, symbol_plans,
 };
 use std::{
-    io::Read,
+    io::{Read, Write},
     path::Path,
     sync::{Arc, OnceLock},
 };
@@ -108,6 +108,19 @@ pub fn ports(model: &Model) -> Vec<Port> {
     input_specs(model).into_iter().map(|spec| Port { name: spec.name, kind: spec.kind }).collect()
 }
 
+/// Whether what `--dim` names are open dimensions of the inputs.
+pub fn check_dims(dims: &[(String, i64)], model: &Model) -> Result<(), Failure> {
+    let open = symbol_plans(&input_specs(model)).into_iter().next().unwrap_or_default();
+    let Some((name, size)) = dims.iter().find(|(name, _)| !open.contains_key(name)) else { return Ok(()) };
+    let failure = Failure::new(format!("`--dim {name}={size}`: the inputs have no dimension `{name}`"));
+    let known: Vec<_> = open.into_keys().collect();
+    Err(if known.is_empty() {
+        failure
+    } else {
+        failure.hint(format!("open dimensions: {}", known.join(", ")))
+    })
+}
+
 /// Samples from a file or folder.
 pub fn samples(path: &Path, model: &Model) -> Result<Samples, Failure> {
     Ok(Samples::open(path, &ports(model), Limits::default())?)
@@ -127,4 +140,32 @@ pub fn samples_or_generated(path: Option<&Path>, model: &Model, seed: u64) -> Re
         return Err(Failure::new(message).hint("give some with `--samples`"));
     }
     Ok(Samples::generated(specs, seed, SAMPLES_PER_PLAN))
+}
+
+/// Whether the result could be written, asked before the work rather than after it.
+pub fn check_output(path: &Path) -> Result<(), Failure> {
+    if path == Path::new("-") {
+        return Ok(());
+    }
+    if path.is_dir() {
+        return Err(Failure::new(format!("the output `{}` is a folder", path.display()))
+            .hint("give the name of a file in it"));
+    }
+    match path.parent() {
+        Some(folder) if folder != Path::new("") && !folder.is_dir() => {
+            let folder = folder.display();
+            Err(Failure::new(format!("the output's folder `{folder}` does not exist"))
+                .hint(format!("`mkdir -p {folder}` makes it")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Write a file beside its place, then move it there: never half of it.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let cannot = |e: std::io::Error| Failure::new(format!("cannot write `{}`: {e}", path.display()));
+    let folder = path.parent().filter(|f| *f != Path::new("")).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(cannot)?;
+    file.write_all(bytes).map_err(cannot)?;
+    file.persist(path).map(drop).map_err(|e| cannot(e.error))
 }

@@ -5,10 +5,12 @@ mod bench;
 mod failure;
 mod inputs;
 mod inspect;
+mod mask;
 mod optimize;
 mod passes;
 mod proof;
 mod runtime;
+mod stored;
 mod verify;
 mod voice;
 
@@ -37,6 +39,7 @@ fn run(cli: &Cli, voice: &voice::Voice) -> Result<Done, Failure> {
         Command::Verify(args) => verify::run(args, common, voice),
         Command::Inspect(args) => inspect::run(args, common, voice),
         Command::Bench(args) => bench::run(args, common, voice),
+        Command::Mask(args) => mask::run(args, common, voice),
         Command::Passes(args) => passes::run(args, voice),
         Command::Runtime(args) => runtime::run(args, common, voice),
         Command::Completions { shell } => {

@@ -5,6 +5,7 @@ use crate::{
     failure::{Done, Failure},
     inputs::{self, Engines},
     proof::{self, Limits},
+    stored::Stored,
     voice::{self, Voice},
 };
 use pare_graph::{
@@ -25,7 +26,7 @@ pub fn run(args: &OptimizeArgs, common: &Common, voice: &Voice) -> Result<Done, 
     let start = Instant::now();
     let pipeline = pipeline(args)?;
     check_print_after(args, &pipeline)?;
-    check_output(&args.output)?;
+    inputs::check_output(&args.output)?;
     let loaded = inputs::model(&args.model)?;
     let mut original = loaded.model.clone();
     if args.freeze_initializers {
@@ -88,9 +89,19 @@ pub fn run(args: &OptimizeArgs, common: &Common, voice: &Voice) -> Result<Done, 
         return Ok(Done::CheckFailed);
     }
     let written = write(&model, &args.output)?;
-    let summary = || job.text(&original, &model, &report, proof.as_ref(), (loaded.bytes, &written), start);
+    let feeds = (args.samples.as_deref(), common.seed);
+    let stored = Stored::of(&report, (&original, &model), feeds, &engines)?;
+    let stored = stored.as_ref();
+    let summary = || {
+        let written = (loaded.bytes, &written, stored);
+        job.text(&original, &model, &report, proof.as_ref(), written, start)
+    };
     let sizes = Some((loaded.bytes, written.bytes));
-    let machine = || job.json(&original, &model, &report, proof.as_ref(), sizes, start);
+    let machine = || {
+        let mut json = job.json(&original, &model, &report, proof.as_ref(), sizes, start);
+        json["weights"] = json!(stored.map(Stored::json));
+        json
+    };
     if args.output == Path::new("-") {
         // The model itself went to stdout.
         voice.note(summary().trim_end());
@@ -120,25 +131,6 @@ fn check_print_after(args: &OptimizeArgs, pipeline: &Pipeline) -> Result<(), Fai
     }
     Err(Failure::new(format!("`--print-after {name}`: the pipeline has no such pass"))
         .hint("`all` prints after every pass"))
-}
-
-/// Whether the result could be written, asked before the work rather than after it.
-fn check_output(path: &Path) -> Result<(), Failure> {
-    if path == Path::new("-") {
-        return Ok(());
-    }
-    if path.is_dir() {
-        return Err(Failure::new(format!("the output `{}` is a folder", path.display()))
-            .hint("give the name of a file in it"));
-    }
-    match path.parent() {
-        Some(folder) if folder != Path::new("") && !folder.is_dir() => {
-            let folder = folder.display();
-            Err(Failure::new(format!("the output's folder `{folder}` does not exist"))
-                .hint(format!("`mkdir -p {folder}` makes it")))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// What was written.
@@ -348,7 +340,7 @@ impl Job<'_> {
         model: &Model,
         report: &Report,
         proof: Option<&Proven>,
-        (bytes_before, written): (u64, &Written),
+        (bytes_before, written, stored): (u64, &Written, Option<&Stored>),
         start: Instant,
     ) -> String {
         let (before, after) = (Figures::of(original), Figures::of(model));
@@ -363,6 +355,7 @@ impl Job<'_> {
             rows.push(row("multiply-accumulates", before.macs, after.macs, voice::count));
         }
         rows.push(row("file", bytes_before, written.bytes, voice::bytes));
+        rows.extend(stored.into_iter().flat_map(Stored::rows));
         let mut text = voice::table(&["", "before", "after", ""], rows);
         text.push('\n');
         text += &steps(report, self.args.verbose);

@@ -39,6 +39,7 @@ pub struct Patch {
     data: Vec<(ValueId, Tensor)>,
     attributes: Vec<(NodeId, String, Option<Attribute>)>,
     constants: Vec<(NodeId, usize, Value)>,
+    inputs: Vec<(NodeId, usize, Ref)>,
 }
 
 #[derive(Clone, Debug)]
@@ -108,7 +109,8 @@ impl Patch {
     /// A patch whose nodes take the place of the node `anchor` in the file.
     pub fn anchored(anchor: NodeId) -> Self {
         let (values, nodes, replaced, data, attributes) = (vec![], vec![], vec![], vec![], vec![]);
-        Self { anchor, values, nodes, replaced, reshaped: vec![], data, attributes, constants: vec![] }
+        let (constants, inputs) = (vec![], vec![]);
+        Self { anchor, values, nodes, replaced, reshaped: vec![], data, attributes, constants, inputs }
     }
 
     pub(crate) fn value(&mut self, value: Value) -> Ref {
@@ -194,9 +196,14 @@ impl Patch {
         self.constants.push((node, slot, Value::constant(hint, tensor)));
     }
 
+    /// Let input `slot` of a node read another value of a type and shape that fit. What it read before stays for others.
+    pub fn set_input(&mut self, node: NodeId, slot: usize, value: impl Into<Ref>) {
+        self.inputs.push((node, slot, value.into()));
+    }
+
     /// Whether the patch would change nothing.
     pub fn is_empty(&self) -> bool {
-        let edits = self.data.len() + self.attributes.len() + self.constants.len();
+        let edits = self.data.len() + self.attributes.len() + self.constants.len() + self.inputs.len();
         self.replaced.is_empty() && edits == 0
     }
 }
@@ -272,7 +279,10 @@ impl Graph {
             Some(&(twin, _)) => Err(self.boundary(old, twin)),
             None => self.fits(old, by, new(by), patch.reshaped.contains(&old)),
         };
-        if let Err(error) = patch.replaced.iter().try_for_each(fits) {
+        let reads = |&(node, slot, by): &(NodeId, usize, Ref)| self.may_read(node, slot, new(by));
+        let fit =
+            patch.replaced.iter().try_for_each(fits).and_then(|()| patch.inputs.iter().try_for_each(reads));
+        if let Err(error) = fit {
             self.discard(&added, &ids);
             return Err(error);
         }
@@ -297,6 +307,10 @@ impl Graph {
                 self.set_declared(by_id, declared);
             }
         }
+        for &(node, slot, by) in &patch.inputs {
+            self.rewire(node, slot, new(by));
+            touched.push(node);
+        }
         let start = patch.replaced.iter().map(|r| r.0).chain(ids.iter().copied());
         touched.extend(self.remove_unused(start.collect::<Vec<_>>()));
         if place.is_none() {
@@ -311,7 +325,7 @@ impl Graph {
     /// them. `None` if no rank is free there; then ranks are given anew afterwards.
     fn place<'p>(&self, patch: &'p Patch) -> Result<Option<Rank>, PatchError> {
         let old = |r: &Ref| if let Ref::Old(id) = r { Some(*id) } else { None };
-        let by = patch.replaced.iter().map(|(_, by)| by);
+        let by = patch.replaced.iter().map(|(_, by)| by).chain(patch.inputs.iter().map(|(.., by)| by));
         let used = |n: &'p NewNode| n.inputs.iter().flatten().chain(n.captures.iter().map(|c| &c.1));
         let needs = patch.nodes.iter().flat_map(used).chain(by).filter_map(old);
         let needs: Vec<_> = needs.collect();
@@ -320,12 +334,13 @@ impl Graph {
         let anchor = has_place.then(|| self.node(patch.anchor).rank);
         let Rank(major, minor) = needs.iter().filter_map(made_at).chain(anchor).max().unwrap_or_default();
         let last = Rank(major, minor + 1 + patch.nodes.len() as u64);
-        let users = || patch.replaced.iter().flat_map(|(old, _)| self.users(*old));
-        if users().all(|(user, _)| self.node(user).rank >= last) {
+        let of_replaced = || patch.replaced.iter().flat_map(|(old, _)| self.users(*old)).map(|u| u.0);
+        let users = || of_replaced().chain(patch.inputs.iter().map(|i| i.0));
+        if users().all(|user| self.node(user).rank >= last) {
             return Ok(Some(Rank(major, minor + 1)));
         }
         // Ranks cannot tell: walk.
-        for (user, _) in users() {
+        for user in users() {
             let needed = |&&v: &&ValueId| {
                 let own = patch.replaced.iter().any(|r| r.0 == v);
                 !own && self.reaches(user, v)
@@ -383,6 +398,18 @@ impl Graph {
         PatchError::Boundary { output, by }
     }
 
+    /// Whether an input of a node may be this value instead: by its type, and if it is there at all.
+    fn may_read(&self, node: NodeId, slot: usize, new: ValueId) -> Result<(), PatchError> {
+        let Some(old) = self.inputs_of(node).get(slot).copied().flatten() else { return Ok(()) };
+        let (old_value, new_value) = (self.value(old), self.value(new));
+        if old_value.fact.unify(&new_value.fact).is_none() {
+            let (old, new) = (old_value.name.clone(), new_value.name.clone());
+            let (old_fact, new_fact) = (old_value.fact.to_string(), new_value.fact.to_string());
+            return Err(PatchError::Type { old, old_fact, new, new_fact });
+        }
+        Ok(())
+    }
+
     fn fits(&self, old: ValueId, by: Ref, new: ValueId, reshapes: bool) -> Result<(), PatchError> {
         let (old_value, new_value) = (self.value(old), self.value(new));
         // A constant may give way to an equal one; an input or a value of an outer graph to nothing.
@@ -422,5 +449,49 @@ impl std::fmt::Display for Fact {
             Self::Optional(item) => write!(f, "optional({item})"),
             Self::Other => f.write_str("other"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Dim,
+        text::{parse_graph, print_graph},
+    };
+
+    #[test]
+    fn an_input_may_read_something_else_that_fits_and_makes_no_cycle() {
+        let mut graph = parse_graph(
+            "g (float[2] x) => (float[2] y, float[2] z) { a = Relu(x) y = Neg(a) z = Abs(a) }",
+            18,
+        )
+        .unwrap();
+        graph.reinfer().unwrap();
+        let node = |graph: &Graph, op: &str| {
+            graph.nodes().iter().copied().find(|&n| graph.node(n).op == op).unwrap()
+        };
+        let (relu, neg) = (node(&graph, "Relu"), node(&graph, "Neg"));
+        let [a, y] = ["a", "y"].map(|name| graph.find(name).unwrap());
+        // Only one of two readers; what the new node reads is what the other reads still.
+        let mut patch = Patch::anchored(relu);
+        let exp = patch.node("e", Node::new("Exp"), &[a.into()]);
+        patch.set_input(neg, 0, exp);
+        graph.apply(patch).unwrap();
+        let wanted =
+            "g (float[2] x) => (float[2] y, float[2] z) { a = Relu(x) e = Exp(a) y = Neg(e) z = Abs(a) }";
+        let wanted = print_graph(&parse_graph(wanted, 18).unwrap());
+        assert_eq!(print_graph(&graph), wanted);
+        // `y` depends on what would then depend on `y`.
+        let mut patch = Patch::anchored(neg);
+        let sin = patch.node("s", Node::new("Sin"), &[y.into()]);
+        patch.set_input(relu, 0, sin);
+        assert_eq!(graph.apply(patch).unwrap_err(), PatchError::Cycle("y".into()));
+        let mut patch = Patch::anchored(neg);
+        let three = patch.constant("c", Tensor::vector(&[1_f32, 2.0, 3.0]));
+        patch.set_input(neg, 0, three);
+        assert!(matches!(graph.apply(patch), Err(PatchError::Type { .. })));
+        assert_eq!(print_graph(&graph), wanted);
+        assert_eq!(graph.value(y).fact.shape(), Some(&[Dim::from(2_usize)][..]));
     }
 }

@@ -25,6 +25,7 @@ pub mod stats;
 mod testing;
 pub mod tokens;
 pub mod trial;
+pub mod weights;
 
 pub use context::{Context, Progress, Silent, Tools};
 pub use pass::{Declared, Effect, OptionInfo, Pass, PassInfo, pass_support};

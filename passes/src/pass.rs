@@ -139,9 +139,16 @@ pub mod pass_support {
         options: toml::Table,
     ) -> Result<Box<dyn Pass>, String> {
         let pass: P =
-            toml::Value::Table(options).try_into().map_err(|e: toml::de::Error| e.message().to_owned())?;
+            toml::Value::Table(options).try_into().map_err(|e: toml::de::Error| plain(e.message()))?;
         pass.validate()?;
         Ok(Box::new(pass))
+    }
+
+    /// What serde says, in words for people who know no Rust.
+    fn plain(message: &str) -> String {
+        let words = [("expected f64", "expected a number"), ("expected u64", "expected a whole number")];
+        let words = words.into_iter().chain([("expected usize", "expected a whole number")]);
+        words.fold(message.to_owned(), |text, (from, to)| text.replace(from, to))
     }
 
     /// The value of an option as written in pipelines; empty for an absent one.

@@ -1,6 +1,6 @@
 //! Every pass there is.
 
-use crate::{PassInfo, channels, cleanup, fold, fuse, layers, tokens};
+use crate::{PassInfo, channels, cleanup, fold, fuse, layers, tokens, weights};
 
 /// Every pass, in the order in which `pare passes` lists them. A new pass is a new file and one line here.
 pub static PASSES: &[&PassInfo] = &[
@@ -50,6 +50,10 @@ pub static PASSES: &[&PassInfo] = &[
     &channels::PruneHeads::INFO,
     // fewer tokens
     &tokens::MergeTokens::INFO,
+    // fewer bits of weights
+    &weights::Sparsify::INFO,
+    &weights::ApplyMask::INFO,
+    &weights::Quantize::INFO,
 ];
 
 /// The pass of this name.

@@ -10,3 +10,4 @@ mod models;
 mod peers;
 mod sizes;
 mod support;
+mod weights;

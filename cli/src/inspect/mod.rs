@@ -31,6 +31,7 @@ pub fn run(args: &InspectArgs, common: &Common, voice: &Voice) -> Result<Done, F
     if let Some(pattern) = &args.groups {
         return groups::run(model, pattern, voice);
     }
+    inputs::check_dims(&args.dims, model)?;
     let sizes = Bindings { sizes: args.dims.iter().cloned().collect(), ..Bindings::default() };
     if args.tokens {
         return Ok(tokens::run(&args.model, model, &sizes, voice));

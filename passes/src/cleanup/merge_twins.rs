@@ -1,6 +1,8 @@
 use super::is_plain;
 use crate::{Context, Pass, PassError, pass};
-use pare_graph::{At, Attribute, Graph, Model, NodeId, Patch, Tensor, ValueId, ops::is_deterministic};
+use pare_graph::{
+    At, Attribute, DataType, Graph, Model, NodeId, Patch, Tensor, ValueId, ops::is_deterministic,
+};
 use std::{
     collections::{HashMap, hash_map::DefaultHasher},
     hash::{Hash, Hasher},
@@ -31,9 +33,18 @@ impl Pass for MergeTwins {
 /// Initializers of one content become the first of them.
 fn merge_constants(graph: &mut Graph, cx: &mut Context<'_>) {
     let mut first = HashMap::<u64, Vec<ValueId>>::new();
+    let mut kinds = HashMap::<(DataType, Vec<usize>), usize>::new();
+    let kind = |tensor: &Tensor| (tensor.dtype(), tensor.shape().to_vec());
+    for tensor in graph.initializers().iter().filter_map(|&id| graph.value(id).tensor()) {
+        *kinds.entry(kind(tensor)).or_default() += 1;
+    }
     for id in graph.initializers() {
         let value = graph.value(id);
         let Some(tensor) = value.tensor().filter(|_| !value.is_output()) else { continue };
+        // One of a kind: its bytes stay unread.
+        if kinds.get(&kind(tensor)) == Some(&1) {
+            continue;
+        }
         let twins = first.entry(fingerprint(tensor)).or_default();
         let Some(&twin) = twins.iter().find(|&&t| graph.value(t).tensor() == Some(tensor)) else {
             twins.push(id);
@@ -48,15 +59,22 @@ fn merge_constants(graph: &mut Graph, cx: &mut Context<'_>) {
     }
 }
 
-/// A hash of a tensor's type, shape and some of its bytes. Weights of one shape mostly differ everywhere, so a
-/// few places tell them apart; those that agree there are compared whole.
+/// A hash of a tensor's type, shape and some of its bytes. Weights of one shape mostly differ everywhere, so few places
+/// tell them apart; those that agree there are compared whole. Each place that is read of a mapped weight costs pages of
+/// memory, hence runs of bytes, and only two.
 fn fingerprint(tensor: &Tensor) -> u64 {
-    const PLACES: usize = 64;
+    const SMALL: usize = 4096;
+    const RUN: usize = 256;
     let mut hasher = DefaultHasher::new();
     (tensor.dtype(), tensor.shape()).hash(&mut hasher);
     let bytes = tensor.bytes();
-    let step = (bytes.len() / PLACES).max(1);
-    bytes.iter().step_by(step).for_each(|b| b.hash(&mut hasher));
+    if bytes.len() <= SMALL {
+        bytes.hash(&mut hasher);
+    } else {
+        for start in [bytes.len() / 3, bytes.len() / 3 * 2] {
+            bytes[start..start + RUN].hash(&mut hasher);
+        }
+    }
     tensor.as_strings().hash(&mut hasher);
     hasher.finish()
 }

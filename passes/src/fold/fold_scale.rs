@@ -1,13 +1,13 @@
-use super::preceding::{Affine, channels_of, fold, per_channel};
+use super::preceding::{Affine, channels_of, fold_before, per_channel};
 use crate::{Context, Pass, PassError, pass};
-use pare_graph::{At, Decline, Model, Patch, Wired, expect};
+use pare_graph::{At, Decline, Dim, Model, Patch, Wired, expect};
 
 pass! {
     /// Fold a constant that scales or shifts each channel into the convolution or matrix product before it.
     ///
     /// `s·(W∗x + b) = (s·W)∗x + s·b` and `(W∗x + b) + t = W∗x + (b + t)`, for `Mul`, `Div`, `Add` and `Sub` with one
     /// constant per channel or one for all, after `Conv`, `ConvTranspose`, `Gemm`, and `MatMul` of matrices, which
-    /// becomes a `Gemm`.
+    /// becomes a `Gemm`. A `Reshape` in between may stay there, if the channels are an axis before and after it.
     ///
     /// Declines where the constant does not lie along the channels, where weights are not constant or used
     /// elsewhere, where the product has another use, and where a channel would be scaled beyond `max_scale`.
@@ -31,9 +31,14 @@ impl FoldScale {
         let (x, c, swapped) = if b.is_constant() { (a, b, false) } else { (b, a, true) };
         // c - x and c / x are something else.
         expect(c.is_constant() && !(swapped && (at.is("Sub") || at.is("Div"))))?;
-        let (channels, axis) = channels_of(x)?;
-        let rank = rank_of(x)?;
-        let c = per_channel(c, rank, axis, channels)?;
+        let view = x.maker().filter(|maker| maker.is("Reshape"));
+        let product = view.map_or(Ok(x), |view| view.input(0))?;
+        let (channels, axis) = channels_of(product)?;
+        let (rank, place) = match view {
+            Some(_) => (x.rank()?, place_after(product, x, axis)?),
+            None => (rank_of(x)?, axis),
+        };
+        let c = per_channel(c, rank, place, channels)?;
         let (ones, zeros) = (vec![1.0; channels], vec![0.0; channels]);
         let affine = match at.op() {
             "Add" => Affine { scale: ones, shift: c },
@@ -45,8 +50,18 @@ impl FoldScale {
             return Err(Decline::because(format!("{} scales a channel by {s:.3e}", at.describe())));
         }
         expect(affine.shift.iter().all(|s| s.is_finite()))?;
-        fold(at, x, &affine, axis)
+        fold_before(at, product, view, &affine, axis)
     }
+}
+
+/// Where the channels lie after `x` was reshaped to `y`: the axis of their size with as many elements inside it.
+fn place_after(x: Wired<'_>, y: Wired<'_>, axis: usize) -> Result<usize, Decline> {
+    let inside =
+        |shape: &[Dim], axis: usize| -> Option<i64> { shape[axis + 1..].iter().map(Dim::known).product() };
+    let (before, after) = x.shape().zip(y.shape()).ok_or(Decline::Mismatch)?;
+    let count = inside(before, axis).ok_or(Decline::Mismatch)?;
+    let same = |&a: &usize| after[a] == before[axis] && inside(after, a) == Some(count);
+    (0..after.len()).find(same).ok_or(Decline::Mismatch)
 }
 
 /// The rank of what a convolution or matrix product makes, which its weight tells if nothing else does.
@@ -105,6 +120,28 @@ mod tests {
         declines(FoldScale::default(), &graph("float c = {2}", "Sub(c, a)"));
         let why = declines(FoldScale::default(), &graph("float c = {0}", "Div(a, c)"));
         assert_eq!(why, ["Div making `y` scales a channel by inf"]);
+    }
+
+    #[test]
+    fn a_reshape_may_lie_in_between() {
+        check(
+            FoldScale::default(),
+            "g (float[6,2] x) => (float[2,3,2] y)
+                <float[2,2] w = {1,2,3,4}, int64[3] s = {2,3,2}, float[2] k = {2,3}, float[1,1,2] t = {4,5}> {
+                a = Gemm<transB = 1>(x, w) b = Reshape(a, s) c = Mul(b, k) y = Add(c, t) }",
+            "g (float[6,2] x) => (float[2,3,2] y)
+                <float[2,2] w = {2,4,9,12}, int64[3] s = {2,3,2}, float[2] a_bias = {4,5}> {
+                a = Gemm<transB = 1>(x, w, a_bias) y = Reshape(a, s) }",
+        );
+        // Along another axis, and where channels become two axes.
+        let graph = |s: &str, k: &str| {
+            format!(
+                "g (float[2,2] x) => (float[2,2,2] y) <float[2,4] w = {{1,2,3,4,5,6,7,8}}, int64[3] s = {{{s}}},
+                {k} k = {{2,3}}> {{ a = MatMul(x, w) b = Reshape(a, s) y = Mul(b, k) }}"
+            )
+        };
+        declines(FoldScale::default(), &graph("2,2,2", "float[2]"));
+        declines(FoldScale::default(), &graph("2,2,2", "float[2,1,1]"));
     }
 
     #[test]

@@ -20,6 +20,17 @@ impl Affine {
 
 /// Fold `y = affine(x)`, which the node `at` computes along axis `axis` of `x`, into the node that makes `x`.
 pub(crate) fn fold(at: At<'_>, x: Wired<'_>, affine: &Affine, axis: usize) -> Result<Patch, Decline> {
+    fold_before(at, x, None, affine, axis)
+}
+
+/// The same where the node `at` does so after a view of `x`, which then makes `y`.
+pub(crate) fn fold_before(
+    at: At<'_>,
+    x: Wired<'_>,
+    view: Option<At<'_>>,
+    affine: &Affine,
+    axis: usize,
+) -> Result<Patch, Decline> {
     let linear = x.maker().ok_or(Decline::Mismatch)?;
     let parts = Linear::of(linear)?;
     expect(parts.axis == axis && parts.channels == affine.scale.len())?;
@@ -73,7 +84,14 @@ pub(crate) fn fold(at: At<'_>, x: Wired<'_>, affine: &Affine, axis: usize) -> Re
     } else if node.op == "Gemm" && linear.is("MatMul") {
         node = linear.node().clone();
     }
-    let made = patch.node_with(node, &inputs, &[Some(y.name())]);
+    let last = view.map_or(y.name(), |_| x.name());
+    let mut made = patch.node_with(node, &inputs, &[Some(last)]);
+    if let Some(view) = view {
+        view.output()?.sole_use()?;
+        let mut inputs: Vec<Option<Ref>> = view.inputs().into_iter().map(|i| i.map(Into::into)).collect();
+        inputs[0] = made[0];
+        made = patch.node_with(view.node().clone(), &inputs, &[Some(y.name())]);
+    }
     patch.replace(y, made[0].ok_or(Decline::Mismatch)?);
     Ok(patch)
 }

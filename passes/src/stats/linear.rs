@@ -197,12 +197,27 @@ impl Linear {
     pub fn weight(&self, graph: &Graph, q: usize) -> Option<Mat<f64>> {
         let tensor = graph.wired(self.weight).constant().ok()?;
         let w = tensor.to_f64()?;
-        let (o, d) = (self.outputs, self.width());
-        Some(match self.kind {
-            Kind::Conv(_) => Mat::from_fn(o, d, |i, j| w[(q * o + i) * d + j]),
-            Kind::Matrix { transposed: true, alpha } => Mat::from_fn(o, d, |i, j| alpha * w[i * d + j]),
-            Kind::Matrix { transposed: false, alpha } => Mat::from_fn(o, d, |i, j| alpha * w[j * o + i]),
-        })
+        let factor = self.factor();
+        Some(Mat::from_fn(self.outputs, self.width(), |i, j| factor * w[self.place(q, i, j)]))
+    }
+
+    /// Where the weight `[i, j]` of group `q` stands in the tensor.
+    pub fn place(&self, q: usize, i: usize, j: usize) -> usize {
+        match self.kind {
+            Kind::Conv(_) => (q * self.outputs + i) * self.width() + j,
+            Kind::Matrix { transposed: true, .. } => i * self.width() + j,
+            Kind::Matrix { transposed: false, .. } => j * self.outputs + i,
+        }
+    }
+
+    /// Whether it multiplies by its weights, and adds its bias, as they are stored.
+    pub fn is_plain(&self) -> bool {
+        self.factor() == 1.0 && !matches!(self.bias, Bias::Constant(_, factor) if factor != 1.0)
+    }
+
+    /// What the operator multiplies its weights by.
+    fn factor(&self) -> f64 {
+        if let Kind::Matrix { alpha, .. } = self.kind { alpha } else { 1.0 }
     }
 
     /// The bias of all groups; zeros if there is none.
@@ -220,16 +235,12 @@ impl Linear {
     /// if there is no place for one.
     pub fn store(&self, graph: &Graph, patch: &mut Patch, weights: &[Mat<f64>], bias: &[f64]) -> Option<()> {
         let old = graph.wired(self.weight).constant().ok()?;
-        let (o, d) = (self.outputs, self.width());
+        let (o, d, factor) = (self.outputs, self.width(), self.factor());
         let mut w = vec![0.0; old.len()];
         for (q, weight) in weights.iter().enumerate() {
             for i in 0..o {
                 for j in 0..d {
-                    match self.kind {
-                        Kind::Conv(_) => w[(q * o + i) * d + j] = weight[(i, j)],
-                        Kind::Matrix { transposed: true, alpha } => w[i * d + j] = weight[(i, j)] / alpha,
-                        Kind::Matrix { transposed: false, alpha } => w[j * o + i] = weight[(i, j)] / alpha,
-                    }
+                    w[self.place(q, i, j)] = weight[(i, j)] / factor;
                 }
             }
         }

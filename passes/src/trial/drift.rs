@@ -27,6 +27,24 @@ pub fn drift(original: &Outputs, changed: &Outputs) -> Result<f64, EvaluateError
     Ok(total)
 }
 
+/// The mean entropy of the classes' probabilities over rows, in nats; `None` if no output is scores of classes.
+pub fn entropy(outputs: &Outputs) -> Result<Option<f64>, EvaluateError> {
+    let (mut sum, mut rows) = (0.0, 0.0);
+    for output in outputs.iter().flatten().filter(|o| o.dtype().is_float() && are_scores(o.shape())) {
+        for p in floats(output)?.chunks_exact(output.shape()[output.rank() - 1]) {
+            let logs = if are_probabilities(p) { logs(p) } else { log_softmax(p) };
+            sum -= logs.iter().map(|l| l.exp() * l).sum::<f64>();
+            rows += 1.0;
+        }
+    }
+    Ok((rows > 0.0).then_some(sum / rows))
+}
+
+fn are_scores(shape: &[usize]) -> bool {
+    let last = shape.last().copied().unwrap_or(1);
+    shape.len() == 2 && last > 1 || shape.len() == 3 && last >= SCORES
+}
+
 #[derive(Default)]
 struct Sum {
     divergence: f64,
@@ -40,8 +58,7 @@ struct Sum {
 impl Sum {
     fn add(&mut self, shape: &[usize], a: &[f32], b: &[f32]) {
         let last = shape.last().copied().unwrap_or(1);
-        let scores = shape.len() == 2 && last > 1 || shape.len() == 3 && last >= SCORES;
-        if scores {
+        if are_scores(shape) {
             for (p, q) in a.chunks_exact(last).zip(b.chunks_exact(last)) {
                 self.divergence += divergence(p, q);
                 self.rows += 1.0;
@@ -71,10 +88,13 @@ impl Sum {
 
 /// `KL(p‖q)` of the classes' probabilities; rows that are no probabilities are logits.
 fn divergence(p: &[f32], q: &[f32]) -> f64 {
-    let sum: f64 = p.iter().map(|&v| f64::from(v)).sum();
-    let given = p.iter().all(|&v| v >= 0.0) && (sum - 1.0).abs() < 1e-3;
-    let (p, q) = if given { (logs(p), logs(q)) } else { (log_softmax(p), log_softmax(q)) };
+    let (p, q) = if are_probabilities(p) { (logs(p), logs(q)) } else { (log_softmax(p), log_softmax(q)) };
     p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>().max(0.0)
+}
+
+fn are_probabilities(p: &[f32]) -> bool {
+    let sum: f64 = p.iter().map(|&v| f64::from(v)).sum();
+    p.iter().all(|&v| v >= 0.0) && (sum - 1.0).abs() < 1e-3
 }
 
 fn logs(p: &[f32]) -> Vec<f64> {
@@ -103,6 +123,18 @@ mod tests {
         let given = drift(&vec![batch(&[1, 3], &p)], &vec![batch(&[1, 3], &q)]).unwrap();
         let scored = drift(&vec![batch(&[1, 3], &logits(&p))], &vec![batch(&[1, 3], &logits(&q))]).unwrap();
         assert!((given - kl).abs() < 1e-6 && (scored - kl).abs() < 1e-6, "{given} {scored} {kl}");
+    }
+
+    #[test]
+    fn entropy_is_that_of_the_classes() {
+        let p = [0.7_f32, 0.2, 0.1];
+        let wanted: f64 = p.iter().map(|&p| -f64::from(p) * f64::from(p).ln()).sum();
+        let logits = p.map(|v| v.ln() - 2.0);
+        for scores in [p, logits] {
+            let got = entropy(&vec![batch(&[1, 3], &scores)]).unwrap().unwrap();
+            assert!((got - wanted).abs() < 1e-6, "{got} {wanted}");
+        }
+        assert_eq!(entropy(&vec![batch(&[3, 1], &p)]).unwrap(), None);
     }
 
     #[test]

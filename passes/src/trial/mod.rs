@@ -2,7 +2,7 @@
 
 mod drift;
 
-pub use drift::{Outputs, drift};
+pub use drift::{Outputs, drift, entropy};
 
 use crate::{
     PassError, Tools,
@@ -103,6 +103,11 @@ impl<'t> Trial<'t> {
     pub fn drift(&self, model: &Model) -> Result<f64, PassError> {
         let outputs = self.run(model, model.graph.outputs())?;
         Ok(drift(&self.outputs, &outputs)?)
+    }
+
+    /// How unsure the original is of its classes: see [`entropy`].
+    pub fn entropy(&self) -> Result<Option<f64>, PassError> {
+        Ok(entropy(&self.outputs)?)
     }
 
     /// All measures of a whole model.

@@ -61,6 +61,16 @@ fn operands(call: Call<'_>) -> Result<(&Tensor, &Tensor)> {
     Ok((call.input(0)?, call.input(second)?))
 }
 
+/// `a^b` of single precision for the powers that attention is scaled by; otherwise not a number. Engines multiply for a
+/// square, and for the others call the same routine of the C library.
+fn power(a: f64, b: f64) -> f64 {
+    match b {
+        2.0 => a * a,
+        -1.0 | -0.5 | 0.5 if a > 0.0 => f64::from((a as f32).powf(b as f32)),
+        _ => f64::NAN,
+    }
+}
+
 fn floats(call: Call<'_>) -> Result<Tensor> {
     let f: fn(f64, f64) -> f64 = match call.at.op() {
         "Add" => |a, b| a + b,
@@ -73,6 +83,7 @@ fn floats(call: Call<'_>) -> Result<Tensor> {
         "Floor" => |a, _| a.floor(),
         "Ceil" => |a, _| a.ceil(),
         "Round" => |a, _| a.round_ties_even(),
+        "Pow" if [0, 1].map(|i| call.input(i).ok().map(Tensor::dtype)) == [Some(DataType::Float); 2] => power,
         // The remainder of two floats is always exact; its sign is that of the dividend.
         "Mod" if call.at.int("fmod", 0) != 0 => |a, b| a % b,
         _ => return Err(Stop::NotHere),

@@ -178,6 +178,9 @@ fn floats_are_rounded_once_to_their_type() {
     holds("<float a = {1}, float b = {3}, float want = {0.33333334}> { y = Div(a, b) }");
     holds("<float16 a = {1}, float16 b = {3}, float16 want = {0.33325195}> { y = Div(a, b) }");
     holds("<float[2] a = {2,9}, float[2] want = {1.4142135,3}> { y = Sqrt(a) }");
+    holds(
+        "<float[2] a = {2,24}, float b = {-0.5}, float[2] want = {0.70710677,0.20412415}> { y = Pow(a, b) }",
+    );
     holds("<float[4] a = {0.5,1.5,-0.5,2.5}, float[4] want = {0,2,-0.0,2}> { y = Round(a) }");
     holds(
         "<float[3] a = {-5,0.5,9}, float l = {-1}, float h = {1}, float[3] want = {-1,0.5,1}> { y = Clip(a, l, h) }",
@@ -207,6 +210,9 @@ fn what_engines_decide_is_left_to_them() {
     left("<float[2] x = {0,-0.0}> { y = ReduceMax(x) }");
     left("<float[1] x = {-0.0}> { y = Relu(x) }");
     left("<float[1] x = {-1}> { y = Sqrt(x) }");
+    left("<float[1] x = {-1}, float b = {0.5}> { y = Pow(x, b) }");
+    left("<float[1] x = {2}, float b = {0.3}> { y = Pow(x, b) }");
+    left("<float[1] x = {2}, int64 b = {2}> { y = Pow(x, b) }");
     left("<int64[1] x = {9223372036854775807}> { y = Add(x, x) }");
     left("<int64[1] x = {1}, int64[1] z = {0}> { y = Div(x, z) }");
     left("<uint8[1] x = {1}, uint8[1] z = {8}> { y = BitShift<direction = \"LEFT\">(x, z) }");
