@@ -2,6 +2,7 @@
 
 mod args;
 mod bench;
+mod calibrate;
 mod config;
 mod failure;
 mod inputs;
@@ -71,6 +72,7 @@ fn run(cli: &Cli, voice: &voice::Voice) -> Result<Done, Failure> {
         Command::Reduce(args) => reduce::run(args, common, voice),
         Command::Inspect(args) => inspect::run(args, common, voice),
         Command::Bench(args) => bench::run(args, common, voice),
+        Command::Calibrate(args) => calibrate::run(args, common, voice),
         Command::Mask(args) => mask::run(args, common, voice),
         Command::Passes(args) => passes::run(args, voice),
         Command::Runtime(args) => runtime::run(args, common, voice),

@@ -2,6 +2,7 @@
 
 use crate::{
     args::{Common, OptimizeArgs, Prove},
+    calibrate,
     config::{self, Config},
     failure::{Done, Failure},
     inputs::{self, Engines},
@@ -44,6 +45,7 @@ pub struct Work {
     pub output: PathBuf,
     pub pipeline: Pipeline,
     pub samples: Option<PathBuf>,
+    pub statistics: Vec<PathBuf>,
     pub test: Option<PathBuf>,
     pub limits: Limits,
     pub prove: Prove,
@@ -62,6 +64,7 @@ impl Work {
             output: args.output.clone().ok_or_else(|| missing("`-o OUTPUT`"))?,
             pipeline,
             samples: args.samples.clone(),
+            statistics: args.statistics.clone(),
             test: args.test.clone(),
             limits: args.limits.limits(),
             prove: if args.no_prove { Prove::No } else { args.prove },
@@ -121,10 +124,12 @@ pub fn perform(work: &Work, common: &Common, voice: &Voice) -> Result<Told, Fail
         Some(path) => Some(SharedSamples::from(inputs::samples(path, &original)?)),
         None => None,
     };
+    let statistics = calibrate::all(&work.statistics)?;
     let test = work.test.as_ref().map(|path| inputs::samples(path, &original)).transpose()?;
     let tools = Tools {
         engine: Some(&engines),
         samples: samples.as_ref().map(|s| s as &dyn pare_graph::Samples),
+        statistics: statistics.as_ref(),
         progress: voice,
         seed: common.seed,
         threads: common.threads,

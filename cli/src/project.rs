@@ -115,6 +115,7 @@ fn work(entry: &Entry, args: &OptimizeArgs) -> Work {
         // It was parsed when the project was read.
         pipeline: entry.pipeline.parse().unwrap_or_default(),
         samples: entry.samples.clone(),
+        statistics: vec![],
         test: entry.test.clone(),
         limits: entry.limits.clone(),
         prove: if args.no_prove { Prove::No } else { args.prove },

@@ -426,6 +426,7 @@ mod tests {
             output: folder.join("out.onnx"),
             pipeline,
             samples: None,
+            statistics: vec![],
             test: None,
             limits: Limits::default(),
             prove,

@@ -19,6 +19,7 @@ pub fn run(args: &ReduceArgs, common: &Common, voice: &Voice) -> Result<Done, Fa
         output: args.output.clone(),
         pipeline: args.passes.parse().map_err(|e| Failure::pipeline(&e, &args.passes))?,
         samples: None,
+        statistics: vec![],
         test: None,
         limits: Limits::default(),
         prove: Prove::Whole,
