@@ -90,7 +90,6 @@ pub(crate) fn fold_before(
         view.output()?.sole_use()?;
         let mut inputs: Vec<Option<Ref>> = view.inputs().into_iter().map(|i| i.map(Into::into)).collect();
         inputs[0] = made[0];
-        patch.replace(x, made[0].ok_or(Decline::Mismatch)?);
         made = patch.node_with(view.node().clone(), &inputs, &[Some(y.name())]);
     }
     patch.replace(y, made[0].ok_or(Decline::Mismatch)?);
