@@ -29,6 +29,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Measure the latency of one model, or of several against the first
     Bench(BenchArgs),
+    /// Write statistics of activations to a file, which `optimize --statistics` takes
+    Calibrate(CalibrateArgs),
     /// Run a pipeline, and write where it leaves zeros among the weights, for `apply-mask`
     Mask(MaskArgs),
     /// List the passes, or explain one
@@ -92,6 +94,9 @@ pub struct OptimizeArgs {
     /// Inputs to calibrate on and to compare on: a .npz or .npy file, or a folder of ONNX test data
     #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub samples: Option<PathBuf>,
+    /// Statistics that `pare calibrate` wrote; those of several files add up
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub statistics: Vec<PathBuf>,
     /// Further inputs, only to measure on, perhaps with `labels`; never used for calibration
     #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub test: Option<PathBuf>,
@@ -194,6 +199,31 @@ pub struct BenchArgs {
     /// How much ONNX Runtime may transform the models: off, basic, extended, all
     #[arg(long, default_value = "all", value_parser = ["off", "basic", "extended", "all"])]
     pub optimize: String,
+}
+
+#[derive(Args)]
+pub struct CalibrateArgs {
+    /// The model; `-` for stdin
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub model: PathBuf,
+    /// Inputs to run: a .npz or .npy file, or a folder of ONNX test data
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub samples: PathBuf,
+    /// Where to write the statistics, in the safetensors format
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub output: PathBuf,
+    /// What runs before: the passes that stand before the pruning
+    #[arg(long, value_name = "PIPELINE", default_value = "safe")]
+    pub passes: String,
+    /// Add the statistics of this file, such as of another shard of the samples
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub add: Vec<PathBuf>,
+    /// Places of each sample that are looked at
+    #[arg(long, default_value_t = 32, value_name = "N", value_parser = at_least_one)]
+    pub places: usize,
+    /// Memory for activations and sums, such as 2G
+    #[arg(long, value_name = "BYTES", default_value = "2G", value_parser = bytes)]
+    pub memory: u64,
 }
 
 #[derive(Args)]

@@ -2,6 +2,7 @@
 
 mod args;
 mod bench;
+mod calibrate;
 mod failure;
 mod inputs;
 mod inspect;
@@ -39,6 +40,7 @@ fn run(cli: &Cli, voice: &voice::Voice) -> Result<Done, Failure> {
         Command::Verify(args) => verify::run(args, common, voice),
         Command::Inspect(args) => inspect::run(args, common, voice),
         Command::Bench(args) => bench::run(args, common, voice),
+        Command::Calibrate(args) => calibrate::run(args, common, voice),
         Command::Mask(args) => mask::run(args, common, voice),
         Command::Passes(args) => passes::run(args, voice),
         Command::Runtime(args) => runtime::run(args, common, voice),

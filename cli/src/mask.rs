@@ -22,6 +22,7 @@ pub fn run(args: &MaskArgs, common: &Common, voice: &Voice) -> Result<Done, Fail
     let tools = Tools {
         engine: Some(&engines),
         samples: samples.as_ref().map(|s| s as &dyn pare_graph::Samples),
+        statistics: None,
         progress: voice,
         seed: common.seed,
         threads: common.threads,

@@ -2,6 +2,7 @@
 
 use crate::{
     args::{Common, OptimizeArgs},
+    calibrate,
     failure::{Done, Failure},
     inputs::{self, Engines},
     proof::{self, Limits},
@@ -39,10 +40,12 @@ pub fn run(args: &OptimizeArgs, common: &Common, voice: &Voice) -> Result<Done, 
         Some(path) => Some(SharedSamples::from(inputs::samples(path, &original)?)),
         None => None,
     };
+    let statistics = calibrate::all(&args.statistics)?;
     let test = args.test.as_ref().map(|path| inputs::samples(path, &original)).transpose()?;
     let tools = Tools {
         engine: Some(&engines),
         samples: samples.as_ref().map(|s| s as &dyn pare_graph::Samples),
+        statistics: statistics.as_ref(),
         progress: voice,
         seed: common.seed,
         threads: common.threads,

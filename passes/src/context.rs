@@ -1,6 +1,6 @@
 //! What a pass works with: rewriting, counting, declining, and what the caller lends it.
 
-use crate::{PassError, fold::Growth, report::StepReport};
+use crate::{PassError, fold::Growth, report::StepReport, stats::Statistics};
 use pare_graph::{Applied, At, Decline, Evaluate, Graph, Model, NodeId, Patch, Samples};
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -14,6 +14,8 @@ pub struct Tools<'t> {
     pub engine: Option<&'t dyn Evaluate>,
     /// Inputs to calibrate on and to measure drift with.
     pub samples: Option<&'t dyn Samples>,
+    /// Sums over activations that were taken before; samples are run for those that are missing.
+    pub statistics: Option<&'t Statistics>,
     /// Hears of long work.
     pub progress: &'t dyn Progress,
     /// Seeds every random choice.
@@ -26,7 +28,15 @@ pub struct Tools<'t> {
 
 impl Default for Tools<'_> {
     fn default() -> Self {
-        Self { engine: None, samples: None, progress: &Silent, seed: 0, threads: 0, memory: 2 << 30 }
+        Self {
+            engine: None,
+            samples: None,
+            statistics: None,
+            progress: &Silent,
+            seed: 0,
+            threads: 0,
+            memory: 2 << 30,
+        }
     }
 }
 

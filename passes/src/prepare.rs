@@ -19,7 +19,7 @@ pub(crate) fn prepare(model: &mut Model, cx: &mut Context<'_>) -> Result<(), Pas
 }
 
 /// Whether a name matches a pattern in which `*` stands for anything.
-pub(crate) fn matches(pattern: &str, name: &str) -> bool {
+pub fn matches(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or("");
     let Some(mut rest) = name.strip_prefix(first) else { return false };
@@ -32,4 +32,21 @@ pub(crate) fn matches(pattern: &str, name: &str) -> bool {
         }
     }
     rest.ends_with(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::matches;
+
+    #[test]
+    fn a_star_stands_for_anything() {
+        for (pattern, name) in
+            [("conv1", "conv1"), ("*", "x"), ("a*c*e", "abcde"), ("layer3*", "layer3.conv")]
+        {
+            assert!(matches(pattern, name), "{pattern} {name}");
+        }
+        for (pattern, name) in [("conv", "conv1"), ("a*b", "abc"), ("a*a", "a"), ("", "x")] {
+            assert!(!matches(pattern, name), "{pattern} {name}");
+        }
+    }
 }

@@ -21,6 +21,7 @@ METHODS = ("tome", "folder", "ppt")
 COUNTS = range(9)
 TIME, ROUNDS = (0.3, 7) if QUICK else (2.0, 30)
 IMAGES = 1000 if QUICK else 2000
+ROUGH = "Made by `--quick`, in few rounds on a busy machine: figures of speed are rough.\n\n"
 
 
 def classes(path, images):
@@ -106,7 +107,7 @@ def main():
     text = (
         "What merging `r` tokens in each block does to accuracy, to the share of samples that keep their class, and to the\n"
         "speed in ONNX Runtime (all optimizations, times the original; b: samples in a run, t: threads).\n"
-        "`r = 0` is `safe` alone.\n\n![](tokens.svg)\n\n" + markdown(rows) + "\n" + large
+        "`r = 0` is `safe` alone.\n\n" + ROUGH * QUICK + "![](tokens.svg)\n\n" + markdown(rows) + "\n" + large
     )
     write_doc("tokens", "Tokens merged", text)
 

@@ -12,6 +12,8 @@ pub struct Curve {
     pub width: usize,
     /// Losses by units kept, measured ones; all units cost nothing.
     pub losses: BTreeMap<usize, f64>,
+    /// What may be kept, ascending: none below the least that was measured, and all.
+    pub choices: Vec<usize>,
 }
 
 impl Curve {
@@ -27,19 +29,15 @@ impl Curve {
         }
     }
 
-    /// The least that was measured.
+    /// The least it may keep.
     pub fn least(&self) -> usize {
-        self.losses.keys().next().copied().unwrap_or(self.width)
+        self.choices.first().copied().unwrap_or(self.width)
     }
 
-    /// What may be kept: multiples of `step`, or as the file has it, down to the least that was measured.
-    fn choices(&self, step: usize) -> Vec<usize> {
-        let mut choices: Vec<_> =
-            (1..=self.width / step).map(|i| i * step).filter(|&k| k >= self.least()).collect();
-        if choices.last() != Some(&self.width) {
-            choices.push(self.width);
-        }
-        choices
+    /// The choice nearest to a count.
+    fn nearest(&self, wanted: f64) -> usize {
+        let far = |k: &&usize| (**k as f64 - wanted).abs();
+        self.choices.iter().min_by(|a, b| far(a).total_cmp(&far(b))).copied().unwrap_or(self.width)
     }
 }
 
@@ -58,13 +56,9 @@ pub fn loss_of(curves: &[Curve], counts: &Counts) -> f64 {
 }
 
 /// Every group keeps the same share, the largest that meets the budget.
-pub fn uniform(model: &CostModel, curves: &[Curve], budget: f64, step: usize) -> Option<Counts> {
+pub fn uniform(model: &CostModel, curves: &[Curve], budget: f64) -> Option<Counts> {
     let at = |share: f64| -> Counts {
-        let count = |c: &Curve| {
-            let wanted = (c.width as f64 * share / step as f64).round() as usize * step;
-            (c.group, wanted.clamp(c.least(), c.width))
-        };
-        curves.iter().map(count).collect()
+        curves.iter().map(|c| (c.group, c.nearest(c.width as f64 * share))).collect()
     };
     let fits = |share: f64| cost_of(model, curves, &at(share)) <= budget;
     if !fits(0.0) {
@@ -80,17 +74,17 @@ pub fn uniform(model: &CostModel, curves: &[Curve], budget: f64, step: usize) ->
 
 /// The least loss within the budget: by dynamic programming if costs add up over groups, else by the better of
 /// the greedy walk and a programme on costs taken at its result.
-pub fn global(model: &CostModel, curves: &[Curve], budget: f64, step: usize) -> Option<Counts> {
+pub fn global(model: &CostModel, curves: &[Curve], budget: f64) -> Option<Counts> {
     let groups: Vec<_> = curves.iter().map(|c| c.group).collect();
     if model.is_separable(&groups) {
         let full = Counts::new();
-        return knapsack(model, curves, budget, step, &full);
+        return knapsack(model, curves, budget, &full);
     }
-    let mut best = greedy(model, curves, budget, step)?;
+    let mut best = greedy(model, curves, budget)?;
     // The others' sizes weigh on what a group saves, so the programme is solved again where the last one led.
     for _ in 0..4 {
-        let Some(next) = knapsack(model, curves, budget, step, &best) else { break };
-        let next = descend(model, curves, budget, step, next);
+        let Some(next) = knapsack(model, curves, budget, &best) else { break };
+        let next = descend(model, curves, budget, next);
         let Some(next) = next.filter(|n| loss_of(curves, n) < loss_of(curves, &best) * (1.0 - 1e-9)) else {
             break;
         };
@@ -100,18 +94,12 @@ pub fn global(model: &CostModel, curves: &[Curve], budget: f64, step: usize) -> 
 }
 
 /// Repeatedly the step that loses least for what it saves.
-fn greedy(model: &CostModel, curves: &[Curve], budget: f64, step: usize) -> Option<Counts> {
+fn greedy(model: &CostModel, curves: &[Curve], budget: f64) -> Option<Counts> {
     let full = curves.iter().map(|c| (c.group, c.width)).collect();
-    descend(model, curves, budget, step, full)
+    descend(model, curves, budget, full)
 }
 
-fn descend(
-    model: &CostModel,
-    curves: &[Curve],
-    budget: f64,
-    step: usize,
-    mut counts: Counts,
-) -> Option<Counts> {
+fn descend(model: &CostModel, curves: &[Curve], budget: f64, mut counts: Counts) -> Option<Counts> {
     let parts: Vec<_> = curves.iter().map(|c| model.of(c.group)).collect();
     while cost_of(model, curves, &counts) > budget {
         let mut best: Option<(f64, usize, usize)> = None;
@@ -119,7 +107,7 @@ fn descend(
             let now = counts[&curve.group];
             let before = cost_of(part, curves, &counts);
             let mut trial = counts.clone();
-            for kept in curve.choices(step).into_iter().filter(|&k| k < now) {
+            for kept in curve.choices.iter().copied().filter(|&k| k < now) {
                 trial.insert(curve.group, kept);
                 let saved = before - cost_of(part, curves, &trial);
                 let lost = (curve.loss(kept) - curve.loss(now)).max(1e-12);
@@ -138,13 +126,7 @@ fn descend(
 const BINS: usize = 2000;
 
 /// Dynamic programming over binned savings; what a group saves is taken with the others at `around`.
-fn knapsack(
-    model: &CostModel,
-    curves: &[Curve],
-    budget: f64,
-    step: usize,
-    around: &Counts,
-) -> Option<Counts> {
+fn knapsack(model: &CostModel, curves: &[Curve], budget: f64, around: &Counts) -> Option<Counts> {
     let whole = cost_of(model, curves, around);
     // Costs of each choice relative to all of this group's units, with the others as they are.
     let mut tables = vec![];
@@ -158,7 +140,7 @@ fn knapsack(
         };
         let (now, least) = (at(around.get(&curve.group).copied().unwrap_or(curve.width)), at(curve.least()));
         base -= now - least;
-        let choices = curve.choices(step).into_iter().map(|k| (k, at(k) - least, curve.loss(k)));
+        let choices = curve.choices.iter().copied().map(|k| (k, at(k) - least, curve.loss(k)));
         tables.push(choices.collect::<Vec<_>>());
     }
     let room = budget - base;

@@ -5,7 +5,7 @@ use pare_graph::{
     At, Graph,
     ops::{Bindings, NodeCost},
 };
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// A sum of products: each term is a node (or a weight), its factors are the axes that its cost grows with.
 #[derive(Clone, Debug, Default)]
@@ -15,10 +15,11 @@ pub struct CostModel {
 }
 
 #[derive(Clone, Debug)]
-struct Term {
-    /// What it costs with all units.
-    whole: f64,
-    axes: Vec<Form>,
+enum Term {
+    /// What it costs with all units, and the axes that this is proportional to.
+    Product { whole: f64, axes: Vec<Form> },
+    /// What a group of this width costs with so many units kept; between these as the next larger one.
+    Table { group: usize, width: usize, costs: BTreeMap<usize, f64> },
 }
 
 /// The size of an axis, `size - Σ per_unit·(width - kept)`.
@@ -65,11 +66,8 @@ impl CostModel {
             for (group, _) in owners.iter().flatten() {
                 *parts.entry(*group as usize).or_default() += 1.0;
             }
-            let open = |(group, n): (usize, f64)| {
-                let group_of = &groups.groups[group];
-                group_of.whole.is_none().then(|| (group, n / group_of.width as f64))
-            };
-            let mut parts: Vec<_> = parts.into_iter().filter_map(open).collect();
+            let per_unit = |(group, n): (usize, f64)| (group, n / groups.groups[group].width as f64);
+            let mut parts: Vec<_> = parts.into_iter().map(per_unit).collect();
             parts.sort_by_key(|p| p.0);
             (!parts.is_empty()).then_some(Form { size: owners.len() as f64, parts })
         };
@@ -77,8 +75,20 @@ impl CostModel {
         if axes.is_empty() || whole == 0.0 {
             self.fixed += whole;
         } else {
-            self.terms.push(Term { whole, axes });
+            self.terms.push(Term::Product { whole, axes });
         }
+    }
+
+    /// What was measured: the cost of the whole, and for each group its width and what it costs with so many units kept.
+    pub fn tables(whole: f64, tables: &BTreeMap<usize, (usize, BTreeMap<usize, f64>)>) -> Self {
+        let table = |(&group, (width, costs)): (&usize, &(usize, BTreeMap<usize, f64>))| Term::Table {
+            group,
+            width: *width,
+            costs: costs.clone(),
+        };
+        let terms: Vec<_> = tables.iter().map(table).collect();
+        let fixed = whole - terms.iter().map(|t| t.at(&|_| 0)).sum::<f64>();
+        Self { fixed, terms }
     }
 
     /// The cost when `lost(group)` units of each group are gone.
@@ -88,14 +98,14 @@ impl CostModel {
 
     /// What changes with the units of this group.
     pub fn of(&self, group: usize) -> Self {
-        let touches = |t: &&Term| t.axes.iter().any(|a| a.parts.iter().any(|p| p.0 == group));
+        let touches = |t: &&Term| t.groups().any(|g| g == group);
         Self { fixed: 0.0, terms: self.terms.iter().filter(touches).cloned().collect() }
     }
 
     /// Whether no term depends on two of these groups.
     pub fn is_separable(&self, groups: &[usize]) -> bool {
         self.terms.iter().all(|t| {
-            let mut of = t.axes.iter().flat_map(|a| &a.parts).map(|p| p.0).filter(|g| groups.contains(g));
+            let mut of = t.groups().filter(|g| groups.contains(g));
             let first = of.next();
             of.all(|g| Some(g) == first)
         })
@@ -108,7 +118,21 @@ impl Term {
             let gone: f64 = form.parts.iter().map(|&(g, per_unit)| per_unit * lost(g) as f64).sum();
             (form.size - gone) / form.size
         };
-        self.whole * self.axes.iter().map(share).product::<f64>()
+        match self {
+            Self::Product { whole, axes } => whole * axes.iter().map(share).product::<f64>(),
+            Self::Table { group, width, costs } => {
+                let next = costs.range(width - lost(*group)..).next().or_else(|| costs.iter().next_back());
+                next.map_or(0.0, |(_, cost)| *cost)
+            }
+        }
+    }
+
+    /// The groups it depends on, with repetition.
+    fn groups(&self) -> Box<dyn Iterator<Item = usize> + '_> {
+        match self {
+            Self::Product { axes, .. } => Box::new(axes.iter().flat_map(|a| &a.parts).map(|p| p.0)),
+            Self::Table { group, .. } => Box::new(std::iter::once(*group)),
+        }
     }
 }
 

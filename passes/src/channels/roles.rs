@@ -30,11 +30,17 @@ pub fn roles(graph: &Graph) -> Vec<Role> {
     graph.nodes().iter().filter_map(role).collect()
 }
 
-/// What to fit anew after a cut, in order: the operators that lost inputs, or (`all`) every one behind those that can
-/// make up for something.
-pub fn refits(graph: &Graph, roles: &[Role], (groups, keep): (&Groups, &Keep), all: bool) -> Vec<Refit> {
-    let lost: HashSet<_> =
-        roles.iter().filter(|r| r.kept_inputs(groups, keep).is_some()).map(|r| r.node).collect();
+/// What to fit anew after a cut, in order: the operators that lose inputs or have `lost` some before, or (`all`) every
+/// one behind those that can make up for something.
+pub fn refits(
+    graph: &Graph,
+    roles: &[Role],
+    (groups, keep): (&Groups, &Keep),
+    lost: &[NodeId],
+    all: bool,
+) -> Vec<Refit> {
+    let mut lost: HashSet<_> = lost.iter().copied().collect();
+    lost.extend(roles.iter().filter(|r| r.kept_inputs(groups, keep).is_some()).map(|r| r.node));
     let dirty = behind(graph, &lost);
     let wanted = |r: &&Role| {
         let last = graph.value(r.linear.output).is_output();

@@ -94,6 +94,36 @@ pub fn sequential(
     range: Range<usize>,
     setting: Setting,
 ) -> Result<(), PassError> {
+    each(tools, original, changed, refits, (range, setting.places), true, &|graph, turn, data| {
+        fit(graph, turn, data, setting)
+    })
+}
+
+/// Scale and shift every output of the operators in `refits`, one operator after another, so that its mean and variance
+/// are those in the original: what taking the statistics of batch norms anew would do.
+pub fn moments(
+    tools: Tools<'_>,
+    original: &Model,
+    changed: &mut Model,
+    refits: &[Refit],
+    range: Range<usize>,
+    places: usize,
+) -> Result<(), PassError> {
+    each(tools, original, changed, refits, (range, places), false, &|graph, turn, data| {
+        (0..turn.new.groups).map(|q| matched(graph, turn, data, q).ok_or(NotFinite)).collect()
+    })
+}
+
+/// Go through the operators in order, and give each what `map` finds.
+fn each(
+    tools: Tools<'_>,
+    original: &Model,
+    changed: &mut Model,
+    refits: &[Refit],
+    (range, places): (Range<usize>, usize),
+    skips: bool,
+    map: &dyn Fn(&Graph, &Turn<'_>, &Data) -> Result<Vec<Affine>, NotFinite>,
+) -> Result<(), PassError> {
     let graph = &original.graph;
     let targets = |refits: &[Refit]| -> Vec<_> {
         refits.iter().flat_map(|r| [Some(r.target), r.sum]).flatten().collect()
@@ -104,12 +134,14 @@ pub fn sequential(
     let (mut before, mut after) = (Frontier::new(graph), Frontier::new(&changed.graph));
     for (i, refit) in refits.iter().enumerate() {
         tools.progress.step("repair", i as u64, total);
-        let Some(turn) = turn(graph, &changed.graph, refit, &refits[i..]) else { continue };
+        let Some(mut turn) = turn(graph, &changed.graph, refit, &refits[i..]) else { continue };
+        if !skips {
+            (turn.target, turn.skip) = (refit.target, None);
+        }
         let later = targets(&refits[i + 1..]);
         let (old, new) = ((original, &mut before), (&*changed, &mut after));
-        let data = gather(tools, old, new, (&turn, &later), &batches, setting)?;
-        let maps =
-            fit(&changed.graph, &turn, &data, setting).map_err(|e| unfit(&changed.graph, refit.node, e))?;
+        let data = gather(tools, old, new, (&turn, &later), &batches, places)?;
+        let maps = map(&changed.graph, &turn, &data).map_err(|e| unfit(&changed.graph, refit.node, e))?;
         let mut patch = Patch::anchored(refit.node);
         let bias: Vec<_> = maps.iter().flat_map(|m| m.bias.iter().copied()).collect();
         let weights: Vec<_> = maps.into_iter().map(|m| m.weight).collect();
@@ -222,7 +254,7 @@ fn gather(
     (changed, after): (&Model, &mut Frontier),
     (turn, later): (&Turn<'_>, &[ValueId]),
     batches: &[Range<usize>],
-    setting: Setting,
+    places: usize,
 ) -> Result<Data, PassError> {
     let new = &turn.new;
     let mut ask_new = vec![new.input];
@@ -237,7 +269,7 @@ fn gather(
     let hold = bytes.saturating_mul(samples as u64) <= tools.memory / 2;
     let width = new.groups * (new.width() + 3 * new.outputs);
     let rows = (tools.memory / 4 / (4 * width.max(1) as u64)) as usize;
-    let places = setting.places.min(rows / samples.max(1)).max(1);
+    let places = places.min(rows / samples.max(1)).max(1);
     let mut data = Data {
         x: Rows::new(new.groups * new.width()),
         y: Rows::new(new.groups * new.outputs),
@@ -332,6 +364,26 @@ fn fit(graph: &Graph, turn: &Turn<'_>, data: &Data, setting: Setting) -> Result<
         Ok(now.then(&map))
     };
     (0..turn.new.groups).map(group).collect()
+}
+
+/// The map of an operator's group `q`, `a·(W·x + b) + c`, with the moments of its target.
+fn matched(graph: &Graph, turn: &Turn<'_>, data: &Data, q: usize) -> Option<Affine> {
+    let (d, o) = (turn.new.width(), turn.new.outputs);
+    let (weight, bias) = (turn.new.weight(graph, q)?, turn.new.bias(graph)?);
+    let mut sums = Sums::new(d, o);
+    sums.add(data.x.columns(q * d, d), data.y.columns(q * o, o));
+    if !turn.new.takes_bias() {
+        sums = sums.about_zero();
+    }
+    let now = sums.through(weight.as_ref(), &bias[q * o..(q + 1) * o], &[]);
+    let factor = |i: usize| if now.yy[i] > 0.0 { (sums.yy[i] / now.yy[i]).sqrt() } else { 1.0 };
+    let factors: Vec<_> = (0..o).map(factor).collect();
+    let shifted = |i: usize| sums.y_mean[i] - factors[i] * (now.y_mean[i] - bias[q * o + i]);
+    let map = Affine {
+        weight: Mat::from_fn(o, d, |i, j| factors[i] * weight[(i, j)]),
+        bias: (0..o).map(shifted).collect(),
+    };
+    map.bias.iter().chain(&factors).all(|v| v.is_finite()).then_some(map)
 }
 
 /// The map from `x` to what a group is to give, toward `prior`.

@@ -29,8 +29,11 @@ pub fn input_sums(
         operators.iter().enumerate().map(|(i, op)| *first.entry(op.reads()).or_insert(i)).collect();
     let mut distinct: Vec<_> = first.into_values().collect();
     distinct.sort_unstable();
-    let mut sums: HashMap<usize, Vec<Sums>> = HashMap::new();
-    for lot in lots(&distinct, operators, tools.memory / 2) {
+    // What is known from elsewhere need not be seen again.
+    let known = |i: &usize| Some((*i, tools.statistics?.find(graph, operators[*i])?.to_vec()));
+    let mut sums: HashMap<usize, Vec<Sums>> = distinct.iter().filter_map(known).collect();
+    distinct.retain(|i| !sums.contains_key(i));
+    for lot in lots(&distinct, operators, tools.memory / 2).into_iter().filter(|lot| !lot.is_empty()) {
         let mut inputs: Vec<ValueId> = lot.iter().map(|&i| operators[i].input).collect();
         inputs.sort_unstable();
         inputs.dedup();

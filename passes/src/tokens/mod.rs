@@ -249,7 +249,7 @@ impl MergeTokens {
         for &emit in &candidates {
             made.push(built(model, &Plan { emit, ..plan.clone() }, survey).map_err(Failed::Refused)?);
         }
-        if plan.counts.iter().all(|&r| r == 0) {
+        if plan.counts.iter().all(|&r| r == 0) && !plan.even_alone {
             return Ok(None);
         }
         let models: Vec<&Model> = std::iter::once(model).chain(&made).collect();

@@ -1,7 +1,7 @@
 //! Models timed in turns, as they would be deployed.
 
 use crate::{PassError, Tools};
-use pare_graph::{EvaluateError, Graph, Model, Setting, Tensor};
+use pare_graph::{EvaluateError, Graph, Model, Setting, Tensor, ValueId};
 
 /// Rounds in which each model is timed.
 const ROUNDS: usize = 15;
@@ -42,6 +42,9 @@ fn median(mut times: Vec<f64>) -> f64 {
 
 /// Samples, or random numbers if there are too few.
 fn feeds(tools: Tools<'_>, graph: &Graph, batch: usize) -> Result<Vec<(String, Tensor)>, PassError> {
+    // A model may say how many samples it takes.
+    let fixed = |&v: &ValueId| graph.value(v).fact.shape()?.first()?.size();
+    let batch = crate::stats::open_inputs(graph).iter().find_map(fixed).unwrap_or(batch);
     if let Some(samples) = tools.samples.filter(|s| s.len() >= batch) {
         return Ok(samples.batch(0..batch)?);
     }

@@ -49,9 +49,13 @@ impl Survey {
         };
         let first = first.min(blocks.len() - 1);
         let all = follow(first, SPECIAL)?;
+        if let Some(&unknown) = all.weighing.iter().find(|&&n| blocks.iter().all(|b| b.core != n)) {
+            return Err(Refusal::Operator(graph.describe(unknown)));
+        }
         let skipped = all.pools.iter().map(|p| p.skipped).max().unwrap_or(0);
         let protected = all.picked.iter().map(|p| p + 1).max().unwrap_or(0).max(skipped);
-        let unread = follow(blocks.len() - 1, SPECIAL)?.pools.is_empty() && protected > 0;
+        let last = follow(blocks.len() - 1, SPECIAL)?;
+        let unread = last.pools.is_empty() && !last.contracts && protected > 0;
         Ok(Self { blocks: blocks.len(), tokens, protected, unread })
     }
 }

@@ -159,6 +159,7 @@ fn transformer(form: &str, tokens: usize, stream: &str, head: &str) -> Model {
     }
     add("wc", &[4, 3]);
     add("bias", &[1, 2, tokens, tokens]);
+    let seen = if form == "windows" { tokens / 3 } else { tokens };
     let mut nodes = String::new();
     for b in 0..2 {
         let x = if b == 0 { "x" } else { "y0" };
@@ -170,7 +171,7 @@ fn transformer(form: &str, tokens: usize, stream: &str, head: &str) -> Model {
             _ => format!("Mul(s{b}, root)"),
         };
         let attention = match form {
-            "decomposed" | "biased" => format!(
+            "decomposed" | "biased" | "windows" => format!(
                 "{packed} h{b} = Reshape(p{b}, apart) t{b} = Transpose<perm = [2,0,3,1,4]>(h{b})
                  qs{b}, ks{b}, vs{b} = Split<axis = 0>(t{b}, thirds) q{b} = Squeeze(qs{b}, zero) k{b} = Squeeze(ks{b}, zero)
                  v{b} = Squeeze(vs{b}, zero) kt{b} = Transpose<perm = [0,1,3,2]>(k{b}) s{b} = MatMul(q{b}, kt{b})
@@ -205,8 +206,8 @@ fn transformer(form: &str, tokens: usize, stream: &str, head: &str) -> Model {
         "<ir_version: 10, opset_import: [\"\" : 23, \"com.microsoft\" : 1]>
          g ({stream}) => (float[B,3] logits) <{constants} float root = {{0.70710677}}, int64[3] fours = {{4,4,4}},
             int64[3] thirds = {{1,1,1}}, int64[1] zero = {{0}}, int64[1] one = {{1}}, int64 first = {{0}}, int64 third = {{3}},
-            int64[1] last = {{9223372036854775807}},
-            int64[5] apart = {{-1,{tokens},3,2,2}}, int64[3] merged = {{-1,{tokens},4}}> {{ {nodes} {head} }}"
+            int64[1] last = {{2}},
+            int64[5] apart = {{-1,{seen},3,2,2}}, int64[3] merged = {{-1,{tokens},4}}> {{ {nodes} {head} }}"
     );
     let mut model = parse_model(&source).unwrap();
     model.infer().unwrap();
@@ -351,6 +352,11 @@ fn what_would_not_mean_the_same_is_refused_with_the_reason() {
             "Concat making `z` joins tokens with others",
         ),
         (
+            headed("a = ReduceSum(y1, last) b = Softmax<axis = 1>(a) z = Mul(y1, b) c = ReduceSum<keepdims = 0>(z, one)
+                logits = MatMul(c, wc)"),
+            "of Softmax making `b` it is not known what it does to tokens",
+        ),
+        (
             headed("z = CumSum(y1, first) c = Gather<axis = 1>(z, first) logits = MatMul(c, wc)"),
             "of CumSum making `z` it is not known what it does to tokens",
         ),
@@ -360,6 +366,10 @@ fn what_would_not_mean_the_same_is_refused_with_the_reason() {
     assert_eq!(
         reasons(&transformer("biased", 9, "float[B,9,4] x", CLASS)),
         ["Softmax making `w0` has a bias for each pair of places, which merged tokens do not have"]
+    );
+    assert_eq!(
+        reasons(&transformer("windows", 9, "float[B,9,4] x", CLASS)),
+        ["Softmax making `w0`: attention is within windows: it sees 3 tokens of the stream's 9"]
     );
     // Tokens as an output.
     let usual = pare_graph::text::print_model(&headed(CLASS));

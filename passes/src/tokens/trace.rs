@@ -6,7 +6,8 @@ use crate::{blocks::Statics, spell::reshape_target};
 use pare_graph::{
     At, Dim, Graph, NodeId, Tensor, ValueId, Wired,
     ops::{
-        LayerNormView, ReduceView, SliceView, SplitView, SqueezeView, TransposeView, UnsqueezeView, axis_of,
+        LayerNormView, ReduceView, SliceView, SoftmaxView, SplitView, SqueezeView, TransposeView,
+        UnsqueezeView, axis_of,
     },
 };
 use std::collections::HashMap;
@@ -41,6 +42,10 @@ pub(super) struct Trace {
     pub pools: Vec<Pool>,
     /// The tokens that are picked by their place.
     pub picked: Vec<usize>,
+    /// Softmaxes over tokens.
+    pub weighing: Vec<NodeId>,
+    /// Whether a product sums over tokens.
+    pub contracts: bool,
     starts: Vec<ValueId>,
     axes: HashMap<ValueId, Axes>,
 }
@@ -240,7 +245,13 @@ impl Tracer<'_> {
         let own = own.ok_or_else(unknown)?;
         let is_token = |axis: usize| own.get(axis).is_some_and(|a| *a != Axis::Other);
         Ok(match at.op() {
-            "Softmax" | "LogSoftmax" => vec![own],
+            "Softmax" | "LogSoftmax" => {
+                let view = SoftmaxView::of(at).map_err(|_| unknown())?;
+                if view.axes.clone().any(is_token) {
+                    self.trace.weighing.push(at.id);
+                }
+                vec![own]
+            }
             "LayerNormalization" | "RMSNormalization" | "SimplifiedLayerNormalization" => {
                 let last = own.len() - 1;
                 let axis = LayerNormView::of(at).map_or(last, |v| v.axis);
@@ -325,7 +336,7 @@ impl Tracer<'_> {
         Ok(axes)
     }
 
-    fn product(&self, at: At<'_>) -> Result<Axes, Refusal> {
+    fn product(&mut self, at: At<'_>) -> Result<Axes, Refusal> {
         let unknown = || Refusal::Operator(at.describe());
         let (a, b) = (at.input(0).map_err(|_| unknown())?, at.input(1).map_err(|_| unknown())?);
         let of = |v: Wired<'_>| {
@@ -337,6 +348,7 @@ impl Tracer<'_> {
         if x[m + 1] != y[k] {
             return Err(Refusal::Mixes(at.describe()));
         }
+        self.trace.contracts |= y[k] != Axis::Other;
         let batch = m.max(k);
         let mut axes = vec![Axis::Other; batch];
         for front in [&x[..m], &y[..k]] {

@@ -166,11 +166,46 @@ impl<'t> Trial<'t> {
     }
 
     fn run_from(&self, start: &Start, model: &Model) -> Result<Outputs, PassError> {
-        let mut probe = Probe::new(self.tools, model, &start.values, model.graph.outputs())?;
+        self.rest(start, model)?.outputs(start, &mut |_, tensor| tensor.clone())
+    }
+
+    /// Load what follows a start, to run it several times.
+    pub fn rest(&self, start: &Start, model: &Model) -> Result<Rest, PassError> {
+        Ok(Rest { probe: Probe::new(self.tools, model, &start.values, model.graph.outputs())? })
+    }
+
+    /// What the original gives.
+    pub fn outputs(&self) -> &Outputs {
+        &self.outputs
+    }
+}
+
+/// What follows a [`Start`].
+pub struct Rest {
+    probe: Probe,
+}
+
+impl Rest {
+    /// The outputs when one of the values at the start is changed.
+    pub fn run(
+        &mut self,
+        start: &Start,
+        value: ValueId,
+        change: &mut dyn FnMut(&Tensor) -> Tensor,
+    ) -> Result<Outputs, PassError> {
+        self.outputs(start, &mut |id, tensor| if id == value { change(tensor) } else { tensor.clone() })
+    }
+
+    fn outputs(
+        &mut self,
+        start: &Start,
+        change: &mut dyn FnMut(ValueId, &Tensor) -> Tensor,
+    ) -> Result<Outputs, PassError> {
         let mut outputs = vec![];
         for held in &start.held {
-            let feeds: Vec<_> = start.names.iter().cloned().zip(held.iter().cloned()).collect();
-            outputs.push(probe.run(&feeds)?);
+            let values = start.values.iter().zip(held).map(|(&id, tensor)| change(id, tensor));
+            let feeds: Vec<_> = start.names.iter().cloned().zip(values).collect();
+            outputs.push(self.probe.run(&feeds)?);
         }
         Ok(outputs)
     }

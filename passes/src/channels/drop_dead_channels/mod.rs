@@ -40,7 +40,7 @@ impl Pass for DropDeadChannels {
         model.infer()?;
         cx.each_graph(model, |graph, cx| {
             while !cx.stopped() {
-                let Some((next, dropped)) = round(graph, cx)? else { break };
+                let Some((next, dropped)) = round(graph, cx) else { break };
                 if !cx.permit() {
                     break;
                 }
@@ -69,11 +69,9 @@ struct Edit {
 }
 
 /// The graph without what can go now, and how much that is.
-fn round(graph: &Graph, cx: &mut Context<'_>) -> Result<Option<(Graph, u64)>, PassError> {
+fn round(graph: &Graph, cx: &mut Context<'_>) -> Option<(Graph, u64)> {
     let groups = Groups::of(graph);
-    if groups.prunable().next().is_none() {
-        return Ok(None);
-    }
+    groups.prunable().next()?;
     let roles = roles(graph);
     let terms = flow(graph, &groups, &roles);
     let by_node: HashMap<_, _> = roles.iter().map(|r| (r.node, r)).collect();
@@ -127,11 +125,16 @@ fn round(graph: &Graph, cx: &mut Context<'_>) -> Result<Option<(Graph, u64)>, Pa
         }
     }
     if keep.is_empty() {
-        return Ok(None);
+        return None;
     }
     let dropped = keep.values().flatten().filter(|stays| !**stays).count() as u64;
-    let refused = |e: &dyn std::fmt::Display| PassError::refused(e.to_string());
-    let mut next = cut(graph, &groups, &keep).map_err(|e| refused(&e))?;
+    let mut next = match cut(graph, &groups, &keep) {
+        Ok(next) => next,
+        Err(why) => {
+            cx.decline(why);
+            return None;
+        }
+    };
     let mut patch: Option<Patch> = None;
     for (&node, edit) in edits.iter().filter(|(_, e)| e.changed) {
         let (role, Some(new)) = (by_node[&node], left(&next, node)) else { continue };
@@ -148,10 +151,11 @@ fn round(graph: &Graph, cx: &mut Context<'_>) -> Result<Option<(Graph, u64)>, Pa
         }
         new.store(&next, patch.get_or_insert_with(|| Patch::anchored(node)), &weights, &bias);
     }
-    if let Some(patch) = patch {
-        next.apply(patch).map_err(|e| refused(&e))?;
+    if let Some(Err(why)) = patch.map(|patch| next.apply(patch)) {
+        cx.decline(why);
+        return None;
     }
-    Ok(Some((next, dropped)))
+    Some((next, dropped))
 }
 
 /// Which units of a group stay. What goes is taken over by the readers that stay.

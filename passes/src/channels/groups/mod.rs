@@ -19,9 +19,10 @@ pub use local::{LocalTracer, Place};
 pub use tracer::{Port, Site, site_of};
 
 use pare_graph::{At, Graph, NodeId, Wire, Wired};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use tracer::{AxisInfo, Tracer};
 
+pub use crate::prepare::matches;
 pub(crate) use rules::rule;
 pub use rules::sums;
 
@@ -108,6 +109,20 @@ impl Groups {
             }
         }
         units
+    }
+
+    /// The groups whose units some node adds up: what a cut takes from there others can make up for.
+    pub fn summed(&self, graph: &Graph) -> HashSet<usize> {
+        let mut found = HashSet::new();
+        for &id in graph.nodes().iter() {
+            let at = graph.at(id);
+            for (slot, axis) in sums(at) {
+                let computed = at.optional(slot).is_some_and(|v| !v.is_constant());
+                let site = site_of(at, Port::In(slot)).filter(|_| computed);
+                found.extend(site.into_iter().flat_map(|site| self.groups_along(site, axis)));
+            }
+        }
+        found
     }
 
     /// The groups that lie along an axis.
@@ -281,20 +296,4 @@ fn name(graph: &Graph, members: &[Member]) -> String {
             .find_map(|m| constant_of(graph, m.site))
             .map_or_else(String::new, |v| v.name().to_owned()),
     }
-}
-
-/// Whether a name matches a pattern in which `*` stands for anything.
-pub fn matches(pattern: &str, name: &str) -> bool {
-    let mut parts = pattern.split('*');
-    let first = parts.next().unwrap_or("");
-    let Some(mut rest) = name.strip_prefix(first) else { return false };
-    let parts: Vec<_> = parts.collect();
-    let Some((last, middle)) = parts.split_last() else { return rest.is_empty() };
-    for part in middle {
-        match rest.find(part) {
-            Some(at) => rest = &rest[at + part.len()..],
-            None => return false,
-        }
-    }
-    rest.ends_with(last)
 }
