@@ -80,7 +80,7 @@ def rows(name, unit, folder, criteria, timed):
     return found
 
 
-def order(model(name), calibration, folder, criterion, unit):
+def order(source, calibration, folder, criterion, unit):
     """The blocks that are gone after each step."""
     if criterion == "angular":
         # Spans of each length are chosen anew.
