@@ -58,14 +58,14 @@ def rows(name, unit, folder, criteria, timed):
              "agreement": 1.0, "kl": 0.0, "macs": 1.0, "speed": 1.0, "blocks": ""}
     found, done, speeds = [first], {}, {}
     for criterion in criteria:
-        for count, gone in enumerate(order(whole, calibration, folder, criterion, unit), 1):
+        for count, gone in enumerate(order(model(name), calibration, folder, criterion, unit), 1):
             for healing in HEALINGS:
                 # Criteria that choose the same blocks give the same model.
                 key = (frozenset(gone), healing)
                 if key not in done:
                     out = folder / f"{name}-{len(done)}.onnx"
                     names = ",".join(f'"{n}"' for n in gone)
-                    report = pare("optimize", whole, "-o", out, "--passes",
+                    report = pare("optimize", model(name), "-o", out, "--passes",
                                   f"drop-blocks{{blocks=[{names}],healing={healing}}},safe",
                                   "--samples", calibration, "--no-prove")
                     done[key] = measures(reference, logits(out, data), data["labels"]), report["after"]["macs"] / base
@@ -80,7 +80,7 @@ def rows(name, unit, folder, criteria, timed):
     return found
 
 
-def order(whole, calibration, folder, criterion, unit):
+def order(source, calibration, folder, criterion, unit):
     """The blocks that are gone after each step."""
     if criterion == "angular":
         # Spans of each length are chosen anew.
@@ -89,7 +89,7 @@ def order(whole, calibration, folder, criterion, unit):
         counts, steps = COUNTS[-1:], []
     for count in counts:
         options = f"count={count},criterion={criterion},healing=none,unit={unit}"
-        report = pare("optimize", whole, "-o", folder / "order.onnx", "--passes", f"drop-blocks{{{options}}}",
+        report = pare("optimize", source, "-o", folder / "order.onnx", "--passes", f"drop-blocks{{{options}}}",
                       "--samples", calibration, "--no-prove")
         step = next(s for s in report["steps"] if s["pass"] == "drop-blocks")
         names = [re.findall("`([^`]*)`", n.split(" (score")[0]) for n in step["notes"] if n.startswith("dropped ")]
