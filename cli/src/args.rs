@@ -344,6 +344,17 @@ fn bytes(text: &str) -> Result<u64, String> {
     if number > 0.0 { Ok((number * f64::from(unit)) as u64) } else { Err("expected more than 0".into()) }
 }
 
+/// A number from 0 to 1.
+fn share(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|x| (0.0..=1.0).contains(x));
+    number.ok_or_else(|| "expected a number from 0 to 1".into())
+}
+
+/// A number of at least 0.
+fn limit(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|&x: &f64| x >= 0.0).ok_or_else(|| "expected a number, at least 0".into())
+}
+
 fn number(text: &str) -> Result<f64, String> {
     let number = text.parse().ok().filter(|x: &f64| x.is_finite());
     number.ok_or_else(|| format!("`{text}` is no number"))
