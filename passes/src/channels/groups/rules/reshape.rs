@@ -203,7 +203,9 @@ pub fn tile<'g>(t: &mut Tracer<'g>, at: At<'g>) -> Option<()> {
     for (axis, &count) in repeats.iter().enumerate() {
         if count == 1 {
             t.tie((In(0), axis), (Out(0), axis));
-        } else if let (Some(x), Some(y)) = (t.axis(In(0), axis), t.axis(Out(0), axis)) {
+        } else {
+            // One that is too long to be followed stays whole, on both sides.
+            let (x, y) = (t.axis(In(0), axis)?, t.axis(Out(0), axis)?);
             let (n, all) = (t.axes[x].size, t.axes[y].size);
             if n == 0 || !all.is_multiple_of(n) {
                 return None;
