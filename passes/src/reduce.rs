@@ -100,7 +100,8 @@ mod tests {
             [3, 17, 60].iter().all(|x| items.contains(x))
         };
         assert_eq!(ddmin((0..100).collect(), &mut 1000, &mut fails), [3, 17, 60]);
-        assert!(tests < 120, "{tests}");
+        // The number of items squared is the worst case.
+        assert!(tests < 200, "{tests}");
     }
 
     #[test]

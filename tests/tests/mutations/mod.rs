@@ -25,14 +25,14 @@ use pare_runtime::{
 };
 use std::{collections::BTreeMap, fmt::Write as _, fs, io::Write as _, path::PathBuf, time::Instant};
 
-/// Models that mistakes are planted into: convolutions, attention, recurrence, branches, bytes.
+/// Models that mistakes are planted into: convolutions, attention, recurrence, branches.
 const TARGETS: &[&str] = &[
     "digits-cnn",
     "digits-fold",
     "digits-vit",
     "mnist-8",
     "burn-mnist-cnn",
-    "magika-v3-3",
+    "fastestdet",
     "silero-16k-op15",
     "gtcrn-simple",
     "cifar-resnet20",
