@@ -110,7 +110,7 @@ fn state_is_carried_over_several_steps() {
 fn strings_sequences_and_optional_values_are_compared() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
-    for name in ["string_concat", "sequence_insert_at_back", "if_opt", "identity_sequence"] {
+    for name in ["string_concat", "sequence_insert_at_back", "if_opt", "identity_opt", "identity_sequence"] {
         let file = super::root().join("fixtures/nodes").join(name).join("model.onnx");
         let file = file.to_str().unwrap();
         let same = run(at, &["verify", file, file]);

@@ -169,8 +169,10 @@ impl Maker<'_> {
                 let items = (0..2).map(|_| self.value(inner));
                 items.collect::<Option<_>>().map(Value::Sequence)
             }
-            // Now and then it is left out.
-            Kind::Optional(_) if self.index % 4 == 3 => Some(Value::Optional(None)),
+            // Now and then it is left out. Not a sequence: ONNX Runtime 1.32 ends the process over an absent one.
+            Kind::Optional(inner) if self.index % 4 == 3 && !matches!(**inner, Kind::Sequence(_)) => {
+                Some(Value::Optional(None))
+            }
             Kind::Optional(inner) => Some(Value::Optional(Some(Box::new(self.value(inner)?)))),
             Kind::Map { key, value } => {
                 let keys = match key {
@@ -371,12 +373,14 @@ mod tests {
     #[test]
     fn sequences_and_optionals_are_made() {
         let inner = Kind::Tensor { dtype: DataType::Float, dims: Some(vec![PortDim::Fixed(1)]) };
-        let kind = Kind::Optional(Box::new(Kind::Sequence(Box::new(inner))));
-        let spec = InputSpec { name: "s".into(), kind: kind.clone(), bound: None };
-        for index in 0..4 {
-            let feed = generate(std::slice::from_ref(&spec), &BTreeMap::new(), 0, index);
-            assert!(kind.accepts(&feed[0].1).is_ok());
-            assert_eq!(feed[0].1 == Value::Optional(None), index == 3);
+        let sequence = Kind::Optional(Box::new(Kind::Sequence(Box::new(inner.clone()))));
+        for (kind, left_out) in [(Kind::Optional(Box::new(inner)), 3), (sequence, usize::MAX)] {
+            let spec = InputSpec { name: "s".into(), kind: kind.clone(), bound: None };
+            for index in 0..4 {
+                let feed = generate(std::slice::from_ref(&spec), &BTreeMap::new(), 0, index);
+                assert!(kind.accepts(&feed[0].1).is_ok());
+                assert_eq!(feed[0].1 == Value::Optional(None), index == left_out);
+            }
         }
     }
 }
