@@ -1,7 +1,7 @@
 //! What `--config` reads: a pipeline, or a project with many models.
 
 use crate::{failure::Failure, proof::Limits};
-use pare_passes::Pipeline;
+use pare_passes::{Pipeline, pipeline::read_toml};
 use serde::Deserialize;
 use std::{
     collections::BTreeMap,
@@ -74,7 +74,7 @@ struct LimitsTable {
 pub fn read(path: &Path) -> Result<Config, Failure> {
     let cannot = |e| Failure::new(format!("cannot read `{}`: {e}", path.display()));
     let source = std::fs::read_to_string(path).map_err(cannot)?;
-    let table: Option<toml::Table> = source.parse().ok();
+    let table: Option<toml::Table> = read_toml(&source).ok();
     if table.is_some_and(|table| table.contains_key("model")) {
         return project(path, &source).map(Config::Project);
     }
@@ -85,10 +85,9 @@ pub fn read(path: &Path) -> Result<Config, Failure> {
 
 fn project(path: &Path, source: &str) -> Result<Project, Failure> {
     let of = |failure: Failure| failure.of(format_args!("`{}`", path.display()));
-    let file: File = toml::from_str(source).map_err(|e| {
-        let line =
-            e.span().map_or(1, |span| 1 + source[..span.start.min(source.len())].matches('\n').count());
-        of(Failure::new(format!("line {line}: {}", e.message().replace('\n', ", "))))
+    let file: File = read_toml(source).map_err(|e| {
+        let line = 1 + source.bytes().take(e.at.start).filter(|&b| b == b'\n').count();
+        of(Failure::new(format!("line {line}: {}", e.message.replace('\n', ", "))))
     })?;
     let folder = path.parent().unwrap_or(Path::new(""));
     let mut models: Vec<Entry> = vec![];

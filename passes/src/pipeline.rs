@@ -9,7 +9,7 @@
 //! `( … )*` repeats until nothing changes. A name is a pass or a preset such as `safe`.
 
 use crate::{Effect, Pass, presets, registry};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{fmt, ops::Range, str::FromStr};
 use toml::{Table, Value};
 
@@ -68,6 +68,25 @@ impl PipelineError {
     }
 }
 
+/// Brackets within brackets in a TOML file; no more is needed, and the parser behind follows them by recursion.
+const MAX_NESTING: usize = 64;
+
+/// Read TOML; an error comes with its place.
+pub fn read_toml<T: DeserializeOwned>(text: &str) -> Result<T, PipelineError> {
+    let mut depth = 0_usize;
+    for (i, byte) in text.bytes().enumerate() {
+        match byte {
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > MAX_NESTING {
+            return Err(PipelineError::new(format!("more than {MAX_NESTING} brackets are open"), i..i + 1));
+        }
+    }
+    toml::from_str(text).map_err(|e| PipelineError::new(e.message(), e.span().unwrap_or(0..text.len())))
+}
+
 impl Pipeline {
     /// The steps in order.
     pub fn steps(&self) -> &[Step] {
@@ -108,10 +127,7 @@ impl Pipeline {
         struct File {
             step: Vec<Table>,
         }
-        let file: File = toml::from_str(text).map_err(|e| {
-            let at = e.span().unwrap_or(0..text.len());
-            PipelineError::new(e.message(), at)
-        })?;
+        let file: File = read_toml(text)?;
         Self::from_tables(file.step).map_err(|(name, mut error)| {
             // Tables have lost their places: underline the name where it stands.
             error.at = text.find(&name).map_or(0..text.len(), |i| i..i + name.len());
@@ -456,6 +472,13 @@ mod tests {
 
     fn error(text: &str) -> PipelineError {
         text.parse::<Pipeline>().unwrap_err()
+    }
+
+    #[test]
+    fn brackets_without_end_are_refused() {
+        let wrong = Pipeline::from_toml(&format!("step = {}", "[{a = ".repeat(10_000))).unwrap_err();
+        assert_eq!(wrong.message, "more than 64 brackets are open");
+        assert_eq!(wrong.at, 199..200);
     }
 
     #[test]

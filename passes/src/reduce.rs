@@ -1,8 +1,9 @@
 //! The smallest model that still fails: delta debugging over nodes and outputs.
 //!
-//! Zeller and Hildebrandt, "Simplifying and isolating failure-inducing input" (2002), the algorithm `ddmin`: split
-//! what is there into `n` parts; keep a part alone if it fails, else all without a part if that fails, else split
-//! finer. What remains fails, and fails no more without any one of its nodes (if the trials last).
+//! After Zeller and Hildebrandt, "Simplifying and isolating failure-inducing input" (2002): leave out one part after
+//! another wherever the rest still fails, in ever smaller parts. Parts alone, which their `ddmin` tries first, are left
+//! out of it: what fails seldom lies in one piece. What remains fails, and fails no more without any one of its nodes
+//! (if the trials last).
 
 use pare_graph::{Model, NodeId};
 use std::collections::HashSet;
@@ -54,37 +55,26 @@ fn drop_functions(model: Model, left: &mut usize, fails: &mut impl FnMut(&Model)
     if without.check().is_ok() && fails(&without) { without } else { model }
 }
 
-/// A small subset of `items` that fails.
+/// A small subset of `items` that fails: chunks that it fails without go, ever smaller ones, until each single item is
+/// needed.
 fn ddmin<T: Clone>(mut items: Vec<T>, left: &mut usize, fails: &mut dyn FnMut(&[T]) -> bool) -> Vec<T> {
-    let mut parts = 2;
-    let mut test = |items: &[T]| {
-        *left = left.saturating_sub(1);
-        *left > 0 && !items.is_empty() && fails(items)
-    };
-    while items.len() > 1 {
-        let size = items.len().div_ceil(parts);
-        let chunks: Vec<Vec<T>> = items.chunks(size).map(<[T]>::to_vec).collect();
-        let alone = chunks.iter().find(|chunk| test(chunk));
-        if let Some(chunk) = alone {
-            items = chunk.clone();
-            parts = 2;
-            continue;
+    let mut size = items.len().div_ceil(2).max(1);
+    loop {
+        let before = items.len();
+        let mut from = 0;
+        while from < items.len() && items.len() > 1 && *left > 0 {
+            let to = (from + size).min(items.len());
+            let rest = [&items[..from], &items[to..]].concat();
+            *left -= 1;
+            if !rest.is_empty() && fails(&rest) { items = rest } else { from = to }
         }
-        let without = |skip: usize| -> Vec<T> {
-            chunks.iter().enumerate().filter(|(i, _)| *i != skip).flat_map(|(_, c)| c.clone()).collect()
-        };
-        // Of two parts each is the other's rest.
-        let rest = (0..chunks.len()).filter(|_| chunks.len() > 2).map(without).find(|rest| test(rest));
-        match rest {
-            Some(rest) => {
-                items = rest;
-                parts = (chunks.len() - 1).max(2);
-            }
-            None if size == 1 => break,
-            None => parts = (parts * 2).min(items.len()),
+        if size > 1 {
+            size = size.div_ceil(2);
+        } else if items.len() == before || *left == 0 {
+            // Only where some items are needed because of others can a second round find more.
+            return items;
         }
     }
-    items
 }
 
 #[cfg(test)]

@@ -85,7 +85,8 @@ fn neurons_that_died_go() {
                 zeroed += 1;
             }
         }
-        assert!(zeroed > 3, "{name}");
+        // Of digits-fold four layers are left, and the last makes the output.
+        assert!(zeroed >= 3, "{name}");
         let (small, report) = after(&"safe,drop-dead-channels,safe".parse().unwrap(), &dead).unwrap();
         let (before, now) = (bytes(&dead).unwrap().len(), bytes(&small).unwrap().len());
         assert!(now < before, "{name}: {before} bytes became {now}: {report:?}");

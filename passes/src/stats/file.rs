@@ -212,10 +212,16 @@ mod tests {
         let whole = of(0..1000);
         for (got, wanted) in both.of["conv"].iter().zip(&whole.of["conv"]) {
             assert_eq!(got.count, wanted.count);
-            // Products are rounded in f32 within each lot of rows.
-            let close = |a: f64, b: f64| (a - b).abs() <= 1e-6 * b.abs().max(1.0);
-            assert!((0..5).all(|i| close(got.x_mean[i], wanted.x_mean[i])));
-            assert!((0..25).all(|k| close(got.xx[(k / 5, k % 5)], wanted.xx[(k / 5, k % 5)])), "{got:?}");
+            // Products are added up in f32 within each lot of rows: `√2048 · 2⁻²⁴` of the standard deviations each time.
+            let close = |a: f64, b: f64, scale: f64| (a - b).abs() <= 1e-5 * scale;
+            let deviation = |i: usize| wanted.xx[(i, i)].sqrt();
+            for i in 0..5 {
+                assert!(close(got.x_mean[i], wanted.x_mean[i], wanted.x_mean[i]));
+                for j in 0..5 {
+                    let scale = deviation(i) * deviation(j);
+                    assert!(close(got.xx[(i, j)], wanted.xx[(i, j)], scale), "{got:?}");
+                }
+            }
         }
         let other = Statistics { of: [("conv".to_owned(), vec![Sums::new(4, 0); 2])].into() };
         assert!(matches!(both.merge(other), Err(StatisticsError::Differs(name)) if name == "conv"));
