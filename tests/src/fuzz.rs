@@ -71,7 +71,8 @@ pub fn mutate(seeds: &[Vec<u8>], words: &[&str], rng: &mut Rng) -> Vec<u8> {
     bytes
 }
 
-fn varint(mut n: u64) -> Vec<u8> {
+/// A number as protobuf writes it: seven bits a byte, the lowest first.
+pub fn varint(mut n: u64) -> Vec<u8> {
     let mut bytes = vec![];
     while n >= 0x80 {
         bytes.push(n as u8 | 0x80);

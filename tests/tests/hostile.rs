@@ -11,15 +11,7 @@ use std::{
 
 /// A model in the protobuf format, by hand: what no writer of ours would write.
 mod file {
-    fn varint(mut n: u64) -> Vec<u8> {
-        let mut bytes = vec![];
-        while n >= 0x80 {
-            bytes.push(n as u8 | 0x80);
-            n >>= 7;
-        }
-        bytes.push(n as u8);
-        bytes
-    }
+    use pare_tests::fuzz::varint;
 
     pub fn int(field: u64, n: u64) -> Vec<u8> {
         [varint(field << 3), varint(n)].concat()
