@@ -7,6 +7,15 @@ use crate::{
 };
 use pare_graph::Model;
 
+/// Samples whose activations are added up to statistics.
+pub(crate) const STATISTICS: usize = 1000;
+/// Samples at most that are held out to compare outputs on.
+pub(crate) const HELD_OUT: usize = 256;
+/// Fewer samples than this tell too little for a fit.
+pub(crate) const MIN_SAMPLES: usize = 16;
+/// Places of each sample that a fit looks at.
+pub(crate) const PLACES: usize = 32;
+
 /// Put out of the way what hides layers: batch norms, and shapes that could be constants.
 pub(crate) fn prepare(model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
     LiftConstants::default().run(model, cx)?;

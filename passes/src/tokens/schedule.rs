@@ -8,14 +8,13 @@ use super::{
     refusal::Refusal,
     survey::Survey,
 };
+use crate::prepare::HELD_OUT;
 use crate::{
     PassError, Tools,
     trial::{Limits, Measured, Trial},
 };
 use pare_graph::Model;
 
-/// Samples that candidates are compared on.
-const HELD_OUT: usize = 256;
 /// Numbers of tokens that are tried in a block alone, in steps.
 const LEVELS: [usize; 4] = [1, 2, 4, 8];
 /// Prices of drift that are tried, by bisection.

@@ -1,6 +1,7 @@
 //! A model on its way: its groups, in what order their units go, and what it is when some are gone.
 
 use super::{PruneChannels, Repair, Scope, choose::choose};
+use crate::prepare::{HELD_OUT, MIN_SAMPLES, PLACES, STATISTICS};
 use crate::{
     Context, PassError, Tools,
     channels::{
@@ -21,14 +22,6 @@ use std::{
     ops::Range,
 };
 
-/// Samples whose activations order the units.
-const STATISTICS: usize = 1000;
-/// Samples that are held out to compare outputs on.
-const HELD_OUT: usize = 256;
-/// Fewer samples than this tell too little for a fit.
-const MIN_SAMPLES: usize = 16;
-/// Places of each sample that are looked at.
-const PLACES: usize = 32;
 /// Ridge of a fit with many samples.
 const LAMBDA: f64 = 1e-3;
 /// Ridge of the careful fit.

@@ -12,6 +12,7 @@
 //! stream stands in.
 
 use super::{Gone, Healing, Work, merge};
+use crate::prepare::PLACES;
 use crate::{
     PassError,
     repair::{Refit, Setting, behind, left, sequential},
@@ -24,8 +25,6 @@ use std::collections::{HashMap, HashSet};
 const LAMBDAS: [f64; 2] = [1e-3, 3e-2];
 /// Rounds in which a fit looks at the activation behind it.
 const ROUNDS: usize = 4;
-/// Places of each sample that are looked at.
-const PLACES: usize = 32;
 
 /// Healed models, with what was done; which is best is to be measured.
 pub(super) fn heal(

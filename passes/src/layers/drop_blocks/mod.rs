@@ -7,6 +7,7 @@ mod score;
 #[cfg(test)]
 mod tests;
 
+use crate::prepare::{HELD_OUT, MIN_SAMPLES};
 use crate::{
     Context, Pass, PassError, Tools,
     blocks::residual::{Block, blocks, chains, layers},
@@ -104,11 +105,6 @@ pass! {
         pub allow_interface_change: bool = false,
     }
 }
-
-/// Samples that are held out to compare outputs on.
-const HELD_OUT: usize = 256;
-/// Fewer samples than this tell too little.
-const MIN_SAMPLES: usize = 16;
 
 impl Pass for DropBlocks {
     fn validate(&self) -> Result<(), String> {

@@ -1,6 +1,7 @@
 //! The model without some activations: lines in their place, layers composed, layers fitted.
 
 use super::{Work, replace::replace};
+use crate::prepare::PLACES;
 use crate::{
     Context, Pass, PassError,
     cleanup::DropDead,
@@ -27,8 +28,6 @@ pub struct Built {
 const LAMBDAS: [f64; 3] = [1e-3, 1e-2, 1e-1];
 /// Rounds in which a fit looks at the activation behind it; one, with fewer samples, when it is only to look on from.
 const ROUNDS: usize = 4;
-/// Places of each sample that are looked at.
-const PLACES: usize = 32;
 /// Samples that layers are fitted to: 20,000 rows for some hundred inputs of a layer.
 const FITTED: usize = 640;
 const FITTED_QUICKLY: usize = 192;

@@ -7,6 +7,7 @@ mod score;
 #[cfg(test)]
 mod tests;
 
+use crate::prepare::{HELD_OUT, MIN_SAMPLES, STATISTICS};
 use crate::{
     Context, Pass, PassError,
     blocks::activation::{Activation, activations, channel_axis},
@@ -104,13 +105,6 @@ pass! {
         pub rescore: bool = true,
     }
 }
-
-/// Samples whose activations are looked at.
-const STATISTICS: usize = 1000;
-/// Samples that are held out to compare outputs on.
-const HELD_OUT: usize = 256;
-/// Fewer samples than this tell too little.
-const MIN_SAMPLES: usize = 16;
 
 impl RemoveActivations {
     fn limits(&self) -> Limits {

@@ -9,6 +9,7 @@ mod tests;
 pub use ranges::Ranges;
 
 use super::layers::{Layer, layers};
+use crate::prepare::{HELD_OUT, PLACES, STATISTICS};
 use crate::{
     Context, Pass, PassError, pass,
     repair::{Refit, Setting, sequential},
@@ -49,12 +50,6 @@ pass! {
 
 /// The first operator set in which a scale may lie along an axis.
 const OPSET: i64 = 13;
-/// Samples whose activations give ranges.
-const STATISTICS: usize = 1000;
-/// Samples that are held out to compare outputs on.
-const HELD_OUT: usize = 256;
-/// Places of each sample that are looked at.
-const PLACES: usize = 32;
 
 impl Pass for Quantize {
     fn validate(&self) -> Result<(), String> {

@@ -11,6 +11,7 @@ mod tests;
 pub use select::Pattern;
 
 use super::layers::{Kept, Layer, density, layers};
+use crate::prepare::{HELD_OUT, MIN_SAMPLES, PLACES, STATISTICS};
 use crate::{
     Context, Pass, PassError,
     channels::DropDeadChannels,
@@ -109,14 +110,6 @@ pass! {
     }
 }
 
-/// Samples whose activations score weights.
-const STATISTICS: usize = 1000;
-/// Samples that are held out to compare outputs on.
-const HELD_OUT: usize = 256;
-/// Fewer samples than this tell too little for a fit.
-const MIN_SAMPLES: usize = 16;
-/// Places of each sample that are looked at.
-const PLACES: usize = 32;
 /// Ridge of a fit with many samples, and of the careful one.
 const LAMBDA: f64 = 1e-3;
 const LAMBDA_CAREFUL: f64 = 1e-2;
