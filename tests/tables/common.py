@@ -1,7 +1,9 @@
 """What the scripts of this folder share: running `pare`, reading its JSON reports, writing tables and pictures."""
 import csv
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,10 @@ ROOT = HERE.parents[1]
 PARE = os.environ.get("PARE", str(ROOT / "target/release/pare"))
 #: Models and data that are too large for the repository; `PARE_SHARED` names another folder.
 SHARED = Path(os.environ.get("PARE_SHARED", ROOT.parent / "shared"))
+
+
+#: Where `PARE_KEEP` names a folder, models that were made stay there: a second run measures them, and makes none anew.
+KEEP = os.environ.get("PARE_KEEP")
 
 
 def model(name):
@@ -34,12 +40,31 @@ def samples(name, folder, calibration=False):
 
 def pare(*args, check=True):
     """The JSON report of a run of `pare`; `None` where it failed and `check` is false."""
-    run = subprocess.run([PARE, *map(str, args), "--json", "--quiet"], capture_output=True, text=True)
+    args = list(map(str, args))
+    kept = KEEP and "-o" in args and made_before(args)
+    if kept and kept.with_suffix(".json").exists():
+        shutil.copy(kept, args[args.index("-o") + 1])
+        return json.loads(kept.with_suffix(".json").read_text())
+    run = subprocess.run([PARE, *args, "--json", "--quiet"], capture_output=True, text=True)
     if run.returncode != 0:
         if check:
-            sys.exit(f"pare {' '.join(map(str, args))}\nexit {run.returncode}\n{run.stderr}")
+            sys.exit(f"pare {' '.join(args)}\nexit {run.returncode}\n{run.stderr}")
         return None
+    if kept:
+        shutil.copy(args[args.index("-o") + 1], kept)
+        kept.with_suffix(".json").write_text(run.stdout)
     return json.loads(run.stdout)
+
+
+def made_before(args):
+    """Where the output of a command is kept: named after its options and the content of its input files."""
+    out = args.index("-o") + 1
+    digest = hashlib.sha256()
+    for i, arg in enumerate(args):
+        content = Path(arg).read_bytes() if i != out and os.path.isfile(arg) else arg.encode()
+        digest.update(b"" if i == out else hashlib.sha256(content).digest())
+    Path(KEEP).mkdir(parents=True, exist_ok=True)
+    return Path(KEEP) / f"{digest.hexdigest()[:24]}.onnx"
 
 
 def latency(models, batch=1, threads=1, time=2.0, rounds=30, samples=None):
