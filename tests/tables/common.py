@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 PARE = os.environ.get("PARE", str(ROOT / "target/release/pare"))
@@ -65,6 +67,40 @@ def made_before(args):
         digest.update(b"" if i == out else hashlib.sha256(content).digest())
     Path(KEEP).mkdir(parents=True, exist_ok=True)
     return Path(KEEP) / f"{digest.hexdigest()[:24]}.onnx"
+
+
+def tested(name, folder):
+    """The samples that a model is tested on, and their labels."""
+    with np.load(samples(name, folder)) as data:
+        return next(data[key] for key in data.files if key != "labels"), data["labels"]
+
+
+def outputs(path, data, batch=250):
+    """The first output for all samples in ONNX Runtime as deployed: all optimizations on."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return np.concatenate([session.run(None, {name: data[i : i + batch]})[0] for i in range(0, len(data), batch)])
+
+
+def accuracy(path, data, labels):
+    """The share of right classes, in %."""
+    return 100 * float((outputs(path, data).argmax(1) == labels).mean())
+
+
+def compared(first, scores, labels):
+    """Accuracy and agreement with the first model's classes, in %, and the mean KL divergence from its outputs."""
+    log = lambda x: x - x.max(-1, keepdims=True) - np.log(np.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True))
+    p, q = log(first.astype(np.float64)), log(scores.astype(np.float64))
+    top = scores.argmax(-1)
+    return {
+        "accuracy": 100 * float((top == labels).mean()),
+        "agreement": 100 * float((top == first.argmax(-1)).mean()),
+        "kl": float((np.exp(p) * (p - q)).sum(-1).mean()),
+    }
 
 
 def latency(models, batch=1, threads=1, time=2.0, rounds=30, samples=None):
