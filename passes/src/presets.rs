@@ -30,7 +30,7 @@ pub static PRESETS: &[Preset] = &[Preset {
 const SAFE: &str = "drop-dead,(\
     lift-constants,inline-branches,resolve-shapes,fuse-sizes,fold-absorbing,fold-constants,\
     drop-noops,drop-neutral,drop-repeats,merge-casts,merge-clips,drop-idle-activations,\
-    lower-einsum,slice-views,merge-transposes,merge-views,merge-reshapes,merge-reductions,merge-slices,merge-concats,merge-pads,\
+    lower-einsum,slice-views,split-views,merge-transposes,merge-views,merge-reshapes,merge-reductions,merge-slices,merge-concats,merge-pads,\
     merge-twins,\
     fold-bn,fold-scale,fold-linear,\
     fuse-layer-norm,fuse-gelu,fuse-hard-swish,fuse-softplus,fuse-space-to-depth,fuse-gemm\

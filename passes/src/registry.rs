@@ -23,6 +23,7 @@ pub static PASSES: &[&PassInfo] = &[
     &cleanup::MergeReshapes::INFO,
     &cleanup::MergeViews::INFO,
     &cleanup::SliceViews::INFO,
+    &cleanup::SplitViews::INFO,
     &cleanup::MergeReductions::INFO,
     &cleanup::MergeSlices::INFO,
     &cleanup::MergeConcats::INFO,

@@ -24,6 +24,7 @@ mod merge_twins;
 mod merge_views;
 mod resolve_shapes;
 mod slice_views;
+mod split_views;
 
 pub use drop_dead::DropDead;
 pub use drop_neutral::DropNeutral;
@@ -47,6 +48,7 @@ pub use merge_twins::MergeTwins;
 pub use merge_views::MergeViews;
 pub use resolve_shapes::ResolveShapes;
 pub use slice_views::SliceViews;
+pub use split_views::SplitViews;
 
 use pare_graph::{At, Decline, Patch, Tensor, Wired, expect};
 
