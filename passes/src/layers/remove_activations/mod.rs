@@ -239,8 +239,17 @@ impl<'p, 't> Work<'p, 't> {
                 scores = self.scores(model, &left, cx)?;
             }
             let best = left.iter().filter_map(|i| Some((*i, *scores.get(i)?)));
-            let Some((next, score)) = best.min_by(|a, b| a.1.total_cmp(&b.1)) else { break };
-            if pass.below.is_some_and(|limit| !(score < limit)) {
+            let Some((next, score)) = best.min_by(|a, b| a.1.total_cmp(&b.1)) else {
+                if removed.is_empty() {
+                    cx.decline(format!("no activation has a score by `{}`", self.criterion.name()));
+                }
+                break;
+            };
+            if let Some(limit) = pass.below.filter(|&limit| !(score < limit)) {
+                if removed.is_empty() {
+                    let (by, name) = (self.criterion.name(), &self.places[next].activation.name);
+                    cx.decline(format!("the least {by} is {score:.3e}, of `{name}`, and not below {limit}"));
+                }
                 break;
             }
             removed.push(next);
