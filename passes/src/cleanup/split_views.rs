@@ -101,7 +101,7 @@ mod tests {
     fn graph(output: &str, nodes: &str) -> String {
         format!(
             "g (float[N,5,12] x) => ({output}) <int64[5] apart = {{0,5,3,2,2}}, int64[3] thirds = {{1,1,1}},
-                int64[1] zero = {{0}}, int64[1] two = {{2}}> {{ {nodes} }}"
+                int64[1] zero = {{0}}> {{ {nodes} }}"
         )
     }
 
