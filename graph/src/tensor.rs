@@ -83,11 +83,13 @@ macro_rules! elements {
     ($($rust:ty: $dtype:ident),*) => {$(
         impl Element for $rust {
             const DTYPE: DataType = DataType::$dtype;
+            #[inline]
             fn read(bytes: &[u8]) -> Self {
                 let mut own = [0; size_of::<Self>()];
                 own.copy_from_slice(bytes);
                 Self::from_le_bytes(own)
             }
+            #[inline]
             fn write(self, to: &mut Vec<u8>) {
                 to.extend_from_slice(&self.to_le_bytes());
             }
@@ -241,6 +243,12 @@ impl Tensor {
             return Err(TensorError::Type(self.dtype, T::DTYPE.name()));
         }
         Ok(self.elements().collect())
+    }
+
+    /// The elements of a float tensor where they lie, if they lie as they do in memory of this machine.
+    pub fn as_f32(&self) -> Option<&[f32]> {
+        let here = cfg!(target_endian = "little") && self.dtype == DataType::Float;
+        here.then(|| bytemuck::try_cast_slice(self.bytes()).ok()).flatten()
     }
 
     fn elements<T: Element>(&self) -> impl Iterator<Item = T> + '_ {
