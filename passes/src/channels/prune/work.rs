@@ -7,7 +7,7 @@ use crate::{
     channels::{
         allocate::Counts,
         cut::cut,
-        groups::{Groups, Keep},
+        groups::{Groups, Keep, Kind},
         order::{Criterion, Ranking, Scales},
         repair::{InputSums, Local, repair},
         roles::{Role, refits, roles},
@@ -291,7 +291,12 @@ impl<'p> Work<'p> {
             let groups = Groups::of(&model.graph);
             groups.groups.iter().map(|g| g.width as u64).sum::<u64>()
         };
-        cx.count("channels removed", width(&self.original).saturating_sub(width(model)));
+        let what = match self.ask.kinds {
+            [Kind::Heads] => "heads removed",
+            [Kind::Hidden] => "hidden units removed",
+            _ => "channels removed",
+        };
+        cx.count(what, width(&self.original).saturating_sub(width(model)));
     }
 }
 

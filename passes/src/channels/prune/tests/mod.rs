@@ -190,8 +190,9 @@ fn heads_and_hidden_units_go_as_far_as_a_limit_allows() {
     let with = Tools { samples: Some(&some), ..tools() };
     let original = read("digits-vit.onnx");
     let trial = Trial::new(with, &original, 128..160).unwrap();
+    // A head of each layer is a third of the attention.
     let heads = PruneHeads {
-        max_drift: Some(0.05),
+        max_drift: Some(0.2),
         scope: Some(Scope::Uniform),
         repair: Some(Repair::Patch),
         ..PruneHeads::default()
@@ -202,14 +203,14 @@ fn heads_and_hidden_units_go_as_far_as_a_limit_allows() {
         repair: Some(Repair::Patch),
         ..PruneHidden::default()
     };
-    let share = |pass: &dyn Pass| {
+    let share = |pass: &dyn Pass, limit: f64| {
         let mut model = original.clone();
         pass.run(&mut model, &mut Context::new(with)).unwrap();
         model.infer().unwrap();
-        assert!(trial.drift(&model).unwrap() <= 0.05);
+        assert!(trial.drift(&model).unwrap() <= limit);
         macs(&model) / macs(&original)
     };
-    let shares = [share(&heads), share(&hidden)];
+    let shares = [share(&heads, 0.2), share(&hidden, 0.05)];
     assert!(shares[0] < 1.0 && shares[1] < 0.8, "{shares:?}");
     let both = PruneHidden { macs: Some(0.9), params: Some(0.9), ..PruneHidden::default() };
     assert!(both.validate().unwrap_err().starts_with("only one of `macs`"));

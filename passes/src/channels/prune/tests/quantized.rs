@@ -111,8 +111,8 @@ fn a_model_without_such_groups_is_refused_with_their_reasons() {
         "main (float[1,2] x) => (float[1,3] y) <float[2,3] w = {1, 2, 3, 4, 5, 6}> { y = MatMul(x, w) }";
     assert_eq!(
         refused(&pass, one),
-        "`main` has no group that can lose channels: `y` stays whole: it is the output `y`; \
-         `w` stays whole: it is the input `x`"
+        "`main` has no group that can lose channels: `w` stays whole: it is the input `x`; \
+         `y` stays whole: it is the output `y`"
     );
     let heads = PruneHeads { ratio: Some(0.5), ..PruneHeads::default() };
     assert_eq!(
