@@ -44,7 +44,9 @@ fn large_tensors_are_turned_as_element_by_element() {
     let strides = [1470, 1470, 42, 21, 1];
     let elements: Vec<u16> = (0..3 * 35 * 2 * 21).collect();
     let x = Tensor::from_slice(&shape, &elements).unwrap();
-    for perm in [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [0, 4, 2, 1, 3], [2, 3, 0, 4, 1], [1, 3, 2, 0, 4], [0, 1, 3, 4, 2]] {
+    for perm in
+        [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [0, 4, 2, 1, 3], [2, 3, 0, 4, 1], [1, 3, 2, 0, 4], [0, 1, 3, 4, 2]]
+    {
         let graph = graph(&format!("{{ y = Transpose<perm = {perm:?}>(x) }}"), 18);
         let turned = evaluate(graph.at(graph.nodes()[0]), &[Some(&x)], 1 << 20).unwrap().remove(0);
         let sizes = perm.map(|p| shape[p]);

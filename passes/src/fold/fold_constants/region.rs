@@ -83,7 +83,8 @@ impl<'c> Region<'c> {
             }
             if region.has_inputs(at) && region.evaluate(at, cx) {
                 // A `Constant` is one already, and an `Identity` of one costs no bytes.
-                let is_one = views && at.outputs().iter().flatten().all(|o| region.tensors.contains_key(&o.id));
+                let is_one =
+                    views && at.outputs().iter().flatten().all(|o| region.tensors.contains_key(&o.id));
                 region.nodes.extend((!is_one).then_some(id));
             }
         }
@@ -128,23 +129,22 @@ impl<'c> Region<'c> {
 
     /// Compute the large values of a plan. False if it has to be made anew, since some cannot be computed.
     pub fn compute_large(&mut self, graph: &Graph, plan: &Plan, cx: &mut Context<'_>) -> bool {
-        plan.folds.iter().flat_map(|(_, values)| values).fold(true, |all, &v| self.compute(graph, v, cx) && all)
+        plan.folds.iter().flat_map(|(_, values)| values).all(|&v| self.compute(graph, v, cx))
     }
 
     /// Compute a node of constants, or leave it to the engine. False if neither does.
     fn evaluate(&mut self, at: At<'_>, cx: &mut Context<'_>) -> bool {
         let (graph, inputs) = (at.graph, at.inputs());
         let tensors: Vec<_> = inputs.iter().map(|v| self.tensor(graph, v.as_ref()?.id)).collect();
-        let result =
-            if tensors.iter().zip(&inputs).any(|(tensor, input)| tensor.is_none() && input.is_some()) {
-                Err(EvalError::NotHere(at.describe()))
-            } else {
-                let needed: u64 = tensors.iter().flatten().map(|t| t.size_in_bytes() as u64).sum();
-                let Limits { room, memory } = self.limits;
-                let limit =
-                    needed.saturating_mul(8).saturating_add(ROOM_FOR_RESULTS.max(room.unsigned_abs()));
-                evaluate(at, &tensors, limit.min(memory.saturating_sub(self.held)) as usize)
-            };
+        let result = if tensors.iter().zip(&inputs).any(|(tensor, input)| tensor.is_none() && input.is_some())
+        {
+            Err(EvalError::NotHere(at.describe()))
+        } else {
+            let needed: u64 = tensors.iter().flatten().map(|t| t.size_in_bytes() as u64).sum();
+            let Limits { room, memory } = self.limits;
+            let limit = needed.saturating_mul(8).saturating_add(ROOM_FOR_RESULTS.max(room.unsigned_abs()));
+            evaluate(at, &tensors, limit.min(memory.saturating_sub(self.held)) as usize)
+        };
         let outputs = at.outputs();
         match result {
             Ok(results) => {

@@ -1,7 +1,7 @@
 //! Composite layers written back as nodes.
 
 use super::{
-    kernel::{Kernel, Map, Tile, places},
+    kernel::{Kernel, Map, Tile, places, turned},
     layer::{Form, Layer, Part},
 };
 use crate::{
@@ -167,8 +167,9 @@ impl<'g> Writer<'g> {
             let b = self.constant("_bias", &[outputs], bias)?;
             return Ok(self.node("Gemm", &[("transB", 1.into())], &[x, w, b]));
         }
-        let turned: Vec<_> = weight.index_axis(ndarray::Axis(2), 0).t().iter().copied().collect();
-        let w = self.constant("", &[inputs, outputs], &turned)?;
+        let values = weight.as_standard_layout();
+        let values = values.as_slice().ok_or(Decline::Mismatch)?;
+        let w = self.constant("", &[inputs, outputs], &turned(values, outputs))?;
         let y = self.node("MatMul", &[], &[x, w]);
         self.plus(y, bias)
     }

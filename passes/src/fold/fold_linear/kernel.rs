@@ -187,8 +187,11 @@ impl Kernel {
                     weight[[o, m, targets[0]]] += value * self.weight[[o / last * mids + m, 0, 0]];
                 }
             } else if next.is_diagonal() {
-                for ((o, i, a), value) in self.weight.indexed_iter() {
-                    weight[[o, i, targets[a]]] += value * next.weight[[o, 0, 0]];
+                let rows = weight.outer_iter_mut().zip(self.weight.outer_iter());
+                for ((mut to, from), &factor) in rows.zip(&next.weight) {
+                    for (a, &target) in targets.iter().enumerate() {
+                        to.column_mut(target).scaled_add(factor, &from.column(a));
+                    }
                 }
             }
             let dense = !self.is_diagonal() && !next.is_diagonal();
@@ -327,6 +330,9 @@ impl Kernel {
     /// The same layer with its taps on the grid of `axes`, which has room for them (see [`Outline::common`]), in
     /// `group` groups, a divisor of its own.
     fn on_grid(&self, axes: &[Axis], group: usize) -> Self {
+        if self.axes == axes && self.group == group {
+            return self.clone();
+        }
         let (outputs, own, _) = self.weight.dim();
         let per_group = self.inputs() / group;
         let mut weight = Array3::zeros((outputs, per_group, taps(axes).iter().product()));
@@ -442,6 +448,23 @@ fn shift(weight: &Array3<f64>, group: usize, ones: &Array2<f64>) -> Option<Vec<f
     Some(all)
 }
 
+/// A matrix with so many rows, transposed block by block, as caches like it.
+pub fn turned(values: &[f64], rows: usize) -> Vec<f64> {
+    const SIDE: usize = 16;
+    let columns = values.len() / rows.max(1);
+    let mut result = vec![0.0; values.len()];
+    for top in (0..rows).step_by(SIDE) {
+        for left in (0..columns).step_by(SIDE) {
+            for column in left..columns.min(left + SIDE) {
+                for row in top..rows.min(top + SIDE) {
+                    result[column * rows + row] = values[row * columns + column];
+                }
+            }
+        }
+    }
+    result
+}
+
 fn row_sums(weight: &Array3<f64>) -> Vec<f64> {
     weight.outer_iter().map(|row| row.iter().map(|w| w.abs()).sum()).collect()
 }
@@ -449,5 +472,29 @@ fn row_sums(weight: &Array3<f64>) -> Vec<f64> {
 impl Map {
     fn zeros(channels: usize, sizes: &[usize]) -> Self {
         Self { sizes: sizes.to_vec(), values: Array2::zeros((channels, sizes.iter().product())) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shift_stands_for_a_bias_only_if_it_is_as_precise() {
+        let weight = |values: [f64; 4]| Array3::from_shape_vec((2, 2, 1), values.to_vec()).unwrap();
+        let ones = Array2::from_shape_vec((2, 1), vec![1.0, -1.0]).unwrap();
+        let found = shift(&weight([2.0, 0.0, 0.0, 4.0]), 1, &ones).unwrap();
+        assert!((found[0] + 0.5).abs() < 1e-12 && (found[1] - 0.25).abs() < 1e-12, "{found:?}");
+        // x₀ = (−10, 10), of which ±19 cancel to ±1.
+        assert_eq!(shift(&weight([1.0, 0.9, 0.9, 1.0]), 1, &ones), None);
+    }
+
+    #[test]
+    fn matrices_are_turned_whatever_their_sizes() {
+        for (rows, columns) in [(1, 40), (17, 33), (32, 16), (0, 3)] {
+            let values: Vec<_> = (0..rows * columns).map(f64::from).collect();
+            let places = (0..columns).flat_map(|c| (0..rows).map(move |r| f64::from(r * columns + c)));
+            assert_eq!(turned(&values, rows as usize), places.collect::<Vec<_>>());
+        }
     }
 }
