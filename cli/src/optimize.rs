@@ -363,7 +363,7 @@ fn steps(report: &Report, verbose: bool) -> String {
         if did.is_empty() && step.figures.is_empty() {
             did.push(counted(step.patches, "changes"));
         }
-        did.extend(step.figures.iter().map(|(what, x)| format!("{what} {x:.4}")));
+        did.extend(step.figures.iter().map(|(what, x)| format!("{what} {}", voice::figure(*x))));
         text += &format!("{}: {}\n", step.pass, did.join(", "));
         for note in step.notes.iter().chain(&step.interface) {
             text += &format!("  {note}\n");

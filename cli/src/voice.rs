@@ -192,6 +192,15 @@ fn scaled(mut n: f64, base: f64, units: &[&str]) -> String {
     }
 }
 
+/// A number with four digits that count: 0.002104, 45.05.
+pub fn figure(x: f64) -> String {
+    let magnitude = if x == 0.0 { 0.0 } else { x.abs().log10().floor() };
+    match magnitude {
+        m if !(-4.0..6.0).contains(&m) => format!("{x:.1e}"),
+        m => format!("{x:.digits$}", digits = (3.0 - m).max(0.0) as usize),
+    }
+}
+
 /// `before → after (ratio)`.
 pub fn change(before: u64, after: u64, show: fn(u64) -> String) -> Vec<String> {
     let ratio =
@@ -229,6 +238,10 @@ mod tests {
         assert_eq!(bytes(1_109_408), "1.11 MB");
         assert_eq!(bytes(999), "999 B");
         assert_eq!(seconds(0.001_25), "1.250 ms");
+        assert_eq!(figure(0.002_104_3), "0.002104");
+        assert_eq!(figure(45.0516), "45.05");
+        assert_eq!(figure(0.0), "0.000");
+        assert_eq!(figure(-3.2e-7), "-3.2e-7");
         assert_eq!(change(200, 50, count), ["200", "50", "25.0 %"]);
     }
 }

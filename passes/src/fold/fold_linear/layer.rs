@@ -6,6 +6,7 @@ use super::{
     kernel::{Kernel, turned},
     outline::{Offset, Outline},
 };
+use crate::fuse::ends_gelu;
 use ndarray::Array3;
 use pare_graph::{
     At, DataType, Decline, Dim, Tensor, Wired, expect,
@@ -63,7 +64,7 @@ impl<'g> Layer<'g> {
 
     /// The node as a layer.
     pub fn of(at: At<'g>, depth: usize) -> Result<Self, Decline> {
-        expect(at.node().domain().is_empty())?;
+        expect(at.node().domain().is_empty() && !ends_gelu(at))?;
         let layer = match at.op() {
             "Conv" => conv(at),
             "Gemm" | "MatMul" => matrix(at),
