@@ -8,7 +8,7 @@ Needs Python 3.10 or later. The packages it runs on (onnx, onnxruntime, numpy) g
     ok         the same outputs as before
     not run    ONNX Runtime does not run the original
     refused    pare says what is wrong and writes nothing
-    wrong      other outputs
+    wrong      other outputs; with `--passes ''`, another file
     interface  other inputs or outputs
     invalid    ONNX Runtime does not run the result
     crash      pare panics, is killed, or takes longer than a minute
@@ -105,6 +105,8 @@ def judge(case, pare, pipeline, folder):
         return "not run", ""
     if done.returncode != 0:
         return "refused", done.stderr[-200:]
+    if not pipeline and after.read_bytes() != before.read_bytes():
+        return "wrong", "it is another file after reading and writing"
     # Where nothing is to be gained, no file is written.
     try:
         result = session(after if after.exists() else before)

@@ -200,20 +200,8 @@ impl Limits {
     }
 }
 
-/// Compare two models on samples; with `narrowed` the candidate may fix sizes that the reference leaves open.
-pub fn compare(
-    engines: &Engines<'_>,
-    reference: &ModelSource,
-    candidate: &ModelSource,
-    samples: &mut Samples,
-    narrowed: bool,
-) -> Result<Report, Failure> {
-    let options = ProofOptions { narrowed, ..ProofOptions::default() };
-    compare_with(engines, reference, candidate, samples, options)
-}
-
 /// Compare two models on samples; how they are loaded is set here.
-pub fn compare_with(
+pub fn compare(
     engines: &Engines<'_>,
     reference: &ModelSource,
     candidate: &ModelSource,

@@ -16,7 +16,7 @@ use pare_graph::{
 use pare_passes::{
     Effect, Observer, Pass, PassError, Report, RunError, RunOptions, Tools, reduce::reduce, run,
 };
-use pare_runtime::{ModelSource, Outcome, Report as Proof, Samples};
+use pare_runtime::{ModelSource, Outcome, ProofOptions, Report as Proof, Samples};
 use std::{
     cell::RefCell,
     path::{Path, PathBuf},
@@ -30,6 +30,10 @@ pub const FAULT_KEY: &str = "pare.fault";
 
 /// Models that are tried on the way to a reproducer.
 pub const TRIALS: usize = 400;
+
+/// Samples that show how values are rounded: by passes that promise equality, and by the engine's optimizations. Each has
+/// thousands of values, all of which would differ; only shares of samples, such as accuracy, need all samples.
+const ROUNDED: usize = 512;
 
 /// What is needed to run a pipeline over a model and to compare.
 pub struct Proving<'p> {
@@ -124,10 +128,12 @@ impl<'p> Proving<'p> {
         narrowed: bool,
     ) -> Result<Proven, Failure> {
         let effect = stages.iter().map(|s| s.effect).max().unwrap_or(Effect::Exact);
+        let most_deployed = (effect == Effect::Lossy).then_some(ROUNDED);
+        let options = ProofOptions { narrowed, most_deployed, ..ProofOptions::default() };
         let mut overall = if narrowed {
-            self.compare_narrowed(original, model)?
+            self.compare_narrowed(original, model, options)?
         } else {
-            self.compare(original, model, test)?
+            self.compare(original, model, test, options)?
         };
         let (mut failures, mut each) = (vec![], vec![]);
         // What the user limits is limited whatever passes promise.
@@ -144,8 +150,14 @@ impl<'p> Proving<'p> {
         }
         let by_stage = self.work.prove == Prove::Each;
         if effect == Effect::Lossy || by_stage {
+            let most = (!by_stage).then_some(ROUNDED);
             for stage in stages.iter().filter(|s| by_stage || s.effect < Effect::Lossy) {
-                let proof = self.compare(&stage.before, &stage.after, None)?;
+                let proof = self.compare(
+                    &stage.before,
+                    &stage.after,
+                    None,
+                    ProofOptions { most, ..ProofOptions::default() },
+                )?;
                 let passes = stage.passes.join(", ");
                 match &proof.outcome {
                     Outcome::Differs { output, why } if stage.effect < Effect::Lossy => failures.push(
@@ -174,23 +186,29 @@ impl<'p> Proving<'p> {
         Ok(Proven { overall, each, failures, guilty, effect, engine })
     }
 
-    fn compare(&self, a: &Model, b: &Model, test: Option<Samples>) -> Result<Proof, Failure> {
+    fn compare(
+        &self,
+        a: &Model,
+        b: &Model,
+        test: Option<Samples>,
+        options: ProofOptions,
+    ) -> Result<Proof, Failure> {
         let mut samples = match test {
             Some(samples) => samples,
             None => inputs::samples_or_generated(self.work.samples.as_deref(), a, self.common.seed)?,
         };
-        proof::compare(self.engines, &self.place(a)?, &self.place(b)?, &mut samples, false)
+        proof::compare(self.engines, &self.place(a)?, &self.place(b)?, &mut samples, options)
     }
 
     /// The same where `b` takes other sizes: samples are cut as it wants them.
-    fn compare_narrowed(&self, a: &Model, b: &Model) -> Result<Proof, Failure> {
+    fn compare_narrowed(&self, a: &Model, b: &Model, options: ProofOptions) -> Result<Proof, Failure> {
         let path = self.work.test.as_deref().or(self.work.samples.as_deref());
         let mut samples = match inputs::samples_or_generated(path, b, self.common.seed) {
             Ok(samples) => samples,
             // Other inputs than there are samples for: the comparison says so.
             Err(_) => inputs::samples_or_generated(path, a, self.common.seed)?,
         };
-        proof::compare(self.engines, &self.place(a)?, &self.place(b)?, &mut samples, true)
+        proof::compare(self.engines, &self.place(a)?, &self.place(b)?, &mut samples, options)
     }
 
     /// Where an engine finds a model: in memory; one that is too large for that in the file it came from, or, if it
@@ -224,8 +242,8 @@ impl<'p> Proving<'p> {
         let (mut good, mut bad) = (0, all.patches());
         while bad > good + 1 {
             let middle = good + (bad - good) / 2;
-            let differs =
-                matches!(self.compare(original, &run_to(middle)?.0, None)?.outcome, Outcome::Differs { .. });
+            let proof = self.compare(original, &run_to(middle)?.0, None, ProofOptions::default())?;
+            let differs = matches!(proof.outcome, Outcome::Differs { .. });
             if differs { bad = middle } else { good = middle }
         }
         let (before, after) = (run_to(bad.saturating_sub(1))?.1, run_to(bad)?.1);
@@ -247,7 +265,8 @@ impl<'p> Proving<'p> {
             Ok(_) => {
                 let mut samples = inputs::samples_or_generated(None, model, self.common.seed).ok()?;
                 let (a, b) = (self.place(model).ok()?, self.place(&changed).ok()?);
-                let proof = proof::compare(self.engines, &a, &b, &mut samples, false).ok()?;
+                let proof =
+                    proof::compare(self.engines, &a, &b, &mut samples, ProofOptions::default()).ok()?;
                 let Outcome::Differs { output, why } = proof.outcome else { return None };
                 let why = if output.is_empty() { why } else { format!("`{output}`: {why}") };
                 Some(Fault { kind: Kind::Differs, why })

@@ -31,7 +31,7 @@ pub fn run(args: &VerifyArgs, common: &Common, voice: &Voice) -> Result<Done, Fa
         state: args.state.clone(),
         ..ProofOptions::default()
     };
-    let report = proof::compare_with(&engines, &reference.source, &candidate.source, &mut samples, options)?;
+    let report = proof::compare(&engines, &reference.source, &candidate.source, &mut samples, options)?;
     let limits = Limits { measures: args.metric.clone(), ..args.limits.limits() };
 
     let faults = match &report.outcome {

@@ -140,6 +140,26 @@ pub fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
     text
 }
 
+/// So many of what is named in the plural, as `1 no-op dropped`.
+pub fn counted(n: u64, what: &str) -> String {
+    if n != 1 {
+        return format!("{n} {what}");
+    }
+    // Up to the word that tells what happened to them.
+    let tells = |(i, word): &(usize, &str)| {
+        *i > 0 && (word.ends_with("ed") || ["that", "with", "in", "before"].contains(word))
+    };
+    let words: Vec<_> = what.split(' ').collect();
+    let nouns = words.iter().copied().enumerate().find(tells).map_or(words.len(), |(i, _)| i);
+    let one = |(i, &word): (usize, &&str)| match word {
+        _ if i >= nouns || word.ends_with("us") => word.to_owned(),
+        "and" => "or".into(),
+        _ if word.ends_with("ches") || word.ends_with("shes") => word[..word.len() - 2].into(),
+        _ => word.strip_suffix('s').unwrap_or(word).into(),
+    };
+    format!("1 {}", words.iter().enumerate().map(one).collect::<Vec<_>>().join(" "))
+}
+
 /// A count with a unit for people: 40.8 M.
 pub fn count(n: u64) -> String {
     scaled(n as f64, 1000.0, &["", " k", " M", " G", " T"])
@@ -172,6 +192,15 @@ fn scaled(mut n: f64, base: f64, units: &[&str]) -> String {
     }
 }
 
+/// A number with four digits that count: 0.002104, 45.05.
+pub fn figure(x: f64) -> String {
+    let magnitude = if x == 0.0 { 0.0 } else { x.abs().log10().floor() };
+    match magnitude {
+        m if !(-4.0..6.0).contains(&m) => format!("{x:.1e}"),
+        m => format!("{x:.digits$}", digits = (3.0 - m).max(0.0) as usize),
+    }
+}
+
 /// `before → after (ratio)`.
 pub fn change(before: u64, after: u64, show: fn(u64) -> String) -> Vec<String> {
     let ratio =
@@ -184,11 +213,35 @@ mod tests {
     use super::*;
 
     #[test]
+    fn one_of_many_is_said_in_the_singular() {
+        assert_eq!(counted(2, "no-ops dropped"), "2 no-ops dropped");
+        for (many, one) in [
+            ("no-ops dropped", "1 no-op dropped"),
+            ("unused initializers dropped", "1 unused initializer dropped"),
+            ("scales and shifts folded", "1 scale or shift folded"),
+            ("hard sigmoids and swishes fused", "1 hard sigmoid or swish fused"),
+            ("softplus and mish fused", "1 softplus or mish fused"),
+            ("products with bias fused", "1 product with bias fused"),
+            ("gathers moved before views", "1 gather moved before views"),
+            ("layers in eight bits", "1 layer in eight bits"),
+            ("branches that nothing can follow", "1 branch that nothing can follow"),
+            ("batch norms folded", "1 batch norm folded"),
+            ("changes", "1 change"),
+        ] {
+            assert_eq!(counted(1, many), one);
+        }
+    }
+
+    #[test]
     fn figures_are_short() {
         assert_eq!(count(40_813_184), "40.8 M");
         assert_eq!(bytes(1_109_408), "1.11 MB");
         assert_eq!(bytes(999), "999 B");
         assert_eq!(seconds(0.001_25), "1.250 ms");
+        assert_eq!(figure(0.002_104_3), "0.002104");
+        assert_eq!(figure(45.0516), "45.05");
+        assert_eq!(figure(0.0), "0.000");
+        assert_eq!(figure(-3.2e-7), "-3.2e-7");
         assert_eq!(change(200, 50, count), ["200", "50", "25.0 %"]);
     }
 }

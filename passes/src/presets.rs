@@ -21,7 +21,7 @@ pub static PRESETS: &[Preset] = &[Preset {
 //  1. Constants first, since every other pass asks for them. A branch that is known brings its own.
 //  2. Shapes, which make targets and places constant; then what depends on them can be computed.
 //  3. No-ops and repeats, so that patterns lie side by side.
-//  4. What rearranges. Transposes before reshapes: two that cancel are better gone than turned into reshapes.
+//  4. What rearranges: products first that hide transposes. Transposes before reshapes: two that cancel are better gone than turned into reshapes.
 //  5. Twins, before patterns: what is computed twice looks like a value in use elsewhere.
 //  6. Folds into the product before them. Scales and shifts that exporters write out of a batch norm come last, then
 //     products into products, for which no activation may stand in between.
@@ -30,7 +30,7 @@ pub static PRESETS: &[Preset] = &[Preset {
 const SAFE: &str = "drop-dead,(\
     lift-constants,inline-branches,resolve-shapes,fuse-sizes,fold-absorbing,fold-constants,\
     drop-noops,drop-neutral,drop-repeats,merge-casts,merge-clips,drop-idle-activations,\
-    slice-views,merge-transposes,merge-views,merge-reshapes,merge-reductions,merge-slices,merge-concats,merge-pads,\
+    lower-einsum,slice-views,merge-transposes,merge-views,merge-reshapes,merge-reductions,merge-slices,merge-concats,merge-pads,\
     merge-twins,\
     fold-bn,fold-scale,fold-linear,\
     fuse-layer-norm,fuse-gelu,fuse-hard-swish,fuse-softplus,fuse-space-to-depth,fuse-gemm\

@@ -18,6 +18,7 @@ pub static PASSES: &[&PassInfo] = &[
     &cleanup::MergeTwins::INFO,
     &cleanup::MergeCasts::INFO,
     &cleanup::MergeClips::INFO,
+    &cleanup::LowerEinsum::INFO,
     &cleanup::MergeTransposes::INFO,
     &cleanup::MergeReshapes::INFO,
     &cleanup::MergeViews::INFO,

@@ -33,6 +33,10 @@ pub struct ProofOptions {
     /// Whether the candidate may fix sizes of inputs and outputs that the original leaves open, and have other inputs
     /// and outputs: then nothing can be said.
     pub narrowed: bool,
+    /// Samples to stop after; all are run if there is none.
+    pub most: Option<usize>,
+    /// Samples after which only the models as written go on.
+    pub most_deployed: Option<usize>,
 }
 
 /// What a proof found.
@@ -231,12 +235,16 @@ impl<'e> Original<'e> {
                 state.iter().map(|(input, output)| format!("`{input}` from `{output}`")).collect();
             report.notes.push(format!("{steps} steps, state carried on: {}", pairs.join(", ")));
         }
-        let mut proof = Proof { report, original, candidate, steps, state };
+        let most_deployed = self.options.most_deployed.unwrap_or(usize::MAX);
+        let mut proof = Proof { report, original, candidate, steps, state, most_deployed };
         if let Some(outcome) = proof.check_deployment() {
             return Ok(proof.report.with(outcome));
         }
         let mut refusal = None;
         for batch in batches {
+            if self.options.most.is_some_and(|most| proof.report.samples >= most) {
+                break;
+            }
             match proof.run(&batch?) {
                 Ok(None) => {}
                 Ok(Some(outcome)) => return Ok(proof.report.with(outcome)),
@@ -257,6 +265,7 @@ struct Proof<'o> {
     candidate: Sessions,
     steps: usize,
     state: Vec<(String, String)>,
+    most_deployed: usize,
 }
 
 impl Proof<'_> {
@@ -302,6 +311,11 @@ impl Proof<'_> {
         };
         self.report.drift.add(&reference, &candidate);
         self.report.measure(&reference, &candidate, labels);
+        carry(&self.state, &candidate, &mut feeds.candidate);
+        carry(&self.state, &reference, &mut feeds.original);
+        if self.report.samples >= self.most_deployed {
+            return Ok(None);
+        }
         let original = self.original.deployed.as_mut().ok().map(|s| s.run(&feeds.original_deployed));
         if let Some(Ok(outputs)) = &original {
             self.report.floor.add(&reference, outputs);
@@ -318,8 +332,6 @@ impl Proof<'_> {
             }
             _ => {}
         }
-        carry(&self.state, &reference, &mut feeds.original);
-        carry(&self.state, &candidate, &mut feeds.candidate);
         Ok(None)
     }
 
@@ -489,6 +501,17 @@ mod tests {
         assert_eq!((report.samples, report.drift.runs(), report.deployed.runs()), (2, 2, 2));
         let (name, metrics) = &report.metrics[0];
         assert_eq!((name.as_str(), metrics.reference_accuracy()), ("y", Some(0.5)));
+    }
+
+    #[test]
+    fn a_proof_stops_after_as_many_samples_as_are_asked_for() {
+        let engine = FakeEngine::of([("a", Fake::adding(0.0)), ("b", Fake::adding(0.0))]);
+        let options = ProofOptions { most: Some(3), most_deployed: Some(2), ..ProofOptions::default() };
+        let source = |name: &'static str| ModelSource::bytes(name);
+        let report = prove(&engine, &source("a"), &source("b"), batches(&[1.0; 5]), &options).unwrap();
+        assert_eq!(why(&report), "equal");
+        assert_eq!((report.samples, report.drift.runs()), (3, 3));
+        assert_eq!((report.deployed.runs(), report.floor.runs()), (2, 2));
     }
 
     #[test]

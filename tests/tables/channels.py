@@ -12,22 +12,11 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 import onnx
-import onnxruntime as ort
 
 import common
 
 PRUNE = "prune-channels"
-
-
-def accuracy(path, test, batch=250):
-    """The share of right classes, in ONNX Runtime as deployed."""
-    labels = test["labels"]
-    name = next(n for n in test.files if n != "labels")
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    runs = (session.run(None, {name: test[name][i : i + batch]})[0] for i in range(0, len(labels), batch))
-    return float((np.concatenate(list(runs)).argmax(1) == labels).mean())
 
 
 class Bench:
@@ -38,9 +27,9 @@ class Bench:
         self.model = common.model(name)
         self.calibration = common.samples(name, folder, calibration=True)
         self.test_path = common.samples(name, folder)
-        self.test = np.load(self.test_path)
+        self.test = common.tested(name, folder)
         self.made = []
-        self.base = accuracy(self.model, self.test)
+        self.base = common.accuracy(self.model, *self.test)
 
     def prune(self, method, target, options, samples=True):
         """A row: the model pruned by these options, or why it was not."""
@@ -54,7 +43,7 @@ class Bench:
             return row | {"macs": "", "accuracy": "refused", "seconds": "", "latency": ""}
         self.made.append(out)
         row["macs"] = round(report["after"]["macs"] / report["before"]["macs"], 4)
-        row["accuracy"] = round(100 * accuracy(out, self.test), 2)
+        row["accuracy"] = round(common.accuracy(out, *self.test), 2)
         row["seconds"] = round(time.perf_counter() - start, 1)
         row["latency"] = ""
         row["file"] = out
@@ -75,7 +64,7 @@ class Bench:
             cost = common.pare("inspect", out)["macs"] / common.pare("inspect", self.model)["macs"]
             if best is None or abs(cost - wanted) < abs(best[0] - wanted):
                 best = (cost, out)
-        got = round(100 * accuracy(best[1], self.test), 2)
+        got = round(common.accuracy(best[1], *self.test), 2)
         return {"model": self.name, "method": "onnxsim", "target": f"macs={wanted}", "options": "", "macs": round(best[0], 4),
                 "accuracy": got, "seconds": "", "latency": "", "file": best[1]}
 
@@ -129,7 +118,7 @@ def draw(rows, bases):
                           if row["method"] == method and row["model"] == "cifar-resnet20" and isinstance(row[what], float)]
                 if points:
                     ax.plot(*zip(*sorted(points)), "o-", label=method)
-            ax.axhline(100 * bases["cifar-resnet20"], color="grey", linewidth=0.8)
+            ax.axhline(bases["cifar-resnet20"], color="grey", linewidth=0.8)
             ax.set_xlabel({"macs": "multiply-accumulates kept", "latency": "time of a run, of the original's"}[what])
             ax.invert_xaxis()
         axes[0].set_ylabel("accuracy on 10,000 images, %")
@@ -153,7 +142,7 @@ def main():
         parts = [] if quick else ablation(cifar)
         held = [] if quick else limits(cifar)
         bases = {b.name: b.base for b in (cifar, digits)}
-        text = "Original: " + ", ".join(f"{name} {100 * base:.2f} %" for name, base in bases.items()) + ".\n\n"
+        text = "Original: " + ", ".join(f"{name} {base:.2f} %" for name, base in bases.items()) + ".\n\n"
         text += "![accuracy against cost](channels.svg)\n\n"
         text += shown(rows, "model", "target", "method", "macs", "latency", "accuracy", "seconds")
         if parts:

@@ -1,16 +1,24 @@
 """What the scripts of this folder share: running `pare`, reading its JSON reports, writing tables and pictures."""
 import csv
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import numpy as np
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 PARE = os.environ.get("PARE", str(ROOT / "target/release/pare"))
 #: Models and data that are too large for the repository; `PARE_SHARED` names another folder.
 SHARED = Path(os.environ.get("PARE_SHARED", ROOT.parent / "shared"))
+
+
+#: Where `PARE_KEEP` names a folder, models that were made stay there: a second run measures them, and makes none anew.
+KEEP = os.environ.get("PARE_KEEP")
 
 
 def model(name):
@@ -34,12 +42,65 @@ def samples(name, folder, calibration=False):
 
 def pare(*args, check=True):
     """The JSON report of a run of `pare`; `None` where it failed and `check` is false."""
-    run = subprocess.run([PARE, *map(str, args), "--json", "--quiet"], capture_output=True, text=True)
+    args = list(map(str, args))
+    kept = KEEP and "-o" in args and made_before(args)
+    if kept and kept.with_suffix(".json").exists():
+        shutil.copy(kept, args[args.index("-o") + 1])
+        return json.loads(kept.with_suffix(".json").read_text())
+    run = subprocess.run([PARE, *args, "--json", "--quiet"], capture_output=True, text=True)
     if run.returncode != 0:
         if check:
-            sys.exit(f"pare {' '.join(map(str, args))}\nexit {run.returncode}\n{run.stderr}")
+            sys.exit(f"pare {' '.join(args)}\nexit {run.returncode}\n{run.stderr}")
         return None
+    if kept:
+        shutil.copy(args[args.index("-o") + 1], kept)
+        kept.with_suffix(".json").write_text(run.stdout)
     return json.loads(run.stdout)
+
+
+def made_before(args):
+    """Where the output of a command is kept: named after its options and the content of its input files."""
+    out = args.index("-o") + 1
+    digest = hashlib.sha256()
+    for i, arg in enumerate(args):
+        content = Path(arg).read_bytes() if i != out and os.path.isfile(arg) else arg.encode()
+        digest.update(b"" if i == out else hashlib.sha256(content).digest())
+    Path(KEEP).mkdir(parents=True, exist_ok=True)
+    return Path(KEEP) / f"{digest.hexdigest()[:24]}.onnx"
+
+
+def tested(name, folder):
+    """The samples that a model is tested on, and their labels."""
+    with np.load(samples(name, folder)) as data:
+        return next(data[key] for key in data.files if key != "labels"), data["labels"]
+
+
+def outputs(path, data, batch=250):
+    """The first output for all samples in ONNX Runtime as deployed: all optimizations on."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return np.concatenate([session.run(None, {name: data[i : i + batch]})[0] for i in range(0, len(data), batch)])
+
+
+def accuracy(path, data, labels):
+    """The share of right classes, in %."""
+    return 100 * float((outputs(path, data).argmax(1) == labels).mean())
+
+
+def compared(first, scores, labels):
+    """Accuracy and agreement with the first model's classes, in %, and the mean KL divergence from its outputs."""
+    log = lambda x: x - x.max(-1, keepdims=True) - np.log(np.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True))
+    p, q = log(first.astype(np.float64)), log(scores.astype(np.float64))
+    top = scores.argmax(-1)
+    return {
+        "accuracy": 100 * float((top == labels).mean()),
+        "agreement": 100 * float((top == first.argmax(-1)).mean()),
+        "kl": float((np.exp(p) * (p - q)).sum(-1).mean()),
+    }
 
 
 def latency(models, batch=1, threads=1, time=2.0, rounds=30, samples=None):

@@ -8,10 +8,7 @@ import re
 import tempfile
 from pathlib import Path
 
-import numpy as np
-import onnxruntime as ort
-
-from common import HERE, latency, markdown, model, pare, picture, samples, write_csv, write_doc
+from common import HERE, compared, latency, markdown, model, outputs, pare, picture, samples, tested, write_csv, write_doc
 
 CRITERIA = ["loss", "entropy", "tlc", "tlc-ablation"]
 #: What takes the place of an activation: options, and how it is drawn.
@@ -28,24 +25,10 @@ BEST = "affine, refit"
 ORDER = "loss"
 
 
-def scores(path, data, batch=100):
-    """Outputs for all test samples, with all of ONNX Runtime's optimizations."""
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    run = lambda i: session.run(None, {name: data[name][i : i + batch]})[0]
-    return np.concatenate([run(i) for i in range(0, len(data[name]), batch)]).astype(np.float64)
-
-
-def figures_of(logits, first, labels):
-    """Accuracy and agreement in %, and the mean KL divergence from the original."""
-    log = lambda x: x - x.max(-1, keepdims=True) - np.log(np.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True))
-    p, q = log(first), log(logits)
-    classes = logits.argmax(-1)
-    return {
-        "accuracy": f"{100 * (classes == labels).mean():.2f}",
-        "agreement": f"{100 * (classes == first.argmax(-1)).mean():.2f}",
-        "kl": f"{(np.exp(p) * (p - q)).sum(-1).mean():.5f}",
-    }
+def figures_of(scores, first, labels):
+    """What is written of a model."""
+    found = compared(first, scores, labels)
+    return {"accuracy": f"{found['accuracy']:.2f}", "agreement": f"{found['agreement']:.2f}", "kl": f"{found['kl']:.5f}"}
 
 
 def order(name, criterion, folder, count):
@@ -59,11 +42,11 @@ def order(name, criterion, folder, count):
 
 def measure(name, points, folder):
     """Rows for all criteria and forms of one model."""
-    data = np.load(samples(name, folder))
+    data, labels = tested(name, folder)
     base = folder / "base.onnx"
     report = pare("optimize", model(name), "-o", base, "--no-prove", "--passes", "safe")
-    first = scores(base, data)
-    zero = {"macs": report["after"]["macs"]} | figures_of(first, first, data["labels"])
+    first = outputs(base, data)
+    zero = {"macs": report["after"]["macs"]} | figures_of(first, first, labels)
     rows = []
     orders = {criterion: order(name, criterion, folder, MODELS[name][0]) for criterion in CRITERIA}
     lines = [(criterion, BEST) for criterion in CRITERIA] + [(ORDER, form) for form in FORMS if form != BEST]
@@ -75,7 +58,7 @@ def measure(name, points, folder):
             out = folder / f"{count}.onnx"
             calibration = samples(name, folder, True)
             report = pare("optimize", model(name), "-o", out, "--no-prove", "--passes", passes, "--samples", calibration)
-            figures = {"macs": report["after"]["macs"]} | figures_of(scores(out, data), first, data["labels"])
+            figures = {"macs": report["after"]["macs"]} | figures_of(outputs(out, data), first, labels)
             made.append((count, out, figures))
             print(name, criterion, form, count, figures, flush=True)
         times = latency([path for _, path, _ in made], time=6.0)

@@ -10,8 +10,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
-from common import latency, markdown, model, pare, picture, samples, write_csv, write_doc
+from common import compared, latency, markdown, model, outputs, pare, picture, samples, tested, write_csv, write_doc
 
 MODELS = {"cifar-resnet20": "block", "cifar-vit": "layer"}
 COUNTS = [1, 2, 3, 4]
@@ -20,42 +19,22 @@ HEALINGS = ["none", "affine", "least-squares", "merge", "keep-last", "refit"]
 CALIBRATION, TEST = 500, 1000
 
 
-def subset(path, count, out, labels):
-    """The first samples of a file, with or without labels."""
+def subset(path, count, out):
+    """The first samples of a file, without labels."""
     data = np.load(path)
-    keys = [k for k in data.files if labels or k != "labels"]
-    np.savez(out, **{k: data[k][:count] for k in keys})
+    np.savez(out, **{k: data[k][:count] for k in data.files if k != "labels"})
     return out
 
 
-def logits(path, data):
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 2
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    batches = range(0, len(data[name]), 50)
-    return np.concatenate([session.run(None, {name: data[name][i : i + 50]})[0] for i in batches])
-
-
-def measures(reference, scores, labels):
-    """Accuracy, agreement with the original, and mean KL(original‖candidate)."""
-    log = lambda z: z - z.max(1, keepdims=True) - np.log(np.exp(z - z.max(1, keepdims=True)).sum(1, keepdims=True))
-    p, q = log(reference.astype(float)), log(scores.astype(float))
-    kl = (np.exp(p) * (p - q)).sum(1).mean()
-    top = scores.argmax(1)
-    return (top == labels).mean(), (top == reference.argmax(1)).mean(), kl
-
-
 def rows(name, unit, folder, criteria, timed):
-    calibration = subset(samples(name, folder, calibration=True), CALIBRATION, folder / f"{name}-fit.npz", False)
-    data = dict(np.load(subset(samples(name, folder), TEST, folder / f"{name}-seen.npz", True)))
+    calibration = subset(samples(name, folder, calibration=True), CALIBRATION, folder / f"{name}-fit.npz")
+    data, labels = (array[:TEST] for array in tested(name, folder))
     whole = folder / f"{name}.onnx"
     pare("optimize", model(name), "-o", whole, "--no-prove")
-    reference = logits(whole, data)
-    accuracy, _, _ = measures(reference, reference, data["labels"])
+    reference = outputs(whole, data)
     base = pare("inspect", whole)["macs"]
-    first = {"model": name, "unit": unit, "dropped": 0, "criterion": "", "healing": "", "accuracy": accuracy,
-             "agreement": 1.0, "kl": 0.0, "macs": 1.0, "speed": 1.0, "blocks": ""}
+    first = {"model": name, "unit": unit, "dropped": 0, "criterion": "", "healing": "",
+             **compared(reference, reference, labels), "macs": 1.0, "speed": 1.0, "blocks": ""}
     found, done, speeds = [first], {}, {}
     for criterion in criteria:
         for count, gone in enumerate(order(model(name), calibration, folder, criterion, unit), 1):
@@ -68,15 +47,14 @@ def rows(name, unit, folder, criteria, timed):
                     report = pare("optimize", model(name), "-o", out, "--passes",
                                   f"drop-blocks{{blocks=[{names}],healing={healing}}},safe",
                                   "--samples", calibration, "--no-prove")
-                    done[key] = measures(reference, logits(out, data), data["labels"]), report["after"]["macs"] / base
+                    done[key] = compared(reference, outputs(out, data), labels), report["after"]["macs"] / base
                     # Healing adds no nodes: what is left runs as fast healed as not.
                     if timed and key[0] not in speeds:
                         speeds[key[0]] = 1 / latency([whole, out], rounds=60)[1][1]
-                (accuracy, agreement, kl), macs = done[key]
+                measured, macs = done[key]
                 found.append({"model": name, "unit": unit, "dropped": count, "criterion": criterion, "healing": healing,
-                              "accuracy": accuracy, "agreement": agreement, "kl": kl, "macs": macs,
-                              "speed": speeds.get(key[0], float("nan")), "blocks": "; ".join(gone)})
-                print(f"{name} {criterion} {healing} {count}: {accuracy:.4f} {agreement:.4f} {kl:.4f}  {gone}", flush=True)
+                              **measured, "macs": macs, "speed": speeds.get(key[0], float("nan")), "blocks": "; ".join(gone)})
+                print(f"{name} {criterion} {healing} {count}: {measured}  {gone}", flush=True)
     return found
 
 
@@ -101,11 +79,10 @@ def order(source, calibration, folder, criterion, unit):
 
 
 def shown(row):
-    percent = lambda x: f"{100 * x:.1f} %"
     speed = "" if np.isnan(row["speed"]) else f"{row['speed']:.2f}×"
     return {"dropped": row["dropped"], "criterion": row["criterion"], "healing": row["healing"],
-            "accuracy": percent(row["accuracy"]), "agreement": percent(row["agreement"]), "KL": f"{row['kl']:.3f}",
-            "MACs": percent(row["macs"]), "speed": speed}
+            "accuracy": f"{row['accuracy']:.1f} %", "agreement": f"{row['agreement']:.1f} %", "KL": f"{row['kl']:.3f}",
+            "MACs": f"{100 * row['macs']:.1f} %", "speed": speed}
 
 
 def verdict(table):
@@ -136,7 +113,7 @@ def draw(figure, table):
             for row in (r for r in table if r["model"] == name and r["healing"] in ("", healing)):
                 best.setdefault(row["dropped"], []).append(row["agreement"])
             places = sorted(best)
-            axes.plot(places, [100 * max(best[n]) for n in places], marker="o", label=healing)
+            axes.plot(places, [max(best[n]) for n in places], marker="o", label=healing)
         axes.set_title(f"{name}, the best criterion of each")
         axes.set_xlabel(f"{MODELS[name]}s dropped")
         axes.set_ylabel("agreement with the original, %")

@@ -4,9 +4,8 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 
-from common import latency, markdown, model, pare, picture, samples, write_csv, write_doc
+from common import latency, markdown, model, outputs, pare, picture, samples, tested, write_csv, write_doc
 
 #: What a row does after `safe`, and without samples.
 ROWS = [
@@ -21,14 +20,6 @@ HEADS = {"cifar-vit": 4, "digits-vit": 3}
 BATCH = 16
 
 
-def outputs(path, data):
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(str(path), options, ["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return np.concatenate([session.run(None, {name: data[i : i + 500]})[0] for i in range(0, len(data), 500)])
-
-
 def plain(passes):
     """The same with weights alone: what is done without samples."""
     return passes.replace("}", ",criterion=l2,scope=uniform,repair=none}").replace(",scope=uniform,criterion", ",criterion")
@@ -36,9 +27,7 @@ def plain(passes):
 
 def rows(folder, name, timed):
     test, calibration = samples(name, folder), samples(name, folder, calibration=True)
-    loaded = np.load(test)
-    labels = loaded["labels"]
-    data = next(loaded[key] for key in loaded.files if key != "labels")
+    data, labels = tested(name, folder)
     original = Path(folder) / f"{name}-safe.onnx"
     pare("optimize", model(name), "-o", original, "--passes", "safe", "--no-prove")
     reference = outputs(original, data).argmax(1)

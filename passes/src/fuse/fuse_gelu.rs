@@ -77,6 +77,14 @@ impl<'g> Gelu<'g> {
     }
 }
 
+/// Whether a node is the last one of a `Gelu` written out. Runtimes compute that in one pass over memory (ONNX Runtime's
+/// `GeluFusion`, `BiasGeluFusion` and `FastGeluFusion`) if no part is missing, so that its last factor must not go into
+/// a layer that follows: one product less for each element would cost five passes.
+pub(crate) fn ends_gelu(at: At<'_>) -> bool {
+    (at.is("Mul") || at.is("Div"))
+        && Gelu::ending(at).is_ok_and(|gelu| gelu.parts.are_alone(at, at.id).is_ok())
+}
+
 fn is_bell(add: At<'_>) -> bool {
     let maker = beside_scalar(add).ok().and_then(|(curve, _)| curve.maker());
     maker.is_some_and(|at| at.is("Erf") || at.is("Tanh"))

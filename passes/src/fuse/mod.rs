@@ -9,7 +9,7 @@ mod fuse_space_to_depth;
 mod pattern;
 
 pub use fuse_gelu::FuseGelu;
-pub(crate) use fuse_gelu::Gelu;
+pub(crate) use fuse_gelu::{Gelu, ends_gelu};
 pub use fuse_gemm::FuseGemm;
 pub use fuse_hard_swish::FuseHardSwish;
 pub(crate) use fuse_hard_swish::HardSwish;

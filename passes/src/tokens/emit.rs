@@ -29,6 +29,14 @@ pub(super) struct Metric {
     pub value: Ref,
     /// The axis of tokens, 1 or 2.
     pub token: usize,
+    /// `[B,N,1]`: what keeps a token of the first set from being merged, taken off its scores.
+    pub weight: Option<Ref>,
+}
+
+impl Metric {
+    pub fn new(value: Ref, token: usize) -> Self {
+        Self { value, token, weight: None }
+    }
 }
 
 /// Tokens as rows `[B,N,C+1]` of weighted channels and the weight.
@@ -115,7 +123,12 @@ impl Emitter<'_, '_, '_> {
         let turned = if metric.token == 1 { &mut b } else { &mut a };
         *turned = self.spell.transpose(*turned, &[0, 2, 1]);
         let scores = self.op("MatMul", &[a, b]);
-        let (best, near) = self.top(scores, -1, 1, true);
+        let (mut best, near) = self.top(scores, -1, 1, true);
+        if let Some(weight) = metric.weight {
+            // The same for all partners of a token, so that the nearest stays the nearest.
+            let weight = self.cut(weight, 1, even.0, END, 2);
+            best = self.op("Sub", &[best, weight]);
+        }
         let (_, order) = self.top(best, 1, even.1, true);
         let (src, stay) = if r < even.1 {
             let parts = self.ints("parts", &[r as i64, (even.1 - r) as i64]);
@@ -165,13 +178,24 @@ impl Emitter<'_, '_, '_> {
         Rows { value, tokens: tokens - r, width }
     }
 
+    /// `30α·a` for each token, `[B,N,1]`: `a` is how much the class token attends to it, in the mean over heads (FOLDER).
+    /// `attention` is `[B,H,N,N]` or `[B·H,N,N]`, with `axis` that of the queries.
+    pub fn attended(&mut self, attention: Ref, axis: usize, heads: usize, tokens: usize, alpha: f64) -> Ref {
+        let class = self.cut(attention, axis, 0, 1, 1);
+        let flat = self.spell.reshape(class, &[-1, heads as i64, tokens as i64]);
+        let share = Tensor::from_f64(DataType::Float, &[1, heads], &vec![30.0 * alpha / heads as f64; heads]);
+        let share = self.spell.constant("share", share.expect("as many elements"));
+        let sum = self.op("MatMul", &[share, flat]);
+        self.spell.reshape(sum, &[0, tokens as i64, 1])
+    }
+
     /// Merge `r` tokens however many these are, halving again and again (FOLDER). From the second round on tokens are
-    /// compared by the weighted sums of what they were compared by.
+    /// compared by the weighted sums of what they were compared by, and what was attended to adds up.
     pub fn fold(&mut self, rows: Rows, metric: Metric, dim: usize, mut r: usize) -> Rows {
         if r <= most(rows.tokens, self.protected) {
             return self.merge(rows, metric, r);
         }
-        // Let the metric travel in front of the channels, weighted like them.
+        // Let the metric travel in front of the channels, weighted like them, and behind the weights, which are sums.
         let channels = rows.width;
         let by_token = match metric.token {
             1 => metric.value,
@@ -179,8 +203,10 @@ impl Emitter<'_, '_, '_> {
         };
         let size = self.cut(rows.value, 2, channels - 1, END, 1);
         let weighted = self.op("Mul", &[by_token, size]);
-        let value = self.spell.node(Node::new("Concat").with("axis", 2_i64), &[weighted, rows.value]);
-        let mut rows = Rows { value, width: dim + channels, ..rows };
+        let parts: Vec<_> = metric.weight.into_iter().chain([weighted, rows.value]).collect();
+        let value = self.spell.node(Node::new("Concat").with("axis", 2_i64), &parts);
+        let (first, front) = (parts.len() - 2, parts.len() - 2 + dim);
+        let mut rows = Rows { value, width: front + channels, ..rows };
         let mut metric = metric;
         while r > 0 {
             let now = r.min(most(rows.tokens, self.protected));
@@ -190,10 +216,11 @@ impl Emitter<'_, '_, '_> {
             rows = self.merge(rows, metric, now);
             r -= now;
             if r > 0 {
-                metric = Metric { value: self.cut(rows.value, 2, 0, dim as i64, 1), token: 1 };
+                metric = Metric::new(self.cut(rows.value, 2, first, front as i64, 1), 1);
+                metric.weight = (first > 0).then(|| self.cut(rows.value, 2, 0, 1, 1));
             }
         }
-        let value = self.cut(rows.value, 2, dim, END, 1);
+        let value = self.cut(rows.value, 2, front, END, 1);
         Rows { value, width: channels, ..rows }
     }
 

@@ -27,6 +27,8 @@ pub(super) struct Plan {
     pub emit: Emit,
     /// The spread of significance from which on PPT prunes instead of merging.
     pub threshold: f64,
+    /// How much what the class token attends to is kept from being merged, by FOLDER.
+    pub alpha: f64,
     /// Drop after the last attention what nobody reads.
     pub drop_unread: bool,
     /// Do so even if nothing is merged.
@@ -256,13 +258,26 @@ fn merged(
     let x = if token == 1 { sum.into() } else { spell.transpose(sum.into(), &[1, 0, 2]) };
     let mut emitter = Emitter { spell: &mut spell, emit: plan.emit, protected: change.protected };
     let (metric, dim) = match plan.metric {
-        MetricOf::Feature => (Metric { value: x, token: 1 }, channels),
+        MetricOf::Feature => (Metric::new(x, 1), channels),
         MetricOf::Key => keys(&mut emitter, graph, attention)?,
     };
     let rows = emitter.rows(x, size.map(Ref::from), change.from, channels);
     let rows = match plan.method {
         Method::Tome => emitter.merge(rows, metric, r),
-        Method::Folder => emitter.fold(rows, metric, dim, r),
+        Method::Folder => {
+            let mut metric = metric;
+            if plan.alpha > 0.0 && change.protected > 0 {
+                let heads = attention.heads.zip(attention.weights);
+                let (heads, weights) = heads.ok_or_else(|| {
+                    odd("does not show its weights, which FOLDER looks at unless `alpha=0`")
+                })?;
+                let weights = graph.wired(weights);
+                let rank = weights.rank().map_err(|_| odd("has weights of unknown rank"))?;
+                metric.weight =
+                    Some(emitter.attended(weights.into(), rank - 2, heads, change.from, plan.alpha));
+            }
+            emitter.fold(rows, metric, dim, r)
+        }
         Method::Ppt => {
             let weights =
                 attention.weights.ok_or_else(|| odd("does not show its weights, which PPT looks at"))?;
@@ -308,7 +323,7 @@ fn keys(
             let bias = emitter.spell.constant("keys", bias);
             metric = emitter.spell.node(Node::new("Add"), &[metric, bias]);
         }
-        return Ok((Metric { value: metric, token: 1 }, head));
+        return Ok((Metric::new(metric, 1), head));
     }
     let dim = shape[key.channel].size().ok_or_else(odd)?;
     let token = key.token.ok_or_else(odd)?;
@@ -318,7 +333,7 @@ fn keys(
             let by_token = token < key.channel;
             let target = if by_token { [0, -1, dim as i64] } else { [0, dim as i64, -1] };
             let value = emitter.over_heads(value.into(), own, &target);
-            Ok((Metric { value, token: if by_token { 1 } else { 2 } }, dim))
+            Ok((Metric::new(value, if by_token { 1 } else { 2 }), dim))
         }
         (3, None) if attention.form == Form::Decomposed => {
             // Samples and heads share an axis.
@@ -327,7 +342,7 @@ fn keys(
             let by_token = token < key.channel;
             let target = if by_token { [0, -1, dim as i64] } else { [0, dim as i64, -1] };
             let value = emitter.over_heads(flat, heads, &target);
-            Ok((Metric { value, token: if by_token { 1 } else { 2 } }, dim))
+            Ok((Metric::new(value, if by_token { 1 } else { 2 }), dim))
         }
         (3, None) => {
             // All heads' channels on one axis; the operator may add a bias of its own.
@@ -345,7 +360,7 @@ fn keys(
             }
             let stack = emitter.spell.constant("heads", stack);
             let metric = emitter.spell.node(Node::new("MatMul"), &[whole, stack]);
-            Ok((Metric { value: metric, token: 1 }, head))
+            Ok((Metric::new(metric, 1), head))
         }
         _ => Err(odd()),
     }

@@ -100,6 +100,8 @@ pass! {
         pub drop_unread: bool = true,
         /// For `ppt`: the variance of the tokens' significance from which on they are pruned.
         pub threshold: f64 = 7e-5,
+        /// For `folder`: how much tokens that the class token attends to are kept from being merged.
+        pub alpha: f64 = 1.0,
         /// Samples in a run when time is measured.
         pub batch: usize = 1,
     }
@@ -117,6 +119,9 @@ impl Pass for MergeTokens {
         }
         if self.limits().any() && self.schedule == Schedule::Fixed {
             return Err("limits are for `schedule=auto`".into());
+        }
+        if !(self.alpha.is_finite() && self.alpha >= 0.0) {
+            return Err("`alpha` is a number of at least 0".into());
         }
         if self.batch == 0 {
             return Err("`batch` is at least 1".into());
@@ -158,6 +163,7 @@ impl Pass for MergeTokens {
             proportional: self.proportional,
             emit: self.emit.unwrap_or(Emit::Matmul),
             threshold: self.threshold,
+            alpha: self.alpha,
             drop_unread: self.drop_unread,
             // Searching starts from what dropping alone wins.
             even_alone: false,
@@ -273,7 +279,7 @@ fn built(model: &Model, plan: &Plan, survey: &Survey) -> Result<Model, Refusal> 
 fn report(cx: &mut Context<'_>, done: Done, speed: Option<f64>) {
     if done.merged > 0 {
         cx.count("tokens merged", done.merged as u64);
-        cx.count("blocks that merge", done.blocks as u64);
+        cx.count("merging blocks", done.blocks as u64);
     }
     if done.dropped > 0 {
         cx.count("tokens dropped that nobody reads", done.dropped as u64);

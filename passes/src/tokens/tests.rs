@@ -73,10 +73,15 @@ fn alone(kind: &str, case: &BTreeMap<String, Tensor>, r: usize, protected: usize
     let mut spell = Spell::new(graph, &mut patch, "merged");
     let mut emitter = Emitter { spell: &mut spell, emit, protected };
     let summed = emitter.over_heads(k.into(), heads, &[0, -1, dim as i64]);
-    let metric = Metric { value: summed, token: 1 };
+    let mut metric = Metric::new(summed, 1);
     let rows = emitter.rows(z.into(), Some(size.into()), tokens, channels);
     let rows = match kind {
-        "folder" => emitter.fold(rows, metric, dim, r),
+        "folder" => {
+            if let Some(attention) = graph.find("attention") {
+                metric.weight = Some(emitter.attended(attention.into(), 2, heads, tokens, 1.0));
+            }
+            emitter.fold(rows, metric, dim, r)
+        }
         "ppt" => {
             let merged = emitter.merge(rows, metric, r);
             let [attention, value]: [Ref; 2] = ["attention", "value"].map(|n| id(n).into());
@@ -97,7 +102,7 @@ fn alone(kind: &str, case: &BTreeMap<String, Tensor>, r: usize, protected: usize
 #[test]
 fn merges_equal_the_numpy_ports() {
     let cases = frozen();
-    assert!(cases.len() >= 11, "{:?}", cases.keys());
+    assert!(cases.len() >= 13, "{:?}", cases.keys());
     for (name, case) in &cases {
         let words: Vec<_> = name.split(':').collect();
         let (kind, r, protected) = (words[0], words[1].parse().unwrap(), words[2].parse().unwrap());

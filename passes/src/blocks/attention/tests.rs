@@ -262,3 +262,16 @@ fn transformers_as_exported_and_cleaned() {
         assert!(found.iter().all(|a| a.mask(MaskKind::Causal).is_some() == causal), "{path}");
     }
 }
+
+#[test]
+fn einsums_are_products_once_they_are_lowered() {
+    let einsums = "q0 = MatMul(n, wq) q = Reshape(q0, heads) k0 = MatMul(n, wk) k = Reshape(k0, heads)
+        v0 = MatMul(n, wv) v = Reshape(v0, heads) s = Einsum<equation = \"bqhd,bkhd->bhqk\">(q, k) t = Mul(s, root)
+        p = Softmax(t) c = Einsum<equation = \"bhqk,bkhd->bqhd\">(p, v) c2 = Reshape(c, merged)
+        o = MatMul(c2, wo) o1 = Add(bias, o) y = Add(x, o1)";
+    let mut model = vit(&format!("{NORM} {einsums}"));
+    assert_eq!(attentions(&model.graph), []);
+    let lower: Pipeline = "lower-einsum".parse().unwrap();
+    run(&lower, &mut model, RunOptions { tools: tools(), stop_after: None }, &mut ()).unwrap();
+    is_whole(&model, &only(&model));
+}

@@ -73,12 +73,12 @@ impl Work<'_> {
     /// Fewer samples where the model is large.
     fn held_out_for_curves(&self) -> std::ops::Range<usize> {
         let macs = CostModel::macs(&self.stage.model.graph, &self.stage.groups).at(&|_| 0);
-        let all = macs * (self.fit.len() + self.held_out.len()) as f64;
+        let all = macs * (self.split.fit.len() + self.split.held_out.len()) as f64;
         // Suffixes are half of a model on average.
         let each = macs / 2.0 * (LEVELS * self.stage.chosen.len()) as f64;
         let count = ((EFFORT + EFFORT_RUNS * all) / each.max(1.0)) as usize;
-        let count = count.clamp(LEAST_SAMPLES.min(self.held_out.len()), self.held_out.len());
-        self.held_out.start..self.held_out.start + count
+        let count = count.clamp(LEAST_SAMPLES.min(self.split.held_out.len()), self.split.held_out.len());
+        self.split.held_out.start..self.split.held_out.start + count
     }
 
     /// Where a curve is measured: some eight of the choices, evenly.

@@ -116,7 +116,7 @@ impl Work<'_> {
     /// Whether halving the way pays: where candidates are judged by their outputs, and running them is not the work of
     /// minutes.
     fn goes_twice(&self) -> bool {
-        let runs = self.macs().at(&|_| 0) * (self.fit.len() + self.held_out.len()) as f64;
+        let runs = self.macs().at(&|_| 0) * (self.split.fit.len() + self.split.held_out.len()) as f64;
         self.scope == Scope::Global && self.repair == Repair::Sequential && runs <= TWICE
     }
 
@@ -198,7 +198,7 @@ impl Work<'_> {
 
     /// The first limit that a candidate breaks on samples that are held out.
     fn broken(&self, model: &Model, limits: Limits, cx: &Context<'_>) -> Result<Option<String>, PassError> {
-        let trial = Trial::new(cx.tools, &self.original, self.held_out.clone())?;
+        let trial = Trial::new(cx.tools, &self.original, self.split.held_out.clone())?;
         Ok(limits.broken(&trial.measure(model)?))
     }
 }

@@ -1,7 +1,7 @@
 //! A model on its way: its groups, in what order their units go, and what it is when some are gone.
 
 use super::{Ask, Repair, Scope, choose::choose};
-use crate::prepare::{HELD_OUT, MIN_SAMPLES, PLACES, STATISTICS};
+use crate::prepare::{PLACES, Split};
 use crate::{
     Context, PassError, Tools,
     channels::{
@@ -17,10 +17,7 @@ use crate::{
     trial::Trial,
 };
 use pare_graph::{Model, NodeId, Samples};
-use std::{
-    collections::{BTreeMap, HashMap},
-    ops::Range,
-};
+use std::collections::{BTreeMap, HashMap};
 
 /// Ridge of a fit with many samples.
 const LAMBDA: f64 = 1e-3;
@@ -35,10 +32,8 @@ pub struct Work<'p> {
     pub criterion: Criterion,
     pub scope: Scope,
     pub repair: Repair,
-    /// Samples that weights are fitted to.
-    pub fit: Range<usize>,
-    /// Samples that outputs are compared on.
-    pub held_out: Range<usize>,
+    /// Samples that weights are fitted to, and that outputs are compared on.
+    pub split: Split,
     /// The model at the start: what a result is held against.
     pub original: Model,
     /// The model that is cut.
@@ -94,38 +89,18 @@ impl<'p> Work<'p> {
             || matches!(repair, Repair::Moments | Repair::Sequential)
             || ask.limits().any();
         let needs = runs || sums && cx.tools.statistics.is_none();
-        if needs && !sampled {
-            return Err(PassError::refused_with(
-                "it needs samples, and an engine to run them",
-                "give them with `--samples`, or ask for `criterion=l2,scope=uniform,repair=none`",
-            ));
-        }
-        let count = cx.tools.samples.map_or(0, Samples::len);
-        if needs && count < MIN_SAMPLES {
-            return Err(PassError::refused_with(
-                format!("{count} samples are too few"),
-                format!("give {MIN_SAMPLES} or more, better some hundred"),
-            ));
-        }
+        let split = match needs {
+            true => Split::required(cx.tools, Some("criterion=l2,scope=uniform,repair=none"))?,
+            false => Split::of(cx.tools),
+        };
         if ask.max_accuracy_drop.is_some() && cx.tools.samples.and_then(Samples::labels).is_none() {
             return Err(PassError::refused_with(
                 "`max_accuracy_drop` needs labels",
                 "add an array `labels` to the samples, or ask for `min_agreement`",
             ));
         }
-        let held = (count / 5).clamp(1, HELD_OUT);
-        let fit = count.saturating_sub(held);
         let stage = Stage::new(model.clone(), ask, cx)?;
-        Ok(Self {
-            ask,
-            criterion,
-            scope,
-            repair,
-            fit: 0..fit,
-            held_out: fit..count,
-            original: model.clone(),
-            stage,
-        })
+        Ok(Self { ask, criterion, scope, repair, split, original: model.clone(), stage })
     }
 
     /// Find out in what order the units of each group go. `given` is the model as it came.
@@ -144,7 +119,7 @@ impl<'p> Work<'p> {
             roles: &stage.roles,
             sums: &stage.sums,
             scales: &scales,
-            samples: self.fit.start..self.fit.end.min(STATISTICS),
+            samples: self.split.statistics(),
         };
         let mut orders = BTreeMap::new();
         for (i, &group) in stage.chosen.iter().enumerate() {
@@ -161,7 +136,7 @@ impl<'p> Work<'p> {
         let reads = |r: &&Role| r.reads(&stage.groups).iter().any(|g| stage.chosen.contains(g));
         let readers: Vec<_> = stage.roles.iter().filter(reads).collect();
         let operators: Vec<_> = readers.iter().map(|r| &r.linear).collect();
-        let range = self.fit.start..self.fit.end.min(STATISTICS);
+        let range = self.split.statistics();
         let sampling = Sampling { places: PLACES, seed: tools.seed };
         // What was seen of the original does not hold for what is left of it.
         let tools = Tools { statistics: tools.statistics.filter(|_| stage.is_first()), ..tools };
@@ -237,18 +212,18 @@ impl<'p> Work<'p> {
             }
             Repair::Moments => {
                 let mut model = local;
-                moments(tools, &self.original, &mut model, &refit(true), self.fit.clone(), PLACES)?;
+                moments(tools, &self.original, &mut model, &refit(true), self.split.fit.clone(), PLACES)?;
                 return Ok(Built { model, keep, drift: None });
             }
             Repair::Sequential => {}
         }
-        let trial = Trial::new(tools, &self.original, self.held_out.clone())?;
+        let trial = Trial::new(tools, &self.original, self.split.held_out.clone())?;
         let mut best = (trial.drift(&local)?, local.clone());
         let mut figures = vec![("drift of single repairs".to_owned(), best.0)];
         let ways = [(LAMBDA, true), (LAMBDA_CAREFUL, false)];
         let (ways, fit) = match effort {
-            Effort::Full => (&ways[..], self.fit.clone()),
-            Effort::Quick => (&ways[..1], self.fit.start..self.fit.end.min(STATISTICS)),
+            Effort::Full => (&ways[..], self.split.fit.clone()),
+            Effort::Quick => (&ways[..1], self.split.statistics()),
         };
         for &(lambda, all) in ways {
             let mut candidate = local.clone();

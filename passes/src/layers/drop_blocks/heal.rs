@@ -61,7 +61,7 @@ pub(super) fn heal(
 fn fitted(work: &Work<'_, '_>, plain: &Model, refits: &[Refit], lambda: f64) -> Result<Model, PassError> {
     let mut model = plain.clone();
     let setting = Setting { lambda, rounds: ROUNDS, places: PLACES };
-    sequential(work.tools, &work.original, &mut model, refits, work.fit.clone(), setting)?;
+    sequential(work.tools, &work.original, &mut model, refits, work.split.fit.clone(), setting)?;
     model.infer()?;
     Ok(model)
 }

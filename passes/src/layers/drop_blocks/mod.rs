@@ -7,7 +7,7 @@ mod score;
 #[cfg(test)]
 mod tests;
 
-use crate::prepare::{HELD_OUT, MIN_SAMPLES};
+use crate::prepare::Split;
 use crate::{
     Context, Pass, PassError, Tools,
     blocks::residual::{Block, blocks, chains, layers},
@@ -20,7 +20,7 @@ use heal::heal;
 use pare_graph::{Graph, Model};
 use score::Scores;
 use serde::{Deserialize, Serialize};
-use std::{collections::HashMap, ops::Range};
+use std::collections::HashMap;
 
 /// What makes a block dispensable; the least goes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,25 +129,13 @@ impl Pass for DropBlocks {
             let hint = "such as `drop-blocks{count=1}` or `drop-blocks{min_agreement=0.99}`";
             return Err(PassError::refused_with("it needs to know how far to go", hint));
         }
-        if cx.tools.samples.is_none() || cx.tools.engine.is_none() {
-            return Err(PassError::refused_with(
-                "it needs samples, and an engine to run them",
-                "give them with `--samples`",
-            ));
-        }
-        let count = cx.tools.samples.map_or(0, pare_graph::Samples::len);
-        if count < MIN_SAMPLES {
-            let hint = format!("give {MIN_SAMPLES} or more, better some hundred");
-            return Err(PassError::refused_with(format!("{count} samples are too few"), hint));
-        }
+        let split = Split::required(cx.tools, None)?;
         ResolveShapes::default().run(model, cx)?;
         prepare(model, cx)?;
         if cx.stopped() {
             return Ok(());
         }
-        let held = (count / 4).clamp(1, HELD_OUT);
-        let (fit, held_out) = (0..count - held, count - held..count);
-        let work = Work { pass: self, tools: cx.tools, original: model.clone(), fit, held_out };
+        let work = Work { pass: self, tools: cx.tools, original: model.clone(), split };
         let Some((mut result, gone)) = work.drop(cx)? else { return Ok(()) };
         if !cx.permit() {
             return Ok(());
@@ -193,14 +181,13 @@ struct Work<'p, 't> {
     pass: &'p DropBlocks,
     tools: Tools<'t>,
     original: Model,
-    fit: Range<usize>,
-    held_out: Range<usize>,
+    split: Split,
 }
 
 impl Work<'_, '_> {
     /// The model without the blocks that can go; `None` if none can.
     fn drop(&self, cx: &mut Context<'_>) -> Result<Option<(Model, Vec<Gone>)>, PassError> {
-        let trial = Trial::new(self.tools, &self.original, self.held_out.clone())?;
+        let trial = Trial::new(self.tools, &self.original, self.split.held_out.clone())?;
         let graph = &self.original.graph;
         let all = self.units(&self.original, cx);
         if all.is_empty() {

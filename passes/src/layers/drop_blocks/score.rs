@@ -80,7 +80,7 @@ impl Work<'_, '_> {
         wanted.sort_unstable();
         wanted.dedup();
         let mut meters: Vec<_> = spans.iter().map(|s| Meter::new(criterion, graph, s)).collect();
-        let range = self.fit.start..self.fit.end.min(self.fit.start + SAMPLES);
+        let range = 0..self.split.fit.end.min(SAMPLES);
         observe(self.tools, model, &wanted, range, "scores", &mut |_, values| {
             let at = |v: ValueId| wanted.binary_search(&v).ok().and_then(|i| values.get(i));
             for (span, meter) in spans.iter().zip(&mut meters) {

@@ -7,6 +7,7 @@ use crate::{
 };
 use pare_graph::{DataType, onnx};
 use pare_runtime::{Limits as SampleLimits, Port, PortDim, Samples, SharedSamples};
+use std::ops::Range;
 use std::path::PathBuf;
 
 fn fixtures() -> PathBuf {

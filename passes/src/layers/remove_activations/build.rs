@@ -76,7 +76,7 @@ impl Work<'_, '_> {
         let refits = self.refits(&start.graph, removed, stands);
         let (lambdas, samples, rounds) =
             if quick { (&LAMBDAS[1..2], FITTED_QUICKLY, 1) } else { (&LAMBDAS[..], FITTED, ROUNDS) };
-        let range = self.fit.start..self.fit.end.min(samples);
+        let range = 0..self.split.fit.end.min(samples);
         for &lambda in lambdas {
             let mut candidate = start.clone();
             let setting = Setting { lambda, rounds, places: PLACES };

@@ -7,7 +7,7 @@ mod score;
 #[cfg(test)]
 mod tests;
 
-use crate::prepare::{HELD_OUT, MIN_SAMPLES, STATISTICS};
+use crate::prepare::Split;
 use crate::{
     Context, Pass, PassError,
     blocks::activation::{Activation, activations, channel_axis},
@@ -20,7 +20,7 @@ use crate::{
 use build::Built;
 use pare_graph::{Graph, Model};
 use serde::{Deserialize, Serialize};
-use std::{collections::HashMap, ops::Range};
+use std::collections::HashMap;
 
 /// What makes an activation dispensable; the least goes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -168,7 +168,7 @@ struct Work<'p, 't> {
     lines: Vec<Vec<(f64, f64)>>,
     /// `β/|γ|` of the batch norms before activations, by the names of their outputs.
     norms: HashMap<String, Vec<f64>>,
-    fit: Range<usize>,
+    split: Split,
     trial: Option<Trial<'t>>,
 }
 
@@ -195,27 +195,16 @@ impl<'p, 't> Work<'p, 't> {
             || replacement == Replacement::Affine
             || refit
             || pass.limits().any();
-        if needs && !sampled {
-            return Err(PassError::refused_with(
-                "it needs samples, and an engine to run them",
-                "give them with `--samples`, or ask for `criterion=slope,replacement=identity,refit=false`",
-            ));
-        }
-        let count = cx.tools.samples.map_or(0, pare_graph::Samples::len);
-        if needs && count < MIN_SAMPLES {
-            return Err(PassError::refused_with(
-                format!("{count} samples are too few"),
-                format!("give {MIN_SAMPLES} or more, better some hundred"),
-            ));
-        }
-        let held = (count / 5).clamp(1, HELD_OUT);
-        let fit = 0..count.saturating_sub(held);
-        let measures = sampled && count >= MIN_SAMPLES;
-        let trial = measures.then(|| Trial::new(cx.tools, model, fit.end..count)).transpose()?;
+        let split = match needs {
+            true => Split::required(cx.tools, Some("criterion=slope,replacement=identity,refit=false"))?,
+            false => Split::of(cx.tools),
+        };
+        let measures = sampled && split.suffices();
+        let trial = measures.then(|| Trial::new(cx.tools, model, split.held_out.clone())).transpose()?;
         let places = choose(pass, &model.graph, cx)?;
         let (tools, model) = (cx.tools, model.clone());
         let mut work =
-            Self { pass, tools, criterion, refit, model, places, lines: vec![], norms, fit, trial };
+            Self { pass, tools, criterion, refit, model, places, lines: vec![], norms, split, trial };
         work.lines = match replacement {
             Replacement::Identity => work.places.iter().map(|p| vec![(1.0, 0.0); p.channels]).collect(),
             Replacement::Affine => {
@@ -304,7 +293,7 @@ impl<'p, 't> Work<'p, 't> {
             wanted.extend([found.input, found.output]);
         }
         let mut pairs: Vec<_> = places.iter().map(|&i| Pairs::new(self.places[i].channels)).collect();
-        let range = self.fit.start..self.fit.end.min(STATISTICS);
+        let range = self.split.statistics();
         crate::stats::observe(self.tools, model, &wanted, range, "statistics", &mut |_, values| {
             for ((pairs, &i), xy) in pairs.iter_mut().zip(places).zip(values.chunks_exact(2)) {
                 let (x, y) = (crate::stats::floats(&xy[0])?, crate::stats::floats(&xy[1])?);

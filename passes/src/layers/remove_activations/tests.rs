@@ -8,6 +8,7 @@ use crate::{
 };
 use pare_graph::{EvaluateError, Samples, Tensor, onnx};
 use pare_runtime::{LoadOptions, ModelSource, SharedSamples};
+use std::ops::Range;
 use std::path::Path;
 
 /// Samples of one input, made up.

@@ -9,7 +9,7 @@ mod tests;
 pub use ranges::Ranges;
 
 use super::layers::{Layer, layers};
-use crate::prepare::{HELD_OUT, PLACES, STATISTICS};
+use crate::prepare::{PLACES, Split};
 use crate::{
     Context, Pass, PassError, pass,
     repair::{Refit, Setting, sequential},
@@ -73,8 +73,7 @@ impl Pass for Quantize {
                 "give them with `--samples`, or ask for `activations=false`",
             ));
         }
-        let count = cx.tools.samples.map_or(0, pare_graph::Samples::len);
-        let fit = count.saturating_sub((count / 5).min(HELD_OUT));
+        let split = Split::of(cx.tools);
         let layers = layers(graph, (&self.only, &self.except), cx)?;
         let fits = |l: &Layer| {
             let float = graph.value(l.linear.weight).fact.dtype() == Some(pare_graph::DataType::Float);
@@ -82,8 +81,7 @@ impl Pass for Quantize {
         };
         let layers: Vec<_> = layers.into_iter().filter(fits).collect();
         let plan = if self.activations { Plan::of(graph, &layers) } else { Plan::default() };
-        let grids =
-            calibrate(cx.tools, model, &plan, 0..fit.clamp(1, STATISTICS), (self.ranges, self.percentile))?;
+        let grids = calibrate(cx.tools, model, &plan, split.statistics(), (self.ranges, self.percentile))?;
         let scales: Vec<_> = layers.iter().map(|l| weight_scales(l, self.ranges)).collect();
 
         // Rounded, but still in floats, so that biases can be fitted.
@@ -93,7 +91,7 @@ impl Pass for Quantize {
             store(&mut rounded.graph, layer, &on_grid(layer, scales), &layer.bias)?;
         }
         if self.correct_bias && sampled {
-            rounded = corrected(model, rounded, &layers, 0..fit, cx)?;
+            rounded = corrected(model, rounded, &layers, &split, cx)?;
         }
         for (layer, scales) in layers.iter().zip(&scales) {
             let input = places.get(&layer.node).copied();
@@ -120,7 +118,7 @@ fn corrected(
     original: &Model,
     rounded: Model,
     layers: &[Layer],
-    fit: std::ops::Range<usize>,
+    split: &Split,
     cx: &mut Context<'_>,
 ) -> Result<Model, PassError> {
     let mut candidate = rounded.clone();
@@ -138,10 +136,8 @@ fn corrected(
     let refits: Vec<_> = layers.iter().filter_map(refits).collect();
     // No weight may move, so no ridge draws anything.
     let setting = Setting { lambda: 1.0, rounds: 0, places: PLACES };
-    let count = cx.tools.samples.map_or(0, pare_graph::Samples::len);
-    sequential(cx.tools, original, &mut candidate, &refits, fit.clone(), setting)?;
-    let held_out = if fit.end < count { fit.end..count } else { fit };
-    let trial = Trial::new(cx.tools, original, held_out)?;
+    sequential(cx.tools, original, &mut candidate, &refits, split.fit.clone(), setting)?;
+    let trial = Trial::new(cx.tools, original, split.held_out.clone())?;
     let (before, after) = (trial.drift(&rounded)?, trial.drift(&candidate)?);
     cx.report.figures.insert("drift of rounding".into(), before);
     cx.report.figures.insert("drift with biases corrected".into(), after);

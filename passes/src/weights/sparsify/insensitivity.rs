@@ -12,7 +12,7 @@ pub fn masks(work: &Work<'_>, masks: &Masks<'_>, cx: &Context<'_>) -> Result<Vec
     if work.pass.pattern != Pattern::Free {
         return Err(PassError::refused_with("a threshold knows no blocks", "give a `ratio`"));
     }
-    let trial = Trial::new(cx.tools, &work.model, work.held_out.clone())?;
+    let trial = Trial::new(cx.tools, &work.model, work.split.held_out.clone())?;
     let entropy = trial.entropy()?.ok_or_else(|| {
         PassError::refused_with("no output holds class scores, whose loss it would watch", "give a `ratio`")
     })?;

@@ -11,7 +11,7 @@ mod tests;
 pub use select::Pattern;
 
 use super::layers::{Kept, Layer, density, layers};
-use crate::prepare::{HELD_OUT, MIN_SAMPLES, PLACES, STATISTICS};
+use crate::prepare::{PLACES, Split};
 use crate::{
     Context, Pass, PassError,
     channels::DropDeadChannels,
@@ -25,7 +25,7 @@ use masks::Masks;
 use pare_graph::{Model, Patch};
 use select::Budget;
 use serde::{Deserialize, Serialize};
-use std::{collections::HashSet, ops::Range};
+use std::collections::HashSet;
 
 /// What makes a weight matter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -216,8 +216,7 @@ struct Work<'p> {
     refit: Refitting,
     /// Sums over the inputs of each group of each layer; none if nothing asks.
     sums: Vec<Vec<Sums>>,
-    fit: Range<usize>,
-    held_out: Range<usize>,
+    split: Split,
 }
 
 impl<'p> Work<'p> {
@@ -234,29 +233,18 @@ impl<'p> Work<'p> {
         let refit = pass.refit.unwrap_or(if sampled { Refitting::Sequential } else { Refitting::None });
         let shared_out = scope == Scope::Drift && pass.ratio.is_some();
         let needs = criterion.needs_samples() || refit != Refitting::None || shared_out;
-        if needs && !sampled {
-            return Err(PassError::refused_with(
-                "it needs samples, and an engine to run them",
-                "give them with `--samples`, or ask for `criterion=magnitude,scope=global,refit=none`",
-            ));
-        }
-        let count = cx.tools.samples.map_or(0, pare_graph::Samples::len);
-        if needs && count < MIN_SAMPLES {
-            return Err(PassError::refused_with(
-                format!("{count} samples are too few"),
-                format!("give {MIN_SAMPLES} or more, better some hundred"),
-            ));
-        }
-        let fit = count.saturating_sub((count / 5).clamp(1, HELD_OUT));
+        let split = match needs {
+            true => Split::required(cx.tools, Some("criterion=magnitude,scope=global,refit=none"))?,
+            false => Split::of(cx.tools),
+        };
         let sums = if criterion.needs_samples() || refit != Refitting::None {
             let operators: Vec<_> = layers.iter().map(|l| &l.linear).collect();
             let sampling = Sampling { places: PLACES, seed: cx.tools.seed };
-            input_sums(cx.tools, model, &operators, 0..fit.min(STATISTICS), sampling)?
+            input_sums(cx.tools, model, &operators, split.statistics(), sampling)?
         } else {
             vec![]
         };
-        let (model, held_out) = (model.clone(), fit..count);
-        Ok(Self { pass, model, layers, criterion, scope, refit, sums, fit: 0..fit, held_out })
+        Ok(Self { pass, model: model.clone(), layers, criterion, scope, refit, sums, split })
     }
 
     /// Which weights stay, of each layer.
@@ -288,7 +276,7 @@ impl<'p> Work<'p> {
 
     /// The share of each layer that goes: the least summed drift of the outputs, by curves of each layer alone.
     fn shares(&self, masks: &Masks<'_>, ratio: f64, cx: &mut Context<'_>) -> Result<Vec<f64>, PassError> {
-        let trial = Trial::new(cx.tools, &self.model, self.held_out.clone())?;
+        let trial = Trial::new(cx.tools, &self.model, self.split.held_out.clone())?;
         let how = if self.refit == Refitting::None { Refitting::None } else { Refitting::Layer };
         let mut curves = vec![];
         for (l, layer) in self.layers.iter().enumerate() {
@@ -370,14 +358,14 @@ impl<'p> Work<'p> {
         if self.refit != Refitting::Sequential {
             return Ok(local);
         }
-        let trial = Trial::new(cx.tools, &self.model, self.held_out.clone())?;
+        let trial = Trial::new(cx.tools, &self.model, self.split.held_out.clone())?;
         let refits = self.refits(masks);
         let mut best = (trial.drift(&local)?, local.clone());
         cx.report.figures.insert("drift of single fits".into(), best.0);
         for lambda in [LAMBDA, LAMBDA_CAREFUL] {
             let mut candidate = local.clone();
             let setting = Setting { lambda, rounds: ROUNDS, places: PLACES };
-            sequential(cx.tools, &self.model, &mut candidate, &refits, self.fit.clone(), setting)?;
+            sequential(cx.tools, &self.model, &mut candidate, &refits, self.split.fit.clone(), setting)?;
             let drift = trial.drift(&candidate)?;
             cx.report.figures.insert(format!("drift at λ={lambda}"), drift);
             if drift < best.0 {

@@ -7,6 +7,7 @@ use crate::{
     trial::Trial,
 };
 use pare_graph::{EvaluateError, Graph, Samples, Tensor};
+use std::ops::Range;
 
 /// Correlated inputs `x`.
 struct Inputs(usize, Vec<usize>);

@@ -224,6 +224,25 @@ fn what_others_use_stays() {
     assert_eq!(ops(&after), ["Gemm", "Gemm"]);
 }
 
+#[test]
+fn a_gelu_keeps_its_half() {
+    let layer = |root: f64| {
+        let mut net = net(9, &[2, 5, 8]);
+        let x = net.last;
+        let [root, one, half] = [root, 1.0, 0.5].map(|c| net.constant(&[], &[c]));
+        let scaled = net.node(Node::new("Div"), &[x, root]);
+        let erf = net.node(Node::new("Erf"), &[scaled]);
+        let bell = net.node(Node::new("Add"), &[erf, one]);
+        let product = net.node(Node::new("Mul"), &[x, bell]);
+        net.node(Node::new("Mul"), &[product, half]);
+        matmul(&mut net, 8, 4);
+        ops(&folded(&net.finish().graph, By::Macs).0)
+    };
+    assert_eq!(layer(std::f64::consts::SQRT_2), ["Div", "Erf", "Add", "Mul", "Mul", "MatMul"]);
+    // No runtime knows this one.
+    assert_eq!(layer(2.0), ["Div", "Erf", "Add", "Mul", "MatMul"]);
+}
+
 fn transposed(net: &mut Net, inputs: usize, outputs: usize, group: usize) -> ValueId {
     let (w, b) = (net.weight(&[inputs, outputs / group, 3, 2]), net.weight(&[outputs]));
     let node = Node::new("ConvTranspose")
