@@ -10,7 +10,7 @@ use crate::{
     proof::{self, Limits},
     proving::{self, Fault, Kind, PIPELINE_KEY, Proven, Proving, Stages},
     stored::Stored,
-    voice::{self, Voice},
+    voice::{self, Voice, counted},
 };
 use pare_graph::{Model, Samples as _, onnx, ops::Bindings};
 use pare_passes::{Effect, Pipeline, Report, Tools};
@@ -359,9 +359,9 @@ fn steps(report: &Report, verbose: bool) -> String {
         if step.patches == 0 && (step.declined.is_empty() || !asked) && step.notes.is_empty() {
             continue;
         }
-        let mut did: Vec<_> = step.counts.iter().map(|(what, n)| format!("{n} {what}")).collect();
+        let mut did: Vec<_> = step.counts.iter().map(|(what, &n)| counted(n, what)).collect();
         if did.is_empty() && step.figures.is_empty() {
-            did.push(format!("{} changes", step.patches));
+            did.push(counted(step.patches, "changes"));
         }
         did.extend(step.figures.iter().map(|(what, x)| format!("{what} {}", voice::figure(*x))));
         text += &format!("{}: {}\n", step.pass, did.join(", "));

@@ -140,6 +140,26 @@ pub fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
     text
 }
 
+/// So many of what is named in the plural, as `1 no-op dropped`.
+pub fn counted(n: u64, what: &str) -> String {
+    if n != 1 {
+        return format!("{n} {what}");
+    }
+    // Up to the word that tells what happened to them.
+    let tells = |(i, word): &(usize, &str)| {
+        *i > 0 && (word.ends_with("ed") || ["that", "with", "in", "before"].contains(word))
+    };
+    let words: Vec<_> = what.split(' ').collect();
+    let nouns = words.iter().copied().enumerate().find(tells).map_or(words.len(), |(i, _)| i);
+    let one = |(i, &word): (usize, &&str)| match word {
+        _ if i >= nouns || word.ends_with("us") => word.to_owned(),
+        "and" => "or".into(),
+        _ if word.ends_with("ches") || word.ends_with("shes") => word[..word.len() - 2].into(),
+        _ => word.strip_suffix('s').unwrap_or(word).into(),
+    };
+    format!("1 {}", words.iter().enumerate().map(one).collect::<Vec<_>>().join(" "))
+}
+
 /// A count with a unit for people: 40.8 M.
 pub fn count(n: u64) -> String {
     scaled(n as f64, 1000.0, &["", " k", " M", " G", " T"])
@@ -191,6 +211,26 @@ pub fn change(before: u64, after: u64, show: fn(u64) -> String) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_of_many_is_said_in_the_singular() {
+        assert_eq!(counted(2, "no-ops dropped"), "2 no-ops dropped");
+        for (many, one) in [
+            ("no-ops dropped", "1 no-op dropped"),
+            ("unused initializers dropped", "1 unused initializer dropped"),
+            ("scales and shifts folded", "1 scale or shift folded"),
+            ("hard sigmoids and swishes fused", "1 hard sigmoid or swish fused"),
+            ("softplus and mish fused", "1 softplus or mish fused"),
+            ("products with bias fused", "1 product with bias fused"),
+            ("gathers moved before views", "1 gather moved before views"),
+            ("layers in eight bits", "1 layer in eight bits"),
+            ("branches that nothing can follow", "1 branch that nothing can follow"),
+            ("batch norms folded", "1 batch norm folded"),
+            ("changes", "1 change"),
+        ] {
+            assert_eq!(counted(1, many), one);
+        }
+    }
 
     #[test]
     fn figures_are_short() {

@@ -75,21 +75,28 @@ pub trait Element: Copy + 'static {
     const DTYPE: DataType;
     /// Read from little-endian bytes, exactly `size_of::<Self>()` of them.
     fn read(bytes: &[u8]) -> Self;
+    /// Write as little-endian bytes, exactly `size_of::<Self>()` of them.
+    fn store(self, to: &mut [u8]);
     /// Append as little-endian bytes.
-    fn write(self, to: &mut Vec<u8>);
+    fn write(self, to: &mut Vec<u8>) {
+        let end = to.len();
+        to.resize(end + size_of::<Self>(), 0);
+        self.store(&mut to[end..]);
+    }
 }
 
 macro_rules! elements {
     ($($rust:ty: $dtype:ident),*) => {$(
         impl Element for $rust {
             const DTYPE: DataType = DataType::$dtype;
+            #[inline]
             fn read(bytes: &[u8]) -> Self {
                 let mut own = [0; size_of::<Self>()];
                 own.copy_from_slice(bytes);
                 Self::from_le_bytes(own)
             }
-            fn write(self, to: &mut Vec<u8>) {
-                to.extend_from_slice(&self.to_le_bytes());
+            fn store(self, to: &mut [u8]) {
+                to.copy_from_slice(&self.to_le_bytes());
             }
         }
     )*};
@@ -102,9 +109,16 @@ impl Element for bool {
     fn read(bytes: &[u8]) -> Self {
         bytes[0] != 0
     }
-    fn write(self, to: &mut Vec<u8>) {
-        to.push(u8::from(self));
+    fn store(self, to: &mut [u8]) {
+        to[0] = u8::from(self);
     }
+}
+
+/// As many elements as `values` has, in bytes.
+fn packed<T: Element>(values: impl ExactSizeIterator<Item = T>) -> Vec<u8> {
+    let mut data = vec![0; values.len() * size_of::<T>()];
+    data.chunks_exact_mut(size_of::<T>()).zip(values).for_each(|(to, value)| value.store(to));
+    data
 }
 
 /// The number of elements of `shape`; `None` on overflow.
@@ -145,9 +159,7 @@ impl Tensor {
 
     /// A tensor of `values`, as many as the shape holds.
     pub fn from_slice<T: Element>(shape: &[usize], values: &[T]) -> Result<Self, TensorError> {
-        let mut data = Vec::with_capacity(size_of_val(values));
-        values.iter().for_each(|v| v.write(&mut data));
-        Self::new(T::DTYPE, shape, data)
+        Self::new(T::DTYPE, shape, packed(values.iter().copied()))
     }
 
     /// A tensor of one dimension.
@@ -164,25 +176,73 @@ impl Tensor {
     /// `values`, computed in f64 and rounded once, here, to `dtype` (a float or integer type of at
     /// least 8 bits that is no 8-bit float; integers round half to even and saturate).
     pub fn from_f64(dtype: DataType, shape: &[usize], values: &[f64]) -> Result<Self, TensorError> {
-        let mut data = Vec::with_capacity(values.len() * dtype.bits() as usize / 8);
         macro_rules! write {
             ($($d:ident => |$v:ident| $e:expr),* $(,)?) => {
                 match dtype {
-                    $(DataType::$d => values.iter().for_each(|&$v| $e.write(&mut data)),)*
+                    $(DataType::$d => packed(values.iter().map(|&$v| $e)),)*
                     _ => return Err(TensorError::Type(DataType::Double, dtype.name())),
                 }
             };
         }
-        write! {
-            Float => |v| (v as f32), Double => |v| v,
+        let data = write! {
+            Float => |v| v as f32, Double => |v| v,
             Float16 => |v| f16::from_f64(v), Bfloat16 => |v| bf16::from_f64(v),
-            Int8 => |v| (v.round_ties_even() as i8), Uint8 => |v| (v.round_ties_even() as u8),
-            Int16 => |v| (v.round_ties_even() as i16), Uint16 => |v| (v.round_ties_even() as u16),
-            Int32 => |v| (v.round_ties_even() as i32), Uint32 => |v| (v.round_ties_even() as u32),
-            Int64 => |v| (v.round_ties_even() as i64), Uint64 => |v| (v.round_ties_even() as u64),
-            Bool => |v| (v != 0.0),
-        }
+            Int8 => |v| v.round_ties_even() as i8, Uint8 => |v| v.round_ties_even() as u8,
+            Int16 => |v| v.round_ties_even() as i16, Uint16 => |v| v.round_ties_even() as u16,
+            Int32 => |v| v.round_ties_even() as i32, Uint32 => |v| v.round_ties_even() as u32,
+            Int64 => |v| v.round_ties_even() as i64, Uint64 => |v| v.round_ties_even() as u64,
+            Bool => |v| v != 0.0,
+        };
         Self::new(dtype, shape, data)
+    }
+
+    /// The elements times factors, in f64, each rounded once: `run` neighbours take the same factor, the next `run` the
+    /// next one, and after the last one the first follows. For floats of at least 16 bits.
+    pub fn scaled(&self, run: usize, factors: &[f64]) -> Result<Self, TensorError> {
+        let data = match self.dtype {
+            DataType::Float => self.scaled_as(run, factors, f64::from, |v| v as f32),
+            DataType::Double => self.scaled_as(run, factors, |v: f64| v, |v| v),
+            DataType::Float16 => self.scaled_as(run, factors, f64::from, f16::from_f64),
+            DataType::Bfloat16 => self.scaled_as(run, factors, f64::from, bf16::from_f64),
+            dtype => return Err(TensorError::Type(DataType::Double, dtype.name())),
+        };
+        Self::new(self.dtype, &self.shape, data)
+    }
+
+    fn scaled_as<T: Element>(
+        &self,
+        run: usize,
+        factors: &[f64],
+        exact: impl Fn(T) -> f64,
+        round: impl Fn(f64) -> T,
+    ) -> Vec<u8> {
+        let (width, run) = (size_of::<T>(), run.max(1));
+        let mut data = vec![0; self.bytes().len()];
+        let scale = |from: &[u8], to: &mut [u8], f: f64| round(exact(T::read(from)) * f).store(to);
+        let period = (run * width * factors.len()).max(1);
+        for (from, to) in self.bytes().chunks(period).zip(data.chunks_mut(period)) {
+            if run == 1 {
+                // One loop over all factors.
+                let pairs = from.chunks_exact(width).zip(to.chunks_exact_mut(width));
+                pairs.zip(factors).for_each(|((from, to), &f)| scale(from, to, f));
+                continue;
+            }
+            for ((from, to), &f) in from.chunks(run * width).zip(to.chunks_mut(run * width)).zip(factors) {
+                let pairs = from.chunks_exact(width).zip(to.chunks_exact_mut(width));
+                pairs.for_each(|(from, to)| scale(from, to, f));
+            }
+        }
+        data
+    }
+
+    /// Whether no element is infinite or not a number; strings and complex numbers are none of it.
+    pub fn is_finite(&self) -> bool {
+        // `fold` has no way out of the loop, and so goes by many elements at a time.
+        match self.dtype {
+            DataType::Float => self.elements::<f32>().fold(true, |all, v| all & v.is_finite()),
+            DataType::Double => self.elements::<f64>().fold(true, |all, v| all & v.is_finite()),
+            _ => self.to_f64().is_none_or(|values| values.iter().all(|v| v.is_finite())),
+        }
     }
 
     /// The element type.
@@ -241,6 +301,12 @@ impl Tensor {
             return Err(TensorError::Type(self.dtype, T::DTYPE.name()));
         }
         Ok(self.elements().collect())
+    }
+
+    /// The elements of a float tensor where they lie, if they lie as they do in memory of this machine.
+    pub fn as_f32(&self) -> Option<&[f32]> {
+        let here = cfg!(target_endian = "little") && self.dtype == DataType::Float;
+        here.then(|| bytemuck::try_cast_slice(self.bytes()).ok()).flatten()
     }
 
     fn elements<T: Element>(&self) -> impl Iterator<Item = T> + '_ {
@@ -395,6 +461,19 @@ mod tests {
         assert_eq!(value(DataType::Float4E2M1, 0x7), 6.0);
         assert_eq!(value(DataType::Float6E2M3, 0x1f), 7.5);
         assert_eq!(value(DataType::Float6E3M2, 0x3f), -28.0);
+    }
+
+    #[test]
+    fn factors_go_by_runs_and_over_again() {
+        let t = Tensor::from_slice(&[2, 2, 2], &[1_f32, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]).unwrap();
+        let scaled = |run, factors: &[f64]| t.scaled(run, factors).unwrap().to_f64().unwrap();
+        assert_eq!(scaled(4, &[1.0, 2.0]), [1.0, 2.0, 3.0, 4.0, 10.0, 12.0, 14.0, 16.0]);
+        assert_eq!(scaled(1, &[1.0, -1.0]), [1.0, -2.0, 3.0, -4.0, 5.0, -6.0, 7.0, -8.0]);
+        assert_eq!(scaled(2, &[1.0, 0.0]), [1.0, 2.0, 0.0, 0.0, 5.0, 6.0, 0.0, 0.0]);
+        let third = Tensor::vector(&[1_f32]).scaled(1, &[1.0 / 3.0]).unwrap();
+        assert_eq!(third.to_vec::<f32>().unwrap(), [(1.0 / 3.0_f64) as f32]);
+        assert!(Tensor::vector(&[1_i32]).scaled(1, &[2.0]).is_err());
+        assert!(t.is_finite() && !t.scaled(8, &[1e40]).unwrap().is_finite());
     }
 
     #[test]

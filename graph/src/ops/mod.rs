@@ -6,7 +6,7 @@ mod infer;
 mod schema;
 mod view;
 
-pub use cost::{Bindings, Cost, NodeCost};
+pub use cost::{Bindings, Cost, NodeCost, is_parameter};
 pub use infer::InferError;
 pub use schema::{
     Arity, AttributeKind, AttributeSchema, Formal, Schema, TypeSet, is_known_domain, newest_opset, operators,

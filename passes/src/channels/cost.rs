@@ -3,7 +3,7 @@
 use super::groups::{Groups, Port, Site, constant_of, site_of};
 use pare_graph::{
     At, Graph,
-    ops::{Bindings, NodeCost},
+    ops::{self, Bindings, NodeCost},
 };
 use std::collections::{BTreeMap, HashMap};
 
@@ -52,7 +52,8 @@ impl CostModel {
         sites.sort_by_key(|(site, _)| *site);
         for (site, axes) in sites {
             let Some(value) = constant_of(graph, site).filter(|v| seen.insert(v.id)) else { continue };
-            let count = value.value().tensor().map_or(0, |t| if t.dtype().is_float() { t.len() } else { 0 });
+            let count =
+                value.value().tensor().map_or(0, |t| if ops::is_parameter(t.dtype()) { t.len() } else { 0 });
             model.fixed -= count as f64;
             model.add(groups, count as f64, axes);
         }

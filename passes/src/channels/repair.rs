@@ -7,7 +7,7 @@ use super::{
 use crate::{
     PassError,
     repair::{left, unfit},
-    stats::{Affine, NotFinite, Sums},
+    stats::{Affine, Linear, NotFinite, Sums},
 };
 use faer::Mat;
 use pare_graph::{Graph, NodeId, Patch};
@@ -137,7 +137,14 @@ pub fn repair(
     let mut patch: Option<Patch> = None;
     for role in roles {
         let Some(channels) = role.kept_inputs(groups, keep) else { continue };
-        let (Some(maps), Some(new)) = (role.maps(original), left(cut, role.node)) else { continue };
+        let new = if role.linear.is_quantized() {
+            // What the bias cannot make up for would take other scales.
+            Linear::of_quantized(cut.at(role.node)).ok().filter(Linear::takes_bias)
+        } else {
+            left(cut, role.node)
+        };
+        let how = if role.linear.is_quantized() { Local::Mean } else { how };
+        let (Some(maps), Some(new)) = (role.maps(original), new) else { continue };
         let Some(inputs) = sums.get(&role.node) else { continue };
         let o = role.linear.outputs;
         let outputs =
@@ -158,7 +165,12 @@ pub fn repair(
             bias.extend(repaired.bias);
         }
         let patch = patch.get_or_insert_with(|| Patch::anchored(role.node));
-        new.store(cut, patch, &weights, &bias);
+        // A bias that its type cannot hold stays as it is.
+        let _ = if new.is_quantized() {
+            new.store_bias(cut, patch, &bias)
+        } else {
+            new.store(cut, patch, &weights, &bias)
+        };
     }
     if let Some(patch) = patch {
         cut.apply(patch).map_err(|e| PassError::refused(e.to_string()))?;

@@ -20,11 +20,11 @@ pub struct Role {
     pub site: Site,
 }
 
-/// All linear operators of a graph with constant weights, in order.
+/// All linear operators of a graph with weights that are constant or dequantized, in order.
 pub fn roles(graph: &Graph) -> Vec<Role> {
     let role = |&node: &NodeId| {
         let at = graph.at(node);
-        let linear = Linear::of(at).ok()?;
+        let linear = Linear::of_quantized(at).ok()?;
         Some(Role { node, linear, site: site_of(at, Port::In(1))? })
     };
     graph.nodes().iter().filter_map(role).collect()

@@ -130,8 +130,8 @@ mod tests {
                 <float[2,2] w = {1,2,3,4}, int64[3] s = {2,3,2}, float[2] k = {2,3}, float[1,1,2] t = {4,5}> {
                 a = Gemm<transB = 1>(x, w) b = Reshape(a, s) c = Mul(b, k) y = Add(c, t) }",
             "g (float[6,2] x) => (float[2,3,2] y)
-                <int64[3] s = {2,3,2}, float[2,2] w = {2,4,9,12}, float[2] a_1_bias = {4,5}> {
-                a_1_1 = Gemm<transB = 1>(x, w, a_1_bias) y = Reshape(a_1_1, s) }",
+                <int64[3] s = {2,3,2}, float[2,2] w = {2,4,9,12}, float[2] y_bias = {4,5}> {
+                y_gemm = Gemm<transB = 1>(x, w, y_bias) y = Reshape(y_gemm, s) }",
         );
         // Along another axis, and where channels become two axes.
         let graph = |s: &str, k: &str| {

@@ -13,7 +13,7 @@ pub(crate) struct Affine {
 }
 
 impl Affine {
-    fn scales(&self) -> bool {
+    pub(crate) fn scales(&self) -> bool {
         self.scale.iter().any(|&s| s != 1.0)
     }
 }
@@ -33,24 +33,21 @@ pub(crate) fn fold_before(
 ) -> Result<Patch, Decline> {
     let linear = x.maker().ok_or(Decline::Mismatch)?;
     let parts = Linear::of(linear)?;
-    expect(parts.axis == axis && parts.channels == affine.scale.len())?;
+    expect(axis == CHANNELS && parts.channels == affine.scale.len())?;
     x.sole_use()?;
     linear.output()?;
     let rounds = |t: &Tensor| {
         matches!(t.dtype(), DataType::Float | DataType::Double | DataType::Float16 | DataType::Bfloat16)
     };
-    let weight = constant(parts.weight)?;
+    let weight = constant(parts.weight.value)?;
     expect(rounds(weight))?;
     let mut patch = Patch::at(at);
     let mut inputs: Vec<Option<Ref>> = linear.inputs().into_iter().map(|i| i.map(Into::into)).collect();
     let (y, mut node) = (at.output()?, parts.node);
     if affine.scales() {
-        only_here(parts.weight)?;
-        let mut elements = weight.to_f64().ok_or(Decline::Mismatch)?;
-        let channel = &parts.channel_of;
-        elements.iter_mut().enumerate().for_each(|(i, w)| *w *= affine.scale[channel(i)]);
-        let scaled = rounded(weight.dtype(), weight.shape(), &elements, parts.weight.name())?;
-        inputs[1] = Some(renewed(at, &mut patch, parts.weight, scaled));
+        only_here(parts.weight.value)?;
+        let scaled = parts.weight.scaled(&affine.scale)?;
+        inputs[1] = Some(renewed(at, &mut patch, parts.weight.value, scaled));
     }
     let bias = match parts.bias {
         Some(bias) => {
@@ -66,26 +63,20 @@ pub(crate) fn fold_before(
     };
     let bias: Vec<_> = bias.iter().enumerate().map(|(c, b)| affine.scale[c] * b + affine.shift[c]).collect();
     if parts.bias.is_some() || bias.iter().any(|&b| b != 0.0) {
-        let hint = parts.bias.map_or_else(|| format!("{}_bias", x.name()), |b| b.name().to_owned());
+        let base = view.map_or(x.name(), |_| y.name());
+        let hint = parts.bias.map_or_else(|| format!("{base}_bias"), |b| b.name().to_owned());
         let tensor = rounded(weight.dtype(), &[parts.channels], &bias, &hint)?;
         inputs.resize(3, None);
-        inputs[2] = Some(
-            match parts
-                .bias
-                .filter(|b| b.sole_use().is_ok() && b.fixed_shape().is_ok_and(|s| s == tensor.shape()))
-            {
-                Some(bias) => renewed(at, &mut patch, bias, tensor),
-                None => named(at, &mut patch, &hint, tensor),
-            },
-        );
+        inputs[2] = Some(instead(at, &mut patch, parts.bias, &hint, tensor));
         if parts.beta != 1.0 {
             node.attributes.insert("beta".into(), Attribute::Float(1.0));
         }
     } else if node.op == "Gemm" && linear.is("MatMul") {
         node = linear.node().clone();
     }
-    let last = view.map_or(y.name(), |_| x.name());
-    let mut made = patch.node_with(node, &inputs, &[Some(last)]);
+    // In front of a view it makes another value than `x`, which must not be taken for it.
+    let last = view.map_or_else(|| y.name().into(), |_| format!("{}_{}", y.name(), node.op.to_lowercase()));
+    let mut made = patch.node_with(node, &inputs, &[Some(&last)]);
     if let Some(view) = view {
         view.output()?.sole_use()?;
         let mut inputs: Vec<Option<Ref>> = view.inputs().into_iter().map(|i| i.map(Into::into)).collect();
@@ -119,10 +110,12 @@ pub(crate) fn rounded(
     values: &[f64],
     name: &str,
 ) -> Result<Tensor, Decline> {
-    let tensor = Tensor::from_f64(dtype, shape, values).map_err(|_| Decline::Mismatch)?;
-    let finite = tensor.to_f64().is_some_and(|v| v.iter().all(|x| x.is_finite()));
-    let why = || Decline::because(format!("`{name}` would hold what {dtype} cannot"));
-    finite.then_some(tensor).ok_or_else(why)
+    finite(Tensor::from_f64(dtype, shape, values).map_err(|_| Decline::Mismatch)?, name)
+}
+
+fn finite(tensor: Tensor, name: &str) -> Result<Tensor, Decline> {
+    let why = |t: &Tensor| Decline::because(format!("`{name}` would hold what {} cannot", t.dtype()));
+    if tensor.is_finite() { Ok(tensor) } else { Err(why(&tensor)) }
 }
 
 /// A changed constant that takes the place and name of one that nobody else uses.
@@ -130,6 +123,23 @@ fn renewed(at: At<'_>, patch: &mut Patch, old: Wired<'_>, tensor: Tensor) -> Ref
     let new = named(at, patch, old.name(), tensor);
     patch.replace(old, new);
     new
+}
+
+/// A new constant, in the place of `old` if nobody else uses that and it has its shape.
+pub(crate) fn instead(
+    at: At<'_>,
+    patch: &mut Patch,
+    old: Option<Wired<'_>>,
+    hint: &str,
+    tensor: Tensor,
+) -> Ref {
+    let free = |old: &Wired<'_>| {
+        only_here(*old).is_ok() && old.fixed_shape().is_ok_and(|shape| shape == tensor.shape())
+    };
+    match old.filter(free) {
+        Some(old) => renewed(at, patch, old, tensor),
+        None => named(at, patch, hint, tensor),
+    }
 }
 
 /// A new constant.
@@ -140,72 +150,88 @@ pub(crate) fn named(at: At<'_>, patch: &mut Patch, name: &str, tensor: Tensor) -
     patch.constant(name, tensor)
 }
 
-/// A node that is linear in its first input, with constant weights.
-struct Linear<'g> {
-    /// The node as it can take a bias.
-    node: Node,
-    weight: Wired<'g>,
-    bias: Option<Wired<'g>>,
-    /// Factor of the bias.
-    beta: f64,
-    channels: usize,
-    /// Axis of the output along which the channels lie.
-    axis: usize,
-    /// The output channel that an element of the weight belongs to.
-    channel_of: Box<dyn Fn(usize) -> usize>,
+/// The constant weights of a layer, by the output channels that they belong to.
+pub(crate) struct Weight<'g> {
+    /// The constant.
+    pub value: Wired<'g>,
+    /// So many neighbours belong to one channel.
+    run: usize,
+    /// The channels of the runs, over and over.
+    lanes: Vec<usize>,
 }
 
-impl<'g> Linear<'g> {
-    fn of(at: At<'g>) -> Result<Self, Decline> {
-        let weight = at.input(1)?;
-        constant(weight)?;
-        let new = |channels, axis, channel_of| Self {
-            node: at.node().clone(),
-            weight,
-            bias: at.optional(2),
-            beta: 1.0,
-            channels,
-            axis,
-            channel_of,
-        };
-        match at.op() {
+impl<'g> Weight<'g> {
+    /// The weights of `Conv`, `ConvTranspose`, `Gemm` or `MatMul`.
+    pub fn of(at: At<'g>) -> Result<Self, Decline> {
+        let value = at.input(1)?;
+        constant(value)?;
+        let (run, lanes) = match at.op() {
             "Conv" => {
                 let view = ConvView::of(at)?;
-                let each = view.inputs * view.kernel.iter().product::<usize>();
-                Ok(new(view.outputs, 1, Box::new(move |i| i / each.max(1))))
+                (view.inputs * view.kernel.iter().product::<usize>(), (0..view.outputs).collect())
             }
             "ConvTranspose" => {
                 // W[i, o, …]: inputs come in groups, each with its own outputs.
                 let view = ConvTransposeView::of(at)?;
-                let (taps, outputs) = (view.kernel.iter().product::<usize>().max(1), view.outputs.max(1));
                 let inputs = (view.inputs / view.group).max(1);
-                let channel = move |i| {
-                    let (input, output) = (i / taps / outputs, i / taps % outputs);
-                    input / inputs * outputs + output
-                };
-                Ok(new(view.outputs * view.group, 1, Box::new(channel)))
+                let channels = |i: usize| (0..view.outputs).map(move |o| i / inputs * view.outputs + o);
+                (view.kernel.iter().product(), (0..view.inputs).flat_map(channels).collect())
             }
-            "Gemm" => {
-                let view = GemmView::of(at)?;
-                let (rows, columns) = matrix(weight)?;
-                let beta = if at.optional(2).is_some() { view.beta } else { 1.0 };
-                let along: Box<dyn Fn(usize) -> usize> = if view.trans_b {
-                    Box::new(move |i| i / columns)
+            "Gemm" | "MatMul" => {
+                let (rows, columns) = matrix(value)?;
+                if at.is("Gemm") && GemmView::of(at)?.trans_b {
+                    (columns, (0..rows).collect())
                 } else {
-                    Box::new(move |i| i % columns)
-                };
-                Ok(Self { beta, ..new(if view.trans_b { rows } else { columns }, 1, along) })
+                    (1, (0..columns).collect())
+                }
             }
+            _ => return Err(Decline::Mismatch),
+        };
+        Ok(Self { value, run, lanes })
+    }
+
+    /// With a factor for each output channel; declines, naming the constant, where they do not fit into its type.
+    pub fn scaled(&self, scale: &[f64]) -> Result<Tensor, Decline> {
+        let factors: Vec<_> = self.lanes.iter().map(|&channel| scale[channel]).collect();
+        let scaled = constant(self.value)?.scaled(self.run, &factors);
+        finite(scaled.map_err(|_| Decline::Mismatch)?, self.value.name())
+    }
+}
+
+/// A node that is linear in its first input, with constant weights.
+struct Linear<'g> {
+    /// The node as it can take a bias.
+    node: Node,
+    weight: Weight<'g>,
+    bias: Option<Wired<'g>>,
+    /// Factor of the bias.
+    beta: f64,
+    channels: usize,
+}
+
+/// Axis of the output along which the channels lie.
+const CHANNELS: usize = 1;
+
+impl<'g> Linear<'g> {
+    fn of(at: At<'g>) -> Result<Self, Decline> {
+        let weight = Weight::of(at)?;
+        let (mut node, bias) = (at.node().clone(), at.optional(2));
+        let (channels, beta) = match at.op() {
+            "Conv" => (ConvView::of(at)?.outputs, 1.0),
+            "ConvTranspose" => {
+                let view = ConvTransposeView::of(at)?;
+                (view.outputs * view.group, 1.0)
+            }
+            "Gemm" => (weight.lanes.len(), if bias.is_some() { GemmView::of(at)?.beta } else { 1.0 }),
             "MatMul" if at.is("MatMul") => {
-                let (_, columns) = matrix(weight)?;
                 // Only of two matrices it is a product that takes a bias.
                 expect(at.input(0)?.rank()? == 2 && at.opset() >= 7)?;
-                let mut node = at.node().clone();
                 node.op = "Gemm".into();
-                Ok(Self { node, ..new(columns, 1, Box::new(move |i| i % columns)) })
+                (weight.lanes.len(), 1.0)
             }
-            _ => Err(Decline::Mismatch),
-        }
+            _ => return Err(Decline::Mismatch),
+        };
+        Ok(Self { node, weight, bias, beta, channels })
     }
 }
 
@@ -239,5 +265,5 @@ pub(crate) fn channels_of(x: Wired<'_>) -> Result<(usize, usize), Decline> {
     let maker = x.maker().ok_or(Decline::Mismatch)?;
     expect(maker.input(1)?.is_constant())?;
     let linear = Linear::of(maker)?;
-    Ok((linear.channels, linear.axis))
+    Ok((linear.channels, CHANNELS))
 }

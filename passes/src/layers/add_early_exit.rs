@@ -579,7 +579,7 @@ mod tests {
         let mut rows = vec![];
         for i in 0..count {
             observe(tools, model, model.graph.outputs(), i..i + 1, "", &mut |_, values| {
-                rows.push(floats(&values[0])?);
+                rows.push(floats(&values[0])?.into_owned());
                 Ok(())
             })
             .unwrap();

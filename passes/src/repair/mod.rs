@@ -277,8 +277,12 @@ fn gather(
     };
     let (mut held_old, mut held_new) = (vec![], vec![]);
     for (i, batch) in batches.iter().enumerate() {
-        let (values_old, next_old) = before.run(tools, &mut step_old, i, batch)?;
-        let (values_new, next_new) = after.run(tools, &mut step_new, i, batch)?;
+        // Neither model keeps all cores busy alone.
+        let (old, new) = rayon::join(
+            || before.run(tools, &mut step_old, i, batch),
+            || after.run(tools, &mut step_new, i, batch),
+        );
+        let ((values_old, next_old), (values_new, next_new)) = (old?, new?);
         turn.take(&changed.graph, &values_old, &values_new, batch, (places, tools.seed), &mut data)?;
         if hold {
             held_old.push(next_old);
@@ -318,7 +322,7 @@ impl Turn<'_> {
         let (xs, ys) = (floats(x)?, floats(y)?);
         let skip = match (&self.skip, new.get(1)) {
             (Some(Skip::Value(_)), Some(skip)) if *skip.shape() == shape[..] => Some(floats(skip)?),
-            (Some(Skip::Constant(map)), _) => Some(spread(map, &shape).ok_or_else(wrong)?),
+            (Some(Skip::Constant(map)), _) => Some(spread(map, &shape).ok_or_else(wrong)?.into()),
             (None, None) => None,
             _ => return Err(wrong()),
         };
@@ -327,15 +331,17 @@ impl Turn<'_> {
             self.new.gather_inputs(&xs, x.shape(), &shape, sample, &at, &mut data.x);
             let mut target = Rows::new(channels);
             self.new.gather_outputs(&ys, y.shape(), sample, &at, &mut target);
-            let rows = target.data.chunks_exact(channels);
-            let wanted = rows.flat_map(|row| kept.iter().map(|&c| row[c]));
-            let Some(skip) = &skip else {
-                data.y.data.extend(wanted);
-                continue;
-            };
             let from = data.skip.data.len();
-            self.new.gather_outputs(skip, &shape, sample, &at, &mut data.skip);
-            data.y.data.extend(wanted.zip(&data.skip.data[from..]).map(|(sum, known)| sum - known));
+            if let Some(skip) = &skip {
+                self.new.gather_outputs(skip, &shape, sample, &at, &mut data.skip);
+            }
+            let mut known = data.skip.data[from..].chunks_exact(kept.len().max(1));
+            for row in target.data.chunks_exact(channels) {
+                match known.next() {
+                    Some(known) => data.y.data.extend(kept.iter().zip(known).map(|(&c, k)| row[c] - k)),
+                    None => data.y.data.extend(kept.iter().map(|&c| row[c])),
+                }
+            }
         }
         Ok(())
     }
@@ -343,7 +349,8 @@ impl Turn<'_> {
 
 /// A constant broadcast to a shape.
 fn spread(constant: &Tensor, shape: &[usize]) -> Option<Vec<f32>> {
-    let values = ndarray::ArrayD::from_shape_vec(constant.shape(), floats(constant).ok()?).ok()?;
+    let values =
+        ndarray::ArrayD::from_shape_vec(constant.shape(), floats(constant).ok()?.into_owned()).ok()?;
     Some(values.broadcast(shape)?.iter().copied().collect())
 }
 

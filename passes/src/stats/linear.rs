@@ -5,9 +5,9 @@
 //! | `Conv`, group `q` | the patch of the group's channels, channel-major | places of the output |
 //! | `Gemm`, `MatMul` with a constant matrix on the right | the last axis | all other axes |
 //!
-//! A bias may be an input of the node, or an `Add` behind it.
+//! A bias may be an input of the node, or an `Add` behind it. Of a quantized model, weights and bias may be dequantized.
 
-use super::Rows;
+use super::{Rows, quantized};
 use faer::Mat;
 use pare_graph::{
     At, Decline, Graph, Patch, Tensor, ValueId, Wired, expect,
@@ -31,7 +31,11 @@ pub struct Linear {
     pub channels: usize,
     kind: Kind,
     bias: Bias,
+    quantized: bool,
 }
+
+/// What counts as a constant weight, and its elements as they are stored.
+type Held = for<'g> fn(Wired<'g>) -> Result<&'g Tensor, Decline>;
 
 #[derive(Clone, Debug, PartialEq)]
 enum Kind {
@@ -56,21 +60,31 @@ enum Bias {
 impl Linear {
     /// Reads `Conv`, `Gemm` and `MatMul`; declines if the weights are not constant.
     pub fn of(at: At<'_>) -> Result<Self, Decline> {
+        Self::held(at, |value| value.constant())
+    }
+
+    /// Reads also those whose weights are dequantized; they can be looked at, but only their bias be changed.
+    pub fn of_quantized(at: At<'_>) -> Result<Self, Decline> {
+        let linear = Self::held(at, quantized::stored)?;
+        Ok(Self { quantized: !at.input(1)?.is_constant(), ..linear })
+    }
+
+    fn held(at: At<'_>, held: Held) -> Result<Self, Decline> {
         match at.op() {
-            "Conv" => Self::conv(at),
-            "Gemm" => Self::gemm(at),
-            "MatMul" => Self::matmul(at),
+            "Conv" => Self::conv(at, held),
+            "Gemm" => Self::gemm(at, held),
+            "MatMul" => Self::matmul(at, held),
             _ => Err(Decline::Mismatch),
         }
     }
 
-    fn conv(at: At<'_>) -> Result<Self, Decline> {
+    fn conv(at: At<'_>, held: Held) -> Result<Self, Decline> {
         let view = ConvView::of(at)?;
         let (weight, output) = (at.input(1)?, at.output()?);
-        weight.constant()?;
+        held(weight)?;
         let bias = match at.optional(2) {
             Some(bias) => {
-                bias.constant()?;
+                held(bias)?;
                 Bias::Constant(bias.id, 1.0)
             }
             None => Bias::Slot,
@@ -84,22 +98,22 @@ impl Linear {
             channels: view.inputs,
             kind: Kind::Conv(view),
             bias,
+            quantized: false,
         })
     }
 
-    fn gemm(at: At<'_>) -> Result<Self, Decline> {
+    fn gemm(at: At<'_>, held: Held) -> Result<Self, Decline> {
         let view = GemmView::of(at)?;
         expect(!view.trans_a && view.alpha != 0.0)?;
         let weight = at.input(1)?;
-        let shape = weight.constant()?.shape();
+        let shape = held(weight)?.shape();
         expect(shape.len() == 2)?;
         let (channels, outputs) = if view.trans_b { (shape[1], shape[0]) } else { (shape[0], shape[1]) };
         let bias = match at.optional(2) {
             Some(bias) if view.beta != 0.0 => {
                 // A bias that is one number for all, or one for each row of a batch, is not ours to change.
-                expect(
-                    bias.constant()?.shape().last() == Some(&outputs) && bias.constant()?.len() == outputs,
-                )?;
+                let stored = held(bias)?;
+                expect(stored.shape().last() == Some(&outputs) && stored.len() == outputs)?;
                 Bias::Constant(bias.id, view.beta)
             }
             Some(_) => Bias::Missing,
@@ -115,15 +129,16 @@ impl Linear {
             channels,
             kind: Kind::Matrix { transposed: view.trans_b, alpha: view.alpha },
             bias,
+            quantized: false,
         })
     }
 
-    fn matmul(at: At<'_>) -> Result<Self, Decline> {
+    fn matmul(at: At<'_>, held: Held) -> Result<Self, Decline> {
         expect(at.is("MatMul"))?;
         let (input, weight, output) = (at.input(0)?, at.input(1)?, at.output()?);
-        let &[channels, outputs] = weight.constant()?.shape() else { return Err(Decline::Mismatch) };
+        let &[channels, outputs] = held(weight)?.shape() else { return Err(Decline::Mismatch) };
         expect(input.rank()? >= 2)?;
-        let (bias, output) = match added(output, outputs) {
+        let (bias, output) = match added(output, outputs, held) {
             Some((bias, sum)) => (Bias::Constant(bias.id, 1.0), sum),
             None => (Bias::Missing, output),
         };
@@ -136,6 +151,7 @@ impl Linear {
             channels,
             kind: Kind::Matrix { transposed: false, alpha: 1.0 },
             bias,
+            quantized: false,
         })
     }
 
@@ -164,7 +180,12 @@ impl Linear {
 
     /// Whether a repair can give it a bias: it has one, or a place for one.
     pub fn takes_bias(&self) -> bool {
-        self.bias != Bias::Missing
+        !(self.bias == Bias::Missing || self.quantized && self.bias == Bias::Slot)
+    }
+
+    /// Whether its weights are dequantized: they stay as they are.
+    pub fn is_quantized(&self) -> bool {
+        self.quantized
     }
 
     /// Axes of the weight along which its outputs and its input channels lie.
@@ -195,8 +216,7 @@ impl Linear {
 
     /// The weights of group `q`, `[O, D]`.
     pub fn weight(&self, graph: &Graph, q: usize) -> Option<Mat<f64>> {
-        let tensor = graph.wired(self.weight).constant().ok()?;
-        let w = tensor.to_f64()?;
+        let w = quantized::values(graph.wired(self.weight)).ok()?;
         let factor = self.factor();
         Some(Mat::from_fn(self.outputs, self.width(), |i, j| factor * w[self.place(q, i, j)]))
     }
@@ -224,7 +244,7 @@ impl Linear {
     pub fn bias(&self, graph: &Graph) -> Option<Vec<f64>> {
         match self.bias {
             Bias::Constant(id, factor) => {
-                let values = graph.wired(id).constant().ok()?.to_f64()?;
+                let values = quantized::values(graph.wired(id)).ok()?;
                 Some(values.into_iter().map(|b| b * factor).collect())
             }
             Bias::Slot | Bias::Missing => Some(vec![0.0; self.groups * self.outputs]),
@@ -245,10 +265,18 @@ impl Linear {
             }
         }
         patch.set_data(self.weight, Tensor::from_f64(old.dtype(), old.shape(), &w).ok()?);
+        self.store_bias(graph, patch, bias)
+    }
+
+    /// Put a new bias of all groups into the graph. It is dropped if there is no place for one; a quantized operator that
+    /// has none gets none, so that it stays one.
+    pub fn store_bias(&self, graph: &Graph, patch: &mut Patch, bias: &[f64]) -> Option<()> {
         match self.bias {
             Bias::Constant(id, factor) => {
-                let old = graph.wired(id).constant().ok()?;
                 let values: Vec<_> = bias.iter().map(|b| b / factor).collect();
+                let Ok(old) = graph.wired(id).constant() else {
+                    return quantized::store(graph, patch, id, &values);
+                };
                 let tensor = Tensor::from_f64(old.dtype(), old.shape(), &values).ok()?;
                 if graph.use_count(id) == 1 && graph.value(id).tensor().is_some() {
                     patch.set_data(id, tensor);
@@ -259,8 +287,9 @@ impl Linear {
                     patch.set_constant(at.id, slot, &graph.value(id).name, tensor);
                 }
             }
-            Bias::Slot if bias.iter().any(|&b| b != 0.0) => {
-                let tensor = Tensor::from_f64(old.dtype(), &[bias.len()], bias).ok()?;
+            Bias::Slot if !self.quantized && bias.iter().any(|&b| b != 0.0) => {
+                let dtype = graph.wired(self.weight).constant().ok()?.dtype();
+                let tensor = Tensor::from_f64(dtype, &[bias.len()], bias).ok()?;
                 let at = graph.wired(self.output).maker()?;
                 patch.set_constant(at.id, 2, &format!("{}_bias", graph.value(self.weight).name), tensor);
             }
@@ -356,10 +385,10 @@ impl Linear {
 }
 
 /// The constant vector of `n` numbers along the last axis that is added to a value, and the sum.
-fn added(value: Wired<'_>, n: usize) -> Option<(Wired<'_>, Wired<'_>)> {
+fn added(value: Wired<'_>, n: usize, held: Held) -> Option<(Wired<'_>, Wired<'_>)> {
     let add = value.sole_user().ok().filter(|at| at.is("Add"))?;
     let other = if add.input(0).ok()?.id == value.id { add.input(1).ok()? } else { add.input(0).ok()? };
-    let tensor = other.constant().ok()?;
+    let tensor = held(other).ok()?;
     let fits =
         tensor.len() == n && tensor.shape().last() == Some(&n) && tensor.rank() <= value.rank().ok()?;
     fits.then_some((other, add.output().ok()?))

@@ -3,7 +3,7 @@
 use super::segment;
 use crate::{PassError, Tools};
 use pare_graph::{DataType, Dim, EvaluateError, Graph, Model, Run, Setting, Tensor, ValueId};
-use std::ops::Range;
+use std::{borrow::Cow, ops::Range};
 
 /// Samples in a run, where the model leaves that open and memory allows it.
 const BATCH: usize = 64;
@@ -137,10 +137,13 @@ pub fn choose(seed: u64, sample: usize, places: usize, count: usize) -> Vec<usiz
 }
 
 /// The elements of a float tensor in f32.
-pub fn floats(tensor: &Tensor) -> Result<Vec<f32>, EvaluateError> {
+pub fn floats(tensor: &Tensor) -> Result<Cow<'_, [f32]>, EvaluateError> {
+    if let Some(floats) = tensor.as_f32() {
+        return Ok(floats.into());
+    }
     if tensor.dtype() == DataType::Float {
         let floats = tensor.to_vec::<f32>();
-        return floats.map_err(|e| EvaluateError(e.to_string()));
+        return floats.map(Cow::Owned).map_err(|e| EvaluateError(e.to_string()));
     }
     let values = tensor.to_f64().ok_or_else(|| EvaluateError(format!("{} activations", tensor.dtype())))?;
     Ok(values.into_iter().map(|v| v as f32).collect())

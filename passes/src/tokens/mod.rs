@@ -279,7 +279,7 @@ fn built(model: &Model, plan: &Plan, survey: &Survey) -> Result<Model, Refusal> 
 fn report(cx: &mut Context<'_>, done: Done, speed: Option<f64>) {
     if done.merged > 0 {
         cx.count("tokens merged", done.merged as u64);
-        cx.count("blocks that merge", done.blocks as u64);
+        cx.count("merging blocks", done.blocks as u64);
     }
     if done.dropped > 0 {
         cx.count("tokens dropped that nobody reads", done.dropped as u64);

@@ -191,7 +191,8 @@ impl<'m> Meter<'m> {
     }
 }
 
-fn is_parameter(dtype: DataType) -> bool {
+/// Whether elements of this type count as parameters: others are sizes, indices and masks.
+pub fn is_parameter(dtype: DataType) -> bool {
     !matches!(dtype, DataType::Int64 | DataType::Bool | DataType::String)
 }
 

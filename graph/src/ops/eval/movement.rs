@@ -4,7 +4,7 @@ use super::{
     Outputs, Stop,
     call::{Call, axes, broadcast, sizes},
     cast, here, invalid,
-    place::{Places, assemble, rearrange, strides},
+    place::{Places, assemble, placed, rearrange, strides},
 };
 use crate::{Attribute, Tensor, ops::SliceAxis};
 
@@ -151,8 +151,7 @@ pub(super) fn expand(call: Call<'_>) -> Result<Tensor, Stop> {
     let data = call.input(0)?;
     let shape = broadcast(data.shape(), &sizes(&call.ints_in(1)?)?)?;
     call.count(data.dtype(), &shape)?;
-    let places = Places::broadcast(data.shape(), &shape);
-    assemble(call, &[data], &shape, places.flatten().map(|p| (0, p)))
+    placed(call, data, None, &shape, Places::broadcast(data.shape(), &shape))
 }
 
 pub(super) fn tile(call: Call<'_>) -> Result<Tensor, Stop> {

@@ -1,4 +1,4 @@
-//! Where each element of a result comes from, and the one routine that copies elements of any type.
+//! Where each element of a result comes from, and the routines that copy elements of any type.
 
 use super::{Stop, call::Call, invalid};
 use crate::{DataType, Tensor};
@@ -85,9 +85,127 @@ pub(super) fn rearrange(
     offset: impl Fn(usize, usize) -> Option<usize>,
 ) -> Result<Tensor, Stop> {
     call.count(source.dtype(), shape)?;
-    let places = Places::new(shape, offset).map(|p| p.map_or((1, 0), |p| (0, p)));
-    let sources: Vec<_> = std::iter::once(source).chain(fill).collect();
-    assemble(call, &sources, shape, places)
+    placed(call, source, fill, shape, Places::new(shape, offset))
+}
+
+/// The same for places that are known.
+pub(super) fn placed(
+    call: Call<'_>,
+    source: &Tensor,
+    fill: Option<&Tensor>,
+    shape: &[usize],
+    places: Places,
+) -> Result<Tensor, Stop> {
+    let (dtype, bytes) = (source.dtype(), source.bytes());
+    let data = match dtype.bits() {
+        _ if dtype == DataType::String || places.has_gaps() => {
+            let sources: Vec<_> = std::iter::once(source).chain(fill).collect();
+            return assemble(call, &sources, shape, places.map(|p| p.map_or((1, 0), |p| (0, p))));
+        }
+        8 => places.gather::<1>(bytes),
+        16 => places.gather::<2>(bytes),
+        32 => places.gather::<4>(bytes),
+        64 => places.gather::<8>(bytes),
+        128 => places.gather::<16>(bytes),
+        bits => {
+            let codes: Vec<u8> = source.codes().collect();
+            places.gather::<1>(&codes).map(|codes| pack(bits as usize, &codes))
+        }
+    };
+    Ok(Tensor::new(dtype, shape, data.ok_or_else(outside)?)?)
+}
+
+impl Places {
+    /// Whether some elements come from nowhere.
+    fn has_gaps(&self) -> bool {
+        self.tables.iter().flatten().any(Option::is_none)
+    }
+
+    /// Copy elements of `WIDTH` bytes, without gaps: whole rows where neighbours stay neighbours, else by blocks
+    /// of the two axes along which source and result are contiguous. `None` if a place lies outside of the source.
+    fn gather<const WIDTH: usize>(mut self, source: &[u8]) -> Option<Vec<u8>> {
+        if self.left == 0 {
+            return Some(vec![]);
+        }
+        let (source, _) = source.as_chunks::<WIDTH>();
+        let farthest = self.tables.iter().map(|t| t.iter().flatten().max());
+        farthest.sum::<Option<usize>>().filter(|&far| far < source.len())?;
+        self.merge_axes();
+        let count = self.left;
+        let last = self.tables.pop()?;
+        let Some(first) = stepping(&last, 1) else {
+            return Some(self.blocks(source, &last, count).into_flattened());
+        };
+        let mut data = Vec::with_capacity(count);
+        for row in self.outer().flatten() {
+            data.extend_from_slice(&source[row + first..][..last.len()]);
+        }
+        Some(data.into_flattened())
+    }
+
+    /// Axes of one element as none, and the last ones that are read one element after another as one.
+    fn merge_axes(&mut self) {
+        let fixed = self.tables.iter().filter(|t| t.len() == 1).flatten().flatten().sum();
+        self.tables.retain(|t| t.len() > 1);
+        self.tables.insert(0, vec![Some(fixed)]);
+        while let [.., above, last] = &self.tables[..] {
+            let Some((start, first)) = stepping(above, last.len()).zip(stepping(last, 1)) else { return };
+            let merged = (0..above.len() * last.len()).map(|i| Some(start + first + i)).collect();
+            self.tables.truncate(self.tables.len() - 2);
+            self.tables.push(merged);
+        }
+    }
+
+    /// All places along these axes.
+    fn outer(self) -> Self {
+        let left = self.tables.iter().map(Vec::len).product();
+        let tables = if self.tables.is_empty() { vec![vec![Some(0)]] } else { self.tables };
+        let mut places = Self { at: vec![0; tables.len()], tables, outer: None, left };
+        places.outer = places.outer_sum();
+        places
+    }
+
+    /// Elements whose neighbours in a row lie elsewhere, as `last` says.
+    fn blocks<const WIDTH: usize>(
+        mut self,
+        source: &[[u8; WIDTH]],
+        last: &[Option<usize>],
+        count: usize,
+    ) -> Vec<[u8; WIDTH]> {
+        /// A block of 4-byte elements reads and writes 16 lines of a cache.
+        const SIDE: usize = 16;
+        let sizes: Vec<_> = self.tables.iter().map(Vec::len).chain([last.len()]).collect();
+        let strides = strides(&sizes);
+        let unit = self.tables.iter().rposition(|t| t.len() > 1 && stepping(t, 1).is_some());
+        let (unit, rows, step) = match unit {
+            Some(axis) => (Some(axis), self.tables[axis].len(), strides[axis]),
+            None => (None, 1, 0),
+        };
+        let axes = (0..self.tables.len()).filter(|&axis| Some(axis) != unit);
+        let to = axes.map(|axis| (0..sizes[axis]).map(|c| Some(c * strides[axis])).collect()).collect();
+        let to = Self { tables: to, at: vec![], outer: None, left: 0 }.outer();
+        let start = unit.map_or(0, |axis| self.tables.remove(axis)[0].unwrap_or(0));
+        let last: Vec<_> = last.iter().copied().flatten().collect();
+        let mut data = vec![[0; WIDTH]; count];
+        for (from, to) in self.outer().flatten().zip(to.flatten()) {
+            for top in (0..rows).step_by(SIDE) {
+                for (left, block) in last.chunks(SIDE).enumerate() {
+                    for row in top..rows.min(top + SIDE) {
+                        let line = &mut data[to + row * step + left * SIDE..][..block.len()];
+                        let from = from + start + row;
+                        line.iter_mut().zip(block).for_each(|(to, place)| *to = source[from + place]);
+                    }
+                }
+            }
+        }
+        data
+    }
+}
+
+/// The first place of a table whose neighbours lie `step` apart.
+fn stepping(table: &[Option<usize>], step: usize) -> Option<usize> {
+    let first = (*table.first()?)?;
+    table.iter().zip(0..).all(|(&place, i)| place == Some(first + i * step)).then_some(first)
 }
 
 /// A tensor whose elements are taken from `sources`: each place is the number of a source, and an element of it.

@@ -39,6 +39,31 @@ fn refused(source: &str) -> EvalError {
 const X: &str = "int64[2,3] x = {1,2,3,4,5,6}";
 
 #[test]
+fn large_tensors_are_turned_as_element_by_element() {
+    let shape = [3, 1, 35, 2, 21];
+    let strides = [1470, 1470, 42, 21, 1];
+    let elements: Vec<u16> = (0..3 * 35 * 2 * 21).collect();
+    let x = Tensor::from_slice(&shape, &elements).unwrap();
+    for perm in
+        [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [0, 4, 2, 1, 3], [2, 3, 0, 4, 1], [1, 3, 2, 0, 4], [0, 1, 3, 4, 2]]
+    {
+        let graph = graph(&format!("{{ y = Transpose<perm = {perm:?}>(x) }}"), 18);
+        let turned = evaluate(graph.at(graph.nodes()[0]), &[Some(&x)], 1 << 20).unwrap().remove(0);
+        let sizes = perm.map(|p| shape[p]);
+        assert_eq!(turned.shape(), sizes);
+        let places = (0..elements.len()).map(|i| {
+            let (mut rest, mut from) = (i, 0);
+            for (size, p) in sizes.iter().zip(perm).rev() {
+                from += rest % size * strides[p];
+                rest /= size;
+            }
+            elements[from]
+        });
+        assert_eq!(turned.to_vec::<u16>().unwrap(), places.collect::<Vec<_>>(), "{perm:?}");
+    }
+}
+
+#[test]
 fn elements_move_as_the_operators_say() {
     let with_x = |more: &str, node: &str| holds(&format!("<{X}, {more}> {{ y = {node} }}"));
     with_x("int64[3,2] want = {1,4,2,5,3,6}", "Transpose(x)");

@@ -68,7 +68,7 @@ impl Ranking<'_> {
                     for (a, b) in
                         a.iter().flatten().zip(b.iter().flatten()).filter(|(a, _)| a.dtype().is_float())
                     {
-                        for (a, b) in floats(a)?.iter().zip(floats(b)?) {
+                        for (a, b) in floats(a)?.iter().zip(floats(b)?.iter()) {
                             sum += f64::from((a - b).abs());
                             count += 1.0;
                         }
@@ -125,7 +125,7 @@ fn changed(
     channels: &[usize],
     by: &dyn Fn(f32) -> f32,
 ) -> Result<Tensor, PassError> {
-    let mut values = floats(x)?;
+    let mut values = floats(x)?.into_owned();
     let (size, inner) = (x.shape()[axis], x.shape()[axis + 1..].iter().product::<usize>());
     for (k, v) in values.iter_mut().enumerate() {
         if channels.contains(&(k / inner % size)) {

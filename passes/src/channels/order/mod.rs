@@ -84,6 +84,9 @@ impl<'a> Ranking<'a> {
     pub fn order(&self, group: usize, criterion: Criterion) -> Result<Order, PassError> {
         let width = self.groups.groups[group].width;
         let seed = self.tools.seed;
+        // Nothing was added up where no linear operator reads the units.
+        let summed = self.readers(group).any(|r| self.sums.contains_key(&r.node));
+        let criterion = if criterion.needs_sums() && !summed { Criterion::L2 } else { criterion };
         Ok(ranked(match criterion {
             Criterion::Obs => return self.obs(group),
             Criterion::L1 | Criterion::L2 => self.norms(group, criterion == Criterion::L1),

@@ -4,9 +4,10 @@ use super::Ranking;
 use crate::{
     PassError,
     channels::groups::{Port, Site, constant_of, site_of},
+    stats::dequantized,
 };
 use faer::Mat;
-use pare_graph::{Model, ops::AffineView};
+use pare_graph::{Model, Tensor, Wire, Wired, ops::AffineView};
 use std::collections::HashMap;
 
 /// Factors `|γ|` of batch norms, by the names of the values they make.
@@ -26,16 +27,25 @@ impl Scales {
     }
 }
 
+/// The weights that a constant holds: as they are dequantized, if they are.
+fn learnt(constant: Wired<'_>, tensor: &Tensor) -> Option<Vec<f64>> {
+    if tensor.dtype().is_float() {
+        return tensor.to_f64();
+    }
+    constant.users().into_iter().find_map(|(at, wire)| {
+        let dequantizes = at.is("DequantizeLinear") && wire == Wire::Input(0);
+        dequantizes.then(|| dequantized(at).ok()).flatten()
+    })
+}
+
 impl Ranking<'_> {
     /// Norms over all weights that a unit lies along.
     pub(super) fn norms(&self, group: usize, absolute: bool) -> Vec<f64> {
         let mut score = vec![0.0; self.groups.groups[group].width];
         for member in &self.groups.groups[group].members {
-            let constant = constant_of(&self.model.graph, member.site);
-            let Some(tensor) = constant.and_then(|v| v.value().tensor()).filter(|t| t.rank() >= 2) else {
-                continue;
-            };
-            let Some(values) = tensor.to_f64() else { continue };
+            let Some(constant) = constant_of(&self.model.graph, member.site) else { continue };
+            let Some(tensor) = constant.value().tensor().filter(|t| t.rank() >= 2) else { continue };
+            let Some(values) = learnt(constant, tensor) else { continue };
             let inner: usize = tensor.shape()[member.axis + 1..].iter().product();
             let size = tensor.shape()[member.axis];
             let units = self.groups.units_along(group, member.site, member.axis);

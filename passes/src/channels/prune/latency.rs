@@ -158,7 +158,7 @@ impl Work<'_> {
         let Some((ratio, counts)) = reached else {
             return Err(PassError::refused_with(
                 format!("`latency={share}` was not reached: {least:.3} of the time is left at least"),
-                "ask for less, or allow `streams=true`",
+                self.ask.hint(),
             ));
         };
         cx.report.figures.insert("latency".into(), ratio);

@@ -3,13 +3,16 @@
 mod choose;
 mod curves;
 mod latency;
+mod options;
 mod target;
 #[cfg(test)]
 mod tests;
 mod work;
 
+pub(in crate::channels) use options::{Ask, prune_pass, prune_pass_with, with_options};
+
 use super::{groups::Kind, order::Criterion};
-use crate::{Context, Pass, PassError, pass, prepare::prepare, trial::Limits};
+use crate::{Context, PassError, prepare::prepare};
 use pare_graph::Model;
 use serde::{Deserialize, Serialize};
 use target::Target;
@@ -44,7 +47,7 @@ pub enum Scope {
     Uniform,
 }
 
-pass! {
+prune_pass! {
     /// Remove channels, and let the others make up for them.
     ///
     /// Channels that depend on each other through any topology go together (see `pare inspect --groups`). Which go is
@@ -56,92 +59,29 @@ pass! {
     /// samples the channels with the smallest weights go, the same share of every group, and nothing is repaired.
     #[pass("prune-channels", Lossy)]
     pub struct PruneChannels {
-        /// Share of the multiply-accumulates to keep.
-        pub macs: Option<f64> = None,
-        /// Share of the parameters to keep.
-        pub params: Option<f64> = None,
-        /// Share of the units of each group to remove; with `scope=global` what the same multiply-accumulates buy.
-        pub ratio: Option<f64> = None,
-        /// Share of the time to keep that a run of one sample takes: measured in the engine, on this machine.
-        pub latency: Option<f64> = None,
-        /// The greatest drift: mean KL divergence of class scores, error over variance of other outputs.
-        pub max_drift: Option<f64> = None,
-        /// The least share of samples that keep their class.
-        pub min_agreement: Option<f64> = None,
-        /// The greatest loss of accuracy; needs labels.
-        pub max_accuracy_drop: Option<f64> = None,
-        /// What makes a channel matter. Of weights alone: `l1`, `l2`, `bn-scale`, `fpgm`, `random`. Of activations: `apoz`,
-        /// `variance`, `entropy`, `wanda`, `obd`, `energy`, `obs`. Of what happens without it: `skeleton`, `sensitivity`.
-        /// By default `obs` with samples, else `l2`.
-        pub criterion: Option<Criterion> = None,
-        /// How units are shared out over groups: `global` or `uniform`. By default `global` with samples.
-        pub scope: Option<Scope> = None,
-        /// `none`, `mean`, `moments`, `merge`, `patch` or `sequential`. By default `sequential` with samples.
-        pub repair: Option<Repair> = None,
-        /// Counts that are kept are multiples of this. With `latency` the step of the machine, if it is larger.
-        pub multiple: usize = 1,
-        /// Units that every group keeps.
-        pub min_kept: usize = 1,
         /// Prune residual streams too: groups that several layers write to.
         pub streams: bool = false,
-        /// Only groups whose names match one of these patterns, `*` for anything.
-        pub only: Vec<String> = vec![],
-        /// No group whose name matches one of these patterns.
-        pub except: Vec<String> = vec![],
     }
+    kinds: |pass| {
+        const KINDS: &[Kind] = &[Kind::Channels, Kind::Heads, Kind::Hidden, Kind::Stream];
+        if pass.streams { KINDS } else { &KINDS[..3] }
+    },
+    such_as: "macs=0.5",
 }
 
-impl Pass for PruneChannels {
-    fn validate(&self) -> Result<(), String> {
-        let targets = self.targets();
-        let limits = [
-            ("max_drift", self.max_drift, f64::INFINITY),
-            ("min_agreement", self.min_agreement, 1.0),
-            ("max_accuracy_drop", self.max_accuracy_drop, 1.0),
-        ];
-        for (name, value) in &targets {
-            if !(*value > 0.0 && *value < 1.0) {
-                return Err(format!("`{name}` is a share between 0 and 1, not {value}"));
-            }
-        }
-        for (name, value, most) in limits {
-            if let Some(value) = value.filter(|v| !(*v >= 0.0 && *v <= most)) {
-                return Err(format!("`{name}` cannot be {value}"));
-            }
-        }
-        if targets.len() > 1 {
-            return Err("only one of `macs`, `params`, `ratio`, `latency` can be asked for".into());
-        }
-        if self.multiple == 0 {
-            return Err("`multiple` is at least 1".into());
-        }
-        Ok(())
-    }
-
-    fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
-        let kinds = [Kind::Channels, Kind::Heads, Kind::Hidden, Kind::Stream];
-        self.prune(model, cx, if self.streams { &kinds } else { &kinds[..3] })
-    }
-}
-
-impl PruneChannels {
-    /// Prune groups of these kinds.
-    pub(super) fn prune(
-        &self,
-        model: &mut Model,
-        cx: &mut Context<'_>,
-        kinds: &[Kind],
-    ) -> Result<(), PassError> {
+impl Ask {
+    /// Prune the groups; `example` is what could be asked for.
+    pub fn prune(&self, model: &mut Model, cx: &mut Context<'_>, example: &str) -> Result<(), PassError> {
         let target = Target::of(self);
         if target.is_none() && !self.limits().any() {
-            return Err(PassError::refused_with("it needs a target", "such as `prune-channels{macs=0.5}`"));
+            return Err(PassError::refused_with("it needs a target", example));
         }
         let given = model.clone();
         prepare(model, cx)?;
         if cx.stopped() {
             return Ok(());
         }
-        let mut work = Work::new(self, model, kinds, cx)?;
+        let mut work = Work::new(self, model, cx)?;
         work.order(&given, cx)?;
         let new = match target {
             Some(target) => work.reach(target, &given, cx)?,
@@ -151,20 +91,5 @@ impl PruneChannels {
             *model = new;
         }
         Ok(())
-    }
-
-    /// The targets that are given, by name.
-    fn targets(&self) -> Vec<(&'static str, f64)> {
-        let all =
-            [("macs", self.macs), ("params", self.params), ("ratio", self.ratio), ("latency", self.latency)];
-        all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
-    }
-
-    fn limits(&self) -> Limits {
-        Limits {
-            max_drift: self.max_drift,
-            min_agreement: self.min_agreement,
-            max_accuracy_drop: self.max_accuracy_drop,
-        }
     }
 }

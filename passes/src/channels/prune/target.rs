@@ -1,7 +1,7 @@
 //! How far to go: to a target, or as far as limits allow.
 
 use super::{
-    PruneChannels, Repair, Scope,
+    Ask, Repair, Scope,
     work::{Built, Effort, Work},
 };
 use crate::{
@@ -30,7 +30,7 @@ const TWICE: f64 = 3e11;
 const HALVINGS: usize = 6;
 
 impl Target {
-    pub fn of(ask: &PruneChannels) -> Option<Self> {
+    pub fn of(ask: &Ask) -> Option<Self> {
         let any = [
             ask.macs.map(Self::Macs),
             ask.params.map(Self::Params),
@@ -153,11 +153,8 @@ impl Work<'_> {
                 None => format!(", most of it by `{name}`, which keeps {kept} channels"),
             }
         });
-        let hint = if self.ask.streams { "ask for less" } else { "ask for less, or allow `streams=true`" };
-        PassError::refused_with(
-            format!("the target cannot be reached: {share:.3} is left at least{because}"),
-            hint,
-        )
+        let why = format!("the target cannot be reached: {share:.3} is left at least{because}");
+        PassError::refused_with(why, self.ask.hint())
     }
 
     /// As little as the limits allow, found by halving.

@@ -1,6 +1,6 @@
 //! A model on its way: its groups, in what order their units go, and what it is when some are gone.
 
-use super::{PruneChannels, Repair, Scope, choose::choose};
+use super::{Ask, Repair, Scope, choose::choose};
 use crate::prepare::{PLACES, Split};
 use crate::{
     Context, PassError, Tools,
@@ -28,8 +28,7 @@ const ROUNDS: usize = 4;
 
 /// What is being done, and with what.
 pub struct Work<'p> {
-    pub ask: &'p PruneChannels,
-    pub kinds: &'p [Kind],
+    pub ask: &'p Ask,
     pub criterion: Criterion,
     pub scope: Scope,
     pub repair: Repair,
@@ -67,19 +66,14 @@ pub struct Built {
 /// How much is tried for a candidate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effort {
-    /// One repair.
+    /// One repair, on no more samples than statistics are taken of.
     Quick,
     /// Several, of which the best is taken.
     Full,
 }
 
 impl<'p> Work<'p> {
-    pub fn new(
-        ask: &'p PruneChannels,
-        model: &Model,
-        kinds: &'p [Kind],
-        cx: &mut Context<'_>,
-    ) -> Result<Self, PassError> {
+    pub fn new(ask: &'p Ask, model: &Model, cx: &mut Context<'_>) -> Result<Self, PassError> {
         let sampled = cx.tools.samples.is_some() && cx.tools.engine.is_some();
         let (criterion, scope, repair) = match cx.tools.statistics {
             _ if sampled => (Criterion::Obs, Scope::Global, Repair::Sequential),
@@ -105,8 +99,8 @@ impl<'p> Work<'p> {
                 "add an array `labels` to the samples, or ask for `min_agreement`",
             ));
         }
-        let stage = Stage::new(model.clone(), (ask, kinds), cx)?;
-        Ok(Self { ask, kinds, criterion, scope, repair, split, original: model.clone(), stage })
+        let stage = Stage::new(model.clone(), ask, cx)?;
+        Ok(Self { ask, criterion, scope, repair, split, original: model.clone(), stage })
     }
 
     /// Find out in what order the units of each group go. `given` is the model as it came.
@@ -227,11 +221,14 @@ impl<'p> Work<'p> {
         let mut best = (trial.drift(&local)?, local.clone());
         let mut figures = vec![("drift of single repairs".to_owned(), best.0)];
         let ways = [(LAMBDA, true), (LAMBDA_CAREFUL, false)];
-        let ways = if effort == Effort::Full { &ways[..] } else { &ways[..1] };
+        let (ways, fit) = match effort {
+            Effort::Full => (&ways[..], self.split.fit.clone()),
+            Effort::Quick => (&ways[..1], self.split.statistics()),
+        };
         for &(lambda, all) in ways {
             let mut candidate = local.clone();
             let setting = Setting { lambda, rounds: ROUNDS, places: PLACES };
-            sequential(tools, &self.original, &mut candidate, &refit(all), self.split.fit.clone(), setting)?;
+            sequential(tools, &self.original, &mut candidate, &refit(all), fit.clone(), setting)?;
             let drift = trial.drift(&candidate)?;
             let which = if all { "all" } else { "readers" };
             figures.push((format!("drift at λ={lambda}, {which}"), drift));
@@ -249,7 +246,7 @@ impl<'p> Work<'p> {
     pub fn advance(&mut self, built: Built, given: &Model, cx: &mut Context<'_>) -> Result<(), PassError> {
         let Built { mut model, keep, .. } = built;
         model.infer()?;
-        let mut next = Stage::new(model, (self.ask, self.kinds), &mut Context::new(cx.tools))?;
+        let mut next = Stage::new(model, self.ask, &mut Context::new(cx.tools))?;
         for role in &self.stage.roles {
             if let Some(kept) = self.stage.made_of(role.node, role.kept_outputs(&self.stage.groups, &keep)) {
                 next.made.insert(role.node, kept);
@@ -269,19 +266,20 @@ impl<'p> Work<'p> {
             let groups = Groups::of(&model.graph);
             groups.groups.iter().map(|g| g.width as u64).sum::<u64>()
         };
-        cx.count("channels removed", width(&self.original).saturating_sub(width(model)));
+        let what = match self.ask.kinds {
+            [Kind::Heads] => "heads removed",
+            [Kind::Hidden] => "hidden units removed",
+            _ => "channels removed",
+        };
+        cx.count(what, width(&self.original).saturating_sub(width(model)));
     }
 }
 
 impl Stage {
-    fn new(
-        model: Model,
-        (ask, kinds): (&PruneChannels, &[Kind]),
-        cx: &mut Context<'_>,
-    ) -> Result<Self, PassError> {
+    fn new(model: Model, ask: &Ask, cx: &mut Context<'_>) -> Result<Self, PassError> {
         let groups = Groups::of(&model.graph);
         let roles = roles(&model.graph);
-        let chosen = choose((ask, kinds), &model.graph, &groups, &roles, cx)?;
+        let chosen = choose(ask, &model.graph, &groups, cx)?;
         let (orders, sums) = (BTreeMap::new(), HashMap::new());
         Ok(Self { model, groups, roles, chosen, orders, sums, made: HashMap::new(), lost: vec![] })
     }

@@ -83,6 +83,9 @@ impl FoldConstants {
         let memory = cx.tools.memory.saturating_add(start.saturating_mul(2));
         let mut region = Region::of(graph, sole, cx, room, memory);
         let mut plan = Plan::new(graph, &region, room);
+        while !region.compute_large(graph, &plan, cx) {
+            plan = Plan::new(graph, &region, room);
+        }
         for &(value, bytes) in &plan.too_large {
             cx.decline(would_add(graph, value, bytes));
         }
@@ -191,6 +194,39 @@ mod tests {
                 e = Expand(c, n) p = Gather(e, i) y = Add(x, p) }",
             "main (float[1] x) => (float[1] y) <float[1] p = {1}> { y = Add(x, p) }",
         );
+    }
+
+    #[test]
+    fn large_results_are_computed_only_if_they_are_wanted() {
+        // 4 MB that are not stored: nobody computes them.
+        let long = "int64[1] n = {1000000}, float c = {1}";
+        let left = format!(
+            "main (float[1000000] x) => (float[1000000] y) <{long}> {{
+            e = Expand(c, n) f = Neg(e) y = Add(x, f) }}"
+        );
+        let (mut changed, mut cx) = (model(&left), Context::new(Tools::default()));
+        changed.infer().unwrap();
+        FoldConstants::default().run(&mut changed, &mut cx).unwrap();
+        assert_eq!(changed.graph.node_count(), 3);
+        let (region_sole, graph) = (HashSet::new(), &changed.graph);
+        let region = Region::of(graph, &region_sole, &mut cx, 0, 1 << 30);
+        assert_eq!((region.nodes.len(), region.waiting.len(), region.tensors.len()), (2, 2, 0));
+        // Where less comes out in the end they are.
+        check(
+            FoldConstants::default(),
+            &format!(
+                "main (float[1] x) => (float[1] y) <{long}, int64[1] i = {{7}}> {{
+                e = Expand(c, n) f = Neg(e) p = Gather(f, i) y = Add(x, p) }}"
+            ),
+            "main (float[1] x) => (float[1] y) <float[1] p = {-1}> { y = Add(x, p) }",
+        );
+        // What nobody here computes is no constant, whatever it would give back.
+        let weights = vec!["1"; 1 << 18].join(",");
+        let engine = format!(
+            "main (float[262144] x) => (float[262144] y) <float[262144] w = {{{weights}}}> {{
+            e = Exp(w) f = Neg(e) y = Add(x, f) }}"
+        );
+        assert_eq!(declines(FoldConstants::default(), &engine), ["Exp making `e` needs an engine"]);
     }
 
     #[test]

@@ -19,9 +19,25 @@ pub(super) struct Region<'c> {
     pub tensors: HashMap<ValueId, Tensor>,
     /// Nodes whose outputs are constant, in topological order; `Constant` nodes not among them.
     pub nodes: Vec<NodeId>,
-    /// Outputs that only an engine computes, with the node that makes them.
+    /// Outputs that are not computed yet, with the node that makes them: large ones, and those of an engine.
     pub waiting: HashMap<ValueId, NodeId>,
+    /// Nodes with large outputs: computed here once they are wanted.
+    large: HashSet<NodeId>,
+    limits: Limits,
+    /// Bytes of the tensors.
+    held: u64,
 }
+
+/// What results may take.
+struct Limits {
+    /// By how much the file may grow.
+    room: i64,
+    /// All of them, in memory.
+    memory: u64,
+}
+
+/// Results from this size on are computed only if they are stored, or needed for something smaller.
+const LARGE: u64 = 1 << 20;
 
 /// What an output may take at least, even if the file may not grow by it: the end of a chain is often smaller.
 const ROOM_FOR_RESULTS: u64 = 64 << 20;
@@ -42,52 +58,113 @@ impl<'c> Region<'c> {
         room: i64,
         memory: u64,
     ) -> Self {
-        let (tensors, waiting) = (HashMap::new(), HashMap::new());
-        let (mut region, mut held) = (Self { sole, tensors, nodes: vec![], waiting }, 0_u64);
+        let (tensors, waiting, large) = (HashMap::new(), HashMap::new(), HashSet::new());
+        let limits = Limits { room, memory };
+        let mut region = Self { sole, tensors, nodes: vec![], waiting, large, limits, held: 0 };
         for &id in graph.nodes().iter() {
             let at = graph.at(id);
             if region.take_content(at) {
                 region.nodes.push(id);
                 continue;
             }
-            let inputs = at.inputs();
-            let constant = |v: ValueId| region.tensor(graph, v).is_some() || region.waiting.contains_key(&v);
-            if !is_foldable(at) || !inputs.iter().flatten().all(|v| constant(v.id)) {
+            if !is_foldable(at) || !region.has_inputs(at) {
                 continue;
             }
-            let tensors: Vec<_> = inputs.iter().map(|v| region.tensor(graph, v.as_ref()?.id)).collect();
-            let result =
-                if tensors.iter().zip(&inputs).any(|(tensor, input)| tensor.is_none() && input.is_some()) {
-                    Err(EvalError::NotHere(at.describe()))
-                } else {
-                    let needed: u64 = tensors.iter().flatten().map(|t| t.size_in_bytes() as u64).sum();
-                    let limit =
-                        needed.saturating_mul(8).saturating_add(ROOM_FOR_RESULTS.max(room.unsigned_abs()));
-                    evaluate(at, &tensors, limit.min(memory.saturating_sub(held)) as usize)
-                };
-            match result {
-                Ok(results) => {
-                    held += results.iter().map(|t| t.size_in_bytes() as u64).sum::<u64>();
-                    let outputs = at.outputs().into_iter().zip(results);
-                    region.tensors.extend(outputs.filter_map(|(output, tensor)| Some((output?.id, tensor))));
-                    // A `Constant` is one already, and an `Identity` of one costs no bytes.
-                    if !at.is("Constant") && !at.is("Identity") {
-                        region.nodes.push(id);
-                    }
-                }
-                Err(EvalError::NotHere(_)) if at.is("Constant") => {}
-                Err(EvalError::NotHere(_)) if cx.tools.engine.is_some() => {
-                    region.waiting.extend(at.outputs().into_iter().flatten().map(|output| (output.id, id)));
-                    region.nodes.push(id);
-                }
-                Err(EvalError::TooLarge { bytes, .. }) => {
-                    let output = at.outputs().into_iter().flatten().next();
-                    output.into_iter().for_each(|o| cx.decline(would_add(graph, o.id, bytes)));
-                }
-                Err(other) => cx.decline(other),
+            let (views, outputs) = (at.is("Constant") || at.is("Identity"), at.outputs());
+            let sizes = || outputs.iter().flatten().filter_map(|o| region.size(graph, o.id));
+            if !views && sizes().any(|bytes| bytes >= LARGE) {
+                region.waiting.extend(outputs.iter().flatten().map(|output| (output.id, id)));
+                region.large.insert(id);
+                region.nodes.push(id);
+                continue;
+            }
+            for input in at.inputs().into_iter().flatten() {
+                region.compute(graph, input.id, cx);
+            }
+            if region.has_inputs(at) && region.evaluate(at, cx) {
+                // A `Constant` is one already, and an `Identity` of one costs no bytes.
+                let is_one =
+                    views && at.outputs().iter().flatten().all(|o| region.tensors.contains_key(&o.id));
+                region.nodes.extend((!is_one).then_some(id));
             }
         }
         region
+    }
+
+    /// Compute a large value, and those it is computed from. False if it turns out to be none that anybody computes.
+    fn compute(&mut self, graph: &Graph, value: ValueId, cx: &mut Context<'_>) -> bool {
+        let put_off = |region: &Self, v: &ValueId| {
+            region.waiting.get(v).copied().filter(|node| region.large.contains(node))
+        };
+        let mut stack = vec![value];
+        while let Some(last) = stack.last() {
+            let Some(node) = put_off(self, last) else {
+                stack.pop();
+                continue;
+            };
+            let before = stack.len();
+            stack.extend(graph.inputs_of(node).into_iter().flatten().filter(|v| put_off(self, v).is_some()));
+            if stack.len() > before {
+                continue;
+            }
+            self.large.remove(&node);
+            let at = graph.at(node);
+            for output in at.outputs().into_iter().flatten() {
+                self.waiting.remove(&output.id);
+            }
+            if !self.has_inputs(at) || !self.evaluate(at, cx) {
+                self.nodes.retain(|&other| other != node);
+            }
+        }
+        self.is_constant(graph, value)
+    }
+
+    fn is_constant(&self, graph: &Graph, value: ValueId) -> bool {
+        self.tensor(graph, value).is_some() || self.waiting.contains_key(&value)
+    }
+
+    fn has_inputs(&self, at: At<'_>) -> bool {
+        at.inputs().iter().flatten().all(|v| self.is_constant(at.graph, v.id))
+    }
+
+    /// Compute the large values of a plan. False if it has to be made anew, since some cannot be computed.
+    pub fn compute_large(&mut self, graph: &Graph, plan: &Plan, cx: &mut Context<'_>) -> bool {
+        plan.folds.iter().flat_map(|(_, values)| values).all(|&v| self.compute(graph, v, cx))
+    }
+
+    /// Compute a node of constants, or leave it to the engine. False if neither does.
+    fn evaluate(&mut self, at: At<'_>, cx: &mut Context<'_>) -> bool {
+        let (graph, inputs) = (at.graph, at.inputs());
+        let tensors: Vec<_> = inputs.iter().map(|v| self.tensor(graph, v.as_ref()?.id)).collect();
+        let result = if tensors.iter().zip(&inputs).any(|(tensor, input)| tensor.is_none() && input.is_some())
+        {
+            Err(EvalError::NotHere(at.describe()))
+        } else {
+            let needed: u64 = tensors.iter().flatten().map(|t| t.size_in_bytes() as u64).sum();
+            let Limits { room, memory } = self.limits;
+            let limit = needed.saturating_mul(8).saturating_add(ROOM_FOR_RESULTS.max(room.unsigned_abs()));
+            evaluate(at, &tensors, limit.min(memory.saturating_sub(self.held)) as usize)
+        };
+        let outputs = at.outputs();
+        match result {
+            Ok(results) => {
+                self.held += results.iter().map(|t| t.size_in_bytes() as u64).sum::<u64>();
+                let outputs = outputs.into_iter().zip(results);
+                self.tensors.extend(outputs.filter_map(|(output, tensor)| Some((output?.id, tensor))));
+                return true;
+            }
+            Err(EvalError::NotHere(_)) if at.is("Constant") => {}
+            Err(EvalError::NotHere(_)) if cx.tools.engine.is_some() => {
+                self.waiting.extend(outputs.into_iter().flatten().map(|output| (output.id, at.id)));
+                return true;
+            }
+            Err(EvalError::TooLarge { bytes, .. }) => {
+                let output = outputs.into_iter().flatten().next();
+                output.into_iter().for_each(|o| cx.decline(would_add(graph, o.id, bytes)));
+            }
+            Err(other) => cx.decline(other),
+        }
+        false
     }
 
     /// Take the outputs of a node from what inference knows about them; false unless it knows them all.

@@ -4,11 +4,12 @@
 //! runs of neighbours are weighed, and the best division of the chain into runs is found from its prefixes.
 
 use super::{
-    axis::Border,
+    axis::{Axis, Border},
     emit::{Writer, name},
     layer::{DEPTH, Form, Layer, Part, chain_making, composite, composite_kernel, lifted_kernel},
     work::{self, Work},
 };
+use crate::fold::preceding::Affine;
 use pare_graph::{At, Decline, Patch, Wired, expect};
 
 /// Layers that could become one.
@@ -49,7 +50,9 @@ impl<'l, 'g> Candidate<'l, 'g> {
         let (first, last) = (&self.layers[0], &self.layers[self.layers.len() - 1]);
         let mut writer = Writer::at(last.at, self.layers)?;
         let (x, sizes) = (first.input.into(), first.sizes());
-        let y = if self.border == Border::Seam {
+        let y = if let Some(affine) = self.affine() {
+            writer.affine(first.at, &affine)?
+        } else if self.border == Border::Seam {
             let before = composite_kernel(&self.layers[..self.layers.len() - 1])?;
             let next = lifted_kernel(last.kernel()?, before.axes.len());
             Writer::guard(&before.within(&next))?;
@@ -62,6 +65,22 @@ impl<'l, 'g> Candidate<'l, 'g> {
         };
         writer.patch.replace(last.output(), y);
         Ok(writer.patch)
+    }
+
+    /// If the layers are one product, and behind it only what goes channel by channel: that, with the bias.
+    fn affine(&self) -> Option<Affine> {
+        let (product, rest) = self.layers.split_first()?;
+        let (Part::Conv { bias, .. } | Part::Matrix { bias, .. }) = &product.part else { return None };
+        let mut affine = Affine { scale: vec![1.0; bias.len()], shift: bias.clone() };
+        for layer in rest {
+            let Part::Diagonal { scale, shift } = &layer.part else { return None };
+            if layer.outline.axes.iter().any(|&axis| axis != Axis::POINT) {
+                return None;
+            }
+            affine.scale.iter_mut().zip(scale).for_each(|(whole, s)| *whole *= s);
+            affine.shift.iter_mut().zip(scale).zip(shift).for_each(|((b, s), t)| *b = s * *b + t);
+        }
+        Some(affine)
     }
 
     /// The layers in words: `conv1`∘`conv2` as in `conv2(conv1(x))` written from left to right.

@@ -1,11 +1,11 @@
 //! Composite layers written back as nodes.
 
 use super::{
-    kernel::{Kernel, Map, Tile, places},
+    kernel::{Kernel, Map, Tile, places, turned},
     layer::{Form, Layer, Part},
 };
 use crate::{
-    fold::preceding::{named, rounded},
+    fold::preceding::{Affine, Weight, instead, named, rounded},
     spell::Spell,
 };
 use ndarray::Array3;
@@ -128,6 +128,37 @@ impl<'g> Writer<'g> {
         }
     }
 
+    /// The product `at` with its weights scaled and its bias replaced, channel by channel. The weights stay where they
+    /// are and as they are stored, and the same constant if nothing scales them.
+    pub fn affine(&mut self, at: At<'g>, affine: &Affine) -> Result<Ref, Decline> {
+        let (x, weight) = (at.input(0)?.into(), Weight::of(at)?);
+        let weight = if affine.scales() {
+            let scaled = weight.scaled(&affine.scale)?;
+            instead(self.at, &mut self.patch, Some(weight.value), &self.hint, scaled)
+        } else {
+            weight.value.into()
+        };
+        if at.is("MatMul") {
+            let y = self.node("MatMul", &[], &[x, weight]);
+            return self.plus(y, &affine.shift);
+        }
+        let (mut node, mut inputs) = (at.node().clone(), vec![x, weight]);
+        if at.is("Gemm") || affine.shift.iter().any(|&b| b != 0.0) {
+            let bias = rounded(self.dtype, &[affine.shift.len()], &affine.shift, &self.bias)?;
+            inputs.push(instead(self.at, &mut self.patch, at.optional(2), &self.bias, bias));
+        }
+        node.attributes.shift_remove("beta");
+        Ok(self.patch.node(&format!("{}_{}", self.hint, at.op().to_lowercase()), node, &inputs))
+    }
+
+    fn plus(&mut self, y: Ref, bias: &[f64]) -> Result<Ref, Decline> {
+        if bias.iter().all(|&b| b == 0.0) {
+            return Ok(y);
+        }
+        let b = self.constant("_bias", &[bias.len()], bias)?;
+        Ok(self.node("Add", &[], &[y, b]))
+    }
+
     fn matrix(&mut self, x: Ref, weight: &Array3<f64>, bias: &[f64], gemm: bool) -> Result<Ref, Decline> {
         let (outputs, inputs, _) = weight.dim();
         if gemm {
@@ -136,14 +167,11 @@ impl<'g> Writer<'g> {
             let b = self.constant("_bias", &[outputs], bias)?;
             return Ok(self.node("Gemm", &[("transB", 1.into())], &[x, w, b]));
         }
-        let turned: Vec<_> = weight.index_axis(ndarray::Axis(2), 0).t().iter().copied().collect();
-        let w = self.constant("", &[inputs, outputs], &turned)?;
+        let values = weight.as_standard_layout();
+        let values = values.as_slice().ok_or(Decline::Mismatch)?;
+        let w = self.constant("", &[inputs, outputs], &turned(values, outputs))?;
         let y = self.node("MatMul", &[], &[x, w]);
-        if bias.iter().all(|&b| b == 0.0) {
-            return Ok(y);
-        }
-        let b = self.constant("_bias", &[outputs], bias)?;
-        Ok(self.node("Add", &[], &[y, b]))
+        self.plus(y, bias)
     }
 
     /// A kernel as large as the padded input, as a matrix over the flattened input without padding.

@@ -101,6 +101,11 @@ impl Kernel {
         self.weight.len_of(Dimension(1)) * self.group
     }
 
+    /// Whether it has one weight for each channel.
+    fn is_diagonal(&self) -> bool {
+        self.weight.len() == self.group && self.outputs() == self.group
+    }
+
     /// The layer without its weights.
     pub fn outline(&self) -> Outline {
         let bias = self.bias.iter().any(|&b| b != 0.0);
@@ -176,7 +181,21 @@ impl Kernel {
         for tap in places(inside) {
             let c = flat(&tap, &taps(&next.axes));
             let targets = self.targets(next, &tap);
-            for j in 0..next.group {
+            // A factor for each channel, before or behind, needs no product of matrices.
+            if self.is_diagonal() {
+                for ((o, m), value) in next.weight.index_axis(Dimension(2), c).indexed_iter() {
+                    weight[[o, m, targets[0]]] += value * self.weight[[o / last * mids + m, 0, 0]];
+                }
+            } else if next.is_diagonal() {
+                let rows = weight.outer_iter_mut().zip(self.weight.outer_iter());
+                for ((mut to, from), &factor) in rows.zip(&next.weight) {
+                    for (a, &target) in targets.iter().enumerate() {
+                        to.column_mut(target).scaled_add(factor, &from.column(a));
+                    }
+                }
+            }
+            let dense = !self.is_diagonal() && !next.is_diagonal();
+            for j in (0..next.group).filter(|_| dense) {
                 let (out, mid) = (j * last..(j + 1) * last, j * mids..(j + 1) * mids);
                 for i in mid.start / rows..mid.end.div_ceil(rows) {
                     let m = mid.start.max(i * rows)..mid.end.min((i + 1) * rows);
@@ -230,6 +249,12 @@ impl Kernel {
         let (outputs, mids, _) = self.weight.dim();
         let rows = outputs / self.group;
         let mut result = Array2::zeros((outputs, values.ncols()));
+        if self.is_diagonal() {
+            result.assign(&values);
+            let weights = self.weight.iter().map(|&w| f(w));
+            result.outer_iter_mut().zip(weights).for_each(|(mut row, w)| row *= w);
+            return result;
+        }
         for j in 0..self.group {
             let weight = self.weight.slice(s![j * rows..(j + 1) * rows, .., tap]).mapv(f);
             let product = weight.dot(&values.slice(s![j * mids..(j + 1) * mids, ..]));
@@ -305,6 +330,9 @@ impl Kernel {
     /// The same layer with its taps on the grid of `axes`, which has room for them (see [`Outline::common`]), in
     /// `group` groups, a divisor of its own.
     fn on_grid(&self, axes: &[Axis], group: usize) -> Self {
+        if self.axes == axes && self.group == group {
+            return self.clone();
+        }
         let (outputs, own, _) = self.weight.dim();
         let per_group = self.inputs() / group;
         let mut weight = Array3::zeros((outputs, per_group, taps(axes).iter().product()));
@@ -381,6 +409,11 @@ impl Kernel {
     }
 }
 
+/// `W·x + b` is rounded by some `ε·(|W|·|x| + |b|)`, and `W·(x − x₀)` by `ε·(|W|·|x| + |W|·|x₀|)`, where `|W|·|x₀| ≥ |b|`. So the
+/// shift is as precise as the bias it stands for if there is no more in `|W|·|x₀|` than in `b`. A factor of 2 is one bit
+/// of that; factors do without (`|W|·|x₀| = |b|`), while channels that mix mostly cancel (10 to 100 times `b`).
+const MAX_SHIFT: f64 = 2.0;
+
 /// The constant input `x` of a pointwise layer with `W·x = −ones`, if there is one as good as exact and of modest size.
 fn shift(weight: &Array3<f64>, group: usize, ones: &Array2<f64>) -> Option<Vec<f64>> {
     let (outputs, inputs, _) = weight.dim();
@@ -404,15 +437,32 @@ fn shift(weight: &Array3<f64>, group: usize, ones: &Array2<f64>) -> Option<Vec<f
         }
         let most = |v: &ndarray::Array1<f64>| v.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
         let size = most(&w.mapv(f64::abs).dot(&x.mapv(f64::abs)));
-        // 2⁻⁴⁰ lies far below what weights of 24 bits resolve; more than 100 times the offset would cost digits of x.
+        // 2⁻⁴⁰ lies far below what weights of 24 bits resolve.
         if !(most(&(&wanted - &w.dot(&x))) <= most(&wanted) / (1_u64 << 40) as f64
-            && size <= 100.0 * most(&wanted))
+            && size <= MAX_SHIFT * most(&wanted))
         {
             return None;
         }
         all.extend(x);
     }
     Some(all)
+}
+
+/// A matrix with so many rows, transposed block by block, as caches like it.
+pub fn turned(values: &[f64], rows: usize) -> Vec<f64> {
+    const SIDE: usize = 16;
+    let columns = values.len() / rows.max(1);
+    let mut result = vec![0.0; values.len()];
+    for top in (0..rows).step_by(SIDE) {
+        for left in (0..columns).step_by(SIDE) {
+            for column in left..columns.min(left + SIDE) {
+                for row in top..rows.min(top + SIDE) {
+                    result[column * rows + row] = values[row * columns + column];
+                }
+            }
+        }
+    }
+    result
 }
 
 fn row_sums(weight: &Array3<f64>) -> Vec<f64> {
@@ -422,5 +472,29 @@ fn row_sums(weight: &Array3<f64>) -> Vec<f64> {
 impl Map {
     fn zeros(channels: usize, sizes: &[usize]) -> Self {
         Self { sizes: sizes.to_vec(), values: Array2::zeros((channels, sizes.iter().product())) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shift_stands_for_a_bias_only_if_it_is_as_precise() {
+        let weight = |values: [f64; 4]| Array3::from_shape_vec((2, 2, 1), values.to_vec()).unwrap();
+        let ones = Array2::from_shape_vec((2, 1), vec![1.0, -1.0]).unwrap();
+        let found = shift(&weight([2.0, 0.0, 0.0, 4.0]), 1, &ones).unwrap();
+        assert!((found[0] + 0.5).abs() < 1e-12 && (found[1] - 0.25).abs() < 1e-12, "{found:?}");
+        // x₀ = (−10, 10), of which ±19 cancel to ±1.
+        assert_eq!(shift(&weight([1.0, 0.9, 0.9, 1.0]), 1, &ones), None);
+    }
+
+    #[test]
+    fn matrices_are_turned_whatever_their_sizes() {
+        for (rows, columns) in [(1, 40), (17, 33), (32, 16), (0, 3)] {
+            let values: Vec<_> = (0..rows * columns).map(f64::from).collect();
+            let places = (0..columns).flat_map(|c| (0..rows).map(move |r| f64::from(r * columns + c)));
+            assert_eq!(turned(&values, rows as usize), places.collect::<Vec<_>>());
+        }
     }
 }

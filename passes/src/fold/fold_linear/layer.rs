@@ -3,7 +3,7 @@
 use super::{
     axis::{Axis, Border, gcd},
     join::{self, Join},
-    kernel::Kernel,
+    kernel::{Kernel, turned},
     outline::{Offset, Outline},
 };
 use crate::fuse::ends_gelu;
@@ -134,10 +134,11 @@ impl<'g> Layer<'g> {
             Part::Matrix { weight, factor, bias, output_first } => {
                 let mut values = weight.to_f64().ok_or(Decline::Mismatch)?;
                 if !output_first {
-                    let stored = ndarray::Array2::from_shape_vec((shape.1 * shape.2, shape.0), values);
-                    values = stored.map_err(|_| Decline::Mismatch)?.t().iter().copied().collect();
+                    values = turned(&values, shape.1 * shape.2);
                 }
-                values.iter_mut().for_each(|v| *v *= factor);
+                if *factor != 1.0 {
+                    values.iter_mut().for_each(|v| *v *= factor);
+                }
                 Kernel::new(filled(values)?, 1, o.axes.clone(), bias.clone())
             }
             Part::Diagonal { scale, shift } => Kernel::diagonal(scale, shift.clone(), o.axes.clone()),

@@ -196,9 +196,10 @@ impl Meter {
             return Ok(());
         }
         let shape = value(span.last)?.shape().to_vec();
-        let (mut x, mut y) = (floats(value(span.first)?)?, floats(value(span.last)?)?);
+        let x = floats(value(span.first)?)?.into_owned();
+        let (mut x, mut y) = (x, floats(value(span.last)?)?.into_owned());
         for &branch in &span.branches {
-            x.iter_mut().zip(floats(value(branch)?)?).for_each(|(x, b)| *x -= b);
+            x.iter_mut().zip(floats(value(branch)?)?.iter()).for_each(|(x, b)| *x -= b);
         }
         for (values, clip) in [(&mut x, span.clips.0), (&mut y, span.clips.1)] {
             if let Some((low, high)) = clip {

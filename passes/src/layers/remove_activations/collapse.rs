@@ -58,7 +58,7 @@ impl Work<'_, '_> {
                     Tensor::from_slice(&shape, &values).map_err(|e| PassError::refused(e.to_string()))?;
                 feeds.push((graph.value(*value).name.clone(), tensor));
             }
-            Ok(floats(&probe.run(&feeds)?[0])?)
+            Ok(floats(&probe.run(&feeds)?[0])?.into_owned())
         };
         let m = end.elements;
         let mut patch = Patch::anchored(end.last);

@@ -130,7 +130,7 @@ pub fn calibrate(
     let mut ends = vec![(0.0_f64, 0.0_f64); wanted.len()];
     observe(tools, model, &wanted, range.clone(), "ranges", &mut |_, values| {
         for ((low, high), value) in ends.iter_mut().zip(values) {
-            for v in floats(value)? {
+            for &v in floats(value)?.iter() {
                 (*low, *high) = (low.min(f64::from(v)), high.max(f64::from(v)));
                 if !v.is_finite() {
                     *high = f64::INFINITY;

@@ -22,10 +22,17 @@ pub fn per_channel<'g>(t: &mut Tracer<'g>, at: At<'g>) -> Option<()> {
     Some(())
 }
 
-/// Each group of elements from `axis` on is normalised on its own, so they are needed whole.
+/// Each group of elements from `axis` on is normalised on its own. Even a zero counts in its mean and variance, so cutting
+/// one would change all the others.
 pub fn layer_norm<'g>(t: &mut Tracer<'g>, at: At<'g>) -> Option<()> {
     let axis = axis_of(at).ok()?;
     (0..axis).for_each(|axis| t.tie((In(0), axis), (Out(0), axis)));
+    let rank = t.rank(In(0))?;
+    for (port, axis) in [In(0), Out(0)].into_iter().flat_map(|port| (axis..rank).map(move |a| (port, a))) {
+        if let Some(id) = t.axis(port, axis) {
+            t.pin_because(id, format!("{} takes the mean and variance of all of it", at.describe()));
+        }
+    }
     Some(())
 }
 

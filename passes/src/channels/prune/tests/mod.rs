@@ -1,9 +1,11 @@
 //! On a trained network with its calibration images: every option does what it says, and what cannot be done is refused.
 
+mod quantized;
+
 use super::{PruneChannels, Repair, Scope};
 use crate::{
     Context, Pass, PassError, Tools,
-    channels::order::Criterion,
+    channels::{PruneHeads, PruneHidden, order::Criterion},
     stats::{Sampling, Statistics},
     testing::tools,
     trial::Trial,
@@ -16,10 +18,14 @@ fn fixture(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures").join(name)
 }
 
-fn digits() -> Model {
-    let mut model = onnx::read(fixture("digits-cnn.onnx"), &onnx::ReadOptions::default()).unwrap();
+fn read(name: &str) -> Model {
+    let mut model = onnx::read(fixture(name), &onnx::ReadOptions::default()).unwrap();
     model.infer().unwrap();
     model
+}
+
+fn digits() -> Model {
+    read("digits-cnn.onnx")
 }
 
 fn samples(file: &str) -> SharedSamples {
@@ -174,6 +180,40 @@ fn limits_alone_are_gone_to_and_not_beyond() {
     let with = Tools { samples: Some(&labelled), ..tools() };
     let pass = PruneChannels { max_accuracy_drop: Some(0.02), ..half() };
     assert!(macs(&pruned(&pass, with).unwrap().0) <= 0.6 * macs(&digits()));
+}
+
+/// All passes that remove units have the same targets and limits; each finds its own units.
+#[test]
+fn heads_and_hidden_units_go_as_far_as_a_limit_allows() {
+    let calibration = samples("digits-calibration.npz");
+    let some = Part { all: &calibration, count: 160, spoilt: false };
+    let with = Tools { samples: Some(&some), ..tools() };
+    let original = read("digits-vit.onnx");
+    let trial = Trial::new(with, &original, 128..160).unwrap();
+    // A head of each layer is a third of the attention.
+    let heads = PruneHeads {
+        max_drift: Some(0.2),
+        scope: Some(Scope::Uniform),
+        repair: Some(Repair::Patch),
+        ..PruneHeads::default()
+    };
+    let hidden = PruneHidden {
+        max_drift: Some(0.05),
+        scope: Some(Scope::Uniform),
+        repair: Some(Repair::Patch),
+        ..PruneHidden::default()
+    };
+    let share = |pass: &dyn Pass, limit: f64| {
+        let mut model = original.clone();
+        pass.run(&mut model, &mut Context::new(with)).unwrap();
+        model.infer().unwrap();
+        assert!(trial.drift(&model).unwrap() <= limit);
+        macs(&model) / macs(&original)
+    };
+    let shares = [share(&heads, 0.2), share(&hidden, 0.05)];
+    assert!(shares[0] < 1.0 && shares[1] < 0.8, "{shares:?}");
+    let both = PruneHidden { macs: Some(0.9), params: Some(0.9), ..PruneHidden::default() };
+    assert!(both.validate().unwrap_err().starts_with("only one of `macs`"));
 }
 
 #[test]
