@@ -117,7 +117,8 @@ fn a_model_without_such_groups_is_refused_with_their_reasons() {
     let heads = PruneHeads { ratio: Some(0.5), ..PruneHeads::default() };
     assert_eq!(
         refused(&heads, &network(&[0, 1, 2, 3])),
-        "`main` has no group that can lose heads: `h` holds channels inside a block"
+        "`main` has no group that can lose heads: `h` holds channels inside a block; \
+         `w1q` stays whole: it is the input `x`; `y` stays whole: it is the output `y`"
     );
     let none = PruneHidden::default();
     assert_eq!(refused(&none, one), "it needs a target");
