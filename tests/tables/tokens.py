@@ -11,10 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
-import onnxruntime as ort
-
-from common import latency, markdown, model, pare, picture, samples, write_csv, write_doc
+from common import compared, latency, markdown, model, outputs, pare, picture, tested, write_csv, write_doc
 
 QUICK = "--quick" in sys.argv
 METHODS = ("tome", "folder", "ppt")
@@ -22,14 +19,6 @@ COUNTS = range(9)
 TIME, ROUNDS = (0.3, 7) if QUICK else (2.0, 40)
 IMAGES = 1000 if QUICK else 2000
 ROUGH = "Made by `--quick`, in few rounds on a busy machine: figures of speed are rough.\n\n"
-
-
-def classes(path, images):
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return np.concatenate([session.run(None, {name: images[i : i + 250]})[0].argmax(1) for i in range(0, len(images), 250)])
 
 
 def merged(original, out, method, r, fixed=""):
@@ -45,19 +34,17 @@ def merged(original, out, method, r, fixed=""):
 def table(name, folder, rows):
     """A row for each method and r. All models are timed in turn, so that what else the machine does falls on all alike."""
     original = model(name)
-    with np.load(samples(name, folder)) as data:
-        key = next(k for k in data.files if k != "labels")
-        images, labels = data[key][:IMAGES], data["labels"][:IMAGES]
-    wanted = classes(str(original), images)
+    images, labels = (array[:IMAGES] for array in tested(name, folder))
+    first = outputs(original, images)
     own, models = [], [original]
     for method, r in [("tome", 0)] + [(method, r) for method in METHODS for r in COUNTS if r > 0]:
         out = folder / f"{name}-{method}-{r}.onnx"
         merged(original, out, method, r)
-        got = classes(str(out), images)
+        found = compared(first, outputs(out, images), labels)
         models.append(out)
         own.append({
             "model": name, "method": method if r else "none", "r": r,
-            "accuracy": f"{100 * (got == labels).mean():.2f}", "agreement": f"{100 * (got == wanted).mean():.2f}",
+            "accuracy": f"{found['accuracy']:.2f}", "agreement": f"{found['agreement']:.2f}",
         })
         print(own[-1], file=sys.stderr)
     for batch in (1, 16):
