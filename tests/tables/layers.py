@@ -35,7 +35,7 @@ def rows(name, unit, folder, criteria, timed):
     base = pare("inspect", whole)["macs"]
     first = {"model": name, "unit": unit, "dropped": 0, "criterion": "", "healing": "",
              **compared(reference, reference, labels), "macs": 1.0, "speed": 1.0, "blocks": ""}
-    found, done, speeds = [first], {}, {}
+    found, done = [first], {}
     for criterion in criteria:
         for count, gone in enumerate(order(model(name), calibration, folder, criterion, unit), 1):
             for healing in HEALINGS:
@@ -47,14 +47,18 @@ def rows(name, unit, folder, criteria, timed):
                     report = pare("optimize", model(name), "-o", out, "--passes",
                                   f"drop-blocks{{blocks=[{names}],healing={healing}}},safe",
                                   "--samples", calibration, "--no-prove")
-                    done[key] = compared(reference, outputs(out, data), labels), report["after"]["macs"] / base
-                    # Healing adds no nodes: what is left runs as fast healed as not.
-                    if timed and key[0] not in speeds:
-                        speeds[key[0]] = 1 / latency([whole, out], rounds=60)[1][1]
-                measured, macs = done[key]
+                    done[key] = out, report["after"]["macs"] / base, compared(reference, outputs(out, data), labels)
+                _, macs, measured = done[key]
                 found.append({"model": name, "unit": unit, "dropped": count, "criterion": criterion, "healing": healing,
-                              **measured, "macs": macs, "speed": speeds.get(key[0], float("nan")), "blocks": "; ".join(gone)})
+                              **measured, "macs": macs, "speed": float("nan"), "blocks": "; ".join(gone)})
                 print(f"{name} {criterion} {healing} {count}: {measured}  {gone}", flush=True)
+    if timed:
+        # Healing adds no nodes: what is left runs as fast healed as not.
+        sets = {gone: out for (gone, healing), (out, _, _) in done.items() if healing == HEALINGS[0]}
+        times = latency([whole, *sets.values()], rounds=60)
+        speeds = {gone: 1 / ratio for gone, (_, ratio) in zip(sets, times[1:])}
+        for row in found[1:]:
+            row["speed"] = speeds[frozenset(row["blocks"].split("; "))]
     return found
 
 
