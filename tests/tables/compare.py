@@ -21,7 +21,6 @@ FAMILIES = [
     ("channels", "80 % MACs", "prune-channels{macs=0.8,multiple=16}"),
     ("channels", "65 % MACs", "prune-channels{macs=0.65,multiple=16}"),
     ("channels", "50 % MACs", "prune-channels{macs=0.5,multiple=16}"),
-    ("hidden units", "-25 %", "prune-hidden{ratio=0.25}"),
     ("hidden units", "-50 %", "prune-hidden{ratio=0.5}"),
     ("heads", "-25 %", "prune-heads{ratio=0.25}"),
     ("folded", "1 activation", "remove-activations{count=1},fold-linear"),
@@ -32,7 +31,6 @@ FAMILIES = [
     ("INT8", "INT8", "quantize"),
     ("INT8", "weights alone", "quantize{activations=false}"),
     ("channels + INT8", "65 % MACs, INT8", "prune-channels{macs=0.65,multiple=16},quantize"),
-    ("hidden units + INT8", "-50 %, INT8", "prune-hidden{ratio=0.5},quantize"),
 ]
 MODELS = sys.argv[1:] or ["cifar-resnet20", "cifar-vit", "digits-cnn"]
 
