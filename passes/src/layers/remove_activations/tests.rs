@@ -84,6 +84,28 @@ fn network(nodes: &str) -> String {
     )
 }
 
+#[test]
+fn nothing_removed_has_a_reason() {
+    let cloud = Cloud::new("x", &[2], 200, -1.0);
+    let by = |criterion, below| RemoveActivations {
+        criterion: Some(criterion),
+        below,
+        count: Some(1),
+        ..RemoveActivations::default()
+    };
+    for (pass, reason) in [
+        (by(Criterion::Slope, None), "no activation has a score by `slope`"),
+        (by(Criterion::Entropy, Some(1e-9)), "the least entropy is "),
+    ] {
+        let original = model(&network("a = Tanh(z)"));
+        let mut changed = original.clone();
+        let report = removed(pass, &mut changed, with(&cloud));
+        assert_eq!(ops(&changed), ["Gemm", "Tanh", "Gemm"], "{reason}");
+        let declined: Vec<_> = report.steps[0].declined.keys().collect();
+        assert!(declined.iter().any(|why| why.starts_with(reason)), "{declined:?}");
+    }
+}
+
 /// Each of them becomes the line of least squares, and goes into one layer with its neighbours.
 #[test]
 fn every_activation_becomes_its_line() {
