@@ -38,14 +38,13 @@ class Bench:
         report = common.pare("optimize", self.model, "-o", out, "--passes", passes, "--no-prove", *given, check=False)
         row = {"model": self.name, "method": method, "target": target, "options": options}
         if report is None:
-            return row | {"macs": "", "accuracy": "refused", "seconds": "", "latency": ""}
+            return row | {"macs": "", "accuracy": "refused", "latency": ""}
         self.made.append(out)
         row["macs"] = round(report["after"]["macs"] / report["before"]["macs"], 4)
         row["accuracy"] = round(common.accuracy(out, *self.test), 2)
-        row["seconds"] = round(report["seconds"], 1)
         row["latency"] = ""
         row["file"] = out
-        print(row["model"], method, target, row["macs"], row["accuracy"], f"{row['seconds']} s", file=sys.stderr)
+        print(row["model"], method, target, row["macs"], row["accuracy"], f"{report['seconds']:.1f} s", file=sys.stderr)
         return row
 
     def onnxsim(self, wanted):
@@ -64,7 +63,7 @@ class Bench:
                 best = (cost, out)
         got = round(common.accuracy(best[1], *self.test), 2)
         return {"model": self.name, "method": "onnxsim", "target": f"macs={wanted}", "options": "", "macs": round(best[0], 4),
-                "accuracy": got, "seconds": "", "latency": "", "file": best[1]}
+                "accuracy": got, "latency": "", "file": best[1]}
 
     def time(self, rows):
         """Measure what was made in turn with the original: one sample, one thread."""
@@ -142,13 +141,13 @@ def main():
         bases = {b.name: b.base for b in (cifar, digits)}
         text = "Original: " + ", ".join(f"{name} {base:.2f} %" for name, base in bases.items()) + ".\n\n"
         text += "![accuracy against cost](channels.svg)\n\n"
-        text += shown(rows, "model", "target", "method", "macs", "latency", "accuracy", "seconds")
+        text += shown(rows, "model", "target", "method", "macs", "latency", "accuracy")
         if parts:
-            text += "\nWhat each part is worth on cifar-resnet20:\n\n" + shown(parts, "method", "macs", "accuracy", "seconds")
+            text += "\nWhat each part is worth on cifar-resnet20:\n\n" + shown(parts, "method", "macs", "accuracy")
         if held:
             text += "\nLimits given alone, measured again on the test set:\n\n"
             text += shown(held, "target", "macs", "agreement", "kl", "accuracy")
-        keys = ("model", "method", "target", "options", "macs", "latency", "accuracy", "seconds")
+        keys = ("model", "method", "target", "options", "macs", "latency", "accuracy")
         common.write_csv("channels", [{key: row.get(key, "") for key in keys} for row in rows + parts + held])
         common.write_doc("channels", "Channels", text)
         common.picture("channels", draw(rows, bases), size=(10, 4.5))
