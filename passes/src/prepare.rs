@@ -49,6 +49,11 @@ impl Split {
         }
     }
 
+    /// The one or the other.
+    pub fn when(needed: bool, tools: Tools<'_>, otherwise: &str) -> Result<Self, PassError> {
+        if needed { Self::required(tools, Some(otherwise)) } else { Ok(Self::of(tools)) }
+    }
+
     /// The samples whose activations are added up.
     pub fn statistics(&self) -> Range<usize> {
         0..self.fit.end.min(STATISTICS)

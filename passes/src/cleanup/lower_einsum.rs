@@ -1,6 +1,6 @@
 use super::is_plain;
 use crate::{Context, Pass, PassError, pass, spell::Spell};
-use pare_graph::{At, Decline, Dim, Model, Node, Patch, Ref, Wired, expect};
+use pare_graph::{At, Decline, Dim, Model, Node, Patch, Ref, Wired, expect, ops};
 
 pass! {
     /// Write an `Einsum` of two operands as the matrix product that it is.
@@ -53,11 +53,7 @@ fn letters(term: &str) -> Option<Vec<char>> {
 }
 
 fn turned(spell: &mut Spell<'_, '_>, value: Ref, perm: &[usize]) -> Ref {
-    if is_sorted(perm) { value } else { spell.transpose(value, perm) }
-}
-
-fn is_sorted(perm: &[usize]) -> bool {
-    perm.iter().enumerate().all(|(i, &p)| i == p)
+    if ops::is_identity(perm) { value } else { spell.transpose(value, perm) }
 }
 
 /// `Transpose(Transpose(a)·Transpose(b))`.
@@ -108,8 +104,8 @@ impl<'g> Product<'g> {
     /// Transposes that are computed; of the last two axes alone runtimes multiply without.
     fn transposes(&self) -> usize {
         let cost = |perm: &[usize]| match perm.split_last_chunk() {
-            _ if is_sorted(perm) => 0,
-            Some((front, [p, q])) if is_sorted(front) && p > q => 1,
+            _ if ops::is_identity(perm) => 0,
+            Some((front, [p, q])) if ops::is_identity(front) && p > q => 1,
             _ => 2,
         };
         let operands = self.operands.iter().filter(|o| !o.0.is_constant()).map(|o| cost(&o.1));

@@ -5,7 +5,7 @@ use crate::{
 };
 use pare_graph::{
     At, Decline, Dim, Model, Patch, Wired, expect,
-    ops::{SplitView, SqueezeView, TransposeView},
+    ops::{SplitView, SqueezeView, TransposeView, is_identity},
 };
 
 pass! {
@@ -59,7 +59,7 @@ fn split_before(at: At<'_>) -> Result<Patch, Decline> {
     }
     expect(squeezed.len() == sizes.len())?;
     let perm: Vec<_> = perm.into_iter().filter(|&p| p != place).map(|p| p - usize::from(p > place)).collect();
-    let turns = perm.iter().enumerate().any(|(i, &p)| i != p);
+    let turns = !is_identity(&perm);
     let joins = |y: &&Wired<'_>| {
         let users = y.users();
         !y.value().is_output() && !users.is_empty() && users.iter().all(|(user, _)| user.is("Transpose"))

@@ -12,6 +12,7 @@ pub use frontier::{Frontier, Step};
 
 use crate::{
     PassError, Tools,
+    prepare::PLACES,
     stats::{
         Affine, Linear, Lines, NotFinite, Ridge, Rows, Sums, batches, bytes_per_sample, choose,
         covariance_with, floats, map_rows, misfit,
@@ -47,9 +48,17 @@ pub struct Setting {
     pub lambda: f64,
     /// Rounds that look at what follows.
     pub rounds: usize,
-    /// Places of each sample that are looked at.
-    pub places: usize,
 }
+
+impl Setting {
+    /// With as many rounds as bring something.
+    pub fn new(lambda: f64) -> Self {
+        Self { lambda, rounds: ROUNDS }
+    }
+}
+
+/// Rounds in which a fit looks at the activation behind it.
+const ROUNDS: usize = 4;
 
 /// An operator whose turn it is.
 struct Turn<'a> {
@@ -94,9 +103,7 @@ pub fn sequential(
     range: Range<usize>,
     setting: Setting,
 ) -> Result<(), PassError> {
-    each(tools, original, changed, refits, (range, setting.places), true, &|graph, turn, data| {
-        fit(graph, turn, data, setting)
-    })
+    each(tools, original, changed, refits, range, true, &|graph, turn, data| fit(graph, turn, data, setting))
 }
 
 /// Scale and shift every output of the operators in `refits`, one operator after another, so that its mean and variance
@@ -107,9 +114,8 @@ pub fn moments(
     changed: &mut Model,
     refits: &[Refit],
     range: Range<usize>,
-    places: usize,
 ) -> Result<(), PassError> {
-    each(tools, original, changed, refits, (range, places), false, &|graph, turn, data| {
+    each(tools, original, changed, refits, range, false, &|graph, turn, data| {
         (0..turn.new.groups).map(|q| matched(graph, turn, data, q).ok_or(NotFinite)).collect()
     })
 }
@@ -120,7 +126,7 @@ fn each(
     original: &Model,
     changed: &mut Model,
     refits: &[Refit],
-    (range, places): (Range<usize>, usize),
+    range: Range<usize>,
     skips: bool,
     map: &dyn Fn(&Graph, &Turn<'_>, &Data) -> Result<Vec<Affine>, NotFinite>,
 ) -> Result<(), PassError> {
@@ -140,7 +146,7 @@ fn each(
         }
         let later = targets(&refits[i + 1..]);
         let (old, new) = ((original, &mut before), (&*changed, &mut after));
-        let data = gather(tools, old, new, (&turn, &later), &batches, places)?;
+        let data = gather(tools, old, new, (&turn, &later), &batches)?;
         let maps = map(&changed.graph, &turn, &data).map_err(|e| unfit(&changed.graph, refit.node, e))?;
         let mut patch = Patch::anchored(refit.node);
         let bias: Vec<_> = maps.iter().flat_map(|m| m.bias.iter().copied()).collect();
@@ -254,7 +260,6 @@ fn gather(
     (changed, after): (&Model, &mut Frontier),
     (turn, later): (&Turn<'_>, &[ValueId]),
     batches: &[Range<usize>],
-    places: usize,
 ) -> Result<Data, PassError> {
     let new = &turn.new;
     let mut ask_new = vec![new.input];
@@ -269,7 +274,7 @@ fn gather(
     let hold = bytes.saturating_mul(samples as u64) <= tools.memory / 2;
     let width = new.groups * (new.width() + 3 * new.outputs);
     let rows = (tools.memory / 4 / (4 * width.max(1) as u64)) as usize;
-    let places = places.min(rows / samples.max(1)).max(1);
+    let places = PLACES.min(rows / samples.max(1)).max(1);
     let mut data = Data {
         x: Rows::new(new.groups * new.width()),
         y: Rows::new(new.groups * new.outputs),

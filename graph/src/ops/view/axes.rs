@@ -95,6 +95,11 @@ impl SoftmaxView {
     }
 }
 
+/// Whether a permutation moves nothing.
+pub fn is_identity(perm: &[usize]) -> bool {
+    perm.iter().enumerate().all(|(i, &p)| i == p)
+}
+
 /// `Transpose`: axis `i` of the output is axis `perm[i]` of the input.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TransposeView {
@@ -119,7 +124,7 @@ impl TransposeView {
 
     /// Whether nothing moves.
     pub fn is_identity(&self) -> bool {
-        self.perm.iter().enumerate().all(|(i, &p)| i == p)
+        is_identity(&self.perm)
     }
 
     /// The permutation that undoes it: `inverse[perm[i]] = i`.

@@ -9,7 +9,7 @@ mod linear;
 mod pieces;
 mod window;
 
-pub use axes::{ReduceView, SoftmaxView, SqueezeView, TransposeView, UnsqueezeView, axis_of};
+pub use axes::{ReduceView, SoftmaxView, SqueezeView, TransposeView, UnsqueezeView, axis_of, is_identity};
 pub use determinism::is_deterministic;
 pub use linear::{AffineView, ClipView, GemmView, LayerNormView};
 pub use pieces::{PadMode, PadView, ReshapeView, SliceAxis, SliceView, SplitView};

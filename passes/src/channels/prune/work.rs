@@ -23,8 +23,6 @@ use std::collections::{BTreeMap, HashMap};
 const LAMBDA: f64 = 1e-3;
 /// Ridge of the careful fit.
 const LAMBDA_CAREFUL: f64 = 1e-2;
-/// Rounds in which a fit looks at the activation behind it.
-const ROUNDS: usize = 4;
 
 /// What is being done, and with what.
 pub struct Work<'p> {
@@ -89,10 +87,7 @@ impl<'p> Work<'p> {
             || matches!(repair, Repair::Moments | Repair::Sequential)
             || ask.limits().any();
         let needs = runs || sums && cx.tools.statistics.is_none();
-        let split = match needs {
-            true => Split::required(cx.tools, Some("criterion=l2,scope=uniform,repair=none"))?,
-            false => Split::of(cx.tools),
-        };
+        let split = Split::when(needs, cx.tools, "criterion=l2,scope=uniform,repair=none")?;
         if ask.max_accuracy_drop.is_some() && cx.tools.samples.and_then(Samples::labels).is_none() {
             return Err(PassError::refused_with(
                 "`max_accuracy_drop` needs labels",
@@ -212,7 +207,7 @@ impl<'p> Work<'p> {
             }
             Repair::Moments => {
                 let mut model = local;
-                moments(tools, &self.original, &mut model, &refit(true), self.split.fit.clone(), PLACES)?;
+                moments(tools, &self.original, &mut model, &refit(true), self.split.fit.clone())?;
                 return Ok(Built { model, keep, drift: None });
             }
             Repair::Sequential => {}
@@ -227,7 +222,7 @@ impl<'p> Work<'p> {
         };
         for &(lambda, all) in ways {
             let mut candidate = local.clone();
-            let setting = Setting { lambda, rounds: ROUNDS, places: PLACES };
+            let setting = Setting::new(lambda);
             sequential(tools, &self.original, &mut candidate, &refit(all), fit.clone(), setting)?;
             let drift = trial.drift(&candidate)?;
             let which = if all { "all" } else { "readers" };

@@ -12,7 +12,6 @@
 //! stream stands in.
 
 use super::{Gone, Healing, Work, merge};
-use crate::prepare::PLACES;
 use crate::{
     PassError,
     repair::{Refit, Setting, behind, left, sequential},
@@ -23,8 +22,6 @@ use std::collections::{HashMap, HashSet};
 
 /// Ridges to choose from, as shares of the mean variance.
 const LAMBDAS: [f64; 2] = [1e-3, 3e-2];
-/// Rounds in which a fit looks at the activation behind it.
-const ROUNDS: usize = 4;
 
 /// Healed models, with what was done; which is best is to be measured.
 pub(super) fn heal(
@@ -60,7 +57,7 @@ pub(super) fn heal(
 
 fn fitted(work: &Work<'_, '_>, plain: &Model, refits: &[Refit], lambda: f64) -> Result<Model, PassError> {
     let mut model = plain.clone();
-    let setting = Setting { lambda, rounds: ROUNDS, places: PLACES };
+    let setting = Setting::new(lambda);
     sequential(work.tools, &work.original, &mut model, refits, work.split.fit.clone(), setting)?;
     model.infer()?;
     Ok(model)

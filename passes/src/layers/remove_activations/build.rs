@@ -1,7 +1,6 @@
 //! The model without some activations: lines in their place, layers composed, layers fitted.
 
 use super::{Work, replace::replace};
-use crate::prepare::PLACES;
 use crate::{
     Context, Pass, PassError,
     cleanup::DropDead,
@@ -26,8 +25,6 @@ pub struct Built {
 
 /// Ridges that are tried; the drift on held-out samples decides. The first is for many samples, the last for few.
 const LAMBDAS: [f64; 3] = [1e-3, 1e-2, 1e-1];
-/// Rounds in which a fit looks at the activation behind it; one, with fewer samples, when it is only to look on from.
-const ROUNDS: usize = 4;
 /// Samples that layers are fitted to: 20,000 rows for some hundred inputs of a layer.
 const FITTED: usize = 640;
 const FITTED_QUICKLY: usize = 192;
@@ -74,12 +71,14 @@ impl Work<'_, '_> {
         let Some(trial) = &self.trial else { return Ok(built) };
         let start = built.model.clone();
         let refits = self.refits(&start.graph, removed, stands);
-        let (lambdas, samples, rounds) =
-            if quick { (&LAMBDAS[1..2], FITTED_QUICKLY, 1) } else { (&LAMBDAS[..], FITTED, ROUNDS) };
+        // One round, with fewer samples, when a result is only to look on from.
+        let (lambdas, samples) =
+            if quick { (&LAMBDAS[1..2], FITTED_QUICKLY) } else { (&LAMBDAS[..], FITTED) };
         let range = 0..self.split.fit.end.min(samples);
         for &lambda in lambdas {
             let mut candidate = start.clone();
-            let setting = Setting { lambda, rounds, places: PLACES };
+            let whole = Setting::new(lambda);
+            let setting = if quick { Setting { rounds: 1, ..whole } } else { whole };
             sequential(self.tools, &self.model, &mut candidate, &refits, range.clone(), setting)?;
             let drift = trial.drift(&candidate)?;
             // Nothing is better than what cannot be compared.

@@ -195,10 +195,7 @@ impl<'p, 't> Work<'p, 't> {
             || replacement == Replacement::Affine
             || refit
             || pass.limits().any();
-        let split = match needs {
-            true => Split::required(cx.tools, Some("criterion=slope,replacement=identity,refit=false"))?,
-            false => Split::of(cx.tools),
-        };
+        let split = Split::when(needs, cx.tools, "criterion=slope,replacement=identity,refit=false")?;
         let measures = sampled && split.suffices();
         let trial = measures.then(|| Trial::new(cx.tools, model, split.held_out.clone())).transpose()?;
         let places = choose(pass, &model.graph, cx)?;

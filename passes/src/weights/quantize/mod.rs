@@ -9,7 +9,7 @@ mod tests;
 pub use ranges::Ranges;
 
 use super::layers::{Layer, layers};
-use crate::prepare::{PLACES, Split};
+use crate::prepare::Split;
 use crate::{
     Context, Pass, PassError, pass,
     repair::{Refit, Setting, sequential},
@@ -135,7 +135,7 @@ fn corrected(
     };
     let refits: Vec<_> = layers.iter().filter_map(refits).collect();
     // No weight may move, so no ridge draws anything.
-    let setting = Setting { lambda: 1.0, rounds: 0, places: PLACES };
+    let setting = Setting { lambda: 1.0, rounds: 0 };
     sequential(cx.tools, original, &mut candidate, &refits, split.fit.clone(), setting)?;
     let trial = Trial::new(cx.tools, original, split.held_out.clone())?;
     let (before, after) = (trial.drift(&rounded)?, trial.drift(&candidate)?);

@@ -113,8 +113,6 @@ pass! {
 /// Ridge of a fit with many samples, and of the careful one.
 const LAMBDA: f64 = 1e-3;
 const LAMBDA_CAREFUL: f64 = 1e-2;
-/// Rounds in which a fit looks at the activation behind it.
-const ROUNDS: usize = 4;
 /// Each level of a layer's curve keeps this share of what the one before keeps.
 const LEVEL: f64 = 0.6;
 const LEVELS: i32 = 7;
@@ -233,10 +231,7 @@ impl<'p> Work<'p> {
         let refit = pass.refit.unwrap_or(if sampled { Refitting::Sequential } else { Refitting::None });
         let shared_out = scope == Scope::Drift && pass.ratio.is_some();
         let needs = criterion.needs_samples() || refit != Refitting::None || shared_out;
-        let split = match needs {
-            true => Split::required(cx.tools, Some("criterion=magnitude,scope=global,refit=none"))?,
-            false => Split::of(cx.tools),
-        };
+        let split = Split::when(needs, cx.tools, "criterion=magnitude,scope=global,refit=none")?;
         let sums = if criterion.needs_samples() || refit != Refitting::None {
             let operators: Vec<_> = layers.iter().map(|l| &l.linear).collect();
             let sampling = Sampling { places: PLACES, seed: cx.tools.seed };
@@ -364,7 +359,7 @@ impl<'p> Work<'p> {
         cx.report.figures.insert("drift of single fits".into(), best.0);
         for lambda in [LAMBDA, LAMBDA_CAREFUL] {
             let mut candidate = local.clone();
-            let setting = Setting { lambda, rounds: ROUNDS, places: PLACES };
+            let setting = Setting::new(lambda);
             sequential(cx.tools, &self.model, &mut candidate, &refits, self.split.fit.clone(), setting)?;
             let drift = trial.drift(&candidate)?;
             cx.report.figures.insert(format!("drift at λ={lambda}"), drift);
