@@ -126,7 +126,7 @@ impl Pass for MergeTokens {
         if self.batch == 0 {
             return Err("`batch` is at least 1".into());
         }
-        Ok(())
+        self.limits().validate()
     }
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {

@@ -39,6 +39,21 @@ impl Limits {
         self.max_drift.is_some() || self.min_agreement.is_some() || self.max_accuracy_drop.is_some()
     }
 
+    /// Whether they are limits that something can keep.
+    pub fn validate(&self) -> Result<(), String> {
+        let limits = [
+            ("max_drift", self.max_drift, f64::INFINITY),
+            ("min_agreement", self.min_agreement, 1.0),
+            ("max_accuracy_drop", self.max_accuracy_drop, 1.0),
+        ];
+        for (name, value, most) in limits {
+            if let Some(value) = value.filter(|v| !(*v >= 0.0 && *v <= most)) {
+                return Err(format!("`{name}` cannot be {value}"));
+            }
+        }
+        Ok(())
+    }
+
     /// The first limit that is broken, as a sentence.
     pub fn broken(&self, measured: &Measured) -> Option<String> {
         let Measured { drift, agreement, accuracy_drop } = *measured;

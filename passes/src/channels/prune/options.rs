@@ -102,21 +102,12 @@ impl Ask {
     /// Whether the options make sense together.
     pub fn validate(&self) -> Result<(), String> {
         let targets = self.targets();
-        let limits = [
-            ("max_drift", self.max_drift, f64::INFINITY),
-            ("min_agreement", self.min_agreement, 1.0),
-            ("max_accuracy_drop", self.max_accuracy_drop, 1.0),
-        ];
         for (name, value) in &targets {
             if !(*value > 0.0 && *value < 1.0) {
                 return Err(format!("`{name}` is a share between 0 and 1, not {value}"));
             }
         }
-        for (name, value, most) in limits {
-            if let Some(value) = value.filter(|v| !(*v >= 0.0 && *v <= most)) {
-                return Err(format!("`{name}` cannot be {value}"));
-            }
-        }
+        self.limits().validate()?;
         if targets.len() > 1 {
             return Err("only one of `macs`, `params`, `ratio`, `latency` can be asked for".into());
         }

@@ -120,7 +120,7 @@ impl Pass for DropBlocks {
         if self.count == Some(0) {
             return Err("`count` is at least 1".into());
         }
-        Ok(())
+        self.limits().validate()
     }
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {

@@ -121,7 +121,7 @@ impl Pass for RemoveActivations {
         if self.crop && self.refit == Some(false) {
             return Err("`crop` leaves what only a fit makes useful: it goes with `refit`".into());
         }
-        Ok(())
+        self.limits().validate()
     }
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
