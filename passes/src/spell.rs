@@ -112,10 +112,14 @@ impl<'g, 'p> Spell<'g, 'p> {
     }
 }
 
-/// The target with which `Reshape` turns shape `from` into `to`, whatever the symbols are: sizes that stay in
-/// place are copied (0), and one further size may be left open (-1). `None` if more are not numbers.
+/// The target with which `Reshape` turns shape `from` into `to`, whatever the symbols are: one size that is no number is
+/// left open (-1), of several those that stay in place are copied (0). `None` if more are neither.
+///
+/// ONNX Runtime runs a vision transformer up to a tenth faster with -1 for its batch than with 0.
 pub(crate) fn reshape_target(from: Option<&[Dim]>, to: &[Dim]) -> Option<Vec<i64>> {
-    let copied = |i: usize| from.and_then(|f| f.get(i)) == Some(&to[i]);
+    let symbols = to.iter().filter(|d| d.known().is_none()).count();
+    let empty = to.iter().any(|d| d.known() == Some(0));
+    let copied = |i: usize| (symbols > 1 || empty) && from.and_then(|f| f.get(i)) == Some(&to[i]);
     let mut open = false;
     let target = to.iter().enumerate().map(|(i, dim)| match dim.known() {
         Some(n) if n > 0 || n == 0 && copied(i) => Some(n),
@@ -129,5 +133,5 @@ pub(crate) fn reshape_target(from: Option<&[Dim]>, to: &[Dim]) -> Option<Vec<i64
     });
     let target: Vec<_> = target.collect::<Option<_>>()?;
     // What is left open follows from the other sizes only while none of them is 0.
-    (!open || !to.iter().any(|d| d.known() == Some(0))).then_some(target)
+    (!open || !empty).then_some(target)
 }

@@ -111,7 +111,7 @@ mod tests {
             MergeReshapes::default(),
             "g (float[N,3,4] x) => (float[N,2,6] y) <int64[2] s = {-1,12}, int64[3] t = {0,2,6}, int64[1] o = {1}> {
                 a = Reshape(x, s) b = Unsqueeze(a, o) c = Squeeze(b, o) y = Reshape(c, t) }",
-            "g (float[N,3,4] x) => (float[N,2,6] y) <int64[3] y_shape = {0,2,6}> { y = Reshape(x, y_shape) }",
+            "g (float[N,3,4] x) => (float[N,2,6] y) <int64[3] y_shape = {-1,2,6}> { y = Reshape(x, y_shape) }",
         );
     }
 
@@ -147,7 +147,7 @@ mod tests {
             MergeReshapes::default(),
             "g (float[N,1,5] x) => (float[N,5] y) <int64[2] s = {0,5}> {
                 a = Transpose<perm = [0,2,1]>(x) y = Reshape(a, s) }",
-            "g (float[N,1,5] x) => (float[N,5] y) <int64[2] y_shape = {0,5}> { y = Reshape(x, y_shape) }",
+            "g (float[N,1,5] x) => (float[N,5] y) <int64[2] y_shape = {-1,5}> { y = Reshape(x, y_shape) }",
         );
     }
 

@@ -191,7 +191,7 @@ mod tests {
             "g (float[N,6,4,4] x) => (float[N,6,4,4] y) <int64[4] s = {0,2,3,16}, int64[3] t = {0,6,16},
                 int64[4] u = {0,0,4,4}> {
                 a = Reshape(x, s) b = Transpose<perm = [0,2,1,3]>(a) c = Reshape(b, t) y = Reshape(c, u) }",
-            "g (float[N,6,4,4] x) => (float[N,6,4,4] y) <int64[4] y_shape = {0,2,3,16}, int64[4] y_shape_1 = {0,6,4,4}> {
+            "g (float[N,6,4,4] x) => (float[N,6,4,4] y) <int64[4] y_shape = {-1,2,3,16}, int64[4] y_shape_1 = {-1,6,4,4}> {
                 y_1 = Reshape(x, y_shape) y_2 = Transpose<perm = [0,2,1,3]>(y_1) y = Reshape(y_2, y_shape_1) }",
         );
     }

@@ -156,7 +156,7 @@ mod tests {
             ResolveShapes::default(),
             "g (float[N,3,4] x) => (float[N,12] y) <int64 i = {0}, int64[1] o = {0}, int64[1] l = {12}> {
                 s = Shape(x) n = Gather(s, i) u = Unsqueeze(n, o) t = Concat<axis = 0>(u, l) y = Reshape(x, t) }",
-            "g (float[N,3,4] x) => (float[N,12] y) <int64[2] y_shape = {0,12}> { y = Reshape(x, y_shape) }",
+            "g (float[N,3,4] x) => (float[N,12] y) <int64[2] y_shape = {-1,12}> { y = Reshape(x, y_shape) }",
         );
     }
 

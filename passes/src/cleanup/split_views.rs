@@ -115,8 +115,8 @@ mod tests {
             SplitViews::default(),
             &graph("float[N,2,5,2] y", &nodes),
             "g (float[N,5,12] x) => (float[N,2,5,2] y)
-                <int64[3] x_split = {4,4,4}, int64[4] q_shape = {0,5,2,2}, int64[4] k0_shape = {0,5,2,2},
-                 int64[4] v_shape = {0,5,2,2}> {
+                <int64[3] x_split = {4,4,4}, int64[4] q_shape = {-1,5,2,2}, int64[4] k0_shape = {-1,5,2,2},
+                 int64[4] v_shape = {-1,5,2,2}> {
                 q_part, k0_part, v_part = Split<axis = 2>(x, x_split)
                 q_1 = Reshape(q_part, q_shape) q = Transpose<perm = [0,2,1,3]>(q_1)
                 k0_1 = Reshape(k0_part, k0_shape) k0 = Transpose<perm = [0,2,1,3]>(k0_1)

@@ -1,8 +1,9 @@
 //! Samples made from the types of the inputs.
 //!
 //! The same seed gives the same samples, whatever the order of the inputs. Samples differ in kind: the
-//! first is drawn from a normal distribution, later ones are uniform, of widely spread magnitudes, or
-//! mostly zero, so that a rewrite that is only right for tame numbers is found out.
+//! first is drawn from a normal distribution, later ones are uniform, of widely spread magnitudes, mostly zero, or
+//! smooth waves, faint or loud, which wake up what noise averages out. So a rewrite that is only right for tame numbers
+//! is found out.
 
 use super::pack;
 use crate::{Feed, Kind, Port, PortDim, Value};
@@ -10,6 +11,9 @@ use bytes::Bytes;
 use fastrand::Rng;
 use pare_graph::{DataType, Tensor};
 use std::{collections::BTreeMap, f64::consts::TAU, ops::Range};
+
+/// Kinds of samples: as many in a row show each once.
+pub const KINDS: usize = 5;
 
 /// What to make for one input.
 #[derive(Clone, Debug, PartialEq)]
@@ -215,12 +219,24 @@ impl Maker<'_> {
     }
 
     fn floats(&mut self, count: usize) -> Vec<f64> {
-        let style = self.index % 4;
-        (0..count).map(|_| self.float(style)).collect()
+        match self.index % KINDS {
+            4 => self.wave(count),
+            kind => (0..count).map(|_| self.float(kind)).collect(),
+        }
     }
 
-    fn float(&mut self, style: usize) -> f64 {
-        match (style, self.rng.u8(..)) {
+    /// A tone along the last axes that swells from nothing: the first to ten, later ones are fainter.
+    fn wave(&mut self, count: usize) -> Vec<f64> {
+        let loud = 10_f64.powi(1 - (self.index / KINDS % 4) as i32);
+        // Between one period in all and one in four values.
+        let periods = (count.max(4) as f64 / 4.0).powf(self.rng.f64());
+        let (phase, offset) = (TAU * self.rng.f64(), loud * self.normal());
+        let at = |i: usize| i as f64 / count.max(1) as f64;
+        (0..count).map(|i| at(i) * (loud * (TAU * periods * at(i) + phase).sin() + offset)).collect()
+    }
+
+    fn float(&mut self, kind: usize) -> f64 {
+        match (kind, self.rng.u8(..)) {
             (1, _) => self.rng.f64(),
             // Large and tiny magnitudes, all within the range of half floats.
             (2, 0..16) => 100.0 * self.normal(),
@@ -322,7 +338,7 @@ mod tests {
     fn floats_are_finite_and_of_several_kinds() {
         for dtype in [DataType::Float, DataType::Double, DataType::Float16, DataType::Bfloat16] {
             let spec = spec("x", dtype, &[PortDim::Fixed(1000)]);
-            let values: Vec<_> = (0..4).map(|index| tensor(&spec, index).to_f64().unwrap()).collect();
+            let values: Vec<_> = (0..KINDS).map(|index| tensor(&spec, index).to_f64().unwrap()).collect();
             assert!(values.iter().flatten().all(|value| value.is_finite()));
             let mean = values[0].iter().sum::<f64>() / 1000.0;
             let spread = values[0].iter().map(|value| value * value).sum::<f64>() / 1000.0;
@@ -330,6 +346,9 @@ mod tests {
             assert!(values[1].iter().all(|value| (0.0..=1.0).contains(value)));
             assert!(values[2].iter().any(|value| value.abs() > 50.0));
             assert!(values[3].iter().filter(|&&value| value == 0.0).count() > 800);
+            // Normal noise turns at two of three places, a wave of one to 250 periods at two a period.
+            let turns = values[4].windows(3).filter(|v| (v[1] - v[0]) * (v[2] - v[1]) < 0.0).count();
+            assert!(turns <= 500 && values[4][0] == 0.0, "{turns}");
         }
     }
 

@@ -22,6 +22,7 @@ pub use specs::input_specs;
 use crate::{Feed, Port, engine::describe};
 use array::Array;
 use fit::{Column, PerRun, both, check_names, column, read_labels};
+use generate::KINDS;
 use pare_graph::{Model, ops::Bindings};
 use std::{
     collections::BTreeMap,
@@ -111,9 +112,9 @@ impl Default for Limits {
 }
 
 /// Samples generated for each choice of sizes of the symbolic dimensions, at least: one of each kind.
-const LEAST: usize = 4;
+const LEAST: usize = KINDS;
 /// And at most: more show what only a few values meet.
-const MOST: usize = 16;
+const MOST: usize = 8 * KINDS;
 /// Multiply-accumulates that more than the least may take; well under a second.
 const WORK: u64 = 1_000_000_000;
 
