@@ -12,6 +12,7 @@ use crate::{Effect, Pass, presets, registry};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{fmt, ops::Range, str::FromStr};
 use toml::{Table, Value};
+use toml_parser::{Source, lexer::TokenKind};
 
 /// An ordered list of passes.
 #[derive(Default)]
@@ -73,16 +74,23 @@ const MAX_NESTING: usize = 64;
 
 /// Read TOML; an error comes with its place.
 pub fn read_toml<T: DeserializeOwned>(text: &str) -> Result<T, PipelineError> {
-    let mut depth = 0_usize;
-    for (i, byte) in text.bytes().enumerate() {
-        match byte {
-            b'[' | b'{' => depth += 1,
-            b']' | b'}' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        if depth > MAX_NESTING {
-            return Err(PipelineError::new(format!("more than {MAX_NESTING} brackets are open"), i..i + 1));
-        }
+    let mut open = vec![];
+    for token in Source::new(text).lex() {
+        let closes = match token.kind() {
+            kind @ (TokenKind::LeftSquareBracket | TokenKind::LeftCurlyBracket) => {
+                open.push(kind);
+                if open.len() > MAX_NESTING {
+                    let message = format!("more than {MAX_NESTING} brackets are open");
+                    return Err(PipelineError::new(message, token.span().start()..token.span().end()));
+                }
+                continue;
+            }
+            TokenKind::RightSquareBracket => TokenKind::LeftSquareBracket,
+            TokenKind::RightCurlyBracket => TokenKind::LeftCurlyBracket,
+            _ => continue,
+        };
+        // One that closes nothing is passed over: so does the parser, which goes on to find more mistakes.
+        open.pop_if(|last| *last == closes);
     }
     toml::from_str(text).map_err(|e| PipelineError::new(e.message(), e.span().unwrap_or(0..text.len())))
 }
@@ -479,6 +487,13 @@ mod tests {
         let wrong = Pipeline::from_toml(&format!("step = {}", "[{a = ".repeat(10_000))).unwrap_err();
         assert_eq!(wrong.message, "more than 64 brackets are open");
         assert_eq!(wrong.at, 199..200);
+        // Brackets that close nothing, and those in strings and comments, do not count.
+        for part in ["[{a = ]", "[{ \"]\" = ", "[{a = [\"}]}\", ", "[ # ]\n"] {
+            let wrong = Pipeline::from_toml(&format!("step = {}", part.repeat(10_000))).unwrap_err();
+            assert_eq!(wrong.message, "more than 64 brackets are open", "{part}");
+        }
+        let many = "[[step]]\npass = \"safe\" # [\n".repeat(100);
+        assert_eq!(Pipeline::from_toml(&many).unwrap().steps().len(), 100);
     }
 
     #[test]
