@@ -7,11 +7,11 @@ use super::{
 use crate::{
     PassError,
     repair::{left, unfit},
-    stats::{Affine, Linear, NotFinite, Sums},
+    stats::{Affine, Linear, NotFinite, Ridge, Sums, par},
 };
-use faer::Mat;
+use faer::{Accum, Mat, MatRef, linalg::matmul::matmul};
 use pare_graph::{Graph, NodeId, Patch};
-use std::collections::HashMap;
+use std::{borrow::Cow, collections::HashMap};
 
 /// How the readers of removed channels are changed, from statistics of the original model.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -64,12 +64,9 @@ impl Rest<'_> {
             Local::Merge(lambda) => self.merged(sums, &all, &bias, &cut, lambda),
             Local::None | Local::Patch(_) => {
                 let Local::Patch(lambda) = how else { return Ok(Affine { weight: cut, bias }) };
-                let through = if self.takes_bias {
-                    sums.through(all.as_ref(), &bias, &columns)
-                } else {
-                    sums.about_zero().through(all.as_ref(), &[], &columns)
-                };
-                through.ridge(cut.as_ref(), lambda)
+                let gone = patch(sums, all.as_ref(), &columns, self.takes_bias, lambda)?;
+                let bias = bias.iter().zip(&gone.bias).map(|(b, more)| b + more).collect();
+                Ok(Affine { weight: cut + gone.weight, bias })
             }
         }
     }
@@ -117,6 +114,31 @@ impl Rest<'_> {
             bias: (0..cut.nrows()).map(|i| bias[i] + shift(i)).collect(),
         })
     }
+}
+
+/// What the inputs `S` that are left add for those that are gone, `P`: `W_P·x_P ≈ V·x_S + v`,
+/// `V = W_P·C_PS·(C_SS + δ·I)⁻¹`.
+fn patch(
+    sums: &Sums,
+    weight: MatRef<'_, f64>,
+    left: &[usize],
+    takes_bias: bool,
+    lambda: f64,
+) -> Result<Affine, NotFinite> {
+    let sums = if takes_bias { Cow::Borrowed(sums) } else { Cow::Owned(sums.about_zero()) };
+    let mut stays = vec![false; weight.ncols()];
+    left.iter().for_each(|&j| stays[j] = true);
+    let gone: Vec<_> = (0..stays.len()).filter(|&j| !stays[j]).collect();
+    let w_p = Mat::from_fn(weight.nrows(), gone.len(), |i, j| weight[(i, gone[j])]);
+    let between = Mat::from_fn(left.len(), gone.len(), |i, j| sums.xx[(left[i], gone[j])]);
+    let mut cross = Mat::zeros(left.len(), weight.nrows());
+    let per_row = 1.0 / sums.count.max(1) as f64;
+    matmul(cross.as_mut(), Accum::Replace, between.as_ref(), w_p.transpose(), per_row, par());
+    let mean = |i: usize| gone.iter().enumerate().map(|(j, &p)| w_p[(i, j)] * sums.x_mean[p]).sum();
+    let mean: Vec<f64> = (0..weight.nrows()).map(mean).collect();
+    let none = Mat::zeros(weight.nrows(), left.len());
+    let map = Ridge::new(&sums.part(left), lambda)?.solve(cross.as_ref(), &mean, none.as_ref());
+    if map.bias.iter().all(|b| b.is_finite()) { Ok(map) } else { Err(NotFinite) }
 }
 
 /// Sums over the inputs of each group of an operator, by its node.

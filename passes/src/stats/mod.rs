@@ -30,5 +30,6 @@ pub use pairs::{Pair, Pairs};
 pub use quantized::dequantized;
 pub use segment::segment;
 pub use solve::{Affine, NotFinite, Ridge};
+pub(crate) use sums::par;
 pub use sums::{Lines, Rows, Sums, covariance_with, map_rows};
 pub use wasserstein::{max_sliced, max_sliced_relative};

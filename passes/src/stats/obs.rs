@@ -6,13 +6,17 @@
 
 use super::{NotFinite, sums::par};
 use faer::{
-    Accum, Mat, MatRef, Side,
+    Accum, Mat, Side,
     linalg::{
-        matmul::matmul,
+        matmul::{
+            matmul,
+            triangular::{self, BlockStructure},
+        },
         solvers::{DenseSolveCore, Llt},
     },
     prelude::Solve,
 };
+use rayon::prelude::*;
 
 /// A linear map that reads the units.
 pub struct Reader {
@@ -48,12 +52,8 @@ pub fn block_obs(readers: Vec<Reader>) -> Result<Order, NotFinite> {
     let mut alive: Vec<_> = (0..count).collect();
     let mut order = Order { units: vec![], loss: vec![0.0] };
     while !alive.is_empty() {
-        let mut scores = vec![0.0; alive.len()];
-        for state in &states {
-            for (score, &unit) in scores.iter_mut().zip(&alive) {
-                *score += state.score(unit);
-            }
-        }
+        let score = |&unit: &usize| states.iter().map(|state| state.score(unit)).sum();
+        let scores: Vec<f64> = alive.par_iter().map(score).collect();
         if scores.iter().any(|s| s.is_nan()) {
             return Err(NotFinite);
         }
@@ -74,10 +74,16 @@ pub fn block_obs(readers: Vec<Reader>) -> Result<Order, NotFinite> {
     Ok(order)
 }
 
+/// What is left of a reader. Inputs that are gone are left out of the matrices now and then, so that a step costs what
+/// is left.
 struct State {
+    /// `(C + δ·I)⁻¹`, of which the lower triangle counts.
     inverse: Mat<f64>,
     weight: Mat<f64>,
+    /// Where in them the inputs of each unit are now, of those that stay.
     units: Vec<Vec<usize>>,
+    /// Whether an input stays, by its place.
+    stays: Vec<bool>,
     importance: f64,
 }
 
@@ -89,7 +95,11 @@ impl State {
         let delta = if trace > 0.0 { RIDGE * trace / d as f64 } else { 1.0 };
         (0..d).for_each(|i| covariance[(i, i)] += delta);
         let factor = Llt::new(covariance.as_ref(), Side::Lower).map_err(|_| NotFinite)?;
-        Ok(Self { inverse: factor.inverse(), weight, units, importance })
+        Ok(Self { inverse: factor.inverse(), weight, units, stays: vec![true; d], importance })
+    }
+
+    fn inverse(&self, i: usize, j: usize) -> f64 {
+        self.inverse[(i.max(j), i.min(j))]
     }
 
     /// `tr(W_c (H_cc)⁻¹ W_cᵀ)`, as `|L⁻¹ W_cᵀ|²` with `H_cc = L·Lᵀ`.
@@ -100,7 +110,7 @@ impl State {
             return self.importance * squares / self.inverse[(c, c)];
         }
         let m = columns.len();
-        let mut l: Vec<f64> = (0..m * m).map(|k| self.inverse[(columns[k / m], columns[k % m])]).collect();
+        let mut l: Vec<f64> = (0..m * m).map(|k| self.inverse(columns[k / m], columns[k % m])).collect();
         if !cholesky(&mut l, m) {
             // Inputs that repeat each other exactly, down to rounding: each costs what the others cannot give.
             return 0.0;
@@ -117,24 +127,38 @@ impl State {
     }
 
     fn remove(&mut self, units: &[usize]) {
-        let columns: Vec<_> = units.iter().flat_map(|&u| self.units[u].iter().copied()).collect();
+        let columns: Vec<_> = units.iter().flat_map(|&u| std::mem::take(&mut self.units[u])).collect();
         let (d, r) = (self.inverse.nrows(), columns.len());
-        let across = Mat::from_fn(d, r, |i, j| self.inverse[(i, columns[j])]);
+        let across = Mat::from_fn(d, r, |i, j| self.inverse(i, columns[j]));
         let mut block = Mat::from_fn(r, r, |i, j| across[(columns[i], j)]);
         // A trace of the diagonal keeps the factor finite where the block is singular to rounding.
         let scale = (0..r).map(|i| block[(i, i)]).fold(0.0, f64::max);
         (0..r).for_each(|i| block[(i, i)] += 1e-12 * scale);
         let Ok(factor) = Llt::new(block.as_ref(), Side::Lower) else { return };
         let share = factor.solve(across.transpose());
-        subtract(&mut self.weight, |w| Mat::from_fn(w.nrows(), r, |i, j| w[(i, columns[j])]), share.as_ref());
-        subtract(&mut self.inverse, |_| across, share.as_ref());
+        let gone = Mat::from_fn(self.weight.nrows(), r, |i, j| self.weight[(i, columns[j])]);
+        matmul(self.weight.as_mut(), Accum::Add, gone.as_ref(), share.as_ref(), -1.0, par());
+        let (whole, lower) = (BlockStructure::Rectangular, BlockStructure::TriangularLower);
+        let (inverse, across) = (self.inverse.as_mut(), across.as_ref());
+        triangular::matmul(inverse, lower, Accum::Add, across, whole, share.as_ref(), whole, -1.0, par());
+        columns.iter().for_each(|&c| self.stays[c] = false);
+        self.close_up();
     }
-}
 
-/// `m -= left(m)·right`.
-fn subtract(m: &mut Mat<f64>, left: impl FnOnce(MatRef<'_, f64>) -> Mat<f64>, right: MatRef<'_, f64>) {
-    let left = left(m.as_ref());
-    matmul(m.as_mut(), Accum::Add, left.as_ref(), right, -1.0, par());
+    /// Leave out what is gone, once it is a quarter.
+    fn close_up(&mut self) {
+        let left: Vec<_> = (0..self.stays.len()).filter(|&i| self.stays[i]).collect();
+        if 4 * left.len() > 3 * self.stays.len() {
+            return;
+        }
+        let mut place = vec![0; self.stays.len()];
+        left.iter().enumerate().for_each(|(i, &was)| place[was] = i);
+        let n = left.len();
+        self.inverse = Mat::from_fn(n, n, |i, j| if i < j { 0.0 } else { self.inverse[(left[i], left[j])] });
+        self.weight = Mat::from_fn(self.weight.nrows(), n, |i, j| self.weight[(i, left[j])]);
+        self.units.iter_mut().flatten().for_each(|column| *column = place[*column]);
+        self.stays = vec![true; n];
+    }
 }
 
 /// The factor of a small positive definite matrix in place, row-major; false if it is none.

@@ -229,6 +229,19 @@ impl Sums {
         self.yy.iter().map(|v| v / self.count.max(1) as f64).collect()
     }
 
+    /// The sums one would have seen with only the columns `kept` of `x`, and no `y`.
+    #[must_use]
+    pub fn part(&self, kept: &[usize]) -> Self {
+        Self {
+            count: self.count,
+            x_mean: kept.iter().map(|&i| self.x_mean[i]).collect(),
+            y_mean: vec![],
+            xx: Mat::from_fn(kept.len(), kept.len(), |i, j| self.xx[(kept[i], kept[j])]),
+            xy: Mat::zeros(kept.len(), 0),
+            yy: vec![],
+        }
+    }
+
     /// The sums one would have seen with only the columns `kept` of `x`, and as `y` what the map `y = W·x + b`, `W`
     /// `[O, D]`, gives for all of `x`.
     #[must_use]
@@ -238,12 +251,10 @@ impl Sums {
         matmul(all.as_mut(), Accum::Replace, self.xx.as_ref(), weight.transpose(), 1.0, par());
         let inner = |i: usize| (0..d).map(|j| weight[(i, j)] * self.x_mean[j]).sum::<f64>();
         Self {
-            count: self.count,
-            x_mean: kept.iter().map(|&i| self.x_mean[i]).collect(),
             y_mean: (0..o).map(|i| inner(i) + bias.get(i).copied().unwrap_or(0.0)).collect(),
-            xx: Mat::from_fn(kept.len(), kept.len(), |i, j| self.xx[(kept[i], kept[j])]),
             xy: Mat::from_fn(kept.len(), o, |i, j| all[(kept[i], j)]),
             yy: (0..o).map(|i| (0..d).map(|j| weight[(i, j)] * all[(j, i)]).sum()).collect(),
+            ..self.part(kept)
         }
     }
 }

@@ -155,11 +155,10 @@ impl<'a> Ranking<'a> {
             return vec![];
         };
         let units = role.unit_columns(self.groups, group);
-        let all = |q: usize| (0..inputs[q].x_mean.len()).collect::<Vec<_>>();
         let variance: f64 = (0..maps.len().min(inputs.len()))
             .map(|q| {
-                let through = inputs[q].through(maps[q].weight.as_ref(), &maps[q].bias, &all(q));
-                through.y_variance().iter().sum::<f64>()
+                let outputs = inputs[q].through(maps[q].weight.as_ref(), &maps[q].bias, &[]);
+                outputs.y_variance().iter().sum::<f64>()
             })
             .sum();
         let importance = if variance > 0.0 { 1.0 / variance } else { 1.0 };

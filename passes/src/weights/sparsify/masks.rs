@@ -133,8 +133,7 @@ fn ready(work: &Work<'_>, layer: &Layer, sums: &[Sums], seed: u64) -> Result<Rea
 /// What the squared error of a layer counts among others: 1 over the variance of its outputs.
 fn importance(layer: &Layer, sums: &[Sums]) -> f64 {
     let variance = |(w, sums): (&Mat<f64>, &Sums)| -> f64 {
-        let all: Vec<_> = (0..w.ncols()).collect();
-        sums.through(w.as_ref(), &[], &all).y_variance().iter().sum()
+        sums.through(w.as_ref(), &[], &[]).y_variance().iter().sum()
     };
     let total: f64 = layer.weights.iter().zip(sums).map(variance).sum();
     if total > 0.0 { 1.0 / total } else { 1.0 }
