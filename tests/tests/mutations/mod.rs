@@ -202,7 +202,7 @@ fn wrong_rewrites_are_caught_and_right_ones_pass() {
 #[ignore = "takes an hour; writes tests/tables/mutations.md"]
 #[allow(clippy::print_stderr, reason = "how far a long run is")]
 fn table() {
-    let (mut all, mut alarms, mut pairs) = (vec![], vec![], 0);
+    let (mut all, mut clean) = (vec![], Clean::default());
     let only = std::env::var("PARE_MUTATE").ok();
     let csv = root().join("tests/tables/mutations.csv");
     let mut csv = fs::File::create(csv).unwrap();
@@ -218,31 +218,40 @@ fn table() {
         }));
         let orders = (0..3).filter_map(|seed| clean::summed_in_another_order(name, &model, seed));
         let made: Vec<_> = clean::by_passes(name, &model).into_iter().chain(orders).collect();
-        pairs += made.len();
-        alarms.extend(made.iter().filter_map(alarm));
+        made.iter().for_each(|pair| clean.look_at(pair));
+        let Clean { pairs, alarms, .. } = &clean;
         eprintln!("{name}: {} mistakes, {pairs} clean pairs, {} alarms so far", all.len(), alarms.len());
     }
-    let left = number("PARE_CLEAN", 200).saturating_sub(pairs as u64) as usize;
-    for pair in clean::at_random(0..).take(left) {
-        pairs += 1;
-        alarms.extend(alarm(&pair));
-    }
-    for a in &alarms {
+    let left = (number("PARE_CLEAN", 200) as usize).saturating_sub(clean.pairs);
+    clean::at_random(0..).take(left).for_each(|pair| clean.look_at(&pair));
+    for a in &clean.alarms {
         eprintln!("false alarm: {a}");
     }
-    fs::write(root().join("tests/tables/mutations.md"), document(&all, pairs, &alarms)).unwrap();
-    assert!(alarms.is_empty(), "{}", alarms.join("\n"));
+    fs::write(root().join("tests/tables/mutations.md"), document(&all, &clean)).unwrap();
+    assert!(clean.alarms.is_empty(), "{}", clean.alarms.join("\n"));
 }
 
-fn alarm(pair: &clean::Pair) -> Option<String> {
-    let report = compare(&pair.a, &pair.b, &mut default_samples(&pair.a));
-    match report.outcome {
-        Outcome::Differs { output, why } => Some(format!("{}: `{output}`: {why}", pair.name)),
-        _ => None,
+/// What verification says of right rewrites.
+#[derive(Default)]
+struct Clean {
+    pairs: usize,
+    alarms: Vec<String>,
+    /// The largest difference, in units of the noise.
+    farthest: f64,
+}
+
+impl Clean {
+    fn look_at(&mut self, pair: &clean::Pair) {
+        let report = compare(&pair.a, &pair.b, &mut default_samples(&pair.a));
+        self.pairs += 1;
+        self.farthest = self.farthest.max(effect(&report));
+        if let Outcome::Differs { output, why } = report.outcome {
+            self.alarms.push(format!("{}: `{output}`: {why}", pair.name));
+        }
     }
 }
 
-fn document(all: &[Planted], pairs: usize, alarms: &[String]) -> String {
+fn document(all: &[Planted], clean: &Clean) -> String {
     let mut text = String::from(
         "# What default verification catches\n\n<!-- written by `cargo test --workspace --test main mutations -- --ignored` -->\n\n",
     );
@@ -257,13 +266,16 @@ fn document(all: &[Planted], pairs: usize, alarms: &[String]) -> String {
         text,
         "{} wrong rewrites of {} kinds in {} models. Of the {matter} whose effect exceeds {ABOVE} times the noise of the \
          model, verification without given samples catches {some}: **{:.1} %**. Of the {above} that exceed the noise at \
-         all it catches {any}, {:.1} %. Of {pairs} clean pairs {} are called different.\n",
+         all it catches {any}, {:.1} %. Of {} clean pairs {} are called different; the farthest is off by {:.1} times the \
+         noise.\n",
         all.len(),
         KINDS.len(),
         all.iter().map(|p| &p.model).collect::<std::collections::BTreeSet<_>>().len(),
         share(some, matter),
         share(any, above),
-        alarms.len(),
+        clean.pairs,
+        clean.alarms.len(),
+        clean.farthest,
     )
     .unwrap();
     let mut by_kind: BTreeMap<&str, Vec<&Planted>> = BTreeMap::new();
