@@ -18,9 +18,10 @@ FAMILIES = [
     ("unstructured", "70 % zeros", "sparsify{ratio=0.7}"),
     ("unstructured", "90 % zeros", "sparsify{ratio=0.9}"),
     ("2:4", "2:4", "sparsify{pattern=2:4}"),
-    ("channels", "80 % MACs", "prune-channels{macs=0.8,multiple=16}"),
-    ("channels", "65 % MACs", "prune-channels{macs=0.65,multiple=16}"),
-    ("channels", "50 % MACs", "prune-channels{macs=0.5,multiple=16}"),
+    ("channels", "67 % MACs", "prune-channels{macs=0.667}"),
+    ("channels", "50 % MACs", "prune-channels{macs=0.5}"),
+    ("channels", "83 % time", "prune-channels{latency=0.83}"),
+    ("channels", "71 % time", "prune-channels{latency=0.71}"),
     ("hidden units", "-50 %", "prune-hidden{ratio=0.5}"),
     ("heads", "-25 %", "prune-heads{ratio=0.25}"),
     ("folded", "1 activation", "remove-activations{count=1},fold-linear"),
@@ -30,7 +31,9 @@ FAMILIES = [
     ("tokens merged", "r=8", "merge-tokens{r=8}"),
     ("INT8", "INT8", "quantize"),
     ("INT8", "weights alone", "quantize{activations=false}"),
-    ("channels + INT8", "65 % MACs, INT8", "prune-channels{macs=0.65,multiple=16},quantize"),
+    ("channels + INT8", "67 % MACs, INT8", "prune-channels{macs=0.667},quantize"),
+    ("channels + INT8", "71 % time, INT8", "prune-channels{latency=0.71},quantize"),
+    ("hidden units + INT8", "-50 %, INT8", "prune-hidden{ratio=0.5},quantize"),
 ]
 MODELS = sys.argv[1:] or ["cifar-resnet20", "cifar-vit", "digits-cnn"]
 
@@ -110,7 +113,10 @@ def answers(rows):
         fastest = max(near, key=lambda r: float(r["speed"]), default=None)
         text += f"**{name}**, {whole['accuracy']} %.\n"
         if fastest_free:
-            text += f"Zeros never paid in time: at best {fastest_free['speed']}×. "
+            # A rewrite that removes nothing moves the time by a few hundredths.
+            paid = float(fastest_free["speed"]) > 1.05
+            text += "Zeros paid in time only where whole channels died of them and went" if paid else "Zeros never paid in time"
+            text += f": at best {fastest_free['speed']}×, at {fastest_free['accuracy']} %. "
         if fastest:
             text += f"Of what removes whole units and loses at most one point, the fastest is {say(fastest)}.\n"
         else:
