@@ -63,7 +63,7 @@ fn cutting_is_zeroing_on_real_models() {
                 continue;
             };
             let feeds: Vec<_> = sample.iter().map(|(n, t)| (n.as_str(), t)).collect();
-            let (open, lost) = check_cut(&model.graph, &feeds, 1);
+            let (open, lost) = check_cut(&model, &feeds, 1);
             println!(
                 "{name}: {open} groups can lose units, {} stay whole; {lost} cut, equal to zeroing",
                 whole.count()

@@ -29,7 +29,7 @@ fn cut_some_ways(graph: &Graph, shape: &[usize]) -> Vec<(Kind, usize)> {
     for seed in 0..6 {
         let mut rng = fastrand::Rng::with_seed(seed);
         let x: Vec<f32> = (0..count).map(|_| rng.f32() * 2.0 - 1.0).collect();
-        check_cut(graph, &[("x", &Tensor::from_slice(shape, &x).unwrap())], seed);
+        check_cut(&Model::of(graph.clone()), &[("x", &Tensor::from_slice(shape, &x).unwrap())], seed);
     }
     let groups = Groups::of(graph);
     let mut found: Vec<_> = groups.prunable().map(|(_, g)| (g.kind, g.width)).collect();

@@ -182,13 +182,21 @@ pub fn transpose<'g>(t: &mut Tracer<'g>, at: At<'g>) -> Option<()> {
     Some(())
 }
 
-/// Axes of size 1 are repeated; those that keep their size can lose indices.
-pub fn expand<'g>(t: &mut Tracer<'g>, _: At<'g>) -> Option<()> {
+/// Axes of size 1 are repeated; those that keep their size can lose indices, if the shape can be written anew.
+pub fn expand<'g>(t: &mut Tracer<'g>, at: At<'g>) -> Option<()> {
     let (dims, out) = (t.dims(In(0))?, t.dims(Out(0))?);
     let offset = out.len().checked_sub(dims.len())?;
+    let repeats = |i: usize| i < offset || dims[i - offset] != out[i];
+    let computed = at.optional(1)?.constant_ints().is_err()
+        && (0..out.len()).any(|i| out[i].known().is_none() && repeats(i));
     for axis in 0..dims.len() {
         if dims[axis] == out[axis + offset] {
             t.tie((In(0), axis), (Out(0), axis + offset));
+            if computed {
+                let why = format!("{} computes its shape, which `safe` may resolve", at.describe());
+                let held = t.axis(In(0), axis)?;
+                t.pin_because(held, why);
+            }
         } else {
             t.axis(In(0), axis);
         }
