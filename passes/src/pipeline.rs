@@ -76,21 +76,19 @@ const MAX_NESTING: usize = 64;
 pub fn read_toml<T: DeserializeOwned>(text: &str) -> Result<T, PipelineError> {
     let mut open = vec![];
     for token in Source::new(text).lex() {
-        let closes = match token.kind() {
-            kind @ (TokenKind::LeftSquareBracket | TokenKind::LeftCurlyBracket) => {
-                open.push(kind);
-                if open.len() > MAX_NESTING {
-                    let message = format!("more than {MAX_NESTING} brackets are open");
-                    return Err(PipelineError::new(message, token.span().start()..token.span().end()));
-                }
-                continue;
+        match (open.last().copied(), token.kind()) {
+            (_, opened @ (TokenKind::LeftSquareBracket | TokenKind::LeftCurlyBracket)) => open.push(opened),
+            (Some(TokenKind::LeftSquareBracket), TokenKind::RightSquareBracket)
+            | (Some(TokenKind::LeftCurlyBracket), TokenKind::RightCurlyBracket) => {
+                open.truncate(open.len() - 1);
             }
-            TokenKind::RightSquareBracket => TokenKind::LeftSquareBracket,
-            TokenKind::RightCurlyBracket => TokenKind::LeftCurlyBracket,
-            _ => continue,
-        };
-        // One that closes nothing is passed over: so does the parser, which goes on to find more mistakes.
-        open.pop_if(|last| *last == closes);
+            // One that closes nothing is passed over: so does the parser, which goes on to find more mistakes.
+            _ => {}
+        }
+        if open.len() > MAX_NESTING {
+            let message = format!("more than {MAX_NESTING} brackets are open");
+            return Err(PipelineError::new(message, token.span().start()..token.span().end()));
+        }
     }
     toml::from_str(text).map_err(|e| PipelineError::new(e.message(), e.span().unwrap_or(0..text.len())))
 }

@@ -61,7 +61,12 @@ impl Ridge {
 
     /// `argmin E|y - W·x - b|² + δ·|W - W₀|²`:
     /// `W = (D + δ·W₀)·(C + δ·I)⁻¹`, `b = E y - W·E x`, from `Dᵀ = Cov(x, y)` `[D, O]` and `E y`.
-    pub fn solve(&self, cross: MatRef<'_, f64>, y_mean: &[f64], prior: MatRef<'_, f64>) -> Affine {
+    pub fn solve(
+        &self,
+        cross: MatRef<'_, f64>,
+        y_mean: &[f64],
+        prior: MatRef<'_, f64>,
+    ) -> Result<Affine, NotFinite> {
         let right =
             Mat::from_fn(cross.nrows(), cross.ncols(), |i, j| cross[(i, j)] + self.delta * prior[(j, i)]);
         let solution = self.factor.solve(&right);
@@ -69,14 +74,14 @@ impl Ridge {
     }
 
     /// The same where of each row `o` only the weights `S = free[o]` may move, `free` being `[O, D]`; the others stay as
-    /// in `prior`: `W_S = W₀_S + (C_SS + δ·I)⁻¹·(D - C·W₀)_S`. `None` if some `C_SS` is singular to rounding.
+    /// in `prior`: `W_S = W₀_S + (C_SS + δ·I)⁻¹·(D - C·W₀)_S`. Refused, too, if some `C_SS` is singular to rounding.
     pub fn solve_free(
         &self,
         cross: MatRef<'_, f64>,
         y_mean: &[f64],
         prior: MatRef<'_, f64>,
         free: &[bool],
-    ) -> Option<Affine> {
+    ) -> Result<Affine, NotFinite> {
         let (d, o) = (cross.nrows(), cross.ncols());
         let mut rest = cross + prior.transpose() * faer::Scale(self.delta);
         matmul(rest.as_mut(), Accum::Add, self.damped.as_ref(), prior.transpose(), -1.0, par());
@@ -91,18 +96,19 @@ impl Ridge {
             let moved = Llt::new(part.as_ref(), Side::Lower).ok()?.solve(&rest);
             Some((at, moved))
         };
-        let moved = (0..o).into_par_iter().map(moves).collect::<Option<Vec<_>>>()?;
+        let moved = (0..o).into_par_iter().map(moves).collect::<Option<Vec<_>>>().ok_or(NotFinite)?;
         let mut weight = prior.to_owned();
         for (i, (at, by)) in moved.into_iter().enumerate() {
             at.into_iter().enumerate().for_each(|(a, j)| weight[(i, j)] += by[(a, 0)]);
         }
-        Some(self.affine(weight, y_mean))
+        self.affine(weight, y_mean)
     }
 
-    fn affine(&self, weight: Mat<f64>, y_mean: &[f64]) -> Affine {
+    fn affine(&self, weight: Mat<f64>, y_mean: &[f64]) -> Result<Affine, NotFinite> {
         let at_mean = |o: usize| (0..weight.ncols()).map(|j| weight[(o, j)] * self.x_mean[j]).sum::<f64>();
         let bias = (0..weight.nrows()).map(|o| y_mean[o] - at_mean(o)).collect();
-        Affine { weight, bias }
+        let affine = Affine { weight, bias };
+        if affine.bias.iter().all(|b| b.is_finite()) { Ok(affine) } else { Err(NotFinite) }
     }
 }
 
@@ -110,9 +116,7 @@ impl Sums {
     /// The affine map nearest to the data, drawn toward `prior` `[O, D]` with weight `λ · mean(diag C)`.
     pub fn ridge(&self, prior: MatRef<'_, f64>, lambda: f64) -> Result<Affine, NotFinite> {
         let cross = self.xy.as_ref() * faer::Scale(1.0 / self.count.max(1) as f64);
-        let affine = Ridge::new(self, lambda)?.solve(cross.as_ref(), &self.y_mean, prior);
-        let finite = affine.bias.iter().all(|b| b.is_finite());
-        if finite { Ok(affine) } else { Err(NotFinite) }
+        Ridge::new(self, lambda)?.solve(cross.as_ref(), &self.y_mean, prior)
     }
 
     /// `E|y - W·x - b|²`, summed over the `y`.

@@ -338,7 +338,7 @@ impl<'p> Work<'p> {
             let prior = Mat::from_fn(o, d, |i, j| if kept[i * d + j] { weight[(i, j)] } else { 0.0 });
             let cross = through.xy.as_ref() * faer::Scale(1.0 / through.count.max(1) as f64);
             let ridge = Ridge::new(&through, LAMBDA)?;
-            ridge.solve_free(cross.as_ref(), &through.y_mean, prior.as_ref(), kept).ok_or(NotFinite)
+            ridge.solve_free(cross.as_ref(), &through.y_mean, prior.as_ref(), kept)
         };
         (0..layer.linear.groups).map(group).collect()
     }

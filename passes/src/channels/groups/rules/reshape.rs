@@ -147,9 +147,7 @@ pub fn retarget(c: &mut Cutter<'_>, at: At<'_>) -> Option<()> {
     if at.is("Expand") {
         // Where a size is not known the input has it already: 1 leaves it.
         target.iter_mut().filter(|t| **t < 0).for_each(|t| *t = 1);
-        let input = c.dims(at, In(0))?;
-        let offset = new.len().checked_sub(input.len())?;
-        if (0..new.len()).any(|i| new[i].known().is_none() && (i < offset || input[i - offset] != new[i])) {
+        if repeats_unknown(&c.dims(at, In(0))?, &new)? {
             return None;
         }
     } else if target.iter().filter(|t| **t == -1).count() > 1 {
@@ -182,13 +180,18 @@ pub fn transpose<'g>(t: &mut Tracer<'g>, at: At<'g>) -> Option<()> {
     Some(())
 }
 
+/// Whether `Expand` repeats along an axis until it has a size that is not known: then no constant says how often.
+fn repeats_unknown(input: &[Dim], output: &[Dim]) -> Option<bool> {
+    let offset = output.len().checked_sub(input.len())?;
+    let repeats = |i: usize| i < offset || input[i - offset] != output[i];
+    Some((0..output.len()).any(|i| output[i].known().is_none() && repeats(i)))
+}
+
 /// Axes of size 1 are repeated; those that keep their size can lose indices, if the shape can be written anew.
 pub fn expand<'g>(t: &mut Tracer<'g>, at: At<'g>) -> Option<()> {
     let (dims, out) = (t.dims(In(0))?, t.dims(Out(0))?);
     let offset = out.len().checked_sub(dims.len())?;
-    let repeats = |i: usize| i < offset || dims[i - offset] != out[i];
-    let computed = at.optional(1)?.constant_ints().is_err()
-        && (0..out.len()).any(|i| out[i].known().is_none() && repeats(i));
+    let computed = repeats_unknown(dims, out)?;
     for axis in 0..dims.len() {
         if dims[axis] == out[axis + offset] {
             t.tie((In(0), axis), (Out(0), axis + offset));

@@ -152,6 +152,8 @@ fn targets_are_met_in_every_currency() {
     assert!(report.figures["kept"] <= 0.6 && report.counts["channels removed"] > 0);
     let latency = PruneChannels { latency: Some(0.9), ..PruneChannels::default() };
     let (model, report) = pruned(&latency, Tools { engine: Some(&Counting), ..with }).unwrap();
+    assert!(report.figures["latency"] <= 0.9 && report.figures["channel step"] >= 1.0);
+    assert!(macs(&model) < macs(&digits()));
     let share = macs(&model) / macs(&digits());
     assert!((0.6..=0.9).contains(&share), "{share}");
     assert!((report.figures["latency"] - share).abs() < 1e-6, "{:?}", report.figures);
