@@ -133,6 +133,8 @@ pub struct Declared {
     pub metadata: Metadata,
     /// Its place in `value_info`; `None` for inputs and outputs that are declared nowhere else.
     pub(crate) order: Option<u64>,
+    /// What the nodes compute as this output, as of the first inference.
+    pub(crate) computed: Option<Fact>,
 }
 
 /// The elements of an initializer.

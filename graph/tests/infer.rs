@@ -244,6 +244,12 @@ fn products_and_layers() {
                 "y float[T,2,B,16]; h float[2,B,16]; c float[2,B,16]",
             ),
             (
+                "(float[T,B,8] x, int8[1,8,64] w, int8[1,16,64] r, float[1] s, int8[1] z) => (y) {
+                y = com.microsoft.DynamicQuantizeLSTM(x, w, r, , , , , , s, z, s, z)
+            }",
+                "y float[T,1,B,16]",
+            ),
+            (
                 "(float[N,S,8] x, float[8] w) => (y, m) { y, m = LayerNormalization(x, w) }",
                 "y float[N,S,8]; m float[N,S,1]",
             ),
@@ -373,8 +379,8 @@ fn contradictions_name_the_node() {
     );
     refused(
         17,
-        "(float[2,4] a) => (float[3,4] y) { y = Relu(a) }",
-        "Relu making `y`: `y` is float[2,4], but declared as float[3,4]",
+        "(float[2,4] a) => (double[2,4] y) { y = Relu(a) }",
+        "Relu making `y`: `y` is float[2,4], but declared as double[2,4]",
     );
     refused(
         17,
@@ -383,4 +389,20 @@ fn contradictions_name_the_node() {
     );
     // Symbols never contradict.
     check(17, "(float[N,K] a, float[5,6] b) => (float[M,6] y) { y = MatMul(a, b) }", "y float[N,6]");
+}
+
+/// A file's wrong shape of an output gives way to the computed one; what fitted must go on to fit.
+#[test]
+fn declared_shapes_of_outputs() {
+    check(17, "(float[2,4] a) => (float[3,4,1] y) { y = Relu(a) }", "y float[2,4]");
+    let text = "(float[2,4] a) => (float[2,4] y, float[7] z) { y = Relu(a) z = Relu(a) }";
+    let mut graph = graph(17, text);
+    graph.infer_with(&[]).unwrap();
+    graph.infer_with(&[]).unwrap();
+    let taller = parse_graph("g (float[3,4] a) => (y) { y = Relu(a) }", 17).unwrap();
+    let a = graph.find("a").unwrap();
+    let declared = taller.value(taller.find("a").unwrap()).declared.clone();
+    graph.set_declared(a, declared);
+    let error = graph.infer_with(&[]).unwrap_err().to_string();
+    assert_eq!(error, "Relu making `y`: `y` is float[3,4], but declared as float[2,4]");
 }

@@ -221,6 +221,7 @@ impl<'e> Original<'e> {
             return Ok(report.with(outcome));
         }
         report.notes.extend(other_orders(first, second));
+        let undeclared = undeclared(first.outputs(), second.outputs());
         let steps = self.options.steps.max(1);
         let state = match (steps, &self.options.state[..]) {
             (1, _) => Vec::new(),
@@ -236,7 +237,7 @@ impl<'e> Original<'e> {
             report.notes.push(format!("{steps} steps, state carried on: {}", pairs.join(", ")));
         }
         let most_deployed = self.options.most_deployed.unwrap_or(usize::MAX);
-        let mut proof = Proof { report, original, candidate, steps, state, most_deployed };
+        let mut proof = Proof { report, original, candidate, undeclared, steps, state, most_deployed };
         if let Some(outcome) = proof.check_deployment() {
             return Ok(proof.report.with(outcome));
         }
@@ -263,6 +264,8 @@ struct Proof<'o> {
     report: Report,
     original: &'o mut Sessions,
     candidate: Sessions,
+    /// Outputs of whose shape the candidate says less, until the original is seen not to keep to its own.
+    undeclared: Vec<(Port, Kind)>,
     steps: usize,
     state: Vec<(String, String)>,
     most_deployed: usize,
@@ -309,6 +312,10 @@ impl Proof<'_> {
                 return Ok(Some(Outcome::differs(why)));
             }
         };
+        let kept = |(port, _): &(Port, Kind)| {
+            reference.iter().any(|(n, v)| *n == port.name && port.kind.accepts(v).is_ok())
+        };
+        self.undeclared.retain(kept);
         self.report.drift.add(&reference, &candidate);
         self.report.measure(&reference, &candidate, labels);
         carry(&self.state, &candidate, &mut feeds.candidate);
@@ -343,6 +350,9 @@ impl Proof<'_> {
                 None => "there are no samples".to_owned(),
             };
             return Outcome::Unproven { why };
+        }
+        if let Some((port, kind)) = self.undeclared.first() {
+            return Outcome::differs(format!("output `{}` is {kind} instead of {}", port.name, port.kind));
         }
         if let Some(error) = refusal {
             report.notes.push(format!("{} runs were skipped: {error}", report.skipped));
@@ -429,16 +439,38 @@ fn interface_change(
         .or_else(|| port_change("output", original.outputs(), &outputs))
 }
 
-/// The candidate's port with the dimensions left open that the original leaves open.
+/// The original's outputs of whose shape the candidate says less, and what it says. An engine forgets what the file
+/// declares where it infers another size, and it may infer more of the candidate.
+fn undeclared(original: &[Port], candidate: &[Port]) -> Vec<(Port, Kind)> {
+    let silent = |port: &Port, other: &Port| match (port.dims(), other.dims()) {
+        (Some(wanted), Some(dims)) if wanted.len() == dims.len() => {
+            let silent =
+                |(w, d): (&PortDim, &PortDim)| matches!((w, d), (PortDim::Fixed(_), PortDim::Unknown));
+            wanted.iter().zip(dims).any(silent)
+        }
+        (wanted, dims) => wanted.is_some() && dims.is_none(),
+    };
+    let less = |port: &Port| {
+        let other = candidate.iter().find(|other| other.name == port.name && silent(port, other))?;
+        Some((port.clone(), other.kind.clone()))
+    };
+    original.iter().filter_map(less).collect()
+}
+
+/// The candidate's port with the dimensions left open that the original leaves open, and with the original's for those that
+/// it leaves open itself: [`undeclared`] tells these.
 fn opened((candidate, original): (&Port, &Port)) -> Port {
     let mut port = candidate.clone();
     let Kind::Tensor { dims, .. } = &mut port.kind else { return port };
     match (dims.as_mut(), original.dims()) {
         (Some(dims), Some(wanted)) if wanted.len() == dims.len() => {
-            let open = dims.iter_mut().zip(wanted).filter(|(_, wanted)| !matches!(wanted, PortDim::Fixed(_)));
-            open.for_each(|(dim, wanted)| dim.clone_from(wanted));
+            let open = |(dim, wanted): &(&mut PortDim, &PortDim)| {
+                !matches!(wanted, PortDim::Fixed(_)) || **dim == PortDim::Unknown
+            };
+            dims.iter_mut().zip(wanted).filter(open).for_each(|(dim, wanted)| dim.clone_from(wanted));
         }
         (Some(_), None) => *dims = None,
+        (None, Some(wanted)) => *dims = Some(wanted.to_vec()),
         _ => {}
     }
     port

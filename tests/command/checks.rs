@@ -17,6 +17,41 @@ fn outputs_in_another_order_are_matched_by_name() {
     );
 }
 
+/// ONNX Runtime overlooks a wrong shape where it infers none, and forgets it where it does. One that is right must stay.
+#[test]
+fn a_declared_shape_that_the_original_does_not_keep_to_may_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let text = |y: &str, op: &str| {
+        format!("g (float[2,3] x) => ({y} y) {{ s = Shape(x) t = {op}(s) r = Relu(x) y = Reshape(r, t) }}")
+    };
+    // Of `Abs` it infers how many sizes come out, of `Unique` nothing.
+    for (op, kind) in [("Abs", "float[?, ?]"), ("Unique", "float")] {
+        for (name, y) in [
+            ("wrong.onnx", "float[7]"),
+            ("taller.onnx", "float[7,3]"),
+            ("right.onnx", "float[2,3]"),
+            ("open.onnx", "float[]"),
+        ] {
+            model(at, name, &text(y, op));
+        }
+        for wrong in ["wrong.onnx", "taller.onnx"] {
+            let made = run(at, &["optimize", wrong, "-o", "made.onnx", "--json"]);
+            assert_eq!(
+                (code(&made), json(&made)["after"]["nodes"].as_u64()),
+                (0, Some(1)),
+                "{}",
+                stderr(&made)
+            );
+        }
+        assert_eq!(code(&run(at, &["verify", "taller.onnx", "open.onnx"])), 0);
+        let lost = run(at, &["verify", "right.onnx", "open.onnx"]);
+        assert_eq!(code(&lost), 1);
+        let why = format!("output `y` is {kind} instead of float[2, 3]");
+        assert!(stderr(&lost).contains(&why), "{}", stderr(&lost));
+    }
+}
+
 #[test]
 fn outputs_have_tolerances_of_their_own_and_measures_take_the_place_of_rounding() {
     let folder = tempfile::tempdir().unwrap();

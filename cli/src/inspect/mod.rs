@@ -10,10 +10,10 @@ use crate::{
     inputs,
     voice::{self, Voice},
 };
-use pare_graph::{Graph, Model, ops::Bindings, text};
-use pare_runtime::input_specs;
+use pare_graph::{Dim, Fact, Graph, Model, ops::Bindings, text};
+use pare_runtime::{InputSpec, Kind, PortDim, input_specs};
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub fn run(args: &InspectArgs, common: &Common, voice: &Voice) -> Result<Done, Failure> {
     let mut loaded = inputs::model(&args.model)?;
@@ -38,14 +38,8 @@ pub fn run(args: &InspectArgs, common: &Common, voice: &Voice) -> Result<Done, F
     }
     let cost = model.cost(&sizes);
     let operators = operators(model);
-    let outputs: Vec<_> = model
-        .graph
-        .outputs()
-        .iter()
-        .map(|&v| model.graph.value(v))
-        .map(|v| (v.name.clone(), v.fact.to_string()))
-        .collect();
-    let inputs: Vec<_> = input_specs(model).into_iter().map(|s| (s.name, s.kind.to_string())).collect();
+    let outputs: Vec<_> = model.graph.outputs().iter().map(|&v| model.graph.value(v)).collect();
+    let specs = input_specs(model);
     let layers = if args.layers { layers(model, &cost) } else { vec![] };
     voice.report(
         || {
@@ -54,7 +48,9 @@ pub fn run(args: &InspectArgs, common: &Common, voice: &Voice) -> Result<Done, F
                 "opsets": model.opsets.iter().map(|(d, v)| (d.clone(), json!(v))).collect::<serde_json::Map<_, _>>(),
                 "parameters": cost.params, "weight_bytes": cost.bytes, "macs": cost.macs,
                 "activation_peak": cost.activation_peak, "operators": operators,
-                "inputs": inputs, "outputs": outputs, "layers": layers,
+                "inputs": specs.iter().map(|s| (&s.name, s.kind.to_string())).collect::<Vec<_>>(),
+                "outputs": outputs.iter().map(|v| (&v.name, v.fact.to_string())).collect::<Vec<_>>(),
+                "layers": layers,
             })
         },
         || {
@@ -68,8 +64,8 @@ pub fn run(args: &InspectArgs, common: &Common, voice: &Voice) -> Result<Done, F
                 vec!["multiply-accumulates".into(), voice::count(cost.macs)],
                 vec!["activations at once".into(), voice::bytes(cost.activation_peak)],
             ];
-            rows.extend(inputs.iter().map(|(n, t)| vec![format!("input {n}"), t.clone()]));
-            rows.extend(outputs.iter().map(|(n, t)| vec![format!("output {n}"), t.clone()]));
+            rows.extend(specs.iter().map(|s| vec![format!("input {}", s.name), s.kind.to_string()]));
+            rows.extend(outputs.iter().map(|v| vec![format!("output {}", v.name), shortened(&v.fact)]));
             let mut out = voice::table(&["", ""], rows);
             out = out.trim_start_matches('\n').to_owned() + "\n";
             let mut counts: Vec<_> = operators.iter().collect();
@@ -86,6 +82,10 @@ pub fn run(args: &InspectArgs, common: &Common, voice: &Voice) -> Result<Done, F
                 out.push('\n');
                 out += &voice::table(&["node", "output", "parameters", "MACs"], layers.iter().map(row).collect());
             }
+            let open = open_sizes(&specs, &sizes);
+            if !open.is_empty() {
+                out += &format!("counted with 1 for {}: `--dim NAME=SIZE` sets another size\n", open.join(", "));
+            }
             if cost.unsized_values > 0 {
                 out += "some sizes are not known: `--dim NAME=SIZE` sets symbolic ones\n";
             }
@@ -93,6 +93,29 @@ pub fn run(args: &InspectArgs, common: &Common, voice: &Voice) -> Result<Done, F
         },
     );
     Ok(Done::Well)
+}
+
+/// A type in words, without the sizes that are long expressions of symbols.
+fn shortened(fact: &Fact) -> String {
+    const LONGEST: usize = 24;
+    let (Some(dtype), Some(shape)) = (fact.dtype(), fact.shape()) else { return fact.to_string() };
+    let size = |dim: &Dim| Some(dim.to_string()).filter(|s| s.len() <= LONGEST).unwrap_or_else(|| "…".into());
+    format!("{dtype}[{}]", shape.iter().map(size).collect::<Vec<_>>().join(","))
+}
+
+/// Open dimensions of the inputs that have no size, without batches and other first ones: where they are 1, costs are not
+/// those of any real run.
+fn open_sizes(inputs: &[InputSpec], sizes: &Bindings) -> Vec<String> {
+    let inner = |input: &InputSpec| match &input.kind {
+        Kind::Tensor { dims, .. } => dims.iter().flatten().skip(1).cloned().collect(),
+        _ => vec![],
+    };
+    let symbol = |dim: PortDim| match dim {
+        PortDim::Symbol(name) => Some(name).filter(|name| !sizes.sizes.contains_key(name)),
+        _ => None,
+    };
+    let names: BTreeSet<String> = inputs.iter().flat_map(inner).filter_map(symbol).collect();
+    names.into_iter().collect()
 }
 
 fn domain(domain: &str) -> &str {

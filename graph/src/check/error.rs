@@ -26,8 +26,6 @@ pub enum Fault {
     InputTwice(String),
     #[error("{node} makes `{value}`, which is also the name of a value of an outer graph")]
     Shadowing { node: String, value: String },
-    #[error("two nodes are named `{0}`")]
-    NodeNameTwice(String),
     #[error("the nodes form a cycle: {}", .0.join(", "))]
     Cycle(Vec<String>),
     #[error("subgraphs are nested more than {0} deep")]
@@ -69,7 +67,6 @@ impl CheckError {
     pub fn hint(&self) -> Option<String> {
         Some(match &*self.fault {
             Fault::OutputOfOuterGraph(_) => "pass it through an Identity node".into(),
-            Fault::NodeNameTwice(_) => "give each node a name of its own, or none".into(),
             Fault::NotImported { domain, .. } => {
                 format!("add an opset_import for `{}`", if domain.is_empty() { "ai.onnx" } else { domain })
             }

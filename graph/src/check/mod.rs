@@ -152,7 +152,6 @@ impl<'m> Checker<'m> {
                 _ => {}
             }
         }
-        let mut names = HashSet::new();
         let order = graph.nodes();
         for &id in order.iter() {
             for (slot, output) in graph.outputs_of(id).into_iter().enumerate() {
@@ -161,10 +160,6 @@ impl<'m> Checker<'m> {
                     let (value, first) = (graph.value(output).name.clone(), graph.describe(first.0));
                     return Err(Fault::MadeTwice { value, first, second: graph.describe(id) });
                 }
-            }
-            let name = graph.node(id).name.as_deref().unwrap_or("");
-            if !name.is_empty() && !names.insert(name) {
-                return Err(Fault::NodeNameTwice(name.into()));
             }
         }
         if order.len() == graph.node_count() { Ok(()) } else { Err(Fault::Cycle(cycle(graph))) }

@@ -46,9 +46,8 @@ fn values_are_made_once() {
     let x = twice.find("x").unwrap();
     twice.add_input(x);
     assert_eq!(says(twice.check()), "the input `x` is listed twice");
-    let named = graph("[same] y = Relu(t) [same] t = Relu(x)").check();
-    assert_eq!(named.clone().unwrap_err().hint().unwrap(), "give each node a name of its own, or none");
-    assert_eq!(says(named), "two nodes are named `same`");
+    // Names of nodes only serve the reader: files repeat them, and ONNX Runtime runs those.
+    assert_eq!(graph("[same] y = Relu(t) [same] t = Relu(x)").check(), Ok(()));
 }
 
 #[test]

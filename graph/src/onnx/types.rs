@@ -106,6 +106,7 @@ pub(super) fn declared_from(entry: &ValueInfoProto) -> Result<Declared, ReadErro
         doc: entry.doc_string.clone(),
         metadata: metadata_from(entry.metadata_props.clone()),
         order: None,
+        computed: None,
     })
 }
 

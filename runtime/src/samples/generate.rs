@@ -24,11 +24,14 @@ pub struct InputSpec {
     pub kind: Kind,
     /// Bounds of its integers, such as the rows of the table that they index; 0..10 if not given.
     pub bound: Option<Range<i64>>,
+    /// Integers that every other element is, on average: what the graph compares them with, which decides where it
+    /// branches.
+    pub choices: Vec<i64>,
 }
 
 impl From<&Port> for InputSpec {
     fn from(port: &Port) -> Self {
-        Self { name: port.name.clone(), kind: port.kind.clone(), bound: None }
+        Self { name: port.name.clone(), kind: port.kind.clone(), bound: None, choices: vec![] }
     }
 }
 
@@ -66,7 +69,7 @@ pub fn symbol_plans(inputs: &[InputSpec]) -> Vec<BTreeMap<String, usize>> {
         let (dtype, dims) = (dtype(&input.kind), dims(&input.kind));
         for (axis, dim) in dims.iter().enumerate() {
             let Some(name) = symbol(&input.name, axis, dim) else { continue };
-            let found = meaning(dim, axis, dims.len(), dtype);
+            let found = meaning(dims, axis, dtype);
             meanings.entry(name).and_modify(|known| *known = (*known).min(found)).or_insert(found);
         }
     }
@@ -109,13 +112,15 @@ fn symbol(input: &str, axis: usize, dim: &PortDim) -> Option<String> {
     }
 }
 
-fn meaning(dim: &PortDim, axis: usize, rank: usize, dtype: Option<DataType>) -> Meaning {
-    let batch = match dim {
+fn meaning(dims: &[PortDim], axis: usize, dtype: Option<DataType>) -> Meaning {
+    let rank = dims.len();
+    let batch = match &dims[axis] {
         PortDim::Symbol(name) => {
             let name = name.to_ascii_lowercase();
             name.contains("batch") || ["n", "b", "bs"].contains(&name.as_str())
         }
-        _ => false,
+        // The state of a recurrent layer, [layers, batch, units].
+        _ => matches!(dims, [PortDim::Fixed(_), PortDim::Unknown, PortDim::Fixed(_)]),
     };
     let last = axis + 1 == rank;
     match rank {
@@ -260,7 +265,16 @@ impl Maker<'_> {
         let bound = self.input.bound.clone().unwrap_or(0..10);
         // An empty bound leaves zero, which every table with a row has.
         let (first, last) = (bound.start.clamp(low, high), (bound.end.saturating_sub(1)).clamp(low, high));
-        (0..count).map(|_| if first < last { self.rng.i64(first..=last) } else { first }).collect()
+        let fits =
+            |n: &i64| self.input.bound.as_ref().is_none_or(|b| b.contains(n)) && (low..=high).contains(n);
+        let choices: Vec<i64> = self.input.choices.iter().copied().filter(fits).collect();
+        let one = |rng: &mut Rng| {
+            if !choices.is_empty() && rng.bool() {
+                return choices[rng.usize(..choices.len())];
+            }
+            if first < last { rng.i64(first..=last) } else { first }
+        };
+        (0..count).map(|_| one(&mut self.rng)).collect()
     }
 
     /// Bit patterns of a narrow type: small finite floats, integers within the bound.
@@ -331,6 +345,8 @@ mod tests {
         assert_ne!(plans[1]["h"], plans[1]["w"]);
         let sound = spec("sound", DataType::Float, &[named("N"), named("time")]);
         assert_eq!(symbol_plans(&[sound])[0]["time"], 512);
+        let state = spec("h", DataType::Float, &[PortDim::Fixed(2), PortDim::Unknown, PortDim::Fixed(128)]);
+        assert_eq!(symbol_plans(&[state])[1]["h#1"], 3);
         assert_eq!(symbol_plans(&[spec("x", DataType::Float, &[PortDim::Fixed(1)])]), [BTreeMap::new()]);
     }
 
@@ -374,6 +390,14 @@ mod tests {
             one.bound = Some(1..2);
             assert!(dtype == DataType::Bool || range(tensor(&one, 0)) == (1, 1), "{dtype}");
         }
+        let mut rate = spec("i", DataType::Int64, &[PortDim::Fixed(200)]);
+        rate.choices = vec![8000, 16_000];
+        let values = tensor(&rate, 0).to_i64().unwrap();
+        let often = |n: i64| values.iter().filter(|&&v| v == n).count();
+        assert!(often(8000) > 30 && often(16_000) > 30 && values.iter().filter(|&&v| v < 10).count() > 60);
+        rate.bound = Some(0..10_000);
+        let values = tensor(&rate, 0).to_i64().unwrap();
+        assert!(values.iter().filter(|&&v| v == 8000).count() > 60 && values.iter().all(|&v| v < 10_000));
         let mut byte = spec("i", DataType::Int8, &[PortDim::Fixed(2000)]);
         byte.bound = Some(-1000..1000);
         assert_eq!(range(tensor(&byte, 0)), (-128, 127));
@@ -394,7 +418,7 @@ mod tests {
         let inner = Kind::Tensor { dtype: DataType::Float, dims: Some(vec![PortDim::Fixed(1)]) };
         let sequence = Kind::Optional(Box::new(Kind::Sequence(Box::new(inner.clone()))));
         for (kind, left_out) in [(Kind::Optional(Box::new(inner)), 3), (sequence, usize::MAX)] {
-            let spec = InputSpec { name: "s".into(), kind: kind.clone(), bound: None };
+            let spec = InputSpec { name: "s".into(), kind: kind.clone(), bound: None, choices: vec![] };
             for index in 0..4 {
                 let feed = generate(std::slice::from_ref(&spec), &BTreeMap::new(), 0, index);
                 assert!(kind.accepts(&feed[0].1).is_ok());

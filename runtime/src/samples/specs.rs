@@ -12,7 +12,8 @@ pub fn input_specs(model: &Model) -> Vec<InputSpec> {
     let spec = |&id: &ValueId| {
         let value = graph.value(id);
         let ty = value.declared.as_ref().and_then(|d| d.ty.as_ref());
-        InputSpec { name: value.name.clone(), kind: kind(ty), bound: bound(graph, id) }
+        let Uses { rows, compared } = uses(graph, id);
+        InputSpec { name: value.name.clone(), kind: kind(ty), bound: rows.map(|n| 0..n), choices: compared }
     };
     required.map(spec).collect()
 }
@@ -51,13 +52,24 @@ const HANDED_ON: &[&str] = &[
     "Slice",
 ];
 
-/// The least table that an integer input indexes, through operators that hand its elements on.
-fn bound(graph: &Graph, input: ValueId) -> Option<std::ops::Range<i64>> {
-    let dtype = graph.value(input).fact.dtype()?;
-    if !dtype.is_integer() || dtype == DataType::Uint8 {
-        return None;
+const COMPARISONS: &[&str] = &["Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"];
+
+/// What integers are used for.
+#[derive(Default)]
+struct Uses {
+    /// Rows of the least table that they index.
+    rows: Option<i64>,
+    /// Constants that they are compared with, in order.
+    compared: Vec<i64>,
+}
+
+/// What an integer input is used for, also through operators that hand its elements on.
+fn uses(graph: &Graph, input: ValueId) -> Uses {
+    let mut uses = Uses::default();
+    if !graph.value(input).fact.dtype().is_some_and(|d| d.is_integer() && d != DataType::Uint8) {
+        return uses;
     }
-    let (mut least, mut queue, mut seen) = (None::<i64>, vec![input], HashSet::new());
+    let (mut queue, mut seen) = (vec![input], HashSet::new());
     while let Some(value) = queue.pop() {
         if !seen.insert(value) {
             continue;
@@ -67,7 +79,7 @@ fn bound(graph: &Graph, input: ValueId) -> Option<std::ops::Range<i64>> {
             let table = |axis: i64| {
                 let shape = at.optional(0)?.shape()?;
                 let axis = if axis < 0 { axis + shape.len() as i64 } else { axis };
-                shape.get(usize::try_from(axis).ok()?)?.known()
+                shape.get(usize::try_from(axis).ok()?)?.known().filter(|&n| n > 0)
             };
             let rows = match (at.op(), slot) {
                 ("Gather" | "GatherElements", 1) => table(at.int("axis", 0)),
@@ -76,15 +88,19 @@ fn bound(graph: &Graph, input: ValueId) -> Option<std::ops::Range<i64>> {
                     queue.extend(graph.outputs_of(node).into_iter().flatten());
                     None
                 }
+                (op, 0 | 1) if COMPARISONS.contains(&op) => {
+                    let other = at.optional(1 - slot as usize).and_then(|v| v.constant().ok()?.single_i64());
+                    uses.compared.extend(other);
+                    None
+                }
                 _ => None,
             };
-            least = match (least, rows) {
-                (Some(a), Some(b)) => Some(a.min(b)),
-                (a, b) => a.or(b),
-            };
+            uses.rows = uses.rows.into_iter().chain(rows).min();
         }
     }
-    least.filter(|&n| n > 0).map(|n| 0..n)
+    uses.compared.sort_unstable();
+    uses.compared.dedup();
+    uses
 }
 
 #[cfg(test)]
@@ -104,5 +120,16 @@ mod tests {
         assert_eq!(specs[0].bound, Some(0..5));
         assert_eq!(specs[1].bound, None);
         assert_eq!(specs[0].kind.to_string(), "int64[N, 3]");
+    }
+
+    #[test]
+    fn what_integers_are_compared_with_is_a_choice() {
+        let text = "main (int64 rate) => (bool a, bool b) <int64 high = {16000}> {
+                low = Constant<value = int64 {8000}>() r = Identity(rate)
+                a = Equal(rate, high) b = Less(low, r) c = Equal(rate, rate)
+            }";
+        let mut model = Model::of(pare_graph::text::parse_graph(text, 17).unwrap());
+        model.infer().unwrap();
+        assert_eq!(input_specs(&model)[0].choices, [8000, 16_000]);
     }
 }

@@ -144,13 +144,15 @@ impl<'f> Engine<'f> {
                 continue;
             }
             let declared = declared(graph, output);
+            let as_output = outermost && value.is_output();
+            if as_output && contradicts(graph, output, &inferred, &declared) {
+                let name = &graph.value(output).name;
+                let why = format!("`{name}` is {inferred}, but declared as {declared}");
+                return Err(InferError { node: graph.describe(id), why });
+            }
             let fact = match inferred.unify(&declared) {
                 _ if !outermost => filled_up(inferred, &without_symbols(&declared)),
-                Some(both) if value.is_output() => both,
-                None if value.is_output() && inside(&inferred).unify(inside(&declared)).is_none() => {
-                    let why = format!("`{}` is {inferred}, but declared as {declared}", value.name);
-                    return Err(InferError { node: graph.describe(id), why });
-                }
+                Some(both) if as_output => both,
                 _ => filled_up(inferred, &declared),
             };
             put(graph, output, fact, changed);
@@ -170,6 +172,18 @@ pub(super) fn put(graph: &mut Graph, id: ValueId, fact: Fact, changed: &mut Hash
 /// The domain with its standard spelling.
 fn standard(domain: &str) -> &str {
     if domain == "ai.onnx" { "" } else { domain }
+}
+
+/// Whether an output that is not what it is declared as makes the model invalid. Another type always does; another shape
+/// if it is not the one that was computed at first: then a change has broken it. A file may come with a wrong shape, which
+/// ONNX Runtime overlooks too.
+fn contradicts(graph: &mut Graph, output: ValueId, inferred: &Fact, declared: &Fact) -> bool {
+    let Some(entry) = graph.value_mut(output).declared.as_mut() else { return false };
+    let first = entry.computed.get_or_insert_with(|| inferred.clone());
+    let changed = inside(first).unify(inside(inferred)).is_none();
+    let (inferred, declared) = (inside(inferred), inside(declared));
+    inferred.unify(declared).is_none()
+        && (changed || without_shape(inferred).unify(&without_shape(declared)).is_none())
 }
 
 /// The value itself, of an optional: where one of two branches gives nothing, files declare what the other gives.
@@ -215,6 +229,15 @@ fn without_content(fact: Fact) -> Fact {
     match fact {
         Fact::Tensor(t) => Fact::Tensor(TensorFact { content: None, ..t }),
         other => other,
+    }
+}
+
+/// Only the type: what holds the tensors, and that of their elements.
+fn without_shape(fact: &Fact) -> Fact {
+    match fact {
+        Fact::Tensor(t) => Fact::Tensor(TensorFact { dtype: t.dtype, ..TensorFact::default() }),
+        Fact::Sequence(item) => Fact::Sequence(Box::new(without_shape(item))),
+        other => other.clone(),
     }
 }
 

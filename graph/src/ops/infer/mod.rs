@@ -48,7 +48,8 @@ pub struct InferError {
 impl Model {
     /// Infer all facts anew: of the main graph from its declared inputs and constants, of subgraphs from what they
     /// are given, of function bodies from what all calls have in common. Facts of nodes that contradict each other
-    /// or a declared output of the model are an error; which facts are set then is left open.
+    /// or the declared type of an output of the model are an error; which facts are set then is left open. An output
+    /// whose declared shape never fitted has the one that is computed.
     pub fn infer(&mut self) -> Result<(), InferError> {
         let mut engine = Engine::new(&self.functions);
         engine.main(&mut self.graph)?;

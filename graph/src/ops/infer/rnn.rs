@@ -1,4 +1,5 @@
-//! Recurrent layers: X `[T,B,in]`, W `[D,gates·H,in]`, R `[D,gates·H,H]` for D directions.
+//! Recurrent layers: X `[T,B,in]`, W `[D,gates·H,in]`, R `[D,gates·H,H]` for D directions; quantized weights are
+//! transposed, `[D,in,gates·H]` and `[D,H,gates·H]`.
 
 use super::{
     cx::{Cx, Facts, tensor},
@@ -11,7 +12,9 @@ pub(super) fn rnn(cx: &Cx) -> Facts {
     for slot in [0, 1, 2] {
         cx.expect_rank(slot, 3)?;
     }
-    let dtype = cx.same_dtype([0, 1, 2])?;
+    // Quantized weights have a type and a layout of their own.
+    let quantized = cx.at.op() == "DynamicQuantizeLSTM";
+    let dtype = if quantized { cx.dtype(0) } else { cx.same_dtype([0, 1, 2])? };
     let gates = match cx.at.op() {
         "LSTM" | "DynamicQuantizeLSTM" => 4,
         "GRU" => 3,
@@ -19,11 +22,11 @@ pub(super) fn rnn(cx: &Cx) -> Facts {
     };
     let hidden = match cx.at.attr("hidden_size") {
         Some(_) => Dim::from(cx.at.int("hidden_size", 0)),
-        None => cx.dim(2, 2),
+        None => cx.dim(2, if quantized { 1 } else { 2 }),
     };
     let directions =
         Dim::from(if cx.at.string("direction", "forward") == "bidirectional" { 2_i64 } else { 1 });
-    if cx.at.op() != "DynamicQuantizeLSTM" {
+    if !quantized {
         let rows = times(&hidden, gates);
         for slot in [1, 2] {
             if same(&rows, &cx.dim(slot, 1)).is_none() || same(&directions, &cx.dim(slot, 0)).is_none() {
