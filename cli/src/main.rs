@@ -4,6 +4,7 @@ mod args;
 mod bench;
 mod calibrate;
 mod config;
+mod crash;
 mod failure;
 mod inputs;
 mod inspect;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         }
     }));
     stop_cleanly();
+    crash::tell();
     let ran = catch_unwind(AssertUnwindSafe(|| run(&cli, &voice))).unwrap_or_else(|_| {
         let what = PANIC.lock().map_or_else(|_| String::new(), |last| last.clone());
         Err(Failure::new(format!("this is a defect of pare: {what}")))

@@ -22,6 +22,7 @@ pub mod locate;
 mod ort;
 mod proof;
 mod resolve;
+mod rounding;
 mod samples;
 mod state;
 mod timing;

@@ -11,6 +11,9 @@ use pare_graph::DataType;
 /// reordering. Its largest error is the maximum of as many draws from a similar distribution; `factor`
 /// covers the spread of such maxima, and that a rewrite may reorder more than the engine does.
 ///
+/// The engine leaves the bodies of loops as they are, and there a rounding may grow from step to step: models with loops
+/// are also run with their weights rounded otherwise.
+///
 /// The floor can be zero where the engine had nothing to reorder, so a part that does not depend on it
 /// is allowed too: `roundings` machine epsilons of the output's type, scaled by its largest value. In
 /// single and double precision this stands for the roundings on the way through the network. Types of

@@ -82,6 +82,26 @@ fn an_interrupt_leaves_nothing_behind() {
     }
 }
 
+#[test]
+fn a_crash_of_native_code_is_told_in_a_sentence() {
+    let folder = tempfile::tempdir().unwrap();
+    for signal in ["FPE", "SEGV", "ABRT"] {
+        // It waits for a model; when it began to wait is not to be seen from here.
+        let crashed = |after: u64| {
+            let mut command = pare(folder.path());
+            command.args(["inspect", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped());
+            let child = command.spawn().unwrap();
+            sleep(Duration::from_millis(after));
+            Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().unwrap();
+            child.wait_with_output().unwrap()
+        };
+        let ended =
+            [200, 1000, 5000].into_iter().map(crashed).find(|out| out.status.code().is_some()).unwrap();
+        let said = stderr(&ended);
+        assert!(code(&ended) == 2 && said.contains(&format!("native code crashed (SIG{signal})")), "{said}");
+    }
+}
+
 /// A file system of its own, gone at the end; `None` where that is not allowed.
 struct Mount(PathBuf);
 

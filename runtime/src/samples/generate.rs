@@ -117,7 +117,9 @@ fn meaning(dims: &[PortDim], axis: usize, dtype: Option<DataType>) -> Meaning {
     let batch = match &dims[axis] {
         PortDim::Symbol(name) => {
             let name = name.to_ascii_lowercase();
-            name.contains("batch") || ["n", "b", "bs"].contains(&name.as_str())
+            // A lone N is a length as often, but not in front.
+            let front = axis == 0 || (axis == 1 && rank == 3);
+            name.contains("batch") || (front && ["n", "b", "bs"].contains(&name.as_str()))
         }
         // The state of a recurrent layer, [layers, batch, units].
         _ => matches!(dims, [PortDim::Fixed(_), PortDim::Unknown, PortDim::Fixed(_)]),
@@ -345,6 +347,8 @@ mod tests {
         assert_ne!(plans[1]["h"], plans[1]["w"]);
         let sound = spec("sound", DataType::Float, &[named("N"), named("time")]);
         assert_eq!(symbol_plans(&[sound])[0]["time"], 512);
+        let wave = spec("wave", DataType::Float, &[named("batch_size"), named("N")]);
+        assert_eq!(symbol_plans(&[wave])[0]["N"], 512);
         let state = spec("h", DataType::Float, &[PortDim::Fixed(2), PortDim::Unknown, PortDim::Fixed(128)]);
         assert_eq!(symbol_plans(&[state])[1]["h#1"], 3);
         assert_eq!(symbol_plans(&[spec("x", DataType::Float, &[PortDim::Fixed(1)])]), [BTreeMap::new()]);

@@ -29,6 +29,7 @@ use std::{
     io,
     ops::Range,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 /// Why samples cannot be used.
@@ -117,6 +118,8 @@ const LEAST: usize = KINDS;
 const MOST: usize = 8 * KINDS;
 /// Multiply-accumulates that more than the least may take; well under a second.
 const WORK: u64 = 1_000_000_000;
+/// Time after which the least is enough: what loops and transforms cost is not known before they run.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Samples for one model.
 pub struct Samples {
@@ -278,11 +281,18 @@ impl Samples {
         }
     }
 
-    /// All samples, `wanted` a run where the model leaves that open.
+    /// All samples, `wanted` a run where the model leaves that open. Where going through generated ones takes long, it ends
+    /// when each kind was there in all sizes.
     pub fn batches(&mut self, wanted: usize) -> impl Iterator<Item = Result<Batch, SamplesError>> + '_ {
         let size = self.batch_size(wanted);
         let end = self.count - self.left_over();
-        (0..end).step_by(size).map(move |start| {
+        let least = match &self.source {
+            Source::Generated { plans, .. } => LEAST * plans.len(),
+            _ => end,
+        };
+        let began = Instant::now();
+        let starts = (0..end).step_by(size).take_while(move |&i| i < least || began.elapsed() < PATIENCE);
+        starts.map(move |start| {
             let samples = start..(start + size).min(end);
             let labels = self.labels.as_ref().map(|labels| labels[samples.clone()].to_vec());
             Ok(Batch { feed: self.batch(samples.clone())?, samples, labels })
