@@ -339,9 +339,10 @@ impl Proof<'_> {
             return Ok(None);
         }
         if let Some(Ok(outputs)) = self.original.rounded.as_mut().map(|s| s.run(&feeds.rounded)) {
+            let (exact, rounded) = (floats(&reference), floats(&outputs));
             // A loop that ends otherwise says nothing about rounding.
-            if same_shapes(&reference, &outputs) {
-                self.report.floor.add(&reference, &outputs);
+            if same_shapes(&exact, &rounded) {
+                self.report.floor.add(&exact, &rounded);
             }
             carry(&self.state, &outputs, &mut feeds.rounded);
         }
@@ -414,6 +415,12 @@ impl Feeds {
     }
 }
 
+/// The outputs that round. Others are decisions: that rounding may turn one is no leave to turn more.
+fn floats(outputs: &Feed) -> Feed {
+    let rounds = |(_, value): &&(String, Value)| value.as_tensor().is_some_and(|t| t.dtype().is_float());
+    outputs.iter().filter(rounds).cloned().collect()
+}
+
 fn same_shapes(a: &Feed, b: &Feed) -> bool {
     let shape = |(_, value): &(String, Value)| value.as_tensor().map(|t| t.shape().to_vec());
     a.iter().map(shape).eq(b.iter().map(shape))
@@ -473,9 +480,8 @@ fn interface_change(
 fn undeclared(original: &[Port], candidate: &[Port]) -> Vec<(Port, Kind)> {
     let silent = |port: &Port, other: &Port| match (port.dims(), other.dims()) {
         (Some(wanted), Some(dims)) if wanted.len() == dims.len() => {
-            let silent =
-                |(w, d): (&PortDim, &PortDim)| matches!((w, d), (PortDim::Fixed(_), PortDim::Unknown));
-            wanted.iter().zip(dims).any(silent)
+            let open = |(w, d): (&PortDim, &PortDim)| matches!((w, d), (PortDim::Fixed(_), PortDim::Unknown));
+            wanted.iter().zip(dims).any(open)
         }
         (wanted, dims) => wanted.is_some() && dims.is_none(),
     };

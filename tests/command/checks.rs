@@ -52,6 +52,35 @@ fn a_declared_shape_that_the_original_does_not_keep_to_may_go() {
     }
 }
 
+/// Six steps that each multiply an error by up to five; ONNX Runtime optimizes nothing in a loop.
+#[test]
+fn what_grows_from_step_to_step_in_a_loop_is_still_rounding() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let text = |weights: &str, step: &str| {
+        format!(
+            "g (float[N,1] x) => (float[N,1] y) <int64 n = {{6}}, bool c = {{1}}, {weights}> {{
+                y = Loop(n, c, x) <body = b (int64 i, bool k, float[N,1] h) => (bool l, float[N,1] o) {{
+                    l = Identity(k) {step} o = Sin(m)
+                }}>
+            }}"
+        )
+    };
+    model(at, "a.onnx", &text("float[1,1] w = {5.3}", "m = MatMul(h, w)"));
+    let halves = |second: &str| {
+        let weights = format!("float[1,1] u = {{1.7}}, float[1,1] v = {{{second}}}");
+        text(&weights, "t = MatMul(h, u) m = MatMul(t, v)")
+    };
+    model(at, "right.onnx", &halves("3.117647058"));
+    model(at, "wrong.onnx", &halves("3.12"));
+    let right = run(at, &["verify", "a.onnx", "right.onnx", "--json"]);
+    assert_eq!(code(&right), 0, "{}", stderr(&right));
+    let output = &json(&right)["outputs"][0];
+    let (off, floor) = (output["max_abs"].as_f64().unwrap(), output["floor_abs"].as_f64().unwrap());
+    assert!(off > 32.0 * f64::from(f32::EPSILON) && floor > off / 10.0, "{off} {floor}");
+    assert_eq!(code(&run(at, &["verify", "a.onnx", "wrong.onnx"])), 1);
+}
+
 #[test]
 fn outputs_have_tolerances_of_their_own_and_measures_take_the_place_of_rounding() {
     let folder = tempfile::tempdir().unwrap();
