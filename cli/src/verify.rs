@@ -53,12 +53,12 @@ pub fn run(args: &VerifyArgs, common: &Common, voice: &Voice) -> Result<Done, Fa
             json["failures"] = json!(faults);
             json
         },
-        || {
-            format!(
-                "{}\nthe models {verdict} on {} samples in {engine}\n",
-                proof::to_text(&report),
-                report.samples
-            )
+        || match report.samples {
+            0 => format!("the models {verdict}\n"),
+            samples => {
+                let measured = proof::to_text(&report);
+                format!("{measured}\nthe models {verdict} on {samples} samples in {engine}\n")
+            }
         },
     );
     faults.iter().for_each(|fault| voice.failed_check(fault, None));

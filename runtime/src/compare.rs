@@ -347,7 +347,11 @@ mod tests {
         assert!(!d.is_zero());
         let list = Value::Sequence(vec![a.clone(), b.clone()]);
         assert!(Deviation::between(&list, &list.clone()).is_zero());
-        assert!(Deviation::between(&list, &Value::Sequence(vec![a])).mismatch.is_some());
+        let shorter = Deviation::between(&list, &Value::Sequence(vec![a]));
+        assert_eq!(
+            shorter.mismatch.as_deref(),
+            Some("it is a sequence of 1 float[1, 2] instead of a sequence of 2 float[1, 2]")
+        );
         assert!(
             Deviation::between(&Value::Optional(None), &Value::Optional(Some(Box::new(b))))
                 .mismatch

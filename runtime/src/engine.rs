@@ -132,7 +132,7 @@ fn fits(dims: Option<&[PortDim]>, shape: &[usize]) -> bool {
     dims.is_none_or(|dims| dims.len() == shape.len() && dims.iter().zip(shape).all(same))
 }
 
-/// `value`'s type in the notation of [`Kind`].
+/// What `value` is: its type in the notation of [`Kind`], and of a sequence how long it is.
 pub(crate) fn describe(value: &Value) -> String {
     match value {
         Value::Tensor(tensor) => {
@@ -140,7 +140,7 @@ pub(crate) fn describe(value: &Value) -> String {
             format!("{}[{}]", tensor.dtype(), dims.join(", "))
         }
         Value::Sequence(items) => match items.first() {
-            Some(first) => format!("seq({})", describe(first)),
+            Some(first) => format!("a sequence of {} {}", items.len(), describe(first)),
             None => "an empty sequence".to_owned(),
         },
         Value::Map { keys, values } => format!("map({}, {})", keys.dtype(), values.dtype()),

@@ -17,6 +17,17 @@ fn outputs_in_another_order_are_matched_by_name() {
     );
 }
 
+#[test]
+fn what_did_not_run_is_not_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    model(at, "a.onnx", "g (float[2] x) => (float[2] y) { y = Relu(x) }");
+    model(at, "b.onnx", "g (float[2] x) => (float[2] z) { z = Relu(x) }");
+    let renamed = run(at, &["verify", "a.onnx", "b.onnx"]);
+    assert_eq!((code(&renamed), &*renamed.stdout), (1, &b"the models differ\n"[..]));
+    assert!(stderr(&renamed).contains("output 1 is `z` instead of `y`"), "{}", stderr(&renamed));
+}
+
 /// ONNX Runtime overlooks a wrong shape where it infers none, and forgets it where it does. One that is right must stay.
 #[test]
 fn a_declared_shape_that_the_original_does_not_keep_to_may_go() {

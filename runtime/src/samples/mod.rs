@@ -115,7 +115,7 @@ impl Default for Limits {
 /// Samples generated for each choice of sizes of the symbolic dimensions, at least: one of each kind.
 const LEAST: usize = KINDS;
 /// And at most: more show what only a few values meet.
-const MOST: usize = 8 * KINDS;
+const MOST: usize = 20 * KINDS;
 /// Multiply-accumulates that more than the least may take; well under a second.
 const WORK: u64 = 1_000_000_000;
 /// Time after which the least is enough: what loops and transforms cost is not known before they run.

@@ -18,14 +18,14 @@ mod kinds;
 use crate::support::{bytes, engine, number, root};
 use fastrand::Rng;
 use kinds::{KINDS, Kind};
-use pare_graph::{Graph, Model, onnx};
+use pare_graph::{Graph, Model, onnx, text::parse_graph};
 use pare_runtime::{
     Comparison, Deviation, LoadOptions, ModelSource, Outcome, ProofOptions, Report, Samples, epsilon,
     input_specs, prove, symbol_plans,
 };
 use std::{collections::BTreeMap, fmt::Write as _, fs, io::Write as _, path::PathBuf, time::Instant};
 
-/// Models that mistakes are planted into: convolutions, attention, recurrence, branches.
+/// Models that mistakes are planted into: convolutions, attention, recurrence, branches, a loop.
 const TARGETS: &[&str] = &[
     "digits-cnn",
     "digits-fold",
@@ -37,13 +37,17 @@ const TARGETS: &[&str] = &[
     "gtcrn-simple",
     "cifar-resnet20",
     "ultraface-rfb-320",
+    "elman",
 ];
 
 /// Those that a quick test takes.
-const QUICK: &[&str] = &["digits-fold", "digits-cnn"];
+const QUICK: &[&str] = &["digits-fold", "digits-cnn", "elman"];
 
 /// A model by name, inferred, its initializers constant; `None` where it does not lie.
 fn read(name: &str) -> Option<Model> {
+    if name == "elman" {
+        return Some(elman());
+    }
     let shared =
         std::env::var_os("PARE_MODELS").map_or_else(|| root().join("../shared/models"), PathBuf::from);
     let path = [root().join("fixtures"), shared]
@@ -54,6 +58,39 @@ fn read(name: &str) -> Option<Model> {
     model.graph.freeze_initializers();
     model.infer().unwrap();
     Some(model)
+}
+
+/// An Elman network as exporters write it: a loop over time, with weights from outside of its body and from within.
+fn elman() -> Model {
+    let mut rng = Rng::with_seed(0);
+    let mut weights = |name: &str, shape: &[usize]| {
+        let scale = 3.0 / (shape[0] as f64).sqrt();
+        let values = (0..shape.iter().product()).map(|_| format!("{:.4}", scale * (rng.f64() - 0.5)));
+        let dims: Vec<_> = shape.iter().map(ToString::to_string).collect();
+        format!("float[{}] {name} = {{{}}}", dims.join(","), values.collect::<Vec<_>>().join(","))
+    };
+    let (w, b) = (weights("w", &[8, 16]), weights("b", &[16]));
+    let (u, c) = (weights("u", &[16, 16]), weights("c", &[16]));
+    let (v, a) = (weights("v", &[16, 5]), weights("a", &[5]));
+    let text = format!(
+        "g (float[time,batch,8] x) => (float[batch,5] y, float[time,batch,16] states)
+            <int64 zero = {{0}}, int64[1] one = {{1}}, int64[1] two = {{2}}, int64[1] hidden = {{16}}, bool go = {{1}},
+             {w}, {b}, {v}, {a}> {{
+            shape = Shape(x) time = Gather(shape, zero) batch = Slice(shape, one, two)
+            like = Concat<axis = 0>(batch, hidden) start = ConstantOfShape(like)
+            last, states = Loop(time, go, start) <body = step (int64 t, bool goes, float[batch,16] h)
+                => (bool on, float[batch,16] next, float[batch,16] state) <{u}, {c}> {{
+                on = Identity(goes)
+                frame = Gather(x, t) in = MatMul(frame, w) shifted = Add(in, b)
+                recurrent = MatMul(h, u) carried = Add(recurrent, c)
+                sum = Add(shifted, carried) next = Tanh(sum) state = Relu(next)
+            }}>
+            scores = MatMul(last, v) biased = Add(scores, a) y = Softmax(biased)
+        }}"
+    );
+    let mut model = Model::of(parse_graph(&text, 17).unwrap());
+    model.infer().unwrap();
+    model
 }
 
 /// The model with one mistake of this kind, somewhere.
@@ -211,7 +248,8 @@ fn table() {
     for name in &names {
         let Some(model) = read(name) else { panic!("`{name}` is not there: set PARE_MODELS") };
         all.extend(planted(name, &model, number("PARE_MUTANTS", 2), |p| {
-            writeln!(csv, "{},{},{:.3e},{},{:.2}", p.model, p.kind, p.effect, p.caught, p.seconds).unwrap();
+            writeln!(csv, "{},\"{}\",{:.3e},{},{:.2}", p.model, p.kind, p.effect, p.caught, p.seconds)
+                .unwrap();
             if !p.caught && p.effect > 1.0 {
                 eprintln!("missed: {}: {}: {:.2} times the noise", p.model, p.kind, p.effect);
             }
