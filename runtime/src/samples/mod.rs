@@ -175,9 +175,19 @@ impl Samples {
 
     /// What models are compared on where no samples are given, made from the inputs of `model`.
     pub fn for_model(model: &Model, seed: u64) -> Self {
-        let macs = model.cost(&Bindings::default()).macs.max(1);
-        let each = (WORK / macs).clamp(LEAST as u64, MOST as u64) as usize;
-        Self::generated(input_specs(model), seed, each)
+        let specs = input_specs(model);
+        let plan = symbol_plans(&specs).into_iter().next().unwrap_or_default();
+        let sizes = plan.into_iter().map(|(name, size)| (name, size as i64)).collect();
+        // Files tell little about the sizes inside; where they cannot be inferred, what they tell must do.
+        let mut sized = model.clone();
+        let macs = match sized.infer() {
+            Ok(()) => &sized,
+            Err(_) => model,
+        }
+        .cost(&Bindings { sizes, ..Bindings::default() })
+        .macs;
+        let each = (WORK / macs.max(1)).clamp(LEAST as u64, MOST as u64) as usize;
+        Self::generated(specs, seed, each)
     }
 
     fn from_arrays(
@@ -332,7 +342,7 @@ pub fn summary(feed: &Feed) -> String {
 mod tests {
     use super::{array::write_npz, npy::tests::npy, *};
     use crate::{PortDim, Value};
-    use pare_graph::DataType;
+    use pare_graph::{DataType, text::parse_graph};
     use zip::CompressionMethod::Deflated;
 
     fn port(dtype: DataType, dims: &[PortDim]) -> Port {
@@ -352,6 +362,20 @@ mod tests {
     fn shapes(samples: &mut Samples, wanted: usize) -> Vec<Vec<usize>> {
         let batches = samples.batches(wanted).map(Result::unwrap);
         batches.map(|batch| batch.feed[0].1.as_tensor().unwrap().shape().to_vec()).collect()
+    }
+
+    #[test]
+    fn what_runs_cost_at_the_sizes_of_samples_decides_how_many_there_are() {
+        let count = |text: &str| Samples::for_model(&Model::of(parse_graph(text, 17).unwrap()), 0).len();
+        assert_eq!(count("g (float[N] x) => (float[N] y) { y = Relu(x) }"), 3 * MOST);
+        let products = |channels: usize| {
+            count(&format!(
+                "g (float[N,{channels},H,W] x) => (float y) {{
+                    t = Transpose<perm = [0,1,3,2]>(x) p = MatMul(x, t) y = ReduceMax<keepdims = 0>(p) }}"
+            ))
+        };
+        // 64³ multiply-accumulates for each channel of an image of 64 by 64.
+        assert_eq!((products(64), products(128), products(1024)), (3 * 59, 3 * 29, 3 * LEAST));
     }
 
     #[test]
