@@ -3,8 +3,8 @@
 use crate::{args::Common, failure::Failure, voice::Voice};
 use pare_graph::{Evaluate, EvaluateError, Model, Run, Setting, onnx};
 use pare_runtime::{
-    Engine, EngineError, Evaluator, Kind, Limits, LoadOptions, ModelSource, Port, Resolved, Samples,
-    input_specs, resolve, symbol_plans,
+    Engine, EngineError, Evaluator, Limits, LoadOptions, ModelSource, Port, Resolved, Samples,
+    beyond_generation, input_specs, resolve, symbol_plans,
 };
 use std::{
     io::{Read, Write},
@@ -132,7 +132,7 @@ pub fn samples_or_generated(path: Option<&Path>, model: &Model, seed: u64) -> Re
         return samples(path, model);
     }
     let specs = input_specs(model);
-    if let Some(odd) = specs.iter().find(|s| matches!(s.kind, Kind::Other(_))) {
+    if let Some(odd) = beyond_generation(&specs) {
         let message = format!("no samples can be generated for input `{}`, which is {}", odd.name, odd.kind);
         return Err(Failure::new(message).hint("give some with `--samples`"));
     }

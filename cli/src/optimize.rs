@@ -201,6 +201,10 @@ fn with_reproducer(
     original: &Model,
 ) -> Failure {
     let Some(fault) = fault else { return failure };
+    // A pass may be the first to find out what contradicts itself in the model.
+    if let (Kind::Broken(_), Some(why)) = (fault.kind, proving.refused(original)) {
+        return failure.hint(format!("the model was invalid before: {why}"));
+    }
     match proving.save_reproducer(original, fault.kind) {
         Some(saved) => failure.hint(format!("this is a defect of the pass; {saved}")),
         None => failure.hint("this is a defect of the pass; leave it out"),

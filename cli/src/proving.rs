@@ -292,6 +292,12 @@ impl<'p> Proving<'p> {
         Some((small, fault))
     }
 
+    /// Why the engine does not load a model, if it does not.
+    pub fn refused(&self, model: &Model) -> Option<String> {
+        let (engine, source) = (self.engines.engine().ok()?, self.place(model).ok()?);
+        engine.load(&source, &self.engines.load_options()).err().map(|e| e.to_string())
+    }
+
     /// Save a reproducer beside the output; says where.
     pub fn save_reproducer(&self, model: &Model, kind: Kind) -> Option<String> {
         self.voice.note("looking for the smallest part that fails");

@@ -858,9 +858,15 @@ pub(crate) fn rename_captures(node: &mut Node, old: &str, new: &str) {
             if let Some(id) = graph.find(old).filter(|&v| graph.value(v).role.captured) {
                 match graph.find(new) {
                     // Both were captured: the two become one.
-                    Some(same) => {
+                    Some(same) if graph.value(same).role.captured => {
                         graph.redirect(id, same, &[]);
                         graph.remove_unused([id]);
+                    }
+                    // An input of a loop's body may hide an outer value of its name: it gives the name up.
+                    Some(hides) => {
+                        let name = graph.fresh_name(new);
+                        graph.rename(hides, name.into());
+                        graph.rename(id, new.into());
                     }
                     None => graph.rename(id, new.into()),
                 }

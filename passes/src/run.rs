@@ -119,8 +119,13 @@ pub fn run(
     observer: &mut dyn Observer,
 ) -> Result<Report, RunError> {
     let input = |why, hint| RunError::Input { why, hint };
+    if model.graph.outputs().is_empty() {
+        return Err(input("it has no outputs, so nothing that it computes is used".to_owned(), None));
+    }
     model.check().map_err(|e| input(e.to_string(), e.hint()))?;
     model.infer().map_err(|e| input(e.to_string(), None))?;
+    // Again, now that the types of what stands between nodes are known.
+    model.check().map_err(|e| input(e.to_string(), e.hint()))?;
     let mut cx = Context::new(options.tools);
     cx.stop_after = options.stop_after;
     let mut runner = Runner { cx, report: Report::default(), observer };

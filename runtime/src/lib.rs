@@ -42,8 +42,8 @@ pub use pare_graph::Metrics;
 pub use proof::{Original, Outcome, ProofOptions, Report, port_change, prove};
 pub use resolve::{EngineChoice, EngineKind, Resolved, resolve};
 pub use samples::{
-    Batch, InputSpec, Limits, Samples, SamplesError, generate, input_specs, read_test_data, summary,
-    symbol_plans,
+    Batch, InputSpec, Limits, Samples, SamplesError, beyond_generation, generate, input_specs,
+    read_test_data, summary, symbol_plans,
 };
 pub use state::state_pairs;
 pub use timing::{BenchOptions, BenchReport, Contender, Spread, bench};

@@ -71,6 +71,181 @@ pub fn mutate(seeds: &[Vec<u8>], words: &[&str], rng: &mut Rng) -> Vec<u8> {
     bytes
 }
 
+/// A field of a protobuf message: its number and wire type in one, and what it holds.
+type Field = (u64, Payload);
+
+/// What a field holds on the wire (Protocol Buffers, Encoding).
+#[derive(Clone, Debug, PartialEq)]
+enum Payload {
+    Varint(u64),
+    Fixed64(Vec<u8>),
+    Fixed32(Vec<u8>),
+    Bytes(Vec<u8>),
+    /// Bytes that read as fields.
+    Message(Vec<Field>),
+}
+
+/// One of `seeds`, which are protobuf messages, changed in a few places as a whole: fields removed, doubled, exchanged
+/// or taken from another seed, numbers at the edge, names and contents swapped. So it gets through the parser, where
+/// [`mutate`] rarely does.
+pub fn mutate_message(seeds: &[Vec<u8>], rng: &mut Rng) -> Vec<u8> {
+    let pick = |rng: &mut Rng| message(&seeds[rng.usize(..seeds.len())], MAX_DEPTH).unwrap_or_default();
+    let mut fields = pick(rng);
+    for _ in 0..1 << rng.u8(0..4) {
+        let place = rng.usize(..count(&fields).max(1));
+        let donor = match rng.u8(..4) {
+            0 => pick(rng),
+            _ => fields.clone(),
+        };
+        if let Some((list, at)) = find(&mut fields, place) {
+            change(list, at, &donor, rng);
+        }
+    }
+    let mut bytes = vec![];
+    write(&fields, &mut bytes);
+    bytes
+}
+
+/// Messages nested deeper are left as they are.
+const MAX_DEPTH: usize = 12;
+
+fn change(list: &mut Vec<Field>, at: usize, donor: &[Field], rng: &mut Rng) {
+    match rng.u8(..8) {
+        0 => {
+            list.remove(at);
+        }
+        1 => list.insert(at, list[at].clone()),
+        2 => {
+            let other = rng.usize(..list.len());
+            list.swap(at, other);
+        }
+        // What stands in such a field elsewhere: another input, another operator, a node of another model.
+        3..6 => {
+            let key = list[at].0;
+            let mut like = vec![];
+            alike(donor, key, &mut like);
+            if !like.is_empty() {
+                list[at].1 = like[rng.usize(..like.len())].clone();
+            }
+        }
+        _ => edge(&mut list[at].1, rng),
+    }
+}
+
+/// A number at the edge of something in place of one, or somewhere in a row of them.
+fn edge(payload: &mut Payload, rng: &mut Rng) {
+    let number = EDGES[rng.usize(..EDGES.len())];
+    match payload {
+        Payload::Varint(n) => {
+            *n = match rng.u8(..4) {
+                0 => number,
+                1 => number.wrapping_neg(),
+                2 => n.wrapping_add(1),
+                _ => n.wrapping_sub(1),
+            }
+        }
+        Payload::Fixed64(b) | Payload::Fixed32(b) | Payload::Bytes(b) if !b.is_empty() => {
+            let width = [1, 4, 8][rng.usize(..3)].min(b.len());
+            let at = rng.usize(..=(b.len() - width)) / width * width;
+            b[at..at + width].copy_from_slice(&number.to_le_bytes()[..width]);
+        }
+        _ => {}
+    }
+}
+
+fn count(fields: &[Field]) -> usize {
+    let inside = |(_, payload): &Field| if let Payload::Message(f) = payload { count(f) } else { 0 };
+    fields.len() + fields.iter().map(inside).sum::<usize>()
+}
+
+/// The field number `place`, counted from the outside in: the list that it stands in, and where.
+fn find(fields: &mut Vec<Field>, mut place: usize) -> Option<(&mut Vec<Field>, usize)> {
+    if place < fields.len() {
+        return Some((fields, place));
+    }
+    place -= fields.len();
+    for (_, payload) in fields {
+        let Payload::Message(inside) = payload else { continue };
+        let all = count(inside);
+        if place < all {
+            return find(inside, place);
+        }
+        place -= all;
+    }
+    None
+}
+
+fn alike(fields: &[Field], key: u64, found: &mut Vec<Payload>) {
+    for (other, payload) in fields {
+        if *other == key {
+            found.push(payload.clone());
+        }
+        if let Payload::Message(inside) = payload {
+            alike(inside, key, found);
+        }
+    }
+}
+
+/// The fields of a message; `None` if these bytes are none.
+fn message(mut bytes: &[u8], depth: usize) -> Option<Vec<Field>> {
+    let mut fields = vec![];
+    while !bytes.is_empty() {
+        let key = take_varint(&mut bytes)?;
+        let payload = match key & 7 {
+            0 => Payload::Varint(take_varint(&mut bytes)?),
+            1 => Payload::Fixed64(bytes.split_off(..8)?.to_vec()),
+            2 => {
+                let length = usize::try_from(take_varint(&mut bytes)?).ok()?;
+                let inside = bytes.split_off(..length)?;
+                let read = |depth: usize| message(inside, depth).filter(|fields| !fields.is_empty());
+                let fields = depth.checked_sub(1).and_then(read);
+                fields.map_or_else(|| Payload::Bytes(inside.to_vec()), Payload::Message)
+            }
+            5 => Payload::Fixed32(bytes.split_off(..4)?.to_vec()),
+            _ => return None,
+        };
+        (key >> 3 > 0).then_some(())?;
+        fields.push((key, payload));
+    }
+    Some(fields)
+}
+
+fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
+    let mut n = 0;
+    for shift in (0..64).step_by(7) {
+        let byte = *bytes.split_off_first()?;
+        n |= u64::from(byte & 0x7f) << shift;
+        if byte < 0x80 {
+            return Some(n);
+        }
+    }
+    None
+}
+
+fn write(fields: &[Field], bytes: &mut Vec<u8>) {
+    for (key, payload) in fields {
+        bytes.extend(varint(*key));
+        let inside = match payload {
+            Payload::Varint(n) => {
+                bytes.extend(varint(*n));
+                continue;
+            }
+            Payload::Fixed64(b) | Payload::Fixed32(b) => {
+                bytes.extend(b);
+                continue;
+            }
+            Payload::Bytes(b) => b.clone(),
+            Payload::Message(fields) => {
+                let mut inside = vec![];
+                write(fields, &mut inside);
+                inside
+            }
+        };
+        bytes.extend(varint(inside.len() as u64));
+        bytes.extend(inside);
+    }
+}
+
 /// A number as protobuf writes it: seven bits a byte, the lowest first.
 pub fn varint(mut n: u64) -> Vec<u8> {
     let mut bytes = vec![];
@@ -93,5 +268,20 @@ mod tests {
         assert_eq!(one(3), one(3));
         let all: std::collections::HashSet<_> = (0..200).map(one).collect();
         assert!(all.len() > 100);
+    }
+
+    #[test]
+    fn messages_are_written_as_they_are_read_and_stay_messages() {
+        // { 1: 300, 2: { 1: "ab" }, 5: four bytes, 1: eight bytes }
+        let bytes = [&[8, 0xac, 2, 18, 4, 10, 2, b'a', b'b', 45, 1, 2, 3, 4, 9][..], &[7_u8; 8]].concat();
+        let fields = message(&bytes, 3).unwrap();
+        assert_eq!((fields.len(), count(&fields)), (4, 5));
+        let mut written = vec![];
+        write(&fields, &mut written);
+        assert_eq!(written, bytes);
+        assert_eq!(message(&bytes[..bytes.len() - 1], 3), None);
+        let all: std::collections::HashSet<_> =
+            (0..200).map(|seed| mutate_message(&[bytes.clone()], &mut Rng::with_seed(seed))).collect();
+        assert!(all.len() > 100 && all.iter().all(|bytes| message(bytes, 0).is_some()));
     }
 }

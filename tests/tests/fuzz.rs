@@ -1,41 +1,55 @@
 //! Everything that reads what others wrote, fed with broken bytes: no panic, no endless work, no unbounded memory.
 //!
 //! A quick run takes a second for each target. `PARE_FUZZ_SECONDS=10` takes that long for each, `PARE_FUZZ_RUNS=N` that
-//! many runs of each instead, `PARE_FUZZ=pipeline` one target only, `PARE_SEED=17` starts elsewhere. Under
+//! many runs of each instead, `PARE_FUZZ=pipeline` one target only, `PARE_SEED=17` starts elsewhere, `PARE_FUZZ_KEEP=folder`
+//! keeps the models that passes changed. Under
 //! `ulimit -v 4000000` an allocation that trusts a size in the file ends the process. What once failed lies in
 //! `fixtures/fuzz` as `TARGET-….bin` and is fed first.
 
 use crate::support::{number, root};
 use fastrand::Rng;
-use pare_graph::{Model, onnx, text};
-use pare_passes::{Pipeline, RunError, RunOptions, run};
-use pare_runtime::{Limits, Port, PortDim, Samples};
-use pare_tests::fuzz::mutate;
+use pare_graph::{Model, onnx, ops::Bindings, text};
+use pare_passes::{Effect, Pipeline, RunError, RunOptions, registry, run};
+use pare_runtime::{Limits, Port, PortDim, Samples, input_specs};
+use pare_tests::{
+    fuzz::{mutate, mutate_message},
+    random,
+};
 use std::{
     fs,
     panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
 struct Target {
     name: &'static str,
     seeds: fn() -> Vec<Vec<u8>>,
-    words: &'static [&'static str],
+    change: Change,
     feed: fn(&[u8]),
+}
+
+/// What is changed of seeds.
+enum Change {
+    /// Bytes, and these words put in.
+    Bytes(&'static [&'static str]),
+    /// Fields of protobuf messages, so that what comes out still is one.
+    Fields,
 }
 
 const TARGETS: &[Target] = &[
     Target {
         name: "protobuf",
         seeds: models,
-        words: &[],
+        change: Change::Bytes(&[]),
         feed: |bytes| drop(onnx::read_bytes(bytes.to_vec(), None)),
     },
-    Target { name: "model", seeds: models, words: &[], feed: through_safe },
+    Target { name: "model", seeds: models, change: Change::Bytes(&[]), feed: through_safe },
+    Target { name: "graph", seeds: graphs, change: Change::Fields, feed: through_a_pass },
     Target {
         name: "text",
         seeds: texts,
-        words: &[
+        change: Change::Bytes(&[
             "<",
             ">",
             "(",
@@ -51,13 +65,13 @@ const TARGETS: &[Target] = &[
             "e99",
             "-",
             "@",
-        ],
+        ]),
         feed: |bytes| drop(text::parse_graph(&String::from_utf8_lossy(bytes), 18)),
     },
     Target {
         name: "pipeline",
         seeds: pipelines,
-        words: &[
+        change: Change::Bytes(&[
             "(",
             ")*",
             "{",
@@ -71,7 +85,7 @@ const TARGETS: &[Target] = &[
             "[",
             "1e999",
             "\"",
-        ],
+        ]),
         feed: |bytes| drop(String::from_utf8_lossy(bytes).parse::<Pipeline>()),
     },
     Target {
@@ -82,14 +96,19 @@ const TARGETS: &[Target] = &[
                     .to_vec(),
             ]
         },
-        words: &["[[step]]\n", "repeat = ", "[", "{", "pass = ", "\"", "="],
+        change: Change::Bytes(&["[[step]]\n", "repeat = ", "[", "{", "pass = ", "\"", "="]),
         feed: |bytes| drop(Pipeline::from_toml(&String::from_utf8_lossy(bytes))),
     },
-    Target { name: "tensor", seeds: tensors, words: &[], feed: |bytes| drop(onnx::tensor_from_bytes(bytes)) },
+    Target {
+        name: "tensor",
+        seeds: tensors,
+        change: Change::Bytes(&[]),
+        feed: |bytes| drop(onnx::tensor_from_bytes(bytes)),
+    },
     Target {
         name: "npz",
         seeds: arrays,
-        words: &["PK", "NUMPY", "descr", "'<f4'", "(", ",", "True"],
+        change: Change::Bytes(&["PK", "NUMPY", "descr", "'<f4'", "(", ",", "True"]),
         feed: samples,
     },
 ];
@@ -142,14 +161,60 @@ fn arrays() -> Vec<Vec<u8>> {
     vec![npz, [&header[..], &[0; 512]].concat()]
 }
 
+/// Models and random graphs: operators of all kinds, with subgraphs and functions.
+fn graphs() -> Vec<Vec<u8>> {
+    let random = (0..200).filter_map(|seed| {
+        let (source, opset) = random::graph(seed);
+        onnx::to_bytes(&Model::of(text::parse_graph(&source, opset).ok()?)).ok()
+    });
+    models().into_iter().chain(random).collect()
+}
+
 /// Everything that is done with a model before an engine sees it.
 fn through_safe(bytes: &[u8]) {
-    let Ok(mut model) = onnx::read_bytes(bytes.to_vec(), None) else { return };
-    let options = RunOptions::default();
-    let ran = run(&"safe".parse().unwrap(), &mut model, options, &mut ());
-    if let Err(e @ (RunError::Panicked { .. } | RunError::Broken { .. })) = ran {
+    if let Some(e @ RunError::Broken { .. }) = through(bytes, "safe") {
         panic!("{e}");
     }
+}
+
+fn through(bytes: &[u8], pipeline: &str) -> Option<RunError> {
+    let mut model = onnx::read_bytes(bytes.to_vec(), None).ok()?;
+    let ran = run(&pipeline.parse().unwrap(), &mut model, RunOptions::default(), &mut ());
+    if let Err(e @ RunError::Panicked { .. }) = ran {
+        panic!("{e}");
+    }
+    // What is asked of any model on the way: its cost, its text, what its inputs are.
+    let _ = (model.cost(&Bindings::default()), text::print_graph(&model.graph), input_specs(&model));
+    if let (Ok(report), Some(folder)) = (&ran, std::env::var_os("PARE_FUZZ_KEEP"))
+        && report.patches() > 0
+    {
+        fs::write(PathBuf::from(folder).join(format!("{}.onnx", sum(bytes))), bytes).unwrap();
+    }
+    ran.err()
+}
+
+/// A number that tells contents apart.
+fn sum(bytes: &[u8]) -> usize {
+    bytes.iter().fold(0, |sum, &byte| sum.wrapping_mul(31).wrapping_add(byte.into()))
+}
+
+/// `safe`, or one of the other passes as far as it needs no samples. What contradicts itself in a changed model may only
+/// show once a pass has removed what hid it, so a pass may end with an invalid model here.
+fn through_a_pass(bytes: &[u8]) {
+    const LOSSY: &[&str] = &[
+        "prune-channels{ratio=0.5,criterion=l2,repair=none}",
+        "prune-channels{ratio=0.3,criterion=random,repair=none,streams=true}",
+        "prune-hidden{ratio=0.5,criterion=l2,repair=none}",
+        "prune-heads{ratio=0.5,criterion=l2,repair=none}",
+        "sparsify{ratio=0.5,criterion=magnitude}",
+        "quantize{activations=false}",
+        "merge-tokens{r=2}",
+    ];
+    let exact = registry::PASSES.iter().filter(|p| p.effect < Effect::Lossy).map(|p| p.name);
+    let pipelines: Vec<&str> = exact.chain(LOSSY.iter().copied()).collect();
+    let number = sum(bytes);
+    let pipeline = if number.is_multiple_of(2) { "safe" } else { pipelines[number / 2 % pipelines.len()] };
+    let _ = through(bytes, pipeline);
 }
 
 fn samples(bytes: &[u8]) {
@@ -164,8 +229,8 @@ fn samples(bytes: &[u8]) {
 }
 
 /// A folder in memory, if there is one.
-fn memory() -> std::path::PathBuf {
-    let shm = std::path::PathBuf::from("/dev/shm");
+fn memory() -> PathBuf {
+    let shm = PathBuf::from("/dev/shm");
     if shm.is_dir() { shm } else { std::env::temp_dir() }
 }
 
@@ -200,7 +265,11 @@ fn broken_bytes_are_refused_in_a_sentence() {
         let (start, first) = (Instant::now(), number("PARE_SEED", 0));
         let mut done = 0;
         while done < runs && start.elapsed() < time {
-            let bytes = mutate(&seeds, target.words, &mut Rng::with_seed(first + done));
+            let rng = &mut Rng::with_seed(first + done);
+            let bytes = match target.change {
+                Change::Bytes(words) => mutate(&seeds, words, rng),
+                Change::Fields => mutate_message(&seeds, rng),
+            };
             feed(&bytes, &format!("seed-{}", first + done));
             done += 1;
         }

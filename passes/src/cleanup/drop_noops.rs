@@ -189,6 +189,21 @@ mod tests {
         declines(DropNoops::default(), &format!("g {interface} {{ h = {op} y = Relu(h) }}"));
     }
 
+    /// ONNX Runtime takes a body whose input has the name of an outer value.
+    #[test]
+    fn a_name_that_a_body_hides_is_freed_for_what_it_captures() {
+        let text = |first: &str, x: &str, captured: &str| {
+            format!(
+                "g (float[2] x) => (float[2] y) <int64 n = {{3}}, bool t = {{1}}> {{ {first} s = Relu(x)
+                    y = Loop(n, t, s) <body = b (int64 i, bool c, float[2] {x}) => (bool d, float[2] o) {{
+                        d = Equal(c, t) k = If(d) <then_branch = p () => (float[2] e) {{ e = Mul({x}, {captured}) }},
+                            else_branch = q () => (float[2] f) {{ f = Neg({x}) }}>
+                        o = Add(k, {captured}) }}> }}"
+            )
+        };
+        check(DropNoops::default(), &text("v = Identity(x)", "x", "v"), &text("", "x_1", "x"));
+    }
+
     #[test]
     fn what_gives_back_its_input_goes() {
         let io = "(float[N,3,4] x) => (float[N,3,4] y)";

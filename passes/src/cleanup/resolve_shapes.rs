@@ -86,8 +86,13 @@ fn reshape(at: At<'_>) -> Result<Patch, Decline> {
     let target = reshape_target(x.shape(), to).ok_or_else(open)?;
     // A declared shape may be none that `x` can take: then the model fails when it runs, and is left to.
     let count = |shape: &[Dim]| shape.iter().try_fold(1_i64, |n, d| n.checked_mul(d.known()?));
-    let (before, after) = (x.shape().and_then(count), count(to));
-    expect(before.is_none() || after.is_none() || before == after)?;
+    let fixed: Vec<Dim> = to.iter().filter(|d| d.known().is_some()).cloned().collect();
+    let fits = |before: i64| match count(&fixed) {
+        Some(0) => before == 0,
+        Some(after) if fixed.len() < to.len() => before % after == 0,
+        after => after.is_none_or(|after| after == before),
+    };
+    expect(x.shape().and_then(count).is_none_or(fits))?;
     // A target without 0 means the same either way, and one with it a copy.
     expect(at.int("allowzero", 0) == 0 || !target.contains(&0))?;
     with_constants(at, &[(1, "shape", target)])
@@ -103,6 +108,9 @@ fn expand(at: At<'_>) -> Result<Patch, Decline> {
         Some(n) => Some(n),
         None => (axis.checked_sub(missing).and_then(|a| from.get(a)) == Some(dim)).then_some(1),
     };
+    // As of `Reshape`: a size that is not 1 stays.
+    let stays = |(f, t): (&Dim, &Dim)| f.known().zip(t.known()).is_none_or(|(f, t)| f == 1 || f == t);
+    expect(from.iter().zip(&to[missing..]).all(stays))?;
     let sizes: Option<Vec<_>> = to.iter().enumerate().map(size).collect();
     let open = || Decline::because(format!("`{}` is expanded to a size that is not fixed", y.name()));
     with_constants(at, &[(1, "shape", sizes.ok_or_else(open)?)])
@@ -167,6 +175,19 @@ mod tests {
             "g (float[N,3,4] x) => (int64 y) <int64 i = {1}> { s = Shape(x) n = Gather(s, i) y = Add(n, n) }",
             "g (float[N,3,4] x) => (int64 y) <int64 y = {6}> {}",
         );
+    }
+
+    #[test]
+    fn declared_shapes_that_the_data_cannot_take_are_left_to_fail() {
+        for (x, y, node) in [
+            ("float[3,3,4]", "float[2,M,4]", "Reshape(x, s)"),
+            ("float[3,3,4]", "float[2,17]", "Reshape(x, s)"),
+            ("float[3,3,1]", "float[2,3,5]", "Expand(x, s)"),
+            ("float[3]", "float[1]", "Expand(x, s)"),
+        ] {
+            let text = |y: &str| format!("g ({x} x, int64[R] s) => ({y} y) {{ y = {node} }}");
+            declines(ResolveShapes::default(), &text(y));
+        }
     }
 
     #[test]

@@ -35,6 +35,42 @@ impl From<&Port> for InputSpec {
     }
 }
 
+impl InputSpec {
+    /// The dimensions with the sizes of `plan` (1 for a symbol that it lacks).
+    fn shape(&self, dims: &[PortDim], plan: &BTreeMap<String, usize>) -> Vec<usize> {
+        let size = |(axis, dim): (usize, &PortDim)| match dim {
+            PortDim::Fixed(size) => *size,
+            dim => {
+                let symbol = symbol(&self.name, axis, dim);
+                symbol.and_then(|name| plan.get(&name).copied()).unwrap_or(1)
+            }
+        };
+        dims.iter().enumerate().map(size).collect()
+    }
+}
+
+/// A generated input may have no more elements: 2 GiB in f64. Sizes in a file are not trusted.
+const MAX_ELEMENTS: usize = 1 << 28;
+
+/// The first input that no samples are generated for: of an unknown type, or too large.
+pub fn beyond_generation(inputs: &[InputSpec]) -> Option<&InputSpec> {
+    let plans = symbol_plans(inputs);
+    fn is_known(kind: &Kind) -> bool {
+        match kind {
+            Kind::Sequence(inner) | Kind::Optional(inner) => is_known(inner),
+            Kind::Tensor { .. } | Kind::Map { .. } => true,
+            Kind::Other(_) => false,
+        }
+    }
+    let fits =
+        |input: &InputSpec| plans.iter().all(|plan| count(&input.shape(dims(&input.kind), plan)).is_some());
+    inputs.iter().find(|input| !is_known(&input.kind) || !fits(input))
+}
+
+fn count(shape: &[usize]) -> Option<usize> {
+    pare_graph::element_count(shape).filter(|&n| n <= MAX_ELEMENTS)
+}
+
 /// What a dimension looks like it counts, which decides about its sizes. Where inputs disagree about a
 /// name, the first of these wins.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -165,15 +201,7 @@ impl Maker<'_> {
     fn value(&mut self, kind: &Kind) -> Option<Value> {
         match kind {
             Kind::Tensor { dtype, dims } => {
-                let size = |(axis, dim): (usize, &PortDim)| match dim {
-                    PortDim::Fixed(size) => *size,
-                    dim => {
-                        let symbol = symbol(&self.input.name, axis, dim);
-                        symbol.and_then(|name| self.plan.get(&name).copied()).unwrap_or(1)
-                    }
-                };
-                let dims = dims.as_deref().unwrap_or_default();
-                let shape: Vec<usize> = dims.iter().enumerate().map(size).collect();
+                let shape = self.input.shape(dims.as_deref().unwrap_or_default(), self.plan);
                 self.tensor(*dtype, &shape).map(Value::Tensor)
             }
             Kind::Sequence(inner) => {
@@ -197,7 +225,7 @@ impl Maker<'_> {
     }
 
     fn tensor(&mut self, dtype: DataType, shape: &[usize]) -> Option<Tensor> {
-        let count = pare_graph::element_count(shape)?;
+        let count = count(shape)?;
         let made = match dtype {
             DataType::String => {
                 let words = (0..count).map(|_| Bytes::from(WORDS[self.rng.usize(..WORDS.len())]));
@@ -316,6 +344,20 @@ mod tests {
     fn tensor(spec: &InputSpec, index: usize) -> Tensor {
         let feed = generate(std::slice::from_ref(spec), &BTreeMap::new(), 7, index);
         feed[0].1.as_tensor().unwrap().clone()
+    }
+
+    #[test]
+    fn sizes_that_no_memory_holds_are_not_tried() {
+        let sized = |dims: &[PortDim]| spec("x", DataType::Float, dims);
+        let (huge, open) = (PortDim::Fixed(1 << 31), PortDim::Unknown);
+        let fine = sized(&[PortDim::Fixed(1 << 10), open.clone()]);
+        for large in [sized(std::slice::from_ref(&huge)), sized(&[huge.clone(), huge.clone(), huge, open])] {
+            assert_eq!(beyond_generation(&[fine.clone(), large.clone()]), Some(&large));
+            assert!(generate(&[large], &BTreeMap::new(), 0, 0).is_empty());
+        }
+        let other = InputSpec { kind: Kind::Sequence(Box::new(Kind::Other("odd".into()))), ..fine.clone() };
+        assert_eq!(beyond_generation(std::slice::from_ref(&fine)), None);
+        assert!(beyond_generation(&[fine, other]).is_some());
     }
 
     #[test]

@@ -16,7 +16,7 @@ mod pb;
 mod specs;
 
 pub use folder::read_test_data;
-pub use generate::{InputSpec, generate, symbol_plans};
+pub use generate::{InputSpec, beyond_generation, generate, symbol_plans};
 pub use specs::input_specs;
 
 use crate::{Feed, Port, engine::describe};

@@ -348,9 +348,12 @@ fn scalar_form<'g>(at: At<'g>, input: Wired<'g>) -> Result<(Form, usize), Declin
         Form::Rows => shape.len() - 1,
         Form::Window(_) => 1,
     };
-    let channels = shape.get(place).and_then(Dim::size).ok_or(Decline::Mismatch)?;
-    Ok((form.ok_or(Decline::Mismatch)?, channels))
+    let channels = shape.get(place).and_then(Dim::size).filter(|&n| n <= MAX_CHANNELS);
+    Ok((form.ok_or(Decline::Mismatch)?, channels.ok_or(Decline::Mismatch)?))
 }
+
+/// More than vocabularies have: a number for each is made here on the word of the file alone.
+const MAX_CHANNELS: usize = 1 << 22;
 
 fn pad(at: At<'_>) -> Result<Layer<'_>, Decline> {
     let view = PadView::of(at)?;
