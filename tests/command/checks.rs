@@ -63,6 +63,26 @@ fn a_declared_shape_that_the_original_does_not_keep_to_may_go() {
     }
 }
 
+/// Batches are often opened at the inputs alone; ONNX Runtime runs them with a warning.
+#[test]
+fn a_batch_of_one_that_only_the_outputs_declare_does_not_bind_the_inputs() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let text = "g (float[N,3,4] x) => (float[1,12] y, float[12,N] z)
+        <int64 i = {0}, int64[1] o = {0}, int64[1] l = {12}> {
+            a = Identity(x) s = Shape(a) n = Gather(s, i) u = Unsqueeze(n, o) t = Concat<axis = 0>(u, l)
+            y = Reshape(a, t) z = Reshape(x, t) }";
+    model(at, "a.onnx", text);
+    let made = run(at, &["optimize", "a.onnx", "-o", "made.onnx", "--json"]);
+    assert_eq!(
+        (code(&made), json(&made)["proof"]["outcome"].as_str()),
+        (0, Some("equal")),
+        "{}",
+        stderr(&made)
+    );
+    assert_eq!(json(&made)["after"]["nodes"], 2);
+}
+
 /// Six steps that each multiply an error by up to five; ONNX Runtime optimizes nothing in a loop.
 #[test]
 fn what_grows_from_step_to_step_in_a_loop_is_still_rounding() {

@@ -348,17 +348,22 @@ fn scalar_form<'g>(at: At<'g>, input: Wired<'g>) -> Result<(Form, usize), Declin
         Form::Rows => shape.len() - 1,
         Form::Window(_) => 1,
     };
-    let channels = shape.get(place).and_then(Dim::size).filter(|&n| n <= MAX_CHANNELS);
-    Ok((form.ok_or(Decline::Mismatch)?, channels.ok_or(Decline::Mismatch)?))
+    Ok((form.ok_or(Decline::Mismatch)?, channels(input, place)?))
 }
 
 /// More than vocabularies have: a number for each is made here on the word of the file alone.
 const MAX_CHANNELS: usize = 1 << 22;
 
+/// The size of this axis, where the channels are.
+fn channels(value: Wired<'_>, place: usize) -> Result<usize, Decline> {
+    let size = value.shape().and_then(|s| s.get(place)?.size());
+    size.filter(|&n| n <= MAX_CHANNELS).ok_or(Decline::Mismatch)
+}
+
 fn pad(at: At<'_>) -> Result<Layer<'_>, Decline> {
     let view = PadView::of(at)?;
     let input = at.input(0)?;
-    let channels = input.shape().and_then(|s| s.get(1)?.size()).ok_or(Decline::Mismatch)?;
+    let channels = channels(input, 1)?;
     expect(view.mode == PadMode::Constant(0.0) && view.pads.len() > 2 && view.pads[..2] == [(0, 0), (0, 0)])?;
     let axes: Option<Vec<_>> = view.pads[2..].iter().map(|&pads| axis(1, 1, 1, pads)).collect();
     let axes = axes.ok_or(Decline::Mismatch)?;
@@ -369,7 +374,7 @@ fn pad(at: At<'_>) -> Result<Layer<'_>, Decline> {
 fn average(at: At<'_>) -> Result<Layer<'_>, Decline> {
     let view = PoolView::of(at)?;
     let input = at.input(0)?;
-    let channels = input.shape().and_then(|s| s.get(1)?.size()).ok_or(Decline::Mismatch)?;
+    let channels = channels(input, 1)?;
     let spatial = view.kernel.len();
     let axes = (0..spatial).map(|i| axis(view.kernel[i], view.strides[i], view.dilations[i], view.pads[i]));
     let axes: Vec<_> = axes.collect::<Option<_>>().ok_or(Decline::Mismatch)?;
