@@ -9,7 +9,7 @@
 //!
 //! in units of the noise. [`clean`] makes pairs that are equal up to rounding: none may be called different.
 //!
-//! `cargo test --workspace --test main mutations -- --ignored` plants them into ten models and writes
+//! `cargo test --workspace --test main mutations -- --ignored` plants them into eleven models and writes
 //! `tests/tables/mutations.md`; the ordinary test takes those in `fixtures`.
 
 mod clean;
