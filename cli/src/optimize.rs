@@ -202,12 +202,16 @@ fn with_reproducer(
 ) -> Failure {
     let Some(fault) = fault else { return failure };
     // A pass may be the first to find out what contradicts itself in the model.
-    if let (Kind::Broken(_), Some(why)) = (fault.kind, proving.refused(original)) {
-        return failure.hint(format!("the model was invalid before: {why}"));
-    }
+    let refused = matches!(fault.kind, Kind::Broken(_)).then(|| proving.refused(original)).flatten();
+    let blame = match refused {
+        Some(why) => {
+            format!("this is a defect of the pass, or of the model, which does not load either: {why}")
+        }
+        None => "this is a defect of the pass".to_owned(),
+    };
     match proving.save_reproducer(original, fault.kind) {
-        Some(saved) => failure.hint(format!("this is a defect of the pass; {saved}")),
-        None => failure.hint("this is a defect of the pass; leave it out"),
+        Some(saved) => failure.hint(format!("{blame}; {saved}")),
+        None => failure.hint(format!("{blame}; leave it out")),
     }
 }
 

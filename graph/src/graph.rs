@@ -865,7 +865,7 @@ pub(crate) fn rename_captures(node: &mut Node, old: &str, new: &str) {
                     // An input of a loop's body may hide an outer value of its name: it gives the name up.
                     Some(hides) => {
                         let name = graph.fresh_name(new);
-                        graph.rename(hides, name.into());
+                        graph.rename(hides, name);
                         graph.rename(id, new.into());
                     }
                     None => graph.rename(id, new.into()),

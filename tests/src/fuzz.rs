@@ -280,8 +280,9 @@ mod tests {
         write(&fields, &mut written);
         assert_eq!(written, bytes);
         assert_eq!(message(&bytes[..bytes.len() - 1], 3), None);
-        let all: std::collections::HashSet<_> =
-            (0..200).map(|seed| mutate_message(&[bytes.clone()], &mut Rng::with_seed(seed))).collect();
+        let all: std::collections::HashSet<_> = (0..200)
+            .map(|seed| mutate_message(std::slice::from_ref(&bytes), &mut Rng::with_seed(seed)))
+            .collect();
         assert!(all.len() > 100 && all.iter().all(|bytes| message(bytes, 0).is_some()));
     }
 }
