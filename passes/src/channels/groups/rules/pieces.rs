@@ -236,8 +236,8 @@ pub fn depth_to_space<'g>(t: &mut Tracer<'g>, at: At<'g>) -> Option<()> {
         "DepthToSpace" => (t.axis(In(0), 1)?, t.axis(Out(0), 1)?, at.string("mode", "DCR") == "CRD"),
         _ => (t.axis(Out(0), 1)?, t.axis(In(0), 1)?, false),
     };
-    let (channels, places) = (t.axes[flat].size, block * block);
-    if t.axes[deep].size != channels * places {
+    let (channels, places) = (t.axes[flat].size, block.checked_mul(block)?);
+    if Some(t.axes[deep].size) != channels.checked_mul(places) {
         return None;
     }
     // DCR: channel t·C + c is place t of channel c. CRD: channel c·b² + t.

@@ -14,7 +14,7 @@ const STATES: [(super::Port, usize); 5] = [(In(5), 2), (In(6), 2), (Out(0), 3), 
 /// `R`, those entries of both halves of `B` and of the peepholes `P`, and index `j` of every state. Both directions lose
 /// the same units.
 pub fn recurrent<'g>(t: &mut Tracer<'g>, at: At<'g>) -> Option<()> {
-    let hidden = t.dims(In(2))?.get(2)?.size()?;
+    let hidden = t.dims(In(2))?.get(2)?.size().filter(|&n| n > 0)?;
     let lead = at.int("layout", 0) == 0;
     let column = t.axis(In(2), 2)?;
     t.tie((In(0), 2), (In(1), 2));
