@@ -185,8 +185,7 @@ mod tests {
             ("float[3,3,1]", "float[2,3,5]", "Expand(x, s)"),
             ("float[3]", "float[1]", "Expand(x, s)"),
         ] {
-            let text = |y: &str| format!("g ({x} x, int64[R] s) => ({y} y) {{ y = {node} }}");
-            declines(ResolveShapes::default(), &text(y));
+            declines(ResolveShapes::default(), &format!("g ({x} x, int64[R] s) => ({y} y) {{ y = {node} }}"));
         }
     }
 

@@ -180,12 +180,8 @@ impl Samples {
         let sizes = plan.into_iter().map(|(name, size)| (name, size as i64)).collect();
         // Files tell little about the sizes inside; where they cannot be inferred, what they tell must do.
         let mut sized = model.clone();
-        let macs = match sized.infer() {
-            Ok(()) => &sized,
-            Err(_) => model,
-        }
-        .cost(&Bindings { sizes, ..Bindings::default() })
-        .macs;
+        let _ = sized.infer();
+        let macs = sized.cost(&Bindings { sizes, ..Bindings::default() }).macs;
         let each = (WORK / macs.max(1)).clamp(LEAST as u64, MOST as u64) as usize;
         Self::generated(specs, seed, each)
     }

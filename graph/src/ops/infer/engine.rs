@@ -144,8 +144,7 @@ impl<'f> Engine<'f> {
                 continue;
             }
             let declared = declared(graph, output);
-            let as_output = outermost && value.is_output();
-            if as_output && contradicts(graph, output, &inferred, &declared) {
+            if outermost && value.is_output() && contradicts(graph, output, &inferred, &declared) {
                 let name = &graph.value(output).name;
                 let why = format!("`{name}` is {inferred}, but declared as {declared}");
                 return Err(InferError { node: graph.describe(id), why });
