@@ -8,8 +8,10 @@ use crate::{
 };
 use pare_graph::Samples;
 use pare_passes::{
-    Pipeline, RunOptions, Tools, run as run_pipeline,
-    stats::{Sampling, Statistics},
+    Pipeline, RunOptions, Tools,
+    analysis::calibration::{Sampling, collect_statistics},
+    run as run_pipeline,
+    statistics::Statistics,
 };
 use pare_runtime::SharedSamples;
 use serde_json::json;
@@ -35,7 +37,7 @@ pub fn run(args: &CalibrateArgs, common: &Common, voice: &Voice) -> Result<Done,
     run_pipeline(&pipeline, &mut model, RunOptions { tools, stop_after: None }, &mut ())?;
     model.infer().map_err(|e| Failure::new(e.to_string()))?;
     let sampling = Sampling { places: args.places, seed: common.seed };
-    let mut statistics = Statistics::collect(tools, &model, 0..samples.len(), sampling)
+    let mut statistics = collect_statistics(tools, &model, 0..samples.len(), sampling)
         .map_err(|e| Failure::new(e.to_string()).of(format_args!("`{}`", args.model.display())))?;
     if statistics.is_empty() {
         return Err(Failure::new(format!(

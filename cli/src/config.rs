@@ -1,7 +1,7 @@
 //! What `--config` reads: a pipeline, or a project with many models.
 
 use crate::{failure::Failure, proof::Limits};
-use pare_passes::{Pipeline, pipeline::read_toml};
+use pare_passes::{Pipeline, framework::pipeline::read_toml};
 use serde::Deserialize;
 use std::{
     collections::BTreeMap,

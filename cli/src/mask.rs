@@ -6,7 +6,7 @@ use crate::{
     inputs::{self, Engines},
     voice::{self, Voice},
 };
-use pare_passes::{Pipeline, RunOptions, Tools, run as run_pipeline, weights::Mask};
+use pare_passes::{Pipeline, RunOptions, Tools, run as run_pipeline, transforms::weights::Mask};
 use pare_runtime::SharedSamples;
 use serde_json::json;
 

@@ -5,20 +5,20 @@ use crate::{
     failure::{Done, Failure},
     voice::Voice,
 };
-use pare_passes::{Effect, PassInfo, presets, registry};
+use pare_passes::{Effect, PassInfo, registry};
 use serde_json::json;
 
 pub fn run(args: &PassesArgs, voice: &Voice) -> Result<Done, Failure> {
     let Some(name) = &args.name else {
         let passes: Vec<_> = registry::PASSES.iter().map(|p| describe(p)).collect();
-        let presets: Vec<_> = presets::PRESETS
+        let presets: Vec<_> = registry::PRESETS
             .iter()
             .map(|p| json!({"name": p.name, "docs": p.docs, "pipeline": p.text}))
             .collect();
         voice.report(|| json!({ "passes": passes, "presets": presets }), list);
         return Ok(Done::Well);
     };
-    if let Some(preset) = presets::find(name) {
+    if let Some(preset) = registry::REGISTRY.find_preset(name) {
         voice.report(
             || json!({"name": preset.name, "docs": preset.docs, "pipeline": preset.text}),
             || format!("{}\n\n{}\n", preset.docs, preset.text),
@@ -26,7 +26,7 @@ pub fn run(args: &PassesArgs, voice: &Voice) -> Result<Done, Failure> {
         return Ok(Done::Well);
     }
     // The parser of pipelines knows how to suggest a near name.
-    let Some(info) = registry::find(name) else {
+    let Some(info) = registry::REGISTRY.find(name) else {
         let error = name.parse::<pare_passes::Pipeline>().err();
         let (message, hint) =
             error.map_or((format!("there is no pass `{name}`"), None), |e| (e.message, e.hint));
@@ -62,7 +62,7 @@ fn list() -> String {
         text.push('\n');
     }
     text += "presets\n";
-    for preset in presets::PRESETS {
+    for preset in registry::PRESETS {
         text += &format!("  {:<24}{}\n", preset.name, preset.docs);
     }
     text + "\n`pare passes NAME` explains one.\n"

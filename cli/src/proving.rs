@@ -77,7 +77,7 @@ pub struct Fault {
 pub enum Kind {
     Panicked(&'static str),
     Broken(&'static str),
-    Circles(&'static str),
+    NotConverging(&'static str),
     Differs,
 }
 
@@ -87,7 +87,7 @@ impl Fault {
         let kind = match error {
             RunError::Panicked { pass, .. } => Kind::Panicked(pass),
             RunError::Broken { pass, .. } => Kind::Broken(pass),
-            RunError::Pass { pass, error: PassError::Circles(_) } => Kind::Circles(pass),
+            RunError::Pass { pass, error: PassError::NotConverging(_) } => Kind::NotConverging(pass),
             RunError::Pass { .. } | RunError::Input { .. } => return None,
         };
         Some(Self { kind, why: error.to_string() })
@@ -402,7 +402,7 @@ mod tests {
     use super::*;
     use crate::{failure::Done, optimize::perform};
     use clap::Parser;
-    use pare_graph::{At, Decline, Node, Patch, expect, text::parse_graph};
+    use pare_graph::{Decline, Node, NodeRef, Patch, expect, text::parse_graph};
     use pare_passes::{Context, Pipeline, pass};
 
     pass! {
@@ -427,7 +427,7 @@ mod tests {
 
     impl Pass for FlipAbs {
         fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
-            cx.rewrite(model, &["Abs"], |at: At<'_>| -> Result<Patch, Decline> {
+            cx.rewrite(model, &["Abs"], |at: NodeRef<'_>| -> Result<Patch, Decline> {
                 expect(at.is("Abs"))?;
                 let mut patch = Patch::at(at);
                 let new = patch.node("y", Node::new("Neg"), &[at.input(0)?.into()]);

@@ -1,6 +1,6 @@
 //! What a rewrite rule sees: a node or a value with its surroundings, read-only. Every question may decline.
 
-use crate::{Attribute, DataType, Dim, Graph, Node, NodeId, Tensor, Value, ValueId, Wire};
+use crate::{Attribute, DataType, Dim, Edge, Graph, Node, NodeId, Tensor, Value, ValueId};
 
 /// Why a rule left a place alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub fn expect(condition: bool) -> Result<(), Decline> {
 
 /// A node under the eyes of a rule.
 #[derive(Clone, Copy)]
-pub struct At<'g> {
+pub struct NodeRef<'g> {
     /// The graph it stands in.
     pub graph: &'g Graph,
     /// The node.
@@ -34,14 +34,14 @@ pub struct At<'g> {
 
 /// A value under the eyes of a rule.
 #[derive(Clone, Copy)]
-pub struct Wired<'g> {
+pub struct ValueRef<'g> {
     /// The graph it stands in.
     pub graph: &'g Graph,
     /// The value.
     pub id: ValueId,
 }
 
-impl<'g> At<'g> {
+impl<'g> NodeRef<'g> {
     /// The node.
     pub fn node(self) -> &'g Node {
         self.graph.node(self.id)
@@ -68,30 +68,30 @@ impl<'g> At<'g> {
     }
 
     /// The value in input `slot`; declines if the node has none there.
-    pub fn input(self, slot: usize) -> Result<Wired<'g>, Decline> {
+    pub fn input(self, slot: usize) -> Result<ValueRef<'g>, Decline> {
         self.optional(slot).ok_or(Decline::Mismatch)
     }
 
     /// The value in input `slot`, if there is one.
-    pub fn optional(self, slot: usize) -> Option<Wired<'g>> {
+    pub fn optional(self, slot: usize) -> Option<ValueRef<'g>> {
         let id = self.graph.inputs_of(self.id).get(slot).copied().flatten()?;
-        Some(Wired { graph: self.graph, id })
+        Some(ValueRef { graph: self.graph, id })
     }
 
     /// All inputs by slot.
-    pub fn inputs(self) -> Vec<Option<Wired<'g>>> {
-        let wired = |id| Wired { graph: self.graph, id };
+    pub fn inputs(self) -> Vec<Option<ValueRef<'g>>> {
+        let wired = |id| ValueRef { graph: self.graph, id };
         self.graph.inputs_of(self.id).into_iter().map(|v| v.map(wired)).collect()
     }
 
     /// All outputs by slot.
-    pub fn outputs(self) -> Vec<Option<Wired<'g>>> {
-        let wired = |id| Wired { graph: self.graph, id };
+    pub fn outputs(self) -> Vec<Option<ValueRef<'g>>> {
+        let wired = |id| ValueRef { graph: self.graph, id };
         self.graph.outputs_of(self.id).into_iter().map(|v| v.map(wired)).collect()
     }
 
     /// The only output; declines if further ones are used.
-    pub fn output(self) -> Result<Wired<'g>, Decline> {
+    pub fn output(self) -> Result<ValueRef<'g>, Decline> {
         let mut outputs = self.outputs().into_iter();
         let first = outputs.next().flatten().ok_or(Decline::Mismatch)?;
         expect(outputs.flatten().all(|o| o.graph.use_count(o.id) == 0))?;
@@ -141,7 +141,7 @@ impl<'g> At<'g> {
     }
 }
 
-impl<'g> Wired<'g> {
+impl<'g> ValueRef<'g> {
     /// The value.
     pub fn value(self) -> &'g Value {
         self.graph.value(self.id)
@@ -175,29 +175,29 @@ impl<'g> Wired<'g> {
     }
 
     /// The node that makes it, if it is the first output of one.
-    pub fn maker(self) -> Option<At<'g>> {
+    pub fn producer(self) -> Option<NodeRef<'g>> {
         match self.graph.producer(self.id)? {
-            (id, 0) => Some(At { graph: self.graph, id }),
+            (id, 0) => Some(NodeRef { graph: self.graph, id }),
             _ => None,
         }
     }
 
     /// The node that makes it; declines unless that is the standard operator `op`.
-    pub fn made_by(self, op: &str) -> Result<At<'g>, Decline> {
-        self.maker().filter(|at| at.is(op)).ok_or(Decline::Mismatch)
+    pub fn produced_by(self, op: &str) -> Result<NodeRef<'g>, Decline> {
+        self.producer().filter(|at| at.is(op)).ok_or(Decline::Mismatch)
     }
 
     /// The nodes that use it, with how; subgraphs count through the node they belong to.
-    pub fn users(self) -> Vec<(At<'g>, Wire)> {
-        let at = |(id, wire)| (At { graph: self.graph, id }, wire);
+    pub fn users(self) -> Vec<(NodeRef<'g>, Edge)> {
+        let at = |(id, wire)| (NodeRef { graph: self.graph, id }, wire);
         self.graph.users(self.id).into_iter().map(at).collect()
     }
 
     /// The only node that uses it, as an input; declines if there are more uses, or it is a graph output.
-    pub fn sole_user(self) -> Result<At<'g>, Decline> {
+    pub fn sole_user(self) -> Result<NodeRef<'g>, Decline> {
         self.sole_use()?;
         match self.users().first() {
-            Some(&(at, Wire::Input(_))) => Ok(at),
+            Some(&(at, Edge::Input(_))) => Ok(at),
             _ => Err(Decline::Mismatch),
         }
     }
@@ -220,10 +220,10 @@ impl<'g> Wired<'g> {
                     || Decline::because(format!("`{}` can be overridden by the caller", self.name()));
                 return self.value().tensor().ok_or_else(overridable);
             }
-            let maker = self.maker().ok_or(Decline::Mismatch)?;
-            match maker.attr("value") {
-                Some(Attribute::Tensor(tensor)) if maker.is("Constant") => return Ok(tensor),
-                _ if maker.is("Identity") => self = maker.input(0)?,
+            let producer = self.producer().ok_or(Decline::Mismatch)?;
+            match producer.attr("value") {
+                Some(Attribute::Tensor(tensor)) if producer.is("Constant") => return Ok(tensor),
+                _ if producer.is("Identity") => self = producer.input(0)?,
                 _ => return Err(Decline::Mismatch),
             }
         }
@@ -253,12 +253,12 @@ impl<'g> Wired<'g> {
 
 impl Graph {
     /// The node with its surroundings.
-    pub fn at(&self, id: NodeId) -> At<'_> {
-        At { graph: self, id }
+    pub fn at(&self, id: NodeId) -> NodeRef<'_> {
+        NodeRef { graph: self, id }
     }
 
     /// The value with its surroundings.
-    pub fn wired(&self, id: ValueId) -> Wired<'_> {
-        Wired { graph: self, id }
+    pub fn value_ref(&self, id: ValueId) -> ValueRef<'_> {
+        ValueRef { graph: self, id }
     }
 }

@@ -37,7 +37,7 @@ id! {
 
 /// How an edge connects a value and a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Wire {
+pub enum Edge {
     /// The value is this input of the node.
     Input(u32),
     /// The value is this output of the node.
@@ -218,7 +218,7 @@ impl Names {
 /// A graph of nodes and values (ONNX `GraphProto`, or the body of a `FunctionProto`).
 #[derive(Clone, Debug, Default)]
 pub struct Graph {
-    dag: StableDiGraph<Vertex, Wire>,
+    dag: StableDiGraph<Vertex, Edge>,
     generations: Vec<u32>,
     by_name: HashMap<String, ValueId>,
     pub(crate) names: Names,
@@ -246,8 +246,8 @@ pub enum GraphError {
     #[error("the name `{0}` is given to two values")]
     DuplicateName(String),
     /// A node makes a value that something else makes too.
-    #[error("`{value}` is made twice, by {first} and by {second}")]
-    MadeTwice {
+    #[error("`{value}` has two producers, {first} and by {second}")]
+    MultipleProducers {
         /// The value.
         value: String,
         /// What made it first.
@@ -368,7 +368,7 @@ impl Graph {
     pub fn inputs_of(&self, id: NodeId) -> Vec<Option<ValueId>> {
         let mut slots = vec![None; self.node(id).slots.0 as usize];
         for edge in self.dag.edges_directed(id.index(), Direction::Incoming) {
-            if let Wire::Input(slot) = *edge.weight() {
+            if let Edge::Input(slot) = *edge.weight() {
                 slots[slot as usize] = Some(self.value_id(edge.source()));
             }
         }
@@ -379,7 +379,7 @@ impl Graph {
     pub fn outputs_of(&self, id: NodeId) -> Vec<Option<ValueId>> {
         let mut slots = vec![None; self.node(id).slots.1 as usize];
         for edge in self.dag.edges(id.index()) {
-            if let Wire::Output(slot) = *edge.weight() {
+            if let Edge::Output(slot) = *edge.weight() {
                 slots[slot as usize] = Some(self.value_id(edge.target()));
             }
         }
@@ -390,7 +390,7 @@ impl Graph {
     pub fn captured_by(&self, id: NodeId) -> Vec<ValueId> {
         let incoming = self.dag.edges_directed(id.index(), Direction::Incoming);
         let mut ids: Vec<_> =
-            incoming.filter(|e| *e.weight() == Wire::Capture).map(|e| self.value_id(e.source())).collect();
+            incoming.filter(|e| *e.weight() == Edge::Capture).map(|e| self.value_id(e.source())).collect();
         ids.sort_by_key(|&v| self.value(v).seq);
         ids
     }
@@ -399,13 +399,13 @@ impl Graph {
     pub fn producer(&self, id: ValueId) -> Option<(NodeId, usize)> {
         let edge = self.dag.edges_directed(id.index(), Direction::Incoming).next()?;
         match *edge.weight() {
-            Wire::Output(slot) => Some((self.node_id(edge.source()), slot as usize)),
-            Wire::Input(_) | Wire::Capture => None,
+            Edge::Output(slot) => Some((self.node_id(edge.source()), slot as usize)),
+            Edge::Input(_) | Edge::Capture => None,
         }
     }
 
     /// The uses of a value by nodes, in a fixed order; being a graph output is none of them.
-    pub fn users(&self, id: ValueId) -> Vec<(NodeId, Wire)> {
+    pub fn users(&self, id: ValueId) -> Vec<(NodeId, Edge)> {
         let mut uses: Vec<_> =
             self.dag.edges(id.index()).map(|e| (self.node_id(e.target()), *e.weight())).collect();
         uses.sort_by_key(|&(node, wire)| (self.node(node).rank, wire));
@@ -543,7 +543,7 @@ impl Graph {
                 None => continue,
             };
             let value = self.value(output).name.clone();
-            return Err(GraphError::MadeTwice { value, first, second: describe(&node) });
+            return Err(GraphError::MultipleProducers { value, first, second: describe(&node) });
         }
         node.rank = rank;
         node.slots = (inputs.len() as u32, outputs.len() as u32);
@@ -551,12 +551,12 @@ impl Graph {
         let id = self.node_id(index);
         for (slot, value) in inputs.iter().enumerate() {
             if let Some(value) = value {
-                self.dag.add_edge(value.index(), index, Wire::Input(slot as u32));
+                self.dag.add_edge(value.index(), index, Edge::Input(slot as u32));
             }
         }
         for (slot, value) in outputs.iter().enumerate() {
             if let Some(value) = value {
-                self.dag.add_edge(index, value.index(), Wire::Output(slot as u32));
+                self.dag.add_edge(index, value.index(), Edge::Output(slot as u32));
             }
         }
         self.connect_captures(id);
@@ -569,7 +569,7 @@ impl Graph {
         let old: Vec<_> = self
             .dag
             .edges_directed(id.index(), Direction::Incoming)
-            .filter(|e| *e.weight() == Wire::Capture)
+            .filter(|e| *e.weight() == Edge::Capture)
             .map(|e| e.id())
             .collect();
         for edge in old {
@@ -583,7 +583,7 @@ impl Graph {
         for name in wanted {
             if seen.insert(name.clone()) {
                 let value = self.find_or_capture(&name);
-                self.dag.add_edge(value.index(), id.index(), Wire::Capture);
+                self.dag.add_edge(value.index(), id.index(), Edge::Capture);
             }
         }
     }
@@ -695,7 +695,7 @@ impl Graph {
         self.by_name.remove(&old);
         self.by_name.insert(name.clone(), id);
         for (user, wire) in self.users(id) {
-            if wire == Wire::Capture {
+            if wire == Edge::Capture {
                 self.rename_captures(user, &old, &name);
             }
         }
@@ -715,11 +715,11 @@ impl Graph {
             if except.contains(&user) {
                 continue;
             }
-            if wire == Wire::Capture {
+            if wire == Edge::Capture {
                 self.rename_captures(user, &from, &to);
             }
             self.dag.remove_edge(edge);
-            let both = wire == Wire::Capture
+            let both = wire == Edge::Capture
                 && self.dag.edges_connecting(new.index(), target).any(|e| *e.weight() == wire);
             if !both {
                 self.dag.add_edge(new.index(), target, wire);
@@ -737,7 +737,7 @@ impl Graph {
     /// Let input `slot` of a node be `value`, which depends on no node; what it was goes if nobody else uses it.
     pub(crate) fn rewire(&mut self, node: NodeId, slot: usize, value: ValueId) {
         self.order.take();
-        let wire = Wire::Input(slot as u32);
+        let wire = Edge::Input(slot as u32);
         let incoming = self.dag.edges_directed(node.index(), Direction::Incoming);
         let old: Vec<_> = incoming.filter(|e| *e.weight() == wire).map(|e| (e.id(), e.source())).collect();
         for &(edge, _) in &old {

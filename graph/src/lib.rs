@@ -1,7 +1,7 @@
 //! ONNX models as graphs: read, change by checked patches, write, with nothing lost.
 //!
 //! A [`Model`] holds a [`Graph`]: one directed graph in which nodes and values are vertices and uses are edges.
-//! Rules look at it through cursors ([`At`], [`Wired`]) and answer with a [`Patch`], which [`Graph::apply`] checks
+//! Rules look at it through cursors ([`NodeRef`], [`ValueRef`]) and answer with a [`Patch`], which [`Graph::apply`] checks
 //! as a whole before anything changes.
 
 mod attr;
@@ -24,11 +24,11 @@ mod ty;
 
 pub use attr::{Attribute, SparseTensor};
 pub use check::{CheckError, Fault};
-pub use cursor::{At, Decline, Wired, expect};
+pub use cursor::{Decline, NodeRef, ValueRef, expect};
 pub use dim::Dim;
 pub use dtype::DataType;
 pub use evaluate::{Evaluate, EvaluateError, Run, Samples, Setting};
-pub use graph::{Constant, Declared, Graph, GraphError, Metadata, Node, NodeId, Value, ValueId, Wire};
+pub use graph::{Constant, Declared, Edge, Graph, GraphError, Metadata, Node, NodeId, Value, ValueId};
 pub use metrics::Metrics;
 pub use model::{Function, Model};
 pub use ops::InferError;

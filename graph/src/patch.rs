@@ -1,7 +1,7 @@
 //! Changes to a graph, checked as a whole before any of it happens.
 
 use crate::{
-    At, Attribute, Fact, Graph, GraphError, Node, NodeId, Tensor, Value, ValueId, Wired,
+    Attribute, Fact, Graph, GraphError, Node, NodeId, NodeRef, Tensor, Value, ValueId, ValueRef,
     graph::{Rank, rename_captures},
 };
 
@@ -20,8 +20,8 @@ impl From<ValueId> for Ref {
     }
 }
 
-impl From<Wired<'_>> for Ref {
-    fn from(wired: Wired<'_>) -> Self {
+impl From<ValueRef<'_>> for Ref {
+    fn from(wired: ValueRef<'_>) -> Self {
         Self::Old(wired.id)
     }
 }
@@ -85,7 +85,7 @@ pub enum PatchError {
     },
     /// An input, or a value of an outer graph, cannot be replaced.
     #[error("`{0}` is made by no node and cannot be replaced")]
-    NotMade(String),
+    NoProducer(String),
     /// The new nodes would need what they make.
     #[error("the change would make a cycle through `{0}`")]
     Cycle(String),
@@ -102,7 +102,7 @@ pub enum PatchError {
 
 impl Patch {
     /// A patch whose nodes take the place of `at` in the file.
-    pub fn at(at: At<'_>) -> Self {
+    pub fn at(at: NodeRef<'_>) -> Self {
         Self::anchored(at.id)
     }
 
@@ -163,19 +163,19 @@ impl Patch {
     }
 
     /// A copy of a node with one output, fed by other inputs.
-    pub fn copy(&mut self, like: At<'_>, inputs: &[Option<Ref>]) -> Ref {
-        let hint = like.outputs().first().copied().flatten().map_or("", Wired::name);
+    pub fn copy(&mut self, like: NodeRef<'_>, inputs: &[Option<Ref>]) -> Ref {
+        let hint = like.outputs().first().copied().flatten().map_or("", ValueRef::name);
         self.node_with(like.node().clone(), inputs, &[Some(hint)])[0].expect("one output was asked for")
     }
 
     /// Everything that uses `old` uses `new` instead. A new value takes over the name of the old one.
-    pub fn replace(&mut self, old: Wired<'_>, new: impl Into<Ref>) {
+    pub fn replace(&mut self, old: ValueRef<'_>, new: impl Into<Ref>) {
         self.replaced.push((old.id, new.into()));
     }
 
     /// As [`replace`](Self::replace), whatever the shape of the new value: all shapes are inferred anew. For changes that
     /// go on through all that follows, such as fewer tokens.
-    pub fn reshape(&mut self, old: Wired<'_>, new: impl Into<Ref>) {
+    pub fn reshape(&mut self, old: ValueRef<'_>, new: impl Into<Ref>) {
         self.reshaped.push(old.id);
         self.replace(old, new);
     }
@@ -415,7 +415,7 @@ impl Graph {
         // A constant may give way to an equal one; an input or a value of an outer graph to nothing.
         let fixed = old_value.data.is_none() || old_value.is_input() || old_value.is_captured();
         if self.producer(old).is_none() && fixed {
-            return Err(PatchError::NotMade(old_value.name.clone()));
+            return Err(PatchError::NoProducer(old_value.name.clone()));
         }
         let taken = new_value.is_input() || new_value.is_output() || new_value.is_captured();
         if old_value.is_output() && matches!(by, Ref::Old(_)) && taken {

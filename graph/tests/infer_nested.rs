@@ -169,7 +169,7 @@ fn patches_see_new_shapes() {
     let mut patch = Patch::anchored(node);
     let new = patch.node("t", Node::new("Relu"), &[x.into()]);
     let new = patch.node("h", Node::new("Identity"), &[new]);
-    patch.replace(graph.wired(h), new);
+    patch.replace(graph.value_ref(h), new);
     graph.apply(patch).unwrap();
     assert_eq!(fact(&graph, "t"), "float[N,2]");
     assert_eq!(fact(&graph, "h"), "float[N,2]");

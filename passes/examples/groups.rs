@@ -1,7 +1,7 @@
 //! Prints the channel groups of a model: `groups MODEL.onnx`.
 #![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs)]
 use pare_graph::onnx;
-use pare_passes::{Pipeline, RunOptions, channels::groups::Groups, run};
+use pare_passes::{Pipeline, RunOptions, analysis::groups::Groups, run};
 use std::time::Instant;
 
 fn main() {

@@ -1,6 +1,10 @@
-//! Every pass there is.
+//! The list of all passes and presets.
 
-use crate::{PassInfo, channels, cleanup, fold, fuse, layers, tokens, weights};
+use crate::{
+    framework::{PassInfo, Pipeline, PipelineError, Preset, Registry},
+    transforms::{channels, cleanup, fold, fuse, layers, tokens, weights},
+};
+use std::str::FromStr;
 
 /// Every pass, in the order in which `pare passes` lists them. A new pass is a new file and one line here.
 pub static PASSES: &[&PassInfo] = &[
@@ -8,14 +12,14 @@ pub static PASSES: &[&PassInfo] = &[
     &cleanup::DropDead::INFO,
     &cleanup::DropNoops::INFO,
     &cleanup::DropNeutral::INFO,
-    &cleanup::DropRepeats::INFO,
+    &cleanup::DropIdempotent::INFO,
     &cleanup::FoldAbsorbing::INFO,
     &cleanup::LiftConstants::INFO,
     &cleanup::ResolveShapes::INFO,
     &cleanup::FuseSizes::INFO,
     &cleanup::InlineBranches::INFO,
     &cleanup::InlineFunctions::INFO,
-    &cleanup::MergeTwins::INFO,
+    &cleanup::Deduplicate::INFO,
     &cleanup::MergeCasts::INFO,
     &cleanup::MergeClips::INFO,
     &cleanup::LowerEinsum::INFO,
@@ -41,7 +45,7 @@ pub static PASSES: &[&PassInfo] = &[
     &fuse::FuseSoftplus::INFO,
     &fuse::FuseSpaceToDepth::INFO,
     // fewer layers
-    &layers::DropIdleActivations::INFO,
+    &layers::DropRedundantActivations::INFO,
     &layers::RemoveActivations::INFO,
     &layers::DropBlocks::INFO,
     &layers::AddEarlyExit::INFO,
@@ -58,12 +62,53 @@ pub static PASSES: &[&PassInfo] = &[
     &weights::Quantize::INFO,
 ];
 
-/// The pass of this name.
-pub fn find(name: &str) -> Option<&'static PassInfo> {
-    PASSES.iter().find(|p| p.name == name).copied()
+/// Every preset.
+pub static PRESETS: &[Preset] = &[Preset {
+    name: "safe",
+    docs: "Everything exact or rounding that makes a model smaller or no slower; the default.",
+    text: SAFE,
+}];
+
+// Why in this order:
+//  1. Constants first, since every other pass asks for them. A branch that is known brings its own.
+//  2. Shapes, which make targets and places constant; then what depends on them can be computed.
+//  3. No-ops and repeats, so that patterns lie side by side.
+//  4. What rearranges: products first that hide transposes. Transposes before reshapes: two that cancel are better gone than turned into reshapes.
+//  5. Twins, before patterns: what is computed twice looks like a value in use elsewhere.
+//  6. Folds into the product before them. Scales and shifts that exporters write out of a batch norm come last, then
+//     products into products, for which no activation may stand in between.
+//  7. Operators recognised, from what no fold took.
+// Dead nodes go with whatever made them dead; what nobody needed from the start, at the beginning.
+const SAFE: &str = "drop-dead,(\
+    lift-constants,inline-branches,resolve-shapes,fuse-sizes,fold-absorbing,fold-constants,\
+    drop-noops,drop-neutral,drop-idempotent,merge-casts,merge-clips,drop-redundant-activations,\
+    lower-einsum,slice-views,split-views,merge-transposes,merge-views,merge-reshapes,merge-reductions,merge-slices,merge-concats,merge-pads,\
+    deduplicate,\
+    fold-bn,fold-scale,fold-linear,\
+    fuse-layer-norm,fuse-gelu,fuse-hard-swish,fuse-softplus,fuse-space-to-depth,fuse-gemm\
+    )*,drop-dead";
+
+/// Every pass and preset of this crate.
+pub static REGISTRY: Registry = Registry { passes: PASSES, presets: PRESETS };
+
+impl Default for Pipeline {
+    /// The empty pipeline.
+    fn default() -> Self {
+        Self::empty(&REGISTRY)
+    }
 }
 
-/// The names of all passes and presets.
-pub fn names() -> impl Iterator<Item = &'static str> {
-    PASSES.iter().map(|p| p.name).chain(crate::presets::PRESETS.iter().map(|p| p.name))
+impl FromStr for Pipeline {
+    type Err = PipelineError;
+
+    fn from_str(text: &str) -> Result<Self, PipelineError> {
+        Self::parse(text, &REGISTRY)
+    }
+}
+
+impl Pipeline {
+    /// Parses the TOML form with the passes of this crate.
+    pub fn from_toml(text: &str) -> Result<Self, PipelineError> {
+        Self::parse_toml(text, &REGISTRY)
+    }
 }

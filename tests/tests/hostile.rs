@@ -103,7 +103,7 @@ fn every_broken_file_is_told_in_a_sentence() {
         (
             "made twice",
             model(18, &[relu(), node("Neg", &["x"], &["y"])]),
-            "`y` is made twice, by Relu making `y` and by Neg making `y`",
+            "`y` has two producers, Relu making `y` and by Neg making `y`",
         ),
         (
             "undefined",

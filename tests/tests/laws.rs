@@ -15,7 +15,7 @@
 
 use crate::support::{Truth, after, brief, bytes, number, same_interface};
 use pare_graph::{Model, onnx, text};
-use pare_passes::{Effect, Pipeline, presets, registry};
+use pare_passes::{Effect, Pipeline, registry};
 use pare_tests::random;
 use std::{
     collections::BTreeMap,
@@ -107,7 +107,7 @@ fn judge(seed: u64, pipelines: &[(&'static str, Effect)], failures: &Mutex<Failu
 fn laws_hold_of_every_pass() {
     let (first, count) = (number("PARE_SEED", 0), number("PARE_LAWS", GRAPHS));
     let passes = registry::PASSES.iter().map(|p| (p.name, p.effect)).filter(|p| p.1 != Effect::Lossy);
-    let presets = presets::PRESETS.iter().map(|p| (p.name, p.name.parse::<Pipeline>().unwrap().effect()));
+    let presets = registry::PRESETS.iter().map(|p| (p.name, p.name.parse::<Pipeline>().unwrap().effect()));
     let pipelines: Vec<_> = passes.chain(presets.filter(|p| p.1 != Effect::Lossy)).collect();
     eprintln!("seeds {first} to {}, {} pipelines each", first + count - 1, pipelines.len());
 

@@ -4,7 +4,7 @@
 
 use crate::support::{after, bytes, root};
 use pare_graph::{Model, onnx, ops::Bindings};
-use pare_passes::presets::PRESETS;
+use pare_passes::registry::PRESETS;
 use std::{fmt::Write as _, fs};
 
 fn row(name: &str, preset: &str, model: &mut Model) -> String {

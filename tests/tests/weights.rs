@@ -2,7 +2,7 @@
 
 use crate::support::{after, bytes, root, same_interface, same_outputs};
 use pare_graph::{Model, Patch, Tensor, ValueId, onnx};
-use pare_passes::{Effect, Pipeline, weights::Mask};
+use pare_passes::{Effect, Pipeline, transforms::weights::Mask};
 
 fn fixture(name: &str) -> Model {
     onnx::read(root().join(format!("fixtures/{name}.onnx")), &onnx::ReadOptions::default()).unwrap()

@@ -10,9 +10,9 @@ use crate::{
 use pare_graph::{Model, onnx, ops::Bindings};
 use pare_passes::{
     Progress,
-    blocks::{
-        Flow,
-        residual::{Block, blocks, layers},
+    analysis::{
+        blocks::{Block, blocks, layers},
+        flow::Flow,
     },
 };
 use pare_runtime::{BenchOptions, Contender, Feed, LoadOptions, ModelSource, Optimize, bench};

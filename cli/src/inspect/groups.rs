@@ -7,10 +7,9 @@ use crate::{
 use pare_graph::{Graph, Model};
 use pare_passes::{
     Pipeline, RunOptions,
-    channels::{
-        PREPARATION,
-        cost::CostModel,
-        groups::{Group, Groups, Member, Site, constant_of, matches},
+    analysis::{
+        groups::{Group, Groups, Member, Site, constant_of, cost::CostModel, matches},
+        prepare::PREPARATION,
     },
     run as run_pipeline,
 };
@@ -118,8 +117,8 @@ fn place(graph: &Graph, member: &Member) -> (String, String) {
     }
     match member.site {
         Site::Value(value) => {
-            let maker = graph.producer(value).map_or_else(String::new, |(node, _)| graph.describe(node));
-            (graph.value(value).name.clone(), maker)
+            let producer = graph.producer(value).map_or_else(String::new, |(node, _)| graph.describe(node));
+            (graph.value(value).name.clone(), producer)
         }
         Site::Use(node, slot) => (format!("input {slot}"), graph.describe(node)),
     }

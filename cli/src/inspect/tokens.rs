@@ -6,7 +6,7 @@ use crate::{
     voice::{self, Voice},
 };
 use pare_graph::{Model, ops::Bindings};
-use pare_passes::tokens::{Survey, census};
+use pare_passes::transforms::tokens::{Survey, census};
 use serde_json::json;
 use std::path::Path;
 
@@ -17,7 +17,7 @@ pub fn run(path: &Path, model: &Model, sizes: &Bindings, voice: &Voice) -> Done 
     let share = |macs: u64| if all > 0 { macs as f64 / all as f64 } else { 0.0 };
     voice.report(
         || {
-            let block = |b: &pare_passes::tokens::BlockTokens| {
+            let block = |b: &pare_passes::transforms::tokens::BlockTokens| {
                 json!({
                     "attention": b.attention, "before": b.before.to_string(), "after": b.after.to_string(),
                     "macs": b.macs, "share": share(b.macs),

@@ -17,11 +17,11 @@ pub enum Fault {
     #[error("`{value}` is used by {user}, but nothing makes it")]
     Undefined { value: String, user: String },
     #[error("the output `{0}` is made by nothing")]
-    OutputNotMade(String),
+    OutputNoProducer(String),
     #[error("the output `{0}` is a value of an outer graph")]
     OutputOfOuterGraph(String),
-    #[error("`{value}` is made twice, by {first} and by {second}")]
-    MadeTwice { value: String, first: String, second: String },
+    #[error("`{value}` has two producers, {first} and by {second}")]
+    MultipleProducers { value: String, first: String, second: String },
     #[error("the input `{0}` is listed twice")]
     InputTwice(String),
     #[error("{node} makes `{value}`, which is also the name of a value of an outer graph")]

@@ -1,7 +1,7 @@
 //! Calls of the functions a model defines.
 
 use super::{CheckError, Fault, circle, operator::check_count};
-use crate::{At, Function, Graph, Model, graph::standard_domain};
+use crate::{Function, Graph, Model, NodeRef, graph::standard_domain};
 use std::collections::{HashMap, HashSet};
 
 /// The functions of a model by what a node calls them: domain, name, overload.
@@ -26,7 +26,7 @@ impl<'m> Functions<'m> {
     }
 
     /// The place of the function a node calls, among those of the model.
-    pub(crate) fn place(&self, at: At<'_>) -> Option<usize> {
+    pub(crate) fn place(&self, at: NodeRef<'_>) -> Option<usize> {
         if self.list.is_empty() {
             return None;
         }
@@ -88,7 +88,7 @@ fn top(fault: Fault) -> CheckError {
 }
 
 /// A call gives no more inputs and takes no more outputs than the function has; those at the end may be left out.
-pub(super) fn check_call(at: At<'_>, function: &Function) -> Result<(), Fault> {
+pub(super) fn check_call(at: NodeRef<'_>, function: &Function) -> Result<(), Fault> {
     let domain = at.node().domain();
     if at.graph.opset(domain).is_none() {
         return Err(Fault::NotImported { node: at.describe(), domain: domain.into() });

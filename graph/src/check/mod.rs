@@ -145,7 +145,7 @@ impl<'m> Checker<'m> {
             match (graph.producer(id), given) {
                 (Some((node, _)), Some(first)) => {
                     let (value, first) = (value.name.clone(), first.into());
-                    return Err(Fault::MadeTwice { value, first, second: graph.describe(node) });
+                    return Err(Fault::MultipleProducers { value, first, second: graph.describe(node) });
                 }
                 (None, None) => undefined(graph, id)?,
                 (None, Some(_)) if value.is_captured() && top => undefined(graph, id)?,
@@ -158,7 +158,7 @@ impl<'m> Checker<'m> {
                 let Some(output) = output else { continue };
                 if let Some(first) = graph.producer(output).filter(|&made| made != (id, slot)) {
                     let (value, first) = (graph.value(output).name.clone(), graph.describe(first.0));
-                    return Err(Fault::MadeTwice { value, first, second: graph.describe(id) });
+                    return Err(Fault::MultipleProducers { value, first, second: graph.describe(id) });
                 }
             }
         }
@@ -190,7 +190,7 @@ fn check_boundary(graph: &Graph, top: bool) -> Result<(), Fault> {
         match () {
             () if !value.is_output() => return Err(Fault::Unsound(value.name.clone())),
             () if value.is_captured() && !top => return Err(Fault::OutputOfOuterGraph(value.name.clone())),
-            () if value.is_captured() || !made => return Err(Fault::OutputNotMade(value.name.clone())),
+            () if value.is_captured() || !made => return Err(Fault::OutputNoProducer(value.name.clone())),
             () => {}
         }
     }

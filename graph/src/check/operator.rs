@@ -2,7 +2,7 @@
 
 use super::{Fault, error::nearest};
 use crate::{
-    At, DataType, Fact, Wired,
+    DataType, Fact, NodeRef, ValueRef,
     ops::{self, Arity, AttributeKind, Formal, Schema},
 };
 
@@ -11,7 +11,7 @@ const ALWAYS_IMPORTED: &[&str] =
     &["ai.onnx.ml", "ai.onnx.preview.training", "com.microsoft", "com.microsoft.nchwc"];
 
 /// Check a node that calls no function of the model. Nodes of domains the standard does not describe pass.
-pub(super) fn check(at: At<'_>) -> Result<(), Fault> {
+pub(super) fn check(at: NodeRef<'_>) -> Result<(), Fault> {
     let (domain, node) = (at.node().domain(), || at.describe());
     let Some(opset) = at.graph.opset(domain) else {
         let missing = || Fault::NotImported { node: node(), domain: domain.into() };
@@ -35,7 +35,7 @@ pub(super) fn check(at: At<'_>) -> Result<(), Fault> {
     check_types(at, schema, &inputs, &outputs)
 }
 
-fn unknown(at: At<'_>, domain: &str, opset: i64) -> Fault {
+fn unknown(at: NodeRef<'_>, domain: &str, opset: i64) -> Fault {
     let newest = ops::newest_opset(domain).unwrap_or(opset);
     let first = (opset + 1..=newest).find(|&later| ops::schema(domain, at.op(), later).is_some());
     Fault::UnknownOperator {
@@ -68,9 +68,9 @@ pub(super) fn check_count(
 }
 
 fn check_formals<'s>(
-    at: At<'_>,
+    at: NodeRef<'_>,
     what: &'static str,
-    values: &[Option<Wired<'_>>],
+    values: &[Option<ValueRef<'_>>],
     (least, most): (usize, Option<usize>),
     formal: impl Fn(usize) -> Option<&'s Formal>,
 ) -> Result<(), Fault> {
@@ -83,7 +83,7 @@ fn check_formals<'s>(
     Ok(())
 }
 
-fn check_attributes(at: At<'_>, schema: &Schema) -> Result<(), Fault> {
+fn check_attributes(at: NodeRef<'_>, schema: &Schema) -> Result<(), Fault> {
     let given = &at.node().attributes;
     for (name, value) in given {
         // Names with two underscores are for tools; ONNX leaves them alone.
@@ -112,7 +112,7 @@ fn check_attributes(at: At<'_>, schema: &Schema) -> Result<(), Fault> {
 }
 
 /// Bodies take and give what their node hands them and wants of them.
-fn check_subgraphs(at: At<'_>, inputs: usize, outputs: usize) -> Result<(), Fault> {
+fn check_subgraphs(at: NodeRef<'_>, inputs: usize, outputs: usize) -> Result<(), Fault> {
     let (inputs, outputs) = match at.op() {
         "If" => (0, outputs),
         // Inputs: the number of the turn and the condition; the node's first two say how long to go on.
@@ -131,14 +131,14 @@ fn check_subgraphs(at: At<'_>, inputs: usize, outputs: usize) -> Result<(), Faul
 }
 
 fn check_types(
-    at: At<'_>,
+    at: NodeRef<'_>,
     schema: &Schema,
-    inputs: &[Option<Wired<'_>>],
-    outputs: &[Option<Wired<'_>>],
+    inputs: &[Option<ValueRef<'_>>],
+    outputs: &[Option<ValueRef<'_>>],
 ) -> Result<(), Fault> {
     let inputs = inputs.iter().enumerate().map(|(slot, v)| (schema.input(slot), v, true));
     let outputs = outputs.iter().enumerate().map(|(slot, v)| (schema.output(slot), v, false));
-    let mut bound: Vec<Option<(Wired<'_>, Key)>> = vec![None; schema.variables.len()];
+    let mut bound: Vec<Option<(ValueRef<'_>, Key)>> = vec![None; schema.variables.len()];
     for (formal, value, is_input) in inputs.chain(outputs) {
         let (Some(formal), Some(value)) = (formal, value) else { continue };
         let fact = &value.value().fact;

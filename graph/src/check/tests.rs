@@ -41,7 +41,7 @@ fn values_are_made_once() {
     let mut both = graph("y = Relu(x)");
     let y = both.find("y").unwrap();
     both.add_input(y);
-    assert_eq!(says(both.check()), "`y` is made twice, by the graph's inputs and by Relu making `y`");
+    assert_eq!(says(both.check()), "`y` has two producers, the graph's inputs and by Relu making `y`");
     let mut twice = graph("y = Relu(x)");
     let x = twice.find("x").unwrap();
     twice.add_input(x);

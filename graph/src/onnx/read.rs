@@ -11,8 +11,8 @@ use super::{
     wire,
 };
 use crate::{
-    Constant, Declared, Fact, Function, Graph, GraphError, Model, Node, NodeId, TensorFact, Value, ValueId,
-    Wire,
+    Constant, Declared, Edge, Fact, Function, Graph, GraphError, Model, Node, NodeId, TensorFact, Value,
+    ValueId,
 };
 use bytes::Bytes;
 use prost::Message;
@@ -218,7 +218,7 @@ impl Reader {
                             .map_or_else(String::new, describe),
                     };
                     let (value, second) = (output.clone(), describe(proto));
-                    return Err(GraphError::MadeTwice { value, first, second }.into());
+                    return Err(GraphError::MultipleProducers { value, first, second }.into());
                 }
                 graph.add_value(Value::named(output))?;
             }
@@ -291,7 +291,7 @@ fn settle(graph: &mut Graph) -> Result<(), ReadError> {
 fn no_captures(graph: &Graph) -> Result<(), ReadError> {
     let Some(&id) = graph.captures().first() else { return Ok(()) };
     let by = match graph.users(id).first() {
-        Some(&(node, Wire::Capture)) => format!("in a subgraph of {}", graph.describe(node)),
+        Some(&(node, Edge::Capture)) => format!("in a subgraph of {}", graph.describe(node)),
         Some(&(node, _)) => format!("by {}", graph.describe(node)),
         None => "as an output".into(),
     };

@@ -52,7 +52,7 @@ fn walk(
         let garbage = || ReadError::NotOnnx(format!("no field starts where one should in {}", message.name));
         let key = varint(&mut bytes).ok_or_else(garbage)?;
         let (number, wire) = (key >> 3, key & 7);
-        // Wire types 3 and 4 are groups, which ONNX never had; 6 and 7 do not exist.
+        // Edge types 3 and 4 are groups, which ONNX never had; 6 and 7 do not exist.
         if number == 0 || number >= 1 << 29 || !matches!(wire, 0 | 1 | 2 | 5) {
             return Err(garbage());
         }

@@ -227,11 +227,11 @@ fn errors_say_what_was_expected_and_where() {
         ("g (x, x) => () {}", "line 1, column 7: the name `x` is given to two values"),
         (
             "g (x) => () {\n x = Op() }",
-            "line 2, column 2: `x` is made twice, by the graph's inputs and by Op",
+            "line 2, column 2: `x` has two producers, the graph's inputs and by Op",
         ),
         (
             "g () => () { [a] x = Op() [b] x = Op() }",
-            "line 1, column 27: `x` is made twice, by Op `a` and by Op `b`",
+            "line 1, column 27: `x` has two producers, Op `a` and by Op `b`",
         ),
         ("g () => () { x, x = Op() }", "line 1, column 14: the name `x` is given to two values"),
     ];

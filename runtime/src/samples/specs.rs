@@ -2,7 +2,7 @@
 
 use super::InputSpec;
 use crate::{Kind, PortDim};
-use pare_graph::{AxisSize, DataType, Graph, Model, Type, TypeKind, ValueId, Wire};
+use pare_graph::{AxisSize, DataType, Edge, Graph, Model, Type, TypeKind, ValueId};
 use std::collections::HashSet;
 
 /// The inputs that a caller of `model` must give, with bounds for those that are used as indices.
@@ -75,7 +75,7 @@ fn uses(graph: &Graph, input: ValueId) -> Uses {
             continue;
         }
         for (node, wire) in graph.users(value) {
-            let (at, Wire::Input(slot)) = (graph.at(node), wire) else { continue };
+            let (at, Edge::Input(slot)) = (graph.at(node), wire) else { continue };
             let table = |axis: i64| {
                 let shape = at.optional(0)?.shape()?;
                 let axis = if axis < 0 { axis + shape.len() as i64 } else { axis };

@@ -1,20 +1,20 @@
 //! Wrong rewrites, each a rule that a hasty author might have written.
 
 use fastrand::Rng;
-use pare_graph::{At, Attribute, DataType, Node, Patch, Ref, Tensor, Wired};
+use pare_graph::{Attribute, DataType, Node, NodeRef, Patch, Ref, Tensor, ValueRef};
 
 /// A kind of mistake: where it applies, and the patch that makes it.
 pub struct Kind {
     pub name: &'static str,
     /// Operators that it happens to; none for any.
     pub ops: &'static [&'static str],
-    pub rule: fn(At<'_>, &mut Rng) -> Option<Patch>,
+    pub rule: fn(NodeRef<'_>, &mut Rng) -> Option<Patch>,
 }
 
 const fn kind(
     name: &'static str,
     ops: &'static [&'static str],
-    rule: fn(At<'_>, &mut Rng) -> Option<Patch>,
+    rule: fn(NodeRef<'_>, &mut Rng) -> Option<Patch>,
 ) -> Kind {
     Kind { name, ops, rule }
 }
@@ -321,7 +321,7 @@ pub static KINDS: &[Kind] = &[
         node.attributes.insert("then_branch".into(), b);
         node.attributes.insert("else_branch".into(), a);
         let inputs: Vec<_> = at.inputs().into_iter().map(|i| i.map(Into::into)).collect();
-        let names: Vec<_> = at.outputs().iter().map(|o| o.map(Wired::name)).collect();
+        let names: Vec<_> = at.outputs().iter().map(|o| o.map(ValueRef::name)).collect();
         let mut patch = Patch::at(at);
         let new = patch.node_with(node, &inputs, &names);
         for (old, new) in at.outputs().into_iter().zip(new) {
@@ -440,12 +440,12 @@ fn as_type(dtype: DataType, w: f64) -> f64 {
     Tensor::from_f64(dtype, &[1], &[w]).ok().and_then(|t| t.single()).unwrap_or(w)
 }
 
-fn constant(at: At<'_>, slot: usize) -> Option<&Tensor> {
+fn constant(at: NodeRef<'_>, slot: usize) -> Option<&Tensor> {
     at.input(slot).ok()?.constant().ok()
 }
 
 /// The constant in `slot` with other elements.
-fn edited(at: At<'_>, slot: usize, edit: impl FnOnce(&mut [f64])) -> Option<Patch> {
+fn edited(at: NodeRef<'_>, slot: usize, edit: impl FnOnce(&mut [f64])) -> Option<Patch> {
     let old = constant(at, slot).filter(|t| t.dtype().is_float() && !t.is_empty())?;
     let mut values = old.to_f64()?;
     edit(&mut values);
@@ -456,16 +456,16 @@ fn edited(at: At<'_>, slot: usize, edit: impl FnOnce(&mut [f64])) -> Option<Patc
 }
 
 /// Whether the columns of the weights are output channels.
-fn columns(at: At<'_>) -> bool {
+fn columns(at: NodeRef<'_>) -> bool {
     at.is("Gemm") && at.int("transB", 0) == 0 || at.is("MatMul")
 }
 
-fn weights(at: At<'_>, change: impl Fn(f64) -> f64) -> Option<Patch> {
+fn weights(at: NodeRef<'_>, change: impl Fn(f64) -> f64) -> Option<Patch> {
     constant(at, 1).filter(|w| w.rank() >= 2)?;
     edited(at, 1, |w| w.iter_mut().for_each(|w| *w = change(*w)))
 }
 
-fn one_weight(at: At<'_>, rng: &mut Rng, change: impl Fn(f64) -> f64) -> Option<Patch> {
+fn one_weight(at: NodeRef<'_>, rng: &mut Rng, change: impl Fn(f64) -> f64) -> Option<Patch> {
     constant(at, 1).filter(|w| w.rank() >= 2)?;
     edited(at, 1, |w| {
         let place = rng.usize(..w.len());
@@ -473,14 +473,14 @@ fn one_weight(at: At<'_>, rng: &mut Rng, change: impl Fn(f64) -> f64) -> Option<
     })
 }
 
-fn bias(at: At<'_>, change: impl FnOnce(&mut [f64])) -> Option<Patch> {
+fn bias(at: NodeRef<'_>, change: impl FnOnce(&mut [f64])) -> Option<Patch> {
     let slot = if at.is("Add") { (0..2).find(|&s| constant(at, s).is_some())? } else { 2 };
     constant(at, slot).filter(|b| b.len() > 1)?;
     edited(at, slot, change)
 }
 
 /// Elements of the constant in `slot` taken from other places.
-fn permuted(at: At<'_>, slot: usize, from: impl Fn(&[usize], &[usize]) -> Vec<usize>) -> Option<Patch> {
+fn permuted(at: NodeRef<'_>, slot: usize, from: impl Fn(&[usize], &[usize]) -> Vec<usize>) -> Option<Patch> {
     let shape = constant(at, slot)?.shape().to_vec();
     edited(at, slot, |values| {
         let old = values.to_vec();
@@ -497,7 +497,7 @@ fn permuted(at: At<'_>, slot: usize, from: impl Fn(&[usize], &[usize]) -> Vec<us
     })
 }
 
-fn swapped(at: At<'_>, slot: usize, axis: usize, rng: &mut Rng) -> Option<Patch> {
+fn swapped(at: NodeRef<'_>, slot: usize, axis: usize, rng: &mut Rng) -> Option<Patch> {
     let size = *constant(at, slot)?.shape().get(axis).filter(|&&n| n > 1)?;
     let first = rng.usize(..size - 1);
     permuted(at, slot, |_, index| {
@@ -512,14 +512,14 @@ fn swapped(at: At<'_>, slot: usize, axis: usize, rng: &mut Rng) -> Option<Patch>
 }
 
 #[allow(clippy::unnecessary_wraps)] // rules answer so
-fn set(at: At<'_>, name: &str, value: impl Into<Attribute>) -> Option<Patch> {
+fn set(at: NodeRef<'_>, name: &str, value: impl Into<Attribute>) -> Option<Patch> {
     let mut patch = Patch::at(at);
     patch.set_attribute(at.id, name, Some(value.into()));
     Some(patch)
 }
 
 /// The node's output made in another way.
-fn replaced(at: At<'_>, make: impl FnOnce(&mut Patch) -> Option<Ref>) -> Option<Patch> {
+fn replaced(at: NodeRef<'_>, make: impl FnOnce(&mut Patch) -> Option<Ref>) -> Option<Patch> {
     let mut patch = Patch::at(at);
     let new = make(&mut patch)?;
     patch.replace(at.output().ok()?, new);
@@ -527,7 +527,7 @@ fn replaced(at: At<'_>, make: impl FnOnce(&mut Patch) -> Option<Ref>) -> Option<
 }
 
 /// The same inputs through another operator.
-fn renamed(at: At<'_>, op: &str) -> Option<Patch> {
+fn renamed(at: NodeRef<'_>, op: &str) -> Option<Patch> {
     let inputs: Vec<_> = at.inputs().into_iter().map(|i| i.map(Ref::from)).collect::<Option<_>>()?;
     let mut node = at.node().clone();
     node.op = op.into();
@@ -535,7 +535,7 @@ fn renamed(at: At<'_>, op: &str) -> Option<Patch> {
 }
 
 /// Something behind the node, which must make floats.
-fn behind(at: At<'_>, make: impl FnOnce(&mut Patch, Ref) -> Option<Ref>) -> Option<Patch> {
+fn behind(at: NodeRef<'_>, make: impl FnOnce(&mut Patch, Ref) -> Option<Ref>) -> Option<Patch> {
     let y = at.output().ok()?;
     (y.dtype()? == DataType::Float).then_some(())?;
     let inputs: Vec<_> = at.inputs().into_iter().map(|i| i.map(Ref::from)).collect();
@@ -545,14 +545,14 @@ fn behind(at: At<'_>, make: impl FnOnce(&mut Patch, Ref) -> Option<Ref>) -> Opti
     })
 }
 
-fn gathered(at: At<'_>, axis: usize, order: Vec<i64>) -> Option<Patch> {
+fn gathered(at: NodeRef<'_>, axis: usize, order: Vec<i64>) -> Option<Patch> {
     behind(at, |patch, y| {
         let order = patch.constant("order", Tensor::vector(&order));
         Some(patch.node("y", Node::new("Gather").with("axis", axis as i64), &[y, order]))
     })
 }
 
-fn bounded(at: At<'_>, op: &str, bound: f32) -> Option<Patch> {
+fn bounded(at: NodeRef<'_>, op: &str, bound: f32) -> Option<Patch> {
     behind(at, |patch, y| {
         let bound = patch.constant("bound", Tensor::scalar(bound));
         Some(patch.node("y", Node::new(op), &[y, bound]))
@@ -560,7 +560,7 @@ fn bounded(at: At<'_>, op: &str, bound: f32) -> Option<Patch> {
 }
 
 /// A side of a sum or product that has its shape, alone.
-fn one_side(at: At<'_>) -> Option<Patch> {
+fn one_side(at: NodeRef<'_>) -> Option<Patch> {
     let y = at.output().ok()?;
     y.dtype().filter(|d| d.is_float())?;
     let side = at.inputs().into_iter().flatten().find(|i| !i.is_constant() && i.shape() == y.shape())?;
@@ -568,7 +568,7 @@ fn one_side(at: At<'_>) -> Option<Patch> {
 }
 
 /// Off by 1 % times a figure made of the batch size, a float vector of one element.
-fn by_batch(at: At<'_>, figure: impl FnOnce(&mut Patch, Ref) -> Option<Ref>) -> Option<Patch> {
+fn by_batch(at: NodeRef<'_>, figure: impl FnOnce(&mut Patch, Ref) -> Option<Ref>) -> Option<Patch> {
     let y = at.output().ok()?;
     if y.shape()?.first()?.known().is_some() {
         return None;

@@ -10,7 +10,7 @@ fn add_constant(read: &mut Model) {
     let mut patch = Patch::anchored(graph.producer(y).unwrap().0);
     let c = patch.constant("c", Tensor::vector(&[1.0_f32, 2.0]));
     let new = patch.node("n", Node::new("Add"), &[graph.find("x").unwrap().into(), c]);
-    patch.replace(graph.wired(y), new);
+    patch.replace(graph.value_ref(y), new);
     graph.apply(patch).unwrap();
 }
 
@@ -62,7 +62,7 @@ fn new_values_are_not_declared() {
     let mut patch = Patch::anchored(graph.producer(y).unwrap().0);
     let t = patch.node("t", Node::new("Abs"), &[graph.find("x").unwrap().into()]);
     let n = patch.node("n", Node::new("Neg"), &[t]);
-    patch.replace(graph.wired(y), n);
+    patch.replace(graph.value_ref(y), n);
     graph.apply(patch).unwrap();
     let written = saved(&read).graph.unwrap();
     assert!(written.value_info.is_empty());
@@ -101,7 +101,7 @@ fn a_constant_of_a_function_is_a_node() {
     let y = body.find("y").unwrap();
     let mut patch = Patch::anchored(body.producer(y).unwrap().0);
     let new = patch.node("n", Node::new("Mul"), &[body.find("x").unwrap().into(), c.into()]);
-    patch.replace(body.wired(y), new);
+    patch.replace(body.value_ref(y), new);
     body.apply(patch).unwrap();
     let nodes = &saved(&read).functions[0].node;
     assert_eq!((nodes[0].op_type(), &nodes[0].output[..]), ("Constant", &["c".to_owned()][..]));

@@ -414,7 +414,7 @@ fn an_order_that_is_not_topological_stays_until_it_changes() {
     let y = graph.find("y").unwrap();
     let mut patch = crate::Patch::anchored(graph.producer(y).unwrap().0);
     let new = patch.node("n", crate::Node::new("Abs"), &[graph.find("b").unwrap().into()]);
-    patch.replace(graph.wired(y), new);
+    patch.replace(graph.value_ref(y), new);
     graph.apply(patch).unwrap();
     let ops: Vec<_> = saved(&read).graph.unwrap().node.into_iter().map(|n| n.output[0].clone()).collect();
     assert_eq!(ops, ["a", "b", "y"]);

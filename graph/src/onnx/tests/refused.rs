@@ -29,19 +29,19 @@ fn graphs() {
     );
     assert_eq!(
         sentence(|g| g.node.push(node("Abs", &["x"], &["y"]))),
-        "`y` is made twice, by Relu making `y` and by Abs making `y`"
+        "`y` has two producers, Relu making `y` and by Abs making `y`"
     );
     assert_eq!(
         sentence(|g| g.node[0].output = vec!["y".into(), "y".into()]),
-        "`y` is made twice, by Relu making `y` and by Relu making `y`"
+        "`y` has two producers, Relu making `y` and by Relu making `y`"
     );
     assert_eq!(
         sentence(|g| g.node[0].output[0] = "x".into()),
-        "`x` is made twice, by the graph's inputs and by Relu making `x`"
+        "`x` has two producers, the graph's inputs and by Relu making `x`"
     );
     assert_eq!(
         sentence(|g| g.initializer = vec![tensor("y", &[])]),
-        "`y` is made twice, by an initializer and by Relu making `y`"
+        "`y` has two producers, an initializer and by Relu making `y`"
     );
     assert_eq!(
         sentence(|g| g.node[0].input[0] = "z".into()),

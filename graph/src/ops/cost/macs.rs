@@ -1,11 +1,11 @@
 //! Multiply-accumulates of each operator, from the shapes around it.
 
 use super::{Bindings, product};
-use crate::{At, Attribute, Wired};
+use crate::{Attribute, NodeRef, ValueRef};
 use std::collections::HashMap;
 
 /// The multiply-accumulates of a node without subgraphs; `None` if they cannot be told.
-pub(super) fn of(at: At<'_>, sizes: &Bindings) -> Option<u64> {
+pub(super) fn of(at: NodeRef<'_>, sizes: &Bindings) -> Option<u64> {
     let s = Shapes { at, sizes };
     let contrib = at.node().domain().starts_with("com.microsoft");
     match (at.node().domain(), at.op()) {
@@ -36,7 +36,7 @@ pub(super) fn of(at: At<'_>, sizes: &Bindings) -> Option<u64> {
 }
 
 /// How often the body of a `Scan` runs: the size of the scanned axis.
-pub(super) fn scan_length(at: At<'_>, sizes: &Bindings) -> Option<u64> {
+pub(super) fn scan_length(at: NodeRef<'_>, sizes: &Bindings) -> Option<u64> {
     let scanned = usize::try_from(at.int("num_scan_inputs", 0)).ok()?;
     let inputs = at.inputs();
     let first = inputs.len().checked_sub(scanned)?;
@@ -51,12 +51,12 @@ pub(super) fn scan_length(at: At<'_>, sizes: &Bindings) -> Option<u64> {
 }
 
 struct Shapes<'g> {
-    at: At<'g>,
+    at: NodeRef<'g>,
     sizes: &'g Bindings,
 }
 
 impl Shapes<'_> {
-    fn shape(&self, value: Option<Wired<'_>>) -> Option<Vec<u64>> {
+    fn shape(&self, value: Option<ValueRef<'_>>) -> Option<Vec<u64>> {
         self.sizes.shape(&value?.value().fact)
     }
 

@@ -9,7 +9,7 @@ mod macs;
 mod tests;
 
 use crate::{
-    At, Attribute, Constant, DataType, Dim, Fact, Graph, Model, Node, NodeId, Tensor, ValueId,
+    Attribute, Constant, DataType, Dim, Fact, Graph, Model, Node, NodeId, NodeRef, Tensor, ValueId,
     check::Functions,
 };
 use std::collections::HashMap;
@@ -151,7 +151,7 @@ impl<'m> Meter<'m> {
     }
 
     /// The cost of a node, and the bytes that are alive inside while it runs.
-    fn node(&mut self, at: At<'_>) -> (NodeCost, u64) {
+    fn node(&mut self, at: NodeRef<'_>) -> (NodeCost, u64) {
         let mut subgraphs = vec![];
         for (name, attribute) in &at.node().attributes {
             subgraphs.extend(attribute.graphs().iter().map(|graph| (name.clone(), self.graph(graph))));
@@ -179,7 +179,7 @@ impl<'m> Meter<'m> {
     }
 
     /// The cost of the function a node calls.
-    fn call(&mut self, at: At<'_>) -> Option<&Cost> {
+    fn call(&mut self, at: NodeRef<'_>) -> Option<&Cost> {
         let place = self.functions.place(at).filter(|_| self.depth < MAX_DEPTH)?;
         if !self.bodies.contains_key(&place) {
             self.depth += 1;

@@ -1,12 +1,12 @@
 //! A node with the elements of its inputs: how operators read their arguments.
 
 use super::{Stop, invalid};
-use crate::{At, Attribute, DataType, Tensor, element_count};
+use crate::{Attribute, DataType, NodeRef, Tensor, element_count};
 
 /// A node that is computed.
 #[derive(Clone, Copy)]
 pub(super) struct Call<'a> {
-    pub at: At<'a>,
+    pub at: NodeRef<'a>,
     pub inputs: &'a [Option<&'a Tensor>],
     /// Bytes that an output may take.
     pub limit: usize,

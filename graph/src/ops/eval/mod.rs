@@ -18,7 +18,7 @@ mod reduce;
 #[cfg(test)]
 mod tests;
 
-use crate::{At, Tensor};
+use crate::{NodeRef, Tensor};
 use call::Call;
 
 /// Why a node was not computed.
@@ -47,7 +47,7 @@ pub enum EvalError {
 
 /// The outputs of a node by slot, for inputs by slot; the inputs of the graph that the node stands in do not count.
 /// No output may take more than `limit` bytes.
-pub fn evaluate(at: At<'_>, inputs: &[Option<&Tensor>], limit: usize) -> Result<Vec<Tensor>, EvalError> {
+pub fn evaluate(at: NodeRef<'_>, inputs: &[Option<&Tensor>], limit: usize) -> Result<Vec<Tensor>, EvalError> {
     let call = Call { at, inputs, limit, tracing: false };
     let outputs = guard(call).and_then(|()| movement(call).unwrap_or_else(|| compute(call)));
     outputs.map_err(|stop| stop.at(at))
@@ -59,7 +59,7 @@ pub fn evaluate(at: At<'_>, inputs: &[Option<&Tensor>], limit: usize) -> Result<
 /// Shapes, indices and the like are given as they are.
 ///
 /// Of other operators: [`EvalError::NotHere`].
-pub fn trace(at: At<'_>, inputs: &[Option<&Tensor>], limit: usize) -> Result<Vec<Tensor>, EvalError> {
+pub fn trace(at: NodeRef<'_>, inputs: &[Option<&Tensor>], limit: usize) -> Result<Vec<Tensor>, EvalError> {
     let call = Call { at, inputs, limit, tracing: true };
     let outputs = guard(call).and_then(|()| movement(call).unwrap_or(Err(Stop::NotHere)));
     outputs.map_err(|stop| stop.at(at))
@@ -73,7 +73,7 @@ enum Stop {
 }
 
 impl Stop {
-    fn at(self, at: At<'_>) -> EvalError {
+    fn at(self, at: NodeRef<'_>) -> EvalError {
         let node = at.describe();
         match self {
             Self::NotHere => EvalError::NotHere(node),

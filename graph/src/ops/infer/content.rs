@@ -1,7 +1,7 @@
 //! Arithmetic on the elements of shape tensors: what `Shape`, `Gather`, `Mul` and the like compute.
 
 use super::{cx::Cx, dims::MAX_CONTENT};
-use crate::{Dim, Wired};
+use crate::{Dim, ValueRef};
 
 /// How deep [`whole`] looks back.
 const MAX_STEPS: usize = 8;
@@ -147,7 +147,7 @@ pub(super) fn whole(cx: &Cx, slot: usize) -> Option<Vec<Dim>> {
 }
 
 /// Numerators over powers of two.
-fn fractions(value: Wired<'_>, steps: usize) -> Option<Vec<(Dim, i64)>> {
+fn fractions(value: ValueRef<'_>, steps: usize) -> Option<Vec<(Dim, i64)>> {
     if let Some(content) = value.value().fact.content() {
         let sizes = content.iter().all(|d| d.at_least(0) || d.is_of_sizes());
         return sizes.then(|| content.iter().map(|d| (d.clone(), 1)).collect());
@@ -158,7 +158,7 @@ fn fractions(value: Wired<'_>, steps: usize) -> Option<Vec<(Dim, i64)>> {
         let items = if tensor.len() <= MAX_CONTENT { tensor.to_f64()? } else { return None };
         return items.into_iter().map(|v| dyadic(v).map(|(n, d)| (Dim::from(n), d))).collect();
     }
-    let at = value.maker().filter(|at| steps > 0 && at.node().domain().is_empty())?;
+    let at = value.producer().filter(|at| steps > 0 && at.node().domain().is_empty())?;
     let of = |slot| fractions(at.input(slot).ok()?, steps - 1);
     match at.op() {
         // Cutting to an integer is followed as content already.

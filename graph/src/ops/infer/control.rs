@@ -23,7 +23,7 @@ impl Engine<'_> {
         let condition = |slot: usize| {
             let value = inputs.get(slot).copied().flatten();
             value.map(|v| {
-                let constant = graph.wired(v).constant_ints().ok().and_then(|c| c.first().copied());
+                let constant = graph.value_ref(v).constant_ints().ok().and_then(|c| c.first().copied());
                 // What follows from shapes is as good as constant.
                 let content = graph.value(v).fact.content();
                 constant.or_else(|| content.and_then(<[Dim]>::first).and_then(Dim::known))
@@ -235,7 +235,7 @@ fn capture(body: &mut Graph, outer: &Graph) -> HashSet<ValueId> {
     for id in body.captures() {
         let Some(own) = outer.find(&body.value(id).name) else { continue };
         let fact = outer.value(own).fact.clone();
-        body.value_mut(id).data = outer.wired(own).constant().ok().cloned().map(Constant::Dense);
+        body.value_mut(id).data = outer.value_ref(own).constant().ok().cloned().map(Constant::Dense);
         put(body, id, fact, &mut changed);
     }
     changed
@@ -243,7 +243,7 @@ fn capture(body: &mut Graph, outer: &Graph) -> HashSet<ValueId> {
 
 /// Whether the condition that a loop's body gives is always true: a constant, or the one it was given.
 fn stays_true(body: &Graph, condition: ValueId) -> bool {
-    let mut value = body.wired(condition);
+    let mut value = body.value_ref(condition);
     if value.constant_ints().is_ok_and(|c| c.first() == Some(&1)) {
         return true;
     }
@@ -252,7 +252,7 @@ fn stays_true(body: &Graph, condition: ValueId) -> bool {
             return true;
         }
         let source =
-            value.maker().filter(|at| at.is("Identity") || at.is("Cast")).and_then(|at| at.input(0).ok());
+            value.producer().filter(|at| at.is("Identity") || at.is("Cast")).and_then(|at| at.input(0).ok());
         match source {
             Some(source) => value = source,
             None => return false,

@@ -1,7 +1,7 @@
 //! What a shape rule sees: a node with the facts of its inputs.
 
 use super::dims::{self, MAX_CONTENT};
-use crate::{At, Attribute, DataType, Dim, Fact, TensorFact, Wired, element_count};
+use crate::{Attribute, DataType, Dim, Fact, NodeRef, TensorFact, ValueRef, element_count};
 use std::borrow::Cow;
 
 /// The facts of a node's outputs in order (what is missing is unknown), or a contradiction in words.
@@ -23,18 +23,18 @@ pub(super) enum Ints {
 
 /// A node under inference.
 pub(super) struct Cx<'g> {
-    pub at: At<'g>,
-    pub inputs: Vec<Option<Wired<'g>>>,
+    pub at: NodeRef<'g>,
+    pub inputs: Vec<Option<ValueRef<'g>>>,
     /// How many outputs the node lists.
     pub outputs: usize,
 }
 
 impl<'g> Cx<'g> {
-    pub fn new(at: At<'g>) -> Self {
+    pub fn new(at: NodeRef<'g>) -> Self {
         Self { at, inputs: at.inputs(), outputs: at.node().slots.1 as usize }
     }
 
-    pub fn input(&self, slot: usize) -> Option<Wired<'g>> {
+    pub fn input(&self, slot: usize) -> Option<ValueRef<'g>> {
         self.inputs.get(slot).copied().flatten()
     }
 

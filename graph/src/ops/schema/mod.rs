@@ -8,7 +8,7 @@ mod types;
 
 pub use types::TypeSet;
 
-use crate::{At, Attribute, graph::standard_domain};
+use crate::{Attribute, NodeRef, graph::standard_domain};
 use std::fmt;
 use table::table;
 
@@ -118,7 +118,7 @@ pub fn operators(domain: &str, opset: i64) -> impl Iterator<Item = &'static str>
     names.filter(move |&(d, op)| schema(d, op, opset).is_some_and(|s| !s.deprecated)).map(|(_, op)| op)
 }
 
-impl At<'_> {
+impl NodeRef<'_> {
     /// The schema of the node's operator; none if it is not standard, or not in the imported operator set.
     pub fn schema(self) -> Option<&'static Schema> {
         schema(self.node().domain(), self.op(), self.graph.opset(self.node().domain())?)

@@ -1,11 +1,11 @@
 //! Operators that act along axes. All axes here count from the front.
 
 use super::{ints, known, normal_axes, normal_axis, standard};
-use crate::{At, Attribute, Decline, Dim, expect};
+use crate::{Attribute, Decline, Dim, NodeRef, expect};
 use std::ops::Range;
 
 /// The `axis` attribute of an operator, or its default, as an axis of the first input.
-pub fn axis_of(at: At<'_>) -> Result<usize, Decline> {
+pub fn axis_of(at: NodeRef<'_>) -> Result<usize, Decline> {
     known(at)?;
     let schema = at.schema().and_then(|s| s.attribute("axis")).ok_or(Decline::Mismatch)?;
     let Some(Attribute::Int(axis)) = at.attr("axis").cloned().or_else(|| schema.default()) else {
@@ -25,7 +25,7 @@ pub struct ReduceView {
 
 impl ReduceView {
     /// Reads every operator named `Reduce…`.
-    pub fn of(at: At<'_>) -> Result<Self, Decline> {
+    pub fn of(at: NodeRef<'_>) -> Result<Self, Decline> {
         expect(at.op().starts_with("Reduce") && at.node().domain().is_empty())?;
         known(at)?;
         let rank = at.input(0)?.rank()?;
@@ -47,7 +47,7 @@ pub struct SqueezeView {
 
 impl SqueezeView {
     /// Declines if the node names no axes and the input's shape is not known well enough to find them.
-    pub fn of(at: At<'_>) -> Result<Self, Decline> {
+    pub fn of(at: NodeRef<'_>) -> Result<Self, Decline> {
         standard(at, "Squeeze")?;
         let input = at.input(0)?;
         if let Some(axes) = ints(at, "axes")? {
@@ -69,7 +69,7 @@ pub struct UnsqueezeView {
 
 impl UnsqueezeView {
     /// Declines if the rank of the input or the axes are unknown.
-    pub fn of(at: At<'_>) -> Result<Self, Decline> {
+    pub fn of(at: NodeRef<'_>) -> Result<Self, Decline> {
         standard(at, "Unsqueeze")?;
         let axes = ints(at, "axes")?.ok_or(Decline::Mismatch)?;
         let rank = at.input(0)?.rank()? + axes.len();
@@ -87,7 +87,7 @@ pub struct SoftmaxView {
 
 impl SoftmaxView {
     /// Declines if the rank is unknown.
-    pub fn of(at: At<'_>) -> Result<Self, Decline> {
+    pub fn of(at: NodeRef<'_>) -> Result<Self, Decline> {
         expect(at.is("Softmax") || at.is("LogSoftmax") || at.is("Hardmax"))?;
         let axis = axis_of(at)?;
         let end = if at.opset() < 13 { at.input(0)?.rank()? } else { axis + 1 };
@@ -109,7 +109,7 @@ pub struct TransposeView {
 
 impl TransposeView {
     /// Without `perm` the axes are reversed; then the rank must be known.
-    pub fn of(at: At<'_>) -> Result<Self, Decline> {
+    pub fn of(at: NodeRef<'_>) -> Result<Self, Decline> {
         standard(at, "Transpose")?;
         let perm = match at.ints("perm") {
             Some(perm) => perm.iter().map(|&a| normal_axis(at, a, perm.len())).collect::<Result<_, _>>()?,

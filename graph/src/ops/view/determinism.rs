@@ -1,6 +1,6 @@
 //! Whether a node computes the same whenever its inputs are the same.
 
-use crate::{At, Graph};
+use crate::{Graph, NodeRef};
 
 /// Operators of ONNX Runtime that draw random numbers, or call code of which nothing is known.
 const RANDOM_CONTRIB: &[&str] =
@@ -8,7 +8,7 @@ const RANDOM_CONTRIB: &[&str] =
 
 /// Whether the same inputs always give the same outputs, so that a node may be computed ahead or shared. Also those
 /// that draw from a given seed are not, and of operators that are not known it cannot be said.
-pub fn is_deterministic(at: At<'_>) -> bool {
+pub fn is_deterministic(at: NodeRef<'_>) -> bool {
     let random = match at.node().domain() {
         "com.microsoft" | "com.microsoft.nchwc" => RANDOM_CONTRIB.contains(&at.op()),
         _ => match at.schema() {
@@ -21,7 +21,7 @@ pub fn is_deterministic(at: At<'_>) -> bool {
 }
 
 /// Dropout at inference passes its input on. In training it does too, at ratio 0.
-fn drops_nothing(at: At<'_>) -> bool {
+fn drops_nothing(at: NodeRef<'_>) -> bool {
     if !at.is("Dropout") || at.has_references() {
         return false;
     }

@@ -1,7 +1,7 @@
 //! Linear and affine operators, and what follows them.
 
 use super::{axes::axis_of, known, number, standard};
-use crate::{At, Decline, Wired, expect};
+use crate::{Decline, NodeRef, ValueRef, expect};
 
 /// `Gemm`: `Y = α·A'·B' + β·C`, where `'` transposes if the flag says so.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,7 +15,7 @@ pub struct GemmView {
 
 impl GemmView {
     /// Declines before operator set 7, where `C` broadcasts by an attribute.
-    pub fn of(at: At<'_>) -> Result<Self, Decline> {
+    pub fn of(at: NodeRef<'_>) -> Result<Self, Decline> {
         standard(at, "Gemm")?;
         if at.opset() < 7 {
             return Err(Decline::because(format!("{} is older than operator set 7", at.describe())));
@@ -43,7 +43,7 @@ pub struct AffineView {
 
 impl AffineView {
     /// Declines in training, per activation instead of per channel, and where statistics are not constant.
-    pub fn of(at: At<'_>) -> Result<Self, Decline> {
+    pub fn of(at: NodeRef<'_>) -> Result<Self, Decline> {
         standard(at, "BatchNormalization")?;
         let because = |why: &str| Err(Decline::because(format!("{} {why}", at.describe())));
         let training = match at.opset() {
@@ -58,7 +58,7 @@ impl AffineView {
             return because("normalises each activation on its own");
         }
         let [gamma, beta, mean, variance] =
-            [1, 2, 3, 4].map(|slot| at.input(slot).and_then(Wired::constant_f64));
+            [1, 2, 3, 4].map(|slot| at.input(slot).and_then(ValueRef::constant_f64));
         let (gamma, beta, mean, variance) = (gamma?, beta?, mean?, variance?);
         if [&beta, &mean, &variance].iter().any(|v| v.len() != gamma.len()) {
             return because("has statistics of different lengths");
@@ -83,7 +83,7 @@ pub struct LayerNormView {
 
 impl LayerNormView {
     /// Declines if the rank is unknown.
-    pub fn of(at: At<'_>) -> Result<Self, Decline> {
+    pub fn of(at: NodeRef<'_>) -> Result<Self, Decline> {
         expect(at.is("LayerNormalization"))?;
         Ok(Self { axis: axis_of(at)?, epsilon: at.float("epsilon", 1e-5) })
     }
@@ -99,7 +99,7 @@ pub struct ClipView {
 
 impl ClipView {
     /// Reads `Clip` and `Relu`; declines if a bound is not constant.
-    pub fn of(at: At<'_>) -> Result<Self, Decline> {
+    pub fn of(at: NodeRef<'_>) -> Result<Self, Decline> {
         known(at)?;
         if at.is("Relu") {
             return Ok(Self { low: 0.0, high: f64::INFINITY });

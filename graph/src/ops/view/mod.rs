@@ -15,15 +15,15 @@ pub use linear::{AffineView, ClipView, GemmView, LayerNormView};
 pub use pieces::{PadMode, PadView, ReshapeView, SliceAxis, SliceView, SplitView};
 pub use window::{ConvTransposeView, ConvView, PoolView, same_pads};
 
-use crate::{At, Attribute, Decline, Wired, expect};
+use crate::{Attribute, Decline, NodeRef, ValueRef, expect};
 
 /// The standard operator `op`, none of whose attributes refers to a caller's.
-fn standard(at: At<'_>, op: &str) -> Result<(), Decline> {
+fn standard(at: NodeRef<'_>, op: &str) -> Result<(), Decline> {
     expect(at.is(op))?;
     known(at)
 }
 
-fn known(at: At<'_>) -> Result<(), Decline> {
+fn known(at: NodeRef<'_>) -> Result<(), Decline> {
     if at.has_references() {
         return Err(Decline::because(format!("attributes of {} are set by the caller", at.describe())));
     }
@@ -34,10 +34,10 @@ fn known(at: At<'_>) -> Result<(), Decline> {
 enum Argument<'g> {
     Missing,
     Attribute(&'g Attribute),
-    Input(Wired<'g>),
+    Input(ValueRef<'g>),
 }
 
-fn argument<'g>(at: At<'g>, name: &str) -> Result<Argument<'g>, Decline> {
+fn argument<'g>(at: NodeRef<'g>, name: &str) -> Result<Argument<'g>, Decline> {
     let schema = at.schema().ok_or(Decline::Mismatch)?;
     let input = schema.inputs.iter().position(|i| i.name == name).and_then(|slot| at.optional(slot));
     Ok(match (input, at.attr(name)) {
@@ -48,7 +48,7 @@ fn argument<'g>(at: At<'g>, name: &str) -> Result<Argument<'g>, Decline> {
 }
 
 /// An argument that is a list of integers; `None` if it is left out.
-fn ints(at: At<'_>, name: &str) -> Result<Option<Vec<i64>>, Decline> {
+fn ints(at: NodeRef<'_>, name: &str) -> Result<Option<Vec<i64>>, Decline> {
     match argument(at, name)? {
         Argument::Missing => Ok(None),
         Argument::Attribute(Attribute::Ints(items)) => Ok(Some(items.clone())),
@@ -58,7 +58,7 @@ fn ints(at: At<'_>, name: &str) -> Result<Option<Vec<i64>>, Decline> {
 }
 
 /// An argument that is one number; `None` if it is left out.
-fn number(at: At<'_>, name: &str) -> Result<Option<f64>, Decline> {
+fn number(at: NodeRef<'_>, name: &str) -> Result<Option<f64>, Decline> {
     match argument(at, name)? {
         Argument::Missing => Ok(None),
         Argument::Attribute(Attribute::Float(value)) => Ok(Some(f64::from(*value))),
@@ -68,7 +68,7 @@ fn number(at: At<'_>, name: &str) -> Result<Option<f64>, Decline> {
 }
 
 /// The reason why an argument cannot be told, if there is no better one.
-fn constant<T>(at: At<'_>, name: &str, value: Result<T, Decline>) -> Result<T, Decline> {
+fn constant<T>(at: NodeRef<'_>, name: &str, value: Result<T, Decline>) -> Result<T, Decline> {
     value.map_err(|decline| match decline {
         Decline::Mismatch => Decline::because(format!("`{name}` of {} is not constant", at.describe())),
         reason @ Decline::Because(_) => reason,
@@ -76,14 +76,14 @@ fn constant<T>(at: At<'_>, name: &str, value: Result<T, Decline>) -> Result<T, D
 }
 
 /// An axis counted from the front; negative ones count from the end.
-fn normal_axis(at: At<'_>, axis: i64, rank: usize) -> Result<usize, Decline> {
+fn normal_axis(at: NodeRef<'_>, axis: i64, rank: usize) -> Result<usize, Decline> {
     let counted = if axis < 0 { axis.saturating_add(rank as i64) } else { axis };
     let fits = usize::try_from(counted).ok().filter(|&a| a < rank);
     fits.ok_or_else(|| Decline::because(format!("{} has axis {axis} at rank {rank}", at.describe())))
 }
 
 /// Axes counted from the front, sorted.
-fn normal_axes(at: At<'_>, axes: &[i64], rank: usize) -> Result<Vec<usize>, Decline> {
+fn normal_axes(at: NodeRef<'_>, axes: &[i64], rank: usize) -> Result<Vec<usize>, Decline> {
     let mut axes: Vec<_> = axes.iter().map(|&a| normal_axis(at, a, rank)).collect::<Result<_, _>>()?;
     axes.sort_unstable();
     if axes.windows(2).any(|pair| pair[0] == pair[1]) {

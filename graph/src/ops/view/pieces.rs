@@ -1,7 +1,7 @@
 //! Operators that cut, fill up and rearrange tensors.
 
 use super::{Argument, argument, axes::axis_of, constant, ints, normal_axis, number, standard};
-use crate::{At, Decline};
+use crate::{Decline, NodeRef};
 
 /// `Slice`: along each named axis the elements `start, start + step, …` before `end`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub struct SliceAxis {
 
 impl SliceView {
     /// Declines unless all places are constant and, if an axis is negative, the rank is known.
-    pub fn of(at: At<'_>) -> Result<Self, Decline> {
+    pub fn of(at: NodeRef<'_>) -> Result<Self, Decline> {
         standard(at, "Slice")?;
         let (starts, ends) = (ints(at, "starts")?, ints(at, "ends")?);
         let (starts, ends) = (starts.ok_or(Decline::Mismatch)?, ends.ok_or(Decline::Mismatch)?);
@@ -78,7 +78,7 @@ pub enum PadMode {
 
 impl PadView {
     /// Declines if the pads or the rank are unknown.
-    pub fn of(at: At<'_>) -> Result<Self, Decline> {
+    pub fn of(at: NodeRef<'_>) -> Result<Self, Decline> {
         standard(at, "Pad")?;
         let name = if at.opset() < 2 { "paddings" } else { "pads" };
         let given = ints(at, name)?.ok_or(Decline::Mismatch)?;
@@ -114,7 +114,7 @@ pub struct SplitView {
 
 impl SplitView {
     /// Declines if the sizes are not constant; equal parts need the size of the axis.
-    pub fn of(at: At<'_>) -> Result<Self, Decline> {
+    pub fn of(at: NodeRef<'_>) -> Result<Self, Decline> {
         standard(at, "Split")?;
         let axis = axis_of(at)?;
         let because = |why: &str| Decline::because(format!("{} {why}", at.describe()));
@@ -143,7 +143,7 @@ pub struct ReshapeView {
 
 impl ReshapeView {
     /// Declines if the target is not constant.
-    pub fn of(at: At<'_>) -> Result<Self, Decline> {
+    pub fn of(at: NodeRef<'_>) -> Result<Self, Decline> {
         standard(at, "Reshape")?;
         let target = match argument(at, "shape")? {
             Argument::Input(shape) => constant(at, "shape", shape.constant_ints())?,

@@ -36,12 +36,17 @@ fn none() -> Value {
     Value::named("none")
 }
 
-fn view<V>(opset: i64, node: Node, inputs: &[Value], of: impl Fn(At<'_>) -> Result<V, Decline>) -> V {
+fn view<V>(opset: i64, node: Node, inputs: &[Value], of: impl Fn(NodeRef<'_>) -> Result<V, Decline>) -> V {
     let (graph, id) = one(opset, node, inputs);
     of(graph.at(id)).unwrap_or_else(|d| panic!("{d:?}"))
 }
 
-fn reason<V>(opset: i64, node: Node, inputs: &[Value], of: impl Fn(At<'_>) -> Result<V, Decline>) -> String {
+fn reason<V>(
+    opset: i64,
+    node: Node,
+    inputs: &[Value],
+    of: impl Fn(NodeRef<'_>) -> Result<V, Decline>,
+) -> String {
     let (graph, id) = one(opset, node, inputs);
     match of(graph.at(id)) {
         Err(Decline::Because(why)) => why,

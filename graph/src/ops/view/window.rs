@@ -4,7 +4,7 @@
 //! `out = ⌊(in + p − (d·(k−1) + 1)) / s⌋ + 1`.
 
 use super::standard;
-use crate::{At, Decline, Wired, expect};
+use crate::{Decline, NodeRef, ValueRef, expect};
 
 /// `Conv`: `Y[n,o] = B[o] + Σ_c Σ_k W[o,c,k] · X[n, c', s·i + d·k − begin]`, channels `c'` of the group of `o`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub struct ConvView {
 
 impl ConvView {
     /// Declines if the weight's shape is not fixed, or `auto_pad` needs an input size that is not known.
-    pub fn of(at: At<'_>) -> Result<Self, Decline> {
+    pub fn of(at: NodeRef<'_>) -> Result<Self, Decline> {
         standard(at, "Conv")?;
         let shape = at.input(1)?.fixed_shape()?;
         expect(shape.len() >= 2)?;
@@ -79,7 +79,7 @@ pub struct ConvTransposeView {
 
 impl ConvTransposeView {
     /// Declines if the weight's shape is not fixed, and if the node gives the output's shape instead of pads.
-    pub fn of(at: At<'_>) -> Result<Self, Decline> {
+    pub fn of(at: NodeRef<'_>) -> Result<Self, Decline> {
         standard(at, "ConvTranspose")?;
         let shape = at.input(1)?.fixed_shape()?;
         expect(shape.len() >= 2)?;
@@ -116,7 +116,7 @@ pub struct PoolView {
 
 impl PoolView {
     /// Declines if `auto_pad` needs an input size that is not known.
-    pub fn of(at: At<'_>) -> Result<Self, Decline> {
+    pub fn of(at: NodeRef<'_>) -> Result<Self, Decline> {
         expect(["MaxPool", "AveragePool", "LpPool"].contains(&at.op()))?;
         standard(at, at.op())?;
         let kernel = at.ints("kernel_shape").ok_or(Decline::Mismatch)?;
@@ -129,7 +129,7 @@ impl PoolView {
     }
 }
 
-fn group(at: At<'_>, channels: usize) -> Result<usize, Decline> {
+fn group(at: NodeRef<'_>, channels: usize) -> Result<usize, Decline> {
     let group = usize::try_from(at.int("group", 1)).ok().filter(|&g| g > 0 && channels.is_multiple_of(g));
     group.ok_or_else(|| {
         Decline::because(format!("{} has groups that do not divide its channels", at.describe()))
@@ -144,7 +144,7 @@ struct Window {
 }
 
 impl Window {
-    fn of(at: At<'_>, kernel: Vec<usize>) -> Result<Self, Decline> {
+    fn of(at: NodeRef<'_>, kernel: Vec<usize>) -> Result<Self, Decline> {
         let positive = |name| -> Result<Vec<usize>, Decline> {
             let items = list(at, name, kernel.len(), 1)?;
             let sizes =
@@ -154,7 +154,7 @@ impl Window {
         Ok(Self { strides: positive("strides")?, dilations: positive("dilations")?, kernel })
     }
 
-    fn pads(&self, at: At<'_>) -> Result<Vec<(i64, i64)>, Decline> {
+    fn pads(&self, at: NodeRef<'_>) -> Result<Vec<(i64, i64)>, Decline> {
         let spatial = self.kernel.len();
         let upper = match at.string("auto_pad", "NOTSET") {
             "VALID" => return Ok(vec![(0, 0); spatial]),
@@ -169,7 +169,7 @@ impl Window {
         (0..spatial).map(|i| self.same(input, i, upper)).collect()
     }
 
-    fn same(&self, input: Wired<'_>, i: usize, upper: bool) -> Result<(i64, i64), Decline> {
+    fn same(&self, input: ValueRef<'_>, i: usize, upper: bool) -> Result<(i64, i64), Decline> {
         let (kernel, stride, dilation) = (self.kernel[i], self.strides[i], self.dilations[i]);
         let size = input.shape().and_then(|shape| shape.get(i + 2)?.size());
         // With stride 1 the input's size cancels out.
@@ -197,7 +197,7 @@ pub fn same_pads(
 }
 
 /// An integer list of a known length; all `default` if it is left out.
-fn list(at: At<'_>, name: &str, length: usize, default: i64) -> Result<Vec<i64>, Decline> {
+fn list(at: NodeRef<'_>, name: &str, length: usize, default: i64) -> Result<Vec<i64>, Decline> {
     match at.ints(name) {
         None | Some([]) => Ok(vec![default; length]),
         Some(items) if items.len() == length => Ok(items.to_vec()),

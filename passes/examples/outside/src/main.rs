@@ -4,7 +4,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a command of its own
 
-use pare_graph::{At, Decline, Model, Patch, Wired, expect, onnx};
+use pare_graph::{Decline, Model, NodeRef, Patch, ValueRef, expect, onnx};
 use pare_passes::{Context, Pass, PassError, Pipeline, RunOptions, pass, run};
 use std::{env::args, error::Error, process::ExitCode};
 
@@ -28,9 +28,9 @@ impl Pass for DropDoubleNegation {
     }
 }
 
-fn negated_twice(at: At<'_>) -> Result<Patch, Decline> {
+fn negated_twice(at: NodeRef<'_>) -> Result<Patch, Decline> {
     expect(at.is("Neg"))?;
-    let (inner, y): (At<'_>, Wired<'_>) = (at.input(0)?.made_by("Neg")?, at.output()?);
+    let (inner, y): (NodeRef<'_>, ValueRef<'_>) = (at.input(0)?.produced_by("Neg")?, at.output()?);
     let x = inner.input(0)?;
     if y.value().is_output() && (x.value().is_input() || x.value().is_output()) {
         return Err(Decline::because(format!("`{}` is the interface", x.name())));

@@ -1,0 +1,228 @@
+//! Activations: functions of one element, whatever number of nodes they are written with.
+
+use crate::{
+    analysis::patterns::{Gelu, HardSwish},
+    framework::matching::is_plain,
+};
+use pare_graph::{Decline, Graph, NodeId, NodeRef, ValueId, ValueRef, expect, ops::ClipView};
+use std::collections::{HashSet, VecDeque};
+
+/// A function that changes each element of a value by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Activation {
+    /// What it is called: as its last node, or its output if that has no name.
+    pub name: String,
+    /// Its nodes; the last one makes the output.
+    pub nodes: Vec<NodeId>,
+    /// What it changes.
+    pub input: ValueId,
+    /// What it makes.
+    pub output: ValueId,
+}
+
+/// Operators that are activations by themselves.
+const SINGLE: &[&str] = &[
+    "Relu",
+    "LeakyRelu",
+    "PRelu",
+    "Clip",
+    "HardSwish",
+    "Gelu",
+    "Elu",
+    "Celu",
+    "Selu",
+    "Mish",
+    "Swish",
+    "Tanh",
+];
+
+/// All activations of a graph, in order. Gates (a `Sigmoid` whose result multiplies something else) are none.
+pub fn activations(graph: &Graph) -> Vec<Activation> {
+    let nodes = graph.nodes();
+    let mut taken = HashSet::new();
+    let mut found: Vec<_> = nodes.iter().filter_map(|&id| written_out(graph.at(id)).ok()).collect();
+    found.iter().for_each(|a| taken.extend(a.nodes.iter().copied()));
+    let left = nodes.iter().filter(|id| !taken.contains(id));
+    found.extend(left.filter_map(|&id| single(graph.at(id)).ok()));
+    let place = |a: &Activation| nodes.iter().position(|&id| Some(&id) == a.nodes.last());
+    found.sort_by_cached_key(place);
+    found
+}
+
+fn single(at: NodeRef<'_>) -> Result<Activation, Decline> {
+    let op = at.op();
+    let contributed = at.node().domain() == "com.microsoft" && op == "Gelu";
+    expect(contributed || SINGLE.contains(&op) && is_plain(at).is_ok())?;
+    if op == "Clip" {
+        let view = ClipView::of(at)?;
+        expect(view.low < view.high && (view.low.is_finite() || view.high.is_finite()))?;
+    }
+    if op == "PRelu" {
+        at.input(1)?.constant()?;
+    }
+    Activation::of(at, at.input(0)?, vec![])
+}
+
+/// `x·σ(x)`, and what operator sets before 14 and 20 have no operator for.
+fn written_out(at: NodeRef<'_>) -> Result<Activation, Decline> {
+    expect(at.is("Mul") || at.is("Div"))?;
+    let (x, parts) = if let Ok(gelu) = Gelu::ending(at) {
+        (gelu.x, gelu.parts)
+    } else if let Ok(swish) = HardSwish::ending(at) {
+        (swish.x, swish.parts)
+    } else {
+        silu(at)?
+    };
+    parts.are_alone(at, at.id)?;
+    Activation::of(at, x, parts.0)
+}
+
+fn silu(at: NodeRef<'_>) -> Result<(ValueRef<'_>, crate::analysis::patterns::Parts), Decline> {
+    expect(at.is("Mul"))?;
+    let (a, b) = (at.input(0)?, at.input(1)?);
+    let (x, gate) = if b.produced_by("Sigmoid").is_ok() { (a, b) } else { (b, a) };
+    let sigmoid = gate.produced_by("Sigmoid")?;
+    expect(sigmoid.input(0)?.id == x.id)?;
+    Ok((x, crate::analysis::patterns::Parts(vec![sigmoid.id, at.id])))
+}
+
+impl Activation {
+    fn of(end: NodeRef<'_>, x: ValueRef<'_>, mut nodes: Vec<NodeId>) -> Result<Self, Decline> {
+        let y = end.output()?;
+        expect(x.dtype().is_some_and(|d| d.is_float()) && !x.is_constant())?;
+        nodes.retain(|&id| id != end.id);
+        nodes.push(end.id);
+        let name = end.node().name.as_deref().filter(|n| !n.is_empty()).unwrap_or(y.name());
+        Ok(Self { name: name.into(), nodes, input: x.id, output: y.id })
+    }
+
+    /// The node that makes the output.
+    pub fn end<'g>(&self, graph: &'g Graph) -> Option<NodeRef<'g>> {
+        self.nodes.last().map(|&id| graph.at(id))
+    }
+
+    /// By how much it rises below zero if above it is the identity, for each of its slopes; `None` for another shape.
+    pub fn slopes(&self, graph: &Graph) -> Option<Vec<f64>> {
+        let at = self.end(graph)?;
+        match at.op() {
+            "Relu" => Some(vec![0.0]),
+            "LeakyRelu" => Some(vec![at.float("alpha", 0.01)]),
+            "PRelu" => at.input(1).ok()?.constant_f64().ok(),
+            _ => None,
+        }
+    }
+}
+
+/// How many values are looked at, up and down, for a layer that tells where the channels are.
+const REACH: usize = 32;
+
+/// The axis along which the channels of a value lie, as the nearest layer has it: axis 1 of what convolutions and
+/// pools read and make, the last one for matrices and layer norms.
+pub fn channel_axis(value: ValueRef<'_>) -> Option<usize> {
+    let rank = value.rank().ok()?;
+    let last = rank.checked_sub(1)?;
+    if rank == 2 {
+        return Some(1);
+    }
+    let told = |at: NodeRef<'_>| match at.op() {
+        "Conv"
+        | "ConvTranspose"
+        | "BatchNormalization"
+        | "InstanceNormalization"
+        | "GroupNormalization"
+        | "MaxPool"
+        | "AveragePool"
+        | "GlobalAveragePool"
+        | "GlobalMaxPool" => Some(1),
+        "MatMul" | "Gemm" | "LayerNormalization" => Some(last),
+        _ => None,
+    };
+    let keeps =
+        |at: NodeRef<'_>| !matches!(at.op(), "Transpose" | "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze");
+    let alike = |v: &ValueRef<'_>| v.rank() == Ok(rank) && !v.is_constant();
+    // Nearest first, upwards and downwards in turn.
+    let mut queue = VecDeque::from([(value, true), (value, false)]);
+    for _ in 0..REACH {
+        let (value, up) = queue.pop_front()?;
+        let next: Vec<_> = if up {
+            value.producer().into_iter().collect()
+        } else {
+            value.users().into_iter().map(|u| u.0).collect()
+        };
+        if let Some(axis) = next.iter().find_map(|&at| told(at)) {
+            return Some(axis);
+        }
+        for at in next.into_iter().filter(|&at| keeps(at)) {
+            let further = if up { at.inputs() } else { at.outputs() };
+            queue.extend(further.into_iter().flatten().filter(alike).map(|v| (v, up)));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::framework::testing::{model, model_at};
+
+    fn found(nodes: &str) -> Vec<String> {
+        let constants = "float half = {0.5}, float one = {1}, float three = {3}, float six = {6}, float zero = {0}, \
+                         float root = {1.4142135}, float c = {0.044715}, float p = {0.7978846}, float[3] s = {1,2,3}";
+        let mut model =
+            model_at(&format!("g (float[N,3] x) => (float[N,3] y) <{constants}> {{ {nodes} }}"), 18);
+        model.infer().unwrap();
+        let graph = &model.graph;
+        let show = |a: Activation| {
+            let value = |v| graph.value(v).name.as_str();
+            format!("{}: {} nodes, {} to {}", a.name, a.nodes.len(), value(a.input), value(a.output))
+        };
+        activations(graph).into_iter().map(show).collect()
+    }
+
+    #[test]
+    fn operators_and_what_stands_for_them() {
+        assert_eq!(found("a = Relu(x) b = LeakyRelu(a) c0 = PRelu(b, s) y = Tanh(c0)").len(), 4);
+        assert_eq!(found("a = Clip(x, zero, six) b = HardSwish(a) y = Elu(b)").len(), 3);
+        assert_eq!(found("s0 = Sigmoid(x) y = Mul(s0, x)"), ["y: 2 nodes, x to y"]);
+        let gelu = "a = Div(x, root) e = Erf(a) b = Add(e, one) m = Mul(x, b) y = Mul(m, half)";
+        assert_eq!(found(gelu), ["y: 5 nodes, x to y"]);
+        let tanh = "q = Pow(x, three) k = Mul(q, c) a = Add(x, k) b = Mul(a, p) t = Tanh(b) u = Add(t, one)
+            m = Mul(x, u) y = Mul(m, half)";
+        assert_eq!(found(tanh), ["y: 8 nodes, x to y"]);
+        for swish in [
+            "a = Add(x, three) b = Clip(a, zero, six) m = Mul(x, b) y = Div(m, six)",
+            "a = Add(x, three) b = Clip(a, zero, six) m = Div(b, six) y = Mul(m, x)",
+        ] {
+            assert_eq!(found(swish), ["y: 4 nodes, x to y"]);
+        }
+        let gate = "g0 = HardSigmoid<alpha = 0.16666667, beta = 0.5>(x) y = Mul(g0, x)";
+        assert_eq!(found(gate), ["y: 2 nodes, x to y"]);
+    }
+
+    #[test]
+    fn gates_are_none() {
+        assert_eq!(found("n = Neg(x) s0 = Sigmoid(n) y = Mul(s0, x)"), Vec::<String>::new());
+        assert_eq!(found("y = Clip(x)"), Vec::<String>::new());
+        // What is used elsewhere cannot go: the tanh alone is one.
+        let used = "s0 = Sigmoid(x) m = Mul(s0, x) y = Add(m, s0)";
+        assert_eq!(found(used), Vec::<String>::new());
+    }
+
+    #[test]
+    fn channels_lie_where_the_nearest_layer_has_them() {
+        let axis = |text: &str| {
+            let mut model = model(text);
+            model.infer().unwrap();
+            channel_axis(model.graph.value_ref(model.graph.find("z").unwrap()))
+        };
+        let conv = "g (float[N,2,4,4] x, float[N,3,4,4] k) => (float[N,3,4,4] y) <float[3,2,1,1] w = {1,2,3,4,5,6}> {
+            c = Conv(x, w) z = Add(k, c) y = Relu(z) }";
+        assert_eq!(axis(conv), Some(1));
+        let matrix = "g (float[N,7,2] x) => (float[N,7,3] y) <float[2,3] w = {1,2,3,4,5,6}> {
+            z = MatMul(x, w) y = Relu(z) }";
+        assert_eq!(axis(matrix), Some(2));
+        let turned =
+            "g (float[N,7,2] x) => (float[N,2,7] y) { z = Transpose<perm = [0,2,1]>(x) y = Relu(z) }";
+        assert_eq!(axis(turned), None);
+    }
+}

@@ -1,0 +1,218 @@
+//! Attention written as products and a `Softmax`.
+
+use super::{
+    Attention, Form, Mask, MaskKind, Miss, NoAttention, Operand, Statics, residual,
+    walk::{Origin, beside_static, number, origin, rearranges},
+};
+use pare_graph::{Dim, NodeRef, ValueRef, expect, ops::SoftmaxView};
+use std::collections::HashSet;
+
+/// Steps between a softmax and the product of q and k.
+const STEPS: usize = 16;
+
+pub(super) fn read(softmax: NodeRef<'_>, statics: &Statics) -> Result<Attention, Miss> {
+    let weights = softmax.output()?;
+    let (product, weighted) = weighting(weights, statics).ok_or(Miss::Not)?;
+    let named = || softmax.describe();
+    let rank = weights.rank().map_err(|_| NoAttention::Ranks(named()))?;
+    let entering = softmax.input(0)?;
+    let scores = scores(entering, statics).ok_or_else(|| NoAttention::Scores(named()))?;
+    if SoftmaxView::of(softmax).ok().map(|view| view.axes) != Some(rank - 1..rank) {
+        return Err(NoAttention::Axis(named()).into());
+    }
+    let ranks = || NoAttention::Ranks(product.describe());
+    let (query, of_q) = operand(scores.left, false, statics).ok_or_else(ranks)?;
+    let (key, of_k) = operand(scores.right, true, statics).ok_or_else(ranks)?;
+    let (value, of_v) = operand(weighted, false, statics).ok_or_else(ranks)?;
+
+    let scale = [of_q.factor, of_k.factor, scores.factor].into_iter().flatten();
+    let scale = (scale.clone().count() == 3).then(|| scale.product());
+    let same = of_q.source.id == of_k.source.id && of_k.source.id == of_v.source.id;
+    let made = [&query, &key, &value].iter().all(|o| o.projection.is_some());
+    let source = (same && made).then_some(of_q.source);
+    let context = product.output()?;
+    let projection = residual::projection(context, statics);
+    let shape = scores.left.shape().ok_or_else(ranks)?;
+    let keys = scores.right.shape().and_then(<[Dim]>::last).cloned();
+    let tokens: Vec<Dim> = keys.into_iter().chain([shape[shape.len() - 2].clone()]).collect();
+    let channels = shape.last().and_then(Dim::size);
+    let heads = match query.head {
+        Some(axis) => shape[axis].size(),
+        None => heads_in_batch(&of_q, scores.left, projection, channels),
+    };
+    Ok(Attention {
+        form: Form::Decomposed,
+        core: softmax.id,
+        scores: Some(entering.id),
+        weights: Some(weights.id),
+        scale,
+        masks: scores.masks.iter().map(|&m| classify(m, statics)).collect(),
+        cached: of_k.cached || of_v.cached,
+        heads,
+        head_size: channels,
+        context: context.id,
+        projection: projection.map(|at| at.id),
+        residual: residual::residual(projection, of_q.source, &tokens, statics),
+        source: source.map(|v| v.id),
+        query,
+        key,
+        value,
+    })
+}
+
+/// An operand `[.., N, d]` of a product, or `[.., d, N]`, with where it comes from.
+fn operand<'g>(value: ValueRef<'g>, transposed: bool, statics: &Statics) -> Option<(Operand, Origin<'g>)> {
+    let rank = value.rank().ok().filter(|&r| r >= 3)?;
+    let (token, channel) = if transposed { (rank - 1, rank - 2) } else { (rank - 2, rank - 1) };
+    let head = (rank == 4).then(|| head_axis(value));
+    let origin = origin(value, statics);
+    let (projection, source) = (origin.projection, origin.source.id);
+    Some((Operand { value: value.id, head, token: Some(token), channel, projection, source }, origin))
+}
+
+/// The product of the softmax with an activation, and that activation, past a guard against rows of NaN.
+fn weighting<'g>(weights: ValueRef<'g>, statics: &Statics) -> Option<(NodeRef<'g>, ValueRef<'g>)> {
+    let mut value = weights;
+    for _ in 0..STEPS {
+        let mut next = None;
+        for (at, wire) in value.users() {
+            let pare_graph::Edge::Input(slot) = wire else { continue };
+            if at.is("MatMul") && slot == 0 {
+                let v = at.input(1).ok().filter(|v| !statics.has(*v))?;
+                return Some((at, v));
+            }
+            if rearranges(at) && slot == 0 || at.is("Where") && slot > 0 {
+                next = at.output().ok();
+            }
+        }
+        value = next?;
+    }
+    None
+}
+
+/// What leads to the softmax.
+struct Scores<'g> {
+    left: ValueRef<'g>,
+    right: ValueRef<'g>,
+    factor: Option<f64>,
+    masks: Vec<ValueRef<'g>>,
+}
+
+/// From the softmax up to the product of two activations.
+fn scores<'g>(mut value: ValueRef<'g>, statics: &Statics) -> Option<Scores<'g>> {
+    let (mut factor, mut masks) = (Some(1.0), vec![]);
+    for _ in 0..STEPS {
+        let at = value.producer()?;
+        if at.is("MatMul") {
+            let (left, right) = (at.input(0).ok()?, at.input(1).ok()?);
+            let both = !statics.has(left) && !statics.has(right);
+            return both.then_some(Scores { left, right, factor, masks });
+        }
+        if rearranges(at) {
+            value = at.input(0).ok()?;
+        } else if at.is("Where") {
+            let (a, b) = (at.input(1).ok()?, at.input(2).ok()?);
+            masks.push(at.input(0).ok()?);
+            value = if statics.has(a) || !leads_to_product(a, statics) { b } else { a };
+        } else if at.is("Add") {
+            let (a, b) = (at.input(0).ok()?, at.input(1).ok()?);
+            let first = !statics.has(a) && leads_to_product(a, statics);
+            let (on, mask) = if first { (a, b) } else { (b, a) };
+            masks.push(mask);
+            value = on;
+        } else if at.is("Mul") || at.is("Div") {
+            let (on, by, right) = beside_static(at, statics)?;
+            expect(at.is("Mul") || right).ok()?;
+            let by = number(by).map(|by| if at.is("Div") { by.recip() } else { by });
+            factor = factor.zip(by).map(|(a, b)| a * b);
+            value = on;
+        } else {
+            return None;
+        }
+    }
+    None
+}
+
+/// Whether a product of two activations lies above, past one operand of each node.
+fn leads_to_product(mut value: ValueRef<'_>, statics: &Statics) -> bool {
+    for _ in 0..STEPS {
+        let Some(at) = value.producer() else { return false };
+        if at.is("MatMul") {
+            return [0, 1].iter().all(|&i| at.input(i).is_ok_and(|v| !statics.has(v)));
+        }
+        let passes = rearranges(at) || ["Mul", "Div", "Add", "Where"].iter().any(|op| at.is(op));
+        let operands = at.inputs().into_iter().flatten().skip(usize::from(at.is("Where")));
+        match operands.into_iter().find(|v| !statics.has(*v)) {
+            Some(next) if passes => value = next,
+            _ => return false,
+        }
+    }
+    false
+}
+
+/// Of an operand with four axes the axis of heads: the one in front whose size is fixed, the second if both are.
+fn head_axis(value: ValueRef<'_>) -> usize {
+    let size = |axis: usize| value.shape().and_then(|s| s[axis].size());
+    usize::from(size(1).is_some() || size(0).is_none())
+}
+
+/// Heads where samples and heads share an axis: the width that the heads are mixed from over the width of one.
+fn heads_in_batch(
+    of_q: &Origin<'_>,
+    query: ValueRef<'_>,
+    projection: Option<NodeRef<'_>>,
+    head: Option<usize>,
+) -> Option<usize> {
+    let width = |at: NodeRef<'_>| at.input(0).ok()?.shape()?.last()?.size();
+    let merged = projection.and_then(width);
+    let own = || of_q.projection.and_then(|id| query.graph.at(id).output().ok()?.shape()?.last()?.size());
+    let (width, head) = (merged.or_else(own)?, head.filter(|&h| h > 0)?);
+    (width % head == 0).then_some(width / head)
+}
+
+/// What a mask does, by what it is made from.
+pub(super) fn classify(mask: ValueRef<'_>, statics: &Statics) -> Mask {
+    let value = Some(mask.id);
+    let causal = triangular(mask) || made_by_comparison(mask);
+    let kind = match (causal, statics.has(mask)) {
+        (true, _) => MaskKind::Causal,
+        (false, true) => MaskKind::Positional,
+        (false, false) => MaskKind::Input,
+    };
+    Mask { kind, value }
+}
+
+/// Whether a constant hides all that is above the diagonal of its last two axes, and nothing on it.
+fn triangular(mask: ValueRef<'_>) -> bool {
+    let Ok(tensor) = mask.constant() else { return false };
+    let (&[.., rows, columns], Some(data)) = (tensor.shape(), tensor.to_f64()) else { return false };
+    // A selection keeps what is not zero; a bias hides by a large negative number.
+    let selects = tensor.dtype() == pare_graph::DataType::Bool;
+    let hidden = |v: f64| if selects { v == 0.0 } else { v <= -1e3 };
+    let hides = |(i, &v): (usize, &f64)| match (i / columns % rows, i % columns) {
+        (row, column) if row < column => hidden(v),
+        (row, column) if row == column => !hidden(v),
+        _ => true,
+    };
+    rows == columns && rows > 1 && data.iter().enumerate().all(hides)
+}
+
+/// Whether `Trilu`, or a comparison of places, is among what the mask is made from.
+fn made_by_comparison(mask: ValueRef<'_>) -> bool {
+    let (mut queue, mut seen) = (vec![mask], HashSet::new());
+    while let Some(value) = queue.pop() {
+        let Some((id, _)) = value.graph.producer(value.id) else { continue };
+        if seen.len() >= 64 || !seen.insert(id) {
+            continue;
+        }
+        let at = value.graph.at(id);
+        let compares = ["Less", "LessOrEqual", "Greater", "GreaterOrEqual"].iter().any(|op| at.is(op));
+        if at.is("Trilu") || compares {
+            return true;
+        }
+        if !at.is("Shape") {
+            queue.extend(at.inputs().into_iter().flatten());
+        }
+    }
+    false
+}

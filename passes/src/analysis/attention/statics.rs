@@ -1,0 +1,40 @@
+//! What does not depend on the data of the inputs: weights, and what is computed from weights and shapes.
+
+use pare_graph::{Graph, ValueId, ValueRef, ops::is_deterministic};
+use std::collections::HashSet;
+
+/// The values of a graph that are the same for all inputs of the same shape.
+pub struct Statics(HashSet<ValueId>);
+
+impl Statics {
+    /// Of a graph, subgraphs not looked into.
+    pub fn of(graph: &Graph) -> Self {
+        let constant = |&v: &ValueId| graph.value(v).data.is_some() && !graph.value(v).is_input();
+        let mut known: HashSet<ValueId> = graph.values().filter(constant).collect();
+        for &id in graph.nodes().iter() {
+            let at = graph.at(id);
+            let mut inputs = graph.inputs_of(id).into_iter().flatten();
+            let of_shape = at.is("Shape") || at.is("Size");
+            let plain = at.node().subgraphs().next().is_none() && is_deterministic(at);
+            if plain && (of_shape || inputs.all(|v| known.contains(&v))) {
+                known.extend(graph.outputs_of(id).into_iter().flatten());
+            }
+        }
+        Self(known)
+    }
+
+    /// Whether the value is one of them.
+    pub fn has(&self, value: ValueRef<'_>) -> bool {
+        self.0.contains(&value.id)
+    }
+
+    /// Whether a static value is the same for all tokens and all samples: one number, or one for each channel (of each
+    /// head).
+    pub(super) fn is_per_channel(&self, value: ValueRef<'_>) -> bool {
+        let Some(shape) = value.shape().filter(|_| self.has(value)) else { return false };
+        match shape {
+            [] | [_] => true,
+            [.., token, _] => token.known() == Some(1),
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! Block-OBS: the order in which units are best removed when the rest makes up for them.
+//!
+//! Optimal Brain Surgeon (Hassibi and Stork 1993) for units of several inputs at once, as in ZipLM (Kurtic et al. 2023):
+//! with `H = (C + δ·I)⁻¹`, removing the inputs `c` of a map `W` and refitting the others raises its squared error by
+//! `tr(W_c (H_cc)⁻¹ W_cᵀ)`. The least such unit goes; then `W -= W_c H_cc⁻¹ H_c,:` and `H -= H_:,c H_cc⁻¹ H_c,:`.
+
+use super::NotFinite;
+use crate::statistics::par;
+use faer::{
+    Accum, Mat, Side,
+    linalg::{
+        matmul::{
+            matmul,
+            triangular::{self, BlockStructure},
+        },
+        solvers::{DenseSolveCore, Llt},
+    },
+    prelude::Solve,
+};
+use rayon::prelude::*;
+
+/// A linear map that reads the units.
+pub struct Reader {
+    /// Covariance of its inputs, `[D, D]`.
+    pub covariance: Mat<f64>,
+    /// Its weights, `[O, D]`.
+    pub weight: Mat<f64>,
+    /// Its inputs that belong to each unit. Inputs of no unit stay.
+    pub units: Vec<Vec<usize>>,
+    /// What its squared error counts: 1 over the variance of its outputs makes several maps comparable.
+    pub importance: f64,
+}
+
+/// In which order to remove units, and what it costs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Order {
+    /// All units, the first to go first.
+    pub units: Vec<usize>,
+    /// Squared error, in units of importance, when the first `i` are gone: one more than there are units.
+    pub loss: Vec<f64>,
+}
+
+/// Up to so many units go one at a time; of more, so many lots are made.
+const ROUNDS: usize = 128;
+
+/// δ as a share of the mean of the diagonal.
+const RIDGE: f64 = 1e-3;
+
+/// Remove all units, the cheapest first.
+pub fn block_obs(readers: Vec<Reader>) -> Result<Order, NotFinite> {
+    let count = readers.first().map_or(0, |r| r.units.len());
+    let mut states = readers.into_iter().map(State::new).collect::<Result<Vec<_>, _>>()?;
+    let mut alive: Vec<_> = (0..count).collect();
+    let mut order = Order { units: vec![], loss: vec![0.0] };
+    while !alive.is_empty() {
+        let score = |&unit: &usize| states.iter().map(|state| state.score(unit)).sum();
+        let scores: Vec<f64> = alive.par_iter().map(score).collect();
+        if scores.iter().any(|s| s.is_nan()) {
+            return Err(NotFinite);
+        }
+        let lot = if count <= ROUNDS { 1 } else { alive.len().div_ceil(ROUNDS) };
+        let mut ranked: Vec<_> = (0..alive.len()).collect();
+        ranked.sort_by(|&a, &b| scores[a].total_cmp(&scores[b]));
+        let gone: Vec<_> = ranked[..lot].iter().map(|&i| alive[i]).collect();
+        for &i in &ranked[..lot] {
+            let so_far = order.loss.last().copied().unwrap_or(0.0);
+            order.units.push(alive[i]);
+            order.loss.push(so_far + scores[i]);
+        }
+        alive.retain(|unit| !gone.contains(unit));
+        if !alive.is_empty() {
+            states.iter_mut().for_each(|s| s.remove(&gone));
+        }
+    }
+    Ok(order)
+}
+
+/// What is left of a reader. Inputs that are gone are left out of the matrices now and then, so that a step costs what
+/// is left.
+struct State {
+    /// `(C + δ·I)⁻¹`, of which the lower triangle counts.
+    inverse: Mat<f64>,
+    weight: Mat<f64>,
+    /// Where in them the inputs of each unit are now, of those that stay.
+    units: Vec<Vec<usize>>,
+    /// Whether an input stays, by its place.
+    stays: Vec<bool>,
+    importance: f64,
+}
+
+impl State {
+    fn new(reader: Reader) -> Result<Self, NotFinite> {
+        let Reader { mut covariance, weight, units, importance } = reader;
+        let d = covariance.nrows();
+        let trace: f64 = (0..d).map(|i| covariance[(i, i)]).sum();
+        let delta = if trace > 0.0 { RIDGE * trace / d as f64 } else { 1.0 };
+        (0..d).for_each(|i| covariance[(i, i)] += delta);
+        let factor = Llt::new(covariance.as_ref(), Side::Lower).map_err(|_| NotFinite)?;
+        Ok(Self { inverse: factor.inverse(), weight, units, stays: vec![true; d], importance })
+    }
+
+    fn inverse(&self, i: usize, j: usize) -> f64 {
+        self.inverse[(i.max(j), i.min(j))]
+    }
+
+    /// `tr(W_c (H_cc)⁻¹ W_cᵀ)`, as `|L⁻¹ W_cᵀ|²` with `H_cc = L·Lᵀ`.
+    fn score(&self, unit: usize) -> f64 {
+        let columns = &self.units[unit];
+        if let [c] = columns[..] {
+            let squares: f64 = self.weight.col(c).iter().map(|w| w * w).sum();
+            return self.importance * squares / self.inverse[(c, c)];
+        }
+        let m = columns.len();
+        let mut l: Vec<f64> = (0..m * m).map(|k| self.inverse(columns[k / m], columns[k % m])).collect();
+        if !cholesky(&mut l, m) {
+            // Inputs that repeat each other exactly, down to rounding: each costs what the others cannot give.
+            return 0.0;
+        }
+        let (mut sum, mut z) = (0.0, vec![0.0; m]);
+        for o in 0..self.weight.nrows() {
+            for i in 0..m {
+                let known: f64 = (0..i).map(|j| l[i * m + j] * z[j]).sum();
+                z[i] = (self.weight[(o, columns[i])] - known) / l[i * m + i];
+                sum += z[i] * z[i];
+            }
+        }
+        self.importance * sum
+    }
+
+    fn remove(&mut self, units: &[usize]) {
+        let columns: Vec<_> = units.iter().flat_map(|&u| std::mem::take(&mut self.units[u])).collect();
+        let (d, r) = (self.inverse.nrows(), columns.len());
+        let across = Mat::from_fn(d, r, |i, j| self.inverse(i, columns[j]));
+        let mut block = Mat::from_fn(r, r, |i, j| across[(columns[i], j)]);
+        // A trace of the diagonal keeps the factor finite where the block is singular to rounding.
+        let scale = (0..r).map(|i| block[(i, i)]).fold(0.0, f64::max);
+        (0..r).for_each(|i| block[(i, i)] += 1e-12 * scale);
+        let Ok(factor) = Llt::new(block.as_ref(), Side::Lower) else { return };
+        let share = factor.solve(across.transpose());
+        let gone = Mat::from_fn(self.weight.nrows(), r, |i, j| self.weight[(i, columns[j])]);
+        matmul(self.weight.as_mut(), Accum::Add, gone.as_ref(), share.as_ref(), -1.0, par());
+        let (whole, lower) = (BlockStructure::Rectangular, BlockStructure::TriangularLower);
+        let (inverse, across) = (self.inverse.as_mut(), across.as_ref());
+        triangular::matmul(inverse, lower, Accum::Add, across, whole, share.as_ref(), whole, -1.0, par());
+        columns.iter().for_each(|&c| self.stays[c] = false);
+        self.close_up();
+    }
+
+    /// Leave out what is gone, once it is a quarter.
+    fn close_up(&mut self) {
+        let left: Vec<_> = (0..self.stays.len()).filter(|&i| self.stays[i]).collect();
+        if 4 * left.len() > 3 * self.stays.len() {
+            return;
+        }
+        let mut place = vec![0; self.stays.len()];
+        left.iter().enumerate().for_each(|(i, &was)| place[was] = i);
+        let n = left.len();
+        self.inverse = Mat::from_fn(n, n, |i, j| if i < j { 0.0 } else { self.inverse[(left[i], left[j])] });
+        self.weight = Mat::from_fn(self.weight.nrows(), n, |i, j| self.weight[(i, left[j])]);
+        self.units.iter_mut().flatten().for_each(|column| *column = place[*column]);
+        self.stays = vec![true; n];
+    }
+}
+
+/// The factor of a small positive definite matrix in place, row-major; false if it is none.
+fn cholesky(a: &mut [f64], m: usize) -> bool {
+    for j in 0..m {
+        let pivot: f64 = a[j * m + j] - (0..j).map(|k| a[j * m + k].powi(2)).sum::<f64>();
+        if pivot <= 0.0 {
+            return false;
+        }
+        let pivot = pivot.sqrt();
+        a[j * m + j] = pivot;
+        for i in j + 1..m {
+            let sum: f64 = (0..j).map(|k| a[i * m + k] * a[j * m + k]).sum();
+            a[i * m + j] = (a[i * m + j] - sum) / pivot;
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::statistics::Sums;
+
+    /// Six units of two inputs each, correlated.
+    fn sums(seed: u64) -> (Sums, Mat<f64>) {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mix = Mat::from_fn(12, 12, |_, _| rng.f32() - 0.5);
+        let z = Mat::from_fn(600, 12, |_, _| rng.f32());
+        let x = &z * &mix;
+        let data = (0..600).flat_map(|i| (0..12).map(|j| x[(i, j)]).collect::<Vec<_>>()).collect();
+        let mut sums = Sums::new(12, 0);
+        sums.add_inputs(crate::statistics::Rows { width: 12, data }.all());
+        (sums, Mat::from_fn(4, 12, |_, _| rng.f64() - 0.5))
+    }
+
+    fn units() -> Vec<Vec<usize>> {
+        (0..6).map(|u| vec![2 * u, 2 * u + 1]).collect()
+    }
+
+    /// The least squares error with these units gone, by a refit from scratch.
+    fn refit(sums: &Sums, weight: &Mat<f64>, gone: &[usize]) -> f64 {
+        let kept: Vec<_> = (0..12).filter(|c| !gone.contains(&(c / 2))).collect();
+        let part = sums.through(weight.as_ref(), &[], &kept);
+        let prior = Mat::from_fn(4, kept.len(), |i, j| weight[(i, kept[j])]);
+        let d = sums.covariance();
+        let mean =
+            |n: usize, at: &dyn Fn(usize) -> usize| (0..n).map(|i| d[(at(i), at(i))]).sum::<f64>() / n as f64;
+        // The same δ for the part as for the whole.
+        let lambda = RIDGE * mean(12, &|i| i) / mean(kept.len(), &|i| kept[i]);
+        let fit = part.ridge(prior.as_ref(), lambda).unwrap();
+        let delta = RIDGE * mean(12, &|i| i);
+        let moved: f64 = (0..4)
+            .flat_map(|i| (0..kept.len()).map(move |j| (i, j)))
+            .map(|(i, j)| (fit.weight[(i, j)] - prior[(i, j)]).powi(2))
+            .sum();
+        let lost: f64 = (0..4)
+            .flat_map(|i| gone.iter().flat_map(move |&g| [(i, 2 * g), (i, 2 * g + 1)]))
+            .map(|at| weight[at].powi(2))
+            .sum();
+        part.loss(&fit) + delta * (moved + lost)
+    }
+
+    #[test]
+    fn every_step_removes_what_a_refit_from_scratch_would_and_knows_its_loss() {
+        for seed in 0..8 {
+            let (sums, weight) = sums(seed);
+            let reader = Reader {
+                covariance: sums.covariance(),
+                weight: weight.clone(),
+                units: units(),
+                importance: 1.0,
+            };
+            let order = block_obs(vec![reader]).unwrap();
+            let mut gone = vec![];
+            for (step, &unit) in order.units.iter().enumerate().take(5) {
+                let with = |u: usize| [&gone[..], &[u]].concat();
+                let best = (0..6)
+                    .filter(|u| !gone.contains(u))
+                    .min_by(|&a, &b| {
+                        refit(&sums, &weight, &with(a)).total_cmp(&refit(&sums, &weight, &with(b)))
+                    })
+                    .unwrap();
+                assert_eq!(unit, best, "seed {seed}, step {step}");
+                gone.push(unit);
+                let (told, found) = (order.loss[step + 1], refit(&sums, &weight, &gone));
+                assert!((told - found).abs() < 1e-6 * found.max(1e-9), "{told} is not {found}");
+            }
+        }
+    }
+
+    #[test]
+    fn several_readers_count_by_their_importance_and_idle_inputs_help() {
+        let (sums, weight) = sums(9);
+        let reader = |importance| Reader {
+            covariance: sums.covariance(),
+            weight: weight.clone(),
+            units: units()[..4].to_vec(),
+            importance,
+        };
+        let one = block_obs(vec![reader(1.0)]).unwrap();
+        let two = block_obs(vec![reader(0.25), reader(0.75)]).unwrap();
+        assert_eq!(one.units, two.units);
+        one.loss.iter().zip(&two.loss).for_each(|(a, b)| assert!((a - b).abs() < 1e-9));
+    }
+
+    #[test]
+    fn many_units_go_in_lots() {
+        let n = 300;
+        let reader = Reader {
+            covariance: Mat::identity(n, n),
+            weight: Mat::from_fn(1, n, |_, j| 1.0 + ((j * 7) % n) as f64),
+            units: (0..n).map(|u| vec![u]).collect(),
+            importance: 1.0,
+        };
+        let order = block_obs(vec![reader]).unwrap();
+        let sizes: Vec<_> = order.units.iter().map(|j| (j * 7) % n).collect();
+        assert_eq!(sizes, (0..n).collect::<Vec<_>>());
+        assert_eq!(order.loss.len(), n + 1);
+    }
+}

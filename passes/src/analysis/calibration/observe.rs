@@ -1,0 +1,150 @@
+//! Running samples through a model and looking at values inside.
+
+use super::segment;
+use crate::framework::{PassError, Tools};
+use pare_graph::{DataType, Dim, EvaluateError, Graph, Model, Run, Setting, Tensor, ValueId};
+use std::{borrow::Cow, ops::Range};
+
+/// Samples in a run, where the model leaves that open and memory allows it.
+const BATCH: usize = 64;
+
+/// Samples `range` in lots that run at once: as large as the first axes of the model's inputs say (what is left over
+/// then is not run), or as keeps `bytes_per_sample` within a quarter of the memory.
+pub fn batches(graph: &Graph, range: Range<usize>, bytes_per_sample: u64, memory: u64) -> Vec<Range<usize>> {
+    let fixed =
+        open_inputs(graph).into_iter().filter_map(|v| graph.value(v).fact.shape()?.first()?.size()).min();
+    let fitting = (memory / 4 / bytes_per_sample.max(1)).clamp(1, BATCH as u64) as usize;
+    let size = fixed.unwrap_or(fitting).max(1);
+    let starts = range.clone().step_by(size).map(|from| from..(from + size).min(range.end));
+    starts.filter(|r| fixed.is_none() || r.len() == size).collect()
+}
+
+/// Bytes of a value for one sample: its first axis is taken for the samples where its size is open.
+pub fn bytes_per_sample(graph: &Graph, value: ValueId) -> u64 {
+    let fact = &graph.value(value).fact;
+    let size = |d: &Dim| d.eval(&|_| Some(1)).and_then(|n| u64::try_from(n).ok()).unwrap_or(1);
+    let count = fact.shape().unwrap_or(&[]).iter().map(size).fold(1, u64::saturating_mul);
+    count.saturating_mul(u64::from(fact.dtype().map_or(32, DataType::bits)).div_ceil(8))
+}
+
+/// Inputs that a caller has to give.
+pub fn open_inputs(graph: &Graph) -> Vec<ValueId> {
+    graph.inputs().iter().copied().filter(|&v| graph.value(v).data.is_none()).collect()
+}
+
+/// A model that is ready to show values inside.
+pub struct Probe {
+    /// `None` if all that is wanted is given.
+    run: Option<Box<dyn Run>>,
+    inputs: Vec<String>,
+    /// For each wanted value, where to find it: among what goes in or among what comes out.
+    wanted: Vec<Place>,
+    names: Vec<String>,
+}
+
+#[derive(Clone, Copy)]
+enum Place {
+    Input(usize),
+    Output(usize),
+}
+
+impl Probe {
+    /// Load what computes `wanted` from `given`.
+    pub fn new(
+        tools: Tools<'_>,
+        model: &Model,
+        given: &[ValueId],
+        wanted: &[ValueId],
+    ) -> Result<Self, PassError> {
+        let engine = tools.engine.ok_or_else(no_engine)?;
+        let part = segment(model, given, wanted).map_err(|e| EvaluateError(e.to_string()))?;
+        let named = |id: &ValueId| part.graph.value(*id).name.clone();
+        let inputs: Vec<_> = part.graph.inputs().iter().map(named).collect();
+        let outputs: Vec<_> = part.graph.outputs().iter().map(named).collect();
+        let name = |v: &ValueId| model.graph.value(*v).name.clone();
+        let find = |v: &ValueId| {
+            let name = name(v);
+            let output = outputs.iter().position(|o| *o == name).map(Place::Output);
+            // What is wanted as it was given never enters the part.
+            let given = given.iter().position(|g| g == v).map(Place::Input);
+            output.or(given).ok_or_else(|| EvaluateError(format!("`{name}` is not computed")))
+        };
+        let wanted = wanted.iter().map(find).collect::<Result<Vec<_>, _>>()?;
+        let computes = wanted.iter().any(|p| matches!(p, Place::Output(_)));
+        let run =
+            computes.then(|| engine.load(&part, Setting::DEPLOYED.threads(tools.threads))).transpose()?;
+        Ok(Self { run, inputs, wanted, names: given.iter().map(name).collect() })
+    }
+
+    /// Feed the given values by name, get the wanted ones.
+    pub fn run(&mut self, feeds: &[(String, Tensor)]) -> Result<Vec<Tensor>, EvaluateError> {
+        let needed = feeds.iter().filter(|(name, _)| self.inputs.contains(name));
+        let needed: Vec<_> = needed.map(|(name, tensor)| (name.as_str(), tensor)).collect();
+        let outputs = self.run.as_mut().map_or(Ok(vec![]), |run| run.run(&needed))?;
+        let take = |place: &Place| match *place {
+            Place::Output(i) => outputs.get(i).cloned(),
+            Place::Input(i) => feeds.iter().find(|(n, _)| *n == self.names[i]).map(|(_, t)| t.clone()),
+        };
+        let missing = || EvaluateError("the engine gave too few outputs".into());
+        self.wanted.iter().map(|p| take(p).ok_or_else(missing)).collect()
+    }
+}
+
+fn no_engine() -> PassError {
+    PassError::refused_with("it needs an engine to run samples", "see `pare runtime`")
+}
+
+/// What was asked for without samples.
+pub fn no_samples() -> PassError {
+    PassError::refused_with("it needs samples", "give them with `--samples`")
+}
+
+/// Run the samples in `range` through the model, and show the values `wanted` of every batch.
+pub fn observe(
+    tools: Tools<'_>,
+    model: &Model,
+    wanted: &[ValueId],
+    range: Range<usize>,
+    what: &str,
+    visit: &mut dyn FnMut(Range<usize>, &[Tensor]) -> Result<(), PassError>,
+) -> Result<(), PassError> {
+    let samples = tools.samples.ok_or_else(no_samples)?;
+    let graph = &model.graph;
+    let mut probe = Probe::new(tools, model, &open_inputs(graph), wanted)?;
+    let bytes = wanted.iter().map(|&v| bytes_per_sample(graph, v)).sum();
+    for batch in batches(graph, range.clone(), bytes, tools.memory) {
+        let values = probe.run(&samples.batch(batch.clone())?)?;
+        visit(batch.clone(), &values)?;
+        tools.progress.step(what, (batch.end - range.start) as u64, range.len() as u64);
+    }
+    Ok(())
+}
+
+/// `count` of the places `0..places`, in order, chosen at random for this sample; all if there are no more.
+pub fn choose(seed: u64, sample: usize, places: usize, count: usize) -> Vec<usize> {
+    if places <= count {
+        return (0..places).collect();
+    }
+    let mut rng = fastrand::Rng::with_seed(seed ^ (sample as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    // Floyd's algorithm: without repetition, with `count` draws.
+    let mut chosen = std::collections::BTreeSet::new();
+    for last in places - count..places {
+        if !chosen.insert(rng.usize(..=last)) {
+            chosen.insert(last);
+        }
+    }
+    chosen.into_iter().collect()
+}
+
+/// The elements of a float tensor in f32.
+pub fn floats(tensor: &Tensor) -> Result<Cow<'_, [f32]>, EvaluateError> {
+    if let Some(floats) = tensor.as_f32() {
+        return Ok(floats.into());
+    }
+    if tensor.dtype() == DataType::Float {
+        let floats = tensor.to_vec::<f32>();
+        return floats.map(Cow::Owned).map_err(|e| EvaluateError(e.to_string()));
+    }
+    let values = tensor.to_f64().ok_or_else(|| EvaluateError(format!("{} activations", tensor.dtype())))?;
+    Ok(values.into_iter().map(|v| v as f32).collect())
+}

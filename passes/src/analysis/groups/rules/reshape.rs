@@ -1,0 +1,273 @@
+//! Operators that keep the elements and change the axes.
+
+use super::{
+    Port::{self, In, Out},
+    Tracer,
+};
+use crate::analysis::groups::cut::Cutter;
+use pare_graph::{Dim, Edge, NodeRef, Tensor, ops::TransposeView};
+use std::ops::Range;
+
+/// Axes of the input and of the output that hold the same elements, between two places where the products of the
+/// sizes agree.
+fn segments(from: &[Dim], to: &[Dim]) -> Option<Vec<(Range<usize>, Range<usize>)>> {
+    let one = Dim::from(1_i64);
+    let (mut i, mut j, mut found) = (0, 0, vec![]);
+    while i < from.len() || j < to.len() {
+        // Axes of size 1 that stand alone: on both sides they belong together, else to nothing.
+        match (from.get(i).map(|d| *d == one), to.get(j).map(|d| *d == one)) {
+            (Some(true), Some(true)) => {
+                found.push((i..i + 1, j..j + 1));
+                (i, j) = (i + 1, j + 1);
+                continue;
+            }
+            (Some(true), _) => {
+                found.push((i..i + 1, j..j));
+                i += 1;
+                continue;
+            }
+            (_, Some(true)) => {
+                found.push((i..i, j..j + 1));
+                j += 1;
+                continue;
+            }
+            (None, _) | (_, None) => return None,
+            _ => {}
+        }
+        let (a, b) = (i, j);
+        let (mut p, mut q) = (from[i].clone(), to[j].clone());
+        (i, j) = (i + 1, j + 1);
+        while p != q {
+            // The side that is behind takes its next axis. Where symbols hide which, both orders are tried by division.
+            let behind = match (p.known(), q.known()) {
+                (Some(p), Some(q)) => p < q,
+                _ => q.exact_div(&p).is_some(),
+            };
+            if behind {
+                p = &p * from.get(i)?;
+                i += 1;
+            } else {
+                q = &q * to.get(j)?;
+                j += 1;
+            }
+        }
+        found.push((a..i, b..j));
+    }
+    Some(found)
+}
+
+/// Row-major order is kept, so the elements of a segment correspond one by one. One axis on either side carries the
+/// units: heads if there are any, else the widest that can lose indices; the others of the segment stay whole.
+pub fn reshape<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
+    let (from, to) = (t.dims(In(0))?, t.dims(Out(0))?);
+    for (a, b) in segments(from, to)? {
+        if a.len() == 1 && b.len() == 1 {
+            t.tie((In(0), a.start), (Out(0), b.start));
+            continue;
+        }
+        a.clone().for_each(|axis| t.mention(In(0), axis));
+        b.clone().for_each(|axis| t.mention(Out(0), axis));
+        if a.is_empty() || b.is_empty() {
+            continue;
+        }
+        let sizes = |dims: &[Dim]| dims.iter().map(Dim::size).collect::<Option<Vec<_>>>();
+        let carried = match (sizes(&from[a.clone()]), sizes(&to[b.clone()])) {
+            (Some(p), Some(q)) if !t.is_coarse() => {
+                let (u, v) = (carrier(t, In(0), &a, &p), carrier(t, Out(0), &b, &q));
+                u.zip(v).map(|(u, v)| (u, v, p, q))
+            }
+            _ => None,
+        };
+        let Some((u, v, p, q)) = carried else {
+            t.note_segment(&a, &b);
+            if !t.is_coarse() {
+                a.for_each(|axis| t.pin(In(0), axis));
+                b.for_each(|axis| t.pin(Out(0), axis));
+            }
+            continue;
+        };
+        let (x, y) = (t.axis(In(0), u)?, t.axis(Out(0), v)?);
+        let total: usize = p.iter().product();
+        if total > 1 << 20 {
+            return None;
+        }
+        let (stride_x, size_x) = (p[u - a.start + 1..].iter().product::<usize>(), p[u - a.start]);
+        let (stride_y, size_y) = (q[v - b.start + 1..].iter().product::<usize>(), q[v - b.start]);
+        t.map(x, y, (0..total).map(|i| (i / stride_x % size_x, i / stride_y % size_y)));
+        a.filter(|&axis| axis != u).for_each(|axis| t.pin(In(0), axis));
+        b.filter(|&axis| axis != v).for_each(|axis| t.pin(Out(0), axis));
+    }
+    // The shape, or the axes, are constants or computed; both are rewritten.
+    for slot in 1..at.inputs().len() {
+        (0..t.rank(In(slot)).unwrap_or(0)).for_each(|axis| t.mention(In(slot), axis));
+    }
+    Some(())
+}
+
+fn carrier(t: &Tracer<'_>, port: Port, axes: &Range<usize>, sizes: &[usize]) -> Option<usize> {
+    if axes.len() == 1 {
+        return Some(axes.start);
+    }
+    let wide = axes.clone().zip(sizes).filter(|&(axis, &size)| size > 1 && !t.nature(port, axis).pinned);
+    // Of equally wide ones the first.
+    wide.max_by_key(|&(axis, &size)| (t.nature(port, axis).heads, size, std::cmp::Reverse(axis)))
+        .map(|(axis, _)| axis)
+}
+
+/// The target as it has to be now: constant again, with what is open left to be found out.
+pub fn retarget(c: &mut Cutter<'_>, at: NodeRef<'_>) -> Option<()> {
+    let (new, old) = (c.dims(at, Out(0))?, at.outputs().first().copied().flatten()?.shape()?);
+    if new == old && c.dims(at, In(0))? == at.optional(0)?.shape()? {
+        return Some(());
+    }
+    let given = if at.attr("shape").is_some() {
+        at.ints("shape").map(<[i64]>::to_vec)
+    } else {
+        at.optional(1)?.constant_ints().ok()
+    };
+    let mut target: Vec<i64> = match given {
+        // What the file says stays, but for sizes that change.
+        Some(given) if given.len() == new.len() => {
+            let entry = |i: usize| match (given[i], new[i].known(), old[i] == new[i]) {
+                (entry, _, true) => Some(entry),
+                (entry @ (0 | -1), ..) => Some(entry),
+                (_, Some(size), false) => Some(size),
+                _ => None,
+            };
+            (0..new.len()).map(entry).collect::<Option<_>>()?
+        }
+        Some(given) if at.is("Expand") && given.len() < new.len() => {
+            // Missing axes in front are those of the input.
+            let tail = &new[new.len() - given.len()..];
+            let entry = |(g, d): (&i64, &Dim)| if *g == 1 { Some(1) } else { d.known() };
+            given.iter().zip(tail).map(entry).collect::<Option<_>>()?
+        }
+        _ => new.iter().map(|d| d.known().unwrap_or(-1)).collect(),
+    };
+    if at.is("Expand") {
+        // Where a size is not known the input has it already: 1 leaves it.
+        target.iter_mut().filter(|t| **t < 0).for_each(|t| *t = 1);
+        if repeats_unknown(&c.dims(at, In(0))?, &new)? {
+            return None;
+        }
+    } else if target.iter().filter(|t| **t == -1).count() > 1 {
+        // 0 copies the size of the input at the same place.
+        let input = c.dims(at, In(0))?;
+        if at.int("allowzero", 0) != 0 {
+            return None;
+        }
+        for i in 0..target.len() {
+            if target[i] == -1 && input.get(i) == Some(&new[i]) {
+                target[i] = 0;
+            }
+        }
+        if target.iter().filter(|t| **t == -1).count() > 1 {
+            return None;
+        }
+    }
+    if at.attr("shape").is_some() {
+        c.set_attribute(at, "shape", Some(target.into()));
+    } else {
+        c.set_input(at, 1, "shape", Tensor::vector(&target));
+    }
+    Some(())
+}
+
+/// Axes change places.
+pub fn transpose<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
+    let view = TransposeView::of(at).ok()?;
+    view.perm.iter().enumerate().for_each(|(out, &axis)| t.tie((In(0), axis), (Out(0), out)));
+    Some(())
+}
+
+/// Whether `Expand` repeats along an axis until it has a size that is not known: then no constant says how often.
+fn repeats_unknown(input: &[Dim], output: &[Dim]) -> Option<bool> {
+    let offset = output.len().checked_sub(input.len())?;
+    let repeats = |i: usize| i < offset || input[i - offset] != output[i];
+    Some((0..output.len()).any(|i| output[i].known().is_none() && repeats(i)))
+}
+
+/// Axes of size 1 are repeated; those that keep their size can lose indices, if the shape can be written anew.
+pub fn expand<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
+    let (dims, out) = (t.dims(In(0))?, t.dims(Out(0))?);
+    let offset = out.len().checked_sub(dims.len())?;
+    let computed = repeats_unknown(dims, out)?;
+    for axis in 0..dims.len() {
+        if dims[axis] == out[axis + offset] {
+            t.tie((In(0), axis), (Out(0), axis + offset));
+            if computed {
+                let why = format!("{} computes its shape, which `safe` may resolve", at.describe());
+                let held = t.axis(In(0), axis)?;
+                t.pin_because(held, why);
+            }
+        } else {
+            t.axis(In(0), axis);
+        }
+    }
+    t.axis(In(1), 0);
+    Some(())
+}
+
+/// Index `i` of an axis that is repeated becomes `i`, `i + n`, and so on.
+pub fn tile<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
+    let repeats = at.optional(1)?.constant_ints().ok()?;
+    for (axis, &count) in repeats.iter().enumerate() {
+        if count == 1 {
+            t.tie((In(0), axis), (Out(0), axis));
+        } else {
+            // One that is too long to be followed stays whole, on both sides.
+            let (x, y) = (t.axis(In(0), axis)?, t.axis(Out(0), axis)?);
+            let (n, all) = (t.axes[x].size, t.axes[y].size);
+            if n == 0 || !all.is_multiple_of(n) {
+                return None;
+            }
+            t.map(x, y, (0..all).map(|i| (i % n, i)));
+        }
+    }
+    t.axis(In(1), 0);
+    Some(())
+}
+
+/// A size that is read may go anywhere, so the axis stays whole; unless only other sizes are looked at.
+pub fn shape<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
+    let rank = t.rank(In(0))?;
+    let read = read(at, rank).unwrap_or_else(|| (0..rank).collect());
+    for axis in 0..rank {
+        if read.contains(&axis) {
+            t.pin(In(0), axis);
+        } else {
+            t.axis(In(0), axis);
+        }
+    }
+    t.axis(Out(0), 0);
+    Some(())
+}
+
+/// The axes whose sizes are looked at, if all readers pick some.
+fn read(at: NodeRef<'_>, rank: usize) -> Option<Vec<usize>> {
+    let start = at.int("start", 0);
+    let start = usize::try_from(if start < 0 { start + rank as i64 } else { start }).ok()?;
+    let output = at.output().ok()?;
+    if output.value().is_output() {
+        return None;
+    }
+    let count = output.shape()?.first()?.size()?;
+    let mut axes = vec![];
+    for (user, wire) in output.users() {
+        if wire != Edge::Input(0) || !(user.is("Gather") || user.is("Slice")) {
+            return None;
+        }
+        let places = if user.is("Gather") {
+            user.input(1).ok()?.constant_ints().ok()?
+        } else {
+            let view = pare_graph::ops::SliceView::of(user).ok()?;
+            let [cut] = view.axes[..] else { return None };
+            let (first, n) = cut.on(count);
+            (0..n as i64).map(|i| first as i64 + i * cut.step).collect()
+        };
+        for i in places {
+            axes.push(start + usize::try_from(if i < 0 { i + count as i64 } else { i }).ok()?);
+        }
+    }
+    Some(axes)
+}

@@ -1,0 +1,198 @@
+//! Bounds of values, from the operators that make them.
+//!
+//! Signs are exact: a sum of values that are not negative is not negative in floats either. Other bounds move outwards
+//! where an operator rounds.
+
+use crate::framework::matching::is_plain;
+use pare_graph::{
+    NodeRef, ValueRef,
+    ops::{ClipView, PadMode, PadView, PoolView},
+};
+
+/// All values lie between `low` and `high`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Interval {
+    pub low: f64,
+    pub high: f64,
+}
+
+/// How far up a value's makers are followed, and how many nodes in all.
+const DEPTH: usize = 32;
+const NODES: usize = 256;
+
+/// Rounding moves a bound by less than this share of it, down to numbers with 8 bits.
+const ROUNDING: f64 = 1.0 / 128.0;
+
+impl Interval {
+    /// Nothing is known.
+    pub const ALL: Self = Self { low: f64::NEG_INFINITY, high: f64::INFINITY };
+    const UNIT: Self = Self { low: 0.0, high: 1.0 };
+
+    /// The bounds of a value.
+    pub fn of(value: ValueRef<'_>) -> Self {
+        Search { left: NODES }.value(value, DEPTH)
+    }
+
+    /// Whether it lies within `other`.
+    pub fn lies_in(self, other: Self) -> bool {
+        other.low <= self.low && self.high <= other.high
+    }
+
+    fn new(low: f64, high: f64) -> Self {
+        if low.is_nan() || high.is_nan() { Self::ALL } else { Self { low, high } }
+    }
+
+    fn hull(self, other: Self) -> Self {
+        Self::new(self.low.min(other.low), self.high.max(other.high))
+    }
+
+    /// Under a function that never falls.
+    fn map(self, f: impl Fn(f64) -> f64) -> Self {
+        Self::new(f(self.low), f(self.high))
+    }
+
+    fn rounded(self) -> Self {
+        let out = |bound: f64, sign: f64| bound + sign * bound.abs() * ROUNDING;
+        Self::new(out(self.low, -1.0), out(self.high, 1.0))
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self::new(self.low + other.low, self.high + other.high).rounded()
+    }
+
+    fn minus(self) -> Self {
+        Self::new(-self.high, -self.low)
+    }
+
+    fn times(self, other: Self) -> Self {
+        // The bound 0 times the bound ∞ is 0: no product exceeds it.
+        let product = |a: f64, b: f64| if a == 0.0 || b == 0.0 { 0.0 } else { a * b };
+        let corners =
+            [(self.low, other.low), (self.low, other.high), (self.high, other.low), (self.high, other.high)];
+        let products = corners.map(|(a, b)| product(a, b));
+        let low = products.iter().copied().fold(f64::INFINITY, f64::min);
+        Self::new(low, products.iter().copied().fold(f64::NEG_INFINITY, f64::max)).rounded()
+    }
+}
+
+struct Search {
+    left: usize,
+}
+
+impl Search {
+    fn value(&mut self, value: ValueRef<'_>, depth: usize) -> Interval {
+        if let Ok(values) = value.constant_f64() {
+            let bounds = values.iter().map(|&v| Interval::new(v, v)).reduce(Interval::hull);
+            return bounds.unwrap_or(Interval::ALL);
+        }
+        self.left = self.left.saturating_sub(1);
+        match value.graph.producer(value.id) {
+            Some((id, _)) if depth > 0 && self.left > 0 && value.dtype().is_none_or(|d| d.is_float()) => {
+                let at = value.graph.at(id);
+                if is_plain(at).is_ok() {
+                    self.node(at, depth - 1).unwrap_or(Interval::ALL)
+                } else {
+                    Interval::ALL
+                }
+            }
+            _ => Interval::ALL,
+        }
+    }
+
+    /// The bounds of the results of a node; `None` if it is not known.
+    fn node(&mut self, at: NodeRef<'_>, depth: usize) -> Option<Interval> {
+        let mut input = |slot: usize| Some(self.value(at.optional(slot)?, depth));
+        Some(match at.op() {
+            "Sigmoid" | "HardSigmoid" | "Softmax" => Interval::UNIT,
+            "Tanh" | "Softsign" | "Erf" | "Sin" | "Cos" => Interval::new(-1.0, 1.0),
+            "Exp" | "Sqrt" | "Softplus" | "ReduceL1" | "ReduceL2" | "ReduceSumSquare" => {
+                Interval { low: 0.0, ..Interval::ALL }
+            }
+            "LogSoftmax" => Interval { high: 0.0, ..Interval::ALL },
+            "Abs" => {
+                let x = input(0)?;
+                let most = x.low.abs().max(x.high.abs());
+                Interval::new(
+                    if x.low <= 0.0 && x.high >= 0.0 { 0.0 } else { x.low.abs().min(x.high.abs()) },
+                    most,
+                )
+            }
+            "Relu" | "Clip" => {
+                let view = ClipView::of(at).ok()?;
+                input(0)?.map(|v| v.max(view.low).min(view.high))
+            }
+            "LeakyRelu" | "Elu" | "Celu" => {
+                let default = if at.is("LeakyRelu") { 0.01 } else { 1.0 };
+                let alpha = at.float("alpha", default);
+                let leaky = at.is("LeakyRelu");
+                let below = |v: f64| if leaky { alpha * v } else { -alpha };
+                let x = input(0)?;
+                let low = if alpha >= 0.0 && x.low < 0.0 { below(x.low) } else { x.low };
+                if alpha < 0.0 { Interval::ALL } else { Interval::new(low, x.high.max(0.0)).rounded() }
+            }
+            "PRelu" => {
+                let (x, slope) = (input(0)?, input(1)?);
+                if x.low >= 0.0 { x } else { x.hull(x.times(slope)) }
+            }
+            "Neg" => input(0)?.minus(),
+            "Add" => input(0)?.plus(input(1)?),
+            "Sub" => input(0)?.plus(input(1)?.minus()),
+            "Mul" => {
+                let square = at.optional(0)?.id == at.optional(1)?.id;
+                let product = input(0)?.times(input(1)?);
+                if square { Interval::new(product.low.max(0.0), product.high) } else { product }
+            }
+            "Div" => {
+                let (a, b) = (input(0)?, input(1)?);
+                if b.low > 0.0 || b.high < 0.0 {
+                    a.times(Interval::new(1.0 / b.high, 1.0 / b.low))
+                } else {
+                    return None;
+                }
+            }
+            "Sum" => self.all(at, depth)?.into_iter().reduce(Interval::plus)?,
+            "Mean" => {
+                let all = self.all(at, depth)?;
+                let count = all.len() as f64;
+                all.into_iter().reduce(Interval::plus)?.map(|v| v / count).rounded()
+            }
+            "Concat" => self.all(at, depth)?.into_iter().reduce(Interval::hull)?,
+            "Max" => self
+                .all(at, depth)?
+                .into_iter()
+                .reduce(|a, b| Interval::new(a.low.max(b.low), a.high.max(b.high)))?,
+            "Min" => self
+                .all(at, depth)?
+                .into_iter()
+                .reduce(|a, b| Interval::new(a.low.min(b.low), a.high.min(b.high)))?,
+            "Where" => input(1)?.hull(input(2)?),
+            // What picks elements keeps their bounds.
+            "Identity" | "Reshape" | "Transpose" | "Flatten" | "Squeeze" | "Unsqueeze" | "Slice"
+            | "Split" | "Gather" | "GatherElements" | "GatherND" | "Expand" | "Tile" | "DepthToSpace"
+            | "SpaceToDepth" | "ReduceMax" | "ReduceMin" | "GlobalMaxPool" => input(0)?,
+            "MaxPool" if at.outputs().len() < 2 => input(0)?,
+            "Pad" => match PadView::of(at).ok()?.mode {
+                PadMode::Constant(value) => input(0)?.hull(Interval::new(value, value)),
+                _ => input(0)?,
+            },
+            // Means round, and may count padding.
+            "ReduceMean" | "GlobalAveragePool" => input(0)?.rounded(),
+            "AveragePool" => {
+                let padded = PoolView::of(at).ok()?.counts_padding;
+                let x = input(0)?;
+                if padded { x.hull(Interval::new(0.0, 0.0)) } else { x }.rounded()
+            }
+            // A sum of any number of values has only their sign.
+            "ReduceSum" => {
+                let x = input(0)?;
+                let endless = |bound: f64| if bound == 0.0 { 0.0 } else { bound.signum() * f64::INFINITY };
+                Interval::new(if x.low >= 0.0 { 0.0 } else { f64::NEG_INFINITY }, endless(x.high.max(0.0)))
+            }
+            _ => return None,
+        })
+    }
+
+    fn all(&mut self, at: NodeRef<'_>, depth: usize) -> Option<Vec<Interval>> {
+        at.inputs().into_iter().map(|v| Some(self.value(v?, depth))).collect()
+    }
+}

@@ -1,0 +1,16 @@
+//! What passes ask about a model: structure, statistics, quality. Nothing here is a pass.
+
+pub mod activation;
+pub mod attention;
+pub mod blocks;
+pub mod calibration;
+pub mod composition;
+pub mod evaluation;
+pub mod flow;
+pub mod groups;
+pub(crate) mod interval;
+pub(crate) mod patterns;
+pub mod prepare;
+pub mod repair;
+pub(crate) mod samples;
+pub(crate) mod weighted_layers;

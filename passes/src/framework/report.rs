@@ -1,0 +1,74 @@
+//! What a pipeline did.
+
+use super::Effect;
+use indexmap::IndexMap;
+use serde::Serialize;
+use std::time::Duration;
+
+/// What one pass did.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct StepReport {
+    /// Its name.
+    pub pass: &'static str,
+    /// The pass that ran it as a nested step, if any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub within: Option<&'static str>,
+    /// What it promises.
+    pub effect: Option<Effect>,
+    /// Patches applied.
+    pub patches: u64,
+    /// What it did, counted by name.
+    pub counts: IndexMap<&'static str, u64>,
+    /// What it left alone: reasons, with how many places each holds for.
+    pub declined: IndexMap<String, u64>,
+    /// What it wants the user to know.
+    pub notes: Vec<String>,
+    /// How it changed inputs and outputs of the model, as it was asked to; a sentence each.
+    pub interface: Vec<String>,
+    /// Figures it measured, by name (targets reached, losses, times).
+    pub figures: IndexMap<String, f64>,
+    /// Time it took.
+    #[serde(serialize_with = "seconds")]
+    pub time: Duration,
+}
+
+/// What a pipeline did.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    /// Passes in the order of their first run; the runs of a repeated pass are added up.
+    pub steps: Vec<StepReport>,
+    /// Rounds that repetitions took, the longest one.
+    pub rounds: u64,
+    /// Whether a repetition was cut off while it still changed something.
+    pub unfinished: bool,
+}
+
+impl Report {
+    /// Patches applied by all passes.
+    pub fn patches(&self) -> u64 {
+        self.steps.iter().map(|s| s.patches).sum()
+    }
+
+    /// Add what a pass did; later runs of the same pass in a repetition add up, their declines replace.
+    pub(crate) fn add(&mut self, step: StepReport) {
+        let Some(known) = self.steps.iter_mut().find(|s| (s.pass, s.within) == (step.pass, step.within))
+        else {
+            self.steps.push(step);
+            return;
+        };
+        known.patches += step.patches;
+        known.time += step.time;
+        for (what, n) in step.counts {
+            *known.counts.entry(what).or_default() += n;
+        }
+        known.declined = step.declined;
+        known.notes.extend(step.notes);
+        known.notes.dedup();
+        known.interface.extend(step.interface);
+        known.figures.extend(step.figures);
+    }
+}
+
+fn seconds<S: serde::Serializer>(time: &Duration, s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_f64(time.as_secs_f64())
+}

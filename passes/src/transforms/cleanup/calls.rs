@@ -1,0 +1,56 @@
+//! Which functions of a model are called.
+
+use crate::framework::Context;
+use pare_graph::{Function, Graph, Model};
+
+/// Domain, name and overload of an operator or function.
+pub(super) type Key = (String, String, String);
+
+pub(super) fn key(domain: &str, name: &str, overload: Option<&str>) -> Key {
+    let domain = if domain == "ai.onnx" { "" } else { domain };
+    (domain.into(), name.into(), overload.unwrap_or("").into())
+}
+
+/// The functions that nodes call, from the main graph and from the functions that it calls in turn.
+fn calls(model: &Model) -> Vec<Key> {
+    fn of(graph: &Graph, found: &mut Vec<Key>) {
+        for &id in graph.nodes().iter() {
+            let node = graph.node(id);
+            found.push(key(node.domain(), &node.op, node.overload.as_deref()));
+            node.subgraphs().for_each(|inner| of(inner, found));
+        }
+    }
+    let mut found = vec![];
+    of(&model.graph, &mut found);
+    let mut seen = 0;
+    while seen < model.functions.len() {
+        seen += 1;
+        let before = found.len();
+        for f in &model.functions {
+            if found.contains(&key(&f.domain, &f.name, f.overload.as_deref())) {
+                let mut inner = vec![];
+                of(&f.body, &mut inner);
+                inner.retain(|k| !found.contains(k));
+                found.extend(inner);
+            }
+        }
+        if found.len() == before {
+            break;
+        }
+    }
+    found
+}
+
+/// Drop the functions that nobody calls.
+pub(super) fn drop_uncalled(model: &mut Model, cx: &mut Context<'_>) {
+    if model.functions.is_empty() {
+        return;
+    }
+    let called = calls(model);
+    let used = |f: &Function| called.contains(&key(&f.domain, &f.name, f.overload.as_deref()));
+    let dropped = model.functions.iter().filter(|f| !used(f)).count();
+    if dropped > 0 && cx.permit() {
+        model.functions.retain(used);
+        cx.count("functions dropped", dropped as u64);
+    }
+}

@@ -1,0 +1,207 @@
+use crate::framework::matching::is_plain;
+use crate::{
+    framework::{Context, Pass, PassError},
+    pass,
+};
+use pare_graph::{
+    Attribute, DataType, Graph, Model, NodeId, NodeRef, Patch, Tensor, ValueId, ops::is_deterministic,
+};
+use std::{
+    collections::{HashMap, hash_map::DefaultHasher},
+    hash::{Hash, Hasher},
+};
+
+pass! {
+    /// Merge nodes that compute the same, and initializers that hold the same.
+    ///
+    /// Twins have one operator, the same inputs and attributes equal to the bit; nodes with several outputs
+    /// are merged as a whole. Initializers are compared by content.
+    ///
+    /// Declines for operators that draw random numbers or are not known, for `QuantizeLinear` and `DequantizeLinear`, for nodes with subgraphs, for
+    /// initializers that a caller may override, and where two outputs of the graph would become one.
+    #[pass("deduplicate", Exact)]
+    pub struct Deduplicate {}
+}
+
+impl Pass for Deduplicate {
+    fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
+        cx.each_graph(model, |graph, cx| {
+            merge_constants(graph, cx);
+            merge_nodes(graph, cx);
+            Ok(())
+        })
+    }
+}
+
+/// Initializers of one content become the first of them.
+fn merge_constants(graph: &mut Graph, cx: &mut Context<'_>) {
+    let mut first = HashMap::<u64, Vec<ValueId>>::new();
+    let mut kinds = HashMap::<(DataType, Vec<usize>), usize>::new();
+    let kind = |tensor: &Tensor| (tensor.dtype(), tensor.shape().to_vec());
+    for tensor in graph.initializers().iter().filter_map(|&id| graph.value(id).tensor()) {
+        *kinds.entry(kind(tensor)).or_default() += 1;
+    }
+    for id in graph.initializers() {
+        let value = graph.value(id);
+        let Some(tensor) = value.tensor().filter(|_| !value.is_output()) else { continue };
+        // One of a kind: its bytes stay unread.
+        if kinds.get(&kind(tensor)) == Some(&1) {
+            continue;
+        }
+        let twins = first.entry(fingerprint(tensor)).or_default();
+        let Some(&twin) = twins.iter().find(|&&t| graph.value(t).tensor() == Some(tensor)) else {
+            twins.push(id);
+            continue;
+        };
+        let Some(&(anchor, _)) = graph.users(id).first() else { continue };
+        let mut patch = Patch::anchored(anchor);
+        patch.replace(graph.value_ref(id), twin);
+        if cx.apply(graph, patch).is_some() {
+            cx.count("initializers merged", 1);
+        }
+    }
+}
+
+/// A hash of a tensor's type, shape and some of its bytes. Weights of one shape mostly differ everywhere, so few places
+/// tell them apart; those that agree there are compared whole. Each place that is read of a mapped weight costs pages of
+/// memory, hence runs of bytes, and only two.
+fn fingerprint(tensor: &Tensor) -> u64 {
+    const SMALL: usize = 4096;
+    const RUN: usize = 256;
+    let mut hasher = DefaultHasher::new();
+    (tensor.dtype(), tensor.shape()).hash(&mut hasher);
+    let bytes = tensor.bytes();
+    if bytes.len() <= SMALL {
+        bytes.hash(&mut hasher);
+    } else {
+        for start in [bytes.len() / 3, bytes.len() / 3 * 2] {
+            bytes[start..start + RUN].hash(&mut hasher);
+        }
+    }
+    tensor.as_strings().hash(&mut hasher);
+    hasher.finish()
+}
+
+/// A quantized operator is known by the pairs of these around it, so each keeps its own.
+const QUANTIZATION: &[&str] = &["QuantizeLinear", "DequantizeLinear"];
+
+/// In topological order every node is compared to those before it, whose inputs are merged already.
+fn merge_nodes(graph: &mut Graph, cx: &mut Context<'_>) {
+    let mut first = HashMap::<u64, Vec<NodeId>>::new();
+    for &id in graph.nodes().iter() {
+        let at = graph.at(id);
+        if QUANTIZATION.contains(&at.op())
+            || is_plain(at).is_err() && at.node().domain().is_empty()
+            || at.node().subgraphs().next().is_some()
+            || !is_deterministic(at)
+        {
+            continue;
+        }
+        let twins = first.entry(shape_of(at)).or_default();
+        let Some(&twin) = twins.iter().find(|&&t| is_twin(graph.at(t), at)) else {
+            twins.push(id);
+            continue;
+        };
+        let mut patch = Patch::anchored(id);
+        for (old, new) in graph.outputs_of(id).into_iter().zip(graph.outputs_of(twin)) {
+            if let (Some(old), Some(new)) = (old, new) {
+                patch.replace(graph.value_ref(old), new);
+            }
+        }
+        if cx.apply(graph, patch).is_some() {
+            cx.count("nodes merged", 1);
+        }
+    }
+}
+
+/// A hash in which twins agree.
+fn shape_of(at: NodeRef<'_>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let node = at.node();
+    (&node.op, node.domain(), &node.overload).hash(&mut hasher);
+    at.graph.inputs_of(at.id).hash(&mut hasher);
+    node.attributes.len().hash(&mut hasher);
+    hasher.finish()
+}
+
+fn is_twin(first: NodeRef<'_>, second: NodeRef<'_>) -> bool {
+    let (a, b) = (first.node(), second.node());
+    let outputs = |at: NodeRef<'_>| at.graph.outputs_of(at.id);
+    // The first must make every output that the second makes.
+    let covers = outputs(first).len() == outputs(second).len()
+        && outputs(first).iter().zip(outputs(second)).all(|(f, s)| f.is_some() || s.is_none());
+    a.op == b.op
+        && a.domain() == b.domain()
+        && a.overload == b.overload
+        && covers
+        && same_attributes(first, second)
+        && first.graph.inputs_of(first.id) == second.graph.inputs_of(second.id)
+}
+
+/// The same attributes in any order.
+fn same_attributes(first: NodeRef<'_>, second: NodeRef<'_>) -> bool {
+    let (a, b) = (&first.node().attributes, &second.node().attributes);
+    let graphs = |a: &Attribute| !a.graphs().is_empty();
+    a.len() == b.len() && a.iter().all(|(name, value)| !graphs(value) && b.get(name) == Some(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::framework::testing::{check, declines};
+
+    #[test]
+    fn nodes_that_compute_the_same_become_one() {
+        check(
+            Deduplicate::default(),
+            "g (float[4] x) => (float[4] y) {
+                a = LeakyRelu<alpha = 0.1>(x) b = LeakyRelu<alpha = 0.1>(x) c = LeakyRelu<alpha = 0.2>(x)
+                d = Add(a, b) e = Neg(a) f = Neg(b) y = Sum(c, d, e, f) }",
+            "g (float[4] x) => (float[4] y) {
+                a = LeakyRelu<alpha = 0.1>(x) c = LeakyRelu<alpha = 0.2>(x)
+                d = Add(a, a) e = Neg(a) y = Sum(c, d, e, e) }",
+        );
+    }
+
+    #[test]
+    fn nodes_with_several_outputs_are_merged_as_a_whole() {
+        check(
+            Deduplicate::default(),
+            "g (float[4] x) => (float[2] y) {
+                a, b = Split<num_outputs = 2>(x) c, d = Split<num_outputs = 2>(x) y = Sum(a, b, c, d) }",
+            "g (float[4] x) => (float[2] y) { a, b = Split<num_outputs = 2>(x) y = Sum(a, b, a, b) }",
+        );
+    }
+
+    #[test]
+    fn initializers_that_hold_the_same_become_one() {
+        check(
+            Deduplicate::default(),
+            "g (float[2] x, float[2] o = {1,2}) => (float[1,2] y) <
+                float[2] a = {1,2}, float[2] b = {1,2}, float[1,2] c = {1,2}, float[2] n = {0,0}, float[2] z = {-0.0,0}> {
+                y = Sum(x, a, b, c, n, z, o) }",
+            "g (float[2] x, float[2] o = {1,2}) => (float[1,2] y) <
+                float[2] a = {1,2}, float[1,2] c = {1,2}, float[2] n = {0,0}, float[2] z = {-0.0,0}> {
+                y = Sum(x, a, a, c, n, z, o) }",
+        );
+    }
+
+    #[test]
+    fn random_numbers_unknown_operators_and_outputs_stay() {
+        declines(
+            Deduplicate::default(),
+            "g () => (float[2] y) {
+                a = RandomNormal<shape = [2], seed = 1.0>() b = RandomNormal<shape = [2], seed = 1.0>() y = Add(a, b) }",
+        );
+        declines(
+            Deduplicate::default(),
+            "<ir_version: 8, opset_import: [\"\" : 18, \"acme\" : 1]>
+             g (float[2] x) => (float[2] y) { a = acme.Odd(x) b = acme.Odd(x) y = Add(a, b) }",
+        );
+        let why = declines(
+            Deduplicate::default(),
+            "g (float[2] x) => (float[2] y, float[2] z) { y = Neg(x) z = Neg(x) }",
+        );
+        assert_eq!(why.len(), 1, "{why:?}");
+    }
+}

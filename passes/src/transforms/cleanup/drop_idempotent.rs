@@ -1,0 +1,117 @@
+use crate::framework::matching::{bypass, is_plain};
+use crate::{
+    framework::{Context, Pass, PassError},
+    pass,
+};
+use pare_graph::{Decline, Model, NodeRef, Patch, ValueRef, expect};
+
+pass! {
+    /// Remove what is done twice: `f(f(x)) = f(x)`, and what is undone: `f(f(x)) = x`.
+    ///
+    /// `Not` before the condition of `Where` or `If` exchanges the branches.
+    ///
+    /// The first holds for `Relu`, `Abs`, `Ceil`, `Floor`, `Round`, `Sign`, the second for `Not`, `Neg`, `BitwiseNot`:
+    /// bit for bit, whatever the type. Other operators that look alike are not on the list: with
+    /// attributes or further inputs the two nodes may differ, and `Softmax` or `Normalizer` do not repeat.
+    #[pass("drop-idempotent", Exact, "repetitions dropped")]
+    pub struct DropIdempotent {}
+}
+
+/// `f(f(x)) = f(x)`.
+const IDEMPOTENT: &[&str] = &["Relu", "Abs", "Ceil", "Floor", "Round", "Sign"];
+/// What an `If` chooses from.
+const BRANCHES: (&str, &str) = ("then_branch", "else_branch");
+/// `f(f(x)) = x`.
+const INVOLUTION: &[&str] = &["Not", "Neg", "BitwiseNot"];
+
+impl Pass for DropIdempotent {
+    fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
+        cx.rewrite(model, &[IDEMPOTENT, INVOLUTION].concat(), |at| bypass(at, enough(at)?))?;
+        cx.rewrite(model, &["Where", "If"], exchanged)
+    }
+}
+
+fn enough(at: NodeRef<'_>) -> Result<ValueRef<'_>, Decline> {
+    is_plain(at)?;
+    let once = at.input(0)?;
+    let inner = once.produced_by(at.op())?;
+    if INVOLUTION.contains(&at.op()) {
+        return inner.input(0);
+    }
+    expect(IDEMPOTENT.contains(&at.op()))?;
+    Ok(once)
+}
+
+/// `Where(¬c, a, b) = Where(c, b, a)`, and `If` alike.
+fn exchanged(at: NodeRef<'_>) -> Result<Patch, Decline> {
+    is_plain(at)?;
+    let not = at.input(0)?.produced_by("Not")?;
+    let mut patch = Patch::at(at);
+    if at.is("If") {
+        let mut node = at.node().clone();
+        let places = [BRANCHES.0, BRANCHES.1].map(|name| node.attributes.get_index_of(name));
+        let [Some(a), Some(b)] = places else { return Err(Decline::Mismatch) };
+        for (place, name) in [(a, "exchanged"), (b, BRANCHES.0), (a, BRANCHES.1)] {
+            node.attributes.replace_index(place, name.into()).map_err(|_| Decline::Mismatch)?;
+        }
+        let outputs = at.outputs();
+        let hints: Vec<_> = outputs.iter().map(|o| o.map(ValueRef::name)).collect();
+        let made = patch.node_with(node, &[Some(not.input(0)?.into())], &hints);
+        for (old, new) in outputs.into_iter().zip(made) {
+            if let (Some(old), Some(new)) = (old, new) {
+                patch.replace(old, new);
+            }
+        }
+        return Ok(patch);
+    }
+    let inputs = [not.input(0)?, at.input(2)?, at.input(1)?].map(|v| Some(v.into()));
+    let chosen = patch.copy(at, &inputs);
+    patch.replace(at.output()?, chosen);
+    Ok(patch)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::framework::testing::{check, declines};
+
+    #[test]
+    fn repeats_go_and_inverses_cancel() {
+        check(
+            DropIdempotent::default(),
+            "g (float[2] x) => (float[2] y) { a = Relu(x) b = Relu(a) c = Neg(b) d = Neg(c) y = Exp(d) }",
+            "g (float[2] x) => (float[2] y) { a = Relu(x) y = Exp(a) }",
+        );
+    }
+
+    #[test]
+    fn a_negated_condition_exchanges_the_branches() {
+        check(
+            DropIdempotent::default(),
+            "g (bool[2] c, float[2] a, float[2] b) => (float[2] y) { n = Not(c) y = Where(n, a, b) }",
+            "g (bool[2] c, float[2] a, float[2] b) => (float[2] y) { y = Where(c, b, a) }",
+        );
+    }
+
+    #[test]
+    fn a_negated_condition_exchanges_the_subgraphs() {
+        check(
+            DropIdempotent::default(),
+            "g (bool c, float[2] x) => (float[2] y) {
+                n = Not(c) y = If(n) <then_branch = t () => (float[2] a) { a = Neg(x) },
+                    else_branch = e () => (float[2] b) { b = Exp(x) }> }",
+            "g (bool c, float[2] x) => (float[2] y) {
+                y = If(c) <else_branch = t () => (float[2] a) { a = Neg(x) },
+                    then_branch = e () => (float[2] b) { b = Exp(x) }> }",
+        );
+    }
+
+    #[test]
+    fn what_only_looks_alike_stays() {
+        declines(
+            DropIdempotent::default(),
+            "g (float[2] x) => (float[2] y) { a = Softmax(x) y = Softmax(a) }",
+        );
+        declines(DropIdempotent::default(), "g (float[2] x) => (float[2] y) { a = Floor(x) y = Ceil(a) }");
+    }
+}

@@ -1,0 +1,314 @@
+use crate::framework::matching::{bypass, is_plain, same_shape, spans, uniform};
+use crate::{
+    framework::{Context, Pass, PassError},
+    pass,
+};
+use pare_graph::{
+    Attribute, DataType, Decline, Dim, Model, NodeRef, ValueRef, expect,
+    ops::{PadView, PoolView, ReduceView, SliceAxis, SliceView, TransposeView, is_deterministic},
+};
+
+pass! {
+    /// Remove nodes that give back what they get, bit for bit.
+    ///
+    /// `Identity`, `Dropout` at inference, `Cast` to the same type; `Transpose`, `Pad`, `Slice`, `Resize` and pooling
+    /// that move nothing; `Reshape`, `Expand`, `Tile` and the like where the shape stays for all values of the
+    /// symbols; reductions over axes of size 1; `Concat`, `Split`, `Sum`, `Max`, `Min`, `Mean` of one; the neutral
+    /// element on one side: `x·1`, `x/1`, `x-0`, `x+(-0)`, `x¹`, `x+0` for integers (for floats that turns -0
+    /// into +0: see `drop-neutral`).
+    ///
+    /// Declines where the node broadcasts its input to another shape or that cannot be told, and where
+    /// an output of the graph would become an input or another output.
+    #[pass("drop-noops", Exact, "no-ops dropped")]
+    pub struct DropNoops {}
+}
+
+/// Operators that may do nothing.
+#[rustfmt::skip]
+const OPS: &[&str] = &[
+    "Identity", "Dropout", "Cast", "CastLike", "BitCast",
+    "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand", "Tile", "DepthToSpace", "SpaceToDepth",
+    "Pad", "Slice", "Split", "Concat", "Resize", "Upsample",
+    "Sum", "Max", "Min", "Mean", "ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd",
+    "AveragePool", "MaxPool", "GlobalAveragePool", "GlobalMaxPool",
+    "Add", "Sub", "Mul", "Div", "Pow", "And", "Or", "Xor", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "BitShift",
+    "Where",
+];
+
+impl Pass for DropNoops {
+    fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
+        cx.rewrite(model, OPS, |at| bypass(at, passed_through(at)?))
+    }
+}
+
+/// The input that the node gives back unchanged; declines if it changes it.
+fn passed_through(at: NodeRef<'_>) -> Result<ValueRef<'_>, Decline> {
+    is_plain(at)?;
+    let output = at.output()?;
+    let x = at.input(0)?;
+    let same = || same_shape(x, output);
+    let unchanged = match at.op() {
+        "Identity" => true,
+        "Dropout" => is_deterministic(at),
+        "Cast" | "BitCast" => {
+            let to = i32::try_from(at.int("to", 0)).ok().and_then(DataType::from_number);
+            x.dtype().is_some() && x.dtype() == to
+        }
+        "CastLike" => x.dtype().is_some() && x.dtype() == at.input(1)?.dtype(),
+        "Transpose" => TransposeView::of(at)?.is_identity(),
+        // These keep the order of the elements, so the shape tells all.
+        "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" | "Expand" | "Tile" => {
+            same() || both_vectors(x, output)
+        }
+        "DepthToSpace" | "SpaceToDepth" => at.int("blocksize", 0) == 1,
+        "Pad" => PadView::of(at)?.pads.iter().all(|&p| p == (0, 0)),
+        "Slice" => takes_all(at, x, output)?,
+        // One part is the whole.
+        "Split" => at.outputs().len() == 1,
+        "Concat" | "Sum" | "Max" | "Min" | "Mean" => at.inputs().len() == 1,
+        "Resize" | "Upsample" => keeps_size(at, x, output)?,
+        "ReduceSum" | "ReduceMean" | "ReduceMax" | "ReduceMin" | "ReduceProd" => {
+            let view = ReduceView::of(at)?;
+            view.axes.is_empty() || view.keepdims && view.axes.iter().all(|&a| has_size_1(x, a))
+        }
+        "AveragePool" | "MaxPool" => {
+            let view = PoolView::of(at)?;
+            let ones = |v: &[usize]| v.iter().all(|&n| n == 1);
+            ones(&view.kernel) && ones(&view.strides) && view.pads.iter().all(|&p| p == (0, 0))
+        }
+        "GlobalAveragePool" | "GlobalMaxPool" => {
+            let rank = x.rank()?;
+            (2..rank).all(|a| has_size_1(x, a))
+        }
+        "Where" => return chosen(at, output),
+        _ => return beside_neutral(at, output),
+    };
+    expect(unchanged)?;
+    Ok(x)
+}
+
+fn has_size_1(x: ValueRef<'_>, axis: usize) -> bool {
+    x.shape().and_then(|s| s.get(axis)).and_then(Dim::known) == Some(1)
+}
+
+/// Vectors of the same elements are equal, however many there are.
+fn both_vectors(x: ValueRef<'_>, output: ValueRef<'_>) -> bool {
+    let reshaped = output.producer().is_some_and(|at| at.is("Reshape"));
+    reshaped && x.shape().map(<[Dim]>::len) == Some(1) && output.shape().map(<[Dim]>::len) == Some(1)
+}
+
+/// Whether a slice takes every element in order.
+fn takes_all(at: NodeRef<'_>, x: ValueRef<'_>, output: ValueRef<'_>) -> Result<bool, Decline> {
+    let view = SliceView::of(at)?;
+    // As many elements in single steps are all of them.
+    if view.axes.iter().all(|cut| cut.step == 1) && same_shape(x, output) {
+        return Ok(true);
+    }
+    let whole = |cut: &SliceAxis| {
+        let size = x.shape().and_then(|s| s.get(cut.axis)).and_then(Dim::size);
+        match size {
+            Some(size) => cut.step == 1 && cut.on(size) == (0, size),
+            // The standard names INT_MAX as the end of an axis of unknown size.
+            None => cut.step == 1 && cut.start == 0 && cut.end >= i64::from(i32::MAX),
+        }
+    };
+    Ok(view.axes.iter().all(whole))
+}
+
+/// Whether a resampling maps every place to itself: scale 1, or a given size that is the old one.
+fn keeps_size(at: NodeRef<'_>, x: ValueRef<'_>, output: ValueRef<'_>) -> Result<bool, Decline> {
+    // The region of `tf_crop_and_resize` need not be the whole tensor, and `tf_half_pixel_for_nn` shifts places.
+    let mode = at.string("coordinate_transformation_mode", "half_pixel");
+    expect(
+        ["half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric"]
+            .contains(&mode),
+    )?;
+    if at.is("Resize") && at.optional(3).is_some() {
+        return Ok(same_shape(x, output));
+    }
+    let slot = if at.is("Resize") && at.opset() >= 11 { 2 } else { 1 };
+    match (at.attr("scales"), at.optional(slot)) {
+        (Some(Attribute::Floats(scales)), None) => Ok(scales.iter().all(|&s| s == 1.0)),
+        (None, Some(scales)) => Ok(uniform(scales.constant()?) == Some(1.0)),
+        _ => Err(Decline::Mismatch),
+    }
+}
+
+/// The branch of a `Where` that is taken everywhere.
+fn chosen<'g>(at: NodeRef<'g>, output: ValueRef<'g>) -> Result<ValueRef<'g>, Decline> {
+    let taken = uniform(at.input(0)?.constant()?).ok_or(Decline::Mismatch)?;
+    let branch = at.input(if taken == 0.0 { 2 } else { 1 })?;
+    expect(same_shape(branch, output))?;
+    Ok(branch)
+}
+
+/// The operand beside the neutral element of a binary operator.
+fn beside_neutral<'g>(at: NodeRef<'g>, output: ValueRef<'g>) -> Result<ValueRef<'g>, Decline> {
+    let (a, b) = (at.input(0)?, at.input(1)?);
+    let integer = a.dtype().ok_or(Decline::Mismatch)?.is_integer();
+    let is = |c: ValueRef<'_>, x: ValueRef<'_>, wanted: fn(f64, bool) -> bool| {
+        let Ok(tensor) = c.constant() else { return false };
+        spans(x, tensor, output) && uniform(tensor).is_some_and(|v| wanted(v, integer))
+    };
+    let (both, wanted): (bool, fn(f64, bool) -> bool) = match at.op() {
+        // -0 + -0 = -0 and x + -0 = x, but -0 + 0 = 0.
+        "Add" => (true, |v, integer| v == 0.0 && (integer || v.is_sign_negative())),
+        "Sub" => (false, |v, integer| v == 0.0 && (integer || v.is_sign_positive())),
+        "Mul" => (true, |v, _| v == 1.0),
+        "Div" => (false, |v, _| v == 1.0),
+        // Integers go through floats in engines, which drops digits: not the same.
+        "Pow" => (false, |v, integer| v == 1.0 && !integer),
+        "And" => (true, |v, _| v != 0.0),
+        "Or" | "Xor" => (true, |v, _| v == 0.0),
+        "BitwiseOr" | "BitwiseXor" => (true, |v, _| v == 0.0),
+        "BitShift" => (false, |v, _| v == 0.0),
+        _ => return Err(Decline::Mismatch),
+    };
+    if is(b, a, wanted) {
+        Ok(a)
+    } else if both && is(a, b, wanted) {
+        Ok(b)
+    } else {
+        Err(Decline::Mismatch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::framework::testing::{check, declines, model, run_pass};
+
+    /// `op` is the only node between `x` and `Relu`, and goes.
+    fn goes(interface: &str, op: &str) {
+        let (before, after) = (format!("g {interface} {{ h = {op} y = Relu(h) }}"), "y = Relu(x)");
+        let mut changed = model(&before);
+        run_pass(DropNoops::default(), &mut changed);
+        let text = pare_graph::text::print_graph(&changed.graph);
+        assert!(text.contains(after), "{before}\n{text}");
+        check(DropNoops::default(), &before, &text);
+    }
+
+    fn stays(interface: &str, op: &str) {
+        declines(DropNoops::default(), &format!("g {interface} {{ h = {op} y = Relu(h) }}"));
+    }
+
+    /// ONNX Runtime takes a body whose input has the name of an outer value.
+    #[test]
+    fn a_name_that_a_body_hides_is_freed_for_what_it_captures() {
+        let text = |first: &str, x: &str, captured: &str| {
+            format!(
+                "g (float[2] x) => (float[2] y) <int64 n = {{3}}, bool t = {{1}}> {{ {first} s = Relu(x)
+                    y = Loop(n, t, s) <body = b (int64 i, bool c, float[2] {x}) => (bool d, float[2] o) {{
+                        d = Equal(c, t) k = If(d) <then_branch = p () => (float[2] e) {{ e = Mul({x}, {captured}) }},
+                            else_branch = q () => (float[2] f) {{ f = Neg({x}) }}>
+                        o = Add(k, {captured}) }}> }}"
+            )
+        };
+        check(DropNoops::default(), &text("v = Identity(x)", "x", "v"), &text("", "x_1", "x"));
+    }
+
+    #[test]
+    fn what_gives_back_its_input_goes() {
+        let io = "(float[N,3,4] x) => (float[N,3,4] y)";
+        for op in [
+            "Identity(x)",
+            "Dropout(x)",
+            "Cast<to = 1>(x)",
+            "CastLike(x, x)",
+            "Transpose<perm = [0,1,2]>(x)",
+            "Concat<axis = 1>(x)",
+            "Sum(x)",
+            "Max(x)",
+            "Mean(x)",
+        ] {
+            goes(io, op);
+        }
+    }
+
+    #[test]
+    fn what_takes_constants_goes_by_their_values() {
+        let io = |c: &str| format!("(float[N,3,4] x) => (float[N,3,4] y) <{c}>");
+        for (c, op) in [
+            ("int64[3] s = {0,3,-1}", "Reshape(x, s)"),
+            ("int64[3] s = {0,0,0}", "Reshape(x, s)"),
+            ("int64[3] s = {1,3,1}", "Expand(x, s)"),
+            ("int64[3] s = {1,1,1}", "Tile(x, s)"),
+            ("int64[6] s = {0,0,0,0,0,0}", "Pad(x, s)"),
+            ("int64[1] s = {0}, int64[1] e = {9223372036854775807}", "Slice(x, s, e, s)"),
+            ("int64[1] s = {-9}, int64[1] e = {3}, int64[1] a = {1}", "Slice(x, s, e, a)"),
+            ("float c = {1}", "Mul(x, c)"),
+            ("float[1,1] c = {1}", "Mul(c, x)"),
+            ("float[4] c = {1,1,1,1}", "Div(x, c)"),
+            ("float c = {0}", "Sub(x, c)"),
+            ("float c = {-0.0}", "Add(c, x)"),
+            ("int64 c = {1}", "Pow(x, c)"),
+            ("bool[1] c = {1}, float[1,3,4] z = {0,0,0,0,0,0,0,0,0,0,0,0}", "Where(c, x, z)"),
+        ] {
+            goes(&io(c), op);
+        }
+    }
+
+    #[test]
+    fn what_changes_its_input_stays() {
+        let io = |c: &str| format!("(float[N,3,4] x) => (float[] y) <{c}>");
+        for (c, op) in [
+            ("int64[3] s = {2,1,1}", "Expand(x, s)"),
+            ("int64[6] s = {0,1,0,0,-1,0}", "Pad(x, s)"),
+            ("int64[1] s = {1}, int64[1] e = {9223372036854775807}", "Slice(x, s, e, s)"),
+            ("int64[1] s = {0}, int64[1] e = {9}", "Slice(x, s, e, s)"),
+            ("float c = {0}", "Add(x, c)"),
+            ("float c = {0}", "Sub(c, x)"),
+            ("float c = {1}", "Div(c, x)"),
+            ("float[2,1,1,1] c = {1,1}", "Mul(x, c)"),
+            ("float[1,1,1,1] c = {1}", "Mul(x, c)"),
+            ("float[2,1,1] c = {1,1}", "Mul(x, c)"),
+        ] {
+            stays(&io(c), op);
+        }
+    }
+
+    #[test]
+    fn a_dropout_in_training_and_a_used_mask_stay() {
+        let graph = |flag: u8| {
+            format!(
+                "g (float[4] x) => (float[4] y) <float r = {{0.5}}, bool t = {{{flag}}}> {{
+                    h = Dropout(x, r, t) y = Relu(h) }}"
+            )
+        };
+        let without = "g (float[4] x) => (float[4] y) { y = Relu(x) }";
+        check(DropNoops::default(), &graph(0), without);
+        declines(DropNoops::default(), &graph(1));
+        check(
+            DropNoops::default(),
+            "g (float[4] x) => (float[4] y) { h, m = Dropout(x) y = Relu(h) }",
+            without,
+        );
+        declines(
+            DropNoops::default(),
+            "g (float[4] x) => (float[4] y, bool[4] m) { h, m = Dropout(x) y = Relu(h) }",
+        );
+    }
+
+    #[test]
+    fn windows_of_one_and_scales_of_one_go() {
+        let io = |c: &str| format!("(float[N,3,4,4] x) => (float[N,3,4,4] y) <{c}>");
+        goes(&io(""), "AveragePool<kernel_shape = [1,1]>(x)");
+        goes(&io(""), "MaxPool<kernel_shape = [1,1]>(x)");
+        goes(&io("float[4] s = {1,1,1,1}"), "Resize<mode = \"linear\">(x, , s)");
+        goes(&io(""), "DepthToSpace<blocksize = 1>(x)");
+        stays(
+            "(float[N,3,4,4] x) => (float[N,3,2,2] y)",
+            "MaxPool<kernel_shape = [1,1], strides = [2,2]>(x)",
+        );
+        goes("(float[N,3,1,1] x) => (float[N,3,1,1] y)", "GlobalAveragePool(x)");
+        goes("(float[N,1] x) => (float[N,1] y) <int64[1] a = {1}>", "ReduceSum(x, a)");
+    }
+
+    #[test]
+    fn an_overridable_constant_is_none() {
+        declines(
+            DropNoops::default(),
+            "g (float[4] x, float c = {1}) => (float[4] y) { h = Mul(x, c) y = Relu(h) }",
+        );
+    }
+}

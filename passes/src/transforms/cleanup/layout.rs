@@ -1,0 +1,213 @@
+//! How the elements of a tensor lie after reshapes and transposes, in terms of the axes it had before.
+
+use pare_graph::{
+    Decline, Dim, NodeRef, ValueRef, expect,
+    ops::{SqueezeView, TransposeView, UnsqueezeView},
+};
+
+use crate::framework::matching::is_plain;
+
+/// A rearranged tensor. Every axis, before and after, is a product of factors, outermost first; a factor belongs to
+/// one axis before and one after. Axes of size 1 have no factors.
+///
+/// `[A, B·C] → reshape [A, B, C] → transpose (0, 2, 1)` is `before = [[a], [b, c]]`, `after = [[a], [c], [b]]`.
+#[derive(Clone, Debug)]
+pub(super) struct Layout {
+    pub sizes: Vec<Dim>,
+    pub before: Vec<Vec<usize>>,
+    pub after: Vec<Vec<usize>>,
+}
+
+impl Layout {
+    /// A tensor of this shape as it is.
+    pub fn new(shape: &[Dim]) -> Self {
+        let mut sizes = vec![];
+        let axis = |dim: &Dim| {
+            if dim.known() == Some(1) {
+                return vec![];
+            }
+            sizes.push(dim.clone());
+            vec![sizes.len() - 1]
+        };
+        let before: Vec<_> = shape.iter().map(axis).collect();
+        Self { sizes, after: before.clone(), before }
+    }
+
+    /// Then transposed.
+    pub fn transpose(&mut self, perm: &[usize]) -> Option<()> {
+        let moved: Option<Vec<_>> = perm.iter().map(|&p| self.after.get(p).cloned()).collect();
+        self.after = moved.filter(|m| m.len() == self.after.len())?;
+        Some(())
+    }
+
+    /// Then reshaped. `None` if the sizes do not show which factors an axis is made of.
+    pub fn reshape(&mut self, shape: &[Dim]) -> Option<()> {
+        let mut rest: std::collections::VecDeque<usize> = self.after.concat().into();
+        let mut after = vec![];
+        for dim in shape {
+            let (mut axis, mut open) = (vec![], dim.clone());
+            while open.known() != Some(1) {
+                let factor = rest.pop_front()?;
+                let size = self.sizes[factor].clone();
+                if size == open {
+                    axis.push(factor);
+                    open = Dim::from(1_i64);
+                } else if let Some(left) = open.exact_div(&size) {
+                    axis.push(factor);
+                    open = left;
+                } else {
+                    // The axis ends inside this factor.
+                    let inner = self.split(factor, &open, &size.exact_div(&open)?);
+                    axis.push(factor);
+                    rest.push_front(inner);
+                    open = Dim::from(1_i64);
+                }
+            }
+            after.push(axis);
+        }
+        self.after = after;
+        rest.is_empty().then_some(())
+    }
+
+    /// Split a factor; it becomes the outer part. Returns the inner one.
+    fn split(&mut self, factor: usize, outer: &Dim, inner: &Dim) -> usize {
+        self.sizes[factor] = outer.clone();
+        self.sizes.push(inner.clone());
+        let new = self.sizes.len() - 1;
+        for axis in self.before.iter_mut().chain(&mut self.after) {
+            if let Some(i) = axis.iter().position(|&f| f == factor) {
+                axis.insert(i + 1, new);
+            }
+        }
+        new
+    }
+
+    /// Then whatever this node does, if it only rearranges.
+    pub fn then(&mut self, at: NodeRef<'_>) -> Result<(), Decline> {
+        is_view(at)?;
+        let done = if at.is("Transpose") {
+            self.transpose(&TransposeView::of(at)?.perm)
+        } else {
+            let shape = at.output()?.shape().ok_or(Decline::Mismatch)?;
+            match at.op() {
+                // The axes say more than sizes can.
+                "Squeeze" => SqueezeView::of(at).ok().and_then(|view| self.squeeze(&view.axes)),
+                "Unsqueeze" => UnsqueezeView::of(at).ok().and_then(|view| self.unsqueeze(&view.axes)),
+                _ => self.reshape(shape),
+            }
+        };
+        done.ok_or(Decline::Mismatch)
+    }
+
+    fn squeeze(&mut self, axes: &[usize]) -> Option<()> {
+        for &axis in axes.iter().rev() {
+            // A size that must be 1 may be written as a symbol.
+            self.after.get(axis).filter(|factors| factors.is_empty())?;
+            self.after.remove(axis);
+        }
+        Some(())
+    }
+
+    fn unsqueeze(&mut self, axes: &[usize]) -> Option<()> {
+        for &axis in axes {
+            (axis <= self.after.len()).then(|| self.after.insert(axis, vec![]))?;
+        }
+        Some(())
+    }
+
+    /// Whether the elements are in their order before.
+    pub fn is_in_order(&self) -> bool {
+        self.before.concat() == self.after.concat()
+    }
+
+    /// The size of a product of factors.
+    pub fn size(&self, factors: &[usize]) -> Dim {
+        factors.iter().fold(Dim::from(1_i64), |product, &f| &product * &self.sizes[f])
+    }
+
+    /// The permutation of the axes before that brings their elements into the order after, if no axis is taken
+    /// apart. Axes of size 1 stay as near to their places as they can, given how many stand before each axis after.
+    pub fn moved_axes(&self) -> Option<Vec<usize>> {
+        let order = self.after.concat();
+        let (mut perm, mut place) = (vec![], 0);
+        while place < order.len() {
+            let axis = self.before.iter().position(|factors| factors.first() == Some(&order[place]))?;
+            let factors = &self.before[axis];
+            (order.get(place..place + factors.len())? == factors.as_slice()).then_some(())?;
+            perm.push(axis);
+            place += factors.len();
+        }
+        let mut ones = (0..self.before.len()).filter(|&a| self.before[a].is_empty()).collect::<Vec<_>>();
+        // Give the axes of size 1 the places they have after.
+        let mut all = vec![];
+        let mut moved = perm.into_iter();
+        for axis in &self.after {
+            if axis.is_empty() {
+                if !ones.is_empty() {
+                    all.push(ones.remove(0));
+                }
+            } else {
+                let mut covered = 0;
+                while covered < axis.len() {
+                    let Some(next) = moved.next() else { break };
+                    covered += self.before[next].len();
+                    all.push(next);
+                }
+            }
+        }
+        all.extend(moved);
+        all.extend(ones);
+        Some(all)
+    }
+
+    /// The same read backwards: from the layout after to the one before.
+    pub fn reversed(&self) -> Self {
+        Self { sizes: self.sizes.clone(), before: self.after.clone(), after: self.before.clone() }
+    }
+}
+
+/// Operators that rearrange elements.
+pub(super) const VIEWS: &[&str] = &["Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"];
+
+/// Declines unless the node only rearranges elements.
+pub(super) fn is_view(at: NodeRef<'_>) -> Result<(), Decline> {
+    is_plain(at)?;
+    expect(VIEWS.contains(&at.op()))
+}
+
+/// Functions of each element alone.
+#[rustfmt::skip]
+const UNARY: &[&str] = &[
+    "Abs", "Ceil", "Cos", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Log", "Mish",
+    "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Tanh",
+];
+
+/// A step between a value and one it is rearranged from.
+pub(super) struct Step<'g> {
+    pub at: NodeRef<'g>,
+    pub is_view: bool,
+    /// Whether the value it makes has further uses, so that it stays.
+    pub stays: bool,
+}
+
+/// The views and functions of each element that lead to the value `last`, from the last to the first: at most `most`.
+pub(super) fn steps_to(last: ValueRef<'_>, most: usize) -> Vec<Step<'_>> {
+    let (mut steps, mut value) = (vec![], last);
+    while steps.len() < most {
+        let Some(at) = value.producer() else { break };
+        let view = is_view(at).is_ok();
+        let function = UNARY.contains(&at.op()) && is_plain(at).is_ok();
+        if !view && !function || at.output().is_err() {
+            break;
+        }
+        let stays = value.sole_use().is_err();
+        // A function that stays would be computed twice.
+        if function && stays {
+            break;
+        }
+        steps.push(Step { at, is_view: view, stays });
+        let Ok(input) = at.input(0) else { break };
+        value = input;
+    }
+    steps
+}

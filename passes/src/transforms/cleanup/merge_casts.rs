@@ -1,0 +1,119 @@
+use crate::framework::matching::is_plain;
+use crate::{
+    framework::{Context, Pass, PassError},
+    pass,
+};
+use pare_graph::{DataType, Decline, Model, NodeRef, Patch, expect};
+
+pass! {
+    /// Cast once instead of twice, where the first cast loses nothing: `C→B ∘ A→C = A→B` if every `A` is a `C`.
+    ///
+    /// So `int32→int64→int32` goes altogether and `float16→float→float16` as well, while `float→int64→float` stays.
+    /// Declines for strings, floats of at most 8 bits, whose casts have options, and from floats to integers, where
+    /// what happens to numbers out of range depends on the way.
+    #[pass("merge-casts", Exact, "casts merged")]
+    pub struct MergeCasts {}
+}
+
+impl Pass for MergeCasts {
+    fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
+        cx.rewrite(model, &["Cast"], merged)
+    }
+}
+
+fn merged(at: NodeRef<'_>) -> Result<Patch, Decline> {
+    is_plain(at)?;
+    let inner = at.input(0)?.produced_by("Cast")?;
+    is_plain(inner)?;
+    let x = inner.input(0)?;
+    let known = |v: pare_graph::ValueRef<'_>| v.dtype().ok_or(Decline::Mismatch);
+    let (from, by, to) = (known(x)?, known(at.input(0)?)?, known(at.output()?)?);
+    expect(holds(by, from) && format(to).is_some() && !(from.is_float() && to.is_integer()))?;
+    let mut patch = Patch::at(at);
+    if from == to {
+        patch.replace(at.output()?, x);
+    } else {
+        let cast = patch.copy(at, &[Some(x.into())]);
+        patch.replace(at.output()?, cast);
+    }
+    Ok(patch)
+}
+
+/// How a type writes numbers: whether it has a sign, digits (bits), and whether they float.
+fn format(dtype: DataType) -> Option<(bool, u32, bool)> {
+    use DataType as D;
+    Some(match dtype {
+        D::Bool => (false, 1, false),
+        D::Uint8 | D::Uint16 | D::Uint32 | D::Uint64 => (false, dtype.bits(), false),
+        D::Int8 | D::Int16 | D::Int32 | D::Int64 => (true, dtype.bits() - 1, false),
+        D::Bfloat16 => (true, 8, true),
+        D::Float16 => (true, 11, true),
+        D::Float => (true, 24, true),
+        D::Double => (true, 53, true),
+        _ => return None,
+    })
+}
+
+/// Whether type `wide` holds every value of type `narrow`.
+fn holds(wide: DataType, narrow: DataType) -> bool {
+    let (Some(w), Some(n)) = (format(wide), format(narrow)) else { return false };
+    let ((wide_sign, wide_digits, wide_floats), (sign, digits, floats)) = (w, n);
+    // Of the short floats neither holds the other: one has more digits, the other a larger exponent.
+    let short = |d| matches!(d, DataType::Float16 | DataType::Bfloat16);
+    let exponent = wide == narrow || !short(wide) || !floats;
+    (wide_sign || !sign) && wide_digits >= digits && (wide_floats || !floats) && exponent
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::framework::testing::{check, declines};
+
+    #[test]
+    fn a_cast_that_loses_nothing_is_skipped() {
+        check(
+            MergeCasts::default(),
+            "g (int32[2] x) => (int32[2] y, float[2] z) {
+                a = Cast<to = 7>(x) b = Cast<to = 6>(a) y = Neg(b) c = Cast<to = 1>(a) z = Neg(c) }",
+            "g (int32[2] x) => (int32[2] y, float[2] z) { y = Neg(x) c = Cast<to = 1>(x) z = Neg(c) }",
+        );
+    }
+
+    #[test]
+    fn a_cast_that_loses_stays() {
+        declines(
+            MergeCasts::default(),
+            "g (float[2] x) => (float[2] y) { a = Cast<to = 7>(x) y = Cast<to = 1>(a) }",
+        );
+        declines(
+            MergeCasts::default(),
+            "g (float[2] x) => (int32[2] y) { a = Cast<to = 11>(x) y = Cast<to = 6>(a) }",
+        );
+    }
+
+    #[test]
+    fn what_holds_what() {
+        use DataType as D;
+        let all = [
+            D::Bool,
+            D::Uint8,
+            D::Int8,
+            D::Int16,
+            D::Int32,
+            D::Int64,
+            D::Uint64,
+            D::Float16,
+            D::Bfloat16,
+            D::Float,
+            D::Double,
+        ];
+        let held_by = |wide| all.into_iter().filter(|&n| holds(wide, n)).collect::<Vec<_>>();
+        assert_eq!(held_by(D::Int64), [D::Bool, D::Uint8, D::Int8, D::Int16, D::Int32, D::Int64]);
+        assert_eq!(held_by(D::Bfloat16), [D::Bool, D::Uint8, D::Int8, D::Bfloat16]);
+        assert_eq!(
+            held_by(D::Float),
+            [D::Bool, D::Uint8, D::Int8, D::Int16, D::Float16, D::Bfloat16, D::Float]
+        );
+        assert_eq!(held_by(D::Uint64), [D::Bool, D::Uint8, D::Uint64]);
+    }
+}

@@ -1,0 +1,197 @@
+use crate::framework::matching::is_plain;
+use crate::{
+    framework::{Context, Pass, PassError},
+    pass,
+};
+use pare_graph::{
+    Attribute, Decline, Model, Node, NodeRef, Patch, ValueRef, expect,
+    ops::{ClipView, ConvView, PadMode, PadView, PoolView},
+};
+
+pass! {
+    /// Let a convolution or pooling do the padding of a `Pad` before it.
+    ///
+    /// `Conv` pads with zeros. `AveragePool` does as well if it counts them (`count_include_pad`, from operator set 7);
+    /// without padding of its own it may be made to. `MaxPool` pads with what is never the largest: so an explicit
+    /// padding by -∞ may go, and one by zeros where no element is negative.
+    ///
+    /// Declines for other modes and values, for padding of batch or channels, for negative padding, for `auto_pad`,
+    /// and where the padded value has other uses.
+    #[pass("merge-pads", Exact, "pads merged")]
+    pub struct MergePads {}
+}
+
+impl Pass for MergePads {
+    fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
+        cx.rewrite(model, &["Conv", "AveragePool", "MaxPool"], |at| {
+            is_plain(at)?;
+            let padded = at.input(0)?;
+            let pad = padded.produced_by("Pad")?;
+            is_plain(pad)?;
+            let view = PadView::of(pad)?;
+            let PadMode::Constant(value) = view.mode else { return Err(Decline::Mismatch) };
+            let x = pad.input(0)?;
+            let kept = |what: &str| Decline::because(format!("{} stays: {what}", pad.describe()));
+            if view.pads.iter().take(2).any(|&p| p != (0, 0)) {
+                return Err(kept("it pads batch or channels"));
+            }
+            let spatial = view.pads.get(2..).ok_or(Decline::Mismatch)?;
+            if spatial.iter().any(|p| p.0 < 0 || p.1 < 0) {
+                return Err(kept("it cuts"));
+            }
+            padded.sole_use()?;
+            let mut node = at.node().clone();
+            let own = match at.op() {
+                "Conv" => into_conv(at, value),
+                "AveragePool" => into_average(at, value, &mut node),
+                _ => into_max(at, x, value),
+            }
+            .map_err(|decline| {
+                if decline == Decline::Mismatch { kept("its values differ") } else { decline }
+            })?;
+            expect(own.len() == spatial.len())?;
+            let sums =
+                own.iter().zip(spatial).map(|(a, b)| Some((a.0.checked_add(b.0)?, a.1.checked_add(b.1)?)));
+            let sums: Vec<_> = sums.collect::<Option<_>>().ok_or(Decline::Mismatch)?;
+            if at.op() != "Conv" && !within_windows(at, &sums)? {
+                return Err(kept("a window would lie in the padding"));
+            }
+            let pads: Vec<i64> = sums.iter().map(|p| p.0).chain(sums.iter().map(|p| p.1)).collect();
+            node.attributes.insert("pads".into(), Attribute::Ints(pads));
+            node.attributes.shift_remove("auto_pad");
+            let mut inputs: Vec<_> = at.inputs().into_iter().map(|i| i.map(Into::into)).collect();
+            inputs[0] = Some(x.into());
+            let mut patch = Patch::at(at);
+            let y = at.output()?;
+            let made = patch.node_with(node, &inputs, &[Some(y.name())]);
+            patch.replace(y, made[0].ok_or(Decline::Mismatch)?);
+            Ok(patch)
+        })
+    }
+}
+
+/// Padding that follows from sizes would follow from others.
+fn is_explicit(at: NodeRef<'_>) -> Result<(), Decline> {
+    expect(matches!(at.string("auto_pad", "NOTSET"), "NOTSET" | "VALID"))
+}
+
+fn into_conv(at: NodeRef<'_>, value: f64) -> Result<Vec<(i64, i64)>, Decline> {
+    is_explicit(at)?;
+    expect(value == 0.0)?;
+    Ok(ConvView::of(at)?.pads)
+}
+
+fn into_average(at: NodeRef<'_>, value: f64, node: &mut Node) -> Result<Vec<(i64, i64)>, Decline> {
+    is_explicit(at)?;
+    let view = PoolView::of(at)?;
+    let unpadded = view.pads.iter().all(|&p| p == (0, 0));
+    // Rounded up, the last window reaches past the padding, and what counts there differs.
+    expect(value == 0.0 && at.opset() >= 7 && !view.ceil && (unpadded || view.counts_padding))?;
+    node.attributes.insert("count_include_pad".into(), Attribute::Int(1));
+    Ok(view.pads)
+}
+
+/// Whether every window reaches beyond the padding, as poolings ask for.
+fn within_windows(at: NodeRef<'_>, pads: &[(i64, i64)]) -> Result<bool, Decline> {
+    let kernel = PoolView::of(at)?.kernel;
+    Ok(pads.iter().zip(kernel).all(|(p, k)| p.0.max(p.1) < k as i64))
+}
+
+fn into_max(at: NodeRef<'_>, x: ValueRef<'_>, value: f64) -> Result<Vec<(i64, i64)>, Decline> {
+    is_explicit(at)?;
+    at.output()?;
+    let view = PoolView::of(at)?;
+    expect(!view.ceil && (value == f64::NEG_INFINITY || value == 0.0 && is_never_negative(x)))?;
+    // Every window sees an element, which padding is never larger than, unless it looks through gaps.
+    expect(view.dilations.iter().all(|&d| d == 1))?;
+    Ok(view.pads)
+}
+
+fn is_never_negative(x: ValueRef<'_>) -> bool {
+    x.producer().is_some_and(|at| match at.op() {
+        "Relu" | "Clip" => ClipView::of(at).is_ok_and(|view| view.low >= 0.0 && view.high >= 0.0),
+        op => ["Sigmoid", "Softmax", "HardSigmoid", "Abs", "Exp"].contains(&op) && is_plain(at).is_ok(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::framework::testing::{check, declines};
+
+    const ZEROS: &str = "int64[8] p = {0,0,1,2,0,0,3,4}";
+
+    #[test]
+    fn convolutions_pad_themselves() {
+        check(
+            MergePads::default(),
+            &format!("g (float[N,1,8,8] x) => (float[N,2,a,b] y) <{ZEROS}, float[2,1,3,3] w = {{1,2,3,4,5,6,7,8,9,9,8,7,6,5,4,3,2,1}}> {{
+                h = Pad(x, p) y = Conv<pads = [1,0,0,1]>(h, w) }}"),
+            "g (float[N,1,8,8] x) => (float[N,2,a,b] y) <float[2,1,3,3] w = {1,2,3,4,5,6,7,8,9,9,8,7,6,5,4,3,2,1}> {
+                y = Conv<pads = [2,2,3,5]>(x, w) }",
+        );
+    }
+
+    #[test]
+    fn averages_count_what_is_padded() {
+        check(
+            MergePads::default(),
+            &format!(
+                "g (float[N,1,8,8] x) => (float[N,1,a,b] y) <{ZEROS}> {{
+                h = Pad(x, p) y = AveragePool<kernel_shape = [5,5]>(h) }}"
+            ),
+            "g (float[N,1,8,8] x) => (float[N,1,a,b] y) {
+                y = AveragePool<kernel_shape = [5,5], count_include_pad = 1, pads = [1,2,3,4]>(x) }",
+        );
+        let why = declines(
+            MergePads::default(),
+            &format!(
+                "g (float[N,1,8,8] x) => (float[N,1,a,b] y) <{ZEROS}> {{
+                h = Pad(x, p) y = AveragePool<kernel_shape = [5,5], pads = [1,1,1,1]>(h) }}"
+            ),
+        );
+        assert_eq!(why, ["Pad making `h` stays: its values differ"]);
+    }
+
+    #[test]
+    fn maxima_pad_what_is_not_negative() {
+        let graph = |op: &str| {
+            format!(
+                "g (float[N,1,8,8] x) => (float[N,1,a,b] y) <int64[8] p = {{0,0,1,1,0,0,1,1}}> {{
+                r = {op}(x) h = Pad(r, p) y = MaxPool<kernel_shape = [3,3]>(h) }}"
+            )
+        };
+        check(
+            MergePads::default(),
+            &graph("Relu"),
+            "g (float[N,1,8,8] x) => (float[N,1,a,b] y) {
+                r = Relu(x) y = MaxPool<kernel_shape = [3,3], pads = [1,1,1,1]>(r) }",
+        );
+        assert_eq!(
+            declines(MergePads::default(), &graph("Tanh")),
+            ["Pad making `h` stays: its values differ"]
+        );
+    }
+
+    #[test]
+    fn padded_channels_other_values_and_modes_stay() {
+        let graph = |pads: &str, pad: &str| {
+            format!(
+                "g (float[N,1,8,8] x) => (float[N,2,a,b] y) <
+                int64[8] p = {{{pads}}}, float c = {{0.5}}, float[2,1,1,1] w = {{1,2}}> {{
+                h = {pad} y = Conv(h, w) }}"
+            )
+        };
+        let reflect = graph("0,0,1,1,0,0,1,1", "Pad<mode = \"reflect\">(x, p)");
+        assert_eq!(declines(MergePads::default(), &reflect), [""; 0]);
+        let half = graph("0,0,1,1,0,0,1,1", "Pad(x, p, c)");
+        assert_eq!(declines(MergePads::default(), &half), ["Pad making `h` stays: its values differ"]);
+        let batch = graph("1,0,1,1,0,0,1,1", "Pad(x, p)");
+        assert_eq!(
+            declines(MergePads::default(), &batch),
+            ["Pad making `h` stays: it pads batch or channels"]
+        );
+        let cut = graph("0,0,-1,1,0,0,1,1", "Pad(x, p)");
+        assert_eq!(declines(MergePads::default(), &cut), ["Pad making `h` stays: it cuts"]);
+    }
+}

@@ -1,0 +1,168 @@
+use crate::framework::matching::{bypass, is_plain, same_shape};
+use crate::{
+    framework::{Context, NodeBuilder, Pass, PassError, node_builder::reshape_target},
+    pass,
+};
+use pare_graph::{
+    Decline, Edge, Model, NodeRef, Patch, ValueRef, expect,
+    ops::{SqueezeView, TransposeView, UnsqueezeView},
+};
+
+pass! {
+    /// Reshape once instead of twice, or not at all.
+    ///
+    /// `Reshape`, `Flatten`, `Squeeze`, `Unsqueeze`, and a `Transpose` that only moves axes of size 1, keep the elements
+    /// in order. So one after the other is a single `Reshape` from the first shape to the last, and nothing if these
+    /// are equal for all values of the symbols.
+    ///
+    /// Declines where more than one size of the last shape is neither a number nor that of the same axis before, since
+    /// a constant target cannot say it; and where the first has other uses and would stay.
+    #[pass("merge-reshapes", Exact, "reshapes merged")]
+    pub struct MergeReshapes {}
+}
+
+/// Operators that keep the elements in order, some always.
+const VIEWS: &[&str] = &["Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"];
+
+impl Pass for MergeReshapes {
+    fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
+        cx.rewrite(model, VIEWS, merged)
+    }
+}
+
+fn merged(at: NodeRef<'_>) -> Result<Patch, Decline> {
+    is_view(at)?;
+    let (between, y) = (at.input(0)?, at.output()?);
+    let inner = between.producer().ok_or(Decline::Mismatch)?;
+    is_view(inner)?;
+    // Two transposes are the business of `merge-transposes`.
+    expect(!(at.is("Transpose") && inner.is("Transpose")))?;
+    let x = inner.input(0)?;
+    if same_shape(x, y) {
+        return bypass(at, x);
+    }
+    inner_goes(between)?;
+    let mut patch = Patch::at(at);
+    let mut spell = NodeBuilder::new(at.graph, &mut patch, y.name());
+    let made = if let Some(axes) = both_unsqueeze(at, inner) {
+        spell.unsqueeze(x.into(), &axes)
+    } else if let Some(axes) = both_squeeze(at, inner) {
+        spell.squeeze(x.into(), &axes)
+    } else {
+        let to = y.shape().ok_or(Decline::Mismatch)?;
+        let open = || Decline::because(format!("`{}` has several sizes that no target can say", y.name()));
+        let target = reshape_target(x.shape(), to).ok_or_else(open)?;
+        spell.reshape(x.into(), &target)
+    };
+    patch.replace(y, made);
+    Ok(patch)
+}
+
+/// Declines unless the node keeps the elements in order.
+fn is_view(at: NodeRef<'_>) -> Result<(), Decline> {
+    is_plain(at)?;
+    expect(VIEWS.contains(&at.op()))?;
+    if at.is("Transpose") {
+        let shape = at.input(0)?.shape().ok_or(Decline::Mismatch)?;
+        let view = TransposeView::of(at)?;
+        expect(view.perm.len() == shape.len())?;
+        let moved = view.perm.iter().filter(|&&p| shape[p].known() != Some(1));
+        expect(moved.is_sorted())?;
+    }
+    Ok(())
+}
+
+/// Whether the value between will be gone: all that use it are views that will no longer.
+fn inner_goes(between: ValueRef<'_>) -> Result<(), Decline> {
+    expect(!between.value().is_output())?;
+    let goes = |(user, wire): &(NodeRef<'_>, Edge)| *wire == Edge::Input(0) && is_view(*user).is_ok();
+    expect(between.users().iter().all(goes))
+}
+
+fn both_unsqueeze(at: NodeRef<'_>, inner: NodeRef<'_>) -> Option<Vec<i64>> {
+    let (outer, inner) = (UnsqueezeView::of(at).ok()?.axes, UnsqueezeView::of(inner).ok()?.axes);
+    let rank = at.output().ok()?.rank().ok()?;
+    // Axes of the last shape that were there before the outer one.
+    let kept: Vec<_> = (0..rank).filter(|a| !outer.contains(a)).collect();
+    let mut axes: Vec<_> = inner.iter().map(|&a| kept.get(a).copied()).collect::<Option<_>>()?;
+    axes.extend(outer);
+    axes.sort_unstable();
+    Some(axes.into_iter().map(|a| a as i64).collect())
+}
+
+fn both_squeeze(at: NodeRef<'_>, inner: NodeRef<'_>) -> Option<Vec<i64>> {
+    let rank = inner.input(0).ok()?.rank().ok()?;
+    let (outer, inner) = (SqueezeView::of(at).ok()?.axes, SqueezeView::of(inner).ok()?.axes);
+    let kept: Vec<_> = (0..rank).filter(|a| !inner.contains(a)).collect();
+    let mut axes: Vec<_> = outer.iter().map(|&a| kept.get(a).copied()).collect::<Option<_>>()?;
+    axes.extend(inner);
+    axes.sort_unstable();
+    Some(axes.into_iter().map(|a| a as i64).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::framework::testing::{check, declines};
+
+    #[test]
+    fn a_chain_becomes_one_reshape() {
+        check(
+            MergeReshapes::default(),
+            "g (float[N,3,4] x) => (float[N,2,6] y) <int64[2] s = {-1,12}, int64[3] t = {0,2,6}, int64[1] o = {1}> {
+                a = Reshape(x, s) b = Unsqueeze(a, o) c = Squeeze(b, o) y = Reshape(c, t) }",
+            "g (float[N,3,4] x) => (float[N,2,6] y) <int64[3] y_shape = {-1,2,6}> { y = Reshape(x, y_shape) }",
+        );
+    }
+
+    #[test]
+    fn a_chain_that_comes_back_goes() {
+        check(
+            MergeReshapes::default(),
+            "g (float[N,M,4] x) => (float[N,M,4] y) <int64[1] o = {0}> {
+                a = Unsqueeze(x, o) b = Squeeze(a, o) y = Relu(b) }",
+            "g (float[N,M,4] x) => (float[N,M,4] y) { y = Relu(x) }",
+        );
+    }
+
+    #[test]
+    fn axes_of_several_unsqueezes_and_squeezes_are_counted_together() {
+        check(
+            MergeReshapes::default(),
+            "g (float[N,M] x) => (float[1,N,1,M] y) <int64[1] a = {1}, int64[1] b = {0}> {
+                h = Unsqueeze(x, a) y = Unsqueeze(h, b) }",
+            "g (float[N,M] x) => (float[1,N,1,M] y) <int64[2] y_axes = {0,2}> { y = Unsqueeze(x, y_axes) }",
+        );
+        check(
+            MergeReshapes::default(),
+            "g (float[1,N,1,M] x) => (float[N,M] y) <int64[1] a = {0}, int64[1] b = {1}> {
+                h = Squeeze(x, a) y = Squeeze(h, b) }",
+            "g (float[1,N,1,M] x) => (float[N,M] y) <int64[2] y_axes = {0,2}> { y = Squeeze(x, y_axes) }",
+        );
+    }
+
+    #[test]
+    fn a_transpose_of_axes_of_size_1_is_a_reshape() {
+        check(
+            MergeReshapes::default(),
+            "g (float[N,1,5] x) => (float[N,5] y) <int64[2] s = {0,5}> {
+                a = Transpose<perm = [0,2,1]>(x) y = Reshape(a, s) }",
+            "g (float[N,1,5] x) => (float[N,5] y) <int64[2] y_shape = {-1,5}> { y = Reshape(x, y_shape) }",
+        );
+    }
+
+    #[test]
+    fn what_a_target_cannot_say_or_others_use_stays() {
+        let why = declines(
+            MergeReshapes::default(),
+            "g (float[N,1,M,6] x) => (float[a,b,c] y) <int64[1] o = {1}, int64[3] s = {-1,0,3}> {
+                h = Squeeze(x, o) y = Reshape(h, s) }",
+        );
+        assert_eq!(why, ["`y` has several sizes that no target can say"]);
+        declines(
+            MergeReshapes::default(),
+            "g (float[2,6] x) => (float[12] y, float[3,4] z) <int64[2] s = {3,4}, int64[1] t = {12}> {
+                h = Reshape(x, s) y = Reshape(h, t) z = Relu(h) }",
+        );
+    }
+}

@@ -1,0 +1,242 @@
+use crate::framework::matching::is_plain;
+use crate::{
+    framework::{Context, NodeBuilder, Pass, PassError},
+    pass,
+};
+use pare_graph::{
+    Attribute, Decline, Model, NodeRef, Patch, Ref, Tensor, ValueRef, expect,
+    ops::{GemmView, TransposeView},
+};
+
+pass! {
+    /// Transpose once instead of twice, or not at all.
+    ///
+    /// `(xᵖ)ᑫ` is one transpose, and none if `q` undoes `p`. An elementwise function between them commutes,
+    /// `f(xᵖ)ᑫ = f((xᵖ)ᑫ)`, and so does one of several operands: `f(xᵖ, yᵖ) = f(x, y)ᵖ`. A matrix transposed before a
+    /// `Gemm` becomes `transA` or `transB`.
+    ///
+    /// Declines where a value in between has other uses, so that no node would go.
+    #[pass("merge-transposes", Exact, "transposes merged")]
+    pub struct MergeTransposes {}
+}
+
+impl Pass for MergeTransposes {
+    fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
+        cx.rewrite(model, &["Transpose"], merged)?;
+        cx.rewrite(model, &["Gemm"], into_gemm)?;
+        cx.rewrite(model, JOINING, below)
+    }
+}
+
+/// Functions of each element alone. Further inputs must be constants that broadcast.
+#[rustfmt::skip]
+const ELEMENTWISE: &[&str] = &[
+    "Abs", "Add", "Cast", "Ceil", "Clip", "Cos", "Div", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid",
+    "HardSwish", "Identity", "LeakyRelu", "Log", "Max", "Min", "Mish", "Mul", "Neg", "Not", "Pow", "Reciprocal",
+    "Relu", "Round", "Selu", "Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Sub", "Tanh",
+];
+/// Those of several operands.
+const JOINING: &[&str] = &["Add", "Sub", "Mul", "Div", "Max", "Min", "Sum", "Mean", "Pow"];
+/// How many elementwise nodes between two transposes are looked through.
+const REACH: usize = 16;
+
+/// The composed permutation of this transpose and one before it, with what lies between redone.
+fn merged(at: NodeRef<'_>) -> Result<Patch, Decline> {
+    let outer = TransposeView::of(at)?;
+    // From the inside out: nodes between the transposes, each with the slot of the value that is followed.
+    let mut between = vec![];
+    let mut value = at.input(0)?;
+    let inner = loop {
+        let producer = value.producer().ok_or(Decline::Mismatch)?;
+        if producer.is("Transpose") {
+            break producer;
+        }
+        expect(between.len() < REACH)?;
+        value.sole_use()?;
+        let slot = followed(producer)?;
+        between.push((producer, slot));
+        value = producer.input(slot)?;
+    };
+    let composed = TransposeView::of(inner)?.then(&outer).ok_or(Decline::Mismatch)?;
+    // If the inner one stays for others, only its undoing saves a node.
+    if !between.is_empty() && !composed.is_identity() {
+        inner.output()?.sole_use()?;
+    }
+    let mut patch = Patch::at(at);
+    let y = at.output()?;
+    let mut moved: Ref = inner.input(0)?.into();
+    if !composed.is_identity() {
+        moved = NodeBuilder::new(at.graph, &mut patch, y.name()).transpose(moved, &composed.perm);
+    }
+    for (node, slot) in between.into_iter().rev() {
+        let mut inputs: Vec<Option<Ref>> = node.inputs().into_iter().map(|i| i.map(Into::into)).collect();
+        inputs[slot] = Some(moved);
+        for other in (0..inputs.len()).filter(|&i| i != slot) {
+            let Some(constant) = node.optional(other) else { continue };
+            let tensor = transposed(constant.constant()?, &outer.perm)?;
+            if tensor.shape() != constant.constant()?.shape() {
+                inputs[other] =
+                    Some(NodeBuilder::new(at.graph, &mut patch, constant.name()).constant("t", tensor));
+            }
+        }
+        moved = patch.copy(node, &inputs);
+    }
+    patch.replace(y, moved);
+    Ok(patch)
+}
+
+/// The only input of an elementwise node that is no constant.
+fn followed(at: NodeRef<'_>) -> Result<usize, Decline> {
+    is_plain(at)?;
+    expect(ELEMENTWISE.contains(&at.op()) && at.opset() >= 7)?;
+    at.output()?;
+    let open: Vec<_> =
+        (0..at.inputs().len()).filter(|&i| at.optional(i).is_some_and(|v| !v.is_constant())).collect();
+    let &[slot] = open.as_slice() else { return Err(Decline::Mismatch) };
+    // The function keeps the rank of what it is given.
+    let (x, y) = (at.input(slot)?, at.output()?);
+    expect(x.rank()? == y.rank()?)?;
+    Ok(slot)
+}
+
+/// A constant that broadcasts to `perm.len()` axes, as it broadcasts after the axes moved. It may have one
+/// axis of other size than 1, so that its elements stay in order.
+fn transposed(tensor: &Tensor, perm: &[usize]) -> Result<Tensor, Decline> {
+    if tensor.len() == 1 {
+        return Ok(tensor.clone());
+    }
+    let missing = perm.len().checked_sub(tensor.rank()).ok_or(Decline::Mismatch)?;
+    expect(tensor.shape().iter().filter(|&&d| d != 1).count() <= 1)?;
+    let full: Vec<_> = vec![1; missing].into_iter().chain(tensor.shape().iter().copied()).collect();
+    let moved: Vec<_> = perm.iter().map(|&p| full[p]).collect();
+    tensor.reshaped(&moved).map_err(|_| Decline::Mismatch)
+}
+
+/// `Gemm` of a transposed matrix with the flag turned.
+fn into_gemm(at: NodeRef<'_>) -> Result<Patch, Decline> {
+    GemmView::of(at)?;
+    let mut node = at.node().clone();
+    let mut inputs: Vec<Option<Ref>> = at.inputs().into_iter().map(|i| i.map(Into::into)).collect();
+    let mut turned = false;
+    for (slot, flag) in [(0, "transA"), (1, "transB")] {
+        let Ok(transpose) = at.input(slot)?.produced_by("Transpose") else { continue };
+        expect(TransposeView::of(transpose)?.perm == [1, 0])?;
+        inputs[slot] = Some(transpose.input(0)?.into());
+        node.attributes.insert(flag.into(), Attribute::Int(1 - at.int(flag, 0).signum()));
+        turned = true;
+    }
+    expect(turned)?;
+    let mut patch = Patch::at(at);
+    let y = at.output()?;
+    let made = patch.node_with(node, &inputs, &[Some(y.name())]);
+    patch.replace(y, made[0].ok_or(Decline::Mismatch)?);
+    Ok(patch)
+}
+
+/// One transpose below a function of several transposed operands instead of one above each.
+fn below(at: NodeRef<'_>) -> Result<Patch, Decline> {
+    is_plain(at)?;
+    expect(at.opset() >= 7)?;
+    let y = at.output()?;
+    let mut perm: Option<Vec<usize>> = None;
+    let mut inputs = vec![];
+    for input in at.inputs() {
+        let input = input.ok_or(Decline::Mismatch)?;
+        if input.is_constant() {
+            inputs.push(Err(input));
+            continue;
+        }
+        let transpose = input.produced_by("Transpose")?;
+        let view = TransposeView::of(transpose)?;
+        expect(perm.get_or_insert_with(|| view.perm.clone()) == &view.perm)?;
+        expect(y.rank()? == view.perm.len())?;
+        inputs.push(Ok((input, transpose.input(0)?)));
+    }
+    let perm = perm.ok_or(Decline::Mismatch)?;
+    // Each transpose that goes must have no other use; a value used twice here counts once.
+    let mut values: Vec<_> = inputs.iter().filter_map(|i| i.as_ref().ok()).map(|i| i.0).collect();
+    values.sort_by_key(|v| v.id);
+    values.dedup_by_key(|v| v.id);
+    expect(values.len() > 1)?;
+    let only_here =
+        |v: &ValueRef<'_>| !v.value().is_output() && v.users().iter().all(|(user, _)| user.id == at.id);
+    expect(values.iter().all(only_here))?;
+    let mut patch = Patch::at(at);
+    let inverse = TransposeView { perm: perm.clone() }.inverse().perm;
+    let mut untransposed = vec![];
+    for input in inputs {
+        untransposed.push(Some(match input {
+            Ok((_, x)) => x.into(),
+            Err(constant) => {
+                let tensor = transposed(constant.constant()?, &inverse)?;
+                NodeBuilder::new(at.graph, &mut patch, constant.name()).constant("t", tensor)
+            }
+        }));
+    }
+    let joined = patch.copy(at, &untransposed);
+    let moved = NodeBuilder::new(at.graph, &mut patch, y.name()).transpose(joined, &perm);
+    patch.replace(y, moved);
+    Ok(patch)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::framework::testing::{check, declines};
+
+    #[test]
+    fn two_become_one_or_none() {
+        check(
+            MergeTransposes::default(),
+            "g (float[2,3,4] x) => (float[4,2,3] y, float[2,3,4] z) {
+                a = Transpose<perm = [1,2,0]>(x) y = Transpose<perm = [1,2,0]>(a)
+                b = Transpose<perm = [2,0,1]>(a) z = Relu(b) }",
+            "g (float[2,3,4] x) => (float[4,2,3] y, float[2,3,4] z) {
+                y = Transpose<perm = [2,0,1]>(x) z = Relu(x) }",
+        );
+    }
+
+    #[test]
+    fn elementwise_functions_commute_and_their_constants_follow() {
+        check(
+            MergeTransposes::default(),
+            "g (float[N,3,4] x) => (float[N,3,4] y) <float[3] c = {1,2,3}, float h = {0.5}> {
+                a = Transpose<perm = [0,2,1]>(x) b = Add(a, c) d = Mul(h, b) e = Sigmoid(d)
+                y = Transpose<perm = [0,2,1]>(e) }",
+            "g (float[N,3,4] x) => (float[N,3,4] y) <float h = {0.5}, float[1,3,1] c_t = {1,2,3}> {
+                b_1 = Add(x, c_t) d_1 = Mul(h, b_1) y = Sigmoid(d_1) }",
+        );
+    }
+
+    #[test]
+    fn a_transpose_in_use_between_stays() {
+        let why = declines(
+            MergeTransposes::default(),
+            "g (float[2,3] x) => (float[2,3] y, float[3,2] z) {
+                a = Transpose(x) b = Relu(a) z = Neg(b) y = Transpose(b) }",
+        );
+        assert_eq!(why, ["`b` has 2 uses"]);
+    }
+
+    #[test]
+    fn gemm_transposes_itself() {
+        check(
+            MergeTransposes::default(),
+            "g (float[3,2] x, float[4,3] w) => (float[2,4] y) {
+                a = Transpose(x) b = Transpose<perm = [1,0]>(w) y = Gemm<alpha = 2.0>(a, b) }",
+            "g (float[3,2] x, float[4,3] w) => (float[2,4] y) {
+                y = Gemm<alpha = 2.0, transA = 1, transB = 1>(x, w) }",
+        );
+    }
+
+    #[test]
+    fn operands_are_transposed_after_they_are_joined() {
+        check(
+            MergeTransposes::default(),
+            "g (float[2,3] x, float[2,3] z) => (float[3,2] y) {
+                a = Transpose(x) b = Transpose(z) y = Add(a, b) }",
+            "g (float[2,3] x, float[2,3] z) => (float[3,2] y) {
+                y_1 = Add(x, z) y = Transpose<perm = [1,0]>(y_1) }",
+        );
+    }
+}

@@ -1,0 +1,342 @@
+//! What of a graph is constant: computed here, or left to an engine.
+
+use super::{plan::Plan, would_add};
+use crate::framework::Context;
+use pare_graph::{
+    DataType, Declared, Evaluate, Graph, Model, NodeId, NodeRef, Setting, Tensor, Type, Value, ValueId,
+    ops::{
+        eval::{EvalError, evaluate},
+        is_deterministic,
+    },
+};
+use std::collections::{HashMap, HashSet};
+
+/// The constant part of a graph.
+pub(super) struct Region<'c> {
+    /// Constants of outer graphs that are used nowhere else.
+    pub sole: &'c HashSet<String>,
+    /// Elements of constant values, as far as they are computed; initializers not among them.
+    pub tensors: HashMap<ValueId, Tensor>,
+    /// Nodes whose outputs are constant, in topological order; `Constant` nodes not among them.
+    pub nodes: Vec<NodeId>,
+    /// Outputs that are not computed yet, with the node that makes them: large ones, and those of an engine.
+    pub waiting: HashMap<ValueId, NodeId>,
+    /// Nodes with large outputs: computed here once they are wanted.
+    large: HashSet<NodeId>,
+    limits: Limits,
+    /// Bytes of the tensors.
+    held: u64,
+}
+
+/// What results may take.
+struct Limits {
+    /// By how much the file may grow.
+    room: i64,
+    /// All of them, in memory.
+    memory: u64,
+}
+
+/// Results from this size on are computed only if they are stored, or needed for something smaller.
+const LARGE: u64 = 1 << 20;
+
+/// What an output may take at least, even if the file may not grow by it: the end of a chain is often smaller.
+const ROOM_FOR_RESULTS: u64 = 64 << 20;
+
+/// Tensors up to this size are part of a model that the engine computes; larger ones are its inputs.
+const INLINE: usize = 1 << 10;
+
+/// How a quantized model says what it is.
+const QUANTIZATION: &[&str] = &["QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"];
+
+impl<'c> Region<'c> {
+    /// Find and compute what is constant. No output may take more than `room` and some more, all together no
+    /// more than `memory`.
+    pub fn of(
+        graph: &Graph,
+        sole: &'c HashSet<String>,
+        cx: &mut Context<'_>,
+        room: i64,
+        memory: u64,
+    ) -> Self {
+        let (tensors, waiting, large) = (HashMap::new(), HashMap::new(), HashSet::new());
+        let limits = Limits { room, memory };
+        let mut region = Self { sole, tensors, nodes: vec![], waiting, large, limits, held: 0 };
+        for &id in graph.nodes().iter() {
+            let at = graph.at(id);
+            if region.take_content(at) {
+                region.nodes.push(id);
+                continue;
+            }
+            if !is_foldable(at) || !region.has_inputs(at) {
+                continue;
+            }
+            let (views, outputs) = (at.is("Constant") || at.is("Identity"), at.outputs());
+            let sizes = || outputs.iter().flatten().filter_map(|o| region.size(graph, o.id));
+            if !views && sizes().any(|bytes| bytes >= LARGE) {
+                region.waiting.extend(outputs.iter().flatten().map(|output| (output.id, id)));
+                region.large.insert(id);
+                region.nodes.push(id);
+                continue;
+            }
+            for input in at.inputs().into_iter().flatten() {
+                region.compute(graph, input.id, cx);
+            }
+            if region.has_inputs(at) && region.evaluate(at, cx) {
+                // A `Constant` is one already, and an `Identity` of one costs no bytes.
+                let is_one =
+                    views && at.outputs().iter().flatten().all(|o| region.tensors.contains_key(&o.id));
+                region.nodes.extend((!is_one).then_some(id));
+            }
+        }
+        region
+    }
+
+    /// Compute a large value, and those it is computed from. False if it turns out to be none that anybody computes.
+    fn compute(&mut self, graph: &Graph, value: ValueId, cx: &mut Context<'_>) -> bool {
+        let put_off = |region: &Self, v: &ValueId| {
+            region.waiting.get(v).copied().filter(|node| region.large.contains(node))
+        };
+        let mut stack = vec![value];
+        while let Some(last) = stack.last() {
+            let Some(node) = put_off(self, last) else {
+                stack.pop();
+                continue;
+            };
+            let before = stack.len();
+            stack.extend(graph.inputs_of(node).into_iter().flatten().filter(|v| put_off(self, v).is_some()));
+            if stack.len() > before {
+                continue;
+            }
+            self.large.remove(&node);
+            let at = graph.at(node);
+            for output in at.outputs().into_iter().flatten() {
+                self.waiting.remove(&output.id);
+            }
+            if !self.has_inputs(at) || !self.evaluate(at, cx) {
+                self.nodes.retain(|&other| other != node);
+            }
+        }
+        self.is_constant(graph, value)
+    }
+
+    fn is_constant(&self, graph: &Graph, value: ValueId) -> bool {
+        self.tensor(graph, value).is_some() || self.waiting.contains_key(&value)
+    }
+
+    fn has_inputs(&self, at: NodeRef<'_>) -> bool {
+        at.inputs().iter().flatten().all(|v| self.is_constant(at.graph, v.id))
+    }
+
+    /// Compute the large values of a plan. False if it has to be made anew, since some cannot be computed.
+    pub fn compute_large(&mut self, graph: &Graph, plan: &Plan, cx: &mut Context<'_>) -> bool {
+        plan.folds.iter().flat_map(|(_, values)| values).all(|&v| self.compute(graph, v, cx))
+    }
+
+    /// Compute a node of constants, or leave it to the engine. False if neither does.
+    fn evaluate(&mut self, at: NodeRef<'_>, cx: &mut Context<'_>) -> bool {
+        let (graph, inputs) = (at.graph, at.inputs());
+        let tensors: Vec<_> = inputs.iter().map(|v| self.tensor(graph, v.as_ref()?.id)).collect();
+        let result = if tensors.iter().zip(&inputs).any(|(tensor, input)| tensor.is_none() && input.is_some())
+        {
+            Err(EvalError::NotHere(at.describe()))
+        } else {
+            let needed: u64 = tensors.iter().flatten().map(|t| t.size_in_bytes() as u64).sum();
+            let Limits { room, memory } = self.limits;
+            let limit = needed.saturating_mul(8).saturating_add(ROOM_FOR_RESULTS.max(room.unsigned_abs()));
+            evaluate(at, &tensors, limit.min(memory.saturating_sub(self.held)) as usize)
+        };
+        let outputs = at.outputs();
+        match result {
+            Ok(results) => {
+                self.held += results.iter().map(|t| t.size_in_bytes() as u64).sum::<u64>();
+                let outputs = outputs.into_iter().zip(results);
+                self.tensors.extend(outputs.filter_map(|(output, tensor)| Some((output?.id, tensor))));
+                return true;
+            }
+            Err(EvalError::NotHere(_)) if at.is("Constant") => {}
+            Err(EvalError::NotHere(_)) if cx.tools.engine.is_some() => {
+                self.waiting.extend(outputs.into_iter().flatten().map(|output| (output.id, at.id)));
+                return true;
+            }
+            Err(EvalError::TooLarge { bytes, .. }) => {
+                let output = outputs.into_iter().flatten().next();
+                output.into_iter().for_each(|o| cx.decline(would_add(graph, o.id, bytes)));
+            }
+            Err(other) => cx.decline(other),
+        }
+        false
+    }
+
+    /// Take the outputs of a node from what inference knows about them; false unless it knows them all.
+    fn take_content(&mut self, at: NodeRef<'_>) -> bool {
+        let outputs: Vec<_> = at.outputs().into_iter().flatten().collect();
+        let content = |fact: &pare_graph::Fact| {
+            let items: Vec<_> = fact.content()?.iter().map(pare_graph::Dim::known).collect::<Option<_>>()?;
+            integers(fact.dtype()?, &fact.fixed_shape()?, &items)
+        };
+        let known =
+            outputs.iter().map(|o| Some((o.id, content(&o.value().fact)?))).collect::<Option<Vec<_>>>();
+        match known {
+            Some(known) if !known.is_empty() && !at.is("Constant") => {
+                self.tensors.extend(known);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The elements of a value that is constant, if they are known.
+    pub fn tensor<'a>(&'a self, graph: &'a Graph, value: ValueId) -> Option<&'a Tensor> {
+        graph.value(value).tensor().or_else(|| self.tensors.get(&value))
+    }
+
+    /// Bytes of a constant value; from its type and shape, where it is not computed yet.
+    pub fn size(&self, graph: &Graph, value: ValueId) -> Option<u64> {
+        if let Some(tensor) = self.tensor(graph, value) {
+            return Some(tensor.size_in_bytes() as u64);
+        }
+        let fact = &graph.value(value).fact;
+        let count = pare_graph::element_count(&fact.fixed_shape()?)?;
+        fact.dtype()?.bytes_for(count).map(|bytes| bytes as u64)
+    }
+
+    /// The values of a plan of which not even the size is known.
+    pub fn unmeasured(&self, graph: &Graph, plan: &Plan) -> HashSet<ValueId> {
+        let all = plan.folds.iter().flat_map(|(_, values)| values).copied();
+        all.filter(|&v| self.size(graph, v).is_none()).collect()
+    }
+
+    /// Have the engine compute what the plan wants and nobody has computed; what it cannot is dropped from the plan.
+    pub fn run_engine(
+        &mut self,
+        graph: &Graph,
+        ir_version: Option<i64>,
+        plan: &mut Plan,
+        cx: &mut Context<'_>,
+    ) {
+        let Some(engine) = cx.tools.engine else { return };
+        let all = plan.folds.iter().flat_map(|(_, values)| values).copied();
+        let wanted: Vec<_> = all.filter(|v| self.waiting.contains_key(v)).collect();
+        if wanted.is_empty() {
+            return;
+        }
+        match self.ask(engine, graph, ir_version, &wanted) {
+            Ok(tensors) => self.tensors.extend(wanted.into_iter().zip(tensors)),
+            // One that fails shall not keep the others.
+            Err(_) => {
+                for value in wanted {
+                    match self.ask(engine, graph, ir_version, &[value]) {
+                        Ok(tensors) => self.tensors.extend(std::iter::once(value).zip(tensors)),
+                        Err(why) => {
+                            cx.decline(format!("`{}` was not computed: {why}", graph.value(value).name));
+                        }
+                    }
+                }
+            }
+        }
+        plan.folds.retain(|(_, values)| values.iter().all(|v| self.tensors.contains_key(v)));
+    }
+
+    /// Compute values by running a model of the nodes they need.
+    fn ask(
+        &self,
+        engine: &dyn Evaluate,
+        graph: &Graph,
+        ir_version: Option<i64>,
+        wanted: &[ValueId],
+    ) -> Result<Vec<Tensor>, String> {
+        let mut needed: HashSet<NodeId> = HashSet::new();
+        let mut queue: Vec<NodeId> = wanted.iter().map(|v| self.waiting[v]).collect();
+        while let Some(node) = queue.pop() {
+            if needed.insert(node) {
+                let inputs = graph.inputs_of(node).into_iter().flatten();
+                queue.extend(inputs.filter_map(|v| self.waiting.get(&v).copied()));
+            }
+        }
+
+        let mut part = Graph::new(graph.opsets.clone());
+        part.name = Some("constants".into());
+        let (mut copies, mut feeds) = (HashMap::new(), vec![]);
+        for &node in self.nodes.iter().filter(|n| needed.contains(n)) {
+            let mut copy = |value: ValueId| {
+                if let Some(&copy) = copies.get(&value) {
+                    return Ok(copy);
+                }
+                let original = graph.value(value);
+                let mut made = Value::named(&original.name);
+                let tensor = self.tensor(graph, value);
+                if let Some(tensor) = tensor.filter(|t| t.size_in_bytes() <= INLINE) {
+                    made = Value::constant(&original.name, tensor.clone());
+                } else if let Some(tensor) = tensor {
+                    let dims: Vec<_> = tensor.shape().iter().map(|&n| n.into()).collect();
+                    made.declared = Some(declared(Type::tensor(tensor.dtype(), Some(&dims))));
+                } else if let Some(dtype) = original.fact.dtype() {
+                    made.declared = Some(declared(Type::tensor(dtype, original.fact.shape())));
+                }
+                let input = tensor.is_some() && made.data.is_none();
+                let copy = part.add_value(made).map_err(|e| e.to_string())?;
+                if let Some(tensor) = tensor.filter(|_| input) {
+                    part.add_input(copy);
+                    feeds.push((original.name.as_str(), tensor));
+                }
+                copies.insert(value, copy);
+                Ok::<_, String>(copy)
+            };
+            let mut all = |values: Vec<Option<ValueId>>| -> Result<Vec<_>, String> {
+                values.into_iter().map(|v| v.map(&mut copy).transpose()).collect()
+            };
+            let (inputs, outputs) = (all(graph.inputs_of(node))?, all(graph.outputs_of(node))?);
+            part.add_node(graph.node(node).clone(), &inputs, &outputs).map_err(|e| e.to_string())?;
+        }
+        wanted.iter().for_each(|v| part.add_output(copies[v]));
+        let mut model = Model::of(part);
+        model.ir_version = ir_version;
+        let mut loaded = engine.load(&model, Setting::PLAIN).map_err(|e| e.to_string())?;
+        let outputs = loaded.run(&feeds).map_err(|e| e.to_string())?;
+        if outputs.len() == wanted.len() { Ok(outputs) } else { Err("the engine gave other outputs".into()) }
+    }
+}
+
+/// Add the names of initializers of this graph, and of those known to be used here only, that one body uses alone.
+pub(super) fn sole_captures(graph: &Graph, sole: &mut HashSet<String>) {
+    for &node in graph.nodes().iter() {
+        let bodies: Vec<_> = graph.node(node).subgraphs().collect();
+        for value in graph.captured_by(node) {
+            let Value { name, .. } = graph.value(value);
+            let own = graph.value(value).tensor().is_some();
+            let taken =
+                bodies.iter().filter(|b| b.find(name).is_some_and(|v| b.value(v).is_captured())).count();
+            let free = own && (!graph.value(value).is_captured() || sole.contains(name));
+            if free && taken == 1 && graph.use_count(value) == 1 {
+                sole.insert(name.clone());
+            } else {
+                sole.remove(name);
+            }
+        }
+        bodies.into_iter().for_each(|body| sole_captures(body, sole));
+    }
+}
+
+/// Whether a node may be computed ahead, if its inputs are constant.
+fn is_foldable(at: NodeRef<'_>) -> bool {
+    let alone = at.graph.captured_by(at.id).is_empty() && at.node().subgraphs().next().is_none();
+    alone && !at.has_references() && !QUANTIZATION.contains(&at.op()) && is_deterministic(at)
+}
+
+fn declared(ty: Type) -> Declared {
+    let mut declared = Declared::default();
+    declared.ty = Some(ty);
+    declared
+}
+
+/// A tensor of small integers.
+fn integers(dtype: DataType, shape: &[usize], items: &[i64]) -> Option<Tensor> {
+    match dtype {
+        DataType::Int64 => Tensor::from_slice(shape, items).ok(),
+        DataType::Int32 => {
+            let items: Vec<_> = items.iter().map(|&n| i32::try_from(n)).collect::<Result<_, _>>().ok()?;
+            Tensor::from_slice(shape, &items).ok()
+        }
+        _ => None,
+    }
+}

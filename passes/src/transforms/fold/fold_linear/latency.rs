@@ -1,0 +1,188 @@
+//! Both forms of some nodes as small models of their own, timed in turns.
+
+use pare_graph::{
+    DataType, Declared, Decline, Evaluate, EvaluateError, Graph, Model, Setting, Tensor, Type, Value,
+    ValueId, ValueRef,
+};
+use std::{cell::RefCell, collections::HashMap};
+
+/// Times forms, and remembers what it timed.
+pub struct Stopwatch<'e> {
+    engine: &'e dyn Evaluate,
+    setting: Setting,
+    seed: u64,
+    known: RefCell<HashMap<String, Option<Timing>>>,
+    failed: RefCell<Option<EvaluateError>>,
+}
+
+/// Medians in seconds, and in how many rounds the second form was the faster one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Timing {
+    pub before: f64,
+    pub after: f64,
+    wins: usize,
+}
+
+/// Rounds in which each form is timed once. Of two equally fast forms, one wins 8 of 9 in 2 % of all cases.
+const ROUNDS: usize = 9;
+const ENOUGH: usize = 8;
+/// Seconds that a form is run in each round, and how often at most.
+const ROUND: f64 = 0.02;
+const MOST_RUNS: usize = 200;
+/// Inputs of more elements are not made up.
+const MAX_INPUT: usize = 1 << 26;
+
+impl Timing {
+    /// Whether the second form is faster beyond noise.
+    pub fn is_faster(&self) -> bool {
+        self.wins >= ENOUGH && self.after < self.before
+    }
+
+    /// The ratio in words.
+    pub fn describe(&self) -> String {
+        let [a, b] = [self.before, self.after].map(|t| t * 1e3);
+        format!("{:.2}× the time ({a:.3} to {b:.3} ms)", self.after / self.before)
+    }
+}
+
+impl<'e> Stopwatch<'e> {
+    pub fn new(engine: &'e dyn Evaluate, threads: usize, seed: u64) -> Self {
+        let (known, failed) = (RefCell::default(), RefCell::default());
+        Self { engine, setting: Setting::DEPLOYED.threads(threads), seed, known, failed }
+    }
+
+    /// The error that stopped a measurement, if one did.
+    pub fn failure(&self) -> Result<(), EvaluateError> {
+        self.failed.borrow().clone().map_or(Ok(()), Err)
+    }
+
+    /// Time what makes `outputs` out of `input` against what `change` makes of it. Forms that `key` describes alike
+    /// are timed once; `None` where the nodes cannot be taken out of their graph.
+    pub fn time(
+        &self,
+        key: &str,
+        input: ValueRef<'_>,
+        outputs: &[ValueRef<'_>],
+        change: impl FnOnce(&mut Graph) -> Result<(), Decline>,
+    ) -> Option<Timing> {
+        if let Some(known) = self.known.borrow().get(key) {
+            return *known;
+        }
+        let timing = extracted(input, outputs).and_then(|(before, x)| {
+            let mut after = before.clone();
+            change(&mut after).ok()?;
+            match self.measure(before, after, x) {
+                Ok(timing) => Some(timing),
+                Err(error) => {
+                    self.failed.borrow_mut().get_or_insert(error);
+                    None
+                }
+            }
+        });
+        self.known.borrow_mut().insert(key.into(), timing);
+        timing
+    }
+
+    fn measure(
+        &self,
+        before: Graph,
+        after: Graph,
+        x: (DataType, Vec<usize>),
+    ) -> Result<Timing, EvaluateError> {
+        let mut rng = fastrand::Rng::with_seed(self.seed);
+        let values: Vec<_> = (0..x.1.iter().product()).map(|_| rng.f64() * 2.0 - 1.0).collect();
+        let x = Tensor::from_f64(x.0, &x.1, &values).map_err(|e| EvaluateError(e.to_string()))?;
+        let feeds = [("x", &x)];
+        let load = |graph| self.engine.load(&Model::of(graph), self.setting);
+        let mut forms = [load(before)?, load(after)?];
+        let mut runs = [0; 2];
+        for (form, runs) in forms.iter_mut().zip(&mut runs) {
+            let once = median(form.time(&feeds, 3)?).max(1e-9);
+            *runs = ((ROUND / once) as usize).clamp(3, MOST_RUNS);
+        }
+        let (mut times, mut wins) = ([vec![], vec![]], 0);
+        for round in 0..ROUNDS {
+            // Neither form always comes first.
+            for i in [round % 2, 1 - round % 2] {
+                times[i].push(median(forms[i].time(&feeds, runs[i])?));
+            }
+            wins += usize::from(times[1][round] < times[0][round]);
+        }
+        let [before, after] = times.map(median);
+        Ok(Timing { before, after, wins })
+    }
+}
+
+fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times.get(times.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// The nodes between a value and others as a graph of their own, with the type and shape of its input `x`: one
+/// sample, and sizes that are not fixed as in [`super::work::NOMINAL`].
+fn extracted(input: ValueRef<'_>, outputs: &[ValueRef<'_>]) -> Option<(Graph, (DataType, Vec<usize>))> {
+    let graph = input.graph;
+    let nominal = |(axis, dim): (usize, &pare_graph::Dim)| {
+        dim.size().unwrap_or(if axis == 0 { 1 } else { super::work::NOMINAL })
+    };
+    let shape: Vec<_> = input.shape()?.iter().enumerate().map(nominal).collect();
+    let count = shape.iter().try_fold(1_usize, |n, &d| n.checked_mul(d));
+    count.filter(|&n| n <= MAX_INPUT)?;
+    let dtype = input.dtype()?;
+
+    let mut small = Graph::new(graph.opsets.clone());
+    let dims: Vec<_> = shape.iter().map(|&d| pare_graph::Dim::from(d)).collect();
+    let mut x = Value::named("x");
+    x.declared = Some(declared(dtype, Some(&dims)));
+    x.fact = pare_graph::Fact::tensor(dtype, dims);
+    let x = small.add_value(x).ok()?;
+    small.add_input(x);
+    let mut made = HashMap::<ValueId, ValueId>::from([(input.id, x)]);
+
+    let mut wanted = std::collections::HashSet::new();
+    let mut queue: Vec<_> = outputs.iter().map(|o| o.id).collect();
+    while let Some(value) = queue.pop() {
+        let Some((node, _)) = graph.producer(value).filter(|_| value != input.id) else { continue };
+        if wanted.insert(node) {
+            queue.extend(graph.inputs_of(node).into_iter().flatten());
+        }
+    }
+    for &id in graph.nodes().iter().filter(|id| wanted.contains(id)) {
+        let mut inputs = vec![];
+        for value in graph.inputs_of(id) {
+            let Some(value) = value else {
+                inputs.push(None);
+                continue;
+            };
+            if let (false, Ok(tensor)) = (made.contains_key(&value), graph.value_ref(value).constant()) {
+                let name = small.fresh_name("w");
+                made.insert(value, small.add_value(Value::constant(&name, tensor.clone())).ok()?);
+            }
+            inputs.push(Some(*made.get(&value)?));
+        }
+        let results: Option<Vec<_>> = graph
+            .outputs_of(id)
+            .into_iter()
+            .map(|value| {
+                let name = small.fresh_name("y");
+                let new = small.add_value(Value::named(&name)).ok()?;
+                made.insert(value?, new);
+                Some(Some(new))
+            })
+            .collect();
+        small.add_node(graph.node(id).clone(), &inputs, &results?).ok()?;
+    }
+    for output in outputs {
+        let id = *made.get(&output.id)?;
+        small.add_output(id);
+        small.set_declared(id, Some(declared(output.dtype()?, None)));
+    }
+    small.reinfer().ok()?;
+    Some((small, (dtype, shape)))
+}
+
+fn declared(dtype: DataType, shape: Option<&[pare_graph::Dim]>) -> Declared {
+    let mut declared = Declared::default();
+    declared.ty = Some(Type::tensor(dtype, shape));
+    declared
+}

@@ -1,0 +1,92 @@
+use crate::{
+    analysis::patterns::{Parts, beside_scalar, is_float},
+    framework::{Context, Pass, PassError},
+    pass,
+};
+use pare_graph::{Decline, Model, Node, NodeRef, Patch, ValueRef, expect};
+
+pass! {
+    /// Recognise `Softplus`, `LogSoftmax` and `Mish` (operator set 18).
+    ///
+    /// `log(1 + eˣ)`, `log(softmax(x))`, `x·tanh(softplus(x))`. The first two are more precise in one piece: they
+    /// neither overflow nor take the logarithm of 0. `x·sigmoid(x)` stays: ONNX Runtime 1.32 does not run `Swish`.
+    ///
+    /// Declines for other types than `float`, and where values in between are used elsewhere.
+    #[pass("fuse-softplus", Rounding, "softplus and mish fused")]
+    pub struct FuseSoftplus {}
+}
+
+impl Pass for FuseSoftplus {
+    fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
+        cx.rewrite(model, &["Log"], logarithm)?;
+        cx.rewrite(model, &["Mul"], gated)
+    }
+}
+
+fn replaced(at: NodeRef<'_>, parts: Parts, node: Node, x: ValueRef<'_>) -> Result<Patch, Decline> {
+    is_float(x)?;
+    parts.are_alone(at, at.id)?;
+    let y = at.output()?;
+    let mut patch = Patch::at(at);
+    let made = patch.node(y.name(), node, &[x.into()]);
+    patch.replace(y, made);
+    Ok(patch)
+}
+
+fn logarithm(at: NodeRef<'_>) -> Result<Patch, Decline> {
+    expect(at.is("Log"))?;
+    let of = at.input(0)?.producer().ok_or(Decline::Mismatch)?;
+    if of.is("Softmax") {
+        let mut node = of.node().clone();
+        node.op = "LogSoftmax".into();
+        node.name.clone_from(&at.node().name);
+        return replaced(at, Parts(vec![at.id, of.id]), node, of.input(0)?);
+    }
+    expect(of.is("Add") && of.opset() >= 7)?;
+    let (power, one) = beside_scalar(of)?;
+    let exp = power.produced_by("Exp")?;
+    expect(one == 1.0)?;
+    replaced(at, Parts(vec![at.id, of.id, exp.id]), Node::new("Softplus"), exp.input(0)?)
+}
+
+fn gated(at: NodeRef<'_>) -> Result<Patch, Decline> {
+    expect(at.is("Mul") && at.opset() >= 18)?;
+    let (a, b) = (at.input(0)?, at.input(1)?);
+    for (x, gate) in [(a, b), (b, a)] {
+        let Some(gate) = gate.producer() else { continue };
+        let Ok(plus) = gate.input(0).and_then(|v| v.produced_by("Softplus")) else { continue };
+        if gate.is("Tanh") && plus.input(0)?.id == x.id {
+            return replaced(at, Parts(vec![at.id, gate.id, plus.id]), Node::new("Mish"), x);
+        }
+    }
+    Err(Decline::Mismatch)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::framework::testing::{check, declines};
+
+    #[test]
+    fn each_becomes_one_operator() {
+        check(
+            FuseSoftplus::default(),
+            "g (float[N,3] x) => (float[N,3] y, float[N,3] z) <float one = {1}> {
+                e = Exp(x) s = Add(one, e) l = Log(s) t = Tanh(l) y = Mul(x, t)
+                f = Softmax<axis = 0>(x) z = Log(f) }",
+            "g (float[N,3] x) => (float[N,3] y, float[N,3] z) { y = Mish(x) z = LogSoftmax<axis = 0>(x) }",
+        );
+    }
+
+    #[test]
+    fn another_base_or_use_stays() {
+        declines(
+            FuseSoftplus::default(),
+            "g (float[N] x) => (float[N] y) <float two = {2}> { e = Exp(x) s = Add(two, e) y = Log(s) }",
+        );
+        declines(
+            FuseSoftplus::default(),
+            "g (float[N] x) => (float[N] y, float[N] f) { f = Softmax(x) y = Log(f) }",
+        );
+    }
+}

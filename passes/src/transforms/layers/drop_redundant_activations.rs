@@ -1,0 +1,148 @@
+use crate::analysis::interval::Interval;
+use crate::{
+    framework::{
+        Context, Pass, PassError,
+        matching::{bypass, is_plain, uniform},
+    },
+    pass,
+};
+use pare_graph::{Decline, Model, NodeRef, ValueRef, expect, ops::ClipView};
+
+pass! {
+    /// Remove activations that change nothing.
+    ///
+    /// A `PRelu` or `LeakyRelu` whose slopes are exactly 1 is the identity. So is `Relu`, `PRelu`, `LeakyRelu`, `Elu`,
+    /// `Celu`, `ThresholdedRelu` or `Abs` of what is never negative, and `Clip` of what keeps its bounds. Bounds follow from
+    /// the operators above: results of `Relu`, `Sigmoid`, `Softmax`, `Exp`, squares, their sums, products, means, maxima,
+    /// and what is picked out of them.
+    #[pass("drop-redundant-activations", Exact, "activations dropped")]
+    pub struct DropRedundantActivations {}
+}
+
+const ACTIVATIONS: &[&str] = &["Relu", "PRelu", "LeakyRelu", "Elu", "Celu", "ThresholdedRelu", "Abs", "Clip"];
+
+impl Pass for DropRedundantActivations {
+    fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
+        cx.rewrite(model, ACTIVATIONS, |at| {
+            is_plain(at)?;
+            expect(ACTIVATIONS.contains(&at.op()))?;
+            let x = at.input(0)?;
+            expect(x.dtype().is_some_and(|d| d.is_float()) && is_idle(at, x)?)?;
+            bypass(at, x)
+        })
+    }
+}
+
+fn is_idle(at: NodeRef<'_>, x: ValueRef<'_>) -> Result<bool, Decline> {
+    let slope_is_one = match at.op() {
+        "PRelu" => at.input(1)?.constant().is_ok_and(|slope| uniform(slope) == Some(1.0)),
+        "LeakyRelu" => at.float("alpha", 0.01) == 1.0,
+        _ => false,
+    };
+    if slope_is_one {
+        return Ok(true);
+    }
+    let kept = match at.op() {
+        "Clip" => {
+            let view = ClipView::of(at)?;
+            Interval { low: view.low, high: view.high }
+        }
+        // `x` where `x > α`, else 0: it may be 0 at α = 0.
+        "ThresholdedRelu" => {
+            let alpha = at.float("alpha", 1.0);
+            let low = Interval::of(x).low;
+            return Ok(low > alpha || low == 0.0 && alpha == 0.0);
+        }
+        _ => Interval { low: 0.0, ..Interval::ALL },
+    };
+    // An unbounded `Clip` still bounds infinities in some engines.
+    Ok((kept.low, kept.high) != (f64::NEG_INFINITY, f64::INFINITY) && Interval::of(x).lies_in(kept))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::framework::testing::{check, declines};
+
+    #[test]
+    fn slopes_of_one_are_the_identity() {
+        check(
+            DropRedundantActivations::default(),
+            "g (float[N,2,3] x) => (float[N,2,3] y) <float[2,1] a = {1,1}> {
+                b = Identity(a)
+                p = PRelu(x, b)
+                q = LeakyRelu<alpha = 1.0>(p)
+                y = Neg(q)
+            }",
+            "g (float[N,2,3] x) => (float[N,2,3] y) { y = Neg(x) }",
+        );
+        declines(
+            DropRedundantActivations::default(),
+            "g (float[N,2,3] x) => (float[N,2,3] y) <float[2,1] a = {1,0.999}> { p = PRelu(x, a) y = Neg(p) }",
+        );
+    }
+
+    #[test]
+    fn what_is_never_negative_needs_no_relu() {
+        check(
+            DropRedundantActivations::default(),
+            "g (float[N,4,6] x, float[N,4,6] z) => (float[N,4,3] y) {
+                a = Sigmoid(x)
+                b = Relu(z)
+                c = Mul(z, z)
+                d = Sum(a, b, c)
+                e = MaxPool<kernel_shape = [2], strides = [2]>(d)
+                f = Relu(e)
+                g = Abs(f)
+                h = LeakyRelu(g)
+                y = Neg(h)
+            }",
+            "g (float[N,4,6] x, float[N,4,6] z) => (float[N,4,3] y) {
+                a = Sigmoid(x)
+                b = Relu(z)
+                c = Mul(z, z)
+                d = Sum(a, b, c)
+                e = MaxPool<kernel_shape = [2], strides = [2]>(d)
+                y = Neg(e)
+            }",
+        );
+    }
+
+    #[test]
+    fn a_relu_that_may_meet_something_negative_stays() {
+        for inner in ["Tanh(x)", "Neg(x)", "Elu(x)", "Sub(x, x)"] {
+            declines(
+                DropRedundantActivations::default(),
+                &format!("g (float[N] x) => (float[N] y) {{ a = {inner} y = Relu(a) }}"),
+            );
+        }
+    }
+
+    #[test]
+    fn bounds_that_are_kept_need_no_clip() {
+        check(
+            DropRedundantActivations::default(),
+            "g (float[N] x) => (float[N] y) <float zero = {0}, float six = {6}, float half = {0.5}> {
+                s = Softmax(x)
+                a = Mul(s, half)
+                b = Clip(a, zero, six)
+                y = Neg(b)
+            }",
+            "g (float[N] x) => (float[N] y) <float half = {0.5}> { s = Softmax(x) a = Mul(s, half) y = Neg(a) }",
+        );
+        // Rounding may lift the largest product above its bound.
+        declines(
+            DropRedundantActivations::default(),
+            "g (float[N] x) => (float[N] y) <float zero = {0}, float half = {0.5}> {
+                s = Softmax(x) a = Mul(s, half) b = Clip(a, zero, half) y = Neg(b)
+            }",
+        );
+    }
+
+    #[test]
+    fn a_long_chain_is_followed_only_so_far() {
+        let chain: String = (0..10_000).map(|i| format!("v{} = Add(v{i}, v{i}) ", i + 1)).collect();
+        let text = format!("g (float[2] x) => (float[2] y) {{ v0 = Relu(x) {chain} y = Relu(v10000) }}");
+        declines(DropRedundantActivations::default(), &text);
+    }
+}

@@ -1,0 +1,11 @@
+//! Fewer layers: activations that do nothing, and activations and blocks done without, exits before the last.
+
+mod add_early_exit;
+mod drop_blocks;
+mod drop_redundant_activations;
+mod remove_activations;
+
+pub use add_early_exit::AddEarlyExit;
+pub use drop_blocks::DropBlocks;
+pub use drop_redundant_activations::DropRedundantActivations;
+pub use remove_activations::{Criterion, RemoveActivations, Replacement};

@@ -1,0 +1,371 @@
+use super::*;
+use crate::{
+    analysis::calibration::entropy::entropy,
+    framework::{
+        Pipeline, Report, RunOptions, Tools, run,
+        testing::{check, engine, model, tools},
+    },
+    transforms::layers::remove_activations::score::batch_norms,
+};
+use pare_graph::{EvaluateError, Samples, Tensor, onnx};
+use pare_runtime::{LoadOptions, ModelSource, SharedSamples};
+use std::ops::Range;
+use std::path::Path;
+
+/// Samples of one input, made up.
+struct Cloud {
+    input: &'static str,
+    shape: Vec<usize>,
+    values: Vec<f32>,
+}
+
+impl Cloud {
+    fn new(input: &'static str, shape: &[usize], count: usize, low: f32) -> Self {
+        let mut rng = fastrand::Rng::with_seed(7);
+        let total = count * shape.iter().product::<usize>();
+        Self { input, shape: shape.to_vec(), values: (0..total).map(|_| low + 2.0 * rng.f32()).collect() }
+    }
+}
+
+impl Samples for Cloud {
+    fn len(&self) -> usize {
+        self.values.len() / self.shape.iter().product::<usize>()
+    }
+
+    fn batch(&self, range: Range<usize>) -> Result<Vec<(String, Tensor)>, EvaluateError> {
+        let each: usize = self.shape.iter().product();
+        let shape = [&[range.len()], &self.shape[..]].concat();
+        let values = &self.values[range.start * each..range.end * each];
+        Ok(vec![(self.input.into(), Tensor::from_slice(&shape, values).unwrap())])
+    }
+}
+
+fn with(samples: &dyn Samples) -> Tools<'_> {
+    Tools { samples: Some(samples), ..tools() }
+}
+
+fn removed(pass: RemoveActivations, model: &mut Model, tools: Tools<'_>) -> Report {
+    let mut pipeline = Pipeline::default();
+    pipeline.push(pass);
+    run(&pipeline, model, RunOptions { tools, stop_after: None }, &mut ()).unwrap()
+}
+
+fn refusal(pass: RemoveActivations, source: &str, tools: Tools<'_>) -> String {
+    let mut pipeline = Pipeline::default();
+    pipeline.push(pass);
+    let options = RunOptions { tools, stop_after: None };
+    run(&pipeline, &mut model(source), options, &mut ()).unwrap_err().to_string()
+}
+
+/// The values `wanted` of a model on all samples.
+fn values(model: &Model, samples: &dyn Samples, wanted: &[&str]) -> Vec<Tensor> {
+    let mut inferred = model.clone();
+    inferred.infer().unwrap();
+    let graph = &inferred.graph;
+    let wanted: Vec<_> = wanted.iter().map(|name| graph.find(name).unwrap()).collect();
+    let given = crate::analysis::calibration::open_inputs(graph);
+    let mut probe = crate::analysis::calibration::Probe::new(tools(), &inferred, &given, &wanted).unwrap();
+    probe.run(&samples.batch(0..samples.len()).unwrap()).unwrap()
+}
+
+fn ops(model: &Model) -> Vec<&str> {
+    model.graph.nodes().iter().map(|&id| model.graph.node(id).op.as_str()).collect()
+}
+
+const CONSTANTS: &str = "float[3,2] w = {1,-2,0.5,1,3,-1}, float[3] b = {0.1,-0.3,0.4}, float[2,3] v = {1,2,-1,0.5,-1,1}, \
+    float[2] d = {0.5,-0.5}, float[3] s = {0.1,0.5,-0.3}, float half = {0.5}, float one = {1}, float three = {3}, \
+    float six = {6}, float zero = {0}, float root = {1.4142135}, float c = {0.044715}, float p = {0.7978846}, \
+    float cube = {3}";
+
+/// `v·f(w·x + b) + d`, with `f` as nodes from `z` to `a`.
+fn network(nodes: &str) -> String {
+    format!(
+        "g (float[N,2] x) => (float[N,2] y) <{CONSTANTS}> {{
+            z = Gemm<transB = 1>(x, w, b) {nodes} y = Gemm<transB = 1>(a, v, d) }}"
+    )
+}
+
+#[test]
+fn nothing_removed_has_a_reason() {
+    let cloud = Cloud::new("x", &[2], 200, -1.0);
+    let by = |criterion, below| RemoveActivations {
+        criterion: Some(criterion),
+        below,
+        count: Some(1),
+        ..RemoveActivations::default()
+    };
+    for (pass, reason) in [
+        (by(Criterion::Slope, None), "no activation has a score by `slope`"),
+        (by(Criterion::Entropy, Some(1e-9)), "the least entropy is "),
+    ] {
+        let original = model(&network("a = Tanh(z)"));
+        let mut changed = original.clone();
+        let report = removed(pass, &mut changed, with(&cloud));
+        assert_eq!(ops(&changed), ["Gemm", "Tanh", "Gemm"], "{reason}");
+        let declined: Vec<_> = report.steps[0].declined.keys().collect();
+        assert!(declined.iter().any(|why| why.starts_with(reason)), "{declined:?}");
+    }
+}
+
+/// Each of them becomes the line of least squares, and goes into one layer with its neighbours.
+#[test]
+fn every_activation_becomes_its_line() {
+    let cloud = Cloud::new("x", &[2], 200, -1.0);
+    for nodes in [
+        "a = Relu(z)",
+        "a = LeakyRelu<alpha = 0.3>(z)",
+        "a = PRelu(z, s)",
+        "a = Clip(z, zero, six)",
+        "a = HardSwish(z)",
+        "u = Add(z, three) q = Clip(u, zero, six) m = Mul(z, q) a = Div(m, six)",
+        "u = Sigmoid(z) a = Mul(z, u)",
+        "q = Div(z, root) e = Erf(q) u = Add(e, one) m = Mul(z, u) a = Mul(m, half)",
+        "e = Pow(z, cube) k = Mul(e, c) q = Add(z, k) r = Mul(q, p) t = Tanh(r) u = Add(t, one) m = Mul(z, u)
+            a = Mul(m, half)",
+        "a = Elu(z)",
+        "a = Tanh(z)",
+    ] {
+        let original = model(&network(nodes));
+        let mut changed = original.clone();
+        let pass = RemoveActivations { count: Some(1), refit: Some(false), ..RemoveActivations::default() };
+        let report = removed(pass, &mut changed, with(&cloud));
+        assert_eq!(ops(&changed), ["Gemm"], "{nodes}");
+        assert_eq!(report.steps[0].counts["activations removed"], 1);
+
+        // Lines are fitted to four samples of five; the others are held out.
+        let seen = values(&original, &cloud, &["z", "a"]);
+        let (z, a) = (seen[0].to_f64().unwrap(), seen[1].to_f64().unwrap());
+        let column = |t: &[f64], c: usize| t.iter().skip(c).step_by(3).copied().collect::<Vec<_>>();
+        let mean = |t: &[f64]| t[..160].iter().sum::<f64>() / 160.0;
+        let line = |c: usize| {
+            let (z, a) = (column(&z, c), column(&a, c));
+            let (mz, ma) = (mean(&z), mean(&a));
+            let product = |p: &[f64], mp: f64| (0..160).map(|i| (z[i] - mz) * (p[i] - mp)).sum::<f64>();
+            let slope = product(&a, ma) / product(&z, mz);
+            (slope, ma - slope * mz)
+        };
+        let lines = [line(0), line(1), line(2)];
+        let (v, d) = ([[1.0, 2.0, -1.0], [0.5, -1.0, 1.0]], [0.5, -0.5]);
+        let got = values(&changed, &cloud, &["y"])[0].to_f64().unwrap();
+        for i in 0..200 {
+            for o in 0..2 {
+                let term = |c: usize| v[o][c] * (lines[c].0 * z[i * 3 + c] + lines[c].1);
+                let wanted = d[o] + (0..3).map(term).sum::<f64>();
+                // f32 sums of numbers up to 10.
+                assert!((got[i * 2 + o] - wanted).abs() < 2e-5, "{nodes}: {} {wanted}", got[i * 2 + o]);
+            }
+        }
+    }
+}
+
+/// A sum of a layer and of what no layer makes.
+const RESIDUAL: &str =
+    "g (float[N,2,3,3] x) => (float[N,2,3,3] y) <float[2,2,1,1] w = {1,-1,0.5,2}, float[2] b = {0.1,0.2},
+        float[2,2,1,1] v = {1,2,-1,1}> {
+    h = Conv(x, v) k = Sigmoid(h) m = Sin(h) p = Conv(k, w, b) z = Add(m, p) a = Relu(z) y = Abs(a) }";
+
+#[test]
+fn before_a_sum_the_line_is_shared_out() {
+    let cloud = Cloud::new("x", &[2, 3, 3], 64, -1.0);
+    let mut changed = model(RESIDUAL);
+    let names = vec!["a".into()];
+    let pass = RemoveActivations { names, refit: Some(false), ..RemoveActivations::default() };
+    removed(pass, &mut changed, with(&cloud));
+    // No line is left but the factor of what is added; no norm, no shift.
+    assert_eq!(ops(&changed), ["Conv", "Sigmoid", "Sin", "Conv", "Mul", "Add", "Abs"]);
+}
+
+#[test]
+fn what_is_added_is_made_up_for() {
+    let cloud = Cloud::new("x", &[2, 3, 3], 64, -1.0);
+    let original = model(RESIDUAL);
+    let wanted = values(&original, &cloud, &["y"])[0].to_f64().unwrap();
+    let error = |replacement, refit| {
+        let mut changed = original.clone();
+        let names = vec!["a".into()];
+        let pass =
+            RemoveActivations { names, replacement, refit: Some(refit), ..RemoveActivations::default() };
+        removed(pass, &mut changed, with(&cloud));
+        let got = values(&changed, &cloud, &["y"])[0].to_f64().unwrap();
+        wanted.iter().zip(&got).map(|(a, b)| (a - b).powi(2)).sum::<f64>()
+    };
+    let identity = Some(Replacement::Identity);
+    let (bare, fitted) = (error(identity, false), error(identity, true));
+    let (line, both) = (error(None, false), error(None, true));
+    assert!(fitted < 0.9 * bare && line < 0.9 * bare && both <= line, "{bare} {fitted} {line} {both}");
+}
+
+/// Units that are always on lose nothing, whatever form the layers take that they are composed to.
+#[test]
+fn what_was_linear_stays_the_same() {
+    let cloud = Cloud::new("x", &[2, 5, 5], 64, 0.0);
+    // The second convolution is padded and the first has a bias: the composite gets a map for a bias.
+    let source = "g (float[N,2,5,5] x) => (float[N,2,5,5] y) <float[6,2,1,1] w = {1,1,2,1,1,3,1,2,2,2,3,1},
+            float[6] b = {1,1,1,1,1,1}, float[6,1,3,3] k = {1,1,1,1,1,1,1,1,1, 1,1,1,1,1,1,1,1,1, 1,1,1,1,1,1,1,1,1,
+            1,1,1,1,1,1,1,1,1, 1,1,1,1,1,1,1,1,1, 1,1,1,1,1,1,1,1,1}, float[6] c = {1,1,1,1,1,1},
+            float[2,6,1,1] v = {1,-1,1,0.5,-1,1,2,-1,0.5,1,1,-2}> {
+        z = Conv(x, w, b) a = Relu(z) h = Conv<group = 6, pads = [1,1,1,1]>(a, k, c) e = Relu(h) y = Conv(e, v) }";
+    let original = model(source);
+    let wanted = values(&original, &cloud, &["y"])[0].to_f64().unwrap();
+    for refit in [false, true] {
+        for criterion in [Criterion::Loss, Criterion::Entropy, Criterion::Tlc, Criterion::TlcAblation] {
+            let mut changed = original.clone();
+            let pass = RemoveActivations {
+                max_drift: Some(1e-9),
+                refit: Some(refit),
+                criterion: Some(criterion),
+                ..RemoveActivations::default()
+            };
+            let report = removed(pass, &mut changed, with(&cloud));
+            assert_eq!(report.steps[0].counts["activations removed"], 2, "{criterion:?}: {report:?}");
+            assert_eq!(ops(&changed).iter().filter(|&&op| op == "Conv").count(), 1, "{:?}", ops(&changed));
+            let got = values(&changed, &cloud, &["y"])[0].to_f64().unwrap();
+            let most = wanted.iter().fold(0.0, |m: f64, v| m.max(v.abs()));
+            assert!(wanted.iter().zip(&got).all(|(a, b)| (a - b).abs() < 1e-5 * most));
+        }
+    }
+}
+
+/// `y = A·x + B·h(x) + c` with nothing but layers behind.
+#[test]
+fn a_linear_end_is_a_matrix_for_each_value_it_begins_at() {
+    let numbers = |n: usize| {
+        (0..n).map(|i| format!("{}", (i * 7 % 11) as f64 / 8.0 - 0.6)).collect::<Vec<_>>().join(",")
+    };
+    let source = format!(
+        "g (float[N,4,6,6] x) => (float[N,2] y) <float[4,4,3,3] w = {{{}}}, float[4] b = {{1,2,-1,0.5}},
+            float[4,4,3,3] v = {{{}}}, float[4,4,3,3] u = {{{}}}, float[4,2] g0 = {{{}}}> {{
+            h = Conv<pads = [1,1,1,1]>(x, w, b) k = Sigmoid(h) p = Conv<pads = [1,1,1,1]>(k, v) a = Relu(p)
+            q = Conv<pads = [1,1,1,1]>(a, u) z = Add(q, k) e = GlobalAveragePool(z) f = Flatten(e) y = MatMul(f, g0) }}",
+        numbers(144),
+        numbers(144),
+        numbers(144),
+        numbers(8)
+    );
+    let cloud = Cloud::new("x", &[4, 6, 6], 64, -1.0);
+    let original = model(&source);
+    let mut changed = original.clone();
+    let pass = RemoveActivations {
+        names: vec!["a".into()],
+        replacement: Some(Replacement::Identity),
+        refit: Some(false),
+        ..RemoveActivations::default()
+    };
+    removed(pass, &mut changed, with(&cloud));
+    assert_eq!(ops(&changed), ["Conv", "Sigmoid", "Flatten", "Gemm"]);
+    // The same with the activation taken out by hand.
+    let wanted = model(&source.replace("a = Relu(p)", "a = Identity(p)"));
+    let (wanted, got) = (values(&wanted, &cloud, &["y"]), values(&changed, &cloud, &["y"]));
+    let (wanted, got) = (wanted[0].to_f64().unwrap(), got[0].to_f64().unwrap());
+    let most = wanted.iter().fold(0.0, |m: f64, v| m.max(v.abs()));
+    assert!(wanted.iter().zip(&got).all(|(a, b)| (a - b).abs() < 1e-5 * most));
+}
+
+#[test]
+fn slopes_need_no_samples() {
+    check(
+        RemoveActivations { below: Some(0.1), ..RemoveActivations::default() },
+        "g (float[N,2,3,3] x) => (float[N,2,2,2] y) <float[2,1,1] a = {0.95,0.97}, float[2,1,1] b = {0.2,1}> {
+            p = PRelu(x, a) h = MaxPool<kernel_shape = [2,2]>(p) q = PRelu(h, b) y = Neg(q) }",
+        "g (float[N,2,3,3] x) => (float[N,2,2,2] y) <float[2,1,1] b = {0.2,1}> {
+            h = MaxPool<kernel_shape = [2,2]>(x) q = PRelu(h, b) y = Neg(q) }",
+    );
+}
+
+#[test]
+fn entropies_are_those_of_the_papers() {
+    assert_eq!((entropy(0.0), entropy(0.5), entropy(1.0)), (0.0, 1.0, 0.0));
+    assert!((entropy(0.25) - 0.811_278_124_459_132_8).abs() < 1e-15);
+    let normed = model(
+        "g (float[N,3,2] x) => (float[N,3,2] y) <float[3] g0 = {2,-0.5,0}, float[3] b = {1,1,-1}, float[3] m = {0,0,0},
+            float[3] v = {1,1,1}> { z = BatchNormalization(x, g0, b, m, v) y = Relu(z) }",
+    );
+    assert_eq!(batch_norms(&normed.graph)["z"], [0.5, 2.0, f64::NEG_INFINITY]);
+}
+
+/// The batch norms' own statistics are asked, though they are folded before anything is done.
+#[test]
+fn batch_norms_tell_before_they_are_folded() {
+    let source = |beta: &str| {
+        format!(
+            "g (float[N,2,3] x) => (float[N,2,3] y) <float[2,2,1] w = {{1,-1,0.5,2}}, float[2] g0 = {{1,1}},
+                float[2] b = {{{beta}}}, float[2] m = {{0,0}}, float[2] v = {{1,1}}> {{
+                h = Conv(x, w) z = BatchNormalization(h, g0, b, m, v) a = Relu(z) y = Conv(a, w) }}"
+        )
+    };
+    let cloud = Cloud::new("x", &[2, 3], 64, -1.0);
+    let criterion = Some(Criterion::Tlc);
+    let score = |beta: &str| {
+        let pass = RemoveActivations { count: Some(1), criterion, ..RemoveActivations::default() };
+        removed(pass, &mut model(&source(beta)), with(&cloud)).steps[0].figures["tlc of `a`"]
+    };
+    assert!((score("0,0") - 1.0).abs() < 1e-12);
+    // Φ(1) = 0.8413…
+    assert!((score("1,-1") - entropy(0.841_344_746_068_542_9)).abs() < 1e-6);
+}
+
+#[test]
+fn limits_end_the_search_and_say_so() {
+    let cloud = Cloud::new("x", &[2], 200, -1.0);
+    let mut changed = model(&network("a = Relu(z)"));
+    let before = changed.clone();
+    let pass = RemoveActivations { max_drift: Some(1e-6), ..RemoveActivations::default() };
+    let report = removed(pass, &mut changed, with(&cloud));
+    assert_eq!(changed.graph.node_count(), before.graph.node_count());
+    let notes = &report.steps[0].notes;
+    assert!(notes.len() == 1 && notes[0].starts_with("`a` stays: the drift of "), "{notes:?}");
+}
+
+#[test]
+fn refusals_name_what_is_missing() {
+    let cloud = Cloud::new("x", &[2], 200, -1.0);
+    let few = Cloud::new("x", &[2], 9, -1.0);
+    let source = &network("a = Relu(z)");
+    let one = || RemoveActivations { count: Some(1), ..RemoveActivations::default() };
+    assert_eq!(
+        refusal(RemoveActivations::default(), source, with(&cloud)),
+        "`remove-activations`: it needs a target"
+    );
+    let pass = RemoveActivations { criterion: Some(Criterion::Entropy), ..one() };
+    assert_eq!(
+        refusal(pass, source, tools()),
+        "`remove-activations`: it needs samples, and an engine to run them"
+    );
+    assert_eq!(refusal(one(), source, with(&few)), "`remove-activations`: 9 samples are too few");
+    let pass = RemoveActivations { names: vec!["relu*".into()], ..RemoveActivations::default() };
+    assert_eq!(
+        refusal(pass, source, with(&cloud)),
+        "`remove-activations`: no activation can go, or has a name that matches"
+    );
+    assert_eq!(
+        refusal(one(), &network("a = Neg(z)"), with(&cloud)),
+        "`remove-activations`: there is no activation"
+    );
+    assert!(RemoveActivations { count: Some(0), ..one() }.validate().is_err());
+}
+
+/// On a trained network: whatever the criterion, lines with a refit keep more than nothing in their place does.
+#[test]
+fn a_trained_network_keeps_more_with_lines_and_a_refit() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures");
+    let mut original = onnx::read(fixtures.join("digits-cnn.onnx"), &onnx::ReadOptions::default()).unwrap();
+    original.infer().unwrap();
+    let source = ModelSource::bytes(onnx::to_bytes(&original).unwrap());
+    let session = engine().load(&source, &LoadOptions::default()).unwrap();
+    let path = fixtures.join("digits-calibration.npz");
+    let samples =
+        pare_runtime::Samples::open(&path, session.inputs(), pare_runtime::Limits::default()).unwrap();
+    let samples = SharedSamples::from(samples);
+    let measured = |names: &[&str], replacement, refit| {
+        let mut changed = original.clone();
+        let names = names.iter().map(ToString::to_string).collect();
+        let pass =
+            RemoveActivations { names, replacement, refit: Some(refit), ..RemoveActivations::default() };
+        removed(pass, &mut changed, with(&samples)).steps[0].figures["drift"]
+    };
+    for names in [&["*body.0/Relu", "*tail.2*"][..], &["*Relu_1"], &["*"]] {
+        let identity = measured(names, Some(Replacement::Identity), false);
+        let fitted = measured(names, None, true);
+        assert!(fitted < 0.5 * identity, "{names:?}: {fitted} {identity}");
+    }
+}

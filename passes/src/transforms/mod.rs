@@ -1,0 +1,9 @@
+//! The passes, in folders named after what they remove.
+
+pub mod channels;
+pub mod cleanup;
+pub mod fold;
+pub mod fuse;
+pub mod layers;
+pub mod tokens;
+pub mod weights;

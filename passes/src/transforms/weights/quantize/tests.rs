@@ -1,0 +1,137 @@
+//! The pass as a whole: what is written, and how near it comes.
+
+use super::*;
+use crate::framework::{
+    Tools,
+    testing::{model, run_pass_with, tools},
+};
+use pare_graph::{EvaluateError, Samples, Tensor};
+use std::ops::Range;
+
+/// Inputs `x` from -1 to 1.
+struct Inputs(Vec<usize>);
+
+impl Samples for Inputs {
+    fn len(&self) -> usize {
+        200
+    }
+
+    fn batch(&self, range: Range<usize>) -> Result<Vec<(String, Tensor)>, EvaluateError> {
+        let size: usize = self.0.iter().product();
+        let of = |sample: usize| {
+            let mut rng = fastrand::Rng::with_seed(sample as u64);
+            (0..size).map(|_| rng.f32() * 2.0 - 1.0).collect::<Vec<_>>()
+        };
+        let values: Vec<f32> = range.clone().flat_map(of).collect();
+        Ok(vec![("x".into(), Tensor::from_slice(&[&[range.len()], &self.0[..]].concat(), &values).unwrap())])
+    }
+}
+
+fn numbers(count: usize, seed: u64) -> String {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    (0..count).map(|_| format!("{:.3}", rng.f32() - 0.5)).collect::<Vec<_>>().join(",")
+}
+
+/// A residual block, a pool and a classifier.
+fn network() -> String {
+    let [a, b, c] = [(8 * 4 * 9, 1), (8 * 8 * 9, 2), (5 * 8, 3)].map(|(count, seed)| numbers(count, seed));
+    format!(
+        "g (float[N,4,6,6] x) => (float[N,5] y)
+         <float[8,4,3,3] a = {{{a}}}, float[8,8,3,3] b = {{{b}}}, float[8] q = {{{q}}}, float[5,8] c = {{{c}}},
+          float[5] d = {{{d}}}> {{
+            s = Conv<pads = [1,1,1,1]>(x, a) t = Relu(s) u = Conv<pads = [1,1,1,1]>(t, b, q) v = Add(u, t)
+            r = Relu(v) w = GlobalAveragePool(r) z = Flatten(w) y = Gemm<transB = 1>(z, c, d) }}",
+        q = numbers(8, 4),
+        d = numbers(5, 5)
+    )
+}
+
+fn quantized(source: &str, options: &str, shape: &[usize]) -> (Model, Model, crate::framework::Report) {
+    let original = model(source);
+    let mut changed = original.clone();
+    let samples = Inputs(shape.to_vec());
+    let tools = Tools { samples: Some(&samples), ..tools() };
+    let report = run_pass_with(toml::from_str::<Quantize>(options).unwrap(), &mut changed, tools);
+    (original, changed, report)
+}
+
+/// How far the outputs lie apart on average, as a share of how far they reach.
+fn distance(original: &Model, changed: &Model, shape: &[usize]) -> f64 {
+    let samples = Inputs(shape.to_vec());
+    let tools = tools();
+    let outputs = |model: &Model| {
+        let mut run = tools.engine.unwrap().load(model, pare_graph::Setting::DEPLOYED).unwrap();
+        let feeds = samples.batch(0..100).unwrap();
+        run.run(&[("x", &feeds[0].1)]).unwrap()[0].to_f64().unwrap()
+    };
+    let (a, b) = (outputs(original), outputs(changed));
+    let reach = a.iter().fold(0.0_f64, |m, v| m.max(v.abs()));
+    a.iter().zip(&b).map(|(a, b)| (a - b).abs()).sum::<f64>() / a.len() as f64 / reach
+}
+
+fn count(model: &Model, op: &str) -> usize {
+    model.graph.nodes().iter().filter(|&&n| model.graph.node(n).op == op).count()
+}
+
+#[test]
+fn a_residual_network_runs_in_integers_throughout() {
+    for options in ["", "ranges = \"minmax\"", "ranges = \"percentile\"", "correct_bias = false"] {
+        let (original, changed, report) = quantized(&network(), options, &[4, 6, 6]);
+        assert_eq!(report.steps[0].counts["layers in eight bits"], 3);
+        // x, t, u, r, w, z: what feeds a ReLU is left to it, and the result is in floats.
+        assert_eq!(count(&changed, "QuantizeLinear"), 6);
+        // As many, three weights, and the biases of the three.
+        assert_eq!(
+            count(&changed, "DequantizeLinear"),
+            6 + 3 + if options.contains("false") { 2 } else { 3 }
+        );
+        let distance = distance(&original, &changed, &[4, 6, 6]);
+        assert!(distance < 0.02, "{options}: {distance}");
+    }
+}
+
+#[test]
+fn what_stands_between_floats_stays_in_floats() {
+    let source = format!(
+        "g (float[N,3,8] x) => (float[N,3,8] y) <float[8,8] a = {{{a}}}, float[8] p = {{{p}}}, float[8] one = {{{one}}}> {{
+            n = LayerNormalization(x, one) m = MatMul(n, a) s = Add(m, p) t = Add(s, x) y = Softmax(t) }}",
+        a = numbers(64, 1),
+        p = numbers(8, 2),
+        one = ["1"; 8].join(",")
+    );
+    let (original, changed, _) = quantized(&source, "", &[3, 8]);
+    assert_eq!((count(&changed, "QuantizeLinear"), count(&changed, "DequantizeLinear")), (1, 2));
+    let distance = distance(&original, &changed, &[3, 8]);
+    assert!(distance < 0.01, "{distance}");
+}
+
+#[test]
+fn weights_alone_are_a_quarter_and_need_no_samples() {
+    let original = model(&network());
+    let mut changed = original.clone();
+    let pass = Quantize { activations: false, ..Quantize::default() };
+    run_pass_with(pass, &mut changed, Tools::default());
+    assert_eq!((count(&changed, "QuantizeLinear"), count(&changed, "DequantizeLinear")), (0, 3));
+    assert!(distance(&original, &changed, &[4, 6, 6]) < 0.01);
+    // Every weight lies within half a step of what it was.
+    let of = |model: &Model, name: &str| {
+        model.graph.value(model.graph.find(name).unwrap()).tensor().unwrap().to_f64().unwrap()
+    };
+    let (w, q, s) = (of(&original, "b"), of(&changed, "b_quantized"), of(&changed, "b_scale"));
+    for (k, w) in w.iter().enumerate() {
+        let scale = s[k / 72];
+        let clipped = (w / scale).abs() > 127.0;
+        assert!(clipped || (w - q[k] * scale).abs() <= 0.5 * scale * (1.0 + 1e-6));
+    }
+}
+
+#[test]
+fn quantized_models_and_old_operator_sets_are_refused() {
+    let (_, changed, _) = quantized(&network(), "", &[4, 6, 6]);
+    assert!(refuse(&changed.graph).unwrap_err().to_string().starts_with("the model is quantized already"));
+    let old = crate::framework::testing::model_at("g (float[N,2] x) => (float[N,2] y) { y = Relu(x) }", 12);
+    assert_eq!(
+        refuse(&old.graph).unwrap_err().to_string(),
+        "operator set 12 knows no scales of single outputs"
+    );
+}

@@ -1,0 +1,269 @@
+//! SynFlow (Tanaka et al. 2020): which weights carry the flow of a network all of whose weights and inputs are positive.
+//!
+//! `R = 1ᵀ·|W_L|·…·|W_1|·1`, with activations and biases left out, needs no data. The score `w·∂R/∂w` of weight `[i, j]` is
+//! `|w_ij|·b_i·x_j`: what reaches it, times what its output passes on. `R` is linear in the outputs of a layer, so `b_i` is
+//! `R` itself when that output alone is one, everywhere in its map; `x_j` is the mean over the map. Weights go in rounds,
+//! since what is left carries more then.
+
+use super::select::{Budget, Pattern, select};
+use crate::{
+    analysis::{
+        calibration::{Linear, Probe, floats, open_inputs, size_of},
+        weighted_layers::{Kept, Layer},
+    },
+    framework::{PassError, Tools},
+    statistics::Rows,
+};
+use pare_graph::{DataType, EvaluateError, Graph, Model, Node, NodeId, Patch, Tensor};
+
+const ROUNDS: i32 = 20;
+/// Outputs of a layer that are tried in one run.
+const BATCH: usize = 32;
+
+/// Activations, which let positive numbers pass in one way or another.
+const ACTIVATIONS: &[&str] = &[
+    "Relu",
+    "LeakyRelu",
+    "PRelu",
+    "Clip",
+    "Sigmoid",
+    "HardSigmoid",
+    "HardSwish",
+    "Tanh",
+    "Elu",
+    "Selu",
+    "Celu",
+    "Gelu",
+    "Mish",
+    "Softplus",
+    "Softsign",
+    "Dropout",
+    "Swish",
+];
+/// What is linear, or picks among its inputs.
+const LINEAR: &[&str] = &[
+    "Conv",
+    "Gemm",
+    "MatMul",
+    "Add",
+    "Sum",
+    "Mul",
+    "Concat",
+    "Split",
+    "Slice",
+    "Pad",
+    "Flatten",
+    "Reshape",
+    "Transpose",
+    "Squeeze",
+    "Unsqueeze",
+    "Identity",
+    "Cast",
+    "Constant",
+    "AveragePool",
+    "MaxPool",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "ReduceMean",
+    "ReduceSum",
+    "Shape",
+    "Gather",
+    "Resize",
+];
+
+pub fn masks(
+    tools: Tools<'_>,
+    model: &Model,
+    layers: &[Layer],
+    pattern: Pattern,
+    ratio: f64,
+) -> Result<Vec<Kept>, PassError> {
+    let model = positive(model, layers)?;
+    let all: Vec<_> = layers.iter().collect();
+    let mut kept: Vec<Kept> = layers.iter().map(|l| vec![true; l.count()]).collect();
+    for round in 1..=ROUNDS {
+        tools.progress.step("flow", round as u64, ROUNDS as u64);
+        let scores = scores(tools, &model, layers, &kept)?;
+        let share = 1.0 - (1.0 - ratio).powf(f64::from(round) / f64::from(ROUNDS));
+        kept = select(&scores, &all, pattern, &Budget::All(share));
+    }
+    Ok(kept)
+}
+
+/// The network with the sizes of its weights, no biases and no activations.
+fn positive(model: &Model, layers: &[Layer]) -> Result<Model, PassError> {
+    let mut model = model.clone();
+    let graph = &mut model.graph;
+    for &id in graph.nodes().iter() {
+        let at = graph.at(id);
+        let known = |ops: &[&str]| ops.contains(&at.op()) && at.node().domain().is_empty();
+        if known(ACTIVATIONS) {
+            let (Ok(x), Ok(y)) = (at.input(0), at.output()) else { continue };
+            let mut patch = Patch::at(at);
+            let same = patch.node(y.name(), Node::new("Identity"), &[x.into()]);
+            patch.replace(y, same);
+            apply(graph, patch)?;
+        } else if !known(LINEAR) {
+            return Err(PassError::refused_with(
+                format!("synflow knows linear layers and activations, and {} is neither", at.describe()),
+                "another criterion may do, or `safe` first",
+            ));
+        }
+    }
+    let mut patch: Option<Patch> = None;
+    for id in graph.initializers() {
+        let Some(tensor) = graph.value(id).tensor().filter(|t| t.dtype().is_float()) else { continue };
+        let Some(values) = tensor.to_f64() else { continue };
+        let sizes: Vec<_> = values.into_iter().map(f64::abs).collect();
+        let user = graph.users(id).first().map(|u| u.0);
+        let (Ok(sizes), Some(user)) = (Tensor::from_f64(tensor.dtype(), tensor.shape(), &sizes), user) else {
+            continue;
+        };
+        patch.get_or_insert_with(|| Patch::anchored(user)).set_data(id, sizes);
+    }
+    if let Some(patch) = patch {
+        apply(graph, patch)?;
+    }
+    for layer in layers {
+        let linear = linear(graph, layer.node)?;
+        let weights: Option<Vec<_>> = (0..linear.groups).map(|q| linear.weight(graph, q)).collect();
+        let mut patch = Patch::anchored(layer.node);
+        let zeros = vec![0.0; layer.rows()];
+        if weights.and_then(|w| linear.store(graph, &mut patch, &w, &zeros)).is_some() {
+            apply(graph, patch)?;
+        }
+    }
+    Ok(model)
+}
+
+fn apply(graph: &mut Graph, patch: Patch) -> Result<(), PassError> {
+    graph.apply(patch).map(drop).map_err(|e| PassError::refused(e.to_string()))
+}
+
+fn linear(graph: &Graph, node: NodeId) -> Result<Linear, PassError> {
+    let lost = || PassError::refused(format!("{} is no linear layer any more", graph.describe(node)));
+    Linear::of(graph.at(node)).map_err(|_| lost())
+}
+
+fn scores(
+    tools: Tools<'_>,
+    model: &Model,
+    layers: &[Layer],
+    kept: &[Kept],
+) -> Result<Vec<Vec<f64>>, PassError> {
+    let mut model = model.clone();
+    for (layer, kept) in layers.iter().zip(kept) {
+        let mut patch = Patch::anchored(layer.node);
+        if layer.zero(&model.graph, kept, &mut patch).is_some() {
+            apply(&mut model.graph, patch)?;
+        }
+    }
+    let graph = &model.graph;
+    let linears = layers.iter().map(|l| linear(graph, l.node)).collect::<Result<Vec<_>, _>>()?;
+    let wanted: Vec<_> = linears.iter().flat_map(|l| [l.input, l.output]).collect();
+    let mut probe = Probe::new(tools, &model, &open_inputs(graph), &wanted)?;
+    let values = probe.run(&inputs(graph, 1, 1.0)?)?;
+    let fixed = open_inputs(graph).into_iter().find_map(|v| graph.value(v).fact.shape()?.first()?.size());
+    let mut all = vec![];
+    for (l, (layer, linear)) in layers.iter().zip(&linears).enumerate() {
+        let (x, y) = (&values[2 * l], &values[2 * l + 1]);
+        let reaching = reaching(linear, x, y)?;
+        let passed = passed(tools, &model, linear, y.shape(), fixed.unwrap_or(BATCH))?;
+        let (o, d) = (linear.outputs, linear.width());
+        let mut scores = Vec::with_capacity(layer.count());
+        for q in 0..linear.groups {
+            let weight = linear.weight(graph, q).ok_or_else(|| not_finite(layer))?;
+            for i in 0..o {
+                scores.extend((0..d).map(|j| weight[(i, j)] * passed[q * o + i] * reaching[q * d + j]));
+            }
+        }
+        if !scores.iter().all(|s| s.is_finite()) {
+            return Err(not_finite(layer));
+        }
+        all.push(scores);
+    }
+    Ok(all)
+}
+
+fn not_finite(layer: &Layer) -> PassError {
+    PassError::refused(format!("what flows through `{}` is more than numbers can hold", layer.name))
+}
+
+/// The inputs, filled with one number.
+fn inputs(graph: &Graph, batch: usize, fill: f64) -> Result<Vec<(String, Tensor)>, PassError> {
+    let input = |v| {
+        let value = graph.value(v);
+        let unknown = || PassError::refused(format!("synflow cannot fill the input `{}`", value.name));
+        let dtype = value.fact.dtype().filter(|d| d.is_float()).ok_or_else(unknown)?;
+        let dims = value.fact.shape().ok_or_else(unknown)?.iter().map(size_of);
+        let mut shape = dims.collect::<Option<Vec<_>>>().ok_or_else(unknown)?;
+        if let Some(first) = shape.first_mut() {
+            *first *= batch;
+        }
+        let count = shape.iter().product();
+        let tensor = Tensor::from_f64(dtype, &shape, &vec![fill; count]).map_err(|_| unknown())?;
+        Ok((value.name.clone(), tensor))
+    };
+    open_inputs(graph).into_iter().map(input).collect()
+}
+
+/// What reaches each input of a row, the mean over all places.
+fn reaching(linear: &Linear, x: &Tensor, y: &Tensor) -> Result<Vec<f64>, PassError> {
+    let mut rows = Rows::new(linear.groups * linear.width());
+    let places: Vec<_> = (0..linear.places(y.shape())).collect();
+    linear.gather_inputs(&floats(x)?, x.shape(), y.shape(), 0, &places, &mut rows);
+    let mut sums = vec![0.0; rows.width];
+    for row in rows.data.chunks_exact(rows.width.max(1)) {
+        sums.iter_mut().zip(row).for_each(|(s, &v)| *s += f64::from(v));
+    }
+    Ok(sums.into_iter().map(|s| s / places.len().max(1) as f64).collect())
+}
+
+/// What each output of a layer passes on to the outputs of the network.
+fn passed(
+    tools: Tools<'_>,
+    model: &Model,
+    linear: &Linear,
+    shape: &[usize],
+    most: usize,
+) -> Result<Vec<f64>, PassError> {
+    let graph = &model.graph;
+    let mut probe = Probe::new(tools, model, &[linear.output], graph.outputs())?;
+    let outputs = linear.groups * linear.outputs;
+    let axis = if linear.is_conv() { 1 } else { shape.len() - 1 };
+    let inner: usize = shape[axis + 1..].iter().product();
+    let size: usize = shape[1..].iter().product();
+    let name = graph.value(linear.output).name.clone();
+    let dtype = graph.value(linear.output).fact.dtype().unwrap_or(DataType::Float);
+    let mut passed: Vec<f64> = vec![];
+    // A model of one sample takes one at a time; one more gives what flows when nothing does.
+    for first in (0..=outputs).step_by(most.clamp(1, BATCH)) {
+        let units: Vec<_> = (first..=outputs).take(most.clamp(1, BATCH)).collect();
+        // A fixed batch is always full.
+        let batch = if most < BATCH { most } else { units.len() };
+        let mut y = vec![0.0; batch * size];
+        for (sample, &unit) in units.iter().enumerate() {
+            let of = &mut y[sample * size..(sample + 1) * size];
+            of.iter_mut()
+                .enumerate()
+                .filter(|(k, _)| k / inner % outputs == unit)
+                .for_each(|(_, v)| *v = 1.0);
+        }
+        let of_batch = [&[batch], &shape[1..]].concat();
+        let y = Tensor::from_f64(dtype, &of_batch, &y).map_err(|e| EvaluateError(e.to_string()))?;
+        let fixed = if most < BATCH { 1 } else { batch };
+        let mut feeds = inputs(graph, fixed, 0.0)?;
+        feeds.push((name.clone(), y));
+        let results = probe.run(&feeds)?;
+        let mut sums = vec![0.0; batch];
+        for result in &results {
+            let values = floats(result)?;
+            let row = values.len() / batch.max(1);
+            let of = |(sum, row): (&mut f64, &[f32])| *sum += row.iter().map(|&v| f64::from(v)).sum::<f64>();
+            sums.iter_mut().zip(values.chunks_exact(row.max(1))).for_each(of);
+        }
+        passed.extend(&sums[..units.len()]);
+    }
+    let nothing = passed.pop().unwrap_or_default();
+    Ok(passed.into_iter().map(|p| p - nothing).collect())
+}
