@@ -367,11 +367,12 @@ fn steps(report: &Report, verbose: bool) -> String {
         if step.patches == 0 && (step.declined.is_empty() || !asked) && step.notes.is_empty() {
             continue;
         }
-        let mut did: Vec<_> = step.counts.iter().map(|(what, &n)| counted(n, what)).collect();
+        let mut did: Vec<_> = step.counts.iter().map(|(what, &n)| what.of(n)).collect();
         if did.is_empty() && step.figures.is_empty() {
             did.push(counted(step.patches, "changes"));
         }
-        did.extend(step.figures.iter().map(|(what, x)| format!("{what} {}", voice::figure(*x))));
+        let figures = step.figures.iter().filter(|(_, figure)| verbose || !figure.detail);
+        did.extend(figures.map(|(what, figure)| format!("{what} {}", voice::figure(figure.value))));
         text += &format!("{}: {}\n", step.pass, did.join(", "));
         for note in step.notes.iter().chain(&step.interface) {
             text += &format!("  {note}\n");

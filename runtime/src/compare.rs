@@ -1,7 +1,7 @@
 //! How far two models' outputs lie apart.
 
 use crate::{Value, engine::describe};
-use pare_graph::{DataType, Tensor, metrics};
+use pare_graph::{DataType, Tensor, evaluate::quality};
 
 /// How far one output of a candidate lies from the reference, over all runs so far.
 ///
@@ -112,9 +112,9 @@ impl Deviation {
     }
 
     fn add_classes(&mut self, shape: &[usize], reference: &[f64], candidate: &[f64]) {
-        let Some(classes) = metrics::classes(shape) else { return };
+        let Some(classes) = quality::classes(shape) else { return };
         for (a, b) in reference.chunks_exact(classes).zip(candidate.chunks_exact(classes)) {
-            if let (Some(a), Some(b)) = (metrics::top(a), metrics::top(b)) {
+            if let (Some(a), Some(b)) = (quality::top(a), quality::top(b)) {
                 self.rows += 1;
                 self.agreeing += u64::from(a == b);
             }

@@ -1,6 +1,6 @@
 //! What a pass works with: rewriting, counting, declining, and what the caller lends it.
 
-use super::{PassError, PassInfo, Pipeline, Registry, Scratch, Step, StepReport};
+use super::{Counter, Figure, PassError, PassInfo, Pipeline, Registry, Scratch, Step, StepReport};
 use crate::statistics::Statistics;
 use pare_graph::{Applied, Decline, Evaluate, Graph, Model, NodeId, NodeRef, Patch, Samples};
 use std::{
@@ -163,8 +163,18 @@ impl<'t> Context<'t> {
         self.stop_after.is_some_and(|n| self.patches >= n)
     }
 
-    /// Add to a named count of the report, such as `batch norms folded`.
-    pub fn count(&mut self, what: &'static str, n: u64) {
+    /// Adds to a measured quantity of the report.
+    pub fn figure(&mut self, name: impl Into<String>, value: f64) {
+        self.report.figures.insert(name.into(), Figure { value, detail: false });
+    }
+
+    /// Reports a quantity that explains the search rather than the result.
+    pub fn detail(&mut self, name: impl Into<String>, value: f64) {
+        self.report.figures.insert(name.into(), Figure { value, detail: true });
+    }
+
+    /// Adds to a count of the report.
+    pub fn count(&mut self, what: Counter, n: u64) {
         if n > 0 {
             *self.report.counts.entry(what).or_default() += n;
         }

@@ -1,5 +1,6 @@
 //! What a pass is, and the declaration that makes one.
 
+use super::Counter;
 use crate::framework::{Context, PassError};
 use pare_graph::Model;
 use std::fmt;
@@ -45,7 +46,7 @@ pub struct PassInfo {
     /// What it promises.
     pub effect: Effect,
     /// What its patches are counted as in reports, such as `batch norms folded`; `None` if it counts by itself.
-    pub counts: Option<&'static str>,
+    pub counts: Option<Counter>,
     /// What it does, when it declines; the first line is a summary.
     pub docs: &'static str,
     /// Its options.
@@ -87,7 +88,7 @@ pub trait Pass: Declared + Send + Sync {
 /// through [`Pipeline::push`](crate::framework::Pipeline::push).
 #[macro_export]
 macro_rules! pass {
-    ($(#[doc = $doc:literal])+ #[pass($name:literal, $effect:ident $(, $counts:literal)?)] pub struct $Pass:ident {
+    ($(#[doc = $doc:literal])+ #[pass($name:literal, $effect:ident $(, $one:literal, $many:literal)?)] pub struct $Pass:ident {
         $($(#[doc = $fdoc:literal])+ pub $field:ident: $ty:ty = $default:expr,)*
     }) => {
         $(#[doc = $doc])+
@@ -108,7 +109,7 @@ macro_rules! pass {
             pub const INFO: $crate::framework::PassInfo = $crate::framework::PassInfo {
                 name: $name,
                 effect: $crate::framework::Effect::$effect,
-                counts: $crate::framework::pass_support::counts(&[$($counts)?]),
+                counts: $crate::framework::pass_support::counts(&[$($crate::framework::Counter::new($one, $many))?]),
                 docs: concat!($($doc, "\n"),+),
                 source: file!(),
                 options: &[$($crate::framework::OptionInfo {
@@ -127,10 +128,11 @@ macro_rules! pass {
 #[doc(hidden)]
 pub mod pass_support {
     use super::Pass;
+    use crate::framework::Counter;
     use serde::{Serialize, de::DeserializeOwned};
 
     /// What was declared, if anything was.
-    pub const fn counts(declared: &[&'static str]) -> Option<&'static str> {
+    pub const fn counts(declared: &[Counter]) -> Option<Counter> {
         if let [what] = declared { Some(*what) } else { None }
     }
 

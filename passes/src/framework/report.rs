@@ -5,6 +5,51 @@ use indexmap::IndexMap;
 use serde::Serialize;
 use std::time::Duration;
 
+/// A counted quantity, named in the singular and in the plural.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Counter {
+    one: &'static str,
+    many: &'static str,
+}
+
+impl Counter {
+    /// A quantity such as `"channel removed"`, `"channels removed"`.
+    pub const fn new(one: &'static str, many: &'static str) -> Self {
+        Self { one, many }
+    }
+
+    /// Its name in the plural, which is its key in JSON.
+    pub fn name(self) -> &'static str {
+        self.many
+    }
+
+    /// `n` of it: `1 channel removed`, `2 channels removed`.
+    pub fn of(self, n: u64) -> String {
+        format!("{n} {}", if n == 1 { self.one } else { self.many })
+    }
+}
+
+impl Serialize for Counter {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(self.many)
+    }
+}
+
+/// A measured quantity.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Figure {
+    /// Its value.
+    pub value: f64,
+    /// Whether it explains the search rather than the result, and is shown on request only.
+    pub detail: bool,
+}
+
+impl Serialize for Figure {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_f64(self.value)
+    }
+}
+
 /// What one pass did.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct StepReport {
@@ -17,16 +62,16 @@ pub struct StepReport {
     pub effect: Option<Effect>,
     /// Patches applied.
     pub patches: u64,
-    /// What it did, counted by name.
-    pub counts: IndexMap<&'static str, u64>,
+    /// What it did, counted.
+    pub counts: IndexMap<Counter, u64>,
     /// What it left alone: reasons, with how many places each holds for.
     pub declined: IndexMap<String, u64>,
     /// What it wants the user to know.
     pub notes: Vec<String>,
     /// How it changed inputs and outputs of the model, as it was asked to; a sentence each.
     pub interface: Vec<String>,
-    /// Figures it measured, by name (targets reached, losses, times).
-    pub figures: IndexMap<String, f64>,
+    /// Quantities it measured, by name (targets reached, losses, times).
+    pub figures: IndexMap<String, Figure>,
     /// Time it took.
     #[serde(serialize_with = "seconds")]
     pub time: Duration,
@@ -41,6 +86,18 @@ pub struct Report {
     pub rounds: u64,
     /// Whether a repetition was cut off while it still changed something.
     pub unfinished: bool,
+}
+
+impl StepReport {
+    /// The count of this name (in the plural); 0 if nothing was counted.
+    pub fn count(&self, name: &str) -> u64 {
+        self.counts.iter().find(|(counter, _)| counter.name() == name).map_or(0, |(_, &n)| n)
+    }
+
+    /// The figure of this name.
+    pub fn figure(&self, name: &str) -> Option<f64> {
+        self.figures.get(name).map(|figure| figure.value)
+    }
 }
 
 impl Report {

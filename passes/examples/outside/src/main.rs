@@ -23,7 +23,7 @@ impl Pass for DropDoubleNegation {
         let before = cx.report.patches;
         cx.rewrite(model, &["Neg"], negated_twice)?;
         let dropped = cx.report.patches - before;
-        cx.count("double negations dropped", dropped);
+        cx.count(Counter::new("double negation dropped", "double negations dropped"), dropped);
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! Which functions of a model are called.
 
-use crate::framework::Context;
+use crate::framework::{Context, Counter};
 use pare_graph::{Function, Graph, Model};
 
 /// Domain, name and overload of an operator or function.
@@ -51,6 +51,6 @@ pub(super) fn drop_uncalled(model: &mut Model, cx: &mut Context<'_>) {
     let dropped = model.functions.iter().filter(|f| !used(f)).count();
     if dropped > 0 && cx.permit() {
         model.functions.retain(used);
-        cx.count("functions dropped", dropped as u64);
+        cx.count(Counter::new("function dropped", "functions dropped"), dropped as u64);
     }
 }

@@ -1,6 +1,6 @@
 use crate::framework::matching::is_plain;
 use crate::{
-    framework::{Context, Pass, PassError},
+    framework::{Context, Counter, Pass, PassError},
     pass,
 };
 use pare_graph::{
@@ -57,7 +57,7 @@ fn merge_constants(graph: &mut Graph, cx: &mut Context<'_>) {
         let mut patch = Patch::anchored(anchor);
         patch.replace(graph.value_ref(id), twin);
         if cx.apply(graph, patch).is_some() {
-            cx.count("initializers merged", 1);
+            cx.count(Counter::new("initializer merged", "initializers merged"), 1);
         }
     }
 }
@@ -109,7 +109,7 @@ fn merge_nodes(graph: &mut Graph, cx: &mut Context<'_>) {
             }
         }
         if cx.apply(graph, patch).is_some() {
-            cx.count("nodes merged", 1);
+            cx.count(Counter::new("node merged", "nodes merged"), 1);
         }
     }
 }

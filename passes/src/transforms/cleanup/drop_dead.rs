@@ -1,6 +1,6 @@
 use super::calls::drop_uncalled;
 use crate::{
-    framework::{Context, Pass, PassError},
+    framework::{Context, Counter, Pass, PassError},
     pass,
 };
 use pare_graph::{Graph, Model, ValueId};
@@ -18,8 +18,11 @@ impl Pass for DropDead {
         cx.each_graph(model, |graph, cx| {
             if has_dead(graph) && cx.permit() {
                 let (nodes, constants) = graph.sweep();
-                cx.count("dead nodes dropped", nodes as u64);
-                cx.count("unused initializers dropped", constants as u64);
+                cx.count(Counter::new("dead node dropped", "dead nodes dropped"), nodes as u64);
+                cx.count(
+                    Counter::new("unused initializer dropped", "unused initializers dropped"),
+                    constants as u64,
+                );
             }
             Ok(())
         })?;

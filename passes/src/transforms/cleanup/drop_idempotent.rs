@@ -13,7 +13,7 @@ pass! {
     /// The first holds for `Relu`, `Abs`, `Ceil`, `Floor`, `Round`, `Sign`, the second for `Not`, `Neg`, `BitwiseNot`:
     /// bit for bit, whatever the type. Other operators that look alike are not on the list: with
     /// attributes or further inputs the two nodes may differ, and `Softmax` or `Normalizer` do not repeat.
-    #[pass("drop-idempotent", Exact, "repetitions dropped")]
+    #[pass("drop-idempotent", Exact, "repetition dropped", "repetitions dropped")]
     pub struct DropIdempotent {}
 }
 

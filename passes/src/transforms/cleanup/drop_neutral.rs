@@ -12,7 +12,7 @@ pass! {
     /// change something: `-0 + 0 = +0`, and engines clip infinities to the largest number.
     ///
     /// Declines where the constant broadcasts `x` to another shape, or that cannot be told.
-    #[pass("drop-neutral", Rounding, "neutral operators dropped")]
+    #[pass("drop-neutral", Rounding, "neutral operator dropped", "neutral operators dropped")]
     pub struct DropNeutral {}
 }
 

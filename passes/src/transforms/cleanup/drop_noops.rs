@@ -19,7 +19,7 @@ pass! {
     ///
     /// Declines where the node broadcasts its input to another shape or that cannot be told, and where
     /// an output of the graph would become an input or another output.
-    #[pass("drop-noops", Exact, "no-ops dropped")]
+    #[pass("drop-noops", Exact, "no-op dropped", "no-ops dropped")]
     pub struct DropNoops {}
 }
 

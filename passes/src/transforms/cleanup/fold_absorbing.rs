@@ -10,7 +10,7 @@ pass! {
     ///
     /// Not so for floats, where `0·∞` and `0·NaN` are no zero. Declines where the shape is not fixed or the constant
     /// would be larger than 256 bytes.
-    #[pass("fold-absorbing", Exact, "products folded")]
+    #[pass("fold-absorbing", Exact, "product folded", "products folded")]
     pub struct FoldAbsorbing {}
 }
 

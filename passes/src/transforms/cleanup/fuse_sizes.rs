@@ -16,7 +16,7 @@ pass! {
     /// `Concat` if there are several pieces.
     ///
     /// Declines where a size is no axis of an input or of a value whose `Shape` was taken.
-    #[pass("fuse-sizes", Exact, "size computations shortened")]
+    #[pass("fuse-sizes", Exact, "size computation shortened", "size computations shortened")]
     pub struct FuseSizes {}
 }
 

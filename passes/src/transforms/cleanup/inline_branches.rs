@@ -1,6 +1,6 @@
 use crate::framework::matching::is_plain;
 use crate::{
-    framework::{Context, Pass, PassError},
+    framework::{Context, Counter, Pass, PassError},
     pass,
 };
 use pare_graph::{
@@ -17,7 +17,7 @@ pass! {
     /// network fed with rank 4, then the other one is put in place.
     ///
     /// Declines where a condition or count may be overridden, and for a loop that collects outputs that are used.
-    #[pass("inline-branches", Exact, "branches inlined")]
+    #[pass("inline-branches", Exact, "branch inlined", "branches inlined")]
     pub struct InlineBranches {}
 }
 
@@ -35,7 +35,10 @@ impl Pass for InlineBranches {
                 if let Some(patch) = only_choice(graph, id)
                     && cx.apply(graph, patch).is_some()
                 {
-                    cx.count("branches that nothing can follow", 1);
+                    cx.count(
+                        Counter::new("branch that nothing can follow", "branches that nothing can follow"),
+                        1,
+                    );
                 }
             }
             Ok(())

@@ -1,6 +1,6 @@
 use super::calls::{drop_uncalled, key};
 use crate::{
-    framework::{Context, Pass, PassError},
+    framework::{Context, Counter, Pass, PassError},
     pass,
 };
 use pare_graph::{Decline, Function, Graph, Model, Node, NodeRef, Patch, Ref};
@@ -37,7 +37,7 @@ impl Pass for InlineFunctions {
                 break;
             }
         }
-        cx.count("calls inlined", cx.report.patches - start);
+        cx.count(Counter::new("call inlined", "calls inlined"), cx.report.patches - start);
         drop_uncalled(model, cx);
         Ok(())
     }

@@ -8,7 +8,7 @@ pass! {
     /// Turn `Constant` nodes into initializers.
     ///
     /// Declines in functions, which have no initializers, and for sparse constants.
-    #[pass("lift-constants", Exact, "constants lifted")]
+    #[pass("lift-constants", Exact, "constant lifted", "constants lifted")]
     pub struct LiftConstants {}
 }
 

@@ -15,7 +15,7 @@ pass! {
     ///
     /// Declines equations with `...` or repeated letters, sums over one operand alone, and several axes for rows, columns
     /// or sums, unless rows are all that is in front.
-    #[pass("lower-einsum", Rounding, "einsums lowered")]
+    #[pass("lower-einsum", Rounding, "einsum lowered", "einsums lowered")]
     pub struct LowerEinsum {}
 }
 

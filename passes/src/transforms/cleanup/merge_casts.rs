@@ -11,7 +11,7 @@ pass! {
     /// So `int32→int64→int32` goes altogether and `float16→float→float16` as well, while `float→int64→float` stays.
     /// Declines for strings, floats of at most 8 bits, whose casts have options, and from floats to integers, where
     /// what happens to numbers out of range depends on the way.
-    #[pass("merge-casts", Exact, "casts merged")]
+    #[pass("merge-casts", Exact, "cast merged", "casts merged")]
     pub struct MergeCasts {}
 }
 

@@ -11,7 +11,7 @@ pass! {
     /// With ranges `A ⊆ B`: `clip_A(clip_B(x)) = clip_A(x)` and `clip_B(clip_A(x)) = clip_A(x)`, where `Relu` clips to
     /// `[0, ∞]`. The results of `Sigmoid`, `HardSigmoid` and `Softmax` lie in `[0, 1]`. Declines where a bound is not
     /// constant.
-    #[pass("merge-clips", Exact, "clips merged")]
+    #[pass("merge-clips", Exact, "clip merged", "clips merged")]
     pub struct MergeClips {}
 }
 

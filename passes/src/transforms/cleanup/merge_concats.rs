@@ -15,7 +15,7 @@ pass! {
     /// its axis are what was split.
     ///
     /// Declines where the inner `Concat` has other uses and would stay.
-    #[pass("merge-concats", Exact, "concatenations merged")]
+    #[pass("merge-concats", Exact, "concatenation merged", "concatenations merged")]
     pub struct MergeConcats {}
 }
 

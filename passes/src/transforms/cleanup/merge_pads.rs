@@ -17,7 +17,7 @@ pass! {
     ///
     /// Declines for other modes and values, for padding of batch or channels, for negative padding, for `auto_pad`,
     /// and where the padded value has other uses.
-    #[pass("merge-pads", Exact, "pads merged")]
+    #[pass("merge-pads", Exact, "pad merged", "pads merged")]
     pub struct MergePads {}
 }
 

@@ -16,7 +16,7 @@ pass! {
     /// only takes away axes that the reduction can take away, or leave.
     ///
     /// Declines where the axes differ and where the reduced value has another use.
-    #[pass("merge-reductions", Exact, "reductions merged")]
+    #[pass("merge-reductions", Exact, "reduction merged", "reductions merged")]
     pub struct MergeReductions {}
 }
 

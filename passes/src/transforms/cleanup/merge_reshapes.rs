@@ -17,7 +17,7 @@ pass! {
     ///
     /// Declines where more than one size of the last shape is neither a number nor that of the same axis before, since
     /// a constant target cannot say it; and where the first has other uses and would stay.
-    #[pass("merge-reshapes", Exact, "reshapes merged")]
+    #[pass("merge-reshapes", Exact, "reshape merged", "reshapes merged")]
     pub struct MergeReshapes {}
 }
 

@@ -16,7 +16,7 @@ pass! {
     ///
     /// Declines where places are not constant, where an axis is cut twice in another way, where the first slice
     /// has other uses than slices and would stay, and where slices overlap or leave something out.
-    #[pass("merge-slices", Exact, "slices merged")]
+    #[pass("merge-slices", Exact, "slice merged", "slices merged")]
     pub struct MergeSlices {}
 }
 

@@ -16,7 +16,7 @@ pass! {
     /// `Gemm` becomes `transA` or `transB`.
     ///
     /// Declines where a value in between has other uses, so that no node would go.
-    #[pass("merge-transposes", Exact, "transposes merged")]
+    #[pass("merge-transposes", Exact, "transpose merged", "transposes merged")]
     pub struct MergeTransposes {}
 }
 

@@ -13,7 +13,7 @@ pass! {
     /// in between, such as `Sigmoid`, are computed before.
     ///
     /// Declines where sizes do not show which factors an axis is made of, and where no node would be saved.
-    #[pass("merge-views", Exact, "views merged")]
+    #[pass("merge-views", Exact, "view merged", "views merged")]
     pub struct MergeViews {}
 }
 

@@ -13,7 +13,7 @@ pass! {
     /// places of a `Slice` numbers and the end of the axis.
     ///
     /// Declines where two sizes or more depend on symbols in another way.
-    #[pass("resolve-shapes", Exact, "shapes resolved")]
+    #[pass("resolve-shapes", Exact, "shape resolved", "shapes resolved")]
     pub struct ResolveShapes {}
 }
 

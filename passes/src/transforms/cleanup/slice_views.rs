@@ -17,7 +17,7 @@ pass! {
     /// outermost. So the halves of a channel shuffle are two slices.
     ///
     /// Declines where the rest is left in another order, and where more nodes would be needed.
-    #[pass("slice-views", Exact, "gathers moved before views")]
+    #[pass("slice-views", Exact, "gather moved before views", "gathers moved before views")]
     pub struct SliceViews {}
 }
 

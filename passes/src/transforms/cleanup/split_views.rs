@@ -18,7 +18,7 @@ pass! {
     /// runtimes copy whole rows.
     ///
     /// Declines where the parts do not lie one after another along an axis before, and where more nodes would be left.
-    #[pass("split-views", Exact, "splits moved before views")]
+    #[pass("split-views", Exact, "split moved before views", "splits moved before views")]
     pub struct SplitViews {}
 }
 

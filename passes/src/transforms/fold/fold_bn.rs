@@ -14,7 +14,7 @@ pass! {
     ///
     /// Declines in training, where weights or statistics are not constant or used elsewhere, where the product has
     /// another use, and where a channel would be scaled beyond `max_scale`.
-    #[pass("fold-bn", Rounding, "batch norms folded")]
+    #[pass("fold-bn", Rounding, "batch norm folded", "batch norms folded")]
     pub struct FoldBn {
         /// Decline when a channel would be scaled by more than this.
         pub max_scale: f64 = 1e6,

@@ -14,7 +14,7 @@ pass! {
     ///
     /// Declines where the constant does not lie along the channels, where weights are not constant or used
     /// elsewhere, where the product has another use, and where a channel would be scaled beyond `max_scale`.
-    #[pass("fold-scale", Rounding, "scales and shifts folded")]
+    #[pass("fold-scale", Rounding, "scale or shift folded", "scales and shifts folded")]
     pub struct FoldScale {
         /// Decline when a channel would be scaled by more than this.
         pub max_scale: f64 = 1e6,

@@ -12,7 +12,7 @@ pass! {
     /// `y = ½·x·(1 + tanh(√(2/π)·(x + 0.044715·x³)))`.
     ///
     /// Declines for other types than `float`, and where values in between are used elsewhere.
-    #[pass("fuse-gelu", Rounding, "GELUs fused")]
+    #[pass("fuse-gelu", Rounding, "GELU fused", "GELUs fused")]
     pub struct FuseGelu {}
 }
 

@@ -12,7 +12,7 @@ pass! {
     ///
     /// Declines where a rank is unknown, where the product has another use, and for other types than `float` and
     /// `double`.
-    #[pass("fuse-gemm", Rounding, "products with bias fused")]
+    #[pass("fuse-gemm", Rounding, "product with bias fused", "products with bias fused")]
     pub struct FuseGemm {}
 }
 

@@ -12,7 +12,7 @@ pass! {
     /// and `β = ½` it makes `x·HardSigmoid(x)` a `HardSwish`.
     ///
     /// Declines for other types than `float`, and where values in between are used elsewhere.
-    #[pass("fuse-hard-swish", Rounding, "hard sigmoids and swishes fused")]
+    #[pass("fuse-hard-swish", Rounding, "hard sigmoid or swish fused", "hard sigmoids and swishes fused")]
     pub struct FuseHardSwish {}
 }
 

@@ -16,7 +16,7 @@ pass! {
     ///
     /// Declines for other types than `float`, where the axes are not the last ones or of unknown size, and where values
     /// in between are used elsewhere.
-    #[pass("fuse-layer-norm", Rounding, "layer norms fused")]
+    #[pass("fuse-layer-norm", Rounding, "layer norm fused", "layer norms fused")]
     pub struct FuseLayerNorm {}
 }
 

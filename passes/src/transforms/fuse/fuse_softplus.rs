@@ -12,7 +12,7 @@ pass! {
     /// neither overflow nor take the logarithm of 0. `x·sigmoid(x)` stays: ONNX Runtime 1.32 does not run `Swish`.
     ///
     /// Declines for other types than `float`, and where values in between are used elsewhere.
-    #[pass("fuse-softplus", Rounding, "softplus and mish fused")]
+    #[pass("fuse-softplus", Rounding, "softplus or mish fused", "softplus and mish fused")]
     pub struct FuseSoftplus {}
 }
 

@@ -15,7 +15,7 @@ pass! {
     /// constant weights, takes its input channels in the other order.
     ///
     /// Declines for other types than `float` and `double`, and where parts are used elsewhere.
-    #[pass("fuse-space-to-depth", Rounding, "rearrangements fused")]
+    #[pass("fuse-space-to-depth", Rounding, "rearrangement fused", "rearrangements fused")]
     pub struct FuseSpaceToDepth {}
 }
 

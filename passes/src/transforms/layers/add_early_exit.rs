@@ -3,7 +3,7 @@ use crate::{
         calibration::{Affine, NotFinite, floats, observe, open_inputs},
         flow::Flow,
     },
-    framework::{Context, Pass, PassError},
+    framework::{Context, Counter, Pass, PassError},
     pass,
     statistics::{Rows, Sums, map_rows},
 };
@@ -94,10 +94,10 @@ impl Pass for AddEarlyExit {
             return Ok(());
         }
         let whole = model.cost(&Bindings::default()).macs.max(1) as f64;
-        cx.count("exits", 1);
-        cx.report.figures.insert("share leaving early".into(), exit.leaving);
-        cx.report.figures.insert("agreement expected".into(), exit.agreement);
-        cx.report.figures.insert("multiply-accumulates left on average".into(), exit.macs / whole);
+        cx.count(Counter::new("exit", "exits"), 1);
+        cx.figure("share leaving early", exit.leaving);
+        cx.figure("agreement expected", exit.agreement);
+        cx.figure("multiply-accumulates left on average", exit.macs / whole);
         cx.report.notes.push(format!(
             "samples leave at `{}` where the head is surer than {:.4}",
             model.graph.value(exit.at).name,
@@ -598,8 +598,8 @@ mod tests {
             let pass = AddEarlyExit { allow_interface_change: true, ..AddEarlyExit::default() };
             let report = added(pass, &mut changed).unwrap();
             let step = &report.steps[0];
-            assert!(step.figures["share leaving early"] > 0.1, "{name} {step:?}");
-            assert!(step.figures["multiply-accumulates left on average"] < 1.0, "{name} {step:?}");
+            assert!(step.figure("share leaving early").unwrap() > 0.1, "{name} {step:?}");
+            assert!(step.figure("multiply-accumulates left on average").unwrap() < 1.0, "{name} {step:?}");
             assert_eq!(step.interface, ["the model takes one sample at a time"]);
             let shape = changed.graph.value(changed.graph.inputs()[0]).fact.fixed_shape();
             assert_eq!(shape.unwrap(), [1, 1, 8, 8]);

@@ -15,7 +15,7 @@ pass! {
     /// `Celu`, `ThresholdedRelu` or `Abs` of what is never negative, and `Clip` of what keeps its bounds. Bounds follow from
     /// the operators above: results of `Relu`, `Sigmoid`, `Softmax`, `Exp`, squares, their sums, products, means, maxima,
     /// and what is picked out of them.
-    #[pass("drop-redundant-activations", Exact, "activations dropped")]
+    #[pass("drop-redundant-activations", Exact, "activation dropped", "activations dropped")]
     pub struct DropRedundantActivations {}
 }
 

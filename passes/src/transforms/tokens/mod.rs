@@ -18,7 +18,7 @@ pub use survey::Survey;
 
 use crate::{
     analysis::evaluation::Limits,
-    framework::{Context, Pass, PassError},
+    framework::{Context, Counter, Pass, PassError},
     pass,
 };
 use merge::{Done, Plan, merge};
@@ -185,7 +185,7 @@ impl Pass for MergeTokens {
             };
             cx.report.notes.push(format!("tokens merged in each block: {:?}", found.counts));
             if let Some(agreement) = found.measured.agreement {
-                cx.report.figures.insert("agreement on held-out samples".into(), agreement);
+                cx.figure("agreement on held-out samples", agreement);
             }
             plan.counts = found.counts;
             plan.even_alone = true;
@@ -282,11 +282,14 @@ fn built(model: &Model, plan: &Plan, survey: &Survey) -> Result<Model, Refusal> 
 
 fn report(cx: &mut Context<'_>, done: Done, speed: Option<f64>) {
     if done.merged > 0 {
-        cx.count("tokens merged", done.merged as u64);
-        cx.count("merging blocks", done.blocks as u64);
+        cx.count(Counter::new("token merged", "tokens merged"), done.merged as u64);
+        cx.count(Counter::new("merging block", "merging blocks"), done.blocks as u64);
     }
     if done.dropped > 0 {
-        cx.count("tokens dropped that nobody reads", done.dropped as u64);
+        cx.count(
+            Counter::new("token dropped that nobody reads", "tokens dropped that nobody reads"),
+            done.dropped as u64,
+        );
     }
     if let Some(speed) = speed.filter(|_| done.merged + done.dropped > 0) {
         let word = if speed < 1.0 { "slower" } else { "faster" };

@@ -1,6 +1,6 @@
 use super::Mask;
 use crate::{
-    framework::{Context, Pass, PassError},
+    framework::{Context, Counter, Pass, PassError},
     pass,
 };
 use pare_graph::Model;
@@ -33,8 +33,8 @@ impl Pass for ApplyMask {
         let Some((patch, zeros)) = mask.patch(model).map_err(|e| of(&e))? else { return Ok(()) };
         if cx.apply(&mut model.graph, patch).is_some() {
             let (all, stays) = mask.counts();
-            cx.count("weights zeroed", zeros);
-            cx.report.figures.insert("density of the mask".into(), stays as f64 / all.max(1) as f64);
+            cx.count(Counter::new("weight zeroed", "weights zeroed"), zeros);
+            cx.figure("density of the mask", stays as f64 / all.max(1) as f64);
         }
         Ok(())
     }
@@ -76,7 +76,7 @@ mod tests {
         let path = file(&mask, "ticket");
         let report = run_pass(ApplyMask { file: path.clone() }, &mut ticket);
         std::fs::remove_file(path).unwrap();
-        assert_eq!(report.steps[0].counts["weights zeroed"], 2);
+        assert_eq!(report.steps[0].count("weights zeroed"), 2);
         let w =
             ticket.graph.value(ticket.graph.find("w").unwrap()).tensor().unwrap().to_vec::<f32>().unwrap();
         assert_eq!(w, [-7.0, 0.0, 0.0, -0.01]);

@@ -17,7 +17,7 @@ use crate::{
         },
         repair::left,
     },
-    framework::{Context, Pass, PassError},
+    framework::{Context, Counter, Pass, PassError},
     pass,
 };
 use faer::Mat;
@@ -52,7 +52,7 @@ impl Pass for DropDeadChannels {
                 if !cx.permit() {
                     break;
                 }
-                cx.count("channels dropped", dropped);
+                cx.count(Counter::new("channel dropped", "channels dropped"), dropped);
                 *graph = next;
             }
             Ok(())

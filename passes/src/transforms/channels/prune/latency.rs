@@ -123,7 +123,7 @@ impl Work<'_> {
         cx: &mut Context<'_>,
     ) -> Result<Built, PassError> {
         let step = self.step(cx)?;
-        cx.report.figures.insert("channel step".into(), step as f64);
+        cx.figure("channel step", step as f64);
         let (cost, choices) = self.timetable(step, given, cx)?;
         let whole = cost.at(&|_| 0);
         let curves = match self.scope {
@@ -164,12 +164,12 @@ impl Work<'_> {
                 self.ask.hint(),
             ));
         };
-        cx.report.figures.insert("latency".into(), ratio);
+        cx.figure("latency", ratio);
         let macs = self.macs();
         let kept = crate::transforms::channels::allocate::cost_of(&macs, &curves, &counts) / macs.at(&|_| 0);
-        cx.report.figures.insert("kept".into(), kept);
+        cx.figure("kept", kept);
         let built = self.build(&counts, Effort::Full, cx)?;
-        cx.report.figures.extend(built.drift.map(|d| ("drift".to_owned(), d)));
+        built.drift.into_iter().for_each(|drift| cx.figure("drift", drift));
         Ok(built)
     }
 

@@ -95,10 +95,10 @@ impl Work<'_> {
             curves = self.all_curves(cx)?;
             counts = self.share_out(&model, &curves, budget)?;
         }
-        cx.report.figures.insert("kept".into(), cost_of(&model, &curves, &counts) / whole);
-        cx.report.figures.insert("drift expected".into(), loss_of(&curves, &counts));
+        cx.figure("kept", cost_of(&model, &curves, &counts) / whole);
+        cx.figure("drift expected", loss_of(&curves, &counts));
         let built = self.build(&counts, Effort::Full, cx)?;
-        cx.report.figures.extend(built.drift.map(|d| ("drift".to_owned(), d)));
+        built.drift.into_iter().for_each(|drift| cx.figure("drift", drift));
         Ok(built)
     }
 
@@ -190,8 +190,8 @@ impl Work<'_> {
             None => built,
             Some(_) => self.build(&counts, Effort::Quick, cx)?,
         };
-        cx.report.figures.insert("kept".into(), share);
-        cx.report.figures.extend(built.drift.map(|d| ("drift".to_owned(), d)));
+        cx.figure("kept", share);
+        built.drift.into_iter().for_each(|drift| cx.figure("drift", drift));
         self.report(&built.model, cx);
         Ok(built.model)
     }

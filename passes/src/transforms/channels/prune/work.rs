@@ -13,7 +13,7 @@ use crate::{
         },
         repair::{Setting, moments, sequential},
     },
-    framework::{Context, PassError, Tools},
+    framework::{Context, Counter, PassError, Tools},
     transforms::channels::{
         allocate::Counts,
         order::{Criterion, Ranking, Scales},
@@ -236,7 +236,7 @@ impl<'p> Work<'p> {
             }
         }
         if effort == Effort::Full {
-            cx.report.figures.extend(figures);
+            figures.into_iter().for_each(|(name, value)| cx.detail(name, value));
         }
         Ok(Built { model: best.1, keep, drift: Some(best.0) })
     }
@@ -266,9 +266,9 @@ impl<'p> Work<'p> {
             groups.groups.iter().map(|g| g.width as u64).sum::<u64>()
         };
         let what = match self.ask.kinds {
-            [Kind::Heads] => "heads removed",
-            [Kind::Hidden] => "hidden units removed",
-            _ => "channels removed",
+            [Kind::Heads] => Counter::new("head removed", "heads removed"),
+            [Kind::Hidden] => Counter::new("hidden unit removed", "hidden units removed"),
+            _ => Counter::new("channel removed", "channels removed"),
         };
         cx.count(what, width(&self.original).saturating_sub(width(model)));
     }

@@ -2,7 +2,7 @@ mod plan;
 mod region;
 
 use crate::{
-    framework::{Context, Pass, PassError},
+    framework::{Context, Counter, Pass, PassError},
     pass,
 };
 use pare_graph::{Graph, Model, NodeId, Patch, ValueId};
@@ -114,7 +114,7 @@ impl FoldConstants {
             if cx.apply(graph, patch).is_some() {
                 left -= more as i64;
                 cx.state::<Growth>().added += more as i64;
-                cx.count("nodes computed", 1);
+                cx.count(Counter::new("node computed", "nodes computed"), 1);
             }
         }
     }
@@ -249,7 +249,7 @@ mod tests {
         let report =
             crate::framework::run(&pipeline, &mut changed, crate::framework::RunOptions::default(), &mut ())
                 .unwrap();
-        assert_eq!(report.steps[0].counts["nodes computed"], 2);
+        assert_eq!(report.steps[0].count("nodes computed"), 2);
         assert_eq!(size_of(&changed.graph), before + 2 * (400 - NODE - 4));
         assert_eq!(report.steps[0].declined.keys().collect::<Vec<_>>(), ["`f` would add 324 B"]);
     }

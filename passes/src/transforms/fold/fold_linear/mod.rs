@@ -40,7 +40,7 @@ pass! {
     ///
     /// Declines where the composite would cost more, where most of the composed weights would cancel, and where the
     /// border depends on sizes that are not fixed.
-    #[pass("fold-linear", Rounding, "linear layers composed")]
+    #[pass("fold-linear", Rounding, "linear layer composed", "linear layers composed")]
     pub struct FoldLinear {
         /// What decides: `macs` (multiply-accumulates never rise; nodes and moved elements count too), `latency` (both forms are measured), `always`.
         pub by: By = By::Macs,

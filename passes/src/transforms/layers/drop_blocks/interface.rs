@@ -2,7 +2,7 @@
 
 use crate::{
     analysis::{blocks::Block, calibration::open_inputs},
-    framework::Context,
+    framework::{Context, Counter},
 };
 use pare_graph::{Graph, Model, ValueId};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -44,7 +44,7 @@ pub(super) fn close_up(result: &mut Model, names: &[String], cx: &mut Context<'_
         if let Some(value) = graph.find(&old)
             && graph.rename_value(value, &new).is_ok()
         {
-            cx.count("inputs and outputs renumbered", 1);
+            cx.count(Counter::new("input or output renumbered", "inputs and outputs renumbered"), 1);
         }
     }
     if !names.is_empty() {

@@ -14,7 +14,7 @@ use crate::{
         evaluation::{HeldOut, Limits, Measured},
         prepare::prepare,
     },
-    framework::{Context, Pass, PassError, Tools},
+    framework::{Context, Counter, Pass, PassError, Tools},
     pass,
 };
 use heal::heal;
@@ -238,7 +238,7 @@ impl Work<'_, '_> {
             gone = candidate;
             best = Some((model, measured));
         }
-        cx.count("blocks dropped", gone.len() as u64);
+        cx.count(Counter::new("block dropped", "blocks dropped"), gone.len() as u64);
         let Some((model, measured)) = best else { return Ok(None) };
         figures(&measured, cx);
         Ok(Some((model, gone)))
@@ -264,7 +264,7 @@ impl Work<'_, '_> {
         if let Some(why) = self.pass.limits().broken(&measured) {
             return Err(PassError::refused(why));
         }
-        cx.count("blocks dropped", gone.len() as u64);
+        cx.count(Counter::new("block dropped", "blocks dropped"), gone.len() as u64);
         figures(&measured, cx);
         Ok((model, gone))
     }
@@ -313,22 +313,22 @@ impl Work<'_, '_> {
         let mut best = (plain.clone(), measured);
         for (what, healed) in heal(self, gone, &stands, &plain, trial)? {
             let measured = trial.measure(&healed)?;
-            cx.report.figures.insert(format!("drift {what}"), measured.drift);
+            cx.detail(format!("drift {what}"), measured.drift);
             if measured.drift < best.1.drift {
                 best = (healed, measured);
             }
         }
         if self.pass.healing != Healing::None {
-            cx.report.figures.insert("drift unhealed".into(), measured.drift);
+            cx.figure("drift unhealed", measured.drift);
         }
         Ok(best)
     }
 }
 
 fn figures(measured: &Measured, cx: &mut Context<'_>) {
-    cx.report.figures.insert("drift".into(), measured.drift);
+    cx.figure("drift", measured.drift);
     if let Some(agreement) = measured.agreement {
-        cx.report.figures.insert("agreement".into(), agreement);
+        cx.figure("agreement", agreement);
     }
 }
 

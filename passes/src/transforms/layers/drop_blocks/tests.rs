@@ -70,7 +70,7 @@ fn each_healing_is_no_worse_than_none_and_the_stronger_is_better() {
         let pass =
             DropBlocks { count: Some(2), criterion: Criterion::Influence, healing, ..DropBlocks::default() };
         let (changed, report) = drop_from(pass, &model, &samples).unwrap();
-        assert_eq!(report.steps[0].counts["blocks dropped"], 2);
+        assert_eq!(report.steps[0].count("blocks dropped"), 2);
         measured(&model, &changed, &samples).drift
     };
     let none = drift(Healing::None);
@@ -86,7 +86,7 @@ fn it_goes_on_until_a_limit_would_be_broken() {
     let pass = DropBlocks { min_agreement: Some(0.9), ..DropBlocks::default() };
     let (changed, report) = drop_from(pass, &model, &samples).unwrap();
     let step = &report.steps[0];
-    assert!(step.counts["blocks dropped"] >= 1 && step.figures["agreement"] >= 0.9, "{step:?}");
+    assert!(step.count("blocks dropped") >= 1 && step.figure("agreement").unwrap() >= 0.9, "{step:?}");
     assert!(step.declined.keys().any(|why| why.contains("keep their class")), "{step:?}");
     assert!(blocks(&changed.graph).len() < 8);
     // Nothing fits a limit that nothing reaches, and nothing changes.
@@ -175,7 +175,7 @@ fn a_cache_keeps_its_block_unless_it_may_go_and_then_numbers_close_up() {
     assert_eq!(names(changed.graph.inputs()), ["x", "past_0"], "{}", brief(&changed.graph));
     assert_eq!(names(changed.graph.outputs()), ["y", "present_0"]);
     assert_eq!(report.steps[0].interface.len(), 1);
-    assert_eq!(report.steps[0].counts["inputs and outputs renumbered"], 2);
+    assert_eq!(report.steps[0].count("inputs and outputs renumbered"), 2);
 }
 
 #[test]

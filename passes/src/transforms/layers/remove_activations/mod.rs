@@ -16,7 +16,7 @@ use crate::{
         evaluation::{HeldOut, Limits},
         prepare::prepare,
     },
-    framework::{Context, Pass, PassError, Scratch, glob::matches},
+    framework::{Context, Counter, Pass, PassError, Scratch, glob::matches},
     pass,
 };
 use build::Built;
@@ -280,7 +280,7 @@ impl<'p, 't> Work<'p, 't> {
                 current = Some(built);
             }
             let name = &self.places[next].activation.name;
-            cx.report.figures.insert(format!("{} of `{name}`", self.criterion.name()), score);
+            cx.detail(format!("{} of `{name}`", self.criterion.name()), score);
         }
         if removed.is_empty() {
             return Ok(None);
@@ -296,13 +296,13 @@ impl<'p, 't> Work<'p, 't> {
         cx: &mut Context<'_>,
     ) -> Result<Built, PassError> {
         let built = built.map_or_else(|| self.build(removed, false), Ok)?;
-        cx.count("activations removed", removed.len() as u64);
-        cx.count("layers composed", built.composed);
+        cx.count(Counter::new("activation removed", "activations removed"), removed.len() as u64);
+        cx.count(Counter::new("layer composed", "layers composed"), built.composed);
         if let Some(lambda) = built.lambda {
-            cx.report.figures.insert("refitted at λ".into(), lambda);
+            cx.figure("refitted at λ", lambda);
         }
         if let Some(drift) = built.drift {
-            cx.report.figures.insert("drift".into(), drift);
+            cx.figure("drift", drift);
         }
         Ok(built)
     }

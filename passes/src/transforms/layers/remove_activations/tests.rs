@@ -130,7 +130,7 @@ fn every_activation_becomes_its_line() {
         let pass = RemoveActivations { count: Some(1), refit: Some(false), ..RemoveActivations::default() };
         let report = removed(pass, &mut changed, with(&cloud));
         assert_eq!(ops(&changed), ["Gemm"], "{nodes}");
-        assert_eq!(report.steps[0].counts["activations removed"], 1);
+        assert_eq!(report.steps[0].count("activations removed"), 1);
 
         // Lines are fitted to four samples of five; the others are held out.
         let seen = values(&original, &cloud, &["z", "a"]);
@@ -217,7 +217,7 @@ fn what_was_linear_stays_the_same() {
                 ..RemoveActivations::default()
             };
             let report = removed(pass, &mut changed, with(&cloud));
-            assert_eq!(report.steps[0].counts["activations removed"], 2, "{criterion:?}: {report:?}");
+            assert_eq!(report.steps[0].count("activations removed"), 2, "{criterion:?}: {report:?}");
             assert_eq!(ops(&changed).iter().filter(|&&op| op == "Conv").count(), 1, "{:?}", ops(&changed));
             let got = values(&changed, &cloud, &["y"])[0].to_f64().unwrap();
             let most = wanted.iter().fold(0.0, |m: f64, v| m.max(v.abs()));
@@ -297,7 +297,7 @@ fn batch_norms_tell_before_they_are_folded() {
     let criterion = Some(Criterion::Tlc);
     let score = |beta: &str| {
         let pass = RemoveActivations { count: Some(1), criterion, ..RemoveActivations::default() };
-        removed(pass, &mut model(&source(beta)), with(&cloud)).steps[0].figures["tlc of `a`"]
+        removed(pass, &mut model(&source(beta)), with(&cloud)).steps[0].figure("tlc of `a`").unwrap()
     };
     assert!((score("0,0") - 1.0).abs() < 1e-12);
     // Φ(1) = 0.8413…
@@ -361,7 +361,7 @@ fn a_trained_network_keeps_more_with_lines_and_a_refit() {
         let names = names.iter().map(ToString::to_string).collect();
         let pass =
             RemoveActivations { names, replacement, refit: Some(refit), ..RemoveActivations::default() };
-        removed(pass, &mut changed, with(&samples)).steps[0].figures["drift"]
+        removed(pass, &mut changed, with(&samples)).steps[0].figure("drift").unwrap()
     };
     for names in [&["*body.0/Relu", "*tail.2*"][..], &["*Relu_1"], &["*"]] {
         let identity = measured(names, Some(Replacement::Identity), false);

@@ -15,7 +15,7 @@ use crate::{
         evaluation::HeldOut,
         repair::{Refit, Setting, sequential},
     },
-    framework::{Context, Pass, PassError},
+    framework::{Context, Counter, Pass, PassError},
     pass,
 };
 use faer::Mat;
@@ -101,9 +101,12 @@ impl Pass for Quantize {
             emit::weights(&mut rounded.graph, layer, scales, input)?;
         }
         if cx.permit() {
-            cx.count("layers in eight bits", layers.len() as u64);
-            cx.count("activations in eight bits", grids.len() as u64);
-            cx.report.figures.insert("SNR of weights in dB".into(), snr(&layers, &scales));
+            cx.count(Counter::new("layer in eight bits", "layers in eight bits"), layers.len() as u64);
+            cx.count(
+                Counter::new("activation in eight bits", "activations in eight bits"),
+                grids.len() as u64,
+            );
+            cx.figure("SNR of weights in dB", snr(&layers, &scales));
             if !self.activations {
                 cx.report.notes.push(
                     "weights alone are stored in eight bits: ONNX Runtime computes in floats and is no faster".into(),
@@ -142,8 +145,8 @@ fn corrected(
     sequential(cx.tools, original, &mut candidate, &refits, split.fit.clone(), setting)?;
     let trial = HeldOut::new(cx.tools, original, split.held_out.clone())?;
     let (before, after) = (trial.drift(&rounded)?, trial.drift(&candidate)?);
-    cx.report.figures.insert("drift of rounding".into(), before);
-    cx.report.figures.insert("drift with biases corrected".into(), after);
+    cx.figure("drift of rounding", before);
+    cx.figure("drift with biases corrected", after);
     Ok(if after < before { candidate } else { rounded })
 }
 

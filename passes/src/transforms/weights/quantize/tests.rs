@@ -77,7 +77,7 @@ fn count(model: &Model, op: &str) -> usize {
 fn a_residual_network_runs_in_integers_throughout() {
     for options in ["", "ranges = \"minmax\"", "ranges = \"percentile\"", "correct_bias = false"] {
         let (original, changed, report) = quantized(&network(), options, &[4, 6, 6]);
-        assert_eq!(report.steps[0].counts["layers in eight bits"], 3);
+        assert_eq!(report.steps[0].count("layers in eight bits"), 3);
         // x, t, u, r, w, z: what feeds a ReLU is left to it, and the result is in floats.
         assert_eq!(count(&changed, "QuantizeLinear"), 6);
         // As many, three weights, and the biases of the three.

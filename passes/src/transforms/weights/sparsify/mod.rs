@@ -18,7 +18,7 @@ use crate::{
         evaluation::HeldOut,
         repair::{Refit, Setting, behind, sequential, unfit},
     },
-    framework::{Context, Pass, PassError},
+    framework::{Context, Counter, Pass, PassError},
     pass,
     statistics::Sums,
 };
@@ -181,8 +181,8 @@ impl Pass for Sparsify {
         if cx.permit() {
             let of = |m: &Model| density(&m.graph, &work.layers);
             let (before, after) = (of(model), of(&new));
-            cx.report.figures.insert("density before".into(), before);
-            cx.report.figures.insert("density".into(), after);
+            cx.figure("density before", before);
+            cx.figure("density", after);
             *model = new;
             if self.cascade {
                 cx.run_nested("drop-dead-channels", model)?;
@@ -351,27 +351,27 @@ impl<'p> Work<'p> {
         let how = if self.refit == Refitting::None { Refitting::None } else { Refitting::Layer };
         let local = self.changed(&all, masks, how)?;
         let zeros: usize = masks.iter().flatten().filter(|stays| !**stays).count();
-        cx.count("weights zeroed", zeros as u64);
+        cx.count(Counter::new("weight zeroed", "weights zeroed"), zeros as u64);
         if self.refit != Refitting::Sequential {
             return Ok(local);
         }
         let trial = HeldOut::new(cx.tools, &self.model, self.split.held_out.clone())?;
         let refits = self.refits(masks);
         let mut best = (trial.drift(&local)?, local.clone());
-        cx.report.figures.insert("drift of single fits".into(), best.0);
+        cx.figure("drift of single fits", best.0);
         for lambda in [LAMBDA, LAMBDA_CAREFUL] {
             let mut candidate = local.clone();
             let setting = Setting::new(lambda);
             sequential(cx.tools, &self.model, &mut candidate, &refits, self.split.fit.clone(), setting)?;
             let drift = trial.drift(&candidate)?;
-            cx.report.figures.insert(format!("drift at λ={lambda}"), drift);
+            cx.detail(format!("drift at λ={lambda}"), drift);
             if drift < best.0 {
                 best = (drift, candidate);
                 // Samples enough: a stronger pull toward the single fits is of no use.
                 break;
             }
         }
-        cx.report.figures.insert("drift".into(), best.0);
+        cx.figure("drift", best.0);
         Ok(best.1)
     }
 
