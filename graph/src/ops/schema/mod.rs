@@ -4,8 +4,10 @@
 //! first use. A schema counts from the operator set it came with until the next version of the operator.
 
 mod table;
+mod traits;
 mod types;
 
+pub use traits::{Trait, operators_with, traits};
 pub use types::TypeSet;
 
 use crate::{Attribute, NodeRef, graph::standard_domain};
@@ -23,8 +25,6 @@ pub struct Schema {
     pub since: i64,
     /// Whether models must no longer use it.
     pub deprecated: bool,
-    /// Whether it may draw random numbers.
-    pub random: bool,
     /// Inputs; the last may stand for several.
     pub inputs: Vec<Formal>,
     /// Outputs; the last may stand for several.

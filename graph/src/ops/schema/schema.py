@@ -8,7 +8,7 @@
 An input or output is `name:type` with `?` optional, `+` one or more, `*` any number, and `~` after these if they
 may differ in type. An attribute is `name:kind` with `!` if it must be given, else `=default` in JSON if it has one.
 A type is a list of element types and groups (below); `seq(…)`, `optional(…)`, `optional_seq(…)`, `sparse(…)` wrap
-one, `map` is any map. Behind the version stands `deprecated` or `random` where that is so.
+one, `map` is any map. The version is followed by `deprecated` if models must no longer use the operator.
 """
 
 import json
@@ -36,11 +36,6 @@ WRAPS = {
     "optional(seq(tensor(": "optional_seq",
     "sparse_tensor(": "sparse",
 }
-# Operators that may draw random numbers. The flag in `onnx.defs` is also set on all that hold subgraphs.
-RANDOM = {
-    "Bernoulli", "Dropout", "Multinomial",
-    "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
-}  # fmt: skip
 
 
 def types(strings):
@@ -97,16 +92,12 @@ def attribute(attr):
 
 
 def line(schema):
-    inference_only = schema.name == "Dropout" and 7 <= schema.since_version < 12
-    random = schema.name in RANDOM and not inference_only
-    flags = [word for word, on in [("deprecated", schema.deprecated), ("random", random)] if on]
-    head = [schema.name, str(schema.since_version), *flags]
+    head = [schema.name, str(schema.since_version)] + ["deprecated"] * schema.deprecated
     ins, outs = ([formal(p) for p in params] for params in (schema.inputs, schema.outputs))
     attrs = [attribute(schema.attributes[name]) for name in sorted(schema.attributes)]
     variables = [f"{c.type_param_str}={types(c.allowed_type_strs)}" for c in schema.type_constraints]
     parts = [" ".join(head + ins + ["->"] + outs), " ".join(attrs), " ".join(variables)]
-    text = " | ".join(parts).rstrip(" |")
-    return text
+    return " | ".join(parts).rstrip(" |")
 
 
 def main():

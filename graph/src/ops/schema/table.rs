@@ -67,17 +67,16 @@ fn parse_line(
 
     let mut words = head.split_whitespace();
     let (name, since) = (words.next()?, words.next()?.parse().ok()?);
-    let (mut deprecated, mut random, mut inputs) = (false, false, vec![]);
+    let (mut deprecated, mut inputs) = (false, vec![]);
     for word in words {
         match word {
             "deprecated" => deprecated = true,
-            "random" => random = true,
             word => inputs.push(parse_formal(word, &variables, set)?),
         }
     }
     let outputs = outputs.split_whitespace().map(|o| parse_formal(o, &variables, set));
     let outputs = outputs.collect::<Option<_>>()?;
-    Some(Schema { name, domain, since, deprecated, random, inputs, outputs, attributes, variables })
+    Some(Schema { name, domain, since, deprecated, inputs, outputs, attributes, variables })
 }
 
 fn parse_formal(
