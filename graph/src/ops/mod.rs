@@ -1,4 +1,4 @@
-//! What is known about operators: schemas, shape rules, cost.
+//! Operators: schemas and traits, typed views, shape inference, evaluation and cost.
 
 mod cost;
 pub mod eval;

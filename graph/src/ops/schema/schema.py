@@ -3,10 +3,10 @@
     python schema.py > schema.txt        # needs the `onnx` package; the file's first line names its version
 
     Conv 11 X:T W:T B:T? -> Y:T | auto_pad:string="NOTSET" group:int=1 pads:ints | T=float
-    name    inputs          outputs attributes                                     what each type variable may be
+    name    inputs          outputs attributes                                     types of the type variables
 
-An input or output is `name:type` with `?` optional, `+` one or more, `*` any number, and `~` after these if they
-may differ in type. An attribute is `name:kind` with `!` if it must be given, else `=default` in JSON if it has one.
+An input or output is `name:type` with `?` optional, `+` one or more, `*` any number, and `~` after these if their
+types may differ. An attribute is `name:kind` with `!` if it is required, else `=default` in JSON if it has a default.
 A type is a list of element types and groups (below); `seq(…)`, `optional(…)`, `optional_seq(…)`, `sparse(…)` wrap
 one, `map` is any map. The version is followed by `deprecated` if models must no longer use the operator.
 """
@@ -69,7 +69,7 @@ def formal(param):
 
 
 def plain(value):
-    """A default as JSON has it: text for bytes, the shortest decimal for a float."""
+    """A default as a JSON value: text for bytes, the shortest decimal for a float."""
     if isinstance(value, list):
         return [plain(v) for v in value]
     if isinstance(value, float):
@@ -85,7 +85,7 @@ def attribute(attr):
     if attr.default_value.type:
         value = onnx.helper.get_attribute_value(attr.default_value)
         if isinstance(value, (onnx.TensorProto, onnx.GraphProto, onnx.TypeProto)):
-            return text  # such a default stands for "none given"
+            return text  # a placeholder, not a default
         text += "=" + json.dumps(plain(value), separators=(",", ":"))
     assert not re.search(r"[\s|]", text), text
     return text
@@ -109,7 +109,7 @@ def main():
     for schema in defs.get_all_schemas_with_history():
         by_domain[schema.domain].append(schema)
     for domain, schemas in sorted(by_domain.items()):
-        # The newest operator set of the domain: what it lacks, a newer one may have.
+        # The newest operator set of the domain.
         newest = max(newest_opsets[domain], *(s.since_version for s in schemas))
         print(f"domain {domain or 'ai.onnx'} {newest}")
         for schema in sorted(schemas, key=lambda s: (s.name, s.since_version)):

@@ -5,8 +5,10 @@ use std::{collections::HashMap, sync::OnceLock};
 
 /// A property that every node of an operator has, whatever its attributes.
 ///
-/// Equalities hold bit for bit, except for [`Linear`](Trait::Linear), which holds for real numbers. NaN is not an
-/// input. A [`Random`](Trait::Random) operator has its other traits where it draws no numbers (`Dropout` at inference).
+/// Data movement, [`Rectifier`](Trait::Rectifier), [`Idempotent`](Trait::Idempotent), [`Involution`](Trait::Involution)
+/// and [`Commutative`](Trait::Commutative) hold bit for bit; the other traits hold for the function of real numbers, which
+/// engines round. Inputs are not NaN. A [`Random`](Trait::Random) operator has its other traits if it draws no numbers
+/// (`Dropout` at inference).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trait {
     /// Each element of every output is a function of the elements at its index in the inputs, the same at every index.
@@ -70,6 +72,11 @@ impl Trait {
         ("quantization", Self::Quantization),
         ("random", Self::Random),
     ];
+
+    /// All traits.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Self::NAMES.into_iter().map(|(_, of)| of)
+    }
 
     /// The weaker trait that follows from this one.
     const fn implied(self) -> Option<Self> {

@@ -4,7 +4,8 @@ use crate::{
     pass,
 };
 use pare_graph::{
-    Attribute, DataType, Graph, Model, NodeId, NodeRef, Patch, Tensor, ValueId, ops::is_deterministic,
+    Attribute, DataType, Graph, Model, NodeId, NodeRef, Patch, Tensor, ValueId,
+    ops::{Trait, is_deterministic},
 };
 use std::{
     collections::{HashMap, hash_map::DefaultHasher},
@@ -82,15 +83,14 @@ fn fingerprint(tensor: &Tensor) -> u64 {
     hasher.finish()
 }
 
-/// A quantized operator is known by the pairs of these around it, so each keeps its own.
-const QUANTIZATION: &[&str] = &["QuantizeLinear", "DequantizeLinear"];
-
 /// In topological order every node is compared to those before it, whose inputs are merged already.
 fn merge_nodes(graph: &mut Graph, cx: &mut Context<'_>) {
     let mut first = HashMap::<u64, Vec<NodeId>>::new();
     for &id in graph.nodes().iter() {
         let at = graph.at(id);
-        if QUANTIZATION.contains(&at.op())
+        // A quantized operator is recognised by the quantizations around it, so each keeps its own. Operators share the
+        // result of `DynamicQuantizeLinear`.
+        if at.has(Trait::Quantization) && !at.is("DynamicQuantizeLinear")
             || is_plain(at).is_err() && at.node().domain().is_empty()
             || at.node().subgraphs().next().is_some()
             || !is_deterministic(at)

@@ -3,30 +3,29 @@ use crate::{
     framework::{Context, Pass, PassError},
     pass,
 };
-use pare_graph::{Decline, Model, NodeRef, Patch, ValueRef, expect};
+use pare_graph::{
+    Decline, Model, NodeRef, Patch, ValueRef, expect,
+    ops::{Trait, operators_with},
+};
 
 pass! {
     /// Remove what is done twice: `f(f(x)) = f(x)`, and what is undone: `f(f(x)) = x`.
     ///
     /// `Not` before the condition of `Where` or `If` exchanges the branches.
     ///
-    /// The first holds for `Relu`, `Abs`, `Ceil`, `Floor`, `Round`, `Sign`, the second for `Not`, `Neg`, `BitwiseNot`:
-    /// bit for bit, whatever the type. Other operators that look alike are not on the list: with
-    /// attributes or further inputs the two nodes may differ, and `Softmax` or `Normalizer` do not repeat.
+    /// The first holds for idempotent operators (`Relu`, `Abs`, `Floor`, …), the second for involutions (`Not`, `Neg`,
+    /// …), bit for bit and for every type. Both nodes must have equal attributes and further inputs.
     #[pass("drop-idempotent", Exact, "repetition dropped", "repetitions dropped")]
     pub struct DropIdempotent {}
 }
 
-/// `f(f(x)) = f(x)`.
-const IDEMPOTENT: &[&str] = &["Relu", "Abs", "Ceil", "Floor", "Round", "Sign"];
 /// What an `If` chooses from.
 const BRANCHES: (&str, &str) = ("then_branch", "else_branch");
-/// `f(f(x)) = x`.
-const INVOLUTION: &[&str] = &["Not", "Neg", "BitwiseNot"];
 
 impl Pass for DropIdempotent {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
-        cx.rewrite(model, &[IDEMPOTENT, INVOLUTION].concat(), |at| bypass(at, enough(at)?))?;
+        let repeatable = [Trait::Idempotent, Trait::Involution].map(operators_with).concat();
+        cx.rewrite(model, &repeatable, |at| bypass(at, enough(at)?))?;
         cx.rewrite(model, &["Where", "If"], exchanged)
     }
 }
@@ -35,11 +34,10 @@ fn enough(at: NodeRef<'_>) -> Result<ValueRef<'_>, Decline> {
     is_plain(at)?;
     let once = at.input(0)?;
     let inner = once.produced_by(at.op())?;
-    if INVOLUTION.contains(&at.op()) {
-        return inner.input(0);
-    }
-    expect(IDEMPOTENT.contains(&at.op()))?;
-    Ok(once)
+    let parameters =
+        |at: NodeRef<'_>| at.inputs().into_iter().skip(1).map(|v| v.map(|v| v.id)).collect::<Vec<_>>();
+    expect(at.node().attributes == inner.node().attributes && parameters(at) == parameters(inner))?;
+    if at.has(Trait::Involution) { inner.input(0) } else { Ok(once) }
 }
 
 /// `Where(¬c, a, b) = Where(c, b, a)`, and `If` alike.

@@ -3,7 +3,10 @@ use crate::{
     framework::{Context, Pass, PassError},
     pass,
 };
-use pare_graph::{Decline, Model, NodeRef, Patch, expect, ops::ClipView};
+use pare_graph::{
+    Decline, Model, NodeRef, Patch, expect,
+    ops::{ClipView, Trait},
+};
 
 pass! {
     /// Clip once instead of twice, and not at all what keeps the bounds already.
@@ -25,7 +28,7 @@ impl Pass for MergeClips {
             if lies_in(&kept, &outer) {
                 return bypass(at, x);
             }
-            expect(lies_in(&outer, &kept) && CLIPS.contains(&inner.op()) && outer.low <= outer.high)?;
+            expect(lies_in(&outer, &kept) && ClipView::of(inner).is_ok() && outer.low <= outer.high)?;
             let mut inputs: Vec<_> = at.inputs().into_iter().map(|i| i.map(Into::into)).collect();
             inputs[0] = Some(inner.input(0)?.into());
             let mut patch = Patch::at(at);
@@ -35,8 +38,6 @@ impl Pass for MergeClips {
         })
     }
 }
-
-const CLIPS: &[&str] = &["Clip", "Relu"];
 
 fn lies_in(a: &ClipView, b: &ClipView) -> bool {
     b.low <= a.low && a.high <= b.high
@@ -52,7 +53,7 @@ fn range(at: NodeRef<'_>) -> Result<ClipView, Decline> {
             expect(view.low <= view.high)?;
             Ok(view)
         }
-        "Sigmoid" | "Softmax" | "HardSigmoid" => Ok(ClipView { low: 0.0, high: 1.0 }),
+        _ if at.has(Trait::UnitInterval) => Ok(ClipView { low: 0.0, high: 1.0 }),
         _ => Err(Decline::Mismatch),
     }
 }

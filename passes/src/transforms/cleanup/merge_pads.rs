@@ -5,7 +5,7 @@ use crate::{
 };
 use pare_graph::{
     Attribute, Decline, Model, Node, NodeRef, Patch, ValueRef, expect,
-    ops::{ClipView, ConvView, PadMode, PadView, PoolView},
+    ops::{ClipView, ConvView, PadMode, PadView, PoolView, Trait},
 };
 
 pass! {
@@ -110,7 +110,7 @@ fn into_max(at: NodeRef<'_>, x: ValueRef<'_>, value: f64) -> Result<Vec<(i64, i6
 fn is_never_negative(x: ValueRef<'_>) -> bool {
     x.producer().is_some_and(|at| match at.op() {
         "Relu" | "Clip" => ClipView::of(at).is_ok_and(|view| view.low >= 0.0 && view.high >= 0.0),
-        op => ["Sigmoid", "Softmax", "HardSigmoid", "Abs", "Exp"].contains(&op) && is_plain(at).is_ok(),
+        _ => at.has(Trait::NonNegative) && is_plain(at).is_ok(),
     })
 }
 

@@ -1,11 +1,12 @@
-use crate::framework::matching::{bypass, is_plain, same_shape};
+use super::layout;
+use crate::framework::matching::{bypass, same_shape};
 use crate::{
     framework::{Context, NodeBuilder, Pass, PassError, node_builder::reshape_target},
     pass,
 };
 use pare_graph::{
     Decline, Edge, Model, NodeRef, Patch, ValueRef, expect,
-    ops::{SqueezeView, TransposeView, UnsqueezeView},
+    ops::{SqueezeView, Trait, TransposeView, UnsqueezeView, operators_with},
 };
 
 pass! {
@@ -21,20 +22,17 @@ pass! {
     pub struct MergeReshapes {}
 }
 
-/// Operators that keep the elements in order, some always.
-const VIEWS: &[&str] = &["Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"];
-
 impl Pass for MergeReshapes {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
-        cx.rewrite(model, VIEWS, merged)
+        cx.rewrite(model, &operators_with(Trait::View), merged)
     }
 }
 
 fn merged(at: NodeRef<'_>) -> Result<Patch, Decline> {
-    is_view(at)?;
+    keeps_order(at)?;
     let (between, y) = (at.input(0)?, at.output()?);
     let inner = between.producer().ok_or(Decline::Mismatch)?;
-    is_view(inner)?;
+    keeps_order(inner)?;
     // Two transposes are the business of `merge-transposes`.
     expect(!(at.is("Transpose") && inner.is("Transpose")))?;
     let x = inner.input(0)?;
@@ -59,9 +57,8 @@ fn merged(at: NodeRef<'_>) -> Result<Patch, Decline> {
 }
 
 /// Declines unless the node keeps the elements in order.
-fn is_view(at: NodeRef<'_>) -> Result<(), Decline> {
-    is_plain(at)?;
-    expect(VIEWS.contains(&at.op()))?;
+fn keeps_order(at: NodeRef<'_>) -> Result<(), Decline> {
+    layout::is_view(at)?;
     if at.is("Transpose") {
         let shape = at.input(0)?.shape().ok_or(Decline::Mismatch)?;
         let view = TransposeView::of(at)?;
@@ -75,7 +72,7 @@ fn is_view(at: NodeRef<'_>) -> Result<(), Decline> {
 /// Whether the value between will be gone: all that use it are views that will no longer.
 fn inner_goes(between: ValueRef<'_>) -> Result<(), Decline> {
     expect(!between.value().is_output())?;
-    let goes = |(user, wire): &(NodeRef<'_>, Edge)| *wire == Edge::Input(0) && is_view(*user).is_ok();
+    let goes = |(user, wire): &(NodeRef<'_>, Edge)| *wire == Edge::Input(0) && keeps_order(*user).is_ok();
     expect(between.users().iter().all(goes))
 }
 

@@ -1,11 +1,11 @@
-use crate::framework::matching::is_plain;
+use crate::framework::matching::{is_plain, is_pointwise};
 use crate::{
     framework::{Context, NodeBuilder, Pass, PassError},
     pass,
 };
 use pare_graph::{
     Attribute, Decline, Model, NodeRef, Patch, Ref, Tensor, ValueRef, expect,
-    ops::{GemmView, TransposeView},
+    ops::{GemmView, Trait, TransposeView, operators_with},
 };
 
 pass! {
@@ -24,19 +24,10 @@ impl Pass for MergeTransposes {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
         cx.rewrite(model, &["Transpose"], merged)?;
         cx.rewrite(model, &["Gemm"], into_gemm)?;
-        cx.rewrite(model, JOINING, below)
+        cx.rewrite(model, &operators_with(Trait::Elementwise), below)
     }
 }
 
-/// Functions of each element alone. Further inputs must be constants that broadcast.
-#[rustfmt::skip]
-const ELEMENTWISE: &[&str] = &[
-    "Abs", "Add", "Cast", "Ceil", "Clip", "Cos", "Div", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid",
-    "HardSwish", "Identity", "LeakyRelu", "Log", "Max", "Min", "Mish", "Mul", "Neg", "Not", "Pow", "Reciprocal",
-    "Relu", "Round", "Selu", "Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Sub", "Tanh",
-];
-/// Those of several operands.
-const JOINING: &[&str] = &["Add", "Sub", "Mul", "Div", "Max", "Min", "Sum", "Mean", "Pow"];
 /// How many elementwise nodes between two transposes are looked through.
 const REACH: usize = 16;
 
@@ -88,7 +79,7 @@ fn merged(at: NodeRef<'_>) -> Result<Patch, Decline> {
 /// The only input of an elementwise node that is no constant.
 fn followed(at: NodeRef<'_>) -> Result<usize, Decline> {
     is_plain(at)?;
-    expect(ELEMENTWISE.contains(&at.op()) && at.opset() >= 7)?;
+    expect(is_pointwise(at) && at.opset() >= 7)?;
     at.output()?;
     let open: Vec<_> =
         (0..at.inputs().len()).filter(|&i| at.optional(i).is_some_and(|v| !v.is_constant())).collect();
@@ -136,7 +127,7 @@ fn into_gemm(at: NodeRef<'_>) -> Result<Patch, Decline> {
 /// One transpose below a function of several transposed operands instead of one above each.
 fn below(at: NodeRef<'_>) -> Result<Patch, Decline> {
     is_plain(at)?;
-    expect(at.opset() >= 7)?;
+    expect(is_pointwise(at) && at.opset() >= 7)?;
     let y = at.output()?;
     let mut perm: Option<Vec<usize>> = None;
     let mut inputs = vec![];

@@ -1,9 +1,12 @@
-use super::layout::{Layout, VIEWS, is_view, steps_to};
+use super::layout::{Layout, is_view, steps_to};
 use crate::{
     framework::{Context, NodeBuilder, Pass, PassError, node_builder::reshape_target},
     pass,
 };
-use pare_graph::{Decline, Dim, Model, NodeRef, Patch, Ref, ValueRef, expect};
+use pare_graph::{
+    Decline, Dim, Model, NodeRef, Patch, Ref, ValueRef, expect,
+    ops::{Trait, operators_with},
+};
 
 pass! {
     /// Rearrange in fewer steps: at most `Reshape`, `Transpose`, `Reshape`.
@@ -22,7 +25,7 @@ const REACH: usize = 12;
 
 impl Pass for MergeViews {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
-        cx.rewrite(model, VIEWS, |at| {
+        cx.rewrite(model, &operators_with(Trait::View), |at| {
             is_view(at)?;
             let chain: Vec<_> = steps_to(at.output()?, REACH).into_iter().collect();
             expect(chain.len() >= 2)?;
