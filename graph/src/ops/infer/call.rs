@@ -78,8 +78,8 @@ impl Engine<'_> {
     }
 }
 
-/// Put the caller's attributes, or the function's defaults, where the body refers to them. What neither gives is
-/// absent.
+/// Put the caller's attributes, or the function's defaults, where the body refers to them. What neither gives
+/// is absent.
 fn resolve(body: &mut Graph, definition: &Function, given: &IndexMap<String, Attribute>) {
     for &id in body.nodes().iter() {
         if body
