@@ -52,11 +52,17 @@ pub fn check(pass: impl Pass + 'static, before: &str, after: &str) {
 }
 
 /// The pass leaves the graph as it is; returns its reasons.
+#[must_use = "a test asserts the reasons"]
 pub fn declines(pass: impl Pass + 'static, before: &str) -> Vec<String> {
     let mut changed = model(before);
     let report = run_pass(pass, &mut changed);
     assert_eq!(text::print_graph(&changed.graph), text::print_graph(&model(before).graph));
     report.steps.into_iter().flat_map(|s| s.declined.into_keys()).collect()
+}
+
+/// The pass finds nothing in the graph, not even something to decline.
+pub fn no_match(pass: impl Pass + 'static, before: &str) {
+    assert_eq!(declines(pass, before), [""; 0]);
 }
 
 /// The graph as text for messages, long tensors cut short.
