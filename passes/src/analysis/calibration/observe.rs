@@ -85,7 +85,7 @@ impl Probe {
             Place::Output(i) => outputs.get(i).cloned(),
             Place::Input(i) => feeds.iter().find(|(n, _)| *n == self.names[i]).map(|(_, t)| t.clone()),
         };
-        let missing = || EvaluateError::new("the engine gave too few outputs".into());
+        let missing = || EvaluateError::new("the engine gave too few outputs");
         self.wanted.iter().map(|p| take(p).ok_or_else(missing)).collect()
     }
 }
@@ -145,6 +145,7 @@ pub fn floats(tensor: &Tensor) -> Result<Cow<'_, [f32]>, EvaluateError> {
         let floats = tensor.to_vec::<f32>();
         return floats.map(Cow::Owned).map_err(EvaluateError::from_error);
     }
-    let values = tensor.to_f64().ok_or_else(|| EvaluateError::new(format!("{} activations", tensor.dtype())))?;
+    let values =
+        tensor.to_f64().ok_or_else(|| EvaluateError::new(format!("{} activations", tensor.dtype())))?;
     Ok(values.into_iter().map(|v| v as f32).collect())
 }
