@@ -20,13 +20,13 @@ use std::{collections::HashSet, path::Path, sync::Arc};
 /// Options of [`read`].
 #[derive(Clone, Debug, Default)]
 pub struct ReadOptions {
-    /// Follow links to external data outside of the model's folder, as in model caches. Unsafe for untrusted models:
-    /// such a link may point to any file of this machine.
+    /// Follow links to external data outside of the model's folder, as in model caches. Unsafe for untrusted
+    /// models: such a link may point to any file of this machine.
     pub follow_links: bool,
 }
 
-/// Reads a model. The file and its external data are mapped, and weights are slices of the mappings: the files must
-/// not be changed in place while the model exists.
+/// Reads a model. The file and its external data are mapped, and weights are slices of the mappings: the
+/// files must not be changed in place while the model exists.
 pub fn read(path: impl AsRef<Path>, options: &ReadOptions) -> Result<Model, ReadError> {
     let path = path.as_ref();
     let (mapping, bytes) = Mapping::open(path).map_err(|e| ReadError::of_mapping(e, path))?;
@@ -318,8 +318,8 @@ fn declare(
     Ok(())
 }
 
-/// Sets the fact of a value from its declaration. The elements of an initializer that is also an input are unknown,
-/// since it may be overridden, and its shape is known only as far as it is declared.
+/// Sets the fact of a value from its declaration. The elements of an initializer that is also an input are
+/// unknown, since it may be overridden, and its shape is known only as far as it is declared.
 fn set_declared_fact(graph: &mut Graph, id: ValueId, declared: &Declared) {
     let value = graph.value(id);
     let fact = declared.ty.as_ref().map_or(Fact::Unknown, crate::Type::fact);

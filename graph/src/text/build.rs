@@ -1,9 +1,9 @@
-//! From names to values: what was read becomes a graph.
+//! Construction of a graph from parsed names.
 
 use super::{TextError, parse::Parser};
 use crate::{Constant, Declared, Dim, Fact, Graph, GraphError, Node, Type, Value, ValueId};
 
-/// A value that a graph lists: `float[2] x`, `float[2] w = {1, 2}`, `x`.
+/// A declaration in a graph: `float[2] x`, `float[2] w = {1, 2}`, `x`.
 pub(super) struct Entry {
     pub ty: Option<Type>,
     pub name: String,
@@ -20,7 +20,7 @@ pub(super) struct Call {
 }
 
 impl Parser<'_> {
-    /// Fill `graph` with what was read of it, whatever the order of the nodes.
+    /// Builds `graph`; nodes may be in any order.
     pub fn build(
         &self,
         graph: &mut Graph,
@@ -30,7 +30,7 @@ impl Parser<'_> {
         calls: Vec<Call>,
     ) -> Result<(), TextError> {
         let at = |place| move |e: GraphError| self.error(place, e.to_string());
-        // Initializers first: they are written in the order in which they come into the graph.
+        // Initializers first, since they are written in the order in which they are added.
         for entry in inputs.iter().chain(others) {
             if let Some(data) = &entry.data {
                 graph.add_value(constant_value(&entry.name, data)).map_err(at(entry.place))?;
@@ -74,7 +74,7 @@ impl Parser<'_> {
         Ok(())
     }
 
-    /// Give a value the type of an entry among the inputs, the outputs or (`info`) the types of other values.
+    /// Declares a value by its entry among the inputs, the outputs or (`info`) `value_info`.
     fn declare(&self, graph: &mut Graph, id: ValueId, entry: &Entry, info: bool) -> Result<(), TextError> {
         // A function lists inputs and outputs by name; types given there belong to its `value_info`.
         if graph.is_function && entry.ty.is_none() {
@@ -88,7 +88,7 @@ impl Parser<'_> {
         }
         declared.ty = declared.ty.take().or_else(|| entry.ty.clone());
         declared.order = declared.order.or(order);
-        // What an initializer holds tells more than its type, unless a caller may override it.
+        // The fact of an initializer is more specific than its type, unless the caller may override it.
         if value.data.is_none() || value.role.input {
             value.fact = declared.ty.as_ref().map_or(Fact::Unknown, Type::fact);
         }

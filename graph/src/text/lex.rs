@@ -1,4 +1,4 @@
-//! Tokens, and where they stand.
+//! Tokens and their positions.
 
 use super::TextError;
 use std::{borrow::Cow, fmt};
@@ -7,9 +7,9 @@ use std::{borrow::Cow, fmt};
 pub(super) enum Token<'a> {
     /// A plain identifier or keyword.
     Word(&'a str),
-    /// A number, not yet read: an integer, a decimal, `-inf`, `nan(0x…)`.
+    /// The text of a number: an integer, a decimal, `-inf`, `nan(0x…)`.
     Number(&'a str),
-    /// A quoted string without its quotes and escapes.
+    /// The content of a quoted string.
     Text(Cow<'a, str>),
     /// A string `b"…"` of any bytes.
     Bytes(Vec<u8>),
@@ -53,7 +53,7 @@ impl<'a> Lexer<'a> {
         TextError { message: message.into(), line, column }
     }
 
-    /// The next byte, 0 at the end (which begins no token).
+    /// The next byte; 0 at the end, which starts no token.
     fn peek(&self) -> u8 {
         self.source.as_bytes().get(self.place).copied().unwrap_or(0)
     }
@@ -64,7 +64,7 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// The next token and the byte where it begins.
+    /// The next token and its byte offset.
     pub fn next(&mut self) -> Result<(usize, Token<'a>), TextError> {
         loop {
             self.skip(|b| b.is_ascii_whitespace() || b == 0x0b);
@@ -103,7 +103,7 @@ impl<'a> Lexer<'a> {
             }
             _ => {
                 let found = self.source[start..].chars().next().unwrap_or_default();
-                return Err(self.error(start, format!("{found:?} is no character of the syntax")));
+                return Err(self.error(start, format!("{found:?} is not a character of the syntax")));
             }
         };
         Ok((start, token))
@@ -129,7 +129,7 @@ impl<'a> Lexer<'a> {
         &self.source[start..self.place]
     }
 
-    /// A quoted string; a backslash takes the next character as it is.
+    /// A quoted string; a backslash escapes the next character.
     fn text(&mut self, start: usize) -> Result<Cow<'a, str>, TextError> {
         self.place += 1;
         let mut text = Cow::Borrowed("");
@@ -152,7 +152,7 @@ impl<'a> Lexer<'a> {
                         self.place += 1 + escaped.len_utf8();
                         text.to_mut().push(escaped);
                     }
-                    None => return Err(self.error(start, "the string that begins here has no end")),
+                    None => return Err(self.error(start, "the string that starts here is not closed")),
                 },
             }
         }
@@ -172,11 +172,14 @@ impl<'a> Lexer<'a> {
                 Some([b'"', ..]) => break,
                 Some([b'\\', b'x', ..]) => match hex(place + 2) {
                     Some(byte) => (byte, 4),
-                    None => return Err(self.error(start, "`\\x` in a string of bytes wants two hex digits")),
+                    None => {
+                        return Err(self
+                            .error(start, "`\\x` in a string of bytes must be followed by two hex digits"));
+                    }
                 },
                 Some([b'\\', escaped, ..]) => (*escaped, 2),
                 Some([byte, ..]) => (*byte, 1),
-                _ => return Err(self.error(start, "the string that begins here has no end")),
+                _ => return Err(self.error(start, "the string that starts here is not closed")),
             };
             bytes.push(byte);
             place += length;

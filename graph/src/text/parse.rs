@@ -1,5 +1,5 @@
-//! Reading models, functions, graphs and nodes. Names are resolved when a graph has been read to its end, so
-//! nodes may stand in any order.
+//! Parsing of models, functions, graphs and nodes. Names are resolved at the end of a graph, so nodes may be
+//! in any order.
 
 use super::{
     TextError,
@@ -10,12 +10,12 @@ use super::{
 use crate::{Function, Graph, Model, Node};
 use std::{mem, sync::Arc};
 
-/// Graphs in graphs, types in types: deeper nesting is refused, since the parser recurses.
+/// Limit of the nesting of graphs and types, since the parser is recursive.
 const MAX_DEPTH: usize = 64;
 
 pub(super) struct Parser<'a> {
     lexer: Lexer<'a>,
-    /// The token that comes next, and the byte where it begins.
+    /// The next token and its byte offset.
     pub token: Token<'a>,
     pub place: usize,
     depth: usize,
@@ -51,16 +51,16 @@ impl<'a> Parser<'a> {
         self.token == Token::Mark(mark)
     }
 
-    /// Take the mark if it comes next.
+    /// Consumes the next token if it is `mark`.
     pub fn eat(&mut self, mark: char) -> Result<bool, TextError> {
-        let there = self.is(mark);
-        if there {
+        let is_next = self.is(mark);
+        if is_next {
             self.advance()?;
         }
-        Ok(there)
+        Ok(is_next)
     }
 
-    pub fn want(&mut self, mark: char) -> Result<(), TextError> {
+    pub fn require(&mut self, mark: char) -> Result<(), TextError> {
         if self.eat(mark)? { Ok(()) } else { self.expected(&format!("`{mark}`")) }
     }
 
@@ -68,7 +68,7 @@ impl<'a> Parser<'a> {
         if self.token == Token::End { Ok(()) } else { self.expected("the end of the text") }
     }
 
-    /// An identifier, plain or in quotes.
+    /// An identifier, optionally quoted.
     pub fn name(&mut self, what: &str) -> Result<String, TextError> {
         match &self.token {
             Token::Word(_) | Token::Text(_) => {}
@@ -92,7 +92,7 @@ impl<'a> Parser<'a> {
         Ok(number)
     }
 
-    /// `item (, item)*` up to and with the closing mark; nothing at all is an empty list.
+    /// `(item (, item)*)?` and the closing mark.
     pub fn list<T>(
         &mut self,
         close: char,
@@ -113,7 +113,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// `a.b.c`, plain or in quotes.
+    /// `a.b.c`, optionally quoted.
     pub fn dotted(&mut self, what: &str) -> Result<Vec<String>, TextError> {
         let mut parts = vec![self.name(what)?];
         while self.eat('.')? {
@@ -122,7 +122,7 @@ impl<'a> Parser<'a> {
         Ok(parts)
     }
 
-    /// Run a rule that may contain itself.
+    /// Applies a recursive rule.
     pub fn nested<T>(
         &mut self,
         rule: impl FnOnce(&mut Self) -> Result<T, TextError>,
@@ -144,7 +144,7 @@ impl Parser<'_> {
         if self.eat('<')? {
             self.list('>', |p| {
                 let (place, key) = (p.place, p.name("a keyword")?);
-                p.want(':')?;
+                p.require(':')?;
                 match key.as_str() {
                     "ir_version" => model.ir_version = Some(p.integer("an integer")?),
                     "model_version" => model.model_version = Some(p.integer("an integer")?),
@@ -175,7 +175,7 @@ impl Parser<'_> {
         if self.eat('<')? {
             self.list('>', |p| {
                 let (place, key) = (p.place, p.name("a keyword")?);
-                p.want(':')?;
+                p.require(':')?;
                 match key.as_str() {
                     "opset_import" => opsets = p.opsets()?,
                     "domain" => function.domain = p.text("a string")?,
@@ -209,7 +209,7 @@ impl Parser<'_> {
         Ok(function)
     }
 
-    /// A graph, read into `graph`, which is empty and knows its operator sets and the names taken around it.
+    /// Parses a graph into `graph`, which is empty but has its operator sets and pool of names.
     pub fn graph(&mut self, mut graph: Graph) -> Result<Graph, TextError> {
         let name = self.name("the name of a graph")?;
         self.named_graph(name, &mut graph)?;
@@ -223,19 +223,19 @@ impl Parser<'_> {
 
     /// `(inputs) => (outputs) <initializers and types> {nodes}`
     fn interface_and_nodes(&mut self, graph: &mut Graph) -> Result<(), TextError> {
-        self.want('(')?;
+        self.require('(')?;
         let inputs = self.list(')', Self::entry)?;
         if self.token != Token::Arrow {
             return self.expected("`=>`");
         }
         self.advance()?;
-        self.want('(')?;
+        self.require('(')?;
         let outputs = self.list(')', Self::entry)?;
         if let Some(output) = outputs.iter().find(|o| o.data.is_some()) {
             return self.error_at(output.place, format!("the output `{}` cannot have a value", output.name));
         }
         let others = if self.eat('<')? { self.list('>', Self::entry)? } else { vec![] };
-        self.want('{')?;
+        self.require('{')?;
         let mut calls = vec![];
         while !self.eat('}')? {
             let call = self.call(graph)?;
@@ -263,10 +263,10 @@ impl Parser<'_> {
         let mut node = Node::default();
         if self.eat('[')? {
             node.name = Some(if self.is(']') { String::new() } else { self.name("the name of a node")? });
-            self.want(']')?;
+            self.require(']')?;
         }
         let outputs = self.operands()?;
-        self.want('=')?;
+        self.require('=')?;
         let mut parts = self.dotted("an operator")?;
         node.op = parts.pop().unwrap_or_default();
         node.domain = (!parts.is_empty()).then(|| parts.join("."));
@@ -274,17 +274,16 @@ impl Parser<'_> {
             node.overload = Some(self.name("an overload")?);
         }
         self.attributes(&mut node, graph)?;
-        self.want('(')?;
+        self.require('(')?;
         let inputs = self.operands()?;
-        self.want(')')?;
+        self.require(')')?;
         if node.attributes.is_empty() {
             self.attributes(&mut node, graph)?;
         }
         Ok(Call { node, inputs, outputs, place })
     }
 
-    /// Names between commas. Nothing before a comma is an omitted operand, as `""` is; a comma at the end says
-    /// nothing.
+    /// Names separated by commas. An empty item and `""` are omitted operands; a trailing comma is ignored.
     fn operands(&mut self) -> Result<Vec<String>, TextError> {
         let mut names = vec![];
         loop {
@@ -317,10 +316,10 @@ impl Parser<'_> {
 
     /// `["" : 17, "x.y" : 1]`
     fn opsets(&mut self) -> Result<Arc<Vec<(String, i64)>>, TextError> {
-        self.want('[')?;
+        self.require('[')?;
         let opsets = self.list(']', |p| {
             let domain = p.text("a domain in quotes")?;
-            p.want(':')?;
+            p.require(':')?;
             Ok((domain, p.integer("a version")?))
         })?;
         Ok(Arc::new(opsets))
@@ -328,10 +327,10 @@ impl Parser<'_> {
 
     /// `["key": "value"]`
     pub fn pairs(&mut self) -> Result<Vec<(String, String)>, TextError> {
-        self.want('[')?;
+        self.require('[')?;
         self.list(']', |p| {
             let key = p.text("a key in quotes")?;
-            p.want(':')?;
+            p.require(':')?;
             Ok((key, p.text("a value in quotes")?))
         })
     }
