@@ -55,7 +55,7 @@ pub(crate) type Known = bool;
 /// An entry of `value_info` and its position.
 #[derive(Clone, Debug)]
 pub(crate) struct InfoEntry {
-    pub place: u64,
+    pub position: u64,
     pub known: Known,
     /// The entry contradicted the rest of the file from the start.
     pub wrong: bool,
@@ -66,7 +66,7 @@ pub(crate) struct InfoEntry {
 #[derive(Clone, Debug)]
 pub(crate) struct InterfaceEntry {
     pub output: bool,
-    pub place: usize,
+    pub position: usize,
     pub declared: Option<Declared>,
     pub entry: ValueInfoProto,
 }

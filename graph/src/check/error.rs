@@ -2,7 +2,7 @@
 
 /// An invalid model or graph.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{fault}{}", .within.iter().fold(String::new(), |place, graph| place + ", in " + graph))]
+#[error("{fault}{}", .within.iter().fold(String::new(), |message, graph| message + ", in " + graph))]
 #[non_exhaustive]
 pub struct CheckError {
     /// The fault.

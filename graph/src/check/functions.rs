@@ -8,16 +8,16 @@ use std::collections::{HashMap, HashSet};
 #[derive(Default)]
 pub(crate) struct Functions<'m> {
     list: &'m [Function],
-    places: HashMap<(&'m str, &'m str, &'m str), usize>,
+    indices: HashMap<(&'m str, &'m str, &'m str), usize>,
 }
 
 impl<'m> Functions<'m> {
     /// Rejects duplicate names, and recursion, which ONNX does not support.
     pub(crate) fn of(model: &'m Model) -> Result<Self, CheckError> {
-        let mut functions = Self { list: &model.functions, places: HashMap::new() };
+        let mut functions = Self { list: &model.functions, indices: HashMap::new() };
         for (i, f) in model.functions.iter().enumerate() {
             let key = (standard_domain(&f.domain), f.name.as_str(), f.overload.as_deref().unwrap_or(""));
-            if functions.places.insert(key, i).is_some() {
+            if functions.indices.insert(key, i).is_some() {
                 return Err(top(Fault::FunctionTwice(f.name.clone())));
             }
         }
@@ -25,18 +25,18 @@ impl<'m> Functions<'m> {
         Ok(functions)
     }
 
-    /// The place of the function a node calls, among those of the model.
-    pub(crate) fn place(&self, at: NodeRef<'_>) -> Option<usize> {
+    /// The index of the function that a node calls.
+    pub(crate) fn index(&self, at: NodeRef<'_>) -> Option<usize> {
         if self.list.is_empty() {
             return None;
         }
         let node = at.node();
-        self.places.get(&(node.domain(), node.op.as_str(), node.overload.as_deref().unwrap_or(""))).copied()
+        self.indices.get(&(node.domain(), node.op.as_str(), node.overload.as_deref().unwrap_or(""))).copied()
     }
 
     /// The function with this index.
-    pub(crate) fn get(&self, place: usize) -> &'m Function {
-        &self.list[place]
+    pub(crate) fn get(&self, index: usize) -> &'m Function {
+        &self.list[index]
     }
 
     /// The functions that nodes of a graph and its subgraphs call directly.
@@ -44,7 +44,7 @@ impl<'m> Functions<'m> {
         let (mut found, mut graphs) = (HashSet::new(), vec![graph]);
         while let Some(graph) = graphs.pop() {
             for &id in graph.nodes().iter() {
-                found.extend(self.place(graph.at(id)));
+                found.extend(self.index(graph.at(id)));
                 graphs.extend(graph.node(id).subgraphs());
             }
         }

@@ -128,9 +128,9 @@ impl<'m> Checker<'m> {
                 return Err(Fault::Shadowing { node: at.describe(), value: output.name().into() });
             }
         }
-        match self.functions.place(at) {
+        match self.functions.index(at) {
             _ if !self.operators => Ok(()),
-            Some(place) => functions::check_call(at, self.functions.get(place)),
+            Some(index) => functions::check_call(at, self.functions.get(index)),
             None => operator::check(at),
         }
     }

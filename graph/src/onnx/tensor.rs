@@ -36,8 +36,8 @@ pub(super) fn layout(proto: &TensorProto) -> Result<(DataType, Vec<usize>), Read
 
 /// A tensor. External data must have been loaded to `raw_data`.
 pub(super) fn tensor_from(mut proto: TensorProto) -> Result<Tensor, ReadError> {
-    let place = describe(&proto);
-    let refuse = |why: String| ReadError::invalid(place.clone(), why);
+    let object = describe(&proto);
+    let refuse = |why: String| ReadError::invalid(object.clone(), why);
     let (dtype, shape) = layout(&proto)?;
     if let Some(location) = proto.data_location.filter(|l| ![0, EXTERNAL].contains(l)) {
         return Err(refuse(format!("has the unknown data location {location}")));

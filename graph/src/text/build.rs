@@ -8,7 +8,7 @@ pub(super) struct Entry {
     pub ty: Option<Type>,
     pub name: String,
     pub data: Option<Constant>,
-    pub place: usize,
+    pub offset: usize,
 }
 
 /// A node with the names of its inputs and outputs; an omitted one is empty.
@@ -16,7 +16,7 @@ pub(super) struct Call {
     pub node: Node,
     pub inputs: Vec<String>,
     pub outputs: Vec<String>,
-    pub place: usize,
+    pub offset: usize,
 }
 
 impl Parser<'_> {
@@ -29,17 +29,17 @@ impl Parser<'_> {
         others: &[Entry],
         calls: Vec<Call>,
     ) -> Result<(), TextError> {
-        let at = |place| move |e: GraphError| self.error(place, e.to_string());
+        let at = |offset| move |e: GraphError| self.error(offset, e.to_string());
         // Initializers first, since they are written in the order in which they are added.
         for entry in inputs.iter().chain(others) {
             if let Some(data) = &entry.data {
-                graph.add_value(constant_value(&entry.name, data)).map_err(at(entry.place))?;
+                graph.add_value(constant_value(&entry.name, data)).map_err(at(entry.offset))?;
             }
         }
         for entry in inputs {
             let id = match graph.find(&entry.name) {
                 Some(id) if !graph.value(id).is_input() => id,
-                _ => graph.add_value(Value::named(&entry.name)).map_err(at(entry.place))?,
+                _ => graph.add_value(Value::named(&entry.name)).map_err(at(entry.offset))?,
             };
             graph.add_input(id);
             self.declare(graph, id, entry, false)?;
@@ -48,7 +48,7 @@ impl Parser<'_> {
             for name in
                 call.outputs.iter().filter(|n| !n.is_empty() && graph.find(n).is_none()).collect::<Vec<_>>()
             {
-                graph.add_value(Value::named(name)).map_err(at(call.place))?;
+                graph.add_value(Value::named(name)).map_err(at(call.offset))?;
             }
         }
         for call in calls {
@@ -56,7 +56,7 @@ impl Parser<'_> {
                 |name: &String, graph: &mut Graph| (!name.is_empty()).then(|| graph.find_or_capture(name));
             let inputs: Vec<_> = call.inputs.iter().map(|n| find(n, graph)).collect();
             let outputs: Vec<_> = call.outputs.iter().map(|n| find(n, graph)).collect();
-            graph.add_node(call.node, &inputs, &outputs).map_err(at(call.place))?;
+            graph.add_node(call.node, &inputs, &outputs).map_err(at(call.offset))?;
         }
         graph.renumber();
         for entry in outputs {
@@ -67,7 +67,7 @@ impl Parser<'_> {
         for entry in others.iter().filter(|e| e.data.is_none()) {
             let id = match graph.find(&entry.name) {
                 Some(id) => id,
-                None => graph.add_value(Value::named(&entry.name)).map_err(at(entry.place))?,
+                None => graph.add_value(Value::named(&entry.name)).map_err(at(entry.offset))?,
             };
             self.declare(graph, id, entry, true)?;
         }
@@ -84,7 +84,7 @@ impl Parser<'_> {
         let value = graph.value_mut(id);
         let declared = value.declared.get_or_insert_with(Declared::default);
         if entry.ty.is_some() && declared.ty.is_some() && entry.ty != declared.ty {
-            return self.error_at(entry.place, format!("`{}` is declared with two types", entry.name));
+            return self.error_at(entry.offset, format!("`{}` is declared with two types", entry.name));
         }
         declared.ty = declared.ty.take().or_else(|| entry.ty.clone());
         declared.order = declared.order.or(order);

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 /// A float type with exact parsing and printing.
 pub(super) trait Real: Copy {
-    /// Parses `1`, `-0.5e3`, `inf`, `-nan`, `nan(0x…)`; `None` if the text is invalid or the value overflows.
+    /// Parses `1`, `-0.5e3`, `inf`, `-nan`, `nan(0x…)`; `None` if the text is invalid or overflows.
     fn parse(text: &str) -> Option<Self>;
     /// Prints with a point, an exponent or letters, which distinguish floats from integers.
     fn print(self, to: &mut String);

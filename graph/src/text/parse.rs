@@ -17,7 +17,7 @@ pub(super) struct Parser<'a> {
     lexer: Lexer<'a>,
     /// The next token and its byte offset.
     pub token: Token<'a>,
-    pub place: usize,
+    pub offset: usize,
     depth: usize,
 }
 
@@ -25,26 +25,26 @@ pub(super) struct Parser<'a> {
 impl<'a> Parser<'a> {
     pub fn new(source: &'a str) -> Result<Self, TextError> {
         let mut lexer = Lexer::new(source);
-        let (place, token) = lexer.next()?;
-        Ok(Self { lexer, token, place, depth: 0 })
+        let (offset, token) = lexer.next()?;
+        Ok(Self { lexer, token, offset, depth: 0 })
     }
 
     pub fn advance(&mut self) -> Result<Token<'a>, TextError> {
-        let (place, token) = self.lexer.next()?;
-        self.place = place;
+        let (offset, token) = self.lexer.next()?;
+        self.offset = offset;
         Ok(mem::replace(&mut self.token, token))
     }
 
-    pub fn error(&self, place: usize, message: impl Into<String>) -> TextError {
-        self.lexer.error(place, message)
+    pub fn error(&self, offset: usize, message: impl Into<String>) -> TextError {
+        self.lexer.error(offset, message)
     }
 
-    pub fn error_at<T>(&self, place: usize, message: impl Into<String>) -> Result<T, TextError> {
-        Err(self.error(place, message))
+    pub fn error_at<T>(&self, offset: usize, message: impl Into<String>) -> Result<T, TextError> {
+        Err(self.error(offset, message))
     }
 
     pub fn expected<T>(&self, what: &str) -> Result<T, TextError> {
-        self.error_at(self.place, format!("expected {what}, found {}", self.token))
+        self.error_at(self.offset, format!("expected {what}, found {}", self.token))
     }
 
     pub fn is(&self, mark: char) -> bool {
@@ -128,7 +128,8 @@ impl<'a> Parser<'a> {
         rule: impl FnOnce(&mut Self) -> Result<T, TextError>,
     ) -> Result<T, TextError> {
         if self.depth == MAX_DEPTH {
-            return self.error_at(self.place, format!("graphs and types are nested deeper than {MAX_DEPTH}"));
+            return self
+                .error_at(self.offset, format!("graphs and types are nested deeper than {MAX_DEPTH}"));
         }
         self.depth += 1;
         let result = rule(self);
@@ -143,7 +144,7 @@ impl Parser<'_> {
         let mut model = Model::default();
         if self.eat('<')? {
             self.list('>', |p| {
-                let (place, key) = (p.place, p.name("a keyword")?);
+                let (offset, key) = (p.offset, p.name("a keyword")?);
                 p.require(':')?;
                 match key.as_str() {
                     "ir_version" => model.ir_version = Some(p.integer("an integer")?),
@@ -156,7 +157,7 @@ impl Parser<'_> {
                     "metadata_props" => {
                         model.metadata = p.pairs()?.into_iter().map(|(k, v)| (Some(k), Some(v))).collect();
                     }
-                    _ => return p.error_at(place, format!("a model has no `{key}`")),
+                    _ => return p.error_at(offset, format!("a model has no `{key}`")),
                 }
                 Ok(())
             })?;
@@ -174,14 +175,14 @@ impl Parser<'_> {
         let (mut opsets, mut doc) = (Arc::default(), None);
         if self.eat('<')? {
             self.list('>', |p| {
-                let (place, key) = (p.place, p.name("a keyword")?);
+                let (offset, key) = (p.offset, p.name("a keyword")?);
                 p.require(':')?;
                 match key.as_str() {
                     "opset_import" => opsets = p.opsets()?,
                     "domain" => function.domain = p.text("a string")?,
                     "overload" => function.overload = Some(p.text("a string")?),
                     "doc_string" => doc = Some(p.text("a string")?),
-                    _ => return p.error_at(place, format!("a function has no `{key}`")),
+                    _ => return p.error_at(offset, format!("a function has no `{key}`")),
                 }
                 Ok(())
             })?;
@@ -192,9 +193,9 @@ impl Parser<'_> {
         function.name = self.name("the name of a function")?;
         if self.eat('<')? {
             self.list('>', |p| {
-                let (place, name) = (p.place, p.name("the name of an attribute")?);
+                let (offset, name) = (p.offset, p.name("the name of an attribute")?);
                 if function.attributes.contains(&name) || function.defaults.contains_key(&name) {
-                    return p.error_at(place, format!("the function has two attributes `{name}`"));
+                    return p.error_at(offset, format!("the function has two attributes `{name}`"));
                 }
                 if p.is(':') || p.is('=') {
                     let default = p.attribute_value(&name, &function.body)?;
@@ -232,7 +233,7 @@ impl Parser<'_> {
         self.require('(')?;
         let outputs = self.list(')', Self::entry)?;
         if let Some(output) = outputs.iter().find(|o| o.data.is_some()) {
-            return self.error_at(output.place, format!("the output `{}` cannot have a value", output.name));
+            return self.error_at(output.offset, format!("the output `{}` cannot have a value", output.name));
         }
         let others = if self.eat('<')? { self.list('>', Self::entry)? } else { vec![] };
         self.require('{')?;
@@ -246,20 +247,20 @@ impl Parser<'_> {
 
     fn entry(&mut self) -> Result<Entry, TextError> {
         let ty = if self.at_type() { Some(self.ty()?) } else { None };
-        let (place, name) = (self.place, self.name("a type or a name")?);
+        let (offset, name) = (self.offset, self.name("a type or a name")?);
         let data = match &ty {
-            Some(ty) if self.eat('=')? => Some(self.constant(ty, place, &name)?),
+            Some(ty) if self.eat('=')? => Some(self.constant(ty, offset, &name)?),
             None if self.is('=') => {
-                return self.error_at(place, format!("`{name}` has a value but no type"));
+                return self.error_at(offset, format!("`{name}` has a value but no type"));
             }
             _ => None,
         };
-        Ok(Entry { ty, name, data, place })
+        Ok(Entry { ty, name, data, offset })
     }
 
     /// `[name] outputs = domain.Op:overload<attributes>(inputs)`, attributes before or after the inputs.
     fn call(&mut self, graph: &Graph) -> Result<Call, TextError> {
-        let place = self.place;
+        let offset = self.offset;
         let mut node = Node::default();
         if self.eat('[')? {
             node.name = Some(if self.is(']') { String::new() } else { self.name("the name of a node")? });
@@ -280,7 +281,7 @@ impl Parser<'_> {
         if node.attributes.is_empty() {
             self.attributes(&mut node, graph)?;
         }
-        Ok(Call { node, inputs, outputs, place })
+        Ok(Call { node, inputs, outputs, offset })
     }
 
     /// Names separated by commas. An empty item and `""` are omitted operands; a trailing comma is ignored.
@@ -303,9 +304,9 @@ impl Parser<'_> {
             return Ok(());
         }
         self.list('>', |p| {
-            let (place, name) = (p.place, p.name("the name of an attribute")?);
+            let (offset, name) = (p.offset, p.name("the name of an attribute")?);
             if node.attributes.contains_key(&name) {
-                return p.error_at(place, format!("the node has two attributes `{name}`"));
+                return p.error_at(offset, format!("the node has two attributes `{name}`"));
             }
             let value = p.attribute_value(&name, graph)?;
             node.attributes.insert(name, value);

@@ -99,29 +99,29 @@ impl Parser<'_> {
 
 // ---- tensors
 impl Parser<'_> {
-    /// The elements of a dense or sparse tensor of the given type. `place` and `name` are for messages.
-    pub fn constant(&mut self, ty: &Type, place: usize, name: &str) -> Result<Constant, TextError> {
+    /// The elements of a dense or sparse tensor of the given type. `offset` and `name` are for messages.
+    pub fn constant(&mut self, ty: &Type, offset: usize, name: &str) -> Result<Constant, TextError> {
         let called = if name.is_empty() { "the tensor".into() } else { format!("`{name}`") };
         let (dtype, axes, sparse) = match &ty.kind {
             TypeKind::Tensor { dtype: Some(dtype), shape: Some(axes) } => (*dtype, axes, false),
             TypeKind::SparseTensor { dtype: Some(dtype), shape: Some(axes) } => (*dtype, axes, true),
             _ => {
                 let why = "has a value, so its type must be a tensor of known element type and rank";
-                return self.error_at(place, format!("{called} {why}"));
+                return self.error_at(offset, format!("{called} {why}"));
             }
         };
         let sizes: Option<Vec<usize>> = axes.iter().map(size).collect();
         let Some(shape) = sizes else {
-            return self.error_at(place, format!("{called} has a value, so its sizes must be numbers"));
+            return self.error_at(offset, format!("{called} has a value, so its sizes must be numbers"));
         };
         if self.is('[') {
             self.pairs()?;
             let why = "has external data, which the textual syntax does not support";
-            return self.error_at(place, format!("{called} {why}"));
+            return self.error_at(offset, format!("{called} {why}"));
         }
         self.require('{')?;
         if !sparse {
-            return Ok(Constant::Dense(self.elements(dtype, &shape, place, &called)?));
+            return Ok(Constant::Dense(self.elements(dtype, &shape, offset, &called)?));
         }
         let values = self.tensor()?;
         self.require(',')?;
@@ -129,7 +129,7 @@ impl Parser<'_> {
         self.require('}')?;
         if values.dtype() != dtype {
             return self.error_at(
-                place,
+                offset,
                 format!("{called} is declared as {dtype} but has {} values", values.dtype()),
             );
         }
@@ -138,23 +138,23 @@ impl Parser<'_> {
     }
 
     fn tensor(&mut self) -> Result<Tensor, TextError> {
-        let place = self.place;
+        let offset = self.offset;
         let ty = self.ty()?;
-        match self.constant_after(&ty, place)? {
+        match self.constant_after(&ty, offset)? {
             Some(Constant::Dense(tensor)) => Ok(tensor),
-            _ => self.error_at(place, "expected a dense tensor"),
+            _ => self.error_at(offset, "expected a dense tensor"),
         }
     }
 
     /// `name? =? {elements}` after a type; `None` if it is absent.
-    fn constant_after(&mut self, ty: &Type, place: usize) -> Result<Option<Constant>, TextError> {
+    fn constant_after(&mut self, ty: &Type, offset: usize) -> Result<Option<Constant>, TextError> {
         let named = matches!(self.token, Token::Word(_) | Token::Text(_));
         if !named && !self.is('{') && !self.is('=') {
             return Ok(None);
         }
         let name = if named { self.name("a name")? } else { String::new() };
         self.eat('=')?;
-        let mut constant = self.constant(ty, place, &name)?;
+        let mut constant = self.constant(ty, offset, &name)?;
         if let (false, Constant::Dense(tensor)) = (name.is_empty(), &mut constant) {
             tensor.origin = Some(Origin { name: Some(name), ..Origin::default() }.into());
         }
@@ -166,7 +166,7 @@ impl Parser<'_> {
         &mut self,
         dtype: DataType,
         shape: &[usize],
-        place: usize,
+        offset: usize,
         called: &str,
     ) -> Result<Tensor, TextError> {
         use DataType as D;
@@ -187,7 +187,7 @@ impl Parser<'_> {
         };
         tensor.or_else(|_| {
             self.error_at(
-                place,
+                offset,
                 format!("{called} has a different number of elements than its shape {shape:?}"),
             )
         })
@@ -270,12 +270,14 @@ impl Parser<'_> {
             }
         }
         self.require('=')?;
-        let place = self.place;
+        let offset = self.offset;
         let value = if self.eat('[')? {
             let item = kind.map(|k| k.trim_end_matches('s'));
             let items = self.list(']', |p| p.single(item, graph))?;
             match (items.is_empty(), kind) {
-                (true, None) => return self.error_at(place, format!("the empty list `{name}` needs a type")),
+                (true, None) => {
+                    return self.error_at(offset, format!("the empty list `{name}` needs a type"));
+                }
                 (true, Some(kind)) => empty_list(kind),
                 (false, _) => list(items),
             }
@@ -283,19 +285,19 @@ impl Parser<'_> {
             Some(self.single(kind, graph)?)
         };
         match (value, kind) {
-            (None, None) => self.error_at(place, format!("the values of `{name}` have different types")),
+            (None, None) => self.error_at(offset, format!("the values of `{name}` have different types")),
             (Some(value), None) => Ok(value),
             (Some(value), Some(kind)) if kind_of(&value).is_none_or(|k| k == kind) => Ok(value),
-            (_, Some(kind)) => self.error_at(place, format!("`{name}` is not of type {kind}")),
+            (_, Some(kind)) => self.error_at(offset, format!("`{name}` is not of type {kind}")),
         }
     }
 
     /// One value; an integer is converted if `kind` is a float.
     fn single(&mut self, kind: Option<&str>, graph: &Graph) -> Result<Attribute, TextError> {
         if self.at_type() {
-            let place = self.place;
+            let offset = self.offset;
             let ty = self.ty()?;
-            return Ok(match self.constant_after(&ty, place)? {
+            return Ok(match self.constant_after(&ty, offset)? {
                 None => Attribute::Type(ty),
                 Some(Constant::Dense(tensor)) => Attribute::Tensor(tensor),
                 Some(Constant::Sparse(sparse)) => Attribute::SparseTensor(sparse),

@@ -12,7 +12,7 @@ pub(super) struct Printer {
 
 const STEP: usize = 3;
 
-// ---- words
+// ---- tokens
 impl Printer {
     pub fn new(options: PrintOptions) -> Self {
         Self { out: String::new(), options, indent: 0 }
