@@ -125,6 +125,6 @@ mod tests {
     #[test]
     fn an_output_that_is_an_input_keeps_its_node_and_says_why() {
         let why = declines(DropNoops::default(), "main (float[2] x) => (float[2] y) { y = Identity(x) }");
-        assert_eq!(why, ["the output `y` cannot be `x` itself: both are part of the interface"]);
+        assert_eq!(why, ["the output `y` cannot be replaced by `x`: both are part of the interface"]);
     }
 }

@@ -8,7 +8,7 @@ mod types;
 
 pub use types::TypeSet;
 
-use crate::{Attribute, NodeRef, graph::standard_domain};
+use crate::{Attribute, NodeRef, standard_domain};
 use std::fmt;
 use table::table;
 

@@ -1,7 +1,7 @@
 //! The table of all schemas, read from text.
 
 use super::{Arity, AttributeKind, AttributeSchema, Formal, Schema, TypeSet};
-use crate::graph::standard_domain;
+use crate::standard_domain;
 use std::{collections::HashMap, ops::Range, sync::OnceLock};
 
 /// The table as it is searched.

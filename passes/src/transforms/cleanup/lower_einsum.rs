@@ -190,7 +190,7 @@ mod tests {
         ] {
             assert_eq!(
                 why(a, b, y, equation),
-                format!("Einsum making `y` is not a matrix product: {equation}")
+                format!("Einsum producing `y` is not a matrix product: {equation}")
             );
         }
     }

@@ -152,7 +152,7 @@ mod tests {
                 h = Pad(x, p) y = AveragePool<kernel_shape = [5,5], pads = [1,1,1,1]>(h) }}"
             ),
         );
-        assert_eq!(why, ["Pad making `h` is kept: its values differ"]);
+        assert_eq!(why, ["Pad producing `h` is kept: its values differ"]);
     }
 
     #[test]
@@ -171,7 +171,7 @@ mod tests {
         );
         assert_eq!(
             declines(MergePads::default(), &graph("Tanh")),
-            ["Pad making `h` is kept: its values differ"]
+            ["Pad producing `h` is kept: its values differ"]
         );
     }
 
@@ -187,13 +187,13 @@ mod tests {
         let reflect = graph("0,0,1,1,0,0,1,1", "Pad<mode = \"reflect\">(x, p)");
         assert_eq!(declines(MergePads::default(), &reflect), [""; 0]);
         let half = graph("0,0,1,1,0,0,1,1", "Pad(x, p, c)");
-        assert_eq!(declines(MergePads::default(), &half), ["Pad making `h` is kept: its values differ"]);
+        assert_eq!(declines(MergePads::default(), &half), ["Pad producing `h` is kept: its values differ"]);
         let batch = graph("1,0,1,1,0,0,1,1", "Pad(x, p)");
         assert_eq!(
             declines(MergePads::default(), &batch),
-            ["Pad making `h` is kept: it pads batch or channels"]
+            ["Pad producing `h` is kept: it pads batch or channels"]
         );
         let cut = graph("0,0,-1,1,0,0,1,1", "Pad(x, p)");
-        assert_eq!(declines(MergePads::default(), &cut), ["Pad making `h` is kept: it crops"]);
+        assert_eq!(declines(MergePads::default(), &cut), ["Pad producing `h` is kept: it crops"]);
     }
 }
