@@ -12,4 +12,5 @@ mod mutations;
 mod peers;
 mod sizes;
 mod support;
+mod traits;
 mod weights;

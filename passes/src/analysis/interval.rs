@@ -6,7 +6,7 @@
 use crate::framework::matching::is_plain;
 use pare_graph::{
     NodeRef, ValueRef,
-    ops::{ClipView, PadMode, PadView, PoolView},
+    ops::{ClipView, PadMode, PadView, PoolView, Trait},
 };
 
 /// All values lie between `low` and `high`.
@@ -103,11 +103,7 @@ impl Search {
     fn node(&mut self, at: NodeRef<'_>, depth: usize) -> Option<Interval> {
         let mut input = |slot: usize| Some(self.value(at.optional(slot)?, depth));
         Some(match at.op() {
-            "Sigmoid" | "HardSigmoid" | "Softmax" => Interval::UNIT,
             "Tanh" | "Softsign" | "Erf" | "Sin" | "Cos" => Interval::new(-1.0, 1.0),
-            "Exp" | "Sqrt" | "Softplus" | "ReduceL1" | "ReduceL2" | "ReduceSumSquare" => {
-                Interval { low: 0.0, ..Interval::ALL }
-            }
             "LogSoftmax" => Interval { high: 0.0, ..Interval::ALL },
             "Abs" => {
                 let x = input(0)?;
@@ -166,10 +162,7 @@ impl Search {
                 .into_iter()
                 .reduce(|a, b| Interval::new(a.low.min(b.low), a.high.min(b.high)))?,
             "Where" => input(1)?.hull(input(2)?),
-            // What picks elements keeps their bounds.
-            "Identity" | "Reshape" | "Transpose" | "Flatten" | "Squeeze" | "Unsqueeze" | "Slice"
-            | "Split" | "Gather" | "GatherElements" | "GatherND" | "Expand" | "Tile" | "DepthToSpace"
-            | "SpaceToDepth" | "ReduceMax" | "ReduceMin" | "GlobalMaxPool" => input(0)?,
+            "ReduceMax" | "ReduceMin" | "GlobalMaxPool" => input(0)?,
             "MaxPool" if at.outputs().len() < 2 => input(0)?,
             "Pad" => match PadView::of(at).ok()?.mode {
                 PadMode::Constant(value) => input(0)?.hull(Interval::new(value, value)),
@@ -188,6 +181,9 @@ impl Search {
                 let endless = |bound: f64| if bound == 0.0 { 0.0 } else { bound.signum() * f64::INFINITY };
                 Interval::new(if x.low >= 0.0 { 0.0 } else { f64::NEG_INFINITY }, endless(x.high.max(0.0)))
             }
+            _ if at.has(Trait::DataMovement) => input(0)?,
+            _ if at.has(Trait::UnitInterval) => Interval::UNIT,
+            _ if at.has(Trait::NonNegative) => Interval { low: 0.0, ..Interval::ALL },
             _ => return None,
         })
     }

@@ -2,7 +2,7 @@
 
 use super::InputSpec;
 use crate::{Kind, PortDim};
-use pare_graph::{AxisSize, DataType, Edge, Graph, Model, Type, TypeKind, ValueId};
+use pare_graph::{AxisSize, DataType, Edge, Graph, Model, Type, TypeKind, ValueId, ops::Trait};
 use std::collections::HashSet;
 
 /// The inputs that a caller of `model` must give, with bounds for those that are used as indices.
@@ -38,22 +38,6 @@ fn kind(ty: Option<&Type>) -> Kind {
     }
 }
 
-/// Operators that hand integers on, so that what bounds their output bounds their first input.
-const HANDED_ON: &[&str] = &[
-    "Cast",
-    "Identity",
-    "Reshape",
-    "Unsqueeze",
-    "Squeeze",
-    "Flatten",
-    "Transpose",
-    "Expand",
-    "Concat",
-    "Slice",
-];
-
-const COMPARISONS: &[&str] = &["Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"];
-
 /// What integers are used for.
 #[derive(Default)]
 struct Uses {
@@ -84,11 +68,12 @@ fn uses(graph: &Graph, input: ValueId) -> Uses {
             let rows = match (at.op(), slot) {
                 ("Gather" | "GatherElements", 1) => table(at.int("axis", 0)),
                 ("GatherND", 1) => table(0),
-                (op, 0) if HANDED_ON.contains(&op) => {
+                // The bound of the outputs bounds the elements that they are copied from.
+                (_, 0) if at.has(Trait::DataMovement) || at.is("Cast") => {
                     queue.extend(graph.outputs_of(node).into_iter().flatten());
                     None
                 }
-                (op, 0 | 1) if COMPARISONS.contains(&op) => {
+                (_, 0 | 1) if at.has(Trait::Comparison) => {
                     let other = at.optional(1 - slot as usize).and_then(|v| v.constant().ok()?.single_i64());
                     uses.compared.extend(other);
                     None

@@ -4,7 +4,10 @@ use super::{
     Attention, Form, Mask, MaskKind, Miss, NoAttention, Operand, Statics, residual,
     walk::{Origin, beside_static, number, origin, rearranges},
 };
-use pare_graph::{Dim, NodeRef, ValueRef, expect, ops::SoftmaxView};
+use pare_graph::{
+    Dim, NodeRef, ValueRef, expect,
+    ops::{SoftmaxView, Trait},
+};
 use std::collections::HashSet;
 
 /// Steps between a softmax and the product of q and k.
@@ -206,7 +209,8 @@ fn made_by_comparison(mask: ValueRef<'_>) -> bool {
             continue;
         }
         let at = value.graph.at(id);
-        let compares = ["Less", "LessOrEqual", "Greater", "GreaterOrEqual"].iter().any(|op| at.is(op));
+        // Equality compares with padding, not places with each other.
+        let compares = at.has(Trait::Comparison) && !at.is("Equal");
         if at.is("Trilu") || compares {
             return true;
         }

@@ -1,15 +1,17 @@
 //! Following a value up to where it is made, or down to where it goes, past what only rearranges elements.
 
 use super::Statics;
-use pare_graph::{Edge, NodeId, NodeRef, ValueRef, ops::is_deterministic};
+use pare_graph::{
+    Edge, NodeId, NodeRef, ValueRef,
+    ops::{Trait, is_deterministic},
+};
 
 /// Steps after which a search ends: exporters write no more than a dozen rearrangements in a row.
 const STEPS: usize = 32;
 
 /// Whether the node gives the elements of its first input in another shape, order or precision.
 pub(super) fn rearranges(at: NodeRef<'_>) -> bool {
-    let moves = ["Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast"];
-    moves.iter().any(|op| at.is(op)) || at.is("Dropout") && is_deterministic(at)
+    at.has(Trait::View) || at.is("Cast") || at.is("Dropout") && is_deterministic(at)
 }
 
 /// The value before everything that only rearranges.

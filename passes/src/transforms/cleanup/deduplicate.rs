@@ -4,7 +4,8 @@ use crate::{
     pass,
 };
 use pare_graph::{
-    Attribute, DataType, Graph, Model, NodeId, NodeRef, Patch, Tensor, ValueId, ops::is_deterministic,
+    Attribute, DataType, Graph, Model, NodeId, NodeRef, Patch, Tensor, ValueId,
+    ops::{Trait, is_deterministic},
 };
 use std::{
     collections::{HashMap, hash_map::DefaultHasher},
@@ -14,12 +15,12 @@ use std::{
 pass! {
     /// Merge common subexpressions and duplicate initializers.
     ///
-    /// Two nodes are merged if operator, inputs and attributes are equal bit for bit; nodes with
-    /// several outputs are merged together. Initializers are compared by content.
+    /// Two nodes are merged if operator, inputs and attributes are equal bit for bit; nodes with several
+    /// outputs are merged together. Initializers are compared by content.
     ///
-    /// Declines for random and unknown operators, for `QuantizeLinear` and `DequantizeLinear`, for
-    /// nodes with subgraphs, for initializers that a caller may override, and where two graph outputs
-    /// would become one value.
+    /// Declines for random and unknown operators, for `QuantizeLinear` and `DequantizeLinear`, for nodes with
+    /// subgraphs, for initializers that a caller may override, and where two graph outputs would become one
+    /// value.
     #[pass("deduplicate", Exact)]
     pub struct Deduplicate {}
 }
@@ -63,9 +64,9 @@ fn merge_constants(graph: &mut Graph, cx: &mut Context<'_>) {
     }
 }
 
-/// A hash of a tensor's type, shape and some of its bytes. Weights of equal shape usually differ
-/// everywhere, so a few positions separate them; tensors with equal hashes are compared completely.
-/// Reading a mapped weight costs a memory page per position, hence two runs of bytes.
+/// A hash of a tensor's type, shape and some of its bytes. Weights of equal shape usually differ everywhere,
+/// so a few positions separate them; tensors with equal hashes are compared completely. Reading a mapped
+/// weight costs a memory page per position, hence two runs of bytes.
 fn fingerprint(tensor: &Tensor) -> u64 {
     const SMALL: usize = 4096;
     const RUN: usize = 256;
@@ -83,15 +84,14 @@ fn fingerprint(tensor: &Tensor) -> u64 {
     hasher.finish()
 }
 
-/// A quantized operator is recognised by the pairs around it, so each operator keeps its own.
-const QUANTIZATION: &[&str] = &["QuantizeLinear", "DequantizeLinear"];
-
 /// Compares every node, in topological order, with earlier ones, whose inputs are already merged.
 fn merge_nodes(graph: &mut Graph, cx: &mut Context<'_>) {
     let mut first = HashMap::<u64, Vec<NodeId>>::new();
     for &id in graph.nodes().iter() {
         let at = graph.at(id);
-        if QUANTIZATION.contains(&at.op())
+        // A quantized operator is recognised by the quantizations around it, so each keeps its own. Operators
+        // share the result of `DynamicQuantizeLinear`.
+        if at.has(Trait::Quantization) && !at.is("DynamicQuantizeLinear")
             || is_plain(at).is_err() && at.node().domain().is_empty()
             || at.node().subgraphs().next().is_some()
             || !is_deterministic(at)

@@ -3,31 +3,30 @@ use crate::{
     framework::{Context, Pass, PassError},
     pass,
 };
-use pare_graph::{Decline, Model, NodeRef, Patch, ValueRef, expect};
+use pare_graph::{
+    Decline, Model, NodeRef, Patch, ValueRef, expect,
+    ops::{Trait, operators_with},
+};
 
 pass! {
-    /// Remove repeated idempotent operators, `f(f(x)) = f(x)`, and pairs of involutions, `f(f(x)) =
-    /// x`.
+    /// Remove repeated idempotent operators, `f(f(x)) = f(x)`, and pairs of involutions, `f(f(x)) = x`.
     ///
     /// `Not` before the condition of `Where` or `If` is removed by swapping the branches.
     ///
-    /// Both equations hold bit for bit and for every type. Other operators are excluded: with
-    /// attributes or further inputs the two nodes may differ, and `Softmax` and `Normalizer` are not
-    /// idempotent.
+    /// The first holds for idempotent operators (`Relu`, `Abs`, `Floor`, …), the second for involutions
+    /// (`Not`, `Neg`, …), bit for bit and for every type. Both nodes must have equal attributes and further
+    /// inputs.
     #[pass("drop-idempotent", Exact, "repetition dropped", "repetitions dropped")]
     pub struct DropIdempotent {}
 }
 
-/// Operators with `f(f(x)) = f(x)`.
-const IDEMPOTENT: &[&str] = &["Relu", "Abs", "Ceil", "Floor", "Round", "Sign"];
 /// The branches of an `If`.
 const BRANCHES: (&str, &str) = ("then_branch", "else_branch");
-/// Operators with `f(f(x)) = x`.
-const INVOLUTION: &[&str] = &["Not", "Neg", "BitwiseNot"];
 
 impl Pass for DropIdempotent {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
-        cx.rewrite(model, &[IDEMPOTENT, INVOLUTION].concat(), |at| bypass(at, equal_input(at)?))?;
+        let repeatable = [Trait::Idempotent, Trait::Involution].map(operators_with).concat();
+        cx.rewrite(model, &repeatable, |at| bypass(at, equal_input(at)?))?;
         cx.rewrite(model, &["Where", "If"], exchanged)
     }
 }
@@ -36,11 +35,10 @@ fn equal_input(at: NodeRef<'_>) -> Result<ValueRef<'_>, Decline> {
     is_plain(at)?;
     let once = at.input(0)?;
     let inner = once.produced_by(at.op())?;
-    if INVOLUTION.contains(&at.op()) {
-        return inner.input(0);
-    }
-    expect(IDEMPOTENT.contains(&at.op()))?;
-    Ok(once)
+    let parameters =
+        |at: NodeRef<'_>| at.inputs().into_iter().skip(1).map(|v| v.map(|v| v.id)).collect::<Vec<_>>();
+    expect(at.node().attributes == inner.node().attributes && parameters(at) == parameters(inner))?;
+    if at.has(Trait::Involution) { inner.input(0) } else { Ok(once) }
 }
 
 /// `Where(¬c, a, b) = Where(c, b, a)`; likewise for `If`.

@@ -11,15 +11,14 @@ use pare_graph::{
 pass! {
     /// Remove nodes that return their input bit for bit.
     ///
-    /// `Identity`, `Dropout` at inference, `Cast` to the same type; `Transpose`, `Pad`, `Slice`,
-    /// `Resize` and pooling that move nothing; `Reshape`, `Expand`, `Tile` and other views that keep
-    /// the shape for all values of the symbols; reductions over axes of size 1; `Concat`, `Split`,
-    /// `Sum`, `Max`, `Min`, `Mean` of one value; binary operators with their neutral element: `x·1`,
-    /// `x/1`, `x-0`, `x+(-0)`, `x¹`, and `x+0` for integers (for floats it turns -0 into +0: see
-    /// `drop-neutral`).
+    /// `Identity`, `Dropout` at inference, `Cast` to the same type; `Transpose`, `Pad`, `Slice`, `Resize` and
+    /// pooling that move nothing; `Reshape`, `Expand`, `Tile` and other views that keep the shape for all
+    /// values of the symbols; reductions over axes of size 1; `Concat`, `Split`, `Sum`, `Max`, `Min`, `Mean`
+    /// of one value; binary operators with their neutral element: `x·1`, `x/1`, `x-0`, `x+(-0)`, `x¹`, and
+    /// `x+0` for integers (for floats it turns -0 into +0: see `drop-neutral`).
     ///
-    /// Declines where the node may broadcast its input to another shape, and where a graph output
-    /// would become a graph input or another output.
+    /// Declines where the node may broadcast its input to another shape, and where a graph output would
+    /// become a graph input or another output.
     #[pass("drop-noops", Exact, "no-op dropped", "no-ops dropped")]
     pub struct DropNoops {}
 }
@@ -118,8 +117,8 @@ fn takes_all(at: NodeRef<'_>, x: ValueRef<'_>, output: ValueRef<'_>) -> Result<b
 
 /// Whether a resampling maps every position to itself: scale 1, or an unchanged size.
 fn keeps_size(at: NodeRef<'_>, x: ValueRef<'_>, output: ValueRef<'_>) -> Result<bool, Decline> {
-    // The region of `tf_crop_and_resize` may be smaller than the tensor, and `tf_half_pixel_for_nn`
-    // shifts positions.
+    // The region of `tf_crop_and_resize` may be smaller than the tensor, and `tf_half_pixel_for_nn` shifts
+    // positions.
     let mode = at.string("coordinate_transformation_mode", "half_pixel");
     expect(
         ["half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric"]

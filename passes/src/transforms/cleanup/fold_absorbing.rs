@@ -8,8 +8,8 @@ use pare_graph::{DataType, Decline, Model, NodeRef, Patch, Tensor, expect};
 pass! {
     /// Replace `0·x` of integers, `false ∧ x` and `true ∨ x` by the constant result.
     ///
-    /// Floats are excluded: `0·∞` and `0·NaN` are not zero. Declines where the shape is not fixed or
-    /// the constant would be larger than 256 bytes.
+    /// Floats are excluded: `0·∞` and `0·NaN` are not zero. Declines where the shape is not fixed or the
+    /// constant would be larger than 256 bytes.
     #[pass("fold-absorbing", Exact, "product folded", "products folded")]
     pub struct FoldAbsorbing {}
 }

@@ -12,11 +12,10 @@ pass! {
     /// Merge values that hold the same sizes, and compute sizes with the fewest nodes.
     ///
     /// Two values that hold the same sizes for all values of the symbols are merged, however they are
-    /// computed. A vector of sizes is read directly from the axes: one `Shape` from axis `start` to
-    /// `end` (operator set 15) per piece, joined by a `Concat`.
+    /// computed. A vector of sizes is read directly from the axes: one `Shape` from axis `start` to `end`
+    /// (operator set 15) per piece, joined by a `Concat`.
     ///
-    /// Declines where a size is not an axis of a graph input or of a value whose `Shape` is already
-    /// taken.
+    /// Declines where a size is not an axis of a graph input or of a value whose `Shape` is already taken.
     #[pass("fuse-sizes", Exact, "size computation shortened", "size computations shortened")]
     pub struct FuseSizes {}
 }

@@ -10,15 +10,15 @@ use pare_graph::{
 pass! {
     /// Replace an `If` with a constant condition by its branch, and remove a `Loop` that never runs.
     ///
-    /// The nodes and initializers of the branch move into the outer graph. A loop with a trip count
-    /// of 0, or with a condition that is false from the start, returns its initial values.
+    /// The nodes and initializers of the branch move into the outer graph. A loop with a trip count of 0, or
+    /// with a condition that is false from the start, returns its initial values.
     ///
-    /// An `If` is also resolved when only one branch is consistent with its users: if inference finds
-    /// a contradiction after one branch, such as a recurrent layer with an input of rank 4, the other
-    /// branch is taken.
+    /// An `If` is also resolved when only one branch is consistent with its users: if inference finds a
+    /// contradiction after one branch, such as a recurrent layer with an input of rank 4, the other branch is
+    /// taken.
     ///
-    /// Declines where the condition or trip count may be overridden, and for a loop whose scan
-    /// outputs are used.
+    /// Declines where the condition or trip count may be overridden, and for a loop whose scan outputs are
+    /// used.
     #[pass("inline-branches", Exact, "branch inlined", "branches inlined")]
     pub struct InlineBranches {}
 }
@@ -123,8 +123,7 @@ fn without_iterations(at: NodeRef<'_>) -> Result<Patch, Decline> {
     replace(at, Patch::at(at), results.collect())
 }
 
-/// Replaces each output by its result, through an `Identity` where the result is not a new value of its
-/// own.
+/// Replaces each output by its result, through an `Identity` where the result is not a new value of its own.
 fn replace(at: NodeRef<'_>, mut patch: Patch, results: Vec<Option<Ref>>) -> Result<Patch, Decline> {
     let mut taken = vec![];
     for (output, result) in at.outputs().into_iter().zip(results) {

@@ -8,11 +8,11 @@ use pare_graph::{Decline, Function, Graph, Model, Node, NodeRef, Patch, Ref};
 pass! {
     /// Replace calls of model-local functions by their bodies, and remove the functions.
     ///
-    /// Attribute references take the value given in the call or the default. Functions called by
-    /// functions are inlined as well.
+    /// Attribute references take the value given in the call or the default. Functions called by functions
+    /// are inlined as well.
     ///
-    /// Declines where a function imports an operator set in another version than the model, or one
-    /// that the model does not import: its nodes would change their meaning.
+    /// Declines where a function imports an operator set in another version than the model, or one that the
+    /// model does not import: its nodes would change their meaning.
     #[pass("inline-functions", Exact)]
     pub struct InlineFunctions {}
 }
@@ -27,8 +27,8 @@ impl Pass for InlineFunctions {
         if ops.is_empty() {
             return Ok(());
         }
-        // The main graph only: function bodies are copied from and removed once uncalled. An
-        // inlined body may contain subgraphs with further calls, hence the rounds.
+        // The main graph only: function bodies are copied from and removed once uncalled. An inlined body may
+        // contain subgraphs with further calls, hence the rounds.
         let start = cx.report.patches;
         for _ in 0..MAX_DEPTH {
             let before = cx.report.patches;

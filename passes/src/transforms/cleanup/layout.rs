@@ -2,16 +2,16 @@
 
 use pare_graph::{
     Decline, Dim, NodeRef, ValueRef, expect,
-    ops::{SqueezeView, TransposeView, UnsqueezeView},
+    ops::{SqueezeView, Trait, TransposeView, UnsqueezeView},
 };
 
-use crate::framework::matching::is_plain;
+use crate::framework::matching::{is_plain, is_pointwise};
 
 /// A rearranged tensor. Every axis, before and after, is a product of factors, outermost first; a factor
 /// belongs to one axis before and one after. Axes of size 1 have no factors.
 ///
-/// `[A, B·C] → reshape [A, B, C] → transpose (0, 2, 1)` is `before = [[a], [b, c]]`, `after = [[a], [c],
-/// [b]]`.
+/// `[A, B·C] → reshape [A, B, C] → transpose (0, 2, 1)` is `before = [[a], [b, c]]`,
+/// `after = [[a], [c], [b]]`.
 #[derive(Clone, Debug)]
 pub(super) struct Layout {
     pub sizes: Vec<Dim>,
@@ -126,8 +126,8 @@ impl Layout {
         factors.iter().fold(Dim::from(1_i64), |product, &f| &product * &self.sizes[f])
     }
 
-    /// The permutation of the original axes that yields the order of elements after, if no axis is
-    /// split. Axes of size 1 stay as close to their positions as possible.
+    /// The permutation of the original axes that yields the order of elements after, if no axis is split.
+    /// Axes of size 1 stay as close to their positions as possible.
     pub fn moved_axes(&self) -> Option<Vec<usize>> {
         let order = self.after.concat();
         let (mut perm, mut place) = (vec![], 0);
@@ -167,21 +167,11 @@ impl Layout {
     }
 }
 
-/// Operators that rearrange elements.
-pub(super) const VIEWS: &[&str] = &["Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"];
-
-/// Declines unless the node only rearranges elements.
+/// Declines unless the node is a transpose or a reshape. An `Identity` belongs to `drop-noops`.
 pub(super) fn is_view(at: NodeRef<'_>) -> Result<(), Decline> {
     is_plain(at)?;
-    expect(VIEWS.contains(&at.op()))
+    expect(at.is("Transpose") || at.has(Trait::Reshape) && !at.is("Identity"))
 }
-
-/// Functions of each element alone.
-#[rustfmt::skip]
-const UNARY: &[&str] = &[
-    "Abs", "Ceil", "Cos", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Log", "Mish",
-    "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Tanh",
-];
 
 /// A step between a value and one it is rearranged from.
 pub(super) struct Step<'g> {
@@ -198,7 +188,7 @@ pub(super) fn steps_to(last: ValueRef<'_>, most: usize) -> Vec<Step<'_>> {
     while steps.len() < most {
         let Some(at) = value.producer() else { break };
         let view = is_view(at).is_ok();
-        let function = UNARY.contains(&at.op()) && is_plain(at).is_ok();
+        let function = is_pointwise(at) && at.inputs().len() == 1 && is_plain(at).is_ok();
         if !view && !function || at.output().is_err() {
             break;
         }

@@ -8,14 +8,14 @@ use pare_graph::{Decline, Dim, Model, Node, NodeRef, Patch, Ref, ValueRef, expec
 pass! {
     /// Rewrite an `Einsum` of two operands as a matrix product.
     ///
-    /// `bqhd,bkhd->bhqk` is `MatMul(Transpose(q), Transpose(k))`: letters in both operands and the
-    /// result are batch axes, letters in both operands only are summed, and letters in one operand
-    /// and the result are rows or columns. Layers and attention become visible to passes and engines
-    /// that match products, and the transposes merge with others. Of the equivalent forms the one
-    /// with the fewest transposes is chosen.
+    /// `bqhd,bkhd->bhqk` is `MatMul(Transpose(q), Transpose(k))`: letters in both operands and the result are
+    /// batch axes, letters in both operands only are summed, and letters in one operand and the result are
+    /// rows or columns. Layers and attention become visible to passes and engines that match products, and
+    /// the transposes merge with others. Of the equivalent forms the one with the fewest transposes is
+    /// chosen.
     ///
-    /// Declines equations with `...` or repeated letters, sums over one operand alone, and several
-    /// axes for rows, columns or sums, unless the rows are all leading axes.
+    /// Declines equations with `...` or repeated letters, sums over one operand alone, and several axes for
+    /// rows, columns or sums, unless the rows are all leading axes.
     #[pass("lower-einsum", Rounding, "einsum lowered", "einsums lowered")]
     pub struct LowerEinsum {}
 }

@@ -8,9 +8,9 @@ use pare_graph::{DataType, Decline, Model, NodeRef, Patch, expect};
 pass! {
     /// Merge two casts where the first loses nothing: `C→B ∘ A→C = A→B` if every `A` is a `C`.
     ///
-    /// `int32→int64→int32` and `float16→float→float16` are removed, `float→int64→float` is kept.
-    /// Declines for strings, for floats of at most 8 bits, whose casts have options, and from floats
-    /// to integers, where the result for numbers out of range depends on the intermediate type.
+    /// `int32→int64→int32` and `float16→float→float16` are removed, `float→int64→float` is kept. Declines for
+    /// strings, for floats of at most 8 bits, whose casts have options, and from floats to integers, where
+    /// the result for numbers out of range depends on the intermediate type.
     #[pass("merge-casts", Exact, "cast merged", "casts merged")]
     pub struct MergeCasts {}
 }
@@ -58,8 +58,7 @@ fn format(dtype: DataType) -> Option<(bool, u32, bool)> {
 fn holds(wide: DataType, narrow: DataType) -> bool {
     let (Some(w), Some(n)) = (format(wide), format(narrow)) else { return false };
     let ((wide_sign, wide_digits, wide_floats), (sign, digits, floats)) = (w, n);
-    // Neither of the 16-bit floats contains the other: one has more digits, the other a larger
-    // exponent.
+    // Neither of the 16-bit floats contains the other: one has more digits, the other a larger exponent.
     let short = |d| matches!(d, DataType::Float16 | DataType::Bfloat16);
     let exponent = wide == narrow || !short(wide) || !floats;
     (wide_sign || !sign) && wide_digits >= digits && (wide_floats || !floats) && exponent

@@ -3,14 +3,17 @@ use crate::{
     framework::{Context, Pass, PassError},
     pass,
 };
-use pare_graph::{Decline, Model, NodeRef, Patch, expect, ops::ClipView};
+use pare_graph::{
+    Decline, Model, NodeRef, Patch, expect,
+    ops::{ClipView, Trait},
+};
 
 pass! {
     /// Merge nested clips, and remove those whose bounds already hold.
     ///
-    /// With ranges `A ⊆ B`: `clip_A(clip_B(x)) = clip_A(x)` and `clip_B(clip_A(x)) = clip_A(x)`,
-    /// where `Relu` clips to `[0, ∞]`. The results of `Sigmoid`, `HardSigmoid` and `Softmax` are in
-    /// `[0, 1]`. Declines where a bound is not constant.
+    /// With ranges `A ⊆ B`: `clip_A(clip_B(x)) = clip_A(x)` and `clip_B(clip_A(x)) = clip_A(x)`, where `Relu`
+    /// clips to `[0, ∞]`. The results of `Sigmoid`, `HardSigmoid` and `Softmax` are in `[0, 1]`. Declines
+    /// where a bound is not constant.
     #[pass("merge-clips", Exact, "clip merged", "clips merged")]
     pub struct MergeClips {}
 }
@@ -25,7 +28,7 @@ impl Pass for MergeClips {
             if is_within(&kept, &outer) {
                 return bypass(at, x);
             }
-            expect(is_within(&outer, &kept) && CLIPS.contains(&inner.op()) && outer.low <= outer.high)?;
+            expect(is_within(&outer, &kept) && ClipView::of(inner).is_ok() && outer.low <= outer.high)?;
             let mut inputs: Vec<_> = at.inputs().into_iter().map(|i| i.map(Into::into)).collect();
             inputs[0] = Some(inner.input(0)?.into());
             let mut patch = Patch::at(at);
@@ -35,8 +38,6 @@ impl Pass for MergeClips {
         })
     }
 }
-
-const CLIPS: &[&str] = &["Clip", "Relu"];
 
 fn is_within(a: &ClipView, b: &ClipView) -> bool {
     b.low <= a.low && a.high <= b.high
@@ -52,7 +53,7 @@ fn range(at: NodeRef<'_>) -> Result<ClipView, Decline> {
             expect(view.low <= view.high)?;
             Ok(view)
         }
-        "Sigmoid" | "Softmax" | "HardSigmoid" => Ok(ClipView { low: 0.0, high: 1.0 }),
+        _ if at.has(Trait::UnitInterval) => Ok(ClipView { low: 0.0, high: 1.0 }),
         _ => Err(Decline::Mismatch),
     }
 }

@@ -11,8 +11,8 @@ use pare_graph::{
 pass! {
     /// Merge nested `Concat`s, and remove a `Concat` of all parts of a `Split`.
     ///
-    /// `[[a, b], c] = [a, b, c]` along one axis; empty parts are removed; all parts of a `Split`
-    /// along its axis are the original tensor.
+    /// `[[a, b], c] = [a, b, c]` along one axis; empty parts are removed; all parts of a `Split` along its
+    /// axis are the original tensor.
     ///
     /// Declines where the inner `Concat` has other uses and would be kept.
     #[pass("merge-concats", Exact, "concatenation merged", "concatenations merged")]

@@ -5,19 +5,19 @@ use crate::{
 };
 use pare_graph::{
     Attribute, Decline, Model, Node, NodeRef, Patch, ValueRef, expect,
-    ops::{ClipView, ConvView, PadMode, PadView, PoolView},
+    ops::{ClipView, ConvView, PadMode, PadView, PoolView, Trait},
 };
 
 pass! {
     /// Fold a `Pad` into the padding of the convolution or pooling that reads it.
     ///
-    /// `Conv` pads with zeros. `AveragePool` does too if it counts the padding (`count_include_pad`,
-    /// from operator set 7), which is enabled if it has no padding of its own. `MaxPool` pads with a
-    /// value that is never the maximum: explicit padding by -∞ is removed, and padding by zeros where
-    /// no element is negative.
+    /// `Conv` pads with zeros. `AveragePool` does too if it counts the padding (`count_include_pad`, from
+    /// operator set 7), which is enabled if it has no padding of its own. `MaxPool` pads with a value that is
+    /// never the maximum: explicit padding by -∞ is removed, and padding by zeros where no element is
+    /// negative.
     ///
-    /// Declines for other modes and values, for padding of batch or channels, for negative padding,
-    /// for `auto_pad`, and where the padded value has other uses.
+    /// Declines for other modes and values, for padding of batch or channels, for negative padding, for
+    /// `auto_pad`, and where the padded value has other uses.
     #[pass("merge-pads", Exact, "pad merged", "pads merged")]
     pub struct MergePads {}
 }
@@ -103,8 +103,7 @@ fn into_max(at: NodeRef<'_>, x: ValueRef<'_>, value: f64) -> Result<Vec<(i64, i6
     at.output()?;
     let view = PoolView::of(at)?;
     expect(!view.ceil && (value == f64::NEG_INFINITY || value == 0.0 && is_never_negative(x)))?;
-    // Every window contains an element, which is at least the padding value, unless the window is
-    // dilated.
+    // Every window contains an element, which is at least the padding value, unless the window is dilated.
     expect(view.dilations.iter().all(|&d| d == 1))?;
     Ok(view.pads)
 }
@@ -112,7 +111,7 @@ fn into_max(at: NodeRef<'_>, x: ValueRef<'_>, value: f64) -> Result<Vec<(i64, i6
 fn is_never_negative(x: ValueRef<'_>) -> bool {
     x.producer().is_some_and(|at| match at.op() {
         "Relu" | "Clip" => ClipView::of(at).is_ok_and(|view| view.low >= 0.0 && view.high >= 0.0),
-        op => ["Sigmoid", "Softmax", "HardSigmoid", "Abs", "Exp"].contains(&op) && is_plain(at).is_ok(),
+        _ => at.has(Trait::NonNegative) && is_plain(at).is_ok(),
     })
 }
 

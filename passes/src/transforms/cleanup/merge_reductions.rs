@@ -12,8 +12,8 @@ pass! {
     /// Merge `Squeeze` and `Unsqueeze` into the reduction beside them.
     ///
     /// `Squeeze` of the reduced axes is `keepdims = 0`, `Unsqueeze` of them is `keepdims = 1`, for
-    /// `ReduceSum` and the other reductions, `ArgMax` and `ArgMin`. `Squeeze` before a reduction
-    /// removes axes that the reduction itself can remove or keep.
+    /// `ReduceSum` and the other reductions, `ArgMax` and `ArgMin`. `Squeeze` before a reduction removes axes
+    /// that the reduction itself can remove or keep.
     ///
     /// Declines where the axes differ and where the reduced value has other uses.
     #[pass("merge-reductions", Exact, "reduction merged", "reductions merged")]

@@ -1,41 +1,38 @@
-use crate::framework::matching::{bypass, is_plain, same_shape};
+use super::layout;
+use crate::framework::matching::{bypass, same_shape};
 use crate::{
     framework::{Context, NodeBuilder, Pass, PassError, node_builder::reshape_target},
     pass,
 };
 use pare_graph::{
     Decline, Edge, Model, NodeRef, Patch, ValueRef, expect,
-    ops::{SqueezeView, TransposeView, UnsqueezeView},
+    ops::{SqueezeView, Trait, TransposeView, UnsqueezeView, operators_with},
 };
 
 pass! {
     /// Merge consecutive reshapes, and remove those that restore the shape.
     ///
-    /// `Reshape`, `Flatten`, `Squeeze`, `Unsqueeze`, and a `Transpose` that only moves axes of size
-    /// 1, keep the elements in order. A chain of them is a single `Reshape` from the first shape to
-    /// the last, and a no-op if these are equal for all values of the symbols.
+    /// `Reshape`, `Flatten`, `Squeeze`, `Unsqueeze`, and a `Transpose` that only moves axes of size 1, keep
+    /// the elements in order. A chain of them is a single `Reshape` from the first shape to the last, and a
+    /// no-op if these are equal for all values of the symbols.
     ///
-    /// Declines where more than one size of the last shape is neither a number nor the size of the
-    /// same axis before, which a constant target cannot express, and where the first has other uses
-    /// and would be kept.
+    /// Declines where more than one size of the last shape is neither a number nor the size of the same axis
+    /// before, which a constant target cannot express, and where the first has other uses and would be kept.
     #[pass("merge-reshapes", Exact, "reshape merged", "reshapes merged")]
     pub struct MergeReshapes {}
 }
 
-/// Operators that keep the elements in order, some of them always.
-const VIEWS: &[&str] = &["Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"];
-
 impl Pass for MergeReshapes {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
-        cx.rewrite(model, VIEWS, merged)
+        cx.rewrite(model, &operators_with(Trait::View), merged)
     }
 }
 
 fn merged(at: NodeRef<'_>) -> Result<Patch, Decline> {
-    is_view(at)?;
+    keeps_order(at)?;
     let (between, y) = (at.input(0)?, at.output()?);
     let inner = between.producer().ok_or(Decline::Mismatch)?;
-    is_view(inner)?;
+    keeps_order(inner)?;
     // Two transposes are merged by `merge-transposes`.
     expect(!(at.is("Transpose") && inner.is("Transpose")))?;
     let x = inner.input(0)?;
@@ -62,9 +59,8 @@ fn merged(at: NodeRef<'_>) -> Result<Patch, Decline> {
 }
 
 /// Declines unless the node keeps the elements in order.
-fn is_view(at: NodeRef<'_>) -> Result<(), Decline> {
-    is_plain(at)?;
-    expect(VIEWS.contains(&at.op()))?;
+fn keeps_order(at: NodeRef<'_>) -> Result<(), Decline> {
+    layout::is_view(at)?;
     if at.is("Transpose") {
         let shape = at.input(0)?.shape().ok_or(Decline::Mismatch)?;
         let view = TransposeView::of(at)?;
@@ -78,7 +74,8 @@ fn is_view(at: NodeRef<'_>) -> Result<(), Decline> {
 /// Declines unless the intermediate value becomes dead: all its users are views that are merged.
 fn becomes_dead(between: ValueRef<'_>) -> Result<(), Decline> {
     expect(!between.value().is_output())?;
-    let is_merged = |(user, edge): &(NodeRef<'_>, Edge)| *edge == Edge::Input(0) && is_view(*user).is_ok();
+    let is_merged =
+        |(user, edge): &(NodeRef<'_>, Edge)| *edge == Edge::Input(0) && keeps_order(*user).is_ok();
     expect(between.users().iter().all(is_merged))
 }
 

@@ -11,12 +11,11 @@ use pare_graph::{
 pass! {
     /// Merge consecutive slices, and slices that partition an axis into a `Split`.
     ///
-    /// Slices of different axes commute. On one axis, with step 1 and positions counted from the
-    /// front, `x[a:b][c:d] = x[a+c : min(b, a+d)]`.
+    /// Slices of different axes commute. On one axis, with step 1 and positions counted from the front,
+    /// `x[a:b][c:d] = x[a+c : min(b, a+d)]`.
     ///
-    /// Declines where positions are not constant, where an axis is sliced twice in another way, where
-    /// the first slice has users other than slices and would be kept, and where the parts overlap or
-    /// leave gaps.
+    /// Declines where positions are not constant, where an axis is sliced twice in another way, where the
+    /// first slice has users other than slices and would be kept, and where the parts overlap or leave gaps.
     #[pass("merge-slices", Exact, "slice merged", "slices merged")]
     pub struct MergeSlices {}
 }

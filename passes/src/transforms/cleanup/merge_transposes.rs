@@ -1,19 +1,19 @@
-use crate::framework::matching::is_plain;
+use crate::framework::matching::{is_plain, is_pointwise};
 use crate::{
     framework::{Context, NodeBuilder, Pass, PassError},
     pass,
 };
 use pare_graph::{
     Attribute, Decline, Model, NodeRef, Patch, Ref, Tensor, ValueRef, expect,
-    ops::{GemmView, TransposeView},
+    ops::{GemmView, Trait, TransposeView, operators_with},
 };
 
 pass! {
     /// Merge consecutive transposes, also through elementwise functions, and fold them into `Gemm`.
     ///
-    /// `(xᵖ)ᑫ` is one transpose, or none if `q` inverts `p`. An elementwise function commutes with
-    /// it, `f(xᵖ)ᑫ = f((xᵖ)ᑫ)`, also with several operands: `f(xᵖ, yᵖ) = f(x, y)ᵖ`. A transposed
-    /// operand of `Gemm` becomes `transA` or `transB`.
+    /// `(xᵖ)ᑫ` is one transpose, or none if `q` inverts `p`. An elementwise function commutes with it,
+    /// `f(xᵖ)ᑫ = f((xᵖ)ᑫ)`, also with several operands: `f(xᵖ, yᵖ) = f(x, y)ᵖ`. A transposed operand of
+    /// `Gemm` becomes `transA` or `transB`.
     ///
     /// Declines where an intermediate value has other uses, so that no node would be removed.
     #[pass("merge-transposes", Exact, "transpose merged", "transposes merged")]
@@ -24,19 +24,10 @@ impl Pass for MergeTransposes {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
         cx.rewrite(model, &["Transpose"], merged)?;
         cx.rewrite(model, &["Gemm"], into_gemm)?;
-        cx.rewrite(model, JOINING, below)
+        cx.rewrite(model, &operators_with(Trait::Elementwise), below)
     }
 }
 
-/// Functions of each element alone. Further inputs must be constants that broadcast.
-#[rustfmt::skip]
-const ELEMENTWISE: &[&str] = &[
-    "Abs", "Add", "Cast", "Ceil", "Clip", "Cos", "Div", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid",
-    "HardSwish", "Identity", "LeakyRelu", "Log", "Max", "Min", "Mish", "Mul", "Neg", "Not", "Pow", "Reciprocal",
-    "Relu", "Round", "Selu", "Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Sub", "Tanh",
-];
-/// Elementwise functions of several operands.
-const JOINING: &[&str] = &["Add", "Sub", "Mul", "Div", "Max", "Min", "Sum", "Mean", "Pow"];
 /// Elementwise nodes searched between two transposes.
 const REACH: usize = 16;
 
@@ -88,7 +79,7 @@ fn merged(at: NodeRef<'_>) -> Result<Patch, Decline> {
 /// The only input of an elementwise node that is not constant.
 fn followed(at: NodeRef<'_>) -> Result<usize, Decline> {
     is_plain(at)?;
-    expect(ELEMENTWISE.contains(&at.op()) && at.opset() >= 7)?;
+    expect(is_pointwise(at) && at.opset() >= 7)?;
     at.output()?;
     let open: Vec<_> =
         (0..at.inputs().len()).filter(|&i| at.optional(i).is_some_and(|v| !v.is_constant())).collect();
@@ -99,8 +90,8 @@ fn followed(at: NodeRef<'_>) -> Result<usize, Decline> {
     Ok(slot)
 }
 
-/// A constant that broadcasts to `perm.len()` axes as the original does after the transpose. It may have
-/// one axis of a size other than 1, so that the order of its elements does not change.
+/// A constant that broadcasts to `perm.len()` axes as the original does after the transpose. It may have one
+/// axis of a size other than 1, so that the order of its elements does not change.
 fn transposed(tensor: &Tensor, perm: &[usize]) -> Result<Tensor, Decline> {
     if tensor.len() == 1 {
         return Ok(tensor.clone());
@@ -136,7 +127,7 @@ fn into_gemm(at: NodeRef<'_>) -> Result<Patch, Decline> {
 /// Moves the transposes of all operands of a function below it.
 fn below(at: NodeRef<'_>) -> Result<Patch, Decline> {
     is_plain(at)?;
-    expect(at.opset() >= 7)?;
+    expect(is_pointwise(at) && at.opset() >= 7)?;
     let y = at.output()?;
     let mut perm: Option<Vec<usize>> = None;
     let mut inputs = vec![];

@@ -1,19 +1,21 @@
-use super::layout::{Layout, VIEWS, is_view, steps_to};
+use super::layout::{Layout, is_view, steps_to};
 use crate::{
     framework::{Context, NodeBuilder, Pass, PassError, node_builder::reshape_target},
     pass,
 };
-use pare_graph::{Decline, Dim, Model, NodeRef, Patch, Ref, ValueRef, expect};
+use pare_graph::{
+    Decline, Dim, Model, NodeRef, Patch, Ref, ValueRef, expect,
+    ops::{Trait, operators_with},
+};
 
 pass! {
     /// Replace a chain of views by at most `Reshape`, `Transpose`, `Reshape`.
     ///
-    /// A chain of `Reshape`, `Flatten`, `Squeeze`, `Unsqueeze` and `Transpose` permutes factors of
-    /// the axes; their final order determines the shortest equivalent chain, which is often empty.
-    /// Elementwise functions in between, such as `Sigmoid`, are computed first.
+    /// A chain of `Reshape`, `Flatten`, `Squeeze`, `Unsqueeze` and `Transpose` permutes factors of the axes;
+    /// their final order determines the shortest equivalent chain, which is often empty. Elementwise
+    /// functions in between, such as `Sigmoid`, are computed first.
     ///
-    /// Declines where the sizes do not determine the factors of an axis, and where no node would be
-    /// saved.
+    /// Declines where the sizes do not determine the factors of an axis, and where no node would be saved.
     #[pass("merge-views", Exact, "view merged", "views merged")]
     pub struct MergeViews {}
 }
@@ -23,7 +25,7 @@ const REACH: usize = 12;
 
 impl Pass for MergeViews {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
-        cx.rewrite(model, VIEWS, |at| {
+        cx.rewrite(model, &operators_with(Trait::View), |at| {
             is_view(at)?;
             let chain: Vec<_> = steps_to(at.output()?, REACH).into_iter().collect();
             expect(chain.len() >= 2)?;
@@ -245,8 +247,7 @@ mod tests {
                     }
                     next.push(left);
                     let dims: Vec<Dim> = next.iter().map(|&d| Dim::from(d)).collect();
-                    // A size that cuts across factors is undetermined: the chain ends
-                    // here.
+                    // A size that cuts across factors is undetermined: the chain ends here.
                     if layout.clone().reshape(&dims).is_none() {
                         break;
                     }

@@ -8,9 +8,9 @@ use pare_graph::{DataType, Decline, Dim, Model, NodeRef, Patch, Tensor, ValueRef
 pass! {
     /// Replace values computed from shapes by constants that are equal for all values of the symbols.
     ///
-    /// A value whose elements are all known becomes a constant. The target of a `Reshape` becomes a
-    /// constant with 0 for unchanged sizes and -1 for at most one other, that of `Expand` one with 1
-    /// for unchanged sizes, and the positions of a `Slice` become numbers and the end of the axis.
+    /// A value whose elements are all known becomes a constant. The target of a `Reshape` becomes a constant
+    /// with 0 for unchanged sizes and -1 for at most one other, that of `Expand` one with 1 for unchanged
+    /// sizes, and the positions of a `Slice` become numbers and the end of the axis.
     ///
     /// Declines where two or more sizes depend on symbols in another way.
     #[pass("resolve-shapes", Exact, "shape resolved", "shapes resolved")]
@@ -139,8 +139,8 @@ fn slice(at: NodeRef<'_>) -> Result<Patch, Decline> {
         let size = usize::try_from(axis).ok().and_then(|a| shape.get(a)).ok_or(Decline::Mismatch)?;
         starts_known.push(starts_content[i].known().ok_or(Decline::Mismatch)?);
         let end = &ends_content[i];
-        // An end at or beyond the size of the axis is its end; an end that is a constant less
-        // counts from there.
+        // An end at or beyond the size of the axis is its end; an end that is a constant less counts from
+        // there.
         let short = (size - end).known();
         ends_known.push(match (end.known(), short) {
             (Some(n), _) => n,

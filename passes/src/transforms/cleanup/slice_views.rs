@@ -12,13 +12,11 @@ use pare_graph::{
 pass! {
     /// Replace a `Gather` of one index after views by a `Slice` before them.
     ///
-    /// `Gather` of index `k` along an axis that is a factor of the original axis `A` is a `Slice` of
-    /// `A`: with `n` the size of the factor, every `n`-th position from `k` if it is the innermost
-    /// factor of `A`, the `k`-th block if it is the outermost. The halves of a channel shuffle become
-    /// two slices.
+    /// `Gather` of index `k` along an axis that is a factor of the original axis `A` is a `Slice` of `A`:
+    /// with `n` the size of the factor, every `n`-th position from `k` if it is the innermost factor of `A`,
+    /// the `k`-th block if it is the outermost. The halves of a channel shuffle become two slices.
     ///
-    /// Declines where the remaining elements are in another order, and where more nodes would be
-    /// needed.
+    /// Declines where the remaining elements are in another order, and where more nodes would be needed.
     #[pass("slice-views", Exact, "gather moved before views", "gathers moved before views")]
     pub struct SliceViews {}
 }
@@ -74,8 +72,8 @@ fn patch(at: NodeRef<'_>, x: ValueRef<'_>, cut: SliceAxis, target: Option<&[i64]
     Ok(patch)
 }
 
-/// The slice of an original axis that selects position `place` of axis `axis`, and the remaining size of
-/// that axis; `None` if the selection is not a slice or the remaining elements are in another order.
+/// The slice of an original axis that selects position `place` of axis `axis`, and the remaining size of that
+/// axis; `None` if the selection is not a slice or the remaining elements are in another order.
 fn cut(layout: &Layout, axis: usize, place: i64) -> Option<(SliceAxis, usize)> {
     let &[factor] = layout.after.get(axis)?.as_slice() else { return None };
     let rest = |axes: &[Vec<usize>]| axes.concat().into_iter().filter(|&f| f != factor).collect::<Vec<_>>();

@@ -12,13 +12,13 @@ use pare_graph::{
 pass! {
     /// Move a `Split` before the views that precede it.
     ///
-    /// Attention with packed projections is often written as `x → Reshape [B, N, 3, H, d] → Transpose
-    /// (2, 0, 3, 1, 4) → Split (0) → Squeeze`. The parts are slices of the last axis of `x`: `x →
-    /// Split (2)`, each `→ Reshape [B, N, H, d] → Transpose (0, 2, 1, 3)`. The transposes have one
-    /// axis less, merge with those that follow, and let engines copy contiguous rows.
+    /// Attention with packed projections is often written as
+    /// `x → Reshape [B, N, 3, H, d] → Transpose (2, 0, 3, 1, 4) → Split (0) → Squeeze`. The parts are slices
+    /// of the last axis of `x`: `x → Split (2)`, each `→ Reshape [B, N, H, d] → Transpose (0, 2, 1, 3)`. The
+    /// transposes have one axis less, merge with those that follow, and let engines copy contiguous rows.
     ///
-    /// Declines where the parts are not contiguous along an original axis, and where the rewrite
-    /// needs more nodes.
+    /// Declines where the parts are not contiguous along an original axis, and where the rewrite needs more
+    /// nodes.
     #[pass("split-views", Exact, "split moved before views", "splits moved before views")]
     pub struct SplitViews {}
 }

@@ -1,35 +1,18 @@
 //! How terms flow through a graph: each operator says what it makes of constants and multiples.
 
 use super::{
-    scalar::{elementwise, is_elementwise},
+    scalar::elementwise,
     terms::{Interner, Term, Terms},
 };
 use crate::analysis::groups::{Groups, LocalTracer, Port, Site, roles::Role};
 use pare_graph::{
     Dim, Graph, NodeRef, ValueRef,
-    ops::{AffineView, PadMode, PadView, PoolView, ReduceView},
+    ops::{AffineView, PadMode, PadView, PoolView, ReduceView, Trait, is_deterministic},
 };
 use std::{
     collections::{BTreeMap, HashMap, hash_map::DefaultHasher},
     hash::{Hash, Hasher},
 };
-
-/// Operators that only move elements: the rules of the groups say which index becomes which.
-const MOVES: &[&str] = &[
-    "Concat",
-    "DepthToSpace",
-    "Expand",
-    "Flatten",
-    "Gather",
-    "Identity",
-    "Reshape",
-    "Slice",
-    "SpaceToDepth",
-    "Split",
-    "Squeeze",
-    "Transpose",
-    "Unsqueeze",
-];
 
 /// The terms of all axes along which groups lie that can lose units.
 pub fn flow(graph: &Graph, groups: &Groups, roles: &[Role]) -> Terms {
@@ -82,8 +65,10 @@ fn through<'g>(
             Some(grown(terms, read, true, false))
         }
         "Pad" => pad(at, terms, axis, size),
-        op if MOVES.contains(&op) => moved(at, tracer, terms, (slot, axis, size)),
-        op if is_elementwise(op) && slot == 0 => pointwise(at, terms, axis, size),
+        _ if at.has(Trait::DataMovement) => moved(at, tracer, terms, (slot, axis, size)),
+        _ if slot == 0 && at.has(Trait::Elementwise) && is_deterministic(at) => {
+            pointwise(at, terms, axis, size)
+        }
         _ => None,
     }
 }
