@@ -38,7 +38,10 @@ pub use error::EngineError;
 pub use evaluate::{Evaluator, SharedSamples};
 pub use locate::{Candidate, Located, Tried, candidates, locate};
 pub use ort::OrtEngine;
-pub use pare_graph::Metrics;
+pub use pare_graph::{
+    Metrics,
+    evaluate::stopwatch::{Spread, Stopwatch, Timings},
+};
 pub use proof::{Original, Outcome, ProofOptions, Report, port_change, prove};
 pub use resolve::{EngineChoice, EngineKind, Resolved, resolve};
 pub use samples::{
@@ -46,6 +49,6 @@ pub use samples::{
     read_test_data, summary, symbol_plans,
 };
 pub use state::state_pairs;
-pub use timing::{BenchOptions, BenchReport, Contender, Spread, bench};
+pub use timing::{Contender, bench};
 pub use tolerance::{Allowed, Tolerance, Verdict, epsilon};
 pub use tract::TractEngine;

@@ -3,8 +3,8 @@
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 use pare_runtime::{
-    BenchOptions, Comparison, Contender, Engine, EngineChoice, EngineError, EngineKind, InputSpec, Limits,
-    LoadOptions, Metrics, ModelSource, Optimize, Outcome, ProofOptions, Samples, Session, TractEngine, bench,
+    Comparison, Contender, Engine, EngineChoice, EngineError, EngineKind, InputSpec, Limits, LoadOptions,
+    Metrics, ModelSource, Optimize, Outcome, ProofOptions, Samples, Session, Stopwatch, TractEngine, bench,
     prove, resolve,
 };
 use std::{
@@ -153,7 +153,7 @@ fn prepared_feeds_are_timed() {
             Contender::new(session, &[samples.batch(0..1).unwrap()]).unwrap()
         })
         .collect();
-    let options = BenchOptions { min_time: Duration::from_millis(50), rounds: 5, ..BenchOptions::default() };
+    let options = Stopwatch { min_time: Duration::from_millis(50), rounds: 5, ..Stopwatch::default() };
     let report = bench(&mut contenders, &options).unwrap();
     println!("{report:?}");
     assert!(report.rounds >= 5 && report.seconds.iter().all(|spread| spread.median > 0.0));
