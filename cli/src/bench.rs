@@ -97,7 +97,7 @@ pub fn feeds(
     for (name, size) in &mut plan {
         // The first axis counts samples, by the common habit, if it is open at all.
         let first_axis = specs.iter().filter_map(|s| match &s.kind {
-            pare_runtime::Kind::Tensor { dims: Some(dims), .. } => dims.first().map(|d| (s, d)),
+            pare_runtime::PortKind::Tensor { dims: Some(dims), .. } => dims.first().map(|d| (s, d)),
             _ => None,
         });
         let is_batch =

@@ -16,7 +16,7 @@ use pare_graph::{
 use pare_passes::{
     Effect, Observer, Pass, PassError, Report, RunError, RunOptions, Tools, reduce::reduce, run,
 };
-use pare_runtime::{ModelSource, Outcome, ProofOptions, Report as Proof, Samples};
+use pare_runtime::{ModelSource, Outcome, ProofOptions, ProofReport as Proof, SampleSet};
 use std::{
     cell::RefCell,
     path::{Path, PathBuf},
@@ -124,7 +124,7 @@ impl<'p> Proving<'p> {
         original: &Model,
         model: &Model,
         stages: &[Stage],
-        test: Option<Samples>,
+        test: Option<SampleSet>,
         narrowed: bool,
     ) -> Result<Proven, Failure> {
         let effect = stages.iter().map(|s| s.effect).max().unwrap_or(Effect::Exact);
@@ -190,7 +190,7 @@ impl<'p> Proving<'p> {
         &self,
         a: &Model,
         b: &Model,
-        test: Option<Samples>,
+        test: Option<SampleSet>,
         options: ProofOptions,
     ) -> Result<Proof, Failure> {
         let mut samples = match test {

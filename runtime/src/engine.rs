@@ -66,7 +66,7 @@ impl fmt::Display for PortDim {
 
 /// The type of a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum PortKind {
     /// A dense tensor.
     Tensor {
         /// Element type.
@@ -75,9 +75,9 @@ pub enum Kind {
         dims: Option<Vec<PortDim>>,
     },
     /// A sequence of such values.
-    Sequence(Box<Kind>),
+    Sequence(Box<PortKind>),
     /// Such a value, or none.
-    Optional(Box<Kind>),
+    Optional(Box<PortKind>),
     /// A map.
     Map {
         /// Element type of the keys.
@@ -89,7 +89,7 @@ pub enum Kind {
     Other(String),
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for PortKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tensor { dtype, dims: None } => write!(f, "{dtype}"),
@@ -105,7 +105,7 @@ impl fmt::Display for Kind {
     }
 }
 
-impl Kind {
+impl PortKind {
     /// Whether `value` may stand here; if not, what it is and what is taken.
     pub fn accepts(&self, value: &Value) -> Result<(), String> {
         let fits = match (self, value) {
@@ -132,7 +132,7 @@ fn fits(dims: Option<&[PortDim]>, shape: &[usize]) -> bool {
     dims.is_none_or(|dims| dims.len() == shape.len() && dims.iter().zip(shape).all(same))
 }
 
-/// What `value` is: its type in the notation of [`Kind`], and of a sequence how long it is.
+/// What `value` is: its type in the notation of [`PortKind`], and of a sequence how long it is.
 pub(crate) fn describe(value: &Value) -> String {
     match value {
         Value::Tensor(tensor) => {
@@ -155,19 +155,19 @@ pub struct Port {
     /// Its name in the graph.
     pub name: String,
     /// Its type.
-    pub kind: Kind,
+    pub kind: PortKind,
 }
 
 impl Port {
     /// A dense tensor's port.
     pub fn tensor(name: &str, dtype: DataType, dims: &[PortDim]) -> Self {
-        Self { name: name.to_owned(), kind: Kind::Tensor { dtype, dims: Some(dims.to_vec()) } }
+        Self { name: name.to_owned(), kind: PortKind::Tensor { dtype, dims: Some(dims.to_vec()) } }
     }
 
     /// The dimensions, if it takes a tensor of known rank.
     pub fn dims(&self) -> Option<&[PortDim]> {
         match &self.kind {
-            Kind::Tensor { dims, .. } => dims.as_deref(),
+            PortKind::Tensor { dims, .. } => dims.as_deref(),
             _ => None,
         }
     }
@@ -175,7 +175,7 @@ impl Port {
     /// The element type, if it takes a tensor.
     pub fn dtype(&self) -> Option<DataType> {
         match &self.kind {
-            Kind::Tensor { dtype, .. } => Some(*dtype),
+            PortKind::Tensor { dtype, .. } => Some(*dtype),
             _ => None,
         }
     }
@@ -311,7 +311,7 @@ pub(crate) fn check_feeds(inputs: &[Port], feeds: &[(String, Value)]) -> Result<
                 .kind
                 .accepts(value)
                 .map_err(|reason| EngineError::Input { input: port.name.clone(), reason })?,
-            None if matches!(port.kind, Kind::Optional(_)) => {}
+            None if matches!(port.kind, PortKind::Optional(_)) => {}
             None => {
                 let reason = format!("needs a value of type {}", port.kind);
                 return Err(EngineError::Input { input: port.name.clone(), reason });
@@ -347,7 +347,7 @@ mod tests {
 
     #[test]
     fn optional_inputs_may_be_missing_absent_or_plain() {
-        let port = Port { name: "x".into(), kind: Kind::Optional(Box::new(port().kind)) };
+        let port = Port { name: "x".into(), kind: PortKind::Optional(Box::new(port().kind)) };
         let tensor = Tensor::from_slice(&[1, 2], &[0_f32; 2]).unwrap();
         assert!(check_feeds(std::slice::from_ref(&port), &[]).is_ok());
         assert!(port.kind.accepts(&Value::Optional(None)).is_ok());

@@ -1,6 +1,8 @@
 //! Engines and samples as passes ask for them (`pare_graph::Evaluate`, `pare_graph::Samples`).
 
-use crate::{Engine, EngineError, LoadOptions, ModelSource, Optimize, Samples, SamplesError, Session, Value};
+use crate::{
+    Engine, EngineError, LoadOptions, ModelSource, Optimize, SampleSet, SamplesError, Session, Value,
+};
 use pare_graph::{Evaluate, EvaluateError, Model, Run, Setting, Tensor, onnx};
 use std::{
     ops::Range,
@@ -82,13 +84,13 @@ impl Run for Loaded {
 
 /// Samples that several readers may share.
 pub struct SharedSamples {
-    samples: Mutex<Samples>,
+    samples: Mutex<SampleSet>,
     count: usize,
     labels: Option<Vec<i64>>,
 }
 
-impl From<Samples> for SharedSamples {
-    fn from(samples: Samples) -> Self {
+impl From<SampleSet> for SharedSamples {
+    fn from(samples: SampleSet) -> Self {
         let (count, labels) = (samples.len(), samples.labels().map(<[i64]>::to_vec));
         Self { samples: Mutex::new(samples), count, labels }
     }

@@ -1,7 +1,7 @@
 //! Running ONNX models: engines, samples, comparison, timing.
 //!
 //! * [`resolve`] finds an [`Engine`]: ONNX Runtime from a library on this machine, or the embedded tract.
-//! * [`Samples`] are what models are run on: given as files, or generated from the types of the inputs.
+//! * [`SampleSet`] are what models are run on: given as files, or generated from the types of the inputs.
 //! * [`Comparison`] collects how far two models' outputs lie apart; [`Tolerance`] judges it by the noise
 //!   that the model shows against itself.
 //! * [`prove`] puts these together, and [`bench()`] measures time.
@@ -32,7 +32,7 @@ mod tract;
 pub use compare::{Comparison, Deviation};
 pub use confidence::upper_limit;
 pub use engine::{
-    Engine, Feed, Kind, LoadOptions, ModelSource, Optimize, Port, PortDim, Prepared, Session, Value,
+    Engine, Feed, LoadOptions, ModelSource, Optimize, Port, PortDim, PortKind, Prepared, Session, Value,
 };
 pub use error::EngineError;
 pub use evaluate::{Evaluator, SharedSamples};
@@ -42,10 +42,10 @@ pub use pare_graph::{
     Metrics,
     evaluate::stopwatch::{Spread, Stopwatch, Timings},
 };
-pub use proof::{Original, Outcome, ProofOptions, Report, port_change, prove};
+pub use proof::{Original, Outcome, ProofOptions, ProofReport, port_change, prove};
 pub use resolve::{EngineChoice, EngineKind, Resolved, resolve};
 pub use samples::{
-    Batch, InputSpec, Limits, Samples, SamplesError, beyond_generation, generate, input_specs,
+    Batch, InputSpec, SampleLimits, SampleSet, SamplesError, beyond_generation, generate, input_specs,
     read_test_data, summary, symbol_plans,
 };
 pub use state::state_pairs;

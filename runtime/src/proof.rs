@@ -14,8 +14,8 @@
 //! A fifth widens the floor of models with loops: the original with its weights rounded otherwise.
 
 use crate::{
-    Batch, Comparison, Engine, EngineError, Feed, Kind, LoadOptions, Metrics, ModelSource, Optimize, Port,
-    PortDim, Session, Tolerance, Value, Verdict,
+    Batch, Comparison, Engine, EngineError, Feed, LoadOptions, Metrics, ModelSource, Optimize, Port, PortDim,
+    PortKind, Session, Tolerance, Value, Verdict,
     rounding::rounded_otherwise,
     state::{carry, state_pairs},
 };
@@ -44,7 +44,7 @@ pub struct ProofOptions {
 
 /// What a proof found.
 #[derive(Clone, Debug)]
-pub struct Report {
+pub struct ProofReport {
     /// The outcome.
     pub outcome: Outcome,
     /// The candidate against the original, without the engine's optimizations.
@@ -100,7 +100,7 @@ impl Outcome {
     }
 }
 
-impl Report {
+impl ProofReport {
     fn new() -> Self {
         Self {
             outcome: Outcome::Equal,
@@ -163,7 +163,7 @@ pub fn prove<E>(
     candidate: &ModelSource,
     batches: impl IntoIterator<Item = Result<Batch, E>>,
     options: &ProofOptions,
-) -> Result<Report, E> {
+) -> Result<ProofReport, E> {
     Original::new(engine, original, options).prove(candidate, batches)
 }
 
@@ -213,8 +213,8 @@ impl<'e> Original<'e> {
         &mut self,
         candidate: &ModelSource,
         batches: impl IntoIterator<Item = Result<Batch, E>>,
-    ) -> Result<Report, E> {
-        let report = Report::new();
+    ) -> Result<ProofReport, E> {
+        let report = ProofReport::new();
         let original = match &mut self.sessions {
             Ok(sessions) => sessions,
             Err(error) => return Ok(report.with(Outcome::Unproven { why: error.to_string() })),
@@ -276,11 +276,11 @@ impl<'e> Original<'e> {
 }
 
 struct Proof<'o> {
-    report: Report,
+    report: ProofReport,
     original: &'o mut Sessions,
     candidate: Sessions,
     /// Outputs of whose shape the candidate says less, until the original is seen not to keep to its own.
-    undeclared: Vec<(Port, Kind)>,
+    undeclared: Vec<(Port, PortKind)>,
     steps: usize,
     state: Vec<(String, String)>,
     most_deployed: usize,
@@ -327,7 +327,7 @@ impl Proof<'_> {
                 return Ok(Some(Outcome::differs(why)));
             }
         };
-        let kept = |(port, _): &(Port, Kind)| {
+        let kept = |(port, _): &(Port, PortKind)| {
             reference.iter().any(|(n, v)| *n == port.name && port.kind.accepts(v).is_ok())
         };
         self.undeclared.retain(kept);
@@ -477,7 +477,7 @@ fn interface_change(
 
 /// The original's outputs of whose shape the candidate says less, and what it says. An engine forgets what the file
 /// declares where it infers another size, and it may infer more of the candidate.
-fn undeclared(original: &[Port], candidate: &[Port]) -> Vec<(Port, Kind)> {
+fn undeclared(original: &[Port], candidate: &[Port]) -> Vec<(Port, PortKind)> {
     let silent = |port: &Port, other: &Port| match (port.dims(), other.dims()) {
         (Some(wanted), Some(dims)) if wanted.len() == dims.len() => {
             let open = |(w, d): (&PortDim, &PortDim)| matches!((w, d), (PortDim::Fixed(_), PortDim::Unknown));
@@ -496,7 +496,7 @@ fn undeclared(original: &[Port], candidate: &[Port]) -> Vec<(Port, Kind)> {
 /// it leaves open itself: [`undeclared`] tells these.
 fn opened((candidate, original): (&Port, &Port)) -> Port {
     let mut port = candidate.clone();
-    let Kind::Tensor { dims, .. } = &mut port.kind else { return port };
+    let PortKind::Tensor { dims, .. } = &mut port.kind else { return port };
     match (dims.as_mut(), original.dims()) {
         (Some(dims), Some(wanted)) if wanted.len() == dims.len() => {
             let open = |(dim, wanted): &(&mut PortDim, &PortDim)| {
@@ -547,12 +547,12 @@ mod tests {
         values.iter().enumerate().map(batch).collect()
     }
 
-    fn report(engine: &FakeEngine, values: &[f32]) -> Report {
+    fn report(engine: &FakeEngine, values: &[f32]) -> ProofReport {
         let source = |name: &'static str| ModelSource::bytes(name);
         prove(engine, &source("a"), &source("b"), batches(values), &ProofOptions::default()).unwrap()
     }
 
-    fn why(report: &Report) -> String {
+    fn why(report: &ProofReport) -> String {
         match &report.outcome {
             Outcome::Equal => "equal".to_owned(),
             Outcome::Differs { output, why } => format!("differs {output}: {why}"),

@@ -1,6 +1,6 @@
 //! Models with state: outputs that are an input of the next run.
 
-use crate::{Feed, Kind, Port, PortDim};
+use crate::{Feed, Port, PortDim, PortKind};
 
 /// Inputs that take up what an output of the last run left, with that output: those of the same type, and of names
 /// that begin alike, such as `state` and `stateN`, `h_in` and `h_out`, `conv_cache` and `conv_cache_out`.
@@ -29,9 +29,9 @@ fn stem(name: &str) -> String {
     roles.iter().find_map(|role| name.strip_suffix(role)).unwrap_or(name).to_owned()
 }
 
-fn same(a: &Kind, b: &Kind) -> bool {
+fn same(a: &PortKind, b: &PortKind) -> bool {
     match (a, b) {
-        (Kind::Tensor { dtype: a, dims: Some(x) }, Kind::Tensor { dtype: b, dims: Some(y) }) => {
+        (PortKind::Tensor { dtype: a, dims: Some(x) }, PortKind::Tensor { dtype: b, dims: Some(y) }) => {
             let fits = |(x, y): (&PortDim, &PortDim)| match (x, y) {
                 (PortDim::Fixed(x), PortDim::Fixed(y)) => x == y,
                 _ => true,

@@ -5,8 +5,8 @@
 //! and kept.
 
 use crate::{
-    Engine, EngineError, Feed, Kind, LoadOptions, ModelSource, Optimize, Port, PortDim, Prepared, Session,
-    Value, barrier::guarded, engine::check_feeds, error::tidy,
+    Engine, EngineError, Feed, LoadOptions, ModelSource, Optimize, Port, PortDim, PortKind, Prepared,
+    Session, Value, barrier::guarded, engine::check_feeds, error::tidy,
 };
 use pare_graph::{DataType, Tensor};
 use std::{collections::HashMap, fs, sync::Arc};
@@ -113,9 +113,9 @@ fn ports(model: &InferenceModel) -> Result<Ports, String> {
     })
 }
 
-fn kind(fact: &InferenceFact) -> Kind {
+fn kind(fact: &InferenceFact) -> PortKind {
     let Some(dtype) = fact.datum_type.concretize().and_then(from_tract) else {
-        return Kind::Other("a type that is not told".to_owned());
+        return PortKind::Other("a type that is not told".to_owned());
     };
     let dims = (!fact.shape.is_open()).then(|| {
         let dim = |dim: &GenericFactoid<TDim>| match dim.concretize() {
@@ -127,7 +127,7 @@ fn kind(fact: &InferenceFact) -> Kind {
         };
         fact.shape.dims().map(dim).collect()
     });
-    Kind::Tensor { dtype, dims }
+    PortKind::Tensor { dtype, dims }
 }
 
 type Plan = Arc<SimplePlan<TypedFact, Box<dyn TypedOp>>>;

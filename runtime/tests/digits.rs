@@ -3,9 +3,9 @@
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 use pare_runtime::{
-    Comparison, Contender, Engine, EngineChoice, EngineError, EngineKind, InputSpec, Limits, LoadOptions,
-    Metrics, ModelSource, Optimize, Outcome, ProofOptions, Samples, Session, Stopwatch, TractEngine, bench,
-    prove, resolve,
+    Comparison, Contender, Engine, EngineChoice, EngineError, EngineKind, InputSpec, LoadOptions, Metrics,
+    ModelSource, Optimize, Outcome, ProofOptions, SampleLimits, SampleSet, Session, Stopwatch, TractEngine,
+    bench, prove, resolve,
 };
 use std::{
     path::{Path, PathBuf},
@@ -51,7 +51,7 @@ fn both_engines_recognise_digits_and_agree() {
         return;
     };
     let mut tract = load(&TractEngine::new(), &model, Optimize::All);
-    let mut samples = Samples::open(&data, tract.inputs(), Limits::default()).unwrap();
+    let mut samples = SampleSet::open(&data, tract.inputs(), SampleLimits::default()).unwrap();
     let mut other = ort().map(|engine| load(&*engine, &model, Optimize::All));
     if let Some(ort) = &other {
         assert_eq!(ort.inputs(), tract.inputs());
@@ -83,7 +83,7 @@ fn a_model_equals_itself_and_not_another() {
     let [Some(model), Some(other), Some(data)] = names.map(shared) else { return };
     let Some(engine) = ort() else { return };
     let session = load(&*engine, &model, Optimize::Off);
-    let mut samples = Samples::open(&data, session.inputs(), Limits::default()).unwrap();
+    let mut samples = SampleSet::open(&data, session.inputs(), SampleLimits::default()).unwrap();
     samples.truncate(32);
     let (model, other) = (ModelSource::File(model), ModelSource::File(other));
     let options = ProofOptions::default();
@@ -93,7 +93,7 @@ fn a_model_equals_itself_and_not_another() {
     let floor = &report.floor.outputs()[0].1;
     assert!(floor.max_rel < 1e-5, "{floor:?}");
 
-    let mut generated = Samples::generated(session.inputs().iter().map(InputSpec::from).collect(), 1, 2);
+    let mut generated = SampleSet::generated(session.inputs().iter().map(InputSpec::from).collect(), 1, 2);
     let report = prove(&*engine, &model, &other, generated.batches(1), &options).unwrap();
     let Outcome::Differs { output, why } = report.outcome else { panic!("{:?}", report.outcome) };
     assert_eq!(output, session.outputs()[0].name);
@@ -110,7 +110,7 @@ fn every_model_equals_itself_on_generated_samples() {
         let path = folder.join(format!("{name}.onnx"));
         let session = load(&*engine, &path, Optimize::Off);
         let inputs = session.inputs().iter().map(InputSpec::from).collect();
-        let mut samples = Samples::generated(inputs, 0, 1);
+        let mut samples = SampleSet::generated(inputs, 0, 1);
         let model = ModelSource::File(path);
         let report = prove(&*engine, &model, &model, samples.batches(1), &ProofOptions::default()).unwrap();
         let floor = report.floor.outputs().iter().map(|(_, d)| d.max_rel).fold(0.0, f64::max);
@@ -149,7 +149,7 @@ fn prepared_feeds_are_timed() {
         .into_iter()
         .map(|optimize| {
             let session = load(&*engine, &model, optimize);
-            let mut samples = Samples::open(&data, session.inputs(), Limits::default()).unwrap();
+            let mut samples = SampleSet::open(&data, session.inputs(), SampleLimits::default()).unwrap();
             Contender::new(session, &[samples.batch(0..1).unwrap()]).unwrap()
         })
         .collect();
@@ -176,7 +176,7 @@ fn external_data_is_found_beside_the_file_and_in_the_folder_given() {
     for engine in engines {
         let mut whole = load(&*engine, &model, Optimize::Off);
         let inputs: Vec<_> = whole.inputs().iter().map(InputSpec::from).collect();
-        let feed = Samples::generated(inputs, 3, 1).batch(0..1).unwrap();
+        let feed = SampleSet::generated(inputs, 3, 1).batch(0..1).unwrap();
         let wanted = whole.run(&feed).unwrap();
         for source in &sources {
             let options = LoadOptions { optimize: Optimize::Off, ..LoadOptions::default() };

@@ -3,7 +3,7 @@
 use pare_graph::{Model, onnx, text};
 use pare_passes::{Effect, Pipeline, Report, RunOptions, Tools, run};
 use pare_runtime::{
-    Engine, EngineChoice, Evaluator, ModelSource, Original, ProofOptions, Samples, input_specs, resolve,
+    Engine, EngineChoice, Evaluator, ModelSource, Original, ProofOptions, SampleSet, input_specs, resolve,
 };
 use std::{
     path::PathBuf,
@@ -60,7 +60,7 @@ pub fn same_interface(a: &Model, b: &Model) -> Result<(), String> {
 /// A model in the engine, on generated samples: what others are held to.
 pub struct Truth {
     original: Original<'static>,
-    samples: Samples,
+    samples: SampleSet,
 }
 
 impl Truth {
@@ -69,7 +69,7 @@ impl Truth {
         static OPTIONS: OnceLock<ProofOptions> = OnceLock::new();
         let mut inferred = model.clone();
         inferred.infer().map_err(|e| e.to_string())?;
-        let samples = Samples::generated(input_specs(&inferred), 0, per_plan);
+        let samples = SampleSet::generated(input_specs(&inferred), 0, per_plan);
         let options = OPTIONS.get_or_init(ProofOptions::default);
         let original = Original::new(&**engine(), &ModelSource::bytes(bytes(model)?), options);
         Ok(Self { original, samples })
@@ -82,7 +82,7 @@ impl Truth {
         if !report.is_equal() {
             return Err(format!("{:?}", report.outcome));
         }
-        let off = report.drift.outputs().iter().find(|(_, d)| effect == Effect::Exact && !d.is_zero());
+        let off = report.deviation.outputs().iter().find(|(_, d)| effect == Effect::Exact && !d.is_zero());
         match off {
             Some((output, by)) => Err(format!("`{output}` is not equal to the bit: {by:?}")),
             None => Ok(()),

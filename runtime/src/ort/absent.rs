@@ -3,7 +3,7 @@
 //! ONNX Runtime's interface makes neither, but its operators do: a model of one node gives the value.
 
 use super::{dtype, handle::Handle};
-use crate::{Kind, error::tidy};
+use crate::{PortKind, error::tidy};
 use ort::{
     environment::Environment,
     session::builder::{GraphOptimizationLevel, SessionBuilder},
@@ -12,7 +12,7 @@ use pare_graph::DataType;
 use prost::encoding::{WireType, encode_key, encode_varint};
 
 /// The empty sequence of type `kind`, or the absent value if it is optional.
-pub(super) fn make(environment: &Environment, kind: &Kind) -> Result<Handle, String> {
+pub(super) fn make(environment: &Environment, kind: &PortKind) -> Result<Handle, String> {
     let text = |error: ort::Error| tidy(error.message());
     let mut builder = SessionBuilder::new(environment).map_err(text)?;
     if let Ok(plain) = builder.clone().with_optimization_level(GraphOptimizationLevel::Disable) {
@@ -25,13 +25,13 @@ pub(super) fn make(environment: &Environment, kind: &Kind) -> Result<Handle, Str
 }
 
 /// `y = SequenceEmpty()` or `y = Optional()`, serialised.
-fn model(kind: &Kind) -> Option<Vec<u8>> {
+fn model(kind: &PortKind) -> Option<Vec<u8>> {
     let (operator, attribute) = match kind {
-        Kind::Sequence(inner) => {
-            let Kind::Tensor { dtype, .. } = **inner else { return None };
+        PortKind::Sequence(inner) => {
+            let PortKind::Tensor { dtype, .. } = **inner else { return None };
             ("SequenceEmpty", [text(1, "dtype"), number(3, dtype.number()), number(20, 2)].concat())
         }
-        Kind::Optional(inner) => {
+        PortKind::Optional(inner) => {
             ("Optional", [text(1, "type"), message(14, &type_proto(inner)?), number(20, 13)].concat())
         }
         _ => return None,
@@ -43,19 +43,19 @@ fn model(kind: &Kind) -> Option<Vec<u8>> {
     Some([number(1, 8), message(7, &graph), message(8, &opset)].concat())
 }
 
-fn type_proto(kind: &Kind) -> Option<Vec<u8>> {
+fn type_proto(kind: &PortKind) -> Option<Vec<u8>> {
     let tensor = |dtype: DataType| message(1, &number(1, dtype.number()));
     Some(match kind {
-        Kind::Tensor { dtype, .. } => {
+        PortKind::Tensor { dtype, .. } => {
             dtype::to_ort(*dtype)?;
             tensor(*dtype)
         }
-        Kind::Sequence(inner) => message(4, &message(1, &type_proto(inner)?)),
-        Kind::Optional(inner) => message(9, &message(1, &type_proto(inner)?)),
-        Kind::Map { key, value } => {
+        PortKind::Sequence(inner) => message(4, &message(1, &type_proto(inner)?)),
+        PortKind::Optional(inner) => message(9, &message(1, &type_proto(inner)?)),
+        PortKind::Map { key, value } => {
             message(5, &[number(1, key.number()), message(2, &tensor(*value))].concat())
         }
-        Kind::Other(_) => return None,
+        PortKind::Other(_) => return None,
     })
 }
 

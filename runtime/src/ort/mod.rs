@@ -5,8 +5,8 @@ mod dtype;
 mod handle;
 
 use crate::{
-    Engine, EngineError, Feed, Kind, LoadOptions, ModelSource, Optimize, Port, PortDim, Prepared, Session,
-    Value, barrier::guarded, engine::check_feeds, error::tidy, locate::Located,
+    Engine, EngineError, Feed, LoadOptions, ModelSource, Optimize, Port, PortDim, PortKind, Prepared,
+    Session, Value, barrier::guarded, engine::check_feeds, error::tidy, locate::Located,
 };
 use handle::Handle;
 use ort::{
@@ -182,9 +182,9 @@ impl OrtSession {
     }
 
     /// `kind` is the type of the port that `value` is for, which says what an absent or empty value lacks.
-    fn handle(&self, value: &Value, kind: Option<&Kind>) -> Result<Handle, String> {
+    fn handle(&self, value: &Value, kind: Option<&PortKind>) -> Result<Handle, String> {
         let inner_kind = match kind {
-            Some(Kind::Optional(inner) | Kind::Sequence(inner)) => Some(&**inner),
+            Some(PortKind::Optional(inner) | PortKind::Sequence(inner)) => Some(&**inner),
             kind => kind,
         };
         match value {
@@ -193,14 +193,14 @@ impl OrtSession {
             Value::Optional(None) => absent::make(&self.environment, kind.ok_or("absent value")?),
             Value::Sequence(items) if items.is_empty() => {
                 let kind = match kind {
-                    Some(Kind::Optional(_)) => inner_kind,
+                    Some(PortKind::Optional(_)) => inner_kind,
                     kind => kind,
                 };
                 absent::make(&self.environment, kind.ok_or("empty sequence of unknown type")?)
             }
             Value::Sequence(items) => {
                 let of_items = match inner_kind {
-                    Some(Kind::Sequence(inner)) => Some(&**inner),
+                    Some(PortKind::Sequence(inner)) => Some(&**inner),
                     kind => kind,
                 };
                 let items = items.iter().map(|item| self.handle(item, of_items));
@@ -244,7 +244,7 @@ impl Session for OrtSession {
                 None => None,
             };
             let value = match (value, &port.kind) {
-                (Some(value), Kind::Optional(_)) => Value::Optional(Some(Box::new(value))),
+                (Some(value), PortKind::Optional(_)) => Value::Optional(Some(Box::new(value))),
                 (Some(value), _) => value,
                 (None, _) => Value::Optional(None),
             };
@@ -266,10 +266,10 @@ fn port(outlet: &Outlet) -> Port {
     Port { name: outlet.name().to_owned(), kind: kind(outlet.dtype()) }
 }
 
-fn kind(value: &ValueType) -> Kind {
+fn kind(value: &ValueType) -> PortKind {
     match value {
         ValueType::Tensor { ty, shape, dimension_symbols } => {
-            let Some(dtype) = dtype::from_ort(*ty) else { return Kind::Other(value.to_string()) };
+            let Some(dtype) = dtype::from_ort(*ty) else { return PortKind::Other(value.to_string()) };
             let dim = |(i, &size): (usize, &i64)| match usize::try_from(size) {
                 Ok(size) => PortDim::Fixed(size),
                 Err(_) => match dimension_symbols.get(i).filter(|name| !name.is_empty()) {
@@ -279,13 +279,13 @@ fn kind(value: &ValueType) -> Kind {
             };
             // ONNX Runtime's interface does not tell a scalar from a tensor of unknown rank.
             let dims = (!shape.is_empty()).then(|| shape.iter().enumerate().map(dim).collect());
-            Kind::Tensor { dtype, dims }
+            PortKind::Tensor { dtype, dims }
         }
-        ValueType::Sequence(inner) => Kind::Sequence(Box::new(kind(inner))),
-        ValueType::Optional(inner) => Kind::Optional(Box::new(kind(inner))),
+        ValueType::Sequence(inner) => PortKind::Sequence(Box::new(kind(inner))),
+        ValueType::Optional(inner) => PortKind::Optional(Box::new(kind(inner))),
         ValueType::Map { key, value: inner } => match (dtype::from_ort(*key), dtype::from_ort(*inner)) {
-            (Some(key), Some(value)) => Kind::Map { key, value },
-            _ => Kind::Other(value.to_string()),
+            (Some(key), Some(value)) => PortKind::Map { key, value },
+            _ => PortKind::Other(value.to_string()),
         },
     }
 }

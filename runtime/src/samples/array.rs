@@ -1,7 +1,7 @@
 //! Arrays in files: only the rows that are asked for are read, where the file allows that.
 
 use super::{
-    Limits, SamplesError,
+    SampleLimits, SamplesError,
     npy::{self, Header},
 };
 use pare_graph::{DataType, Tensor};
@@ -32,7 +32,7 @@ enum Store {
 
 impl Array {
     /// The arrays of an `.npz` file, or the one array of an `.npy` file (named after the file).
-    pub fn open_all(path: &Path, limits: &Limits) -> Result<Vec<Self>, SamplesError> {
+    pub fn open_all(path: &Path, limits: &SampleLimits) -> Result<Vec<Self>, SamplesError> {
         // Opening a pipe waits for somebody to write into it.
         if std::fs::metadata(path).is_ok_and(|meta| !meta.is_file()) {
             return Err(SamplesError::File { path: path.to_owned(), reason: "it is no file".into() });
@@ -60,7 +60,7 @@ impl Array {
         rows: Range<usize>,
         wanted: DataType,
         strip: bool,
-        limits: &Limits,
+        limits: &SampleLimits,
     ) -> Result<Tensor, SamplesError> {
         let bytes = self.read(rows.clone(), limits)?;
         let mut shape = self.header.shape.clone();
@@ -77,7 +77,7 @@ impl Array {
         SamplesError::File { path: self.path.clone(), reason }
     }
 
-    fn read(&mut self, rows: Range<usize>, limits: &Limits) -> Result<Vec<u8>, SamplesError> {
+    fn read(&mut self, rows: Range<usize>, limits: &SampleLimits) -> Result<Vec<u8>, SamplesError> {
         if let Store::Packed { member } = self.store {
             self.store = self.unpack(member, limits)?;
         }
@@ -97,7 +97,7 @@ impl Array {
     }
 
     /// Unpack into memory, or into a file without a name if it is large.
-    fn unpack(&self, member: Option<usize>, limits: &Limits) -> Result<Store, SamplesError> {
+    fn unpack(&self, member: Option<usize>, limits: &SampleLimits) -> Result<Store, SamplesError> {
         let failed = |error: io::Error| SamplesError::read(&self.path, &error);
         let size = self.header.size().unwrap_or(u64::MAX);
         let file = BufReader::new(File::open(&self.path).map_err(failed)?);
@@ -202,7 +202,7 @@ pub(super) fn write_npz(path: &Path, arrays: &[(&str, Vec<u8>)], method: Compres
 mod tests {
     use super::{super::npy::tests::npy as npy_file, *};
 
-    fn rows(path: &Path, limits: &Limits) -> Result<Tensor, SamplesError> {
+    fn rows(path: &Path, limits: &SampleLimits) -> Result<Tensor, SamplesError> {
         let mut array = Array::open_all(path, limits)?.remove(0);
         let dtype = array.header.element.dtype().unwrap();
         array.rows_as(1..3, dtype, false, limits)
@@ -215,16 +215,16 @@ mod tests {
         let plain = npy_file("|u1", false, "(3, 2)", &[1, 2, 3, 4, 5, 6]);
         let turned = npy_file("|u1", true, "(3, 2)", &[1, 3, 5, 2, 4, 6]);
         let wanted = Tensor::from_slice(&[2, 2], &[3_u8, 4, 5, 6]).unwrap();
-        let small = Limits { memory: 0, ..Limits::default() };
+        let small = SampleLimits { memory: 0, ..SampleLimits::default() };
         for file in [&plain, &turned] {
             for method in [CompressionMethod::Stored, CompressionMethod::Deflated] {
                 write_npz(&path, &[("x", file.clone())], method);
-                assert_eq!(rows(&path, &Limits::default()).unwrap(), wanted);
+                assert_eq!(rows(&path, &SampleLimits::default()).unwrap(), wanted);
                 assert_eq!(rows(&path, &small).unwrap(), wanted);
             }
             let single = folder.path().join("x.npy");
             std::fs::write(&single, file).unwrap();
-            assert_eq!(rows(&single, &Limits::default()).unwrap(), wanted);
+            assert_eq!(rows(&single, &SampleLimits::default()).unwrap(), wanted);
         }
     }
 
@@ -235,7 +235,7 @@ mod tests {
         let halves = npy_file("<f2", false, "(3,)", &[0, 0x3c, 0, 0xc0, 1, 0x7c]);
         let bools = npy_file("|b1", false, "(3,)", &[1, 0, 7]);
         write_npz(&path, &[("h", halves), ("b", bools)], CompressionMethod::Deflated);
-        let limits = Limits::default();
+        let limits = SampleLimits::default();
         let mut arrays = Array::open_all(&path, &limits).unwrap();
         let halves = arrays[0].rows_as(0..3, DataType::Float16, false, &limits).unwrap();
         assert_eq!(&halves.bytes()[..], [0, 0x3c, 0, 0xc0, 1, 0x7c]);
@@ -253,15 +253,15 @@ mod tests {
         let short = npy_file("<f4", false, "(1000000,)", &[0; 4]);
         for (file, word) in [(long, "more"), (short, "less")] {
             write_npz(&path, &[("x", file)], CompressionMethod::Deflated);
-            let mut array = Array::open_all(&path, &Limits::default()).unwrap().remove(0);
-            let error = array.rows_as(0..1, DataType::Float, false, &Limits::default()).unwrap_err();
+            let mut array = Array::open_all(&path, &SampleLimits::default()).unwrap().remove(0);
+            let error = array.rows_as(0..1, DataType::Float, false, &SampleLimits::default()).unwrap_err();
             assert!(error.to_string().contains(&format!("holds {word} than")), "{error}");
         }
         let large = npy_file("<f4", false, "(4000000000,)", &vec![0; 1 << 20]);
         write_npz(&path, &[("x", large.clone())], CompressionMethod::Deflated);
-        let error = Array::open_all(&path, &Limits::default()).err().unwrap();
+        let error = Array::open_all(&path, &SampleLimits::default()).err().unwrap();
         assert!(matches!(error, SamplesError::TooLarge { size: 16_000_000_000, .. }), "{error}");
-        let limits = Limits { total: u64::MAX, ..Limits::default() };
+        let limits = SampleLimits { total: u64::MAX, ..SampleLimits::default() };
         write_npz(&path, &[("x", large)], CompressionMethod::Stored);
         let error = Array::open_all(&path, &limits).err().unwrap();
         assert!(error.to_string().contains("cut short"), "{error}");

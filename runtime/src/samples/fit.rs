@@ -1,7 +1,7 @@
 //! Fitting arrays to the inputs of a model.
 
-use super::{Limits, SamplesError, array::Array};
-use crate::{Kind, Port, PortDim};
+use super::{SampleLimits, SamplesError, array::Array};
+use crate::{Port, PortDim, PortKind};
 use pare_graph::DataType;
 use std::path::Path;
 
@@ -30,7 +30,7 @@ pub(super) fn check_names(path: &Path, arrays: &[Array], inputs: &[Port]) -> Res
     let held = || list(arrays.iter().map(|array| array.name.as_str()).collect());
     let wanted = || list(inputs.iter().map(|port| port.name.as_str()).collect());
     let missing = inputs.iter().find(|port| {
-        let optional = matches!(port.kind, Kind::Optional(_));
+        let optional = matches!(port.kind, PortKind::Optional(_));
         !optional && arrays.iter().all(|array| array.name != port.name)
     });
     let file = path.display();
@@ -48,7 +48,11 @@ pub(super) fn check_names(path: &Path, arrays: &[Array], inputs: &[Port]) -> Res
     }
 }
 
-pub(super) fn read_labels(path: &Path, array: &mut Array, limits: &Limits) -> Result<Vec<i64>, SamplesError> {
+pub(super) fn read_labels(
+    path: &Path,
+    array: &mut Array,
+    limits: &SampleLimits,
+) -> Result<Vec<i64>, SamplesError> {
     let broken = |reason: String| SamplesError::File { path: path.to_owned(), reason };
     let rows = array.rows();
     let dtype = array.header.element.dtype().filter(|dtype| dtype.is_integer() || *dtype == DataType::Bool);

@@ -1,7 +1,7 @@
 //! Folders of ONNX test data: `test_data_set_*/input_*.pb`.
 
 use super::{SamplesError, pb};
-use crate::{Feed, Kind, Port, Value};
+use crate::{Feed, Port, PortKind, Value};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -45,7 +45,7 @@ pub fn read_test_data(folder: &Path, role: &str, ports: &[Port]) -> Result<Feed,
         let broken = |reason| SamplesError::File { path: path.clone(), reason };
         let port = port.ok_or_else(|| broken(format!("the model has no {role} number {number}")))?;
         let (_, value) = pb::decode(bytes, &port.kind).map_err(broken)?;
-        if let (Value::Tensor(tensor), Kind::Tensor { .. }) = (&value, &port.kind)
+        if let (Value::Tensor(tensor), PortKind::Tensor { .. }) = (&value, &port.kind)
             && tensor.is_empty()
             && tensor.dtype() != port.dtype().unwrap_or(tensor.dtype())
         {

@@ -6,7 +6,7 @@
 //! is found out.
 
 use super::pack;
-use crate::{Feed, Kind, Port, PortDim, Value};
+use crate::{Feed, Port, PortDim, PortKind, Value};
 use bytes::Bytes;
 use fastrand::Rng;
 use pare_graph::{DataType, Tensor};
@@ -21,7 +21,7 @@ pub struct InputSpec {
     /// Name of the input.
     pub name: String,
     /// Its type.
-    pub kind: Kind,
+    pub kind: PortKind,
     /// Bounds of its integers, such as the rows of the table that they index; 0..10 if not given.
     pub bound: Option<Range<i64>>,
     /// Integers that every other element is, on average: what the graph compares them with, which decides where it
@@ -55,11 +55,11 @@ const MAX_ELEMENTS: usize = 1 << 28;
 /// The first input that no samples are generated for: of an unknown type, or too large.
 pub fn beyond_generation(inputs: &[InputSpec]) -> Option<&InputSpec> {
     let plans = symbol_plans(inputs);
-    fn is_known(kind: &Kind) -> bool {
+    fn is_known(kind: &PortKind) -> bool {
         match kind {
-            Kind::Sequence(inner) | Kind::Optional(inner) => is_known(inner),
-            Kind::Tensor { .. } | Kind::Map { .. } => true,
-            Kind::Other(_) => false,
+            PortKind::Sequence(inner) | PortKind::Optional(inner) => is_known(inner),
+            PortKind::Tensor { .. } | PortKind::Map { .. } => true,
+            PortKind::Other(_) => false,
         }
     }
     let fits =
@@ -124,19 +124,19 @@ pub fn symbol_plans(inputs: &[InputSpec]) -> Vec<BTreeMap<String, usize>> {
     plans
 }
 
-fn dtype(kind: &Kind) -> Option<DataType> {
+fn dtype(kind: &PortKind) -> Option<DataType> {
     match kind {
-        Kind::Tensor { dtype, .. } => Some(*dtype),
-        Kind::Sequence(inner) | Kind::Optional(inner) => dtype(inner),
-        Kind::Map { .. } | Kind::Other(_) => None,
+        PortKind::Tensor { dtype, .. } => Some(*dtype),
+        PortKind::Sequence(inner) | PortKind::Optional(inner) => dtype(inner),
+        PortKind::Map { .. } | PortKind::Other(_) => None,
     }
 }
 
-fn dims(kind: &Kind) -> &[PortDim] {
+fn dims(kind: &PortKind) -> &[PortDim] {
     match kind {
-        Kind::Tensor { dims, .. } => dims.as_deref().unwrap_or_default(),
-        Kind::Sequence(inner) | Kind::Optional(inner) => dims(inner),
-        Kind::Map { .. } | Kind::Other(_) => &[],
+        PortKind::Tensor { dims, .. } => dims.as_deref().unwrap_or_default(),
+        PortKind::Sequence(inner) | PortKind::Optional(inner) => dims(inner),
+        PortKind::Map { .. } | PortKind::Other(_) => &[],
     }
 }
 
@@ -198,29 +198,29 @@ struct Maker<'a> {
 
 impl Maker<'_> {
     /// `None` for types that nothing is known about.
-    fn value(&mut self, kind: &Kind) -> Option<Value> {
+    fn value(&mut self, kind: &PortKind) -> Option<Value> {
         match kind {
-            Kind::Tensor { dtype, dims } => {
+            PortKind::Tensor { dtype, dims } => {
                 let shape = self.input.shape(dims.as_deref().unwrap_or_default(), self.plan);
                 self.tensor(*dtype, &shape).map(Value::Tensor)
             }
-            Kind::Sequence(inner) => {
+            PortKind::Sequence(inner) => {
                 let items = (0..2).map(|_| self.value(inner));
                 items.collect::<Option<_>>().map(Value::Sequence)
             }
             // Now and then it is left out. Not a sequence: ONNX Runtime 1.32 ends the process over an absent one.
-            Kind::Optional(inner) if self.index % 4 == 3 && !matches!(**inner, Kind::Sequence(_)) => {
+            PortKind::Optional(inner) if self.index % 4 == 3 && !matches!(**inner, PortKind::Sequence(_)) => {
                 Some(Value::Optional(None))
             }
-            Kind::Optional(inner) => Some(Value::Optional(Some(Box::new(self.value(inner)?)))),
-            Kind::Map { key, value } => {
+            PortKind::Optional(inner) => Some(Value::Optional(Some(Box::new(self.value(inner)?)))),
+            PortKind::Map { key, value } => {
                 let keys = match key {
                     DataType::String => Tensor::strings(&[3], WORDS[..3].iter().map(|&w| w.into()).collect()),
                     key => Tensor::from_f64(*key, &[3], &[0.0, 1.0, 2.0]),
                 };
                 Some(Value::Map { keys: keys.ok()?, values: self.tensor(*value, &[3])? })
             }
-            Kind::Other(_) => None,
+            PortKind::Other(_) => None,
         }
     }
 
@@ -355,7 +355,8 @@ mod tests {
             assert_eq!(beyond_generation(&[fine.clone(), large.clone()]), Some(&large));
             assert!(generate(&[large], &BTreeMap::new(), 0, 0).is_empty());
         }
-        let other = InputSpec { kind: Kind::Sequence(Box::new(Kind::Other("odd".into()))), ..fine.clone() };
+        let other =
+            InputSpec { kind: PortKind::Sequence(Box::new(PortKind::Other("odd".into()))), ..fine.clone() };
         assert_eq!(beyond_generation(std::slice::from_ref(&fine)), None);
         assert!(beyond_generation(&[fine, other]).is_some());
     }
@@ -461,9 +462,9 @@ mod tests {
 
     #[test]
     fn sequences_and_optionals_are_made() {
-        let inner = Kind::Tensor { dtype: DataType::Float, dims: Some(vec![PortDim::Fixed(1)]) };
-        let sequence = Kind::Optional(Box::new(Kind::Sequence(Box::new(inner.clone()))));
-        for (kind, left_out) in [(Kind::Optional(Box::new(inner)), 3), (sequence, usize::MAX)] {
+        let inner = PortKind::Tensor { dtype: DataType::Float, dims: Some(vec![PortDim::Fixed(1)]) };
+        let sequence = PortKind::Optional(Box::new(PortKind::Sequence(Box::new(inner.clone()))));
+        for (kind, left_out) in [(PortKind::Optional(Box::new(inner)), 3), (sequence, usize::MAX)] {
             let spec = InputSpec { name: "s".into(), kind: kind.clone(), bound: None, choices: vec![] };
             for index in 0..4 {
                 let feed = generate(std::slice::from_ref(&spec), &BTreeMap::new(), 0, index);

@@ -3,7 +3,7 @@
 //! * An `.npz` file holds an array for each input, named after it, and perhaps `labels`; an `.npy` file is
 //!   the array of a model's only input. The first axis counts samples.
 //! * A folder holds ONNX test data, `test_data_set_*/input_*.pb`; each set is one sample.
-//! * [`Samples::generated`] makes samples from the types of the inputs.
+//! * [`SampleSet::generated`] makes samples from the types of the inputs.
 //!
 //! Files are read as hostile: sizes are checked before memory is taken.
 
@@ -98,14 +98,14 @@ impl SamplesError {
 
 /// How much samples may take.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct SampleLimits {
     /// Bytes of all arrays of a file together.
     pub total: u64,
     /// Bytes of one array that may be held in memory; larger ones are unpacked into a temporary file.
     pub memory: u64,
 }
 
-impl Default for Limits {
+impl Default for SampleLimits {
     /// 8 GiB in all, 2 GiB of an array in memory.
     fn default() -> Self {
         Self { total: 8 << 30, memory: 2 << 30 }
@@ -122,13 +122,13 @@ const WORK: u64 = 1_000_000_000;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Samples for one model.
-pub struct Samples {
+pub struct SampleSet {
     source: Source,
     count: usize,
     labels: Option<Vec<i64>>,
     /// How many samples a run takes.
     per_run: PerRun,
-    limits: Limits,
+    limits: SampleLimits,
 }
 
 enum Source {
@@ -148,9 +148,9 @@ pub struct Batch {
     pub labels: Option<Vec<i64>>,
 }
 
-impl Samples {
+impl SampleSet {
     /// Samples from `path` for a model with these `inputs`.
-    pub fn open(path: &Path, inputs: &[Port], limits: Limits) -> Result<Self, SamplesError> {
+    pub fn open(path: &Path, inputs: &[Port], limits: SampleLimits) -> Result<Self, SamplesError> {
         if path.is_dir() {
             let folders = folder::sets(path)?;
             let count = folders.len();
@@ -170,7 +170,7 @@ impl Samples {
         let plans = symbol_plans(&inputs);
         let count = plans.len() * per_plan;
         let source = Source::Generated { inputs, plans, seed };
-        Self { source, count, labels: None, per_run: PerRun::Exactly(1), limits: Limits::default() }
+        Self { source, count, labels: None, per_run: PerRun::Exactly(1), limits: SampleLimits::default() }
     }
 
     /// What models are compared on where no samples are given, made from the inputs of `model`.
@@ -190,7 +190,7 @@ impl Samples {
         path: &Path,
         arrays: Vec<Array>,
         inputs: &[Port],
-        limits: Limits,
+        limits: SampleLimits,
     ) -> Result<Self, SamplesError> {
         let (mut columns, mut labels, mut per_run) = (Vec::new(), None, PerRun::Any);
         check_names(path, &arrays, inputs)?;
@@ -355,14 +355,14 @@ mod tests {
         npy("|u1", false, "(5, 2)", &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
     }
 
-    fn shapes(samples: &mut Samples, wanted: usize) -> Vec<Vec<usize>> {
+    fn shapes(samples: &mut SampleSet, wanted: usize) -> Vec<Vec<usize>> {
         let batches = samples.batches(wanted).map(Result::unwrap);
         batches.map(|batch| batch.feed[0].1.as_tensor().unwrap().shape().to_vec()).collect()
     }
 
     #[test]
     fn what_runs_cost_at_the_sizes_of_samples_decides_how_many_there_are() {
-        let count = |text: &str| Samples::for_model(&Model::of(parse_graph(text, 17).unwrap()), 0).len();
+        let count = |text: &str| SampleSet::for_model(&Model::of(parse_graph(text, 17).unwrap()), 0).len();
         assert_eq!(count("g (float[N] x) => (float[N] y) { y = Relu(x) }"), 3 * MOST);
         let products = |channels: usize| {
             count(&format!(
@@ -380,7 +380,7 @@ mod tests {
         let path = file(&folder, &[("x", x()), ("labels", npy("|i1", false, "(5,)", &[4, 3, 2, 1, 0]))]);
         let (two, any) = (PortDim::Fixed(2), PortDim::Symbol("n".into()));
         let open = |dims: &[PortDim]| {
-            Samples::open(&path, &[port(DataType::Uint8, dims)], Limits::default()).unwrap()
+            SampleSet::open(&path, &[port(DataType::Uint8, dims)], SampleLimits::default()).unwrap()
         };
         let mut symbolic = open(&[any, two.clone()]);
         assert_eq!(shapes(&mut symbolic, 2), [[2, 2], [2, 2], [1, 2]]);
@@ -402,7 +402,7 @@ mod tests {
     fn what_does_not_fit_is_told_in_one_sentence() {
         let folder = tempfile::tempdir().unwrap();
         let path = file(&folder, &[("x", x())]);
-        let open = |ports: &[Port]| Samples::open(&path, ports, Limits::default()).err().unwrap();
+        let open = |ports: &[Port]| SampleSet::open(&path, ports, SampleLimits::default()).err().unwrap();
         let (one, three) = (PortDim::Fixed(1), PortDim::Fixed(3));
         let error = open(&[port(DataType::Uint8, &[one.clone(), three])]);
         assert_eq!(error.to_string(), "input `x` takes uint8[1, 3], not rows of uint8[5, 2]");
@@ -415,9 +415,9 @@ mod tests {
         assert!(error.hint().unwrap().contains("savez"));
         let path = file(&folder, &[("x", x()), ("y", npy("|u1", false, "(2, 1)", &[0; 2]))]);
         let ports = [port(DataType::Uint8, &[PortDim::Unknown, PortDim::Unknown]), other];
-        let error = Samples::open(&path, &ports[..1], Limits::default()).err().unwrap();
+        let error = SampleSet::open(&path, &ports[..1], SampleLimits::default()).err().unwrap();
         assert!(error.to_string().ends_with("holds an array `y`; the inputs are `x`"), "{error}");
-        let error = Samples::open(&path, &ports, Limits::default()).err().unwrap();
+        let error = SampleSet::open(&path, &ports, SampleLimits::default()).err().unwrap();
         assert!(error.to_string().contains("holds 2 samples, where the first array holds 5"), "{error}");
     }
 
@@ -427,11 +427,11 @@ mod tests {
         let path = folder.path().join("anything.npy");
         std::fs::write(&path, x()).unwrap();
         let ports = [port(DataType::Uint8, &[PortDim::Unknown, PortDim::Fixed(2)])];
-        let mut samples = Samples::open(&path, &ports, Limits::default()).unwrap();
+        let mut samples = SampleSet::open(&path, &ports, SampleLimits::default()).unwrap();
         let feed = samples.batch(0..9).unwrap();
         assert_eq!(summary(&feed), "x: uint8[5, 2]");
         assert!(matches!(&feed[0].1, Value::Tensor(_)));
-        let error = Samples::open(folder.path(), &ports, Limits::default()).err().unwrap();
+        let error = SampleSet::open(folder.path(), &ports, SampleLimits::default()).err().unwrap();
         assert!(matches!(error, SamplesError::EmptyFolder(_)));
     }
 

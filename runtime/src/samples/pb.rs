@@ -1,7 +1,7 @@
 //! Values as ONNX's test data stores them: one serialised `TensorProto`, `SequenceProto` or
 //! `OptionalProto` a file.
 
-use crate::{Kind, Value};
+use crate::{PortKind, Value};
 use bytes::Bytes;
 use pare_graph::{DataType, Element, Tensor};
 use prost::Message;
@@ -76,16 +76,16 @@ struct OptionalProto {
 }
 
 /// The value of type `kind` in `bytes`, and its name (empty if it has none).
-pub(super) fn decode(bytes: Bytes, kind: &Kind) -> Result<(String, Value), String> {
+pub(super) fn decode(bytes: Bytes, kind: &PortKind) -> Result<(String, Value), String> {
     let broken = |error: prost::DecodeError| error.to_string();
     match kind {
-        Kind::Sequence(_) => {
+        PortKind::Sequence(_) => {
             let proto = SequenceProto::decode(bytes).map_err(broken)?;
             Ok((proto.name.clone(), sequence(proto)?))
         }
-        Kind::Optional(inner) => decode_optional(bytes, kind, inner),
-        Kind::Map { .. } => Ok((String::new(), map(MapProto::decode(bytes).map_err(broken)?)?)),
-        Kind::Tensor { .. } | Kind::Other(_) => {
+        PortKind::Optional(inner) => decode_optional(bytes, kind, inner),
+        PortKind::Map { .. } => Ok((String::new(), map(MapProto::decode(bytes).map_err(broken)?)?)),
+        PortKind::Tensor { .. } | PortKind::Other(_) => {
             let proto = TensorProto::decode(bytes).map_err(broken)?;
             Ok((proto.name.clone(), Value::Tensor(tensor(proto)?)))
         }
@@ -94,7 +94,7 @@ pub(super) fn decode(bytes: Bytes, kind: &Kind) -> Result<(String, Value), Strin
 
 /// Some writers leave the `OptionalProto` around a present value out. A bare sequence happens to parse as
 /// one that holds a tensor, so the type decides.
-fn decode_optional(bytes: Bytes, kind: &Kind, inner: &Kind) -> Result<(String, Value), String> {
+fn decode_optional(bytes: Bytes, kind: &PortKind, inner: &PortKind) -> Result<(String, Value), String> {
     if let Ok(proto) = OptionalProto::decode(bytes.clone()) {
         let name = proto.name.clone();
         if let Ok(value) = optional(proto)
@@ -200,8 +200,8 @@ fn typed(dtype: DataType, proto: &TensorProto) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    fn kind() -> Kind {
-        Kind::Tensor { dtype: DataType::Float, dims: None }
+    fn kind() -> PortKind {
+        PortKind::Tensor { dtype: DataType::Float, dims: None }
     }
 
     fn tensor_value(proto: &TensorProto) -> Result<Tensor, String> {
@@ -245,8 +245,8 @@ mod tests {
         let list = vec![one.clone(), one];
         let sequence = SequenceProto { tensors: list.clone(), ..SequenceProto::default() };
         let proto = OptionalProto { sequence: Some(sequence), ..OptionalProto::default() };
-        let longs = Kind::Tensor { dtype: DataType::Int64, dims: None };
-        let kind = Kind::Optional(Box::new(Kind::Sequence(Box::new(longs))));
+        let longs = PortKind::Tensor { dtype: DataType::Int64, dims: None };
+        let kind = PortKind::Optional(Box::new(PortKind::Sequence(Box::new(longs))));
         let (_, value) = decode(proto.encode_to_vec().into(), &kind).unwrap();
         let five = Value::Tensor(Tensor::scalar(5_i64));
         let wanted = Value::Optional(Some(Box::new(Value::Sequence(vec![five.clone(), five]))));

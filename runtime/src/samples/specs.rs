@@ -1,7 +1,7 @@
 //! What a model wants as inputs, read from its graph.
 
 use super::InputSpec;
-use crate::{Kind, PortDim};
+use crate::{PortDim, PortKind};
 use pare_graph::{AxisSize, DataType, Edge, Graph, Model, Type, TypeKind, ValueId};
 use std::collections::HashSet;
 
@@ -18,8 +18,8 @@ pub fn input_specs(model: &Model) -> Vec<InputSpec> {
     required.map(spec).collect()
 }
 
-fn kind(ty: Option<&Type>) -> Kind {
-    let open = || Kind::Other("an unknown type".to_owned());
+fn kind(ty: Option<&Type>) -> PortKind {
+    let open = || PortKind::Other("an unknown type".to_owned());
     let Some(ty) = ty else { return open() };
     let inner = |item: &Option<Box<Type>>| Box::new(kind(item.as_deref()));
     match &ty.kind {
@@ -30,10 +30,10 @@ fn kind(ty: Option<&Type>) -> Kind {
                 AxisSize::Symbol(_) | AxisSize::Unknown => PortDim::Unknown,
             };
             let dims = shape.as_ref().map(|axes| axes.iter().map(|axis| dim(&axis.size)).collect());
-            Kind::Tensor { dtype: *dtype, dims }
+            PortKind::Tensor { dtype: *dtype, dims }
         }
-        TypeKind::Sequence(item) => Kind::Sequence(inner(item)),
-        TypeKind::Optional(item) => Kind::Optional(inner(item)),
+        TypeKind::Sequence(item) => PortKind::Sequence(inner(item)),
+        TypeKind::Optional(item) => PortKind::Optional(inner(item)),
         _ => open(),
     }
 }
