@@ -1,6 +1,10 @@
 //! What commands read: models, samples, and the engine to run them with.
 
-use crate::{args::Common, failure::Failure, voice::Voice};
+use crate::{
+    args::Common,
+    failure::{Failure, worded},
+    voice::Voice,
+};
 use pare_graph::{Evaluate, EvaluateError, Model, Run, Setting, onnx};
 use pare_runtime::{
     Engine, EngineError, Evaluator, LoadOptions, ModelSource, Port, Resolved, SampleLimits, SampleSet,
@@ -87,7 +91,7 @@ impl<'v> Engines<'v> {
 
 /// An error with its hint on a line of its own.
 fn told(error: EngineError) -> String {
-    let hint = error.hint().map_or_else(String::new, |h| format!("\n{h}"));
+    let hint = error.hint().map_or_else(String::new, |h| format!("\n{}", worded(h)));
     format!("{error}{hint}")
 }
 

@@ -1,7 +1,6 @@
 //! Running two models and saying how far apart they are.
 
 use crate::{failure::Failure, inputs::Engines, voice};
-use pare_graph::{Model, Type, ValueId};
 use pare_runtime::{
     Deviation, Metrics, ModelSource, Outcome, ProofOptions, ProofReport, SampleSet, prove, upper_limit,
 };
@@ -211,27 +210,9 @@ pub fn compare(
     let options = ProofOptions { load: engines.load_options(), ..options };
     let engine = engines.engine()?;
     let given = !samples.is_generated();
-    let report = prove(engine.as_ref(), reference, candidate, samples.batches(BATCH), &options)?;
-    Ok(ProofReport { given, ..report })
-}
-
-/// The first difference between what two files declare as inputs and outputs, as a sentence.
-pub fn interface_change(original: &Model, changed: &Model) -> Option<String> {
-    let declared = |model: &Model, values: &[ValueId]| -> Vec<(String, Option<Type>)> {
-        let value = |&id: &ValueId| {
-            let value = model.graph.value(id);
-            (value.name.clone(), value.declared.as_ref().and_then(|d| d.ty.clone()))
-        };
-        values.iter().map(value).collect()
-    };
-    let both = |role: &str, a: &[ValueId], b: &[ValueId]| {
-        let (before, after) = (declared(original, a), declared(changed, b));
-        let first = before.iter().zip(&after).find(|(a, b)| a != b).map(|(a, _)| a.0.clone());
-        let odd = || (before.len() != after.len()).then(|| format!("the number of {role}s changed"));
-        first.map(|name| format!("the {role} `{name}` is declared in another way")).or_else(odd)
-    };
-    let (a, b) = (&original.graph, &changed.graph);
-    both("input", a.inputs(), b.inputs()).or_else(|| both("output", a.outputs(), b.outputs()))
+    let mut report = prove(engine.as_ref(), reference, candidate, samples.batches(BATCH), &options)?;
+    report.given = given;
+    Ok(report)
 }
 
 /// A share for people.
@@ -274,7 +255,7 @@ fn finite(x: f64) -> Option<f64> {
 pub fn to_text(report: &ProofReport) -> String {
     let mut text = String::new();
     let rows: Vec<_> = report
-        .drift
+        .deviation
         .outputs()
         .iter()
         .map(|(name, d)| {

@@ -1,4 +1,4 @@
-//! Engines and samples as passes ask for them (`pare_graph::Evaluate`, `pare_graph::Samples`).
+//! Engines and samples behind the traits that passes use: `pare_graph::Evaluate` and `pare_graph::Samples`.
 
 use crate::{
     Engine, EngineError, LoadOptions, ModelSource, Optimize, SampleSet, SamplesError, Session, Value,
@@ -11,7 +11,7 @@ use std::{
     time::Instant,
 };
 
-/// An engine that runs models straight from the graph.
+/// An engine that loads models from memory.
 #[derive(Clone)]
 pub struct Evaluator {
     engine: Arc<dyn Engine>,
@@ -19,12 +19,12 @@ pub struct Evaluator {
 }
 
 impl Evaluator {
-    /// An evaluator over this engine.
+    /// An evaluator with this engine.
     pub fn new(engine: Arc<dyn Engine>) -> Self {
         Self { engine, custom_op_libraries: Vec::new() }
     }
 
-    /// With libraries of custom operators.
+    /// Adds libraries of custom operators.
     #[must_use]
     pub fn with_custom_ops(mut self, libraries: &[PathBuf]) -> Self {
         self.custom_op_libraries = libraries.to_vec();
@@ -65,7 +65,7 @@ impl Run for Loaded {
         let outputs = self.0.run(&feed(feeds)).map_err(failed)?;
         let tensor = |(name, value): (String, Value)| match value {
             Value::Tensor(tensor) => Ok(tensor),
-            _ => Err(EvaluateError(format!("output `{name}` is no tensor"))),
+            _ => Err(EvaluateError(format!("output `{name}` is not a tensor"))),
         };
         outputs.into_iter().map(tensor).collect()
     }
@@ -82,7 +82,7 @@ impl Run for Loaded {
     }
 }
 
-/// Samples that several readers may share.
+/// Samples that threads can share.
 pub struct SharedSamples {
     samples: Mutex<SampleSet>,
     count: usize,
@@ -106,7 +106,7 @@ impl pare_graph::Samples for SharedSamples {
         let feed = samples.batch(range).map_err(|e: SamplesError| EvaluateError(e.to_string()))?;
         let tensor = |(name, value): (String, Value)| match value {
             Value::Tensor(tensor) => Ok((name, tensor)),
-            _ => Err(EvaluateError(format!("the samples of `{name}` are no tensors"))),
+            _ => Err(EvaluateError(format!("the samples of `{name}` are not tensors"))),
         };
         feed.into_iter().map(tensor).collect()
     }

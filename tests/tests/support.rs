@@ -3,7 +3,8 @@
 use pare_graph::{Model, onnx, text};
 use pare_passes::{Effect, Pipeline, Report, RunOptions, Tools, run};
 use pare_runtime::{
-    Engine, EngineChoice, Evaluator, ModelSource, Original, ProofOptions, SampleSet, input_specs, resolve,
+    Engine, EngineChoice, Evaluator, ModelSource, Original, ProofOptions, SampleSet, declared_change,
+    input_specs, resolve,
 };
 use std::{
     path::PathBuf,
@@ -48,13 +49,7 @@ pub fn bytes(model: &Model) -> Result<Vec<u8>, String> {
 
 /// Both models have the same inputs and outputs: names, order, types, symbolic sizes.
 pub fn same_interface(a: &Model, b: &Model) -> Result<(), String> {
-    let ports = |model: &Model| -> Vec<_> {
-        let graph = &model.graph;
-        let port = |&v| (graph.value(v).name.clone(), graph.value(v).declared.clone());
-        graph.inputs().iter().chain(graph.outputs()).map(port).map(|(n, d)| (n, d.map(|d| d.ty))).collect()
-    };
-    let (a, b) = (ports(a), ports(b));
-    if a == b { Ok(()) } else { Err(format!("the interface changed from {a:?} to {b:?}")) }
+    declared_change(a, b).map_or(Ok(()), Err)
 }
 
 /// A model in the engine, on generated samples: what others are held to.

@@ -1,9 +1,9 @@
 //! Absent optionals and empty sequences.
 //!
-//! ONNX Runtime's interface makes neither, but its operators do: a model of one node gives the value.
+//! ONNX Runtime's interface constructs neither, but its operators do: a model with one node returns the value.
 
 use super::{dtype, handle::Handle};
-use crate::{PortKind, error::tidy};
+use crate::{PortKind, message::one_line};
 use ort::{
     environment::Environment,
     session::builder::{GraphOptimizationLevel, SessionBuilder},
@@ -11,9 +11,9 @@ use ort::{
 use pare_graph::DataType;
 use prost::encoding::{WireType, encode_key, encode_varint};
 
-/// The empty sequence of type `kind`, or the absent value if it is optional.
-pub(super) fn make(environment: &Environment, kind: &PortKind) -> Result<Handle, String> {
-    let text = |error: ort::Error| tidy(error.message());
+/// Returns the empty sequence of type `kind`, or the absent value of an optional type.
+pub(super) fn value(environment: &Environment, kind: &PortKind) -> Result<Handle, String> {
+    let text = |error: ort::Error| one_line(error.message());
     let mut builder = SessionBuilder::new(environment).map_err(text)?;
     if let Ok(plain) = builder.clone().with_optimization_level(GraphOptimizationLevel::Disable) {
         builder = plain;
@@ -24,7 +24,7 @@ pub(super) fn make(environment: &Environment, kind: &PortKind) -> Result<Handle,
     outputs.pop().flatten().ok_or_else(|| format!("empty value of type {kind}"))
 }
 
-/// `y = SequenceEmpty()` or `y = Optional()`, serialised.
+/// The model `y = SequenceEmpty()` or `y = Optional()`, serialized.
 fn model(kind: &PortKind) -> Option<Vec<u8>> {
     let (operator, attribute) = match kind {
         PortKind::Sequence(inner) => {
@@ -59,7 +59,7 @@ fn type_proto(kind: &PortKind) -> Option<Vec<u8>> {
     })
 }
 
-/// A field that holds bytes.
+/// A length-delimited field.
 fn message(field: u32, body: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(body.len() + 4);
     encode_key(field, WireType::LengthDelimited, &mut out);
