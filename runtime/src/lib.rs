@@ -14,6 +14,7 @@
 //! The crate prints nothing and installs no panic hook; no input makes it panic. Errors are one sentence, and
 //! their `hint()` is a [`Hint`] that the program puts into words.
 
+#[cfg_attr(not(feature = "ort"), allow(dead_code))]
 mod cache;
 mod compare;
 mod confidence;
