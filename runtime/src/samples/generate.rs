@@ -6,14 +6,13 @@
 //! values is detected.
 
 use super::{
-    pack,
     plan::{dims, sizes, symbol_plans},
     specs::InputSpec,
 };
 use crate::{Feed, PortKind, Value};
 use bytes::Bytes;
 use fastrand::Rng;
-use pare_graph::{DataType, Tensor};
+use pare_graph::{DataType, Tensor, pack_bits};
 use std::{collections::BTreeMap, f64::consts::TAU};
 
 /// Number of distributions; successive samples cycle through them.
@@ -115,7 +114,7 @@ impl Generator<'_> {
             }
             _ if dtype.bits() < 8 || (dtype.bits() == 8 && dtype.is_float()) => {
                 let codes = self.codes(dtype, count)?;
-                Tensor::new(dtype, shape, pack(dtype.bits(), &codes))
+                Tensor::new(dtype, shape, pack_bits(dtype.bits(), &codes))
             }
             _ if dtype.is_float() => Tensor::from_f64(dtype, shape, &self.floats(count)),
             _ => {
@@ -183,7 +182,7 @@ impl Generator<'_> {
     /// Codes of a narrow type: small finite floats, integers within the range.
     fn codes(&mut self, dtype: DataType, count: usize) -> Option<Vec<u8>> {
         let all: Vec<u8> = (0..=(((1_u16 << dtype.bits()) - 1) as u8)).collect();
-        let values = Tensor::new(dtype, &[all.len()], pack(dtype.bits(), &all)).ok()?.to_f64()?;
+        let values = Tensor::new(dtype, &[all.len()], pack_bits(dtype.bits(), &all)).ok()?.to_f64()?;
         let bound = self.input.bound.clone().unwrap_or(0..10);
         let fits = |value: f64| {
             if dtype.is_float() {

@@ -102,7 +102,7 @@ fn input_rows(
 
 /// An activation that has another shape than the graph says.
 pub fn misfit(op: &Linear, graph: &Graph) -> PassError {
-    EvaluateError(format!("`{}` has not the shape that was inferred", graph.value(op.input).name)).into()
+    EvaluateError::new(format!("`{}` has not the shape that was inferred", graph.value(op.input).name)).into()
 }
 
 /// Operators in lots whose sums fit into so many bytes together.

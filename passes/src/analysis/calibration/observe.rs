@@ -57,7 +57,7 @@ impl Probe {
         wanted: &[ValueId],
     ) -> Result<Self, PassError> {
         let engine = tools.engine.ok_or_else(no_engine)?;
-        let part = segment(model, given, wanted).map_err(|e| EvaluateError(e.to_string()))?;
+        let part = segment(model, given, wanted).map_err(EvaluateError::from_error)?;
         let named = |id: &ValueId| part.graph.value(*id).name.clone();
         let inputs: Vec<_> = part.graph.inputs().iter().map(named).collect();
         let outputs: Vec<_> = part.graph.outputs().iter().map(named).collect();
@@ -67,7 +67,7 @@ impl Probe {
             let output = outputs.iter().position(|o| *o == name).map(Place::Output);
             // What is wanted as it was given never enters the part.
             let given = given.iter().position(|g| g == v).map(Place::Input);
-            output.or(given).ok_or_else(|| EvaluateError(format!("`{name}` is not computed")))
+            output.or(given).ok_or_else(|| EvaluateError::new(format!("`{name}` is not computed")))
         };
         let wanted = wanted.iter().map(find).collect::<Result<Vec<_>, _>>()?;
         let computes = wanted.iter().any(|p| matches!(p, Place::Output(_)));
@@ -85,7 +85,7 @@ impl Probe {
             Place::Output(i) => outputs.get(i).cloned(),
             Place::Input(i) => feeds.iter().find(|(n, _)| *n == self.names[i]).map(|(_, t)| t.clone()),
         };
-        let missing = || EvaluateError("the engine gave too few outputs".into());
+        let missing = || EvaluateError::new("the engine gave too few outputs");
         self.wanted.iter().map(|p| take(p).ok_or_else(missing)).collect()
     }
 }
@@ -143,8 +143,9 @@ pub fn floats(tensor: &Tensor) -> Result<Cow<'_, [f32]>, EvaluateError> {
     }
     if tensor.dtype() == DataType::Float {
         let floats = tensor.to_vec::<f32>();
-        return floats.map(Cow::Owned).map_err(|e| EvaluateError(e.to_string()));
+        return floats.map(Cow::Owned).map_err(EvaluateError::from_error);
     }
-    let values = tensor.to_f64().ok_or_else(|| EvaluateError(format!("{} activations", tensor.dtype())))?;
+    let values =
+        tensor.to_f64().ok_or_else(|| EvaluateError::new(format!("{} activations", tensor.dtype())))?;
     Ok(values.into_iter().map(|v| v as f32).collect())
 }

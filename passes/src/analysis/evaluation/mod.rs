@@ -228,20 +228,12 @@ impl Rest {
 
 /// Values made before any of the changed nodes, and read by these or by what follows from them.
 fn boundary(graph: &Graph, changed: &HashSet<NodeId>) -> Vec<ValueId> {
-    let mut after: HashSet<ValueId> = HashSet::new();
-    let mut wanted = vec![];
-    for &node in graph.nodes().iter() {
-        let inputs: Vec<_> =
-            graph.inputs_of(node).into_iter().flatten().chain(graph.captured_by(node)).collect();
-        if !changed.contains(&node) && !inputs.iter().any(|v| after.contains(v)) {
-            continue;
-        }
-        after.extend(graph.outputs_of(node).into_iter().flatten());
-        wanted.extend(inputs.into_iter().filter(|&v| graph.value(v).data.is_none()));
-    }
+    let after = graph.downstream(changed.iter().copied());
+    let mut wanted: Vec<_> = after.iter().flat_map(|&node| graph.operands(node)).collect();
+    wanted.retain(|&v| graph.value(v).data.is_none());
     // An output that no change reaches is given as it is.
     wanted.extend(graph.outputs());
-    wanted.retain(|v| !after.contains(v));
+    wanted.retain(|&v| graph.producer(v).is_none_or(|(node, _)| !after.contains(&node)));
     wanted.sort_unstable();
     wanted.dedup();
     wanted

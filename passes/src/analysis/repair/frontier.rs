@@ -35,16 +35,8 @@ impl Frontier {
 
     /// The nodes that must run before these values are there.
     fn before(&self, graph: &Graph, values: &[ValueId]) -> HashSet<NodeId> {
-        let mut nodes = HashSet::new();
-        let mut queue = values.to_vec();
-        while let Some(value) = queue.pop() {
-            let Some((node, _)) = graph.producer(value) else { continue };
-            if !self.done.contains(&node) && nodes.insert(node) {
-                queue.extend(graph.inputs_of(node).into_iter().flatten());
-                queue.extend(graph.captured_by(node));
-            }
-        }
-        nodes
+        let is_done = |v| graph.producer(v).is_some_and(|(node, _)| self.done.contains(&node));
+        graph.upstream(values.iter().copied(), is_done)
     }
 
     /// Make ready to compute `wanted`, and what is needed to go on from there: what further nodes read, and what will be
@@ -58,7 +50,7 @@ impl Frontier {
     ) -> Result<Step, PassError> {
         let graph = &model.graph;
         let done: HashSet<_> = self.done.union(&self.before(graph, wanted)).copied().collect();
-        let made = done.iter().flat_map(|&n| graph.outputs_of(n).into_iter().flatten());
+        let made = done.iter().flat_map(|&n| graph.results(n));
         let mut next: Vec<_> =
             made.chain(open_inputs(graph)).filter(|&v| graph.value(v).data.is_none()).collect();
         let waits = |v: &ValueId| {

@@ -171,14 +171,7 @@ pub fn unfit(graph: &Graph, node: NodeId, error: NotFinite) -> PassError {
 
 /// All values that depend on these nodes.
 pub(crate) fn behind(graph: &Graph, nodes: &HashSet<NodeId>) -> HashSet<ValueId> {
-    let mut values = HashSet::new();
-    for &node in graph.nodes().iter() {
-        let inputs = graph.inputs_of(node).into_iter().flatten().chain(graph.captured_by(node));
-        if nodes.contains(&node) || inputs.into_iter().any(|v| values.contains(&v)) {
-            values.extend(graph.outputs_of(node).into_iter().flatten());
-        }
-    }
-    values
+    graph.downstream(nodes.iter().copied()).into_iter().flat_map(|node| graph.results(node)).collect()
 }
 
 /// What the operator is fitted to. `pending` have not been fitted yet, itself among them.
@@ -240,17 +233,7 @@ fn added_to(add: NodeRef<'_>, value: ValueRef<'_>) -> Option<Skip> {
 }
 
 fn depends(graph: &Graph, value: ValueId, nodes: &HashSet<NodeId>) -> bool {
-    let (mut queue, mut seen) = (vec![value], HashSet::new());
-    while let Some(value) = queue.pop() {
-        let Some((node, _)) = graph.producer(value) else { continue };
-        if nodes.contains(&node) {
-            return true;
-        }
-        if seen.insert(node) {
-            queue.extend(graph.inputs_of(node).into_iter().flatten().chain(graph.captured_by(node)));
-        }
-    }
-    false
+    !graph.upstream([value], |_| false).is_disjoint(nodes)
 }
 
 /// Run both models up to the operator and take rows.

@@ -586,7 +586,7 @@ fn what_is_repeated_to_a_computed_shape_stays_whole() {
         let six = groups.groups.iter().find(|g| g.width == 6).unwrap();
         six.whole.clone()
     };
-    assert_eq!(read("sizes").unwrap(), "Expand making `t` computes its shape, which `safe` may resolve");
+    assert_eq!(read("sizes").unwrap(), "Expand producing `t` computes its shape, which `safe` may resolve");
     assert_eq!(read("ones"), None);
 }
 
