@@ -337,8 +337,8 @@ impl Proven {
         };
         text += &proof::to_text(overall);
         if !self.each.is_empty() {
-            let row = |(passes, effect, proof): &(String, Effect, pare_runtime::Report)| {
-                let worst = proof.drift.outputs().iter().map(|(_, d)| d.max_rel).fold(0.0, f64::max);
+            let row = |(passes, effect, proof): &(String, Effect, pare_runtime::ProofReport)| {
+                let worst = proof.deviation.outputs().iter().map(|(_, d)| d.max_rel).fold(0.0, f64::max);
                 let verdict = match &proof.outcome {
                     Outcome::Equal => "equal",
                     Outcome::Differs { .. } if *effect == Effect::Lossy => "drifts",

@@ -3,7 +3,8 @@
 use pare_graph::{Model, onnx, text};
 use pare_passes::{Effect, Pipeline, Report, RunOptions, Tools, run};
 use pare_runtime::{
-    Engine, EngineChoice, Evaluator, ModelSource, Original, ProofOptions, Samples, input_specs, resolve,
+    Engine, EngineChoice, Evaluator, ModelSource, Original, ProofOptions, SampleSet, declared_change,
+    input_specs, resolve,
 };
 use std::{
     path::PathBuf,
@@ -48,19 +49,13 @@ pub fn bytes(model: &Model) -> Result<Vec<u8>, String> {
 
 /// Both models have the same inputs and outputs: names, order, types, symbolic sizes.
 pub fn same_interface(a: &Model, b: &Model) -> Result<(), String> {
-    let ports = |model: &Model| -> Vec<_> {
-        let graph = &model.graph;
-        let port = |&v| (graph.value(v).name.clone(), graph.value(v).declared.clone());
-        graph.inputs().iter().chain(graph.outputs()).map(port).map(|(n, d)| (n, d.map(|d| d.ty))).collect()
-    };
-    let (a, b) = (ports(a), ports(b));
-    if a == b { Ok(()) } else { Err(format!("the interface changed from {a:?} to {b:?}")) }
+    declared_change(a, b).map_or(Ok(()), Err)
 }
 
 /// A model in the engine, on generated samples: what others are held to.
 pub struct Truth {
     original: Original<'static>,
-    samples: Samples,
+    samples: SampleSet,
 }
 
 impl Truth {
@@ -69,7 +64,7 @@ impl Truth {
         static OPTIONS: OnceLock<ProofOptions> = OnceLock::new();
         let mut inferred = model.clone();
         inferred.infer().map_err(|e| e.to_string())?;
-        let samples = Samples::generated(input_specs(&inferred), 0, per_plan);
+        let samples = SampleSet::generated(input_specs(&inferred), 0, per_plan);
         let options = OPTIONS.get_or_init(ProofOptions::default);
         let original = Original::new(&**engine(), &ModelSource::bytes(bytes(model)?), options);
         Ok(Self { original, samples })
@@ -82,7 +77,7 @@ impl Truth {
         if !report.is_equal() {
             return Err(format!("{:?}", report.outcome));
         }
-        let off = report.drift.outputs().iter().find(|(_, d)| effect == Effect::Exact && !d.is_zero());
+        let off = report.deviation.outputs().iter().find(|(_, d)| effect == Effect::Exact && !d.is_zero());
         match off {
             Some((output, by)) => Err(format!("`{output}` is not equal to the bit: {by:?}")),
             None => Ok(()),

@@ -3,7 +3,7 @@
 use crate::framework::{Effect, Pass, Pipeline, Report, RunOptions, Tools, run};
 use pare_graph::{Graph, Model, onnx, text};
 use pare_runtime::{
-    Engine, EngineChoice, Evaluator, ModelSource, ProofOptions, Samples, input_specs, prove, resolve,
+    Engine, EngineChoice, Evaluator, ModelSource, ProofOptions, SampleSet, input_specs, prove, resolve,
 };
 use std::sync::{Arc, OnceLock};
 
@@ -92,14 +92,14 @@ pub fn same(original: &Model, changed: &Model, effect: Effect) {
     let source = |model: &Model| ModelSource::bytes(onnx::to_bytes(model).unwrap());
     let mut inferred = original.clone();
     inferred.infer().unwrap();
-    let mut samples = Samples::generated(input_specs(&inferred), 0, SAMPLES_PER_PLAN);
+    let mut samples = SampleSet::generated(input_specs(&inferred), 0, SAMPLES_PER_PLAN);
     let (a, b) = (source(original), source(changed));
     let report = prove(&**engine(), &a, &b, samples.batches(1), &ProofOptions::default()).unwrap();
     assert!(report.samples > 0, "no sample runs: {:?}", report.outcome);
     match effect {
         Effect::Exact => {
             assert!(report.is_equal(), "{:?}", report.outcome);
-            for (output, deviation) in report.drift.outputs() {
+            for (output, deviation) in report.deviation.outputs() {
                 assert!(deviation.is_zero(), "`{output}` is not equal to the bit: {deviation:?}");
             }
         }
