@@ -9,6 +9,7 @@ pub mod evaluation;
 pub mod flow;
 pub mod groups;
 pub(crate) mod interval;
+pub mod linear;
 pub(crate) mod patterns;
 pub mod prepare;
 pub mod repair;

@@ -11,7 +11,7 @@ pub(crate) const HELD_OUT: usize = 256;
 /// Fewer samples than this tell too little for a fit.
 const MIN_SAMPLES: usize = 16;
 /// Places of each sample that a fit looks at.
-pub(crate) const PLACES: usize = 32;
+pub(crate) const POSITIONS: usize = 32;
 
 /// The samples of a pass that fits: those it fits to, and those it compares outputs on, a fifth of all.
 #[derive(Debug, Clone)]

@@ -22,7 +22,7 @@ use std::collections::{HashMap, HashSet};
 /// What a body consists of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum BlockKind {
     /// Convolutions.
     Conv,
     /// Attention (see [`attentions`]).
@@ -33,7 +33,7 @@ pub enum Kind {
     Recurrent,
 }
 
-impl std::fmt::Display for Kind {
+impl std::fmt::Display for BlockKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Conv => "convolution",
@@ -50,7 +50,7 @@ pub struct Block {
     /// A name for people: what the names of its nodes have in common.
     pub name: String,
     /// What it computes.
-    pub kind: Kind,
+    pub kind: BlockKind,
     /// The stream before: `u`.
     pub entry: ValueId,
     /// The body's result, which is added.
@@ -140,8 +140,8 @@ pub fn layers(graph: &Graph, blocks: &[Block]) -> Vec<Vec<usize>> {
         for step in chain {
             let kinds = |members: &[usize]| members.iter().map(|&i| blocks[i].kind).collect::<Vec<_>>();
             let completes = layers.last().is_some_and(|last| {
-                kinds(last) == [Kind::Attention]
-                    && kinds(&step) == [Kind::Mlp]
+                kinds(last) == [BlockKind::Attention]
+                    && kinds(&step) == [BlockKind::Mlp]
                     && leads(graph, blocks[last[0]].exit, blocks[step[0]].entry)
             });
             match layers.last_mut().filter(|_| completes) {
@@ -336,20 +336,20 @@ impl Finder<'_> {
     }
 
     /// What a body computes; `None` if it has no weights.
-    fn kind(&self, body: &[NodeId]) -> Option<Kind> {
+    fn kind(&self, body: &[NodeId]) -> Option<BlockKind> {
         let at = |&n: &NodeId| self.graph.at(n);
         let has = |ops: &[&str]| body.iter().map(at).any(|at| ops.contains(&at.op()));
         if !body.iter().any(|&n| self.is_weighted(n)) {
             return None;
         }
         Some(if body.iter().any(|n| self.attention.contains(n)) {
-            Kind::Attention
+            BlockKind::Attention
         } else if has(&["GRU", "LSTM", "RNN"]) {
-            Kind::Recurrent
+            BlockKind::Recurrent
         } else if has(&["Conv", "ConvTranspose", "ConvInteger", "QLinearConv"]) {
-            Kind::Conv
+            BlockKind::Conv
         } else {
-            Kind::Mlp
+            BlockKind::Mlp
         })
     }
 

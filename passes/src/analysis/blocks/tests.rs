@@ -7,7 +7,7 @@ use pare_runtime::{LoadOptions, ModelSource, Optimize, generate, input_specs, sy
 use std::path::PathBuf;
 
 /// Name of the exit, kind, and nodes in the body of each block.
-fn found(source: &str) -> Vec<(String, Kind, usize)> {
+fn found(source: &str) -> Vec<(String, BlockKind, usize)> {
     let mut model = model(source);
     model.infer().unwrap();
     let graph = &model.graph;
@@ -28,7 +28,7 @@ fn convolutions_beside_a_skip_or_a_projection_are_blocks() {
         t = vec!["0.2"; 16].join(", ")
     );
     let source = source.replace(&format!(", {weights}"), "");
-    assert_eq!(found(&source), [("v".into(), Kind::Conv, 3), ("v2".into(), Kind::Conv, 3)]);
+    assert_eq!(found(&source), [("v".into(), BlockKind::Conv, 3), ("v2".into(), BlockKind::Conv, 3)]);
 }
 
 #[test]
@@ -38,7 +38,7 @@ fn masks_do_not_lead_around_a_block_and_branches_side_by_side_are_two() {
         s = MatMul(q, kt) m = Add(s, mask) p = Softmax(m) a = MatMul(p, v) o = MatMul(a, w)
         h = MatMul(x, w) r = Relu(h) d = MatMul(r, w)
         both = Add(o, d) y = Add(x, both) }";
-    assert_eq!(found(source), [("y".into(), Kind::Attention, 9), ("y".into(), Kind::Mlp, 3)]);
+    assert_eq!(found(source), [("y".into(), BlockKind::Attention, 9), ("y".into(), BlockKind::Mlp, 3)]);
 }
 
 #[test]

@@ -20,7 +20,7 @@ use faer::{
 use rayon::prelude::*;
 
 /// A linear map that reads the units.
-pub struct Reader {
+pub struct UnitReader {
     /// Covariance of its inputs, `[D, D]`.
     pub covariance: Mat<f64>,
     /// Its weights, `[O, D]`.
@@ -33,7 +33,7 @@ pub struct Reader {
 
 /// In which order to remove units, and what it costs.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Order {
+pub struct RemovalOrder {
     /// All units, the first to go first.
     pub units: Vec<usize>,
     /// Squared error, in units of importance, when the first `i` are gone: one more than there are units.
@@ -47,11 +47,11 @@ const ROUNDS: usize = 128;
 const RIDGE: f64 = 1e-3;
 
 /// Remove all units, the cheapest first.
-pub fn block_obs(readers: Vec<Reader>) -> Result<Order, NotFinite> {
+pub fn block_obs(readers: Vec<UnitReader>) -> Result<RemovalOrder, NotFinite> {
     let count = readers.first().map_or(0, |r| r.units.len());
     let mut states = readers.into_iter().map(State::new).collect::<Result<Vec<_>, _>>()?;
     let mut alive: Vec<_> = (0..count).collect();
-    let mut order = Order { units: vec![], loss: vec![0.0] };
+    let mut order = RemovalOrder { units: vec![], loss: vec![0.0] };
     while !alive.is_empty() {
         let score = |&unit: &usize| states.iter().map(|state| state.score(unit)).sum();
         let scores: Vec<f64> = alive.par_iter().map(score).collect();
@@ -89,8 +89,8 @@ struct State {
 }
 
 impl State {
-    fn new(reader: Reader) -> Result<Self, NotFinite> {
-        let Reader { mut covariance, weight, units, importance } = reader;
+    fn new(reader: UnitReader) -> Result<Self, NotFinite> {
+        let UnitReader { mut covariance, weight, units, importance } = reader;
         let d = covariance.nrows();
         let trace: f64 = (0..d).map(|i| covariance[(i, i)]).sum();
         let delta = if trace > 0.0 { RIDGE * trace / d as f64 } else { 1.0 };
@@ -227,7 +227,7 @@ mod tests {
     fn every_step_removes_what_a_refit_from_scratch_would_and_knows_its_loss() {
         for seed in 0..8 {
             let (sums, weight) = sums(seed);
-            let reader = Reader {
+            let reader = UnitReader {
                 covariance: sums.covariance(),
                 weight: weight.clone(),
                 units: units(),
@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn several_readers_count_by_their_importance_and_idle_inputs_help() {
         let (sums, weight) = sums(9);
-        let reader = |importance| Reader {
+        let reader = |importance| UnitReader {
             covariance: sums.covariance(),
             weight: weight.clone(),
             units: units()[..4].to_vec(),
@@ -269,7 +269,7 @@ mod tests {
     #[test]
     fn many_units_go_in_lots() {
         let n = 300;
-        let reader = Reader {
+        let reader = UnitReader {
             covariance: Mat::identity(n, n),
             weight: Mat::from_fn(1, n, |_, j| 1.0 + ((j * 7) % n) as f64),
             units: (0..n).map(|u| vec![u]).collect(),

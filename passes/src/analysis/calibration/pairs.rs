@@ -3,14 +3,14 @@
 /// Means, variances and covariance of `x` and `y` in each channel, and how often `x` is not negative; in f64, merged
 /// batch by batch as in [`Sums`](crate::statistics::Sums).
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Pairs {
+pub struct JointMoments {
     /// One for each channel.
-    pub channels: Vec<Pair>,
+    pub channels: Vec<ChannelMoments>,
 }
 
 /// The figures of one channel.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Pair {
+pub struct ChannelMoments {
     count: f64,
     /// Mean of `x`.
     pub x_mean: f64,
@@ -21,7 +21,7 @@ pub struct Pair {
     positive: f64,
 }
 
-impl Pair {
+impl ChannelMoments {
     fn merge(&mut self, other: &Self) {
         let count = self.count + other.count;
         if other.count == 0.0 {
@@ -57,10 +57,10 @@ impl Pair {
     }
 }
 
-impl Pairs {
+impl JointMoments {
     /// Of no elements yet.
     pub fn new(channels: usize) -> Self {
-        Self { channels: vec![Pair::default(); channels] }
+        Self { channels: vec![ChannelMoments::default(); channels] }
     }
 
     /// Add the elements of two values of this shape, whose channels lie along `axis`. Shapes with another number of
@@ -78,7 +78,7 @@ impl Pairs {
         };
         let n = (outer * inner) as f64;
         for (c, total) in self.channels.iter_mut().enumerate() {
-            let mut pair = Pair { count: n, ..Pair::default() };
+            let mut pair = ChannelMoments { count: n, ..ChannelMoments::default() };
             for (x, y) in elements(c) {
                 pair.x_mean += x / n;
                 pair.y_mean += y / n;
@@ -109,7 +109,7 @@ mod tests {
         let normal = |rng: &mut fastrand::Rng| {
             (-2.0 * (1.0 - rng.f64()).ln()).sqrt() * (std::f64::consts::TAU * rng.f64()).cos()
         };
-        let mut pairs = Pairs::new(2);
+        let mut pairs = JointMoments::new(2);
         for _ in 0..40 {
             // [N, C, L] with the second channel shifted and turned.
             let z: Vec<_> = (0..2 * 2 * 500)
@@ -136,7 +136,7 @@ mod tests {
     fn batches_add_up() {
         let x: Vec<f32> = (0..24).map(|i| ((i * 7) % 11) as f32 + 100.0).collect();
         let y: Vec<f32> = x.iter().map(|v| 3.0 * v - 2.0).collect();
-        let (mut whole, mut parts) = (Pairs::new(3), Pairs::new(3));
+        let (mut whole, mut parts) = (JointMoments::new(3), JointMoments::new(3));
         whole.add(&x, &y, &[4, 2, 3], 2);
         parts.add(&x[..6], &y[..6], &[1, 2, 3], 2);
         parts.add(&x[6..], &y[6..], &[3, 2, 3], 2);

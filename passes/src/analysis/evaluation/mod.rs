@@ -13,7 +13,7 @@ use std::{collections::HashSet, ops::Range};
 
 /// How far a candidate lies from the original.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Measured {
+pub struct Quality {
     /// See [`drift`].
     pub drift: f64,
     /// Share of the rows of class scores whose highest is the same, of the output where it is least.
@@ -22,18 +22,18 @@ pub struct Measured {
     pub accuracy_drop: Option<f64>,
 }
 
-/// How far a candidate may lie from the original. Limits that cannot be measured are broken.
+/// How far a candidate may lie from the original. QualityLimits that cannot be measured are broken.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Limits {
-    /// The greatest [`Measured::drift`].
+pub struct QualityLimits {
+    /// The greatest [`Quality::drift`].
     pub max_drift: Option<f64>,
-    /// The least [`Measured::agreement`].
+    /// The least [`Quality::agreement`].
     pub min_agreement: Option<f64>,
-    /// The greatest [`Measured::accuracy_drop`].
+    /// The greatest [`Quality::accuracy_drop`].
     pub max_accuracy_drop: Option<f64>,
 }
 
-impl Limits {
+impl QualityLimits {
     /// Whether there are any.
     pub fn any(&self) -> bool {
         self.max_drift.is_some() || self.min_agreement.is_some() || self.max_accuracy_drop.is_some()
@@ -55,8 +55,8 @@ impl Limits {
     }
 
     /// The first limit that is broken, as a sentence.
-    pub fn broken(&self, measured: &Measured) -> Option<String> {
-        let Measured { drift, agreement, accuracy_drop } = *measured;
+    pub fn broken(&self, measured: &Quality) -> Option<String> {
+        let Quality { drift, agreement, accuracy_drop } = *measured;
         if let Some(limit) = self.max_drift.filter(|&limit| !(drift <= limit)) {
             return Some(format!("the drift of {drift:.3e} is more than {limit}"));
         }
@@ -90,7 +90,7 @@ pub struct HeldOut<'t> {
 }
 
 /// Values of the original at which candidates may start, batch by batch.
-pub struct Start {
+pub struct Prefix {
     values: Vec<ValueId>,
     names: Vec<String>,
     held: Vec<Vec<Tensor>>,
@@ -126,16 +126,16 @@ impl<'t> HeldOut<'t> {
     }
 
     /// All measures of a whole model.
-    pub fn measure(&self, model: &Model) -> Result<Measured, PassError> {
+    pub fn measure(&self, model: &Model) -> Result<Quality, PassError> {
         self.judge(&self.run(model, model.graph.outputs())?)
     }
 
     /// All measures of a candidate that is equal to the original up to the start.
-    pub fn measure_from(&self, start: &Start, model: &Model) -> Result<Measured, PassError> {
+    pub fn measure_from(&self, start: &Prefix, model: &Model) -> Result<Quality, PassError> {
         self.judge(&self.run_from(start, model)?)
     }
 
-    fn judge(&self, outputs: &Outputs) -> Result<Measured, PassError> {
+    fn judge(&self, outputs: &Outputs) -> Result<Quality, PassError> {
         let labels = self.tools.samples.and_then(pare_graph::Samples::labels);
         let mut by_output: Vec<Metrics> = vec![];
         for ((batch, a), b) in self.batches.iter().zip(&self.outputs).zip(outputs) {
@@ -147,7 +147,7 @@ impl<'t> HeldOut<'t> {
         }
         let least = |of: &dyn Fn(&Metrics) -> Option<f64>| by_output.iter().filter_map(of).reduce(f64::min);
         let gain = |m: &Metrics| Some(m.candidate_accuracy()? - m.reference_accuracy()?);
-        Ok(Measured {
+        Ok(Quality {
             drift: drift(&self.outputs, outputs)?,
             agreement: least(&Metrics::agreement),
             accuracy_drop: least(&gain).map(|gain| -gain),
@@ -155,7 +155,7 @@ impl<'t> HeldOut<'t> {
     }
 
     /// Run the original up to where a change of these nodes begins to matter.
-    pub fn start(&self, model: &Model, changed: &HashSet<NodeId>) -> Result<Start, PassError> {
+    pub fn prefix(&self, model: &Model, changed: &HashSet<NodeId>) -> Result<Prefix, PassError> {
         let graph = &model.graph;
         let values = boundary(graph, changed);
         let names = values.iter().map(|&v| graph.value(v).name.clone()).collect();
@@ -172,21 +172,21 @@ impl<'t> HeldOut<'t> {
         } else {
             self.run(model, &values)?
         };
-        Ok(Start { values, names, held })
+        Ok(Prefix { values, names, held })
     }
 
     /// The drift of a candidate that is equal to the original up to the start.
-    pub fn drift_from(&self, start: &Start, model: &Model) -> Result<f64, PassError> {
+    pub fn drift_from(&self, start: &Prefix, model: &Model) -> Result<f64, PassError> {
         Ok(drift(&self.outputs, &self.run_from(start, model)?)?)
     }
 
-    fn run_from(&self, start: &Start, model: &Model) -> Result<Outputs, PassError> {
-        self.rest(start, model)?.outputs(start, &mut |_, tensor| tensor.clone())
+    fn run_from(&self, start: &Prefix, model: &Model) -> Result<Outputs, PassError> {
+        self.suffix(start, model)?.outputs(start, &mut |_, tensor| tensor.clone())
     }
 
     /// Load what follows a start, to run it several times.
-    pub fn rest(&self, start: &Start, model: &Model) -> Result<Rest, PassError> {
-        Ok(Rest { probe: Probe::new(self.tools, model, &start.values, model.graph.outputs())? })
+    pub fn suffix(&self, start: &Prefix, model: &Model) -> Result<Suffix, PassError> {
+        Ok(Suffix { probe: Probe::new(self.tools, model, &start.values, model.graph.outputs())? })
     }
 
     /// What the original gives.
@@ -195,16 +195,16 @@ impl<'t> HeldOut<'t> {
     }
 }
 
-/// What follows a [`Start`].
-pub struct Rest {
+/// What follows a [`Prefix`].
+pub struct Suffix {
     probe: Probe,
 }
 
-impl Rest {
+impl Suffix {
     /// The outputs when one of the values at the start is changed.
     pub fn run(
         &mut self,
-        start: &Start,
+        start: &Prefix,
         value: ValueId,
         change: &mut dyn FnMut(&Tensor) -> Tensor,
     ) -> Result<Outputs, PassError> {
@@ -213,7 +213,7 @@ impl Rest {
 
     fn outputs(
         &mut self,
-        start: &Start,
+        start: &Prefix,
         change: &mut dyn FnMut(ValueId, &Tensor) -> Tensor,
     ) -> Result<Outputs, PassError> {
         let mut outputs = vec![];

@@ -1,6 +1,6 @@
 //! What a graph costs as a function of how many units each group keeps.
 
-use super::{Groups, Port, Site, constant_of, site_of};
+use super::{Groups, Site, Slot, constant_of, site_of};
 use pare_graph::{
     Graph, NodeRef,
     ops::{self, Bindings, NodeCost},
@@ -140,18 +140,18 @@ impl Term {
 /// The axes that the cost of a node is proportional to.
 fn factors(at: NodeRef<'_>) -> Vec<(Site, usize)> {
     let rank = |port| match port {
-        Port::In(slot) => at.optional(slot).and_then(|v| v.rank().ok()).unwrap_or(0),
-        Port::Out(slot) => at.outputs().get(slot).copied().flatten().and_then(|v| v.rank().ok()).unwrap_or(0),
+        Slot::In(slot) => at.optional(slot).and_then(|v| v.rank().ok()).unwrap_or(0),
+        Slot::Out(slot) => at.outputs().get(slot).copied().flatten().and_then(|v| v.rank().ok()).unwrap_or(0),
     };
-    let axes: Vec<(Port, usize)> = match at.op() {
-        "Conv" | "ConvTranspose" => vec![(Port::In(1), 0), (Port::In(1), 1)],
+    let axes: Vec<(Slot, usize)> = match at.op() {
+        "Conv" | "ConvTranspose" => vec![(Slot::In(1), 0), (Slot::In(1), 1)],
         "MatMul" => {
-            let k = (Port::In(0), rank(Port::In(0)).saturating_sub(1));
-            (0..rank(Port::Out(0))).map(|axis| (Port::Out(0), axis)).chain([k]).collect()
+            let k = (Slot::In(0), rank(Slot::In(0)).saturating_sub(1));
+            (0..rank(Slot::Out(0))).map(|axis| (Slot::Out(0), axis)).chain([k]).collect()
         }
         "Gemm" => {
-            let k = (Port::In(1), usize::from(at.int("transB", 0) != 0));
-            vec![(Port::Out(0), 0), (Port::Out(0), 1), k]
+            let k = (Slot::In(1), usize::from(at.int("transB", 0) != 0));
+            vec![(Slot::Out(0), 0), (Slot::Out(0), 1), k]
         }
         _ => vec![],
     };

@@ -1,6 +1,6 @@
 //! Removing units: every weight, attribute and shape constant changed at once, and checked.
 
-use super::{Groups, Keep, Port, Site, constant_of, rule, site_of};
+use super::{Groups, Keep, Site, Slot, constant_of, rule, site_of};
 use pare_graph::{
     Attribute, Dim, Fact, Graph, Node, NodeId, NodeRef, Patch, PatchError, Tensor, Type, TypeKind, ValueId,
 };
@@ -42,7 +42,7 @@ pub struct Cutter<'a> {
 
 impl Cutter<'_> {
     /// The indices that stay along an axis of an operand; `None` if all of them do.
-    pub fn kept(&self, at: NodeRef<'_>, port: Port, axis: usize) -> Option<Vec<usize>> {
+    pub fn kept(&self, at: NodeRef<'_>, port: Slot, axis: usize) -> Option<Vec<usize>> {
         self.kept_at(site_of(at, port)?, axis)
     }
 
@@ -51,10 +51,10 @@ impl Cutter<'_> {
     }
 
     /// The sizes an operand will have.
-    pub fn dims(&self, at: NodeRef<'_>, port: Port) -> Option<Vec<Dim>> {
+    pub fn dims(&self, at: NodeRef<'_>, port: Slot) -> Option<Vec<Dim>> {
         let value = match port {
-            Port::In(slot) => at.optional(slot)?,
-            Port::Out(slot) => at.outputs().get(slot).copied().flatten()?,
+            Slot::In(slot) => at.optional(slot)?,
+            Slot::Out(slot) => at.outputs().get(slot).copied().flatten()?,
         };
         let site = site_of(at, port)?;
         let size = |(axis, dim): (usize, &Dim)| {
@@ -104,7 +104,7 @@ pub fn cut(graph: &Graph, groups: &Groups, keep: &Keep) -> Result<Graph, CutErro
     for (&group, units) in keep {
         let asked = &groups.groups[group];
         let none = !units.contains(&true);
-        if units.len() != asked.width || none || asked.whole.is_some() && units.contains(&false) {
+        if units.len() != asked.width || none || asked.pinned.is_some() && units.contains(&false) {
             return Err(CutError::Group(asked.name.clone()));
         }
     }

@@ -1,12 +1,12 @@
 //! What the units of a group are to the network.
 
-use super::{Group, Groups, Port, Site, constant_of, site_of, tracer::AxisInfo};
+use super::{Group, Groups, Site, Slot, constant_of, site_of, tracer::AxisInfo};
 use pare_graph::{Graph, NodeRef};
 use std::collections::HashSet;
 
 /// What the units of a group are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
+pub enum GroupKind {
     /// Channels inside a block.
     Channels,
     /// Channels of a residual stream: what several layers write is added up in them.
@@ -17,7 +17,7 @@ pub enum Kind {
     Hidden,
 }
 
-impl Kind {
+impl GroupKind {
     /// In a word.
     pub fn name(self) -> &'static str {
         match self {
@@ -36,13 +36,13 @@ pub(super) fn classify(graph: &Graph, groups: &mut Groups, heads: &HashSet<usize
         heads.iter().map(|&a| groups.axes[a]).map(|a: AxisInfo| (a.site, a.axis)).collect();
     for (id, group) in groups.groups.iter_mut().enumerate() {
         group.kind = if group.members.iter().any(|m| many.contains(&(m.site, m.axis))) {
-            Kind::Heads
+            GroupKind::Heads
         } else if streams.contains(&id) {
-            Kind::Stream
+            GroupKind::Stream
         } else if is_hidden(graph, group) {
-            Kind::Hidden
+            GroupKind::Hidden
         } else {
-            Kind::Channels
+            GroupKind::Channels
         };
     }
 }
@@ -67,7 +67,7 @@ fn streams(graph: &Graph, groups: &Groups) -> HashSet<usize> {
 /// The groups along an input that is no constant, each once.
 fn along(at: NodeRef<'_>, groups: &Groups, slot: usize) -> Option<HashSet<usize>> {
     let value = at.optional(slot).filter(|v| !v.is_constant())?;
-    let site = site_of(at, Port::In(slot))?;
+    let site = site_of(at, Slot::In(slot))?;
     Some((0..value.rank().ok()?).flat_map(|axis| groups.groups_along(site, axis)).collect())
 }
 

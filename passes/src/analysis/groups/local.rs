@@ -1,12 +1,12 @@
 //! What one operator alone does to indices.
 
-use super::{Port, Site, rule, site_of, traced, tracer::Tracer};
+use super::{Site, Slot, rule, site_of, traced, tracer::Tracer};
 use pare_graph::{Graph, NodeRef, ValueId};
 use std::collections::BTreeMap;
 
 /// An index of an axis of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct AxisIndex {
     /// The value.
     pub value: ValueId,
     /// The axis.
@@ -31,8 +31,8 @@ impl<'g> LocalTracer<'g> {
     pub fn classes(
         &mut self,
         at: NodeRef<'g>,
-        (port, axis): (Port, usize),
-    ) -> Option<Vec<(Vec<Place>, Vec<usize>)>> {
+        (port, axis): (Slot, usize),
+    ) -> Option<Vec<(Vec<AxisIndex>, Vec<usize>)>> {
         let Self(tracer) = self;
         tracer.clear();
         let mut complete = false;
@@ -46,7 +46,7 @@ impl<'g> LocalTracer<'g> {
             return None;
         }
         let of = tracer.axes[id];
-        let mut classes = BTreeMap::<usize, (Vec<Place>, Vec<usize>)>::new();
+        let mut classes = BTreeMap::<usize, (Vec<AxisIndex>, Vec<usize>)>::new();
         for index in 0..of.size {
             let root = tracer.root(of.base + index);
             classes.entry(root).or_default().1.push(index);
@@ -61,7 +61,7 @@ impl<'g> LocalTracer<'g> {
             for index in 0..info.size {
                 let root = tracer.root(info.base + index);
                 if let Some((ins, _)) = classes.get_mut(&root) {
-                    ins.push(Place { value, axis: info.axis, size: info.size, index });
+                    ins.push(AxisIndex { value, axis: info.axis, size: info.size, index });
                 }
             }
         }

@@ -19,9 +19,9 @@ mod rules;
 pub(crate) mod tests;
 mod tracer;
 
-pub use kind::Kind;
-pub use local::{LocalTracer, Place};
-pub use tracer::{Port, Site, site_of};
+pub use kind::GroupKind;
+pub use local::{AxisIndex, LocalTracer};
+pub use tracer::{Site, Slot, site_of};
 
 use pare_graph::{Edge, Graph, NodeId, NodeRef, ValueRef};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -42,11 +42,11 @@ pub struct Group {
     /// How many units it has.
     pub width: usize,
     /// What its units are.
-    pub kind: Kind,
+    pub kind: GroupKind,
     /// The axes it lies along, in the order of the graph.
     pub members: Vec<Member>,
     /// Why it cannot lose units; `None` if it can.
-    pub whole: Option<String>,
+    pub pinned: Option<String>,
 }
 
 /// An axis along which units lie.
@@ -81,7 +81,7 @@ impl Groups {
 
     /// Groups that can lose units, with their places in `groups`.
     pub fn prunable(&self) -> impl Iterator<Item = (usize, &Group)> {
-        self.groups.iter().enumerate().filter(|(_, g)| g.whole.is_none())
+        self.groups.iter().enumerate().filter(|(_, g)| g.pinned.is_none())
     }
 
     /// The axes of tensors that any unit lies along.
@@ -123,7 +123,7 @@ impl Groups {
             let at = graph.at(id);
             for (slot, axis) in sums(at) {
                 let computed = at.optional(slot).is_some_and(|v| !v.is_constant());
-                let site = site_of(at, Port::In(slot)).filter(|_| computed);
+                let site = site_of(at, Slot::In(slot)).filter(|_| computed);
                 found.extend(site.into_iter().flat_map(|site| self.groups_along(site, axis)));
             }
         }
@@ -240,8 +240,14 @@ fn collect(graph: &Graph, mut tracer: Tracer<'_>) -> Groups {
                 _ => members.push(Member { site, axis, per_unit: 1 }),
             }
         }
-        let whole = why.map(|w| tracer.reasons[w].clone());
-        Group { name: name(graph, &members), width: width as usize, kind: Kind::Channels, members, whole }
+        let pinned = why.map(|w| tracer.reasons[w].clone());
+        Group {
+            name: name(graph, &members),
+            width: width as usize,
+            kind: GroupKind::Channels,
+            members,
+            pinned,
+        }
     });
     let groups = groups.collect();
     let owner = |&root: &usize| {

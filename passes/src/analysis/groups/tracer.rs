@@ -18,7 +18,7 @@ pub enum Site {
 
 /// An input or output of the node at hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Port {
+pub enum Slot {
     /// Input by slot.
     In(usize),
     /// Output by slot.
@@ -104,8 +104,8 @@ impl<'g> Tracer<'g> {
         self.mentioned.clear();
         self.at = Some(at.id);
         let complete = trace(self, at).is_some();
-        let ins = at.inputs().into_iter().enumerate().map(|(i, v)| (Port::In(i), v));
-        let outs = at.outputs().into_iter().enumerate().map(|(i, v)| (Port::Out(i), v));
+        let ins = at.inputs().into_iter().enumerate().map(|(i, v)| (Slot::In(i), v));
+        let outs = at.outputs().into_iter().enumerate().map(|(i, v)| (Slot::Out(i), v));
         let mut reason = None;
         for (port, value) in ins.chain(outs).collect::<Vec<_>>() {
             let Some(rank) = value.and_then(|v| v.shape().map(<[Dim]>::len)) else { continue };
@@ -124,7 +124,7 @@ impl<'g> Tracer<'g> {
         self.at = None;
     }
 
-    fn find_axis(&mut self, at: NodeRef<'_>, port: Port, axis: usize) -> Option<usize> {
+    fn find_axis(&mut self, at: NodeRef<'_>, port: Slot, axis: usize) -> Option<usize> {
         let site = site_of(at, port)?;
         let size = dims(at, port)?.get(axis)?.size()?;
         self.axis_of(site, axis, size)
@@ -147,24 +147,24 @@ impl<'g> Tracer<'g> {
     }
 
     /// An axis of an operand; `None` if its size is not a number. To ask is to know what becomes of it.
-    pub fn axis(&mut self, port: Port, axis: usize) -> Option<usize> {
+    pub fn axis(&mut self, port: Slot, axis: usize) -> Option<usize> {
         let at = self.graph.at(self.at?);
         self.mentioned.insert(key(port, axis));
         self.find_axis(at, port, axis)
     }
 
     /// The axis may lose indices; the node ties it to nothing.
-    pub fn mention(&mut self, port: Port, axis: usize) {
+    pub fn mention(&mut self, port: Slot, axis: usize) {
         self.mentioned.insert(key(port, axis));
     }
 
     /// Number of axes of an operand.
-    pub fn rank(&self, port: Port) -> Option<usize> {
+    pub fn rank(&self, port: Slot) -> Option<usize> {
         dims(self.graph.at(self.at?), port).map(<[Dim]>::len)
     }
 
     /// Sizes of an operand.
-    pub fn dims(&self, port: Port) -> Option<&'g [Dim]> {
+    pub fn dims(&self, port: Slot) -> Option<&'g [Dim]> {
         dims(self.graph.at(self.at?), port)
     }
 
@@ -174,7 +174,7 @@ impl<'g> Tracer<'g> {
     }
 
     /// Index `i` of both axes goes together, for all `i`.
-    pub fn tie(&mut self, a: (Port, usize), b: (Port, usize)) {
+    pub fn tie(&mut self, a: (Slot, usize), b: (Slot, usize)) {
         let (x, y) = (self.axis(a.0, a.1), self.axis(b.0, b.1));
         self.tie_axes(x, y);
     }
@@ -201,7 +201,7 @@ impl<'g> Tracer<'g> {
     }
 
     /// The axis cannot lose an index, because of the node at hand.
-    pub fn pin(&mut self, port: Port, axis: usize) {
+    pub fn pin(&mut self, port: Slot, axis: usize) {
         if let Some(axis) = self.axis(port, axis) {
             self.pin_axis(axis);
         }
@@ -222,7 +222,7 @@ impl<'g> Tracer<'g> {
     }
 
     /// The axis counts independent products of two activations.
-    pub fn mark_heads(&mut self, port: Port, axis: usize) {
+    pub fn mark_heads(&mut self, port: Slot, axis: usize) {
         if let Some(axis) = self.axis(port, axis) {
             self.heads.insert(axis);
         }
@@ -234,13 +234,13 @@ impl<'g> Tracer<'g> {
             let known = |t: &mut Self, port, axes: &Range<usize>| {
                 (axes.len(), axes.clone().filter_map(|axis| t.axis(port, axis)).collect())
             };
-            let segment = [known(self, Port::In(0), from), known(self, Port::Out(0), to)];
+            let segment = [known(self, Slot::In(0), from), known(self, Slot::Out(0), to)];
             self.segments.push(segment);
         }
     }
 
     /// The nature of an axis of an operand.
-    pub fn nature(&self, port: Port, axis: usize) -> Nature {
+    pub fn nature(&self, port: Slot, axis: usize) -> Nature {
         let site = self.at.and_then(|id| site_of(self.graph.at(id), port));
         let known = self.natures.as_ref().zip(site).and_then(|(n, site)| n.get(&(site, axis)));
         known.copied().unwrap_or_default()
@@ -316,28 +316,28 @@ impl<'g> Tracer<'g> {
     }
 }
 
-fn key(port: Port, axis: usize) -> (bool, usize, usize) {
+fn key(port: Slot, axis: usize) -> (bool, usize, usize) {
     match port {
-        Port::In(slot) => (false, slot, axis),
-        Port::Out(slot) => (true, slot, axis),
+        Slot::In(slot) => (false, slot, axis),
+        Slot::Out(slot) => (true, slot, axis),
     }
 }
 
-fn operand(at: NodeRef<'_>, port: Port) -> Option<ValueRef<'_>> {
+fn operand(at: NodeRef<'_>, port: Slot) -> Option<ValueRef<'_>> {
     match port {
-        Port::In(slot) => at.optional(slot),
-        Port::Out(slot) => at.outputs().get(slot).copied().flatten(),
+        Slot::In(slot) => at.optional(slot),
+        Slot::Out(slot) => at.outputs().get(slot).copied().flatten(),
     }
 }
 
-fn dims(at: NodeRef<'_>, port: Port) -> Option<&[Dim]> {
+fn dims(at: NodeRef<'_>, port: Slot) -> Option<&[Dim]> {
     operand(at, port)?.shape()
 }
 
 /// The site of an operand of a node.
-pub fn site_of(at: NodeRef<'_>, port: Port) -> Option<Site> {
+pub fn site_of(at: NodeRef<'_>, port: Slot) -> Option<Site> {
     let value = operand(at, port)?;
-    let Port::In(slot) = port else { return Some(Site::Value(value.id)) };
+    let Slot::In(slot) = port else { return Some(Site::Value(value.id)) };
     match value.value().tensor() {
         // A vector, however many axes of size 1 it has.
         Some(t) if t.shape().iter().filter(|&&d| d > 1).count() <= 1 => Some(Site::Use(at.id, slot)),

@@ -1,7 +1,7 @@
 //! Attention in one operator: a unit is a head of keys and values, with all heads that query it.
 
 use super::{
-    Port::{self, In, Out},
+    Slot::{self, In, Out},
     Tracer,
 };
 use crate::analysis::groups::cut::Cutter;
@@ -11,7 +11,7 @@ use pare_graph::{Attribute, NodeRef};
 /// a unit.
 #[derive(Clone, Copy)]
 struct Heads {
-    port: Port,
+    port: Slot,
     axis: usize,
     from: usize,
     each: usize,
@@ -31,7 +31,7 @@ fn along(t: &mut Tracer<'_>, output: Heads, units: usize, heads: Heads) -> Optio
 }
 
 /// An operand of rank 3 `[B,S,N·H]`, 4 `[B,N,S,H]` or 5 `[B,S,N,·,H]` (packed).
-fn heads_of(t: &Tracer<'_>, port: Port, heads: usize, queries: usize) -> Option<Heads> {
+fn heads_of(t: &Tracer<'_>, port: Slot, heads: usize, queries: usize) -> Option<Heads> {
     let dims = t.dims(port)?;
     let (axis, each) = match dims.len() {
         3 => (2, dims[2].size()?.checked_div(heads)?),
@@ -105,9 +105,9 @@ fn dense<'g>(
     t: &mut Tracer<'g>,
     at: NodeRef<'g>,
     (n, units): (usize, usize),
-    others: &[Port],
-    presents: &[Port],
-    scores: Port,
+    others: &[Slot],
+    presents: &[Slot],
+    scores: Slot,
 ) -> Option<()> {
     if units == 0 || !n.is_multiple_of(units) {
         return None;

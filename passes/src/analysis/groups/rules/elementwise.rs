@@ -1,6 +1,6 @@
 //! Operators that compute each element from those at the same place.
 
-use super::{Port, Tracer};
+use super::{Slot, Tracer};
 use pare_graph::{Dim, NodeRef};
 
 /// All of them, of one input or several that broadcast.
@@ -85,18 +85,18 @@ pub fn broadcast<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
         let Some(output) = output else { continue };
         let out = output.shape()?;
         for slot in 0..inputs {
-            let Some(dims) = t.dims(Port::In(slot)) else {
+            let Some(dims) = t.dims(Slot::In(slot)) else {
                 at.optional(slot).map_or(Some(()), |_| None)?;
                 continue;
             };
-            align(t, Port::In(slot), dims, Port::Out(o), out)?;
+            align(t, Slot::In(slot), dims, Slot::Out(o), out)?;
         }
     }
     Some(())
 }
 
 /// Tie the axes of an operand to those of the result it is broadcast to.
-pub fn align(t: &mut Tracer<'_>, from: Port, dims: &[Dim], to: Port, out: &[Dim]) -> Option<()> {
+pub fn align(t: &mut Tracer<'_>, from: Slot, dims: &[Dim], to: Slot, out: &[Dim]) -> Option<()> {
     let offset = out.len().checked_sub(dims.len())?;
     for (axis, dim) in dims.iter().enumerate() {
         let out_axis = axis + offset;

@@ -1,7 +1,7 @@
 //! Operators that sum products over channels.
 
 use super::{
-    Port::{In, Out},
+    Slot::{In, Out},
     Tracer,
     elementwise::align,
 };
@@ -50,9 +50,9 @@ pub fn conv_transpose<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
 /// The two sides of grouped weights: `inputs` counts channels within a group, `outputs` all channels, group by group;
 /// `input` is the axis of an activation whose channels `inputs` stands for.
 struct Sides {
-    input: (super::Port, usize),
-    inputs: (super::Port, usize),
-    outputs: (super::Port, usize),
+    input: (super::Slot, usize),
+    inputs: (super::Slot, usize),
+    outputs: (super::Slot, usize),
     /// Channels of a group on either side.
     per: (usize, usize),
 }
@@ -148,7 +148,7 @@ pub fn einsum_axes(at: NodeRef<'_>) -> Option<(Vec<Vec<char>>, Vec<char>)> {
 /// Axes of one letter go together. What is not summed over and belongs to two activations counts heads.
 pub fn einsum<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     let (terms, result) = einsum_axes(at)?;
-    let mut first = HashMap::<char, (super::Port, usize)>::new();
+    let mut first = HashMap::<char, (super::Slot, usize)>::new();
     let operands = terms.iter().enumerate().map(|(slot, letters)| (In(slot), letters));
     for (port, letters) in operands.chain([(Out(0), &result)]) {
         for (axis, &letter) in letters.iter().enumerate() {

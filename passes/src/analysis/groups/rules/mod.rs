@@ -11,7 +11,7 @@ mod pieces;
 mod recurrent;
 mod reshape;
 
-use super::tracer::{Port, Tracer};
+use super::tracer::{Slot, Tracer};
 use crate::analysis::groups::cut::Cutter;
 use pare_graph::NodeRef;
 

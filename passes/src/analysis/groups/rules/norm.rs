@@ -1,7 +1,7 @@
 //! Operators that look at several elements of an axis at once, or have parameters for each channel.
 
 use super::{
-    Port::{In, Out},
+    Slot::{In, Out},
     Tracer,
 };
 use crate::analysis::groups::cut::Cutter;

@@ -1,7 +1,7 @@
 //! Operators that cut tensors into pieces and put them together.
 
 use super::{
-    Port::{In, Out},
+    Slot::{In, Out},
     Tracer,
 };
 use crate::analysis::groups::cut::Cutter;

@@ -1,14 +1,14 @@
 //! Recurrent layers: hidden units, with all their gates.
 
 use super::{
-    Port::{In, Out},
+    Slot::{In, Out},
     Tracer,
 };
 use crate::analysis::groups::cut::Cutter;
 use pare_graph::{Attribute, NodeRef};
 
 /// Inputs and outputs along whose axes hidden units lie, one for each: initial states, all states, the last ones.
-const STATES: [(super::Port, usize); 5] = [(In(5), 2), (In(6), 2), (Out(0), 3), (Out(1), 2), (Out(2), 2)];
+const STATES: [(super::Slot, usize); 5] = [(In(5), 2), (In(6), 2), (Out(0), 3), (Out(1), 2), (Out(2), 2)];
 
 /// With `G` gates in front of each other, hidden unit `j` is rows `q·H + j` of `W` and `R` for every gate `q`, column `j` of
 /// `R`, those entries of both halves of `B` and of the peepholes `P`, and index `j` of every state. Both directions lose

@@ -1,7 +1,7 @@
 //! Operators that keep the elements and change the axes.
 
 use super::{
-    Port::{self, In, Out},
+    Slot::{self, In, Out},
     Tracer,
 };
 use crate::analysis::groups::cut::Cutter;
@@ -104,7 +104,7 @@ pub fn reshape<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     Some(())
 }
 
-fn carrier(t: &Tracer<'_>, port: Port, axes: &Range<usize>, sizes: &[usize]) -> Option<usize> {
+fn carrier(t: &Tracer<'_>, port: Slot, axes: &Range<usize>, sizes: &[usize]) -> Option<usize> {
     if axes.len() == 1 {
         return Some(axes.start);
     }

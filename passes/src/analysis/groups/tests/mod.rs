@@ -4,7 +4,7 @@
 mod models;
 mod operators;
 
-use super::{Groups, Keep, Port, Site, cut::cut, site_of, sums};
+use super::{Groups, Keep, Site, Slot, cut::cut, site_of, sums};
 use crate::framework::testing::{model_at, tools};
 use pare_graph::{Graph, Model, Node, Patch, Run, Setting, Tensor, onnx, text};
 
@@ -435,7 +435,7 @@ fn zeroed(graph: &Graph, groups: &Groups, keep: &Keep) -> Graph {
     for &id in graph.nodes().iter() {
         let at = graph.at(id);
         for (slot, axis) in sums(at) {
-            let Some(site) = site_of(at, Port::In(slot)).filter(|_| !at.input(slot).unwrap().is_constant())
+            let Some(site) = site_of(at, Slot::In(slot)).filter(|_| !at.input(slot).unwrap().is_constant())
             else {
                 continue;
             };
@@ -584,7 +584,7 @@ fn what_is_repeated_to_a_computed_shape_stays_whole() {
         model.infer().unwrap();
         let groups = Groups::of(&model.graph);
         let six = groups.groups.iter().find(|g| g.width == 6).unwrap();
-        six.whole.clone()
+        six.pinned.clone()
     };
     assert_eq!(read("sizes").unwrap(), "Expand making `t` computes its shape, which `safe` may resolve");
     assert_eq!(read("ones"), None);

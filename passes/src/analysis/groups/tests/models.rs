@@ -53,8 +53,8 @@ fn cutting_is_zeroing_on_real_models() {
                 continue;
             }
             let groups = Groups::of(&model.graph);
-            let whole = groups.groups.iter().filter(|g| g.whole.is_some());
-            assert!(whole.clone().all(|g| g.whole.as_deref().is_some_and(|w| !w.is_empty())));
+            let whole = groups.groups.iter().filter(|g| g.pinned.is_some());
+            assert!(whole.clone().all(|g| g.pinned.as_deref().is_some_and(|w| !w.is_empty())));
             let samples = SharedSamples::from(Samples::generated(input_specs(&model), 0, 1));
             let Ok(sample) = pare_graph::Samples::batch(&samples, 0..1) else {
                 println!("{name}: no samples");

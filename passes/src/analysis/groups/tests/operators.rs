@@ -1,7 +1,7 @@
 //! Every operator with a rule: units are found where they should be, and cutting them is zeroing.
 
 use super::{Maker, check_cut};
-use crate::analysis::groups::{Groups, Kind};
+use crate::analysis::groups::{GroupKind, Groups};
 use pare_graph::{Graph, Model, Tensor, text};
 
 /// A graph of operator set `opset` from an input of this shape (the first axis counts samples) to what `build` makes.
@@ -24,7 +24,7 @@ fn graph(opset: i64, shape: &[usize], build: impl FnOnce(&mut Maker) -> (String,
 }
 
 /// The groups that can lose units, as kind and width, after cutting each some ways.
-fn cut_some_ways(graph: &Graph, shape: &[usize]) -> Vec<(Kind, usize)> {
+fn cut_some_ways(graph: &Graph, shape: &[usize]) -> Vec<(GroupKind, usize)> {
     let count: usize = shape.iter().product();
     for seed in 0..6 {
         let mut rng = fastrand::Rng::with_seed(seed);
@@ -59,7 +59,7 @@ fn hidden_units_of_recurrent_layers_go_with_all_their_gates() {
                 let v = m.floats(&[d * h, 2], -0.5, 0.5);
                 (m.node("MatMul", &format!("{f}, {v}"), &[]), vec![t, b, 2])
             });
-            assert_eq!(cut_some_ways(&made, &[t, b, i]), [(Kind::Channels, h)], "{op} {direction}");
+            assert_eq!(cut_some_ways(&made, &[t, b, i]), [(GroupKind::Channels, h)], "{op} {direction}");
         }
     }
 }
@@ -69,7 +69,7 @@ fn between_convolutions(
     opset: i64,
     c: usize,
     f: impl FnOnce(&mut Maker, String) -> String,
-) -> Vec<(Kind, usize)> {
+) -> Vec<(GroupKind, usize)> {
     let made = graph(opset, &[2, 3, 4, 4], |m| {
         let (h, _) = m.conv("x", &[3, 4, 4], c, 3, 1);
         let y = f(m, h);
@@ -85,7 +85,7 @@ fn norms_of_groups_lose_whole_groups() {
         let [s, b] = [0; 2].map(|_| m.floats(&[8], 0.5, 1.5));
         m.node("GroupNormalization<num_groups = 4>", &format!("{h}, {s}, {b}"), &[])
     });
-    assert_eq!(found, [(Kind::Channels, 4)]);
+    assert_eq!(found, [(GroupKind::Channels, 4)]);
     // The same in pieces, as exporters write it.
     let found = between_convolutions(18, 8, |m, h| {
         let (split, back) = (m.ints(&[0, 4, -1]), m.ints(&[2, 8, 4, 4]));
@@ -94,7 +94,7 @@ fn norms_of_groups_lose_whole_groups() {
         let n = m.node("InstanceNormalization", &format!("{p}, {s}, {b}"), &[]);
         m.node("Reshape", &format!("{n}, {back}"), &[])
     });
-    assert_eq!(found, [(Kind::Channels, 4)]);
+    assert_eq!(found, [(GroupKind::Channels, 4)]);
 }
 
 /// `x → W → f → V`, on tokens `[2,3,4]`.
@@ -102,7 +102,7 @@ fn between_matrices(
     opset: i64,
     c: usize,
     f: impl FnOnce(&mut Maker, String) -> String,
-) -> Vec<(Kind, usize)> {
+) -> Vec<(GroupKind, usize)> {
     let made = graph(opset, &[2, 3, 4], |m| {
         let (h, _) = m.dense("x", &[3, 4], c);
         let y = f(m, h);
@@ -118,7 +118,7 @@ fn norms_without_means_are_scaled_for_what_is_gone() {
         let s = m.floats(&[6], 0.5, 1.5);
         m.node("RMSNormalization<epsilon = 0.01>", &format!("{h}, {s}"), &[])
     });
-    assert_eq!(found, [(Kind::Hidden, 6)]);
+    assert_eq!(found, [(GroupKind::Hidden, 6)]);
     let found = between_matrices(18, 6, |m, h| {
         let (axes, s) = (m.ints(&[-1]), m.floats(&[6], 0.5, 1.5));
         let e = m.floats(&[1], 0.01, 0.01);
@@ -129,7 +129,7 @@ fn norms_without_means_are_scaled_for_what_is_gone() {
         let n = m.node("Div", &format!("{h}, {root}"), &[]);
         m.node("Mul", &format!("{n}, {s}"), &[])
     });
-    assert_eq!(found, [(Kind::Hidden, 6)]);
+    assert_eq!(found, [(GroupKind::Hidden, 6)]);
 }
 
 #[test]
@@ -138,17 +138,17 @@ fn what_is_repeated_turned_around_or_named_by_letters_is_followed() {
         let ones = m.ints(&[1, 1, 1, 1]);
         m.node("Tile", &format!("{h}, {ones}"), &[])
     });
-    assert_eq!(found, [(Kind::Channels, 6)]);
+    assert_eq!(found, [(GroupKind::Channels, 6)]);
     let found = between_matrices(18, 6, |m, h| {
         let w = m.floats(&[6, 6], -0.5, 0.5);
         m.node("Einsum<equation = \"bti,io->bto\">", &format!("{h}, {w}"), &[])
     });
-    assert_eq!(found, [(Kind::Channels, 6), (Kind::Channels, 6)]);
+    assert_eq!(found, [(GroupKind::Channels, 6), (GroupKind::Channels, 6)]);
     let found = between_convolutions(20, 6, |m, h| {
         let grid = m.floats(&[2, 4, 4, 2], -0.9, 0.9);
         m.node("GridSample", &format!("{h}, {grid}"), &[])
     });
-    assert_eq!(found, [(Kind::Channels, 6)]);
+    assert_eq!(found, [(GroupKind::Channels, 6)]);
 }
 
 /// Query, key and value from `x` `[2,3,4]` by matrices, what `f` makes of them, and a matrix.
@@ -157,7 +157,7 @@ fn attention(
     widths: [usize; 3],
     out: usize,
     f: impl FnOnce(&mut Maker, [String; 3]) -> String,
-) -> Vec<(Kind, usize)> {
+) -> Vec<(GroupKind, usize)> {
     let made = graph(opset, &[2, 3, 4], |m| {
         let parts = widths.map(|w| m.dense("x", &[3, 4], w).0);
         let o = f(m, parts);
@@ -172,23 +172,23 @@ fn heads_of_fused_attention_go() {
     let found = attention(18, [8, 8, 12], 12, |m, [q, k, v]| {
         m.node("com.microsoft.MultiHeadAttention<num_heads = 4>", &format!("{q}, {k}, {v}"), &[])
     });
-    assert_eq!(found, [(Kind::Heads, 4)]);
+    assert_eq!(found, [(GroupKind::Heads, 4)]);
     let found = attention(18, [8, 8, 8], 8, |m, [q, k, v]| {
         let bias = m.floats(&[24], -0.5, 0.5);
         m.node("com.microsoft.MultiHeadAttention<num_heads = 4>", &format!("{q}, {k}, {v}, {bias}"), &[])
     });
-    assert_eq!(found, [(Kind::Heads, 4)]);
+    assert_eq!(found, [(GroupKind::Heads, 4)]);
     let found = attention(23, [12, 6, 6], 12, |m, [q, k, v]| {
         m.node("Attention<q_num_heads = 6, kv_num_heads = 3>", &format!("{q}, {k}, {v}"), &[])
     });
-    assert_eq!(found, [(Kind::Heads, 3)]);
+    assert_eq!(found, [(GroupKind::Heads, 3)]);
     let made = graph(18, &[2, 3, 4], |m| {
         let (w, b) = (m.floats(&[4, 24], -0.5, 0.5), m.floats(&[24], -0.5, 0.5));
         let o = m.node("com.microsoft.Attention<num_heads = 4>", &format!("x, {w}, {b}"), &[]);
         let v = m.floats(&[8, 2], -0.5, 0.5);
         (m.node("MatMul", &format!("{o}, {v}"), &[]), vec![2, 3, 2])
     });
-    assert_eq!(cut_some_ways(&made, &[2, 3, 4]), [(Kind::Heads, 4)]);
+    assert_eq!(cut_some_ways(&made, &[2, 3, 4]), [(GroupKind::Heads, 4)]);
 }
 
 #[test]
@@ -205,7 +205,7 @@ fn grouped_queries_go_with_their_keys_and_values() {
             &[],
         )
     });
-    assert_eq!(found, [(Kind::Heads, 3)]);
+    assert_eq!(found, [(GroupKind::Heads, 3)]);
     // In pieces: keys and values are repeated for all that query them.
     let found = attention(18, [12, 6, 6], 12, |m, [q, k, v]| {
         let split = |m: &mut Maker, x: &str, n: i64| {
@@ -230,7 +230,7 @@ fn grouped_queries_go_with_their_keys_and_values() {
         let shape = m.ints(&[0, 3, 12]);
         m.node("Reshape", &format!("{o}, {shape}"), &[])
     });
-    assert_eq!(found, [(Kind::Heads, 3)]);
+    assert_eq!(found, [(GroupKind::Heads, 3)]);
 }
 
 #[test]
@@ -243,7 +243,7 @@ fn heads_are_turned_one_by_one() {
         let (q, k) = (turned(m, &q), turned(m, &k));
         m.node("Attention<q_num_heads = 3, kv_num_heads = 3>", &format!("{q}, {k}, {v}"), &[])
     });
-    assert_eq!(found, [(Kind::Heads, 3)]);
+    assert_eq!(found, [(GroupKind::Heads, 3)]);
 }
 
 /// Scales and zero points for each channel are cut with the weights.
@@ -272,5 +272,5 @@ fn quantized_weights_are_cut_with_their_scales() {
         let v = weight(m, 2, 6);
         (m.node("Conv", &format!("{q}, {v}"), &[]), vec![2, 2, 4, 4])
     });
-    assert_eq!(cut_some_ways(&made, &[2, 3, 4, 4]), [(Kind::Channels, 6)]);
+    assert_eq!(cut_some_ways(&made, &[2, 3, 4, 4]), [(GroupKind::Channels, 6)]);
 }
