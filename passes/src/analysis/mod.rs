@@ -1,4 +1,4 @@
-//! What passes ask about a model: structure, statistics, quality. Nothing here is a pass.
+//! Analyses of a model: structure, activation statistics, held-out quality. No pass is defined here.
 
 pub mod activation;
 pub mod attention;

@@ -10,17 +10,17 @@
 
 mod collect;
 pub mod entropy;
+mod joint_moments;
 mod obs;
 mod observe;
-mod pairs;
 mod segment;
 mod solve;
 mod wasserstein;
 
 pub use collect::{Sampling, collect_statistics, input_sums, misfit, size_of};
+pub use joint_moments::{ChannelMoments, JointMoments};
 pub use obs::{RemovalOrder, UnitReader, block_obs};
 pub use observe::{Probe, batches, bytes_per_sample, choose, floats, no_samples, observe, open_inputs};
-pub use pairs::{ChannelMoments, JointMoments};
 pub use segment::segment;
 pub use solve::{NotFinite, Ridge};
 pub use wasserstein::{max_sliced, max_sliced_relative};

@@ -4,7 +4,7 @@ use super::{
     scalar::{elementwise, is_elementwise},
     terms::{Interner, Term, Terms},
 };
-use crate::analysis::groups::{Groups, LocalTracer, Site, Slot, roles::LinearRole};
+use crate::analysis::groups::{Groups, IndexClass, LocalTracer, Site, roles::LinearRole};
 use pare_graph::{
     Dim, Graph, NodeRef, ValueRef,
     ops::{AffineView, PadMode, PadView, PoolView, ReduceView},
@@ -236,11 +236,11 @@ fn moved<'g>(
     terms: &mut Terms,
     (slot, axis, size): (usize, usize, usize),
 ) -> Option<Vec<Term>> {
-    let classes = tracer.classes(at, (Slot::Out(slot), axis))?;
+    let classes = tracer.classes(at, slot, axis)?;
     let mut found = vec![None; size];
     let mut interner = Interner::default();
     let mut sources = vec![];
-    for (ins, outs) in classes {
+    for IndexClass { inputs: ins, outputs: outs } in classes {
         let read: Vec<_> = ins.iter().map(|p| terms.along(p.value, p.axis, p.size)[p.index]).collect();
         let value = read.first().and_then(|t| t.value());
         if value.is_some() && read.iter().all(|t| t.value() == value) {
