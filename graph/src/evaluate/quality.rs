@@ -9,12 +9,12 @@
 
 use crate::Tensor;
 
-/// The least number of columns for a tensor of rank 3 to count as class scores: detectors output boxes of 4 columns and
-/// up to some hundred classes beside anchors and masks, vocabularies start at thousands.
+/// The least number of columns for a tensor of rank 3 to count as class scores: detectors output boxes of 4
+/// columns and up to some hundred classes beside anchors and masks, vocabularies start at thousands.
 const VOCABULARY: usize = 1000;
 
-/// Returns the number of classes (the size of the last axis) of a tensor whose shape is that of class scores: a row
-/// `[C]`, rows `[N, C]`, or scores over a vocabulary `[N, T, C]`.
+/// Returns the number of classes (the size of the last axis) of a tensor whose shape is that of class scores:
+/// a row `[C]`, rows `[N, C]`, or scores over a vocabulary `[N, T, C]`.
 pub fn classes(shape: &[usize]) -> Option<usize> {
     let classes = *shape.last()?;
     match shape.len() {
@@ -98,9 +98,10 @@ pub fn cosine<T: Copy + Into<f64>>(x: &[T], y: &[T]) -> f64 {
 
 /// The drift of one output, summed over batches `[N, …]`: 0 for equal outputs, infinite where values are NaN.
 ///
-/// * Class scores of two or three axes (see [`classes`]): the mean over rows of [`divergence`] from the original, in nats.
-/// * Anything else: `Σ(x − y)² / Σ(x − E x)²`, the squared error over the variance of the original `x`. A constant
-///   original has no scale; its mean squared error counts.
+/// * Class scores of two or three axes (see [`classes`]): the mean over rows of [`divergence`] from the
+///   original, in nats.
+/// * Anything else: `Σ(x − y)² / Σ(x − E x)²`, the squared error over the variance of the original `x`. A
+///   constant original has no scale; its mean squared error counts.
 ///
 /// This is the quantity that the option `max_drift` of passes limits, summed over the outputs of the model.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -148,8 +149,8 @@ pub fn batch_classes(shape: &[usize]) -> Option<usize> {
     classes(shape).filter(|_| shape.len() > 1)
 }
 
-/// Agreement, accuracy, divergence and error of a candidate's class scores against a reference's. Sums over many runs,
-/// which merge.
+/// Agreement, accuracy, divergence and error of a candidate's class scores against a reference's. Sums over
+/// many runs, which merge.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Metrics {
     rows: u64,
@@ -163,8 +164,8 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Adds the scores of one run, and the labels of its rows. Tensors that are not class scores, or of different
-    /// shapes, are ignored.
+    /// Adds the scores of one run, and the labels of its rows. Tensors that are not class scores, or of
+    /// different shapes, are ignored.
     pub fn add(&mut self, reference: &Tensor, candidate: &Tensor, labels: Option<&[i64]>) {
         if reference.shape() != candidate.shape() || !reference.dtype().is_float() {
             return;

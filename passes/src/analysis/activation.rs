@@ -36,8 +36,8 @@ const SINGLE: &[&str] = &[
     "Tanh",
 ];
 
-/// Returns all activations of a graph in topological order. Gates (a `Sigmoid` whose output multiplies another value) are not
-/// activations.
+/// Returns all activations of a graph in topological order. Gates (a `Sigmoid` whose output multiplies
+/// another value) are not activations.
 pub fn activations(graph: &Graph) -> Vec<Activation> {
     let nodes = graph.nodes();
     let mut taken = HashSet::new();
@@ -64,7 +64,8 @@ fn single(at: NodeRef<'_>) -> Result<Activation, Decline> {
     Activation::of(at, at.input(0)?, vec![])
 }
 
-/// Reads SiLU `x·σ(x)`, `HardSwish` (an operator since operator set 14) and `Gelu` (since 20) as compositions.
+/// Reads SiLU `x·σ(x)`, `HardSwish` (an operator since operator set 14) and `Gelu` (since 20) as
+/// compositions.
 fn composed(at: NodeRef<'_>) -> Result<Activation, Decline> {
     expect(at.is("Mul") || at.is("Div"))?;
     let (x, parts) = if let Ok(gelu) = Gelu::ending(at) {
@@ -117,8 +118,8 @@ impl Activation {
 /// The number of values, upstream and downstream, that are searched for a layer with a known channel axis.
 const REACH: usize = 32;
 
-/// Returns the channel axis of a value, as the nearest layer has it: axis 1 for convolutions and pools, the last axis for matrices
-/// and layer norms.
+/// Returns the channel axis of a value, as the nearest layer has it: axis 1 for convolutions and pools, the
+/// last axis for matrices and layer norms.
 pub fn channel_axis(value: ValueRef<'_>) -> Option<usize> {
     let rank = value.rank().ok()?;
     let last = rank.checked_sub(1)?;

@@ -1,7 +1,7 @@
 //! Data flow through a graph: dominators and post-dominators of values.
 //!
-//! Only values that depend on an input are part of the flow. Reading the shape of a value (`Shape`, `Size`) is not flow, since
-//! exporters read the batch size from any earlier activation.
+//! Only values that depend on an input are part of the flow. Reading the shape of a value (`Shape`, `Size`)
+//! is not flow, since exporters read the batch size from any earlier activation.
 
 use pare_graph::{Graph, NodeId, ValueId};
 use petgraph::{

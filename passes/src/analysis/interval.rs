@@ -1,6 +1,7 @@
 //! Interval arithmetic: bounds of values, from the operators that produce them.
 //!
-//! Signs are exact: a sum of non-negative floats is non-negative. Other bounds are widened where an operator rounds.
+//! Signs are exact: a sum of non-negative floats is non-negative. Other bounds are widened where an operator
+//! rounds.
 
 use crate::framework::matching::is_plain;
 use pare_graph::{

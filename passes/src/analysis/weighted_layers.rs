@@ -64,8 +64,8 @@ impl WeightedLayer {
         &kept[q * size..(q + 1) * size]
     }
 
-    /// Sets the weights that are not kept to zero; all others keep their bits. Returns the number of weights that were not
-    /// zero before.
+    /// Sets the weights that are not kept to zero; all others keep their bits. Returns the number of weights
+    /// that were not zero before.
     pub fn zero(&self, graph: &Graph, kept: &[bool], patch: &mut Patch) -> Option<u64> {
         let tensor = graph.value(self.linear.weight).tensor()?;
         let (o, d) = (self.linear.outputs, self.linear.width());
@@ -77,7 +77,8 @@ impl WeightedLayer {
     }
 }
 
-/// Returns the tensor with the elements at these offsets set to zero, and the number of those that were not zero.
+/// Returns the tensor with the elements at these offsets set to zero, and the number of those that were not
+/// zero.
 pub fn zeroed(tensor: &Tensor, offsets: impl Iterator<Item = usize>) -> Option<(Tensor, u64)> {
     let size = tensor.dtype().bits() as usize / 8;
     let mut bytes = tensor.bytes().to_vec();
@@ -102,8 +103,8 @@ pub fn density(graph: &Graph, layers: &[WeightedLayer]) -> f64 {
     nonzero as f64 / all.max(1) as f64
 }
 
-/// Returns the layers of a graph whose weights have accepted names, in topological order. Layers with shared weights, or
-/// weights that are not finite, are declined.
+/// Returns the layers of a graph whose weights have accepted names, in topological order. Layers with shared
+/// weights, or weights that are not finite, are declined.
 pub fn layers(
     graph: &Graph,
     names: NameFilter<'_>,

@@ -70,7 +70,8 @@ fn operand<'g>(value: ValueRef<'g>, transposed: bool, statics: &Statics) -> Opti
     Some((Operand { value: value.id, head, token: Some(token), channel, projection, source }, origin))
 }
 
-/// Returns the product of the softmax with an activation, and that activation. A `Where` that guards against rows of NaN is skipped.
+/// Returns the product of the softmax with an activation, and that activation. A `Where` that guards against
+/// rows of NaN is skipped.
 fn weighting<'g>(weights: ValueRef<'g>, statics: &Statics) -> Option<(NodeRef<'g>, ValueRef<'g>)> {
     let mut value = weights;
     for _ in 0..STEPS {
@@ -150,7 +151,8 @@ fn leads_to_product(mut value: ValueRef<'_>, statics: &Statics) -> bool {
     false
 }
 
-/// Returns the axis of heads of an operand of rank 4: of the first two axes the one of fixed size, the second if both are.
+/// Returns the axis of heads of an operand of rank 4: of the first two axes the one of fixed size, the second
+/// if both are.
 fn head_axis(value: ValueRef<'_>) -> usize {
     let size = |axis: usize| value.shape().and_then(|s| s[axis].size());
     usize::from(size(1).is_some() || size(0).is_none())

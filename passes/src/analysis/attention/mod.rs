@@ -1,8 +1,10 @@
-//! Attention as exporters write it: query, key and value, the masks of the scores, and the residual addition to the stream of tokens.
+//! Attention as exporters write it: query, key and value, the masks of the scores, and the residual addition
+//! to the stream of tokens.
 //!
-//! `softmax(s·q·kᵀ + mask)·v` is matched from its softmax outward: upstream to the product of two activations, downstream to the
-//! next product, then through operators that only rearrange elements to the layers that produce q, k and v, and to the addition to
-//! the stream. Fused operators are read from one node. Names and the order of axes are not significant.
+//! `softmax(s·q·kᵀ + mask)·v` is matched from its softmax outward: upstream to the product of two
+//! activations, downstream to the next product, then through operators that only rearrange elements to the
+//! layers that produce q, k and v, and to the addition to the stream. Fused operators are read from one node.
+//! Names and the order of axes are not significant.
 
 mod decomposed;
 mod fused;
@@ -42,10 +44,11 @@ pub struct Operand {
     pub token: Option<usize>,
     /// The axis of channels.
     pub channel: usize,
-    /// The node (`MatMul`, `Gemm`, `Conv`) that computes it from `source`, if only a bias, a constant factor, a norm of each head and
-    /// rearranging operators are between.
+    /// The node (`MatMul`, `Gemm`, `Conv`) that computes it from `source`, if only a bias, a constant factor,
+    /// a norm of each head and rearranging operators are between.
     pub projection: Option<NodeId>,
-    /// The input of the projection, before rearranging operators; without a projection, the value where the search ended.
+    /// The input of the projection, before rearranging operators; without a projection, the value where the
+    /// search ended.
     pub source: ValueId,
 }
 
@@ -165,8 +168,8 @@ impl Attention {
     }
 }
 
-/// Returns every attention of a graph, in topological order of their cores, and the reasons for subgraphs that are similar but not
-/// read as attention.
+/// Returns every attention of a graph, in topological order of their cores, and the reasons for subgraphs
+/// that are similar but not read as attention.
 pub fn attentions(graph: &Graph) -> Vec<Result<Attention, NoAttention>> {
     let statics = Statics::of(graph);
     let found = graph.nodes();

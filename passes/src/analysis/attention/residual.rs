@@ -7,7 +7,8 @@ use super::{
 use pare_graph::{Dim, NodeId, NodeRef, ValueRef};
 use std::collections::HashSet;
 
-/// The largest number of additions after a projection: with parallel attention and MLP, three values are added.
+/// The largest number of additions after a projection: with parallel attention and MLP, three values are
+/// added.
 const SUMS: usize = 3;
 
 /// The largest number of nodes between the stream and the source of q, k and v: a decomposed norm has nine.
@@ -23,8 +24,8 @@ pub(super) fn projection<'g>(context: ValueRef<'g>, statics: &Statics) -> Option
     readers(context).into_iter().find_map(layer)
 }
 
-/// Returns the addition of the projection, after biases and factors, to a stream that `source` depends on. `tokens` are the number of
-/// tokens that are attended to, and the number that attend, if known.
+/// Returns the addition of the projection, after biases and factors, to a stream that `source` depends on.
+/// `tokens` are the number of tokens that are attended to, and the number that attend, if known.
 pub(super) fn residual(
     projection: Option<NodeRef<'_>>,
     source: ValueRef<'_>,

@@ -227,7 +227,8 @@ fn read(path: &PathBuf) -> Model {
     model
 }
 
-/// Checks the number and size of heads of every attention of a model, as exported and after `safe`. Returns the latter.
+/// Checks the number and size of heads of every attention of a model, as exported and after `safe`. Returns
+/// the latter.
 fn check_model(raw: Model, count: usize, heads: usize, head_size: usize) -> Vec<Attention> {
     let mut cleaned = raw.clone();
     let safe: Pipeline = "safe".parse().unwrap();

@@ -27,7 +27,8 @@ pub(super) fn before_rearranging(mut value: ValueRef<'_>) -> ValueRef<'_> {
 pub(super) struct Origin<'g> {
     /// The layer with weights that computes it.
     pub projection: Option<NodeId>,
-    /// The input of the layer, before rearranging operators; without a layer, the value where the search ended.
+    /// The input of the layer, before rearranging operators; without a layer, the value where the search
+    /// ended.
     pub source: ValueRef<'g>,
     /// The product of the constant factors on the path; `None` if one is not known.
     pub factor: Option<f64>,
@@ -35,7 +36,8 @@ pub(super) struct Origin<'g> {
     pub cached: bool,
 }
 
-/// Returns the origin of an operand of attention: upstream of slices of a packed projection, biases, factors and norms of each head.
+/// Returns the origin of an operand of attention: upstream of slices of a packed projection, biases, factors
+/// and norms of each head.
 pub(super) fn origin<'g>(mut value: ValueRef<'g>, statics: &Statics) -> Origin<'g> {
     let mut factor = Some(1.0);
     for _ in 0..STEPS {
@@ -106,7 +108,8 @@ pub(super) fn number(value: ValueRef<'_>) -> Option<f64> {
     value.scalar().ok()
 }
 
-/// Returns the users of a value downstream of rearranging operators, the nearest first, each with the value that it reads.
+/// Returns the users of a value downstream of rearranging operators, the nearest first, each with the value
+/// that it reads.
 pub(super) fn readers(value: ValueRef<'_>) -> Vec<(NodeRef<'_>, ValueRef<'_>)> {
     let (mut queue, mut found) = (vec![value], vec![]);
     for _ in 0..STEPS {

@@ -6,8 +6,8 @@
 //! | projection (CNN blocks that change the shape) | `v = s(u) + f(u)`, `s` linear | `v = s(u)` |
 //! | parallel branches | `v = u + f(u) + g(u)` | `v = u + g(u)` |
 //!
-//! `u` dominates the body `f` and `v` post-dominates it. Other inputs of the body that do not depend on `u` (attention masks, a KV
-//! cache) are allowed, and so are outputs of the model that only the body produces.
+//! `u` dominates the body `f` and `v` post-dominates it. Other inputs of the body that do not depend on `u`
+//! (attention masks, a KV cache) are allowed, and so are outputs of the model that only the body produces.
 
 #[cfg(test)]
 mod tests;
@@ -87,8 +87,8 @@ pub fn blocks(graph: &Graph) -> Vec<Block> {
     blocks
 }
 
-/// Returns the indices of blocks that follow one another on one stream, perhaps with an activation or a norm between them. Parallel
-/// branches are in one stage.
+/// Returns the indices of blocks that follow one another on one stream, perhaps with an activation or a norm
+/// between them. Parallel branches are in one stage.
 pub fn chains(graph: &Graph, blocks: &[Block]) -> Vec<Vec<Vec<usize>>> {
     let mut chains: Vec<Vec<Vec<usize>>> = vec![];
     for (i, block) in blocks.iter().enumerate() {
@@ -133,7 +133,8 @@ fn leads(graph: &Graph, exit: ValueId, entry: ValueId) -> bool {
     false
 }
 
-/// Returns the layers of a graph: for a transformer, attention with the MLP after or beside it. Every other block is a layer.
+/// Returns the layers of a graph: for a transformer, attention with the MLP after or beside it. Every other
+/// block is a layer.
 pub fn layers(graph: &Graph, blocks: &[Block]) -> Vec<Vec<usize>> {
     let mut layers: Vec<Vec<usize>> = vec![];
     for chain in chains(graph, blocks) {

@@ -123,7 +123,8 @@ fn zeroed(original: &Model, block: &Block) -> Model {
     model
 }
 
-/// Checks that a dropped block equals one multiplied by zero, bit by bit: `x + y·0 = x` for finite `y` and `x` other than -0.
+/// Checks that a dropped block equals one multiplied by zero, bit by bit: `x + y·0 = x` for finite `y` and
+/// `x` other than -0.
 fn check_dropped(original: &Model, block: &Block) {
     let mut dropped = original.clone();
     dropped.graph.apply(block.dropped(&original.graph).unwrap()).unwrap();

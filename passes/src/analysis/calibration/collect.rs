@@ -18,8 +18,8 @@ pub struct Sampling {
     pub seed: u64,
 }
 
-/// Returns the sums over the inputs of each operator, for each of its groups, over the samples in `range`. Operators that
-/// read the same rows share their sums.
+/// Returns the sums over the inputs of each operator, for each of its groups, over the samples in `range`.
+/// Operators that read the same rows share their sums.
 ///
 /// # Errors
 /// If the model cannot be run, or if activations are not finite.

@@ -19,7 +19,8 @@ pub fn of_signs(moments: &JointMoments) -> f64 {
     mean(moments.channels.iter().map(|c| entropy(c.positive())))
 }
 
-/// Like [`of_signs`], for Gaussians with the mean and deviation of `x` (TLC). A constant channel has entropy 0.
+/// Like [`of_signs`], for Gaussians with the mean and deviation of `x` (TLC). A constant channel has entropy
+/// 0.
 pub fn of_gaussians(moments: &JointMoments) -> f64 {
     let ratio = |mean: f64, deviation: f64| mean / deviation.max(f64::MIN_POSITIVE);
     mean(moments.channels.iter().map(|c| entropy(above_zero(ratio(c.x_mean, c.deviation())))))

@@ -1,7 +1,7 @@
 //! Joint moments of two values of the same shape, channel by channel.
 
-/// Means, variances and covariance of `x` and `y` in each channel, and the share of `x ≥ 0`; in f64, merged batch by batch as
-/// in [`Sums`](crate::statistics::Sums).
+/// Means, variances and covariance of `x` and `y` in each channel, and the share of `x ≥ 0`; in f64, merged
+/// batch by batch as in [`Sums`](crate::statistics::Sums).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct JointMoments {
     /// The moments of each channel.
@@ -47,8 +47,8 @@ impl ChannelMoments {
         self.positive / self.count.max(1.0)
     }
 
-    /// The linear regression of `y` on `x`: the slope `Cov(x, y) / Var(x)` and the intercept `E y − slope·E x`. For a Gaussian
-    /// `x` and `y = f(x)` the slope is `E f'(x)` (Stein's lemma).
+    /// The linear regression of `y` on `x`: the slope `Cov(x, y) / Var(x)` and the intercept
+    /// `E y − slope·E x`. For a Gaussian `x` and `y = f(x)` the slope is `E f'(x)` (Stein's lemma).
     pub fn line(&self) -> (f64, f64) {
         // Rounding gives a constant x a small variance.
         let constant = self.xx <= self.count * (self.x_mean * f64::from(f32::EPSILON)).powi(2);
@@ -63,8 +63,8 @@ impl JointMoments {
         Self { channels: vec![ChannelMoments::default(); channels] }
     }
 
-    /// Adds the elements of two values of this shape with channels on `axis`. Shapes with another number of channels are
-    /// ignored.
+    /// Adds the elements of two values of this shape with channels on `axis`. Shapes with another number of
+    /// channels are ignored.
     pub fn add(&mut self, x: &[f32], y: &[f32], shape: &[usize], axis: usize) {
         let count = self.channels.len();
         if shape.get(axis) != Some(&count) || x.len() != y.len() || count == 0 {

@@ -1,9 +1,9 @@
 //! Block-OBS: the order in which to remove units when the remaining weights are refitted after each removal.
 //!
-//! Optimal Brain Surgeon (Hassibi and Stork 1993) for units of several inputs, as in ZipLM (Kurtic et al. 2023): with
-//! `H = (C + δ·I)⁻¹`, removing the inputs `c` of a map `W` and refitting the others raises its squared error by
-//! `tr(W_c (H_cc)⁻¹ W_cᵀ)`. The unit with the least error is removed; then `W -= W_c H_cc⁻¹ H_c,:` and
-//! `H -= H_:,c H_cc⁻¹ H_c,:`.
+//! Optimal Brain Surgeon (Hassibi and Stork 1993) for units of several inputs, as in ZipLM (Kurtic et al.
+//! 2023): with `H = (C + δ·I)⁻¹`, removing the inputs `c` of a map `W` and refitting the others raises its
+//! squared error by `tr(W_c (H_cc)⁻¹ W_cᵀ)`. The unit with the least error is removed; then
+//! `W -= W_c H_cc⁻¹ H_c,:` and `H -= H_:,c H_cc⁻¹ H_c,:`.
 
 use super::NotFinite;
 use crate::statistics::par;
@@ -37,7 +37,8 @@ pub struct UnitReader {
 pub struct RemovalOrder {
     /// All units, the first to be removed first.
     pub units: Vec<usize>,
-    /// The squared error, weighted by importance, with the first `i` units removed; one element more than there are units.
+    /// The squared error, weighted by importance, with the first `i` units removed; one element more than
+    /// there are units.
     pub loss: Vec<f64>,
 }
 
@@ -79,8 +80,8 @@ pub fn block_obs(readers: Vec<UnitReader>) -> Result<RemovalOrder, NotFinite> {
     Ok(order)
 }
 
-/// The remaining part of a reader. Removed inputs are dropped from the matrices once they are a quarter, so the cost of a
-/// step shrinks with the number of inputs.
+/// The remaining part of a reader. Removed inputs are dropped from the matrices once they are a quarter, so
+/// the cost of a step shrinks with the number of inputs.
 struct State {
     /// `(C + δ·I)⁻¹`; only the lower triangle is valid.
     inverse: Mat<f64>,
@@ -136,7 +137,8 @@ impl State {
         let (d, r) = (self.inverse.nrows(), columns.len());
         let across = Mat::from_fn(d, r, |i, j| self.inverse(i, columns[j]));
         let mut block = Mat::from_fn(r, r, |i, j| across[(columns[i], j)]);
-        // A small multiple of the diagonal keeps the factor finite where the block is singular up to rounding.
+        // A small multiple of the diagonal keeps the factor finite where the block is singular up to
+        // rounding.
         let scale = (0..r).map(|i| block[(i, i)]).fold(0.0, f64::max);
         (0..r).for_each(|i| block[(i, i)] += 1e-12 * scale);
         let Ok(factor) = Llt::new(block.as_ref(), Side::Lower) else { return };

@@ -8,8 +8,9 @@ use std::{borrow::Cow, ops::Range};
 /// The batch size, where the model does not fix it and memory suffices.
 const BATCH: usize = 64;
 
-/// Splits the samples `range` into batches: of the size that the first axes of the model's inputs fix (an incomplete last
-/// batch is dropped), or of a size that keeps `bytes_per_sample` within a quarter of the memory.
+/// Splits the samples `range` into batches: of the size that the first axes of the model's inputs fix (an
+/// incomplete last batch is dropped), or of a size that keeps `bytes_per_sample` within a quarter of the
+/// memory.
 pub fn batches(graph: &Graph, range: Range<usize>, bytes_per_sample: u64, memory: u64) -> Vec<Range<usize>> {
     let fixed =
         open_inputs(graph).into_iter().filter_map(|v| graph.value(v).fact.shape()?.first()?.size()).min();
@@ -105,8 +106,8 @@ pub fn no_samples() -> PassError {
     PassError::refused_with("it needs samples", "give them with `--samples`")
 }
 
-/// Runs the samples in `range` through the model, and passes the values `wanted` of each batch to `visit`. Progress is
-/// reported under the name `what`.
+/// Runs the samples in `range` through the model, and passes the values `wanted` of each batch to `visit`.
+/// Progress is reported under the name `what`.
 pub fn observe(
     tools: Tools<'_>,
     model: &Model,
@@ -127,7 +128,8 @@ pub fn observe(
     Ok(())
 }
 
-/// Chooses `count` of `positions` at random for a sample, ascending and without repetition; all if there are no more.
+/// Chooses `count` of `positions` at random for a sample, ascending and without repetition; all if there are
+/// no more.
 pub fn choose(seed: u64, sample: usize, positions: usize, count: usize) -> Vec<usize> {
     if positions <= count {
         return (0..positions).collect();

@@ -43,8 +43,8 @@ impl Ridge {
         Ok(Self { damped: c, factor, delta, x_mean: sums.x_mean.clone() })
     }
 
-    /// Minimises `E|y - W·x - b|² + δ·|W - W₀|²`: `W = (D + δ·W₀)·(C + δ·I)⁻¹`, `b = E y - W·E x`, from `cross`
-    /// `Dᵀ = Cov(x, y)` `[D, O]`, `E y`, and `prior` `W₀` `[O, D]`.
+    /// Minimises `E|y - W·x - b|² + δ·|W - W₀|²`: `W = (D + δ·W₀)·(C + δ·I)⁻¹`, `b = E y - W·E x`, from
+    /// `cross` `Dᵀ = Cov(x, y)` `[D, O]`, `E y`, and `prior` `W₀` `[O, D]`.
     ///
     /// # Errors
     /// If the solution is not finite.
@@ -60,8 +60,8 @@ impl Ridge {
         self.affine(solution.transpose().to_owned(), y_mean)
     }
 
-    /// Like [`Ridge::solve`], but fits only the weights `S = free[o]` of each row `o` (`free` is `[O, D]`); the others keep
-    /// their prior: `W_S = W₀_S + (C_SS + δ·I)⁻¹·(D - C·W₀)_S`.
+    /// Like [`Ridge::solve`], but fits only the weights `S = free[o]` of each row `o` (`free` is `[O, D]`);
+    /// the others keep their prior: `W_S = W₀_S + (C_SS + δ·I)⁻¹·(D - C·W₀)_S`.
     ///
     /// # Errors
     /// If the solution is not finite, or some `C_SS` is singular up to rounding.

@@ -4,14 +4,17 @@ use crate::statistics::{Lines, Rows};
 
 /// Steps of the power iteration; the direction converges within ten.
 const STEPS: usize = 30;
-/// Random initial directions, beside the difference of the means and the axis along which the spreads differ most.
+/// Random initial directions, beside the difference of the means and the axis along which the spreads differ
+/// most.
 const RANDOM_STARTS: usize = 3;
 
-/// Returns the max-sliced Wasserstein distance `max_{|w|=1} W₂(X·w, Y·w)` of equally many rows `X` and `Y`, `[N, D]`.
+/// Returns the max-sliced Wasserstein distance `max_{|w|=1} W₂(X·w, Y·w)` of equally many rows `X` and `Y`,
+/// `[N, D]`.
 ///
-/// In one dimension `W₂² = Σ (sort(x)ᵢ - sort(y)ᵢ)²/N`. For the matching that sorting along `w` gives, with the matched
-/// differences `Δ` `[N, D]`, it is `wᵀ(ΔᵀΔ)w/N`: the next `w` is `ΔᵀΔw`, normalised, and the largest distance is returned.
-/// Random directions alone (LaCoOT's code draws 50) see `1/√D` of a distance along one axis.
+/// In one dimension `W₂² = Σ (sort(x)ᵢ - sort(y)ᵢ)²/N`. For the matching that sorting along `w` gives, with
+/// the matched differences `Δ` `[N, D]`, it is `wᵀ(ΔᵀΔ)w/N`: the next `w` is `ΔᵀΔw`, normalised, and the
+/// largest distance is returned. Random directions alone (LaCoOT's code draws 50) see `1/√D` of a distance
+/// along one axis.
 pub fn max_sliced(x: Lines<'_>, y: Lines<'_>, seed: u64) -> f64 {
     let (n, d) = (x.count.min(y.count), x.width.min(y.width));
     if n == 0 || d == 0 {
@@ -85,7 +88,8 @@ fn sorted(lines: Lines<'_>, n: usize, w: &[f64]) -> Vec<(f64, usize)> {
     sorted
 }
 
-/// [`max_sliced`] over the root mean square of the elements of `X`, which makes streams of different scale comparable.
+/// [`max_sliced`] over the root mean square of the elements of `X`, which makes streams of different scale
+/// comparable.
 pub fn max_sliced_relative(x: &Rows, y: &Rows, seed: u64) -> f64 {
     let mean_square = x.data.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / x.data.len().max(1) as f64;
     let distance = max_sliced(x.all(), y.all(), seed);
@@ -114,15 +118,16 @@ mod tests {
         (a.iter().zip(&b).map(|(a, b)| (a - b).powi(2)).sum::<f64>() / a.len() as f64).sqrt()
     }
 
-    /// One of 1024 axes is scaled by two: the distance along it, about 1, is found. 50 random directions find little.
+    /// One of 1024 axes is scaled by two: the distance along it, about 1, is found. 50 random directions find
+    /// little.
     #[test]
     fn finds_one_axis_among_a_thousand() {
         let (n, d) = (256, 1024);
         let x = cloud(n, d, 1);
         let mut y = x.clone();
         y.data.iter_mut().step_by(d).for_each(|v| *v *= 2.0);
-        // Dense search: X and Y differ along the first axis only, so the best direction is `cos·e₁ + sin·r` for some `r`
-        // orthogonal to it. All angles to many `r`:
+        // Dense search: X and Y differ along the first axis only, so the best direction is `cos·e₁ + sin·r`
+        // for some `r` orthogonal to it. All angles to many `r`:
         let mut rng = fastrand::Rng::with_seed(2);
         let mut dense = 0.0_f64;
         for _ in 0..8 {

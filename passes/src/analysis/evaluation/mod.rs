@@ -18,7 +18,8 @@ pub struct Quality {
     pub drift: f64,
     /// The share of rows of class scores with the same highest class, of the output where it is least.
     pub agreement: Option<f64>,
-    /// The accuracy of the original minus that of the candidate, if samples have labels; of the output where it is greatest.
+    /// The accuracy of the original minus that of the candidate, if samples have labels; of the output where
+    /// it is greatest.
     pub accuracy_drop: Option<f64>,
 }
 
@@ -92,8 +93,8 @@ pub struct HeldOut<'t> {
     outputs: Outputs,
 }
 
-/// The part of the original that a change leaves as it is: the values at its end, batch by batch. Candidates are run from
-/// there.
+/// The part of the original that a change leaves as it is: the values at its end, batch by batch. Candidates
+/// are run from there.
 pub struct Prefix {
     values: Vec<ValueId>,
     names: Vec<String>,
@@ -233,7 +234,8 @@ impl Suffix {
     }
 }
 
-/// Returns the values that do not depend on the changed nodes but are read by them, or by nodes that depend on them.
+/// Returns the values that do not depend on the changed nodes but are read by them, or by nodes that depend
+/// on them.
 fn boundary(graph: &Graph, changed: &HashSet<NodeId>) -> Vec<ValueId> {
     let mut dependent: HashSet<ValueId> = HashSet::new();
     let mut boundary = vec![];

@@ -18,8 +18,8 @@ pub struct CostModel {
 enum Term {
     /// The cost with all units, and the axes that it is proportional to.
     Product { full: f64, axes: Vec<AxisSize> },
-    /// The measured cost of a group of this width by the number of kept units; other numbers cost as much as the next larger
-    /// one.
+    /// The measured cost of a group of this width by the number of kept units; other numbers cost as much as
+    /// the next larger one.
     Table { group: usize, table: CostTable },
 }
 

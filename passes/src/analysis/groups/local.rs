@@ -35,8 +35,8 @@ impl<'g> LocalTracer<'g> {
         Self(Tracer::new(graph, Some(traced(graph, None).axis_uses())))
     }
 
-    /// Returns the classes of indices that a node ties together, for an axis of one of its outputs. `None` if the node has no
-    /// complete rule or pins the axis.
+    /// Returns the classes of indices that a node ties together, for an axis of one of its outputs. `None` if
+    /// the node has no complete rule or pins the axis.
     pub fn classes(&mut self, at: NodeRef<'g>, output: usize, axis: usize) -> Option<Vec<IndexClass>> {
         let Self(tracer) = self;
         tracer.clear();

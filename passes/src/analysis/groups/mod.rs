@@ -1,13 +1,14 @@
 //! Dependency groups: channels that can only be removed together, through any topology.
 //!
-//! Every (tensor, axis, index) is an *atom*. The rules of the operators tie atoms together: output channel 3 of a convolution
-//! to row 3 of its weight, through an activation and an `Add` to channel 3 of another branch, through a `Flatten` to the
-//! features from 3·h·w on of a matrix. A class of tied atoms is a *unit*: the graph stays consistent if all of it is removed.
-//! Units along the same axes form a [`Group`]. An axis that reaches an input or output of the graph, or an operator that
-//! mixes its indices or has no rule, is *pinned*: it keeps all its indices, and the group records the reason.
+//! Every (tensor, axis, index) is an *atom*. The rules of the operators tie atoms together: output channel 3
+//! of a convolution to row 3 of its weight, through an activation and an `Add` to channel 3 of another
+//! branch, through a `Flatten` to the features from 3·h·w on of a matrix. A class of tied atoms is a *unit*:
+//! the graph stays consistent if all of it is removed. Units along the same axes form a [`Group`]. An axis
+//! that reaches an input or output of the graph, or an operator that mixes its indices or has no rule, is
+//! *pinned*: it keeps all its indices, and the group records the reason.
 //!
-//! This is the idea of DepGraph (Fang et al. 2023) on indices instead of layers, so concatenation, splitting, channel
-//! shuffles and packed attention are not special cases.
+//! This is the idea of DepGraph (Fang et al. 2023) on indices instead of layers, so concatenation, splitting,
+//! channel shuffles and packed attention are not special cases.
 
 pub mod cost;
 pub mod cut;
@@ -31,7 +32,8 @@ pub use crate::framework::glob::matches;
 pub(crate) use rules::rule;
 pub use rules::sums;
 
-/// The units that are kept, by the index of their group in [`Groups::groups`]. Groups without an entry keep all units.
+/// The units that are kept, by the index of their group in [`Groups::groups`]. Groups without an entry keep
+/// all units.
 pub type Keep = BTreeMap<usize, Vec<bool>>;
 
 /// Units along the same axes.
@@ -115,7 +117,8 @@ impl Groups {
         units
     }
 
-    /// The groups whose units are summed over by some node, so that a refit of its weights can compensate a removal.
+    /// The groups whose units are summed over by some node, so that a refit of its weights can compensate a
+    /// removal.
     pub fn summed(&self, graph: &Graph) -> HashSet<usize> {
         let mut found = HashSet::new();
         for &id in graph.nodes().iter() {
@@ -175,7 +178,8 @@ fn traced(graph: &Graph, uses: Option<AxisUses>) -> Tracer<'_> {
     tracer
 }
 
-/// A group of classes that are collected: its axes with repetition, the reason for which it is pinned, and its units.
+/// A group of classes that are collected: its axes with repetition, the reason for which it is pinned, and
+/// its units.
 #[derive(Clone, Copy)]
 struct FoundGroup<'a> {
     axes: &'a [u32],
@@ -228,7 +232,8 @@ fn collect(graph: &Graph, mut tracer: Tracer<'_>) -> Groups {
         unit_of[root] = Some((group as u32, found[group].width));
         found[group].width += 1;
     }
-    // Pinned groups without activations are inner axes of weights. The only unit of a group cannot be removed.
+    // Pinned groups without activations are inner axes of weights. The only unit of a group cannot be
+    // removed.
     let is_reported = |group: &FoundGroup<'_>| {
         let active = group.axes.iter().any(|&a| !is_static(graph, tracer.axes[a as usize].site));
         if group.why.is_some() { active } else { group.width > 1 }

@@ -29,8 +29,8 @@ pub fn roles(graph: &Graph) -> Vec<LinearRole> {
     graph.nodes().iter().filter_map(role).collect()
 }
 
-/// Returns the operators to refit after a cut, in topological order: those that lose inputs or have `lost` some before. With
-/// `all`, also every operator that depends on one of these.
+/// Returns the operators to refit after a cut, in topological order: those that lose inputs or have `lost`
+/// some before. With `all`, also every operator that depends on one of these.
 pub fn refits(
     graph: &Graph,
     roles: &[LinearRole],
@@ -72,7 +72,8 @@ impl LinearRole {
         }
     }
 
-    /// Whether its outputs are the units that it reads: it is depthwise, or another convolution that loses entire groups.
+    /// Whether its outputs are the units that it reads: it is depthwise, or another convolution that loses
+    /// entire groups.
     pub fn passes_on(&self, groups: &Groups) -> bool {
         self.linear.groups > 1 && self.reads(groups).is_empty()
     }

@@ -6,8 +6,8 @@ use std::{
     ops::Range,
 };
 
-/// A tensor whose axes are traced. Vectors are distinguished by their use, since exporters let layers share equal vectors;
-/// larger constants are one tensor for all their users.
+/// A tensor whose axes are traced. Vectors are distinguished by their use, since exporters let layers share
+/// equal vectors; larger constants are one tensor for all their users.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Site {
     /// A value.
@@ -62,7 +62,8 @@ struct SegmentSide {
     axes: Vec<usize>,
 }
 
-/// Ties atoms while nodes are visited. In a *coarse* run each axis is one atom, and only the uses of axes are determined.
+/// Ties atoms while nodes are visited. In a *coarse* run each axis is one atom, and only the uses of axes are
+/// determined.
 pub struct Tracer<'g> {
     pub graph: &'g Graph,
     pub axes: Vec<AxisInfo>,
@@ -110,7 +111,8 @@ impl<'g> Tracer<'g> {
         self.heads.clear();
     }
 
-    /// Visits a node: `trace` ties its axes. Every axis that it does not handle is pinned, and all axes if it returns `None`.
+    /// Visits a node: `trace` ties its axes. Every axis that it does not handle is pinned, and all axes if it
+    /// returns `None`.
     pub fn visit(&mut self, at: NodeRef<'g>, trace: impl FnOnce(&mut Self, NodeRef<'g>) -> Option<()>) {
         self.handled.clear();
         self.at = Some(at.id);
@@ -311,8 +313,9 @@ impl<'g> Tracer<'g> {
         self.root(self.axes[axis].base)
     }
 
-    /// Marks axes as heads that a reshape turns into an axis of heads if no other axis of the segment can lose an index: those
-    /// of grouped keys and values, which are repeated. Returns whether there are new ones.
+    /// Marks axes as heads that a reshape turns into an axis of heads if no other axis of the segment can
+    /// lose an index: those of grouped keys and values, which are repeated. Returns whether there are new
+    /// ones.
     fn propagate_heads(&mut self, of_root: &mut HashMap<usize, AxisUse>) -> bool {
         let segments = std::mem::take(&mut self.segments);
         let mut changed = false;

@@ -5,8 +5,8 @@
 //! | `Conv`, group `q` | the patch of the group's channels, channel-major | positions of the output |
 //! | `Gemm`, `MatMul` with a constant matrix on the right | the last axis | all other axes |
 //!
-//! A bias is an input of the node, or a constant added by an `Add` that follows. In a quantized model, weights and bias
-//! may be outputs of `DequantizeLinear`.
+//! A bias is an input of the node, or a constant added by an `Add` that follows. In a quantized model,
+//! weights and bias may be outputs of `DequantizeLinear`.
 
 mod affine;
 mod quantized;
@@ -71,7 +71,8 @@ impl Linear {
         Self::read(at, |value| value.constant())
     }
 
-    /// Like [`Linear::of`], but also reads dequantized weights. Of these operators only the bias can be changed.
+    /// Like [`Linear::of`], but also reads dequantized weights. Of these operators only the bias can be
+    /// changed.
     pub fn of_quantized(at: NodeRef<'_>) -> Result<Self, Decline> {
         let linear = Self::read(at, quantized::integers)?;
         Ok(Self { quantized: !at.input(1)?.is_constant(), ..linear })
@@ -273,8 +274,8 @@ impl Linear {
         if let Operator::Matrix { alpha, .. } = self.operator { alpha } else { 1.0 }
     }
 
-    /// Writes new weights `[O, D]` and a new bias, of all groups, to the patch. They are rounded once, here. The bias is
-    /// dropped if the node has no input for one.
+    /// Writes new weights `[O, D]` and a new bias, of all groups, to the patch. They are rounded once, here.
+    /// The bias is dropped if the node has no input for one.
     pub fn store(&self, graph: &Graph, patch: &mut Patch, weights: &[Mat<f64>], bias: &[f64]) -> Option<()> {
         let old = graph.value_ref(self.weight).constant().ok()?;
         let (o, d, factor) = (self.outputs, self.width(), self.factor());
@@ -290,8 +291,8 @@ impl Linear {
         self.store_bias(graph, patch, bias)
     }
 
-    /// Writes a new bias of all groups to the patch. It is dropped if the node has no input for one, and for a quantized
-    /// operator without a bias, which would not be fused as a quantized one any more.
+    /// Writes a new bias of all groups to the patch. It is dropped if the node has no input for one, and for
+    /// a quantized operator without a bias, which would not be fused as a quantized one any more.
     pub fn store_bias(&self, graph: &Graph, patch: &mut Patch, bias: &[f64]) -> Option<()> {
         match self.bias {
             Bias::Constant(id, factor) => {
@@ -321,7 +322,8 @@ impl Linear {
     }
 }
 
-/// Returns the constant vector of `n` elements along the last axis that an `Add` adds to a value, and the sum.
+/// Returns the constant vector of `n` elements along the last axis that an `Add` adds to a value, and the
+/// sum.
 fn added_bias(value: ValueRef<'_>, n: usize, constant: ReadConstant) -> Option<(ValueRef<'_>, ValueRef<'_>)> {
     let add = value.sole_user().ok().filter(|at| at.is("Add"))?;
     let other = if add.input(0).ok()?.id == value.id { add.input(1).ok()? } else { add.input(0).ok()? };

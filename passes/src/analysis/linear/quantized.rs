@@ -1,4 +1,5 @@
-//! Quantized weights: integers `q` with scale `s` and zero point `z`, `x = s·(q - z)`, as inputs of `DequantizeLinear`.
+//! Quantized weights: integers `q` with scale `s` and zero point `z`, `x = s·(q - z)`, as inputs of
+//! `DequantizeLinear`.
 
 use pare_graph::{DataType, Decline, Graph, NodeRef, Patch, Tensor, ValueId, ValueRef, expect, ops::axis_of};
 
@@ -26,8 +27,8 @@ pub fn dequantized(at: NodeRef<'_>) -> Result<Vec<f64>, Decline> {
 }
 
 /// Replaces the integers of the `DequantizeLinear` that produces `value` by those nearest to `values`,
-/// `q = round(x / s) + z`. `None` if there is no such node, if the integers have other users, or if one of the new ones is
-/// out of the range of their type.
+/// `q = round(x / s) + z`. `None` if there is no such node, if the integers have other users, or if one of
+/// the new ones is out of the range of their type.
 pub(super) fn store(graph: &Graph, patch: &mut Patch, value: ValueId, values: &[f64]) -> Option<()> {
     let at = dequantizer(graph.value_ref(value)).ok()?;
     let (grid, old) = (Grid::of(at).ok()?, at.input(0).ok()?);

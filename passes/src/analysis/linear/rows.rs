@@ -4,7 +4,8 @@ use super::{Linear, Operator};
 use crate::statistics::Rows;
 use pare_graph::ValueId;
 
-/// The input of a linear operator and the window that is moved over it. Operators with equal windows read the same rows.
+/// The input of a linear operator and the window that is moved over it. Operators with equal windows read the
+/// same rows.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Window {
     input: ValueId,
@@ -59,8 +60,8 @@ impl Linear {
         }
     }
 
-    /// Appends to `rows` the inputs `[groups·D]` that the output is computed from at the given positions. `x` are the
-    /// elements of an input of shape `shape`, `output` is the shape of the output.
+    /// Appends to `rows` the inputs `[groups·D]` that the output is computed from at the given positions. `x`
+    /// are the elements of an input of shape `shape`, `output` is the shape of the output.
     pub fn gather_inputs(
         &self,
         x: &[f32],
@@ -96,7 +97,8 @@ impl Linear {
         }
     }
 
-    /// Appends to `rows` the channels at the given positions of a value of shape `shape`, laid out like the output.
+    /// Appends to `rows` the channels at the given positions of a value of shape `shape`, laid out like the
+    /// output.
     pub fn gather_outputs(&self, y: &[f32], shape: &[usize], at: Positions<'_>, rows: &mut Rows) {
         if !self.is_conv() {
             return gather_last(y, shape, at, rows);

@@ -46,7 +46,8 @@ pub(crate) struct HardSwish<'g> {
 }
 
 impl<'g> HardSwish<'g> {
-    /// Reads the composition that ends with this product: `x·clip(s·x + o, 0, h)·f` with `s·f = 1/6`, `o·f = 1/2` and `h·f = 1`.
+    /// Reads the composition that ends with this product: `x·clip(s·x + o, 0, h)·f` with `s·f = 1/6`,
+    /// `o·f = 1/2` and `h·f = 1`.
     pub fn ending(at: NodeRef<'g>) -> Result<Self, Decline> {
         let product = Product::of(at)?;
         let &[a, b] = product.factors.as_slice() else { return Err(Decline::Mismatch) };

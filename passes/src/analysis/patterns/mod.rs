@@ -1,4 +1,5 @@
-//! Matchers for functions that are composed of elementary operators: scalars, products, and the nodes of a pattern.
+//! Matchers for functions that are composed of elementary operators: scalars, products, and the nodes of a
+//! pattern.
 
 mod gelu;
 mod hard_swish;
@@ -26,13 +27,14 @@ pub(crate) fn beside_scalar(at: NodeRef<'_>) -> Result<(ValueRef<'_>, f64), Decl
     }
 }
 
-/// Whether two constants are equal up to the rounding of an exporter that computes in f32: the relative error of three operations
-/// is below 4·2⁻²⁴.
+/// Whether two constants are equal up to the rounding of an exporter that computes in f32: the relative error
+/// of three operations is below 4·2⁻²⁴.
 pub(crate) fn is(value: f64, expected: f64) -> bool {
     (value - expected).abs() <= 4.0 * expected.abs() * f64::from(f32::EPSILON) / 2.0
 }
 
-/// Declines unless the elements are `float`: for other types the fused operator has another precision, or does not exist.
+/// Declines unless the elements are `float`: for other types the fused operator has another precision, or
+/// does not exist.
 pub(crate) fn is_float(x: ValueRef<'_>) -> Result<(), Decline> {
     expect(x.dtype() == Some(DataType::Float))
 }

@@ -1,4 +1,5 @@
-//! The fits of a repair: least squares, through a clipping activation where one follows, and matching of moments.
+//! The fits of a repair: least squares, through a clipping activation where one follows, and matching of
+//! moments.
 
 use super::{RepairOptions, rows::TrainingRows, target::Target};
 use crate::{
@@ -33,7 +34,8 @@ pub(super) fn least_squares(
     current.into_iter().enumerate().map(fit).collect()
 }
 
-/// Returns the map of each group, `a·(W·x + b) + c`, whose outputs have the means and variances of the targets.
+/// Returns the map of each group, `a·(W·x + b) + c`, whose outputs have the means and variances of the
+/// targets.
 pub(super) fn matching_moments(
     graph: &Graph,
     target: &Target<'_>,
@@ -119,8 +121,8 @@ impl GroupFit<'_> {
         }
     }
 
-    /// One round of majorisation-minimisation of `Σ (clip(z) - clip(p))²`: where the original `z` is clipped, the output `p`
-    /// of the current map is its own target if it is clipped to the same bound.
+    /// One round of majorisation-minimisation of `Σ (clip(z) - clip(p))²`: where the original `z` is clipped,
+    /// the output `p` of the current map is its own target if it is clipped to the same bound.
     fn solve_clipped(
         &self,
         rows: GroupRows<'_>,

@@ -1,4 +1,5 @@
-//! Evaluating a model segment by segment: only the values between what has run and what has not are in memory.
+//! Evaluating a model segment by segment: only the values between what has run and what has not are in
+//! memory.
 
 use crate::{
     analysis::calibration::{Probe, bytes_per_sample, no_samples, open_inputs},
@@ -55,8 +56,8 @@ impl Frontier {
         nodes
     }
 
-    /// Loads the segment that computes `requested`. The next frontier holds what further nodes read, and the values in
-    /// `later`.
+    /// Loads the segment that computes `requested`. The next frontier holds what further nodes read, and the
+    /// values in `later`.
     pub fn segment(
         &self,
         tools: Tools<'_>,

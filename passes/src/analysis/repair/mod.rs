@@ -1,11 +1,12 @@
-//! Sequential repair: refits each linear operator in topological order to reproduce the original's outputs from the changed
-//! model's inputs.
+//! Sequential repair: refits each linear operator in topological order to reproduce the original's outputs
+//! from the changed model's inputs.
 //!
-//! Each operator is fitted by ridge regression: `x` comes from the changed model, whose operators before it are final
-//! already, and `y` from the original (*asymmetric* reconstruction). Where the output is added to a value that is final
-//! already, the fit also compensates the error of that value: `y = sum_original − addend_changed`. Where a ReLU (or `Clip`)
-//! follows, only the part within its bounds counts: for some rounds, the target of an element that the original clips is
-//! the current output of the fit, if that is clipped too.
+//! Each operator is fitted by ridge regression: `x` comes from the changed model, whose operators before it
+//! are final already, and `y` from the original (*asymmetric* reconstruction). Where the output is added to a
+//! value that is final already, the fit also compensates the error of that value:
+//! `y = sum_original − addend_changed`. Where a ReLU (or `Clip`) follows, only the part within its bounds
+//! counts: for some rounds, the target of an element that the original clips is the current output of the
+//! fit, if that is clipped too.
 
 mod fit;
 mod frontier;
@@ -29,13 +30,14 @@ pub struct Refit {
     pub node: NodeId,
     /// The value of the original that the output is fitted to.
     pub target: ValueId,
-    /// The value of the original that the sum of the output and its addend is fitted to; by default the sum that the target
-    /// is a term of. Where it is the target itself, the output is fitted only as a term of the sum.
+    /// The value of the original that the sum of the output and its addend is fitted to; by default the sum
+    /// that the target is a term of. Where it is the target itself, the output is fitted only as a term of
+    /// the sum.
     pub sum: Option<ValueId>,
     /// Channels of the target that the operator still produces, ascending; `None`: all.
     pub kept: Option<Vec<usize>>,
-    /// Weights that are fitted, `[groups, O, D]` row-major; the others keep their value, such as zero. `None`: all. With
-    /// `output_transform`, entries of `T`, `[groups, O, O]`.
+    /// Weights that are fitted, `[groups, O, D]` row-major; the others keep their value, such as zero.
+    /// `None`: all. With `output_transform`, entries of `T`, `[groups, O, O]`.
     pub free: Option<Vec<bool>>,
     /// Fit only a transform of the current output, `W' = T·W` (ReplaceMe): `O²` parameters a group.
     pub output_transform: bool,
@@ -44,7 +46,8 @@ pub struct Refit {
 /// Options of a repair by least squares.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RepairOptions {
-    /// The ridge, as a share of the mean variance of the inputs. It draws weights toward their current values.
+    /// The ridge, as a share of the mean variance of the inputs. It draws weights toward their current
+    /// values.
     pub lambda: f64,
     /// Rounds that take a following activation into account.
     pub rounds: usize,
@@ -76,7 +79,8 @@ enum Method {
 }
 
 impl Repair<'_> {
-    /// Refits the operators one after another by least squares, each on the current outputs of those before it.
+    /// Refits the operators one after another by least squares, each on the current outputs of those before
+    /// it.
     ///
     /// # Errors
     /// If the model cannot be run, or if activations are not finite.
@@ -84,8 +88,8 @@ impl Repair<'_> {
         self.run(changed, Method::LeastSquares(options))
     }
 
-    /// Scales and shifts each output of the operators, one operator after another, to its mean and variance in the
-    /// original, as recomputing the statistics of batch norms does.
+    /// Scales and shifts each output of the operators, one operator after another, to its mean and variance
+    /// in the original, as recomputing the statistics of batch norms does.
     ///
     /// # Errors
     /// If the model cannot be run, or if activations are not finite.

@@ -40,7 +40,8 @@ struct BatchValues<'a> {
 }
 
 impl TrainingRows {
-    /// Runs both models up to the operator and gathers rows. Values of the original in `later` are kept for later targets.
+    /// Runs both models up to the operator and gathers rows. Values of the original in `later` are kept for
+    /// later targets.
     pub fn gather(
         tools: Tools<'_>,
         original: ModelAt<'_>,

@@ -1,4 +1,5 @@
-//! The quantity that an operator is fitted to: its output in the original, or the sum that the output is a term of.
+//! The quantity that an operator is fitted to: its output in the original, or the sum that the output is a
+//! term of.
 
 use super::Refit;
 use crate::analysis::linear::Linear;
@@ -27,8 +28,9 @@ pub(super) enum Addend {
 }
 
 impl<'a> Target<'a> {
-    /// The target of `refit`; `None` if its weights have other users, or if it has a target only as a term of a sum and the
-    /// addend is not final. `pending` are the operators that have not been refitted yet, including this one.
+    /// The target of `refit`; `None` if its weights have other users, or if it has a target only as a term of
+    /// a sum and the addend is not final. `pending` are the operators that have not been refitted yet,
+    /// including this one.
     pub fn of(original: &Graph, changed: &Graph, refit: &'a Refit, pending: &[Refit]) -> Option<Self> {
         let linear = Linear::owned(changed, refit.node)?;
         let output = changed.value_ref(linear.output);
@@ -68,8 +70,8 @@ fn clip_bounds(value: ValueRef<'_>) -> Option<(f64, f64)> {
     bounds.first().copied().filter(|first| bounds.iter().all(|b| b == first))
 }
 
-/// Returns the sum of the original that is the only user of `target`, if the addend there has the name and the shape of the
-/// addend here.
+/// Returns the sum of the original that is the only user of `target`, if the addend there has the name and
+/// the shape of the addend here.
 fn sum_in_original(original: &Graph, changed: &Graph, target: ValueId, addend: &Addend) -> Option<ValueId> {
     let Addend::Value(addend) = addend else { return None };
     let target = original.value_ref(target);

@@ -7,7 +7,8 @@ use super::{
 use crate::analysis::groups::cut::Cutter;
 use pare_graph::{Attribute, NodeRef};
 
-/// The heads of an operand: from index `from` of an axis on, `each` indices wide, `queries` of them to a unit.
+/// The heads of an operand: from index `from` of an axis on, `each` indices wide, `queries` of them to a
+/// unit.
 #[derive(Clone, Copy)]
 struct Heads {
     slot: Slot,
@@ -53,7 +54,8 @@ pub fn attention<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     tie_slots(t, at, HeadCounts { queries, units }, slots)
 }
 
-/// com.microsoft `MultiHeadAttention`: query, key, value, bias, padding, bias of the scores, past key, past value.
+/// com.microsoft `MultiHeadAttention`: query, key, value, bias, padding, bias of the scores, past key, past
+/// value.
 pub fn multi_head<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     let n = usize::try_from(at.int("num_heads", 0)).ok()?;
     let slots =
@@ -73,7 +75,8 @@ pub fn multi_head<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     Some(())
 }
 
-/// com.microsoft `GroupQueryAttention`: query (or query, key and value packed), key, value, past key, past value.
+/// com.microsoft `GroupQueryAttention`: query (or query, key and value packed), key, value, past key, past
+/// value.
 pub fn group_query<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     let count = |name| usize::try_from(at.int(name, 0)).ok().filter(|&n| n > 0);
     let (n, units) = (count("num_heads")?, count("kv_num_heads")?);
@@ -150,7 +153,8 @@ fn tie_slots<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>, counts: HeadCounts, slots:
     Some(())
 }
 
-/// com.microsoft `Attention`: input `[B,S,I]`, weights `[I, Q + K + V]`, bias, mask, past, bias of the scores.
+/// com.microsoft `Attention`: input `[B,S,I]`, weights `[I, Q + K + V]`, bias, mask, past, bias of the
+/// scores.
 pub fn fused<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     let n = usize::try_from(at.int("num_heads", 0)).ok().filter(|&n| n > 0)?;
     let sizes = packed_widths(t.dims(In(1))?.get(1)?.size()?, at)?;
@@ -190,7 +194,8 @@ fn packed_widths(all: usize, at: NodeRef<'_>) -> Option<[usize; 3]> {
     }
 }
 
-/// Sets the numbers of heads. The size of a head, and with it the default scale of the scores, does not change.
+/// Sets the numbers of heads. The size of a head, and with it the default scale of the scores, does not
+/// change.
 pub fn recount(c: &mut Cutter<'_>, at: NodeRef<'_>) -> Option<()> {
     let axis = if at.outputs().first().copied().flatten()?.rank().ok()? == 4 { 1 } else { 2 };
     let Some(kept) = c.kept(at, Out(0), axis) else { return Some(()) };
@@ -208,7 +213,8 @@ pub fn recount(c: &mut Cutter<'_>, at: NodeRef<'_>) -> Option<()> {
     Some(())
 }
 
-/// `RotaryEmbedding`: rotates each head, `[B,S,N·H]` or `[B,N,S,H]`. Positions and tables are shared by all heads.
+/// `RotaryEmbedding`: rotates each head, `[B,S,N·H]` or `[B,N,S,H]`. Positions and tables are shared by all
+/// heads.
 pub fn rotary<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     let microsoft = at.node().domain() == "com.microsoft";
     let rank = t.rank(In(0))?;

@@ -78,7 +78,8 @@ pub const OPERATORS: &[&str] = &[
     "Xor",
 ];
 
-/// Ties the axes of all inputs to those of the outputs, aligned at the right. Axes of size 1 that are broadcast are not tied.
+/// Ties the axes of all inputs to those of the outputs, aligned at the right. Axes of size 1 that are
+/// broadcast are not tied.
 pub fn broadcast<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     let inputs = at.inputs().len();
     for (o, output) in at.outputs().into_iter().enumerate() {

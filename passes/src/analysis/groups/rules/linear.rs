@@ -9,8 +9,9 @@ use crate::analysis::groups::cut::Cutter;
 use pare_graph::{Attribute, NodeRef};
 use std::collections::HashMap;
 
-/// `W` `[O, I/g, …]`: ties `O` to the channels of the output and `I` to those of the input. Depthwise convolutions, and others
-/// with many groups, lose entire groups; those with few groups lose equally many channels of each.
+/// `W` `[O, I/g, …]`: ties `O` to the channels of the output and `I` to those of the input. Depthwise
+/// convolutions, and others with many groups, lose entire groups; those with few groups lose equally many
+/// channels of each.
 pub fn conv<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     let sizes = |t: &Tracer<'g>| Some((t.dims(In(1))?.first()?.size()?, t.dims(In(1))?.get(1)?.size()?));
     let (outputs, inputs) = sizes(t)?;
@@ -57,8 +58,8 @@ pub fn conv_transpose<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     Some(())
 }
 
-/// The axes of grouped weights: `inputs` counts channels within a group, `outputs` all channels, group by group; `input` is the
-/// axis of the activation whose channels `inputs` counts.
+/// The axes of grouped weights: `inputs` counts channels within a group, `outputs` all channels, group by
+/// group; `input` is the axis of the activation whose channels `inputs` counts.
 struct GroupedAxes {
     input: (super::Slot, usize),
     inputs: (super::Slot, usize),
@@ -130,7 +131,8 @@ pub fn gemm<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     Some(())
 }
 
-/// `Y[…, m, n] = Σ_k A[…, m, k]·B[…, k, n]`; the leading axes broadcast. Of two activations, they count heads.
+/// `Y[…, m, n] = Σ_k A[…, m, k]·B[…, k, n]`; the leading axes broadcast. Of two activations, they count
+/// heads.
 pub fn matmul<'g>(t: &mut Tracer<'g>, _: NodeRef<'g>) -> Option<()> {
     let (a, b, y) = (t.dims(In(0))?, t.dims(In(1))?, t.dims(Out(0))?);
     let (p, q, r) = (a.len(), b.len(), y.len());
@@ -148,7 +150,8 @@ pub fn matmul<'g>(t: &mut Tracer<'g>, _: NodeRef<'g>) -> Option<()> {
     Some(())
 }
 
-/// Returns the letters of the axes of each operand and of the result; `None` if the equation does not name all of them once.
+/// Returns the letters of the axes of each operand and of the result; `None` if the equation does not name
+/// all of them once.
 pub fn einsum_axes(at: NodeRef<'_>) -> Option<(Vec<Vec<char>>, Vec<char>)> {
     let equation = at.string("equation", "");
     let (terms, result) = equation.split_once("->")?;
@@ -160,7 +163,8 @@ pub fn einsum_axes(at: NodeRef<'_>) -> Option<(Vec<Vec<char>>, Vec<char>)> {
     Some((terms.split(',').map(letters).collect::<Option<_>>()?, letters(result)?))
 }
 
-/// Ties axes of the same letter. Axes of all operands that are not summed over count heads if no operand is constant.
+/// Ties axes of the same letter. Axes of all operands that are not summed over count heads if no operand is
+/// constant.
 pub fn einsum<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     let (terms, result) = einsum_axes(at)?;
     let mut first = HashMap::<char, (super::Slot, usize)>::new();

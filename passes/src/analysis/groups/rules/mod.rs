@@ -1,7 +1,8 @@
-//! The rules of operators: the indices that they tie together, and the changes that they need when indices are removed.
+//! The rules of operators: the indices that they tie together, and the changes that they need when indices
+//! are removed.
 //!
-//! A rule handles every axis that may lose indices. Axes that it does not handle, and all axes of operators without a rule,
-//! are pinned.
+//! A rule handles every axis that may lose indices. Axes that it does not handle, and all axes of operators
+//! without a rule, are pinned.
 
 mod attention;
 mod elementwise;
@@ -136,8 +137,8 @@ fn microsoft(op: &str) -> Option<&'static Rule> {
     })
 }
 
-/// Returns the inputs and axes that a node sums over. There, and only there, removing an index is equivalent to setting it to
-/// zero.
+/// Returns the inputs and axes that a node sums over. There, and only there, removing an index is equivalent
+/// to setting it to zero.
 pub fn sums(at: NodeRef<'_>) -> Vec<(usize, usize)> {
     let rank = |slot: usize| at.optional(slot).and_then(|v| v.rank().ok());
     let found = match at.op() {

@@ -22,7 +22,8 @@ pub fn per_channel<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     Some(())
 }
 
-/// Pins the axes from `axis` on: their elements are normalised together, and even a zero counts in the mean and variance.
+/// Pins the axes from `axis` on: their elements are normalised together, and even a zero counts in the mean
+/// and variance.
 pub fn layer_norm<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     let axis = axis_of(at).ok()?;
     (0..axis).for_each(|axis| t.tie((In(0), axis), (Out(0), axis)));
@@ -83,7 +84,8 @@ pub fn rms_norm<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     Some(())
 }
 
-/// Rescales for `s` remaining elements of `n`, the others being zero: `γ·x/√(Σx²/n + ε) = γ·√(n/s)·x/√(Σx²/s + ε·n/s)`.
+/// Rescales for `s` remaining elements of `n`, the others being zero:
+/// `γ·x/√(Σx²/n + ε) = γ·√(n/s)·x/√(Σx²/s + ε·n/s)`.
 pub fn rescale_rms(c: &mut Cutter<'_>, at: NodeRef<'_>) -> Option<()> {
     let axis = rms_axis(at)?;
     let Some(kept) = c.kept(at, In(0), axis) else { return Some(()) };

@@ -135,7 +135,8 @@ pub fn reslice(c: &mut Cutter<'_>, at: NodeRef<'_>) -> Option<()> {
     Some(())
 }
 
-/// Ties index `k` of the output to index `indices[k]` of the input. With computed indices, the axis of the input is pinned.
+/// Ties index `k` of the output to index `indices[k]` of the input. With computed indices, the axis of the
+/// input is pinned.
 pub fn gather<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     let axis = axis_of(at).ok()?;
     let (rank, depth) = (t.rank(In(0))?, t.rank(In(1))?);

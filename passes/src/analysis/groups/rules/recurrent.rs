@@ -10,8 +10,9 @@ use pare_graph::{Attribute, NodeRef};
 /// Inputs and outputs with an axis of hidden units: initial states, all states, last states.
 const STATES: [(super::Slot, usize); 5] = [(In(5), 2), (In(6), 2), (Out(0), 3), (Out(1), 2), (Out(2), 2)];
 
-/// Ties, for hidden unit `j` of `H`, the rows `q·H + j` of `W` and `R` for every gate `q`, column `j` of `R`, the same entries of
-/// both halves of `B` and of the peepholes `P`, and index `j` of every state. Both directions lose the same units.
+/// Ties, for hidden unit `j` of `H`, the rows `q·H + j` of `W` and `R` for every gate `q`, column `j` of `R`,
+/// the same entries of both halves of `B` and of the peepholes `P`, and index `j` of every state. Both
+/// directions lose the same units.
 pub fn recurrent<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     let hidden = t.dims(In(2))?.get(2)?.size().filter(|&n| n > 0)?;
     let lead = at.int("layout", 0) == 0;

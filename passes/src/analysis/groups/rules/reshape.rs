@@ -8,8 +8,8 @@ use crate::analysis::groups::cut::Cutter;
 use pare_graph::{Dim, Edge, NodeRef, Tensor, ops::TransposeView};
 use std::ops::Range;
 
-/// Splits the axes of the input and of the output into the shortest segments of equal size. The elements of two segments
-/// correspond one by one, since row-major order is kept.
+/// Splits the axes of the input and of the output into the shortest segments of equal size. The elements of
+/// two segments correspond one by one, since row-major order is kept.
 fn segments(from: &[Dim], to: &[Dim]) -> Option<Vec<(Range<usize>, Range<usize>)>> {
     let one = Dim::from(1_i64);
     let (mut i, mut j, mut found) = (0, 0, vec![]);
@@ -56,8 +56,8 @@ fn segments(from: &[Dim], to: &[Dim]) -> Option<Vec<(Range<usize>, Range<usize>)
     Some(found)
 }
 
-/// Ties one axis on either side of each segment: the axis of heads if there is one, else the widest that can lose indices. The
-/// other axes of the segment are pinned.
+/// Ties one axis on either side of each segment: the axis of heads if there is one, else the widest that can
+/// lose indices. The other axes of the segment are pinned.
 pub fn reshape<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     let (from, to) = (t.dims(In(0))?, t.dims(Out(0))?);
     for (a, b) in segments(from, to)? {
