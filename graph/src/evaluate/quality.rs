@@ -46,7 +46,7 @@ fn log_softmax<T: Copy + Into<f64>>(scores: &[T]) -> Vec<f64> {
     scores.iter().map(|&v| v.into() - log_sum).collect()
 }
 
-/// Whether a row is a probability distribution rather than logits.
+/// Returns whether a row is a probability distribution rather than logits.
 fn is_distribution<T: Copy + Into<f64>>(row: &[T]) -> bool {
     let sum: f64 = row.iter().map(|&v| v.into()).sum();
     row.iter().all(|&v| v.into() >= 0.0) && (sum - 1.0).abs() < 1e-3

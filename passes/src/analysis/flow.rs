@@ -30,7 +30,7 @@ pub struct Flow {
     postdominators: Dominators<NodeIndex>,
 }
 
-/// Whether a node reads only the shape of its input.
+/// Returns whether a node reads only the shape of its input.
 fn reads_shape(graph: &Graph, node: NodeId) -> bool {
     graph.node(node).is("Shape") || graph.node(node).is("Size")
 }
@@ -91,7 +91,7 @@ impl Flow {
         Self { dag, vertices, sink, dominators, postdominators }
     }
 
-    /// Whether a value depends on an input.
+    /// Returns whether a value depends on an input.
     pub fn flows(&self, value: ValueId) -> bool {
         self.vertices.contains_key(&value)
     }
@@ -110,7 +110,7 @@ impl Flow {
         self.values(&self.dominators, *self.vertices.get(&value)?).next()
     }
 
-    /// Whether `by` post-dominates `value`: it is on all paths from `value` to an output.
+    /// Returns whether `by` post-dominates `value`: it is on all paths from `value` to an output.
     pub fn passes(&self, value: ValueId, by: ValueId) -> bool {
         let Some(&at) = self.vertices.get(&value) else { return false };
         self.values(&self.postdominators, at).any(|v| v == by)

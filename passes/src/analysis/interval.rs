@@ -35,7 +35,7 @@ impl Interval {
         Search { remaining: VALUES }.value(value, DEPTH)
     }
 
-    /// Whether it is contained in `other`.
+    /// Returns whether it is contained in `other`.
     pub fn is_within(self, other: Self) -> bool {
         other.low <= self.low && self.high <= other.high
     }

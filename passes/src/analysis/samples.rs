@@ -58,7 +58,7 @@ impl Split {
         0..self.fit.end.min(STATISTICS)
     }
 
-    /// Whether there are enough samples to compare outputs.
+    /// Returns whether there are enough samples to compare outputs.
     pub fn suffices(&self) -> bool {
         self.held_out.end >= MIN_SAMPLES
     }

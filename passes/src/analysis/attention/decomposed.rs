@@ -134,7 +134,7 @@ fn scores<'g>(mut value: ValueRef<'g>, statics: &Statics) -> Option<Scores<'g>> 
     None
 }
 
-/// Whether a value is computed from a product of two activations, along one operand of each node.
+/// Returns whether a value is computed from a product of two activations, along one operand of each node.
 fn leads_to_product(mut value: ValueRef<'_>, statics: &Statics) -> bool {
     for _ in 0..STEPS {
         let Some(at) = value.producer() else { return false };
@@ -184,7 +184,7 @@ pub(super) fn classify(mask: ValueRef<'_>, statics: &Statics) -> Mask {
     Mask { kind, value }
 }
 
-/// Whether a constant masks all elements above the diagonal of its last two axes, and none on it.
+/// Returns whether a constant masks all elements above the diagonal of its last two axes, and none on it.
 fn is_triangular(mask: ValueRef<'_>) -> bool {
     let Ok(tensor) = mask.constant() else { return false };
     let (&[.., rows, columns], Some(data)) = (tensor.shape(), tensor.to_f64()) else { return false };
@@ -199,7 +199,7 @@ fn is_triangular(mask: ValueRef<'_>) -> bool {
     rows == columns && rows > 1 && data.iter().enumerate().all(fits)
 }
 
-/// Whether a mask is computed from `Trilu` or a comparison of positions.
+/// Returns whether a mask is computed from `Trilu` or a comparison of positions.
 fn is_compared(mask: ValueRef<'_>) -> bool {
     let (mut queue, mut seen) = (vec![mask], HashSet::new());
     while let Some(value) = queue.pop() {

@@ -106,7 +106,7 @@ pub struct Attention {
     pub scale: Option<f64>,
     /// Masks and biases of the scores, in reverse order of application.
     pub masks: Vec<Mask>,
-    /// Whether past keys and values are inputs, or present ones outputs.
+    /// `true` if past keys and values are inputs, or present ones outputs.
     pub cached: bool,
     /// The number of heads of the query.
     pub heads: Option<usize>,
@@ -157,7 +157,7 @@ pub enum NoResidual {
 }
 
 impl Attention {
-    /// Whether q, k and v are computed from the same tokens.
+    /// Returns whether q, k and v are computed from the same tokens.
     pub fn is_self_attention(&self) -> bool {
         self.source.is_some()
     }

@@ -23,12 +23,12 @@ impl Statics {
         Self(known)
     }
 
-    /// Whether a value is static.
+    /// Returns whether a value is static.
     pub fn has(&self, value: ValueRef<'_>) -> bool {
         self.0.contains(&value.id)
     }
 
-    /// Whether a value is static and equal for all tokens and samples: a scalar, or one number for each
+    /// Returns whether a value is static and equal for all tokens and samples: a scalar, or one number for each
     /// channel (of each head).
     pub(super) fn is_per_channel(&self, value: ValueRef<'_>) -> bool {
         let Some(shape) = value.shape().filter(|_| self.has(value)) else { return false };

@@ -6,7 +6,7 @@ use pare_graph::{Edge, NodeId, NodeRef, ValueRef, ops::is_deterministic};
 /// The largest number of steps of a search: exporters write at most a dozen rearranging operators in a row.
 const STEPS: usize = 32;
 
-/// Whether a node only changes the shape, the order or the precision of the elements of its first input.
+/// Returns whether a node only changes the shape, the order or the precision of the elements of its first input.
 pub(super) fn rearranges(at: NodeRef<'_>) -> bool {
     let moves = ["Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast"];
     moves.iter().any(|op| at.is(op)) || at.is("Dropout") && is_deterministic(at)
@@ -32,7 +32,7 @@ pub(super) struct Origin<'g> {
     pub source: ValueRef<'g>,
     /// The product of the constant factors on the path; `None` if one is not known.
     pub factor: Option<f64>,
-    /// Whether the value is an input of the model, or concatenated with one, as a cache is.
+    /// `true` if the value is an input of the model, or concatenated with one, as a cache is.
     pub cached: bool,
 }
 

@@ -61,7 +61,7 @@ pub struct Block {
     pub rest: ValueId,
     /// The stream after the block, with all terms added: `v`.
     pub exit: ValueId,
-    /// Whether the shortcut is the identity; otherwise it is a projection.
+    /// `true` if the shortcut is the identity; otherwise it is a projection.
     pub identity: bool,
     /// The nodes of the body without users outside, in topological order.
     pub body: Vec<NodeId>,
@@ -115,7 +115,7 @@ pub fn chains(graph: &Graph, blocks: &[Block]) -> Vec<Vec<Vec<usize>>> {
 const BETWEEN: [&str; 6] =
     ["Relu", "Clip", "LeakyRelu", "LayerNormalization", "BatchNormalization", "Identity"];
 
-/// Whether `entry` is `exit`, perhaps after an activation and a norm.
+/// Returns whether `entry` is `exit`, perhaps after an activation and a norm.
 fn leads(graph: &Graph, exit: ValueId, entry: ValueId) -> bool {
     let mut at = entry;
     for _ in 0..4 {
@@ -207,13 +207,13 @@ impl Finder<'_> {
         }
     }
 
-    /// Whether a sum is only used as a term of another sum.
+    /// Returns whether a sum is only used as a term of another sum.
     fn is_inner(&self, at: NodeRef<'_>) -> bool {
         let user = at.output().and_then(|o| o.sole_user());
         user.is_ok_and(|user| self.is_sum(user) && self.is_sum(at))
     }
 
-    /// Whether a node adds two activations of one shape.
+    /// Returns whether a node adds two activations of one shape.
     fn is_sum(&self, at: NodeRef<'_>) -> bool {
         let Ok(output) = at.output() else { return false };
         let fact = &output.value().fact;
@@ -294,7 +294,7 @@ impl Finder<'_> {
         own
     }
 
-    /// Whether a node only rearranges a value to an output of the model.
+    /// Returns whether a node only rearranges a value to an output of the model.
     fn only_exports(&self, node: NodeId) -> bool {
         const ARRANGE: [&str; 7] =
             ["Transpose", "Reshape", "Unsqueeze", "Squeeze", "Concat", "Identity", "Cast"];
@@ -349,7 +349,7 @@ impl Finder<'_> {
         })
     }
 
-    /// Whether a node multiplies by weights: by a tensor of rank 2 or more that does not depend on an input.
+    /// Returns whether a node multiplies by weights: by a tensor of rank 2 or more that does not depend on an input.
     fn is_weighted(&self, node: NodeId) -> bool {
         const WEIGHTED: [&str; 13] = [
             "Conv",
@@ -398,7 +398,7 @@ impl Finder<'_> {
         }
     }
 
-    /// Whether a node is a linear function, or a pool, of the only activation that it reads.
+    /// Returns whether a node is a linear function, or a pool, of the only activation that it reads.
     fn is_linear(&self, node: NodeId) -> bool {
         const LINEAR: [&str; 17] = [
             "Conv",

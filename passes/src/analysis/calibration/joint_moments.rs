@@ -92,7 +92,7 @@ impl JointMoments {
         }
     }
 
-    /// Whether all moments are finite.
+    /// Returns whether all moments are finite.
     pub fn is_finite(&self) -> bool {
         self.channels.iter().all(|p| p.xx.is_finite() && p.xy.is_finite() && p.y_mean.is_finite())
     }

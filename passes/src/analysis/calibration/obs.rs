@@ -88,7 +88,7 @@ struct State {
     weight: Mat<f64>,
     /// The current columns of the remaining units.
     units: Vec<Vec<usize>>,
-    /// Whether a column remains.
+    /// `true` if a column remains.
     remains: Vec<bool>,
     importance: f64,
 }

@@ -35,7 +35,7 @@ pub struct QualityLimits {
 }
 
 impl QualityLimits {
-    /// Whether any limit is set.
+    /// Returns whether any limit is set.
     pub fn any(&self) -> bool {
         self.max_drift.is_some() || self.min_agreement.is_some() || self.max_accuracy_drop.is_some()
     }

@@ -119,7 +119,7 @@ impl CostModel {
         Self { fixed: 0.0, terms: self.terms.iter().filter(touches).cloned().collect() }
     }
 
-    /// Whether no term depends on two of these groups.
+    /// Returns whether no term depends on two of these groups.
     pub fn is_separable(&self, groups: &[usize]) -> bool {
         self.terms.iter().all(|t| {
             let mut of = t.groups().filter(|g| groups.contains(g));

@@ -71,7 +71,7 @@ fn groups_of_input(at: NodeRef<'_>, groups: &Groups, slot: usize) -> Option<Hash
     Some((0..value.rank().ok()?).flat_map(|axis| groups.groups_along(site, axis)).collect())
 }
 
-/// Whether only matrices produce and read the units.
+/// Returns whether only matrices produce and read the units.
 fn is_hidden(graph: &Graph, group: &Group) -> bool {
     let (mut produced, mut read) = (false, false);
     for member in &group.members {

@@ -273,7 +273,7 @@ fn collect(graph: &Graph, mut tracer: Tracer<'_>) -> Groups {
     groups
 }
 
-/// Whether a site is a constant of weights rather than a shape or an index.
+/// Returns whether a site is a constant of weights rather than a shape or an index.
 fn is_weight(graph: &Graph, site: Site) -> bool {
     let Some(constant) = constant_of(graph, site) else { return false };
     let dequantized = |(at, edge): (NodeRef<'_>, Edge)| at.is("DequantizeLinear") && edge == Edge::Input(0);
@@ -281,7 +281,7 @@ fn is_weight(graph: &Graph, site: Site) -> bool {
         || constant.users().into_iter().any(dequantized)
 }
 
-/// Whether a site is a constant or a dequantized constant.
+/// Returns whether a site is a constant or a dequantized constant.
 fn is_static(graph: &Graph, site: Site) -> bool {
     let dequantized = |id| {
         let producer = graph.value_ref(id).producer().filter(|at| at.is("DequantizeLinear"));

@@ -72,7 +72,7 @@ impl LinearRole {
         }
     }
 
-    /// Whether its outputs are the units that it reads: it is depthwise, or another convolution that loses
+    /// Returns whether its outputs are the units that it reads: it is depthwise, or another convolution that loses
     /// entire groups.
     pub fn passes_on(&self, groups: &Groups) -> bool {
         self.linear.groups > 1 && self.reads(groups).is_empty()

@@ -186,7 +186,7 @@ impl<'g> Tracer<'g> {
         dims(self.graph.at(self.at?), slot)
     }
 
-    /// Whether the input is a constant.
+    /// Returns whether the input is a constant.
     pub fn is_constant(&self, slot: usize) -> bool {
         self.at.is_some_and(|id| self.graph.at(id).optional(slot).is_some_and(ValueRef::is_constant))
     }
@@ -265,7 +265,7 @@ impl<'g> Tracer<'g> {
         known.copied().unwrap_or_default()
     }
 
-    /// Whether each axis is one atom.
+    /// Returns whether each axis is one atom.
     pub fn is_coarse(&self) -> bool {
         self.uses.is_none()
     }

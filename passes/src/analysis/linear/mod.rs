@@ -182,22 +182,22 @@ impl Linear {
         }
     }
 
-    /// Whether each channel is a group.
+    /// Returns whether each channel is a group.
     pub fn is_depthwise(&self) -> bool {
         self.channels == 1 && self.groups > 1
     }
 
-    /// Whether the weights are an initializer without other users, so that they may be changed.
+    /// Returns whether the weights are an initializer without other users, so that they may be changed.
     pub fn owns_weight(&self, graph: &Graph) -> bool {
         graph.value(self.weight).tensor().is_some() && graph.use_count(self.weight) == 1
     }
 
-    /// Whether the bias can be changed or added.
+    /// Returns whether the bias can be changed or added.
     pub fn takes_bias(&self) -> bool {
         !(self.bias == Bias::Missing || self.quantized && self.bias == Bias::Slot)
     }
 
-    /// Whether the weights are dequantized, so that they cannot be changed.
+    /// Returns whether the weights are dequantized, so that they cannot be changed.
     pub fn is_quantized(&self) -> bool {
         self.quantized
     }
@@ -218,12 +218,12 @@ impl Linear {
         }
     }
 
-    /// Whether some of its inputs are padding.
+    /// Returns whether some of its inputs are padding.
     pub fn is_padded(&self) -> bool {
         matches!(&self.operator, Operator::Conv(view) if view.pads.iter().any(|&p| p != (0, 0)))
     }
 
-    /// Whether channels are on axis 1; otherwise they are on the last axis.
+    /// Returns whether channels are on axis 1; otherwise they are on the last axis.
     pub fn is_conv(&self) -> bool {
         matches!(self.operator, Operator::Conv(_))
     }
@@ -264,7 +264,7 @@ impl Linear {
         }
     }
 
-    /// Whether `alpha` and `beta` are 1.
+    /// Returns whether `alpha` and `beta` are 1.
     pub fn is_plain(&self) -> bool {
         self.factor() == 1.0 && !matches!(self.bias, Bias::Constant(_, factor) if factor != 1.0)
     }

@@ -7,7 +7,7 @@ use std::f64::consts::{FRAC_1_SQRT_2, PI};
 /// `Gelu` as a composition: `x/2·(1 + erf(x/√2))` or `x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³)))`.
 pub(crate) struct Gelu<'g> {
     pub x: ValueRef<'g>,
-    /// Whether it is the tanh approximation.
+    /// `true` if it is the tanh approximation.
     pub approximate: bool,
     /// The nodes.
     pub parts: Parts,
@@ -48,7 +48,7 @@ impl<'g> Gelu<'g> {
     }
 }
 
-/// Whether a node is the last one of a composed `Gelu`. Engines fuse the complete pattern (ONNX Runtime's
+/// Returns whether a node is the last one of a composed `Gelu`. Engines fuse the complete pattern (ONNX Runtime's
 /// `GeluFusion`, `BiasGeluFusion` and `FastGeluFusion`), so its last factor must not be folded into a
 /// following layer: that saves one product for each element and costs five passes over memory.
 pub(crate) fn ends_gelu(at: NodeRef<'_>) -> bool {

@@ -99,7 +99,7 @@ fn grouped(t: &mut Tracer<'_>, group: usize, axes: GroupedAxes) -> Option<()> {
     Some(())
 }
 
-/// Whether a convolution loses entire groups.
+/// Returns whether a convolution loses entire groups.
 fn loses_groups(group: usize, per: GroupSize) -> bool {
     group > 1 && group >= per.inputs.max(per.outputs)
 }

@@ -180,7 +180,7 @@ pub fn transpose<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     Some(())
 }
 
-/// Whether `Expand` repeats along an axis of unknown size, for which no constant shape exists.
+/// Returns whether `Expand` repeats along an axis of unknown size, for which no constant shape exists.
 fn repeats_unknown(input: &[Dim], output: &[Dim]) -> Option<bool> {
     let offset = output.len().checked_sub(input.len())?;
     let repeats = |i: usize| i < offset || input[i - offset] != output[i];
