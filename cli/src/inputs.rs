@@ -98,7 +98,7 @@ impl Evaluate for Engines<'_> {
     }
 
     fn load(&self, model: &Model, setting: Setting) -> Result<Box<dyn Run>, EvaluateError> {
-        let engine = self.engine().map_err(|e| EvaluateError(e.message))?;
+        let engine = self.engine().map_err(|e| EvaluateError::new(e.message))?;
         Evaluator::new(engine.clone()).with_custom_ops(&self.common.custom_ops).load(model, setting)
     }
 }

@@ -74,8 +74,7 @@ impl<'g> NodeRef<'g> {
 
     /// The value in input `slot`, if there is one.
     pub fn optional(self, slot: usize) -> Option<ValueRef<'g>> {
-        let id = self.graph.inputs_of(self.id).get(slot).copied().flatten()?;
-        Some(ValueRef { graph: self.graph, id })
+        self.graph.input(self.id, slot).map(|id| ValueRef { graph: self.graph, id })
     }
 
     /// All inputs by slot.
@@ -92,10 +91,9 @@ impl<'g> NodeRef<'g> {
 
     /// The only output; declines if further ones are used.
     pub fn output(self) -> Result<ValueRef<'g>, Decline> {
-        let mut outputs = self.outputs().into_iter();
-        let first = outputs.next().flatten().ok_or(Decline::Mismatch)?;
-        expect(outputs.flatten().all(|o| o.graph.use_count(o.id) == 0))?;
-        Ok(first)
+        let first = self.graph.output(self.id, 0).ok_or(Decline::Mismatch)?;
+        expect(self.graph.results(self.id).all(|o| o == first || self.graph.use_count(o) == 0))?;
+        Ok(self.graph.value_ref(first))
     }
 
     /// An attribute.

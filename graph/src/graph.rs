@@ -332,7 +332,7 @@ impl Graph {
         self.node_ids().count()
     }
 
-    fn node_ids(&self) -> impl Iterator<Item = NodeId> + '_ {
+    pub(crate) fn node_ids(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.dag.node_indices().filter(|&i| matches!(self.dag[i], Vertex::Node(_))).map(|i| self.node_id(i))
     }
 
@@ -362,6 +362,19 @@ impl Graph {
 
     fn value_id(&self, index: NodeIndex) -> ValueId {
         ValueId { index: index.index() as u32, generation: self.generations[index.index()] }
+    }
+
+    /// Input `slot` of a node, unless it is omitted.
+    pub fn input(&self, id: NodeId, slot: usize) -> Option<ValueId> {
+        let mut edges = self.dag.edges_directed(id.index(), Direction::Incoming);
+        let is_slot = |e: &Edge| matches!(e, Edge::Input(s) if *s as usize == slot);
+        edges.find(|e| is_slot(e.weight())).map(|e| self.value_id(e.source()))
+    }
+
+    /// Output `slot` of a node, unless it is omitted.
+    pub fn output(&self, id: NodeId, slot: usize) -> Option<ValueId> {
+        let is_slot = |e: &Edge| matches!(e, Edge::Output(s) if *s as usize == slot);
+        self.dag.edges(id.index()).find(|e| is_slot(e.weight())).map(|e| self.value_id(e.target()))
     }
 
     /// Inputs of a node by slot; an omitted one is `None`.
@@ -734,20 +747,34 @@ impl Graph {
         self.value_mut(new).role.output |= as_output;
     }
 
-    /// Let input `slot` of a node be `value`, which depends on no node; what it was goes if nobody else uses it.
-    pub(crate) fn rewire(&mut self, node: NodeId, slot: usize, value: ValueId) {
+    /// Connects input `slot` of a node to `value`; returns the previous value, which may be unused now.
+    pub(crate) fn connect_input(&mut self, node: NodeId, slot: usize, value: Option<ValueId>) -> Option<ValueId> {
         self.order.take();
-        let wire = Edge::Input(slot as u32);
-        let incoming = self.dag.edges_directed(node.index(), Direction::Incoming);
-        let old: Vec<_> = incoming.filter(|e| *e.weight() == wire).map(|e| (e.id(), e.source())).collect();
-        for &(edge, _) in &old {
-            self.dag.remove_edge(edge);
+        let edge = Edge::Input(slot as u32);
+        let mut incoming = self.dag.edges_directed(node.index(), Direction::Incoming);
+        let old = incoming.find(|e| *e.weight() == edge).map(|e| (e.id(), e.source()));
+        if let Some((old, _)) = old {
+            self.dag.remove_edge(old);
         }
-        self.dag.add_edge(value.index(), node.index(), wire);
+        if let Some(value) = value {
+            self.dag.add_edge(value.index(), node.index(), edge);
+        }
         let slots = &mut self.node_mut(node).slots.0;
         *slots = (*slots).max(slot as u32 + 1);
-        let old: Vec<_> = old.into_iter().map(|(_, source)| self.value_id(source)).collect();
-        self.remove_unused(old);
+        old.map(|(_, source)| self.value_id(source))
+    }
+
+    pub(crate) fn remove_node(&mut self, id: NodeId) {
+        self.remove_vertex(id.index());
+    }
+
+    /// Removes the values that were added after the clock was `clock`, and sets it back.
+    pub(crate) fn rewind(&mut self, clock: u64) {
+        if self.next > clock {
+            let younger: Vec<_> = self.values().filter(|&v| self.value(v).seq > clock).collect();
+            younger.into_iter().for_each(|v| self.remove_vertex(v.index()));
+            self.next = clock;
+        }
     }
 
     fn remove_vertex(&mut self, index: NodeIndex) {
@@ -820,12 +847,6 @@ impl Graph {
         }
         let after = count(self);
         (before.0 - after.0, before.1 - after.1)
-    }
-
-    /// Take back what was just added and is wired to nothing else.
-    pub(crate) fn discard(&mut self, nodes: &[NodeId], values: &[ValueId]) {
-        nodes.iter().for_each(|n| self.remove_vertex(n.index()));
-        values.iter().for_each(|v| self.remove_vertex(v.index()));
     }
 
     /// A node in words, for messages.

@@ -34,17 +34,10 @@ impl Patch {
                 let value = refs.get(&captured).copied().flatten().ok_or(Decline::Mismatch)?;
                 captures.push((body.value(captured).name.clone(), value));
             }
-            let outputs: Vec<_> = body
-                .outputs_of(id)
-                .into_iter()
-                .map(|output| {
-                    let output = output?;
-                    let new = self.value(body.value(output).clone());
-                    refs.insert(output, Some(new));
-                    Some(new)
-                })
-                .collect();
-            self.inlined(body.node(id).clone(), inputs, outputs, captures);
+            let outputs = body.outputs_of(id);
+            let values = outputs.iter().map(|output| output.map(|id| body.value(id).clone())).collect();
+            let new = self.add_node(body.node(id).clone(), inputs, values, captures);
+            refs.extend(outputs.into_iter().zip(new).filter_map(|(output, new)| Some((output?, new))));
         }
         let outputs = body.outputs().iter().map(|id| refs.get(id).copied().flatten());
         outputs.collect::<Option<_>>().ok_or(Decline::Mismatch)

@@ -4,6 +4,7 @@
 //! Rules look at it through cursors ([`NodeRef`], [`ValueRef`]) and answer with a [`Patch`], which [`Graph::apply`] checks
 //! as a whole before anything changes.
 
+mod apply;
 mod attr;
 mod check;
 mod cursor;
@@ -12,11 +13,12 @@ mod dtype;
 pub mod evaluate;
 mod graph;
 mod inline;
+mod journal;
 mod model;
 pub mod onnx;
 pub mod ops;
-mod part;
 mod patch;
+mod slice;
 mod tensor;
 pub mod text;
 mod ty;
@@ -30,7 +32,8 @@ pub use evaluate::{Evaluate, EvaluateError, Run, Samples, Setting, quality::Metr
 pub use graph::{Constant, Declared, Edge, Graph, GraphError, Metadata, Node, NodeId, Value, ValueId};
 pub use model::{Function, Model};
 pub use ops::InferError;
-pub use patch::{Applied, Patch, PatchError, Ref};
+pub use patch::{Applied, NewValue, Patch, PatchError, Ref};
+pub use slice::Boundary;
 pub use tensor::{Element, Tensor, TensorError, element_count};
 pub use ty::{Axis, AxisSize, Fact, TensorFact, Type, TypeKind};
 

@@ -1,6 +1,7 @@
 //! Types as a file declares them, and facts as inference knows them.
 
 use crate::{DataType, Dim, Tensor};
+use std::fmt;
 
 /// A declared type (ONNX `TypeProto`).
 #[derive(Clone, Debug, PartialEq)]
@@ -176,6 +177,27 @@ impl Fact {
             (Self::Other, Self::Other) => Self::Other,
             _ => return None,
         })
+    }
+}
+
+impl fmt::Display for Fact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown => f.write_str("unknown"),
+            Self::Tensor(t) => {
+                f.write_str(t.dtype.map_or("?", |d| d.name()))?;
+                match &t.shape {
+                    Some(shape) => {
+                        let sizes: Vec<_> = shape.iter().map(ToString::to_string).collect();
+                        write!(f, "[{}]", sizes.join(","))
+                    }
+                    None => f.write_str("[...]"),
+                }
+            }
+            Self::Sequence(item) => write!(f, "seq({item})"),
+            Self::Optional(item) => write!(f, "optional({item})"),
+            Self::Other => f.write_str("other"),
+        }
     }
 }
 

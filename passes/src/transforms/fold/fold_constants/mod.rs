@@ -371,7 +371,7 @@ mod tests {
             setting: pare_graph::Setting,
         ) -> Result<Box<dyn pare_graph::Run>, pare_graph::EvaluateError> {
             if model.graph.nodes().iter().any(|&n| model.graph.node(n).is(self.0)) {
-                return Err(pare_graph::EvaluateError(format!("no {} here", self.0)));
+                return Err(pare_graph::EvaluateError::new(format!("no {} here", self.0)));
             }
             tools().engine.unwrap().load(model, setting)
         }

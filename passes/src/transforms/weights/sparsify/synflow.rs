@@ -252,7 +252,7 @@ fn passed(
                 .for_each(|(_, v)| *v = 1.0);
         }
         let of_batch = [&[batch], &shape[1..]].concat();
-        let y = Tensor::from_f64(dtype, &of_batch, &y).map_err(|e| EvaluateError(e.to_string()))?;
+        let y = Tensor::from_f64(dtype, &of_batch, &y).map_err(EvaluateError::from_error)?;
         let fixed = if most < BATCH { 1 } else { batch };
         let mut feeds = inputs(graph, fixed, 0.0)?;
         feeds.push((name.clone(), y));
