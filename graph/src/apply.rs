@@ -53,9 +53,9 @@ impl Graph {
         let exists = |edit: &Edit| match edit {
             Edit::AddNode(_) => true,
             Edit::Replace(r) => self.has_value(r.old),
-            Edit::SetInput { node, .. } | Edit::SetConstant { node, .. } | Edit::SetAttribute { node, .. } => {
-                self.has_node(*node)
-            }
+            Edit::SetInput { node, .. }
+            | Edit::SetConstant { node, .. }
+            | Edit::SetAttribute { node, .. } => self.has_node(*node),
             Edit::SetData { constant, .. } => self.has_value(*constant),
         };
         let is_current = |r: Ref| if let Ref::Old(id) = r { self.has_value(id) } else { true };
@@ -81,8 +81,7 @@ impl Graph {
         let place = self.place(&patch)?;
         let added = self.add(&patch, place, journal)?;
         self.check_types(&patch, &added)?;
-        self.remove_unused(unused);
-        let mut applied = self.splice(&patch, &added);
+        let mut applied = self.splice(&patch, &added, unused);
         if place.is_none() {
             self.renumber();
         }
@@ -171,7 +170,12 @@ impl Graph {
     }
 
     /// Adds the new values and nodes, which nothing reads yet.
-    fn add(&mut self, patch: &Patch, place: Option<Rank>, journal: &mut Journal) -> Result<Added, PatchError> {
+    fn add(
+        &mut self,
+        patch: &Patch,
+        place: Option<Rank>,
+        journal: &mut Journal,
+    ) -> Result<Added, PatchError> {
         let mut values = vec![];
         for value in &patch.values {
             let name = self.fresh_name(&value.name);
@@ -263,7 +267,8 @@ impl Graph {
     }
 
     /// Redirects uses to the replacements, connects new inputs, and removes what is unused then.
-    fn splice(&mut self, patch: &Patch, added: &Added) -> Applied {
+    /// `unused` are further values that lost a use.
+    fn splice(&mut self, patch: &Patch, added: &Added, mut unused: Vec<ValueId>) -> Applied {
         let (mut touched, mut named) = (vec![], vec![]);
         for Replacement { old, new, .. } in patch.replacements() {
             let by = added.id(new);
@@ -278,19 +283,18 @@ impl Graph {
             if takes_name {
                 let name = self.value(old).name.clone();
                 let declared = self.value(old).declared.clone();
-                let unused = self.fresh_name(&name);
-                self.rename(old, unused);
+                let temporary = self.fresh_name(&name);
+                self.rename(old, temporary);
                 self.rename(by, name);
                 self.set_declared(by, declared);
             }
         }
         for (node, slot, value) in patch.new_inputs() {
-            let old = self.connect_input(node, slot, Some(added.id(value)));
-            self.remove_unused(old);
+            unused.extend(self.connect_input(node, slot, Some(added.id(value))));
             touched.push(node);
         }
-        let start: Vec<_> =
-            patch.replacements().map(|r| r.old).chain(added.values.iter().copied()).collect();
+        self.remove_unused(unused);
+        let start: Vec<_> = patch.replacements().map(|r| r.old).chain(added.values.iter().copied()).collect();
         touched.extend(self.remove_unused(start));
         touched.retain(|&n| self.has_node(n));
         let added = added.nodes.iter().copied().filter(|&n| self.has_node(n)).collect();
@@ -346,5 +350,120 @@ mod tests {
         assert!(matches!(graph.apply(patch), Err(PatchError::Type { .. })));
         assert_eq!(print_graph(&graph), wanted);
         assert_eq!(graph.value(y).fact.shape(), Some(&[Dim::from(2_usize)][..]));
+    }
+
+    /// A graph of nodes that read random earlier values; one of them has a subgraph that captures.
+    fn random_graph(rng: &mut fastrand::Rng) -> Graph {
+        let mut body = String::new();
+        let mut values = vec!["x".to_owned(), "w".into(), "d".into()];
+        for i in 0..rng.usize(3..12) {
+            let [a, b] = [(); 2].map(|()| rng.choice(&values).unwrap().clone());
+            let node = match rng.u8(0..5) {
+                0 => format!("v{i} = Neg({a}) "),
+                1 => format!("v{i} = Concat <axis = 0> ({a}, {a}) s{i} = Slice(v{i}, zero, two) "),
+                2 => format!(
+                    "v{i} = If(c) <then_branch = t{i} () => (float[2] p{i}) {{ p{i} = Abs({a}) }},
+                    else_branch = e{i} () => (float[2] q{i}) {{ q{i} = Neg({b}) }}> "
+                ),
+                _ => format!("v{i} = Add({a}, {b}) "),
+            };
+            body += &node;
+            values.push(if node.contains("Slice") { format!("s{i}") } else { format!("v{i}") });
+        }
+        let last = values.last().unwrap();
+        let text = format!(
+            "g (float[2] x, bool c, float[2] d) => (float[2] y, float[2] z)
+            <float[2] w = {{1, 2}}, float[2] d = {{3, 4}}, int64[1] zero = {{0}}, int64[1] two = {{2}}>
+            {{ {body} y = Identity({last}) z = Neg(x) }}"
+        );
+        let mut graph = parse_graph(&text, 18).unwrap();
+        graph.reinfer().unwrap();
+        graph
+    }
+
+    /// A patch of random edits, many of which are invalid.
+    fn random_patch(graph: &Graph, removed: NodeId, rng: &mut fastrand::Rng) -> Patch {
+        let nodes = graph.nodes();
+        let mut values: Vec<_> = graph.values().collect();
+        values.sort_by_key(|&v| graph.value(v).name.clone());
+        let mut patch = Patch::anchored(*rng.choice(nodes.iter()).unwrap());
+        let mut refs: Vec<_> = values.iter().map(|&v| v.into()).collect();
+        for _ in 0..rng.usize(1..5) {
+            let node = if rng.u8(0..20) == 0 { removed } else { *rng.choice(nodes.iter()).unwrap() };
+            let value = *rng.choice(&values).unwrap();
+            let by = *rng.choice(&refs).unwrap();
+            let tensor = Tensor::vector(&vec![1_f32; rng.usize(1..4)]);
+            match rng.u8(0..8) {
+                0 | 1 => refs.push(patch.node("new", Node::new("Abs"), &[by])),
+                2 => patch.replace(graph.value_ref(value), by),
+                3 => patch.reshape(graph.value_ref(value), by),
+                4 => patch.set_data(value, tensor),
+                5 => patch.set_attribute(node, "axis", rng.bool().then_some(1_i64.into())),
+                6 => patch.set_constant(node, rng.usize(0..2), "new", tensor),
+                _ => patch.set_input(node, rng.usize(0..2), by),
+            }
+            if rng.u8(0..40) == 0 {
+                let foreign = Patch::anchored(node).constant("foreign", Tensor::vector(&[1_f32, 2.0]));
+                patch.set_input(node, 0, foreign);
+            }
+        }
+        patch
+    }
+
+    /// The text and the inferred facts of a graph and its subgraphs.
+    fn state(graph: &Graph) -> String {
+        fn facts(graph: &Graph, out: &mut Vec<String>) {
+            let mut own: Vec<_> = graph.values().map(|v| format!("{:?}", graph.value(v))).collect();
+            own.sort();
+            out.extend(own);
+            for &node in graph.nodes().iter() {
+                graph.node(node).subgraphs().for_each(|inner| facts(inner, out));
+            }
+        }
+        let mut all = vec![print_graph(graph), format!("{:?}", graph.nodes()), graph.clock().to_string()];
+        facts(graph, &mut all);
+        all.join("\n")
+    }
+
+    #[test]
+    fn rejected_patches_leave_the_graph_unchanged() {
+        let mut rng = fastrand::Rng::with_seed(7);
+        let (mut applied, mut rejected) = (0, std::collections::BTreeMap::<String, usize>::new());
+        for _ in 0..2000 {
+            let mut graph = random_graph(&mut rng);
+            let removed = {
+                let z = graph.outputs()[1];
+                let node = graph.producer(z).unwrap().0;
+                graph.remove_outputs(&[z]);
+                graph.sweep();
+                node
+            };
+            let patch = random_patch(&graph, removed, &mut rng);
+            let before = state(&graph);
+            match graph.apply(patch.clone()) {
+                Ok(_) => applied += 1,
+                Err(error) => {
+                    assert_eq!(state(&graph), before, "{error}");
+                    let name = format!("{error:?}");
+                    *rejected.entry(name.split([' ', '(']).next().unwrap().into()).or_default() += 1;
+                }
+            }
+            assert!(graph.unordered_nodes().is_empty(), "{:?} of {before}", patch.edits);
+        }
+        assert!(applied > 100, "{applied}");
+        let expected =
+            ["Boundary", "Cycle", "ForeignValue", "NoProducer", "NotConstant", "Removed", "Shape", "Type"];
+        assert_eq!(rejected.keys().collect::<Vec<_>>(), expected, "{rejected:?}");
+    }
+
+    #[test]
+    fn rejects_values_of_other_patches() {
+        let mut graph = parse_graph("g (float[2] x) => (float[2] y) { y = Neg(x) }", 18).unwrap();
+        let node = graph.nodes()[0];
+        let mut other = Patch::anchored(node);
+        let value = other.node("e", Node::new("Exp"), &[graph.inputs()[0].into()]);
+        let mut patch = Patch::anchored(node);
+        patch.set_input(node, 0, value);
+        assert_eq!(graph.apply(patch).unwrap_err(), PatchError::ForeignValue);
     }
 }

@@ -248,6 +248,17 @@ impl Dim {
         self.extremum(other, i64::min, Atom::Min)
     }
 
+    /// The size of an axis that has both sizes: the more specific one, a number before an expression before an
+    /// unknown. `None` if the numbers differ; different expressions may have equal values.
+    pub(crate) fn unify(&self, other: &Self) -> Option<Self> {
+        match (self.known(), other.known()) {
+            (Some(a), Some(b)) if a != b => None,
+            (None, Some(_)) => Some(other.clone()),
+            (None, None) if self.is_unknown() => Some(other.clone()),
+            _ => Some(self.clone()),
+        }
+    }
+
     /// Whether it is the smaller one of `other` and something else.
     pub fn is_minimum_with(&self, other: &Self) -> bool {
         matches!(self.single_atom(), Some(Atom::Min(p)) if p.0 == *other || p.1 == *other)

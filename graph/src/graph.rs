@@ -748,7 +748,12 @@ impl Graph {
     }
 
     /// Connects input `slot` of a node to `value`; returns the previous value, which may be unused now.
-    pub(crate) fn connect_input(&mut self, node: NodeId, slot: usize, value: Option<ValueId>) -> Option<ValueId> {
+    pub(crate) fn connect_input(
+        &mut self,
+        node: NodeId,
+        slot: usize,
+        value: Option<ValueId>,
+    ) -> Option<ValueId> {
         self.order.take();
         let edge = Edge::Input(slot as u32);
         let mut incoming = self.dag.edges_directed(node.index(), Direction::Incoming);
@@ -854,14 +859,14 @@ impl Graph {
         let node = self.node(id);
         match (&node.name, self.outputs_of(id).iter().flatten().next()) {
             (Some(name), _) if !name.is_empty() => format!("{} `{name}`", node.op),
-            (_, Some(&output)) => format!("{} making `{}`", node.op, self.value(output).name),
+            (_, Some(&output)) => format!("{} producing `{}`", node.op, self.value(output).name),
             _ => node.op.clone(),
         }
     }
 }
 
-/// The standard domain has two names; this is the shorter.
-pub(crate) fn standard_domain(domain: &str) -> &str {
+/// The domain, with the standard domain (`ai.onnx`) spelled as the empty string.
+pub fn standard_domain(domain: &str) -> &str {
     if domain == "ai.onnx" { "" } else { domain }
 }
 

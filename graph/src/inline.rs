@@ -49,30 +49,36 @@ impl Function {
     /// names in its subgraphs are new there.
     pub fn instance(&self, call: &Node, graph: &Graph) -> Graph {
         let mut body = self.body.clone();
-        bind(&mut body, call, &self.defaults);
+        body.bind_attributes(&call.attributes, &self.defaults);
         adopt(&mut body, graph, true);
         body
     }
 }
 
-/// Replace references to attributes of the call by what the call says, or the default; without either they go.
-fn bind(graph: &mut Graph, call: &Node, defaults: &IndexMap<String, Attribute>) {
-    for &id in graph.nodes().iter() {
-        let node = graph.node_mut(id);
-        let mut bound = IndexMap::with_capacity(node.attributes.len());
-        for (name, attribute) in std::mem::take(&mut node.attributes) {
-            match attribute {
-                Attribute::Reference { name: wanted, .. } => {
-                    let value = call.attributes.get(&wanted).or_else(|| defaults.get(&wanted));
-                    bound.extend(value.map(|v| (name, v.clone())));
-                }
-                mut other => {
-                    other.graphs_mut().iter_mut().for_each(|inner| bind(inner, call, defaults));
-                    bound.insert(name, other);
-                }
+impl Graph {
+    /// Replaces references to attributes of the calling node by their values, or by the defaults of the function.
+    /// An attribute that has neither is removed.
+    pub(crate) fn bind_attributes(
+        &mut self,
+        given: &IndexMap<String, Attribute>,
+        defaults: &IndexMap<String, Attribute>,
+    ) {
+        for &id in self.nodes().iter() {
+            let is_bound = |a: &Attribute| !matches!(a, Attribute::Reference { .. }) && a.graphs().is_empty();
+            if self.node(id).attributes.values().all(is_bound) {
+                continue;
             }
+            let attributes = &mut self.node_mut(id).attributes;
+            let bound = std::mem::take(attributes).into_iter().filter_map(|(name, mut attribute)| {
+                if let Attribute::Reference { name: of, .. } = &attribute {
+                    let value = given.get(of).or_else(|| defaults.get(of))?;
+                    return Some((name, value.clone()));
+                }
+                attribute.graphs_mut().iter_mut().for_each(|graph| graph.bind_attributes(given, defaults));
+                Some((name, attribute))
+            });
+            *attributes = bound.collect();
         }
-        node.attributes = bound;
     }
 }
 

@@ -107,7 +107,10 @@ impl Facts {
             let facts: Vec<_> = graph.node(id).subgraphs().map(Self::of).collect();
             (!facts.is_empty()).then_some((id, facts))
         };
-        Self { values: values.collect(), subgraphs: graph.node_ids().filter_map(|id| subgraphs(&id)).collect() }
+        Self {
+            values: values.collect(),
+            subgraphs: graph.node_ids().filter_map(|id| subgraphs(&id)).collect(),
+        }
     }
 
     fn restore(self, graph: &mut Graph) {

@@ -24,17 +24,19 @@ pub mod text;
 mod ty;
 
 pub use attr::{Attribute, SparseTensor};
-pub use check::{CheckError, Fault};
+pub use check::{CheckError, Fault, nearest};
 pub use cursor::{Decline, NodeRef, ValueRef, expect};
 pub use dim::Dim;
 pub use dtype::DataType;
 pub use evaluate::{Evaluate, EvaluateError, Run, Samples, Setting, quality::Metrics};
-pub use graph::{Constant, Declared, Edge, Graph, GraphError, Metadata, Node, NodeId, Value, ValueId};
+pub use graph::{
+    Constant, Declared, Edge, Graph, GraphError, Metadata, Node, NodeId, Value, ValueId, standard_domain,
+};
 pub use model::{Function, Model};
 pub use ops::InferError;
 pub use patch::{Applied, NewValue, Patch, PatchError, Ref};
 pub use slice::Boundary;
-pub use tensor::{Element, Tensor, TensorError, element_count};
+pub use tensor::{Element, Tensor, TensorError, element_count, pack_bits};
 pub use ty::{Axis, AxisSize, Fact, TensorFact, Type, TypeKind};
 
 /// The README's code is tested.

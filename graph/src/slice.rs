@@ -305,7 +305,8 @@ mod tests {
 
     #[test]
     fn outputs_that_are_given_are_not_computed() {
-        let text = "g (float[4] x) => (float[2] p, float[2] r) { p, q = Split <num_outputs = 2> (x) r = Neg(q) }";
+        let text =
+            "g (float[4] x) => (float[2] p, float[2] r) { p, q = Split <num_outputs = 2> (x) r = Neg(q) }";
         let mut model = Model::of(text::parse_graph(text, 18).unwrap());
         model.infer().unwrap();
         let [p, q, r] = values(&model.graph, ["p", "q", "r"]);

@@ -121,6 +121,25 @@ fn packed<T: Element>(values: impl ExactSizeIterator<Item = T>) -> Vec<u8> {
     data
 }
 
+/// Packs elements of `bits` bits, each given as a byte, from the low bits up as in `raw_data`. Elements of 8 bits
+/// are returned as they are.
+pub fn pack_bits(bits: u32, codes: &[u8]) -> Vec<u8> {
+    if bits >= 8 {
+        return codes.to_vec();
+    }
+    let bits = bits as usize;
+    let mut data = vec![0; (codes.len() * bits).div_ceil(8)];
+    for (i, &code) in codes.iter().enumerate() {
+        let (byte, shift) = (i * bits / 8, i * bits % 8);
+        let window = u16::from(code & ((1 << bits) - 1)) << shift;
+        data[byte] |= window as u8;
+        if let Some(next) = data.get_mut(byte + 1) {
+            *next |= (window >> 8) as u8;
+        }
+    }
+    data
+}
+
 /// The number of elements of `shape`; `None` on overflow.
 pub fn element_count(shape: &[usize]) -> Option<usize> {
     shape.iter().try_fold(1_usize, |n, &d| n.checked_mul(d))
@@ -482,5 +501,13 @@ mod tests {
         assert_eq!(t.to_f64().unwrap(), [0.333_251_953_125, f64::INFINITY]);
         let t = Tensor::from_f64(DataType::Int8, &[3], &[0.5, 1.5, 300.0]).unwrap();
         assert_eq!(t.to_i64().unwrap(), [0, 2, 127]);
+    }
+
+    #[test]
+    fn packs_elements_from_the_low_bits_up() {
+        assert_eq!(pack_bits(4, &[1, 0xff, 2]), [0xf1, 0x02]);
+        assert_eq!(pack_bits(2, &[0, 1, 2, 3, 2]), [0b11_10_01_00, 0b10]);
+        assert_eq!(pack_bits(6, &[0x3f, 0, 1]), [0x3f, 0x10, 0]);
+        assert_eq!(pack_bits(8, &[7]), [7]);
     }
 }

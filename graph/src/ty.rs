@@ -165,7 +165,7 @@ impl Fact {
                 },
                 shape: match (&a.shape, &b.shape) {
                     (Some(a), Some(b)) if a.len() == b.len() => {
-                        Some(a.iter().zip(b).map(|(a, b)| unify_dims(a, b)).collect::<Option<_>>()?)
+                        Some(a.iter().zip(b).map(|(a, b)| a.unify(b)).collect::<Option<_>>()?)
                     }
                     (Some(_), Some(_)) => return None,
                     (a, b) => a.as_ref().or(b.as_ref()).cloned(),
@@ -198,17 +198,6 @@ impl fmt::Display for Fact {
             Self::Optional(item) => write!(f, "optional({item})"),
             Self::Other => f.write_str("other"),
         }
-    }
-}
-
-/// The more telling of two sizes of the same axis: a number, then an expression, then an unknown.
-/// Two different expressions do not contradict each other, since symbols may have equal values.
-fn unify_dims(a: &Dim, b: &Dim) -> Option<Dim> {
-    match (a.known(), b.known()) {
-        (Some(x), Some(y)) if x != y => None,
-        (None, Some(_)) => Some(b.clone()),
-        (None, None) if a.is_unknown() => Some(b.clone()),
-        _ => Some(a.clone()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Engines and samples as passes ask for them (`pare_graph::Evaluate`, `pare_graph::Samples`).
 
-use crate::{Engine, EngineError, LoadOptions, ModelSource, Optimize, Samples, SamplesError, Session, Value};
+use crate::{Engine, EngineError, LoadOptions, ModelSource, Optimize, Samples, Session, Value};
 use pare_graph::{Evaluate, EvaluateError, Model, Run, Setting, Tensor, onnx};
 use std::{
     ops::Range,

@@ -1,16 +1,16 @@
-//! What passes may ask of something that can run models. Engines live elsewhere; here are only the questions.
+//! The interface through which passes run models and read samples. Engines implement it elsewhere.
 
 pub mod quality;
 
 use crate::{Model, Tensor};
-use std::ops::Range;
+use std::{error::Error, fmt, ops::Range, sync::Arc};
 
-/// Something that runs models, such as ONNX Runtime.
+/// An engine that runs models, such as ONNX Runtime.
 pub trait Evaluate: Send + Sync {
-    /// Its name and version, for reports.
+    /// Name and version, for reports.
     fn name(&self) -> String;
 
-    /// Make a model ready to run.
+    /// Loads a model.
     fn load(&self, model: &Model, setting: Setting) -> Result<Box<dyn Run>, EvaluateError>;
 }
 

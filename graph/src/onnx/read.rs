@@ -267,10 +267,10 @@ fn named(name: Option<String>, of: &str) -> Result<String, ReadError> {
 fn describe(proto: &NodeProto) -> String {
     match (proto.op_type(), proto.name(), proto.output.first()) {
         ("", name, _) if !name.is_empty() => format!("the node `{name}`"),
-        ("", _, Some(output)) => format!("the node making `{output}`"),
+        ("", _, Some(output)) => format!("the node producing `{output}`"),
         ("", ..) => "a node".into(),
         (op, name, _) if !name.is_empty() => format!("{op} `{name}`"),
-        (op, _, Some(output)) => format!("{op} making `{output}`"),
+        (op, _, Some(output)) => format!("{op} producing `{output}`"),
         (op, ..) => op.into(),
     }
 }

@@ -5,7 +5,7 @@ use super::{
     proto::{SparseTensorProto, TensorProto, tensor_proto},
 };
 use crate::{
-    DataType, SparseTensor, Tensor, element_count,
+    DataType, SparseTensor, Tensor, element_count, pack_bits,
     tensor::{Origin, Storage},
 };
 use bytes::Bytes;
@@ -130,7 +130,10 @@ fn pack(dtype: DataType, proto: &mut TensorProto) -> Option<Bytes> {
             }
         }
         DataType::Bool => data.extend(proto.int32_data.iter().map(|&v| u8::from(v != 0))),
-        _ if dtype.bits() == 6 => data = pack_sixes(&proto.int32_data),
+        _ if dtype.bits() == 6 => {
+            let codes: Vec<_> = proto.int32_data.iter().map(|&code| code as u8).collect();
+            data = pack_bits(6, &codes);
+        }
         // Below 8 bits each number is one byte of several elements.
         _ => {
             let width = dtype.bits().div_ceil(8) as usize;
@@ -138,15 +141,6 @@ fn pack(dtype: DataType, proto: &mut TensorProto) -> Option<Bytes> {
         }
     }
     Some(data.into())
-}
-
-/// 6-bit elements from the low bits up, four in three bytes.
-fn pack_sixes(codes: &[i32]) -> Vec<u8> {
-    let group = |four: &[i32]| {
-        let bits = four.iter().enumerate().fold(0_u32, |b, (i, &c)| b | (c as u32 & 0x3f) << (6 * i));
-        bits.to_le_bytes().into_iter().take((four.len() * 6).div_ceil(8))
-    };
-    codes.chunks(4).flat_map(group).collect()
 }
 
 /// The elements as `int32_data` spells them.

@@ -9,6 +9,7 @@
 //! `( … )*` repeats until nothing changes. A name is a pass or a preset such as `safe`.
 
 use crate::framework::{Effect, Pass, Registry};
+use pare_graph::nearest;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{fmt, ops::Range};
 use toml::{Table, Value};
@@ -264,12 +265,6 @@ fn step(
         hint: Some(format!("`pare passes {name}` shows its options")),
     })?;
     Ok(Step::Pass { pass, options })
-}
-
-fn nearest<'n>(word: &str, names: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
-    let scored = names.into_iter().map(|n| (strsim::jaro_winkler(word, n), n));
-    // Below 0.7 the two words have little in common.
-    scored.filter(|(score, _)| *score > 0.7).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, n)| n)
 }
 
 /// How deep repetitions and lists may nest.

@@ -5,11 +5,10 @@
 //! smooth waves, faint or loud, which wake up what noise averages out. So a rewrite that is only right for tame numbers
 //! is found out.
 
-use super::pack;
 use crate::{Feed, Kind, Port, PortDim, Value};
 use bytes::Bytes;
 use fastrand::Rng;
-use pare_graph::{DataType, Tensor};
+use pare_graph::{DataType, Tensor, pack_bits};
 use std::{collections::BTreeMap, f64::consts::TAU, ops::Range};
 
 /// Kinds of samples: as many in a row show each once.
@@ -242,7 +241,7 @@ impl Maker<'_> {
             }
             _ if dtype.bits() < 8 || (dtype.bits() == 8 && dtype.is_float()) => {
                 let codes = self.codes(dtype, count)?;
-                Tensor::new(dtype, shape, pack(dtype.bits(), &codes))
+                Tensor::new(dtype, shape, pack_bits(dtype.bits(), &codes))
             }
             _ if dtype.is_float() => Tensor::from_f64(dtype, shape, &self.floats(count)),
             _ => {
@@ -310,7 +309,7 @@ impl Maker<'_> {
     /// Bit patterns of a narrow type: small finite floats, integers within the bound.
     fn codes(&mut self, dtype: DataType, count: usize) -> Option<Vec<u8>> {
         let all: Vec<u8> = (0..=(((1_u16 << dtype.bits()) - 1) as u8)).collect();
-        let values = Tensor::new(dtype, &[all.len()], pack(dtype.bits(), &all)).ok()?.to_f64()?;
+        let values = Tensor::new(dtype, &[all.len()], pack_bits(dtype.bits(), &all)).ok()?.to_f64()?;
         let bound = self.input.bound.clone().unwrap_or(0..10);
         let fits = |value: f64| {
             if dtype.is_float() {

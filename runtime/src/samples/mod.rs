@@ -310,24 +310,6 @@ fn extension(path: &Path) -> Option<&str> {
     path.extension().and_then(|extension| extension.to_str())
 }
 
-/// Codes of `bits` bits each, one a byte, packed from the low bits up as tensors hold them.
-pub(crate) fn pack(bits: u32, codes: &[u8]) -> Vec<u8> {
-    if bits >= 8 {
-        return codes.to_vec();
-    }
-    let bits = bits as usize;
-    let mut out = vec![0_u8; (codes.len() * bits).div_ceil(8)];
-    for (i, code) in codes.iter().enumerate() {
-        let (byte, shift) = (i * bits / 8, i * bits % 8);
-        let wide = u16::from(code & ((1 << bits) - 1)) << shift;
-        out[byte] |= wide as u8;
-        if let Some(next) = out.get_mut(byte + 1) {
-            *next |= (wide >> 8) as u8;
-        }
-    }
-    out
-}
-
 /// A feed in one line, for messages.
 pub fn summary(feed: &Feed) -> String {
     let one = |(name, value): &(String, crate::Value)| format!("{name}: {}", describe(value));
@@ -433,13 +415,5 @@ mod tests {
         assert!(matches!(&feed[0].1, Value::Tensor(_)));
         let error = Samples::open(folder.path(), &ports, Limits::default()).err().unwrap();
         assert!(matches!(error, SamplesError::EmptyFolder(_)));
-    }
-
-    #[test]
-    fn codes_are_packed_from_the_low_bits_up() {
-        assert_eq!(pack(4, &[1, 0xff, 2]), [0xf1, 0x02]);
-        assert_eq!(pack(2, &[0, 1, 2, 3, 2]), [0b11_10_01_00, 0b10]);
-        assert_eq!(pack(6, &[0x3f, 0, 1]), [0x3f, 0x10, 0]);
-        assert_eq!(pack(8, &[7]), [7]);
     }
 }

@@ -182,7 +182,7 @@ pub(super) fn tensor(
             Tensor::new(dtype, shape, bytes)
         }
         // `ml_dtypes` gives every element of fewer than 8 bits a byte of its own.
-        Element::Raw(1) => Tensor::new(wanted, shape, super::pack(wanted.bits(), &bytes)),
+        Element::Raw(1) => Tensor::new(wanted, shape, pare_graph::pack_bits(wanted.bits(), &bytes)),
         Element::Raw(_) => Tensor::new(wanted, shape, bytes),
         Element::Bytes(width) => Tensor::strings(shape, split(&bytes, width, shape, trim)),
         Element::Text { big_endian, .. } => {

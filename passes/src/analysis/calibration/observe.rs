@@ -92,7 +92,7 @@ impl Probe {
             Source::Output(i) => outputs.get(i).cloned(),
             Source::Given(i) => feeds.iter().find(|(n, _)| *n == self.names[i]).map(|(_, t)| t.clone()),
         };
-        let missing = || EvaluateError::new("the engine returned too few outputs".into());
+        let missing = || EvaluateError::new("the engine returned too few outputs");
         self.sources.iter().map(|s| take(s).ok_or_else(missing)).collect()
     }
 }
@@ -154,6 +154,7 @@ pub fn floats(tensor: &Tensor) -> Result<Cow<'_, [f32]>, EvaluateError> {
         let floats = tensor.to_vec::<f32>();
         return floats.map(Cow::Owned).map_err(EvaluateError::from_error);
     }
-    let values = tensor.to_f64().ok_or_else(|| EvaluateError::new(format!("{} activations", tensor.dtype())))?;
+    let values =
+        tensor.to_f64().ok_or_else(|| EvaluateError::new(format!("{} activations", tensor.dtype())))?;
     Ok(values.into_iter().map(|v| v as f32).collect())
 }

@@ -281,7 +281,7 @@ impl Pool {
         let (shape, values) = (tensor.shape(), floats(tensor)?);
         let samples = shape.first().copied().unwrap_or(0);
         let size = values.len().checked_div(samples).unwrap_or(0);
-        let wrong = || EvaluateError::new("a tensor has not the shape that was inferred".into());
+        let wrong = || EvaluateError::new("a tensor has not the shape that was inferred");
         let channels = match self {
             Self::Places => shape.get(1),
             _ => shape.last(),
@@ -472,8 +472,7 @@ fn rest(
     graph.copy_nodes(&moved, &mut inner, &mut copies, |inner, id| {
         let value = graph.value(id);
         let is_computed = graph.producer(id).is_some_and(|(node, _)| moved.contains(&node));
-        let is_own =
-            value.tensor().is_some() && graph.users(id).iter().all(|(node, _)| moved.contains(node));
+        let is_own = value.tensor().is_some() && graph.users(id).iter().all(|(node, _)| moved.contains(node));
         if !is_computed && !is_own {
             return Ok(inner.find_or_capture(&value.name));
         }

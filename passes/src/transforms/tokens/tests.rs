@@ -332,13 +332,13 @@ fn reasons(model: &Model) -> Vec<String> {
 fn what_would_not_mean_the_same_is_refused_with_the_reason() {
     let headed = |head: &str| transformer("decomposed", 9, "float[B,9,4] x", head);
     for (model, why) in [
-        (headed("c = Gather<axis = 1>(y1, third) logits = MatMul(c, wc)"), "Gather making `c` picks token 3 by its place"),
+        (headed("c = Gather<axis = 1>(y1, third) logits = MatMul(c, wc)"), "Gather producing `c` picks token 3 by its place"),
         (
             headed(
                 "grid = Constant<value = int64[4] {0,3,3,4}>() g = Reshape(y1, grid) rows = ReduceMean<keepdims = 0>(g, one)
                  cells = ReduceMean<keepdims = 0>(rows, one) logits = MatMul(cells, wc)",
             ),
-            "Reshape making `g` lays tokens out in another shape",
+            "Reshape producing `g` lays tokens out in another shape",
         ),
         (
             headed(
@@ -353,27 +353,27 @@ fn what_would_not_mean_the_same_is_refused_with_the_reason() {
         ),
         (
             headed("z = Concat<axis = 1>(y1, x) c = Gather<axis = 1>(z, first) logits = MatMul(c, wc)"),
-            "Concat making `z` joins tokens with others",
+            "Concat producing `z` joins tokens with others",
         ),
         (
             headed("a = ReduceSum(y1, last) b = Softmax<axis = 1>(a) z = Mul(y1, b) c = ReduceSum<keepdims = 0>(z, one)
                 logits = MatMul(c, wc)"),
-            "of Softmax making `b` it is not known what it does to tokens",
+            "of Softmax producing `b` it is not known what it does to tokens",
         ),
         (
             headed("z = CumSum(y1, first) c = Gather<axis = 1>(z, first) logits = MatMul(c, wc)"),
-            "of CumSum making `z` it is not known what it does to tokens",
+            "of CumSum producing `z` it is not known what it does to tokens",
         ),
     ] {
         assert_eq!(reasons(&model), [why]);
     }
     assert_eq!(
         reasons(&transformer("biased", 9, "float[B,9,4] x", CLASS)),
-        ["Softmax making `w0` has a bias for each pair of places, which merged tokens do not have"]
+        ["Softmax producing `w0` has a bias for each pair of places, which merged tokens do not have"]
     );
     assert_eq!(
         reasons(&transformer("windows", 9, "float[B,9,4] x", CLASS)),
-        ["Softmax making `w0`: attention is within windows of 3 of the 9 tokens of the stream"]
+        ["Softmax producing `w0`: attention is within windows of 3 of the 9 tokens of the stream"]
     );
     // Tokens as an output.
     let usual = pare_graph::text::print_model(&headed(CLASS));
