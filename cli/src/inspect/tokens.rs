@@ -1,4 +1,5 @@
-//! `pare inspect --tokens`: the tokens of each block of a transformer, its share of the MACs, and whether tokens can be merged.
+//! `pare inspect --tokens`: the tokens of each block of a transformer, its share of the MACs, and whether
+//! tokens can be merged.
 
 use crate::{
     failure::Done,

@@ -55,7 +55,8 @@ pub fn loss_of(curves: &[LossCurve], counts: &Allocation) -> f64 {
     curves.iter().map(|c| c.loss(counts.get(&c.group).copied().unwrap_or(c.width))).sum()
 }
 
-/// Returns the allocation in which every group keeps the same share of its units, the largest within the budget.
+/// Returns the allocation in which every group keeps the same share of its units, the largest within the
+/// budget.
 pub fn uniform(model: &CostModel, curves: &[LossCurve], budget: f64) -> Option<Allocation> {
     let at = |share: f64| -> Allocation {
         curves.iter().map(|c| (c.group, c.nearest(c.width as f64 * share))).collect()
@@ -72,8 +73,8 @@ pub fn uniform(model: &CostModel, curves: &[LossCurve], budget: f64) -> Option<A
     Some(at(low))
 }
 
-/// Returns the allocation of least loss within the budget: by dynamic programming if costs are separable, otherwise
-/// the better of greedy descent and dynamic programming on costs linearized around its result.
+/// Returns the allocation of least loss within the budget: by dynamic programming if costs are separable,
+/// otherwise the better of greedy descent and dynamic programming on costs linearized around its result.
 pub fn global(model: &CostModel, curves: &[LossCurve], budget: f64) -> Option<Allocation> {
     let groups: Vec<_> = curves.iter().map(|c| c.group).collect();
     if model.is_separable(&groups) {
@@ -81,7 +82,8 @@ pub fn global(model: &CostModel, curves: &[LossCurve], budget: f64) -> Option<Al
         return knapsack(model, curves, budget, &full);
     }
     let mut best = greedy(model, curves, budget)?;
-    // Savings of a group depend on the sizes of the others, so the linearization is repeated at each solution.
+    // Savings of a group depend on the sizes of the others, so the linearization is repeated at each
+    // solution.
     for _ in 0..4 {
         let Some(next) = knapsack(model, curves, budget, &best) else { break };
         let next = descend(model, curves, budget, next);
@@ -130,7 +132,8 @@ fn descend(
 /// Number of bins that the budget is divided into.
 const BINS: usize = 2000;
 
-/// Solves the multiple-choice knapsack over binned costs; the cost of each group is taken with the others at `around`.
+/// Solves the multiple-choice knapsack over binned costs; the cost of each group is taken with the others at
+/// `around`.
 fn knapsack(model: &CostModel, curves: &[LossCurve], budget: f64, around: &Allocation) -> Option<Allocation> {
     // Costs of each choice relative to the cheapest choice of its group.
     let mut tables = vec![];

@@ -1,4 +1,5 @@
-//! Local repair: each reader of removed channels is refitted on its own, from statistics of the original model.
+//! Local repair: each reader of removed channels is refitted on its own, from statistics of the original
+//! model.
 
 use crate::{
     analysis::{
@@ -20,8 +21,8 @@ pub enum LocalRepair {
     None,
     /// Removed channels `P` are replaced by their mean: `b' = b + W_P·μ_P`.
     Mean,
-    /// Removed channels are replaced by their best affine estimate from the kept channels `S`, the same for all taps:
-    /// `x_P ≈ T·x_S + t`, fitted with this `λ`.
+    /// Removed channels are replaced by their best affine estimate from the kept channels `S`, the same for
+    /// all taps: `x_P ≈ T·x_S + t`, fitted with this `λ`.
     Merge(f64),
     /// All weights are refitted, `W' = (W·C_:S + δ·W_S)(C_SS + δ·I)⁻¹`, with this `λ`.
     Patch(f64),
@@ -69,8 +70,8 @@ impl PrunedOperator<'_> {
         }
     }
 
-    /// `W'[:,S,t] = W[:,S,t] + W[:,P,t]·T`, with `T` from the covariance of channels, averaged over the taps. `all` holds
-    /// the kept rows with all columns, `kept` the kept columns.
+    /// `W'[:,S,t] = W[:,S,t] + W[:,P,t]·T`, with `T` from the covariance of channels, averaged over the taps.
+    /// `all` holds the kept rows with all columns, `kept` the kept columns.
     fn merged(&self, sums: &Sums, all: &Mat<f64>, kept: Affine, lambda: f64) -> Result<Affine, NotFinite> {
         let (taps, stay) = (self.taps, self.channels);
         let removed = complement(stay, sums.x_mean.len() / taps.max(1));

@@ -9,9 +9,10 @@ use crate::analysis::groups::Kind;
 prune_pass! {
     /// Remove attention heads, and refit the remaining weights.
     ///
-    /// A head consists of its rows of the query, key and value projections and its columns of the output projection; in
-    /// grouped-query attention, of a key/value head and all heads that query it. Constants that hold the number of heads
-    /// are rewritten. Selection, allocation over layers and repair are those of `prune-channels`, on unlabelled samples.
+    /// A head consists of its rows of the query, key and value projections and its columns of the output
+    /// projection; in grouped-query attention, of a key/value head and all heads that query it. Constants
+    /// that hold the number of heads are rewritten. Selection, allocation over layers and repair are those of
+    /// `prune-channels`, on unlabelled samples.
     ///
     /// Declines where the heads are part of the interface, as in a key/value cache.
     #[pass("prune-heads", Lossy)]

@@ -1,7 +1,7 @@
 //! Construction of the nodes that merge tokens.
 //!
-//! Channels and sizes are concatenated to rows `[size·x, size]`: one gather and one sum move both, and their quotient is
-//! the mean. A merge of `r` of `N` tokens is
+//! Channels and sizes are concatenated to rows `[size·x, size]`: one gather and one sum move both, and their
+//! quotient is the mean. A merge of `r` of `N` tokens is
 //!
 //! ```text
 //! S = m_a·m_bᵀ              a: every second unprotected token, b: the others; |m| = 1
@@ -101,8 +101,8 @@ impl Emitter<'_, '_, '_> {
         self.op("Div", &[sum, size])
     }
 
-    /// Returns the sum of `[B,H,..,..]` over heads, which has the direction of the mean. A product is faster than a reduction
-    /// over an inner axis.
+    /// Returns the sum of `[B,H,..,..]` over heads, which has the direction of the mean. A product is faster
+    /// than a reduction over an inner axis.
     pub fn over_heads(&mut self, k: Ref, heads: usize, target: &[i64]) -> Ref {
         let flat = self.builder.reshape(k, &[0, heads as i64, -1]);
         let ones = self.builder.constant("ones", ones(&[1, heads]));
@@ -178,8 +178,8 @@ impl Emitter<'_, '_, '_> {
         TokenRows { value, tokens: tokens - r, width }
     }
 
-    /// Returns `30α·a` for each token, `[B,N,1]`, where `a` is the attention of the class token, averaged over heads (FOLDER).
-    /// `attention` is `[B,H,N,N]` or `[B·H,N,N]`; `axis` is the query axis.
+    /// Returns `30α·a` for each token, `[B,N,1]`, where `a` is the attention of the class token, averaged
+    /// over heads (FOLDER). `attention` is `[B,H,N,N]` or `[B·H,N,N]`; `axis` is the query axis.
     pub fn class_attention(
         &mut self,
         attention: Ref,
@@ -196,8 +196,8 @@ impl Emitter<'_, '_, '_> {
         self.builder.reshape(sum, &[0, tokens as i64, 1])
     }
 
-    /// Merges `r` tokens, at most [`max_folded`], by repeated halving (FOLDER). From the second round on, tokens are compared
-    /// by size-weighted sums of the metric, and attention penalties are summed.
+    /// Merges `r` tokens, at most [`max_folded`], by repeated halving (FOLDER). From the second round on,
+    /// tokens are compared by size-weighted sums of the metric, and attention penalties are summed.
     pub fn fold(&mut self, rows: TokenRows, metric: Metric, dim: usize, mut r: usize) -> TokenRows {
         if r <= max_merged(rows.tokens, self.protected) {
             return self.merge(rows, metric, r);
@@ -231,9 +231,9 @@ impl Emitter<'_, '_, '_> {
         TokenRows { value, width: channels, ..rows }
     }
 
-    /// Removes the `r` tokens of lowest significance, the attention of the class token times the norm of the value (PPT).
-    /// `attention` is `[B,H,N,N]`, `value` is `[B,H,N,d]`. Also returns whether the variance of the significance is at least
-    /// `threshold`, `[B,1,1]`.
+    /// Removes the `r` tokens of lowest significance, the attention of the class token times the norm of the
+    /// value (PPT). `attention` is `[B,H,N,N]`, `value` is `[B,H,N,d]`. Also returns whether the variance of
+    /// the significance is at least `threshold`, `[B,1,1]`.
     pub fn prune(
         &mut self,
         rows: TokenRows,

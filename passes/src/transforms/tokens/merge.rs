@@ -1,4 +1,5 @@
-//! Application of a merge plan to a graph: for each block, one patch for the bias of its scores and one for the merge.
+//! Application of a merge plan to a graph: for each block, one patch for the bias of its scores and one for
+//! the merge.
 
 use super::{
     decline::MergeDecline,
@@ -169,8 +170,8 @@ fn sizes_of(graph: &Graph, applied: &Applied) -> Option<String> {
     Some(graph.at(*division).input(1).ok()?.name().into())
 }
 
-/// Returns the attention of a block. A following `SkipLayerNormalization` is first split into a sum and a normalization,
-/// because tokens are merged between them.
+/// Returns the attention of a block. A following `SkipLayerNormalization` is first split into a sum and a
+/// normalization, because tokens are merged between them.
 fn unfused(graph: &mut Graph, block: usize, apply: &mut Apply<'_>) -> Result<Attention, MergeDecline> {
     let attention = nth_attention(graph, block)?;
     let Ok(residual) = &attention.residual else { return Ok(attention) };
@@ -209,8 +210,8 @@ fn unfused(graph: &mut Graph, block: usize, apply: &mut Apply<'_>) -> Result<Att
     nth_attention(graph, block)
 }
 
-/// Returns the patch that adds the logarithms of sizes to the scores of an attention: a token of size `s` is weighted like
-/// `s` tokens (proportional attention).
+/// Returns the patch that adds the logarithms of sizes to the scores of an attention: a token of size `s` is
+/// weighted like `s` tokens (proportional attention).
 fn size_bias(graph: &Graph, attention: &Attention, size: &str) -> Result<Patch, MergeDecline> {
     let size = graph.find(size).map(|v| graph.value_ref(v)).ok_or_else(sizes_not_found)?;
     let core = graph.at(attention.core);
@@ -397,7 +398,8 @@ fn keys(
     }
 }
 
-/// Returns the key part of packed weights `[C, 3·H·d]` or biases `[3·H·d]`, summed over heads: `[C, d]` or `[d]`.
+/// Returns the key part of packed weights `[C, 3·H·d]` or biases `[3·H·d]`, summed over heads: `[C, d]` or
+/// `[d]`.
 fn summed_keys(packed: ValueRef<'_>, heads: usize, head: usize) -> Option<Tensor> {
     let tensor = packed.constant().ok()?;
     let (&width, front) = tensor.shape().split_last()?;
@@ -414,8 +416,8 @@ fn summed_keys(packed: ValueRef<'_>, heads: usize, head: usize) -> Option<Tensor
     Tensor::from_f64(tensor.dtype(), &shape, &sums).ok()
 }
 
-/// Drops the unread tokens after the last attention. Where only one token is read, only its query is computed. Returns
-/// whether the tokens were dropped.
+/// Drops the unread tokens after the last attention. Where only one token is read, only its query is
+/// computed. Returns whether the tokens were dropped.
 fn drop_unread(
     graph: &mut Graph,
     attention: &Attention,

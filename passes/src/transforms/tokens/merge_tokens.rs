@@ -20,18 +20,20 @@ use pare_graph::{Graph, Model};
 pass! {
     /// Merge similar tokens of a vision transformer (ToMe).
     ///
-    /// Between the attention and the MLP of a block, the `r` most similar pairs of alternating tokens are merged:
-    /// `x ← Σ size·x / Σ size`. Later attentions add `log(size)` to their scores, and means over tokens are weighted by
-    /// size. Class and distillation tokens are kept. Where only these are read after the last attention, all other tokens
-    /// are dropped there.
+    /// Between the attention and the MLP of a block, the `r` most similar pairs of alternating tokens are
+    /// merged: `x ← Σ size·x / Σ size`. Later attentions add `log(size)` to their scores, and means over
+    /// tokens are weighted by size. Class and distillation tokens are kept. Where only these are read after
+    /// the last attention, all other tokens are dropped there.
     ///
-    /// Declines where merged tokens are not well-defined: windows, positional biases, causal or cached attention, position
-    /// embeddings after the first merge, tokens in two dimensions or in an output. Needs operator set 13.
+    /// Declines where merged tokens are not well-defined: windows, positional biases, causal or cached
+    /// attention, position embeddings after the first merge, tokens in two dimensions or in an output. Needs
+    /// operator set 13.
     #[pass("merge-tokens", Lossy)]
     pub struct MergeTokens {
         /// `tome`, `folder` or `ppt`.
         pub method: MergeMethod = MergeMethod::Tome,
-        /// Tokens to merge in each block: one number, or a list with one for each block (of `blocks`, if given).
+        /// Tokens to merge in each block: one number, or a list with one for each block (of `blocks`, if
+        /// given).
         pub r: TokenCounts = TokenCounts::One(8),
         /// Blocks to merge in, counted from 0. Default: those of the method.
         pub blocks: Vec<usize> = vec![],
@@ -43,7 +45,8 @@ pass! {
         pub emit: Option<Lowering> = None,
         /// `fixed`, or `auto`: the `r` of each block with the largest speedup within the limits.
         pub schedule: MergeSchedule = MergeSchedule::Fixed,
-        /// For `auto`: smallest share of samples whose predicted class is unchanged; 0.98 if no limit is given.
+        /// For `auto`: smallest share of samples whose predicted class is unchanged; 0.98 if no limit is
+        /// given.
         pub min_agreement: Option<f64> = None,
         /// For `auto`: largest drift.
         pub max_drift: Option<f64> = None,
@@ -206,8 +209,8 @@ impl MergeTokens {
         Ok(!plan.is_empty())
     }
 
-    /// Builds the plan in each lowering, keeps the fastest, and returns its latency relative to the model; `None` if nothing
-    /// is merged or there is no engine.
+    /// Builds the plan in each lowering, keeps the fastest, and returns its latency relative to the model;
+    /// `None` if nothing is merged or there is no engine.
     fn choose_lowering(
         &self,
         model: &Model,

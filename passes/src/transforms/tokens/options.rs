@@ -10,7 +10,8 @@ pub enum MergeMethod {
     Tome,
     /// Most tokens are merged in the last blocks, by repeated halving (FOLDER, Wang et al. 2025).
     Folder,
-    /// Tokens are merged in three blocks, and pruned in samples whose significance scores vary (PPT, Wu et al. 2023).
+    /// Tokens are merged in three blocks, and pruned in samples whose significance scores vary (PPT, Wu et
+    /// al. 2023).
     Ppt,
 }
 

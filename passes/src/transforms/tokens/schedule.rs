@@ -7,7 +7,8 @@ use super::{
     token_analysis::TokenAnalysis,
 };
 
-/// Returns the number of tokens that each block merges: `r`, one number or one for each block, distributed by the method.
+/// Returns the number of tokens that each block merges: `r`, one number or one for each block, distributed by
+/// the method.
 pub(super) fn distribute(
     method: MergeMethod,
     r: &[usize],

@@ -48,10 +48,11 @@ struct DriftLevel {
 }
 
 impl ScheduleSearch<'_> {
-    /// Returns the fastest schedule within the limits, which may merge nothing; `None` if no schedule is within the limits.
+    /// Returns the fastest schedule within the limits, which may merge nothing; `None` if no schedule is
+    /// within the limits.
     ///
-    /// Minimizes `time + λ·drift`, with a linear model of the time and the drift summed over blocks, for the smallest `λ`
-    /// whose result is within the limits.
+    /// Minimizes `time + λ·drift`, with a linear model of the time and the drift summed over blocks, for the
+    /// smallest `λ` whose result is within the limits.
     pub fn run(&self, limits: Limits) -> Result<Option<FoundSchedule>, PassError> {
         let count = self.tools.samples.map_or(0, |s| s.len());
         if count == 0 {
@@ -128,7 +129,8 @@ impl ScheduleSearch<'_> {
     }
 }
 
-/// Greedy descent from no merges: applies the change of one block that decreases `value` the most, until none does.
+/// Greedy descent from no merges: applies the change of one block that decreases `value` the most, until none
+/// does.
 fn descend(
     cap: &dyn Fn(&[usize]) -> Vec<usize>,
     value: &dyn Fn(&[usize]) -> f64,

@@ -1,4 +1,5 @@
-//! Token analysis: the attention blocks of a graph, the tokens of its residual stream, and their final readers.
+//! Token analysis: the attention blocks of a graph, the tokens of its residual stream, and their final
+//! readers.
 
 use super::{
     decline::MergeDecline,

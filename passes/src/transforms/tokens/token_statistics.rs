@@ -29,8 +29,8 @@ struct Block {
     shape: Vec<Dim>,
 }
 
-/// Returns the blocks of a model in order. Attentions without a residual stream are skipped; `sizes` binds the symbolic
-/// dimensions for the cost.
+/// Returns the blocks of a model in order. Attentions without a residual stream are skipped; `sizes` binds
+/// the symbolic dimensions for the cost.
 pub fn token_statistics(model: &Model, sizes: &Bindings) -> Vec<BlockTokens> {
     let graph = &model.graph;
     let cost: HashMap<NodeId, u64> =

@@ -1,5 +1,5 @@
-//! Tracing of the token axis: which downstream axes count tokens, which constants hold their number, and which operators
-//! do not allow fewer tokens.
+//! Tracing of the token axis: which downstream axes count tokens, which constants hold their number, and
+//! which operators do not allow fewer tokens.
 
 use super::decline::MergeDecline;
 use crate::{analysis::attention::Statics, framework::node_builder::reshape_target};
@@ -252,7 +252,8 @@ impl Tracer<'_> {
         self.by_first_input(at, own.ok_or_else(unknown)?)
     }
 
-    /// Returns the axes of each output of a node whose other inputs have no tokens; `own` are those of the first input.
+    /// Returns the axes of each output of a node whose other inputs have no tokens; `own` are those of the
+    /// first input.
     fn by_first_input(&mut self, at: NodeRef<'_>, own: Axes) -> Result<Vec<Axes>, MergeDecline> {
         let unknown = || MergeDecline::Operator(at.describe());
         let is_token = |axis: usize| own.get(axis).is_some_and(|a| *a != Axis::Other);

@@ -99,8 +99,8 @@ fn transfer<'g>(
     }
 }
 
-/// `y_o = b_o + Σ W[o, i, t]·x_i[t]`. Without padding a constant input is part of the bias; with zero padding it is a
-/// term like any other.
+/// `y_o = b_o + Σ W[o, i, t]·x_i[t]`. Without padding a constant input is part of the bias; with zero padding
+/// it is a term like any other.
 fn linear(graph: &Graph, role: &Role, terms: &mut Terms, axis: usize) -> Option<Vec<Term>> {
     let linear = &role.linear;
     let at = graph.at(role.node);
@@ -209,7 +209,8 @@ enum Border {
     Zero,
 }
 
-/// Returns the terms after a homogeneous function that maps constants to themselves, unless there is a border.
+/// Returns the terms after a homogeneous function that maps constants to themselves, unless there is a
+/// border.
 fn homogeneous(terms: &mut Terms, read: Vec<Term>, by: Homogeneity, border: Border) -> Vec<Term> {
     let mut interner = Interner::default();
     let each = |x: Term| match x.value() {
@@ -273,7 +274,8 @@ fn moved<'g>(
             outs.iter().for_each(|&out| found[out] = value.map(Term::constant));
             continue;
         }
-        // Indices that are split or joined keep their order everywhere. Bases of different values are unrelated.
+        // Indices that are split or joined keep their order everywhere. Bases of different values are
+        // unrelated.
         let Some((source, first)) = ins.first().map(|p| (p.value, p.axis)).zip(read.first()) else {
             continue;
         };

@@ -29,14 +29,14 @@ use terms::Term;
 pass! {
     /// Remove channels that are constant, multiples of others, or unread.
     ///
-    /// The weights alone show which channels are constant (`c = f(b)`, where all weights of a filter are zero), which are a
-    /// multiple of another (`x_m = α·x_k`), and which have only zero weights in their readers. In the readers of channel
-    /// `m`,
+    /// The weights alone show which channels are constant (`c = f(b)`, where all weights of a filter are
+    /// zero), which are a multiple of another (`x_m = α·x_k`), and which have only zero weights in their
+    /// readers. In the readers of channel `m`,
     ///
     /// `b' = b + Σ c·W[:, m]`, or over padding and for multiples `W'[:, k] = W[:, k] + α·W[:, m]`,
     ///
-    /// and `m` is removed with all channels that depend on it; repeatedly, until nothing changes. Of several constants
-    /// over a padded convolution one remains.
+    /// and `m` is removed with all channels that depend on it; repeatedly, until nothing changes. Of several
+    /// constants over a padded convolution one remains.
     ///
     /// Declines where the weights of a reader are shared, and where a reader has no constant weights.
     #[pass("drop-dead-channels", Rounding)]
@@ -302,7 +302,8 @@ fn merge_into_channel(weights: &mut Weights, role: &Role, Multiple { from, to, f
     weights.changed = true;
 }
 
-/// Returns why the units at a site cannot be judged by the sums over them: recurrent layers also sum over them internally.
+/// Returns why the units at a site cannot be judged by the sums over them: recurrent layers also sum over
+/// them internally.
 fn recurrent_use(graph: &Graph, site: Site) -> Option<String> {
     let Site::Value(value) = site else { return None };
     let users =

@@ -3,8 +3,9 @@
 use pare_graph::ValueId;
 use std::collections::HashMap;
 
-/// The elements at one index of an axis: `scale` times an unknown tensor that `base` identifies. Terms of equal base, in
-/// values of equal shape, are multiples of each other element by element: operators that move elements create new bases.
+/// The elements at one index of an axis: `scale` times an unknown tensor that `base` identifies. Terms of
+/// equal base, in values of equal shape, are multiples of each other element by element: operators that move
+/// elements create new bases.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Term {
     /// Identifies the tensor; [`ONE`] is a tensor of ones.
@@ -78,8 +79,8 @@ pub struct Interner {
 const ROUNDING: f64 = 1.0 / (1 << 21) as f64;
 
 impl Interner {
-    /// Returns the term of an expression of these bases and numbers. Numbers are equal up to the error of quotients of
-    /// f32 weights.
+    /// Returns the term of an expression of these bases and numbers. Numbers are equal up to the error of
+    /// quotients of f32 weights.
     pub fn term(&mut self, terms: &mut Terms, key: Vec<u32>, numbers: Vec<f64>) -> Term {
         if numbers.iter().any(|n| !n.is_finite()) {
             return terms.fresh();

@@ -155,7 +155,8 @@ fn drops_zeroed_filters_of_trained_networks() {
     }
 }
 
-/// Sets 30 % of the outputs of each linear operator to zero. Returns the number of removable units among them.
+/// Sets 30 % of the outputs of each linear operator to zero. Returns the number of removable units among
+/// them.
 fn zero_filters(model: &mut Model, seed: u64) -> usize {
     let mut rng = fastrand::Rng::with_seed(seed);
     let groups = Groups::of(&model.graph);

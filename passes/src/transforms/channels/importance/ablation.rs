@@ -1,7 +1,8 @@
-//! Importance by perturbation: the change of the outputs when a unit is zeroed or its pre-activation is shifted.
+//! Importance by perturbation: the change of the outputs when a unit is zeroed or its pre-activation is
+//! shifted.
 //!
-//! The original is run once up to the perturbed value. The rest of the model is loaded once, and run for each unit with
-//! only that unit's channels perturbed.
+//! The original is run once up to the perturbed value. The rest of the model is loaded once, and run for each
+//! unit with only that unit's channels perturbed.
 
 use super::Ranking;
 use crate::{
@@ -35,7 +36,8 @@ struct Perturbed {
 }
 
 impl Ranking<'_> {
-    /// Returns the drift of the outputs when a unit is zeroed in the input of its readers, summed over these inputs.
+    /// Returns the drift of the outputs when a unit is zeroed in the input of its readers, summed over these
+    /// inputs.
     pub(super) fn ablation(&self, group: usize) -> Result<Vec<f64>, PassError> {
         let graph = &self.model.graph;
         let mut read = BTreeSet::new();
@@ -57,8 +59,8 @@ impl Ranking<'_> {
         Ok(score)
     }
 
-    /// Returns `E |Δy| / δ`, averaged over the outputs, for a shift `δ` of the pre-activation of a unit at all positions,
-    /// summed over the operators that produce the unit.
+    /// Returns `E |Δy| / δ`, averaged over the outputs, for a shift `δ` of the pre-activation of a unit at
+    /// all positions, summed over the operators that produce the unit.
     pub(super) fn sensitivity(&self, group: usize) -> Result<Vec<f64>, PassError> {
         let graph = &self.model.graph;
         let mut score = vec![0.0; self.groups.groups[group].width];
@@ -81,8 +83,8 @@ impl Ranking<'_> {
         Ok(score)
     }
 
-    /// Perturbs a value along each unit in turn, runs the rest of the model, and adds the `distance` of the outputs,
-    /// divided by the size of the perturbation, to the unit's score.
+    /// Perturbs a value along each unit in turn, runs the rest of the model, and adds the `distance` of the
+    /// outputs, divided by the size of the perturbation, to the unit's score.
     fn perturb(
         &self,
         group: usize,

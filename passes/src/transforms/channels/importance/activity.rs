@@ -13,8 +13,8 @@ use crate::{
 const SAMPLES: usize = 256;
 
 impl Ranking<'_> {
-    /// Returns, for each unit, the share of non-zero elements or the entropy in bits of the sign, summed over the distinct
-    /// inputs of the readers.
+    /// Returns, for each unit, the share of non-zero elements or the entropy in bits of the sign, summed over
+    /// the distinct inputs of the readers.
     pub(super) fn activity(&self, group: usize, criterion: Importance) -> Result<Vec<f64>, PassError> {
         let graph = &self.model.graph;
         let mut score = vec![0.0; self.groups.groups[group].width];

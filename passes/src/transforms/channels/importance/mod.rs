@@ -27,7 +27,8 @@ pub enum Importance {
     L2,
     /// The batch norm scales `|γ|` of the unit (Network Slimming, Liu et al. 2017).
     BnScale,
-    /// The distance of the producing weights from those of the other units, `Σ_j |w_c - w_j|` (FPGM, He et al. 2019).
+    /// The distance of the producing weights from those of the other units, `Σ_j |w_c - w_j|` (FPGM, He et
+    /// al. 2019).
     Fpgm,
     /// A random number.
     Random,
@@ -35,12 +36,13 @@ pub enum Importance {
     Apoz,
     /// The variance of the activation; a constant unit is replaced by its mean.
     Variance,
-    /// The entropy of the sign of the activation; units that are always on or always off score 0 (EASIER, Quétu et al.
-    /// 2024).
+    /// The entropy of the sign of the activation; units that are always on or always off score 0 (EASIER,
+    /// Quétu et al. 2024).
     Entropy,
     /// `Σ |W_ij|·√E x_j²` over the readers (Wanda, Sun et al. 2023).
     Wanda,
-    /// `Σ W_ij²·E x_j²`, the diagonal of the readers' Hessian (layer-wise Optimal Brain Damage, LeCun et al. 1989).
+    /// `Σ W_ij²·E x_j²`, the diagonal of the readers' Hessian (layer-wise Optimal Brain Damage, LeCun et al.
+    /// 1989).
     Obd,
     /// The energy that the unit contributes to its readers, `tr(W_c C_cc W_cᵀ)`.
     Energy,
@@ -48,7 +50,8 @@ pub enum Importance {
     Obs,
     /// The drift of the outputs without the unit (Skeletonization, Mozer and Smolensky 1988), by ablation.
     Skeleton,
-    /// The sensitivity of the outputs to the pre-activation (SeReNe, Tartaglione et al. 2021), by finite differences.
+    /// The sensitivity of the outputs to the pre-activation (SeReNe, Tartaglione et al. 2021), by finite
+    /// differences.
     Sensitivity,
 }
 
@@ -128,8 +131,8 @@ impl<'a> Ranking<'a> {
         order.map_err(|e: NotFinite| PassError::refused(format!("`{}`: {e}", self.groups.groups[group].name)))
     }
 
-    /// Returns the score of each unit, summed over the readers. `score_of` receives a reader, its sums and the columns of
-    /// a unit.
+    /// Returns the score of each unit, summed over the readers. `score_of` receives a reader, its sums and
+    /// the columns of a unit.
     fn sum_over_readers(&self, group: usize, score_of: impl Fn(&Reader, &Sums, &[usize]) -> f64) -> Vec<f64> {
         let mut scores = vec![0.0; self.groups.groups[group].width];
         for role in self.readers(group) {
@@ -142,8 +145,8 @@ impl<'a> Ranking<'a> {
         scores
     }
 
-    /// Returns the score of each unit, summed over the weights that read it. `score_of` receives a weight and the energy
-    /// `E x²` of its input.
+    /// Returns the score of each unit, summed over the weights that read it. `score_of` receives a weight and
+    /// the energy `E x²` of its input.
     fn sum_over_weights(&self, group: usize, score_of: impl Fn(f64, f64) -> f64) -> Vec<f64> {
         self.sum_over_readers(group, |reader, sums, columns| {
             let energy = sums.x_energy();
@@ -153,7 +156,8 @@ impl<'a> Ranking<'a> {
         })
     }
 
-    /// Returns a linear operator as readers of a group, one for each of its convolution groups, with their sums.
+    /// Returns a linear operator as readers of a group, one for each of its convolution groups, with their
+    /// sums.
     fn reader_sums(&self, role: &Role, group: usize) -> Vec<(Reader, &'a Sums)> {
         let (Some(maps), Some(inputs)) = (role.maps(&self.model.graph), self.sums.get(&role.node)) else {
             return vec![];

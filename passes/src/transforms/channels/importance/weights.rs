@@ -85,7 +85,8 @@ impl Ranking<'_> {
         ))
     }
 
-    /// Returns the sum of distances of each unit's weights to those of all units, over the operators that produce them.
+    /// Returns the sum of distances of each unit's weights to those of all units, over the operators that
+    /// produce them.
     pub(super) fn distances(&self, group: usize) -> Vec<f64> {
         let mut score = vec![0.0; self.groups.groups[group].width];
         for role in self.roles.iter().filter(|r| r.makes(self.groups).contains(&group)) {

@@ -17,7 +17,8 @@ use std::{
 
 /// Levels of a curve: eighths of the width.
 const LEVELS: usize = 8;
-/// Multiply-accumulates spent on all curves together, in addition to `BUDGET_RUNS` runs of the model over all samples.
+/// Multiply-accumulates spent on all curves together, in addition to `BUDGET_RUNS` runs of the model over all
+/// samples.
 const BUDGET: f64 = 4e11;
 const BUDGET_RUNS: f64 = 0.5;
 /// Number of samples that are run even beyond the budget.
@@ -43,8 +44,8 @@ impl PruneSearch<'_> {
             .unwrap_or_else(|| multiples(self.width(group), self.options.multiple, self.min_kept(group)))
     }
 
-    /// Measures the drift when each group alone is pruned to each level, less the drift of the current model. `choices`
-    /// defaults to all multiples.
+    /// Measures the drift when each group alone is pruned to each level, less the drift of the current model.
+    /// `choices` defaults to all multiples.
     pub fn measured_curves(
         &self,
         choices: Option<&Choices>,
@@ -65,7 +66,8 @@ impl PruneSearch<'_> {
                 let changed = self.cut(&keep, self.local_repair())?;
                 curve.losses.insert(kept, (held_out.drift_from(&start, &changed)? - base).max(0.0));
             }
-            // The loss cannot increase with the number of kept units; where it does in a measurement, that is noise.
+            // The loss cannot increase with the number of kept units; where it does in a measurement, that is
+            // noise.
             let mut least = f64::INFINITY;
             for loss in curve.losses.values_mut() {
                 least = least.min(*loss);

@@ -1,9 +1,9 @@
 //! Latency targets, measured in the engine on this machine.
 //!
-//! Engines compute channels in blocks, so latency is a step function of the width. The step is measured on the widest
-//! group. Then the segment of the model around each group is timed at every step, and the latency of the model is predicted
-//! as `t(model, kept) ≈ t(model) + Σ_g (t_g(kept) − t_g(all))`. The result is timed against the original, and the budget is
-//! corrected by the error of the prediction.
+//! Engines compute channels in blocks, so latency is a step function of the width. The step is measured on
+//! the widest group. Then the segment of the model around each group is timed at every step, and the latency
+//! of the model is predicted as `t(model, kept) ≈ t(model) + Σ_g (t_g(kept) − t_g(all))`. The result is timed
+//! against the original, and the budget is corrected by the error of the prediction.
 //!
 //! Times are minima over many short runs: other load on the machine only adds time.
 
@@ -138,7 +138,8 @@ impl PruneSearch<'_> {
             cx.tools.progress.step("latency", i as u64, CORRECTIONS as u64);
             let allocation = match self.allocate(&cost, &curves, budget) {
                 Ok(allocation) => allocation,
-                // A corrected budget may be below the least predicted latency; an earlier result may still do.
+                // A corrected budget may be below the least predicted latency; an earlier result may still
+                // do.
                 Err(error) if i == 0 => return Err(error),
                 Err(_) => break,
             };
@@ -176,7 +177,8 @@ impl PruneSearch<'_> {
         Ok(segment(&model, &given, &wanted).map_err(|e| EvaluateError(e.to_string()))?)
     }
 
-    /// Measures the channel step: the largest step to which the widths of the widest group can be rounded up for free.
+    /// Measures the channel step: the largest step to which the widths of the widest group can be rounded up
+    /// for free.
     fn channel_step(&self, cx: &Context<'_>) -> Result<usize, PassError> {
         let Some(&widest) = self.subject.selected.iter().max_by_key(|g| self.width(**g)) else {
             return Ok(1);

@@ -29,8 +29,8 @@ pub enum PruneRepair {
     None,
     /// Removed units are replaced by their mean, in the biases of the readers.
     Mean,
-    /// Every output is scaled and shifted to its mean and variance in the original, as re-estimated batch norm statistics
-    /// would do.
+    /// Every output is scaled and shifted to its mean and variance in the original, as re-estimated batch
+    /// norm statistics would do.
     Moments,
     /// Removed units are replaced by their best affine estimate from the kept ones.
     Merge,
@@ -53,13 +53,15 @@ pub enum PruneScope {
 prune_pass! {
     /// Remove channels, and refit the remaining weights.
     ///
-    /// Channels that depend on each other through any topology are removed together. Block-OBS on unlabelled samples
-    /// orders the units of each group, the drift of the outputs when one group alone is pruned determines how many units
-    /// each group loses, and sequential least squares refits the remaining weights. There is no training.
+    /// Channels that depend on each other through any topology are removed together. Block-OBS on unlabelled
+    /// samples orders the units of each group, the drift of the outputs when one group alone is pruned
+    /// determines how many units each group loses, and sequential least squares refits the remaining weights.
+    /// There is no training.
     ///
-    /// The target is one of `macs`, `params`, `ratio` and `latency`. Without a target, as many units are removed as
-    /// `max_drift`, `min_agreement` and `max_accuracy_drop` allow, measured on held-out samples. Without samples, the
-    /// channels with the smallest weights are removed, the same share of each group, and nothing is refitted.
+    /// The target is one of `macs`, `params`, `ratio` and `latency`. Without a target, as many units are
+    /// removed as `max_drift`, `min_agreement` and `max_accuracy_drop` allow, measured on held-out samples.
+    /// Without samples, the channels with the smallest weights are removed, the same share of each group, and
+    /// nothing is refitted.
     #[pass("prune-channels", Lossy)]
     pub struct PruneChannels {
         /// Also prune residual streams: groups that several layers add to.

@@ -19,21 +19,24 @@ macro_rules! with_prune_options {
             pub ratio: Option<f64> = None,
             /// Share of the latency of one sample to keep, measured in the engine on this machine.
             pub latency: Option<f64> = None,
-            /// Largest drift: mean KL divergence of class scores, squared error over variance of other outputs.
+            /// Largest drift: mean KL divergence of class scores, squared error over variance of other
+            /// outputs.
             pub max_drift: Option<f64> = None,
             /// Smallest share of samples whose predicted class is unchanged.
             pub min_agreement: Option<f64> = None,
             /// Largest loss of accuracy; needs labels.
             pub max_accuracy_drop: Option<f64> = None,
-            /// Importance criterion. From weights: `l1`, `l2`, `bn-scale`, `fpgm`, `random`. From activations: `apoz`,
-            /// `variance`, `entropy`, `wanda`, `obd`, `energy`, `obs`. From ablation: `skeleton`, `sensitivity`.
-            /// Default: `obs` with samples, otherwise `l2`.
+            /// Importance criterion. From weights: `l1`, `l2`, `bn-scale`, `fpgm`, `random`. From
+            /// activations: `apoz`, `variance`, `entropy`, `wanda`, `obd`, `energy`, `obs`. From ablation:
+            /// `skeleton`, `sensitivity`. Default: `obs` with samples, otherwise `l2`.
             pub criterion: Option<Importance> = None,
             /// Allocation over groups: `global` or `uniform`. Default: `global` with samples.
             pub scope: Option<PruneScope> = None,
-            /// `none`, `mean`, `moments`, `merge`, `patch` or `sequential`. Default: `sequential` with samples.
+            /// `none`, `mean`, `moments`, `merge`, `patch` or `sequential`. Default: `sequential` with
+            /// samples.
             pub repair: Option<PruneRepair> = None,
-            /// Numbers of kept units are multiples of this; with `latency`, of the machine's step if that is larger.
+            /// Numbers of kept units are multiples of this; with `latency`, of the machine's step if that is
+            /// larger.
             pub multiple: usize = 1,
             /// Smallest number of units that a group keeps.
             pub min_kept: usize = 1,
@@ -45,8 +48,8 @@ macro_rules! with_prune_options {
     };
 }
 
-/// Declares a pruning pass: its documentation, its own options after the shared ones, the kinds of groups that it prunes,
-/// and an example of a target. `with_prune_options` must be in scope.
+/// Declares a pruning pass: its documentation, its own options after the shared ones, the kinds of groups
+/// that it prunes, and an example of a target. `with_prune_options` must be in scope.
 macro_rules! prune_pass {
     ({ options } $($(#[doc = $fdoc:literal])+ pub $field:ident: $ty:ty = $default:expr,)*) => {
         /// The options of a pruning pass.

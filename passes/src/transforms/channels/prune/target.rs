@@ -111,8 +111,8 @@ impl PruneSearch<'_> {
         self.build(&allocation, RepairEffort::Full, cx)
     }
 
-    /// Returns whether the search runs in two stages: candidates are compared by their outputs, and the samples run within
-    /// the MAC budget.
+    /// Returns whether the search runs in two stages: candidates are compared by their outputs, and the
+    /// samples run within the MAC budget.
     fn runs_in_two_stages(&self) -> bool {
         let runs = self.macs().at(&|_| 0) * (self.split.fit.len() + self.split.held_out.len()) as f64;
         self.scope == PruneScope::Global && self.repair == PruneRepair::Sequential && runs <= TWO_STAGE_BUDGET
@@ -139,7 +139,8 @@ impl PruneSearch<'_> {
         allocation.ok_or_else(|| self.unreachable(cost, curves))
     }
 
-    /// Returns the error for a budget that cannot be met, which names the group with the largest remaining cost.
+    /// Returns the error for a budget that cannot be met, which names the group with the largest remaining
+    /// cost.
     fn unreachable(&self, cost: &CostModel, curves: &[LossCurve]) -> PassError {
         let least: Allocation = curves.iter().map(|c| (c.group, c.least())).collect();
         let share = cost_of(cost, curves, &least) / cost.at(&|_| 0);

@@ -1,4 +1,5 @@
-//! Pruning of a quantized network: scales and zero points are cut with the weights, and only biases are repaired.
+//! Pruning of a quantized network: scales and zero points are cut with the weights, and only biases are
+//! repaired.
 
 use super::super::{PruneChannels, PruneRepair, PruneScope};
 use crate::{
@@ -12,8 +13,9 @@ use crate::{
 use pare_graph::{Model, text};
 use pare_runtime::{Samples, SharedSamples, input_specs};
 
-/// Two convolutions with four channels between them. Channel 0 is zero because its weights equal the zero point, channel 2
-/// because its weights are 0; both biases are zero. Channels 1 and 3 have small integers, but large scales.
+/// Two convolutions with four channels between them. Channel 0 is zero because its weights equal the zero
+/// point, channel 2 because its weights are 0; both biases are zero. Channels 1 and 3 have small integers,
+/// but large scales.
 fn network(kept: &[usize]) -> String {
     let constants = constants(kept);
     format!(
