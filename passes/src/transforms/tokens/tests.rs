@@ -348,13 +348,13 @@ fn reasons(model: &Model) -> Vec<String> {
 fn declines_where_merged_tokens_are_undefined() {
     let with_head = |head: &str| transformer("decomposed", 9, "float[B,9,4] x", head);
     for (model, why) in [
-        (with_head("c = Gather<axis = 1>(y1, third) logits = MatMul(c, wc)"), "Gather making `c` selects token 3 by its position"),
+        (with_head("c = Gather<axis = 1>(y1, third) logits = MatMul(c, wc)"), "Gather producing `c` selects token 3 by its position"),
         (
             with_head(
                 "grid = Constant<value = int64[4] {0,3,3,4}>() g = Reshape(y1, grid) rows = ReduceMean<keepdims = 0>(g, one)
                  cells = ReduceMean<keepdims = 0>(rows, one) logits = MatMul(cells, wc)",
             ),
-            "Reshape making `g` changes the layout of the tokens",
+            "Reshape producing `g` changes the layout of the tokens",
         ),
         (
             with_head(
@@ -369,23 +369,23 @@ fn declines_where_merged_tokens_are_undefined() {
         ),
         (
             with_head("z = Concat<axis = 1>(y1, x) c = Gather<axis = 1>(z, first) logits = MatMul(c, wc)"),
-            "Concat making `z` concatenates tokens with others",
+            "Concat producing `z` concatenates tokens with others",
         ),
         (
             with_head("a = ReduceSum(y1, last) b = Softmax<axis = 1>(a) z = Mul(y1, b) c = ReduceSum<keepdims = 0>(z, one)
                 logits = MatMul(c, wc)"),
-            "the effect of Softmax making `b` on tokens is not known",
+            "the effect of Softmax producing `b` on tokens is not known",
         ),
         (
             with_head("z = CumSum(y1, first) c = Gather<axis = 1>(z, first) logits = MatMul(c, wc)"),
-            "the effect of CumSum making `z` on tokens is not known",
+            "the effect of CumSum producing `z` on tokens is not known",
         ),
     ] {
         assert_eq!(reasons(&model), [why]);
     }
     assert_eq!(
         reasons(&transformer("biased", 9, "float[B,9,4] x", CLASS)),
-        ["Softmax making `w0` has a bias for each pair of positions, which merged tokens do not have"]
+        ["Softmax producing `w0` has a bias for each pair of positions, which merged tokens do not have"]
     );
     assert_eq!(
         reasons(&transformer("windows", 9, "float[B,9,4] x", CLASS)),
