@@ -25,7 +25,7 @@ use std::collections::{HashMap, HashSet};
 pub enum BlockKind {
     /// Convolutions.
     Conv,
-    /// Attention: see [`attentions`].
+    /// Attention.
     Attention,
     /// Matrix products.
     Mlp,
