@@ -13,7 +13,7 @@ use crate::{
     voice::{self, Voice, counted},
 };
 use pare_graph::{Model, Samples as _, onnx, ops::Bindings};
-use pare_passes::{Effect, Pipeline, Report, Tools};
+use pare_passes::{Effect, FigureUnit, Pipeline, Report, Tools};
 use pare_runtime::{Outcome, SharedSamples};
 use serde_json::{Value, json};
 use std::{
@@ -367,12 +367,15 @@ fn steps(report: &Report, verbose: bool) -> String {
         if step.patches == 0 && (step.declined.is_empty() || !asked) && step.notes.is_empty() {
             continue;
         }
-        let mut did: Vec<_> = step.counts.iter().map(|(what, &n)| what.of(n)).collect();
+        let mut did: Vec<_> = step.counted().collect();
         if did.is_empty() && step.figures.is_empty() {
             did.push(counted(step.patches, "changes"));
         }
         let figures = step.figures.iter().filter(|(_, figure)| verbose || !figure.detail);
-        did.extend(figures.map(|(what, figure)| format!("{what} {}", voice::figure(figure.value))));
+        did.extend(figures.map(|(what, figure)| match figure.unit {
+            FigureUnit::Percent => format!("{what} {:.1} %", 100.0 * figure.value),
+            _ => format!("{what} {}", voice::figure(figure.value)),
+        }));
         text += &format!("{}: {}\n", step.pass, did.join(", "));
         for note in step.notes.iter().chain(&step.interface) {
             text += &format!("  {note}\n");

@@ -12,9 +12,9 @@ pub mod statistics;
 pub mod transforms;
 
 pub use framework::{
-    Context, Counter, Declared, Effect, Figure, NoProgress, Observer, OptionInfo, Pass, PassError, PassInfo,
-    Pipeline, PipelineError, Preset, Progress, Registry, Report, RunError, RunOptions, Step, StepReport,
-    Tools, run,
+    Context, Counter, Declared, Effect, Figure, FigureUnit, NoProgress, Observer, OptionInfo, Pass,
+    PassError, PassInfo, Pipeline, PipelineError, Preset, Progress, Registry, Report, RunError, RunOptions,
+    Step, StepReport, Tools, run,
 };
 
 /// The README's code is tested.

@@ -1,6 +1,8 @@
 //! What a pass works with: rewriting, counting, declining, and what the caller lends it.
 
-use super::{Counter, Figure, PassError, PassInfo, Pipeline, Registry, Scratch, Step, StepReport};
+use super::{
+    Counter, Figure, FigureUnit, PassError, PassInfo, Pipeline, Registry, Scratch, Step, StepReport,
+};
 use crate::statistics::Statistics;
 use pare_graph::{Applied, Decline, Evaluate, Graph, Model, NodeId, NodeRef, Patch, Samples};
 use std::{
@@ -165,12 +167,17 @@ impl<'t> Context<'t> {
 
     /// Adds to a measured quantity of the report.
     pub fn figure(&mut self, name: impl Into<String>, value: f64) {
-        self.report.figures.insert(name.into(), Figure { value, detail: false });
+        self.report.figures.insert(name.into(), Figure { value, detail: false, unit: FigureUnit::None });
+    }
+
+    /// Reports a share, shown as a percentage.
+    pub fn share(&mut self, name: impl Into<String>, value: f64) {
+        self.report.figures.insert(name.into(), Figure { value, detail: false, unit: FigureUnit::Percent });
     }
 
     /// Reports a quantity that explains the search rather than the result.
     pub fn detail(&mut self, name: impl Into<String>, value: f64) {
-        self.report.figures.insert(name.into(), Figure { value, detail: true });
+        self.report.figures.insert(name.into(), Figure { value, detail: true, unit: FigureUnit::None });
     }
 
     /// Adds to a count of the report.
@@ -178,6 +185,12 @@ impl<'t> Context<'t> {
         if n > 0 {
             *self.report.counts.entry(what).or_default() += n;
         }
+    }
+
+    /// Adds to a count of the report that is part of `total`.
+    pub fn count_of(&mut self, what: Counter, n: u64, total: u64) {
+        self.count(what, n);
+        self.report.totals.insert(what, total);
     }
 
     /// Report that something was left alone, and why.

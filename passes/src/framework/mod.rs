@@ -17,5 +17,5 @@ pub(crate) use node_builder::NodeBuilder;
 pub use pass::{Declared, Effect, OptionInfo, Pass, PassInfo, pass_support};
 pub use pipeline::{Pipeline, PipelineError, Step};
 pub use registry::{Preset, Registry};
-pub use report::{Counter, Figure, Report, StepReport};
+pub use report::{Counter, Figure, FigureUnit, Report, StepReport};
 pub use run::{Observer, PassError, RunError, RunOptions, Scratch, run};

@@ -27,6 +27,11 @@ impl Counter {
     pub fn of(self, n: u64) -> String {
         format!("{n} {}", if n == 1 { self.one } else { self.many })
     }
+
+    /// `n` of a total: `77 of 432 channels removed`.
+    pub fn out_of(self, n: u64, total: u64) -> String {
+        format!("{n} of {}", self.of(total))
+    }
 }
 
 impl Serialize for Counter {
@@ -42,6 +47,19 @@ pub struct Figure {
     pub value: f64,
     /// Whether it explains the search rather than the result, and is shown on request only.
     pub detail: bool,
+    /// The unit it is shown in; `value` is unscaled.
+    pub unit: FigureUnit,
+}
+
+/// The unit that a figure is shown in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FigureUnit {
+    /// A plain number.
+    #[default]
+    None,
+    /// A share, shown as a percentage.
+    Percent,
 }
 
 impl Serialize for Figure {
@@ -64,6 +82,9 @@ pub struct StepReport {
     pub patches: u64,
     /// What it did, counted.
     pub counts: IndexMap<Counter, u64>,
+    /// The totals that counts are parts of, where there are any.
+    #[serde(skip)]
+    pub totals: IndexMap<Counter, u64>,
     /// What it left alone: reasons, with how many places each holds for.
     pub declined: IndexMap<String, u64>,
     /// What it wants the user to know.
@@ -94,6 +115,14 @@ impl StepReport {
         self.counts.iter().find(|(counter, _)| counter.name() == name).map_or(0, |(_, &n)| n)
     }
 
+    /// The counts as text: `77 of 432 channels removed`, `4 constants lifted`.
+    pub fn counted(&self) -> impl Iterator<Item = String> {
+        self.counts.iter().map(|(what, &n)| match self.totals.get(what) {
+            Some(&total) => what.out_of(n, total),
+            None => what.of(n),
+        })
+    }
+
     /// The figure of this name.
     pub fn figure(&self, name: &str) -> Option<f64> {
         self.figures.get(name).map(|figure| figure.value)
@@ -117,6 +146,9 @@ impl Report {
         known.time += step.time;
         for (what, n) in step.counts {
             *known.counts.entry(what).or_default() += n;
+        }
+        for (what, total) in step.totals {
+            known.totals.entry(what).or_insert(total);
         }
         known.declined = step.declined;
         known.notes.extend(step.notes);

@@ -1,7 +1,7 @@
 //! Statistics in files: shards of samples are run anywhere, and their sums added up.
 //!
 //! A file is in the safetensors format. For each linear operator, named after the value it makes, with `G` groups and
-//! rows of `D` numbers (see `Linear` in `analysis::calibration`):
+//! rows of `D` numbers (see `analysis::linear`):
 //!
 //! | tensor | shape | holds |
 //! |---|---|---|

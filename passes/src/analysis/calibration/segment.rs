@@ -1,9 +1,9 @@
-//! Parts of a model that run on their own.
+//! Extraction of parts of a model.
 
 use pare_graph::{Axis, AxisSize, DataType, Declared, Dim, Fact, GraphError, Model, Type, TypeKind, ValueId};
 
-/// The model that computes `wanted` from `given`, both values of the main graph, as [`Model::extract`] returns it,
-/// with the declarations that an engine needs.
+/// Returns the model that computes `wanted` from `given`, values of the main graph of `model`: see
+/// [`Model::extract`]. Its inputs and outputs are declared as an engine needs them.
 pub fn segment(model: &Model, given: &[ValueId], wanted: &[ValueId]) -> Result<Model, GraphError> {
     let mut part = model.extract(given, wanted)?;
     let graph = &mut part.graph;

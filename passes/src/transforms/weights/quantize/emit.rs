@@ -1,7 +1,7 @@
 //! What is written: `QuantizeLinear` and `DequantizeLinear` behind activations, `DequantizeLinear` before weights and biases.
 
 use super::{Places, integers, plan::Plan, ranges::Grid};
-use crate::{analysis::weighted_layers::Layer, framework::PassError};
+use crate::{analysis::weighted_layers::WeightedLayer, framework::PassError};
 use pare_graph::{DataType, Graph, Node, NodeId, Patch, Tensor, ValueId};
 use std::collections::BTreeMap;
 
@@ -50,7 +50,7 @@ pub fn activations(
 /// in units of the products: `b = s_x·s_o·q`.
 pub fn weights(
     graph: &mut Graph,
-    layer: &Layer,
+    layer: &WeightedLayer,
     scales: &[f64],
     input: Option<Grid>,
 ) -> Result<(), PassError> {
@@ -59,7 +59,7 @@ pub fn weights(
     let mut numbers = vec![0.0; old.len()];
     for (q, group) in integers(layer, scales).iter().enumerate() {
         for i in 0..group.nrows() {
-            (0..group.ncols()).for_each(|j| numbers[linear.place(q, i, j)] = group[(i, j)]);
+            (0..group.ncols()).for_each(|j| numbers[linear.offset(q, i, j)] = group[(i, j)]);
         }
     }
     let mut patch = Patch::anchored(layer.node);

@@ -4,7 +4,7 @@
 //! them; a matrix product goes without the last. Elementwise operators and pools join in where everything around them does:
 //! in between floats a kernel in integers saves nothing, and costs digits.
 
-use crate::analysis::weighted_layers::Layer;
+use crate::analysis::weighted_layers::WeightedLayer;
 use pare_graph::{Graph, NodeId, NodeRef, ValueId, ValueRef, ops::ClipView};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -27,8 +27,8 @@ const COMPUTING: &[&str] =
 
 impl Plan {
     /// For layers whose weights become integers.
-    pub fn of(graph: &Graph, layers: &[Layer]) -> Self {
-        let linear: HashMap<NodeId, &Layer> = layers.iter().map(|l| (l.node, l)).collect();
+    pub fn of(graph: &Graph, layers: &[WeightedLayer]) -> Self {
+        let linear: HashMap<NodeId, &WeightedLayer> = layers.iter().map(|l| (l.node, l)).collect();
         let read: HashSet<ValueId> = layers.iter().map(|l| l.linear.input).collect();
         let computes = |at: NodeRef<'_>| {
             let of = |ops: &[&str]| ops.contains(&at.op()) && at.node().domain().is_empty();

@@ -8,8 +8,8 @@ use super::{
 use crate::{
     analysis::{
         calibration::NotFinite,
-        repair::unfit,
-        weighted_layers::{Kept, Layer},
+        repair::not_finite,
+        weighted_layers::{Kept, WeightedLayer},
     },
     framework::{Context, PassError},
     statistics::Sums,
@@ -39,7 +39,7 @@ impl<'w> Masks<'w> {
             cx.tools.progress.step("scores", l as u64, work.layers.len() as u64);
             let sums = work.sums.get(l).map_or(&[][..], Vec::as_slice);
             let ready = ready(work, layer, sums, cx.tools.seed ^ l as u64);
-            scores.push(ready.map_err(|e| unfit(&work.model.graph, layer.node, e))?);
+            scores.push(ready.map_err(|e| not_finite(&work.model.graph, layer.node, e))?);
         }
         cx.tools.progress.step("scores", scores.len() as u64, scores.len() as u64);
         Ok(Self { work, scores })
@@ -86,7 +86,7 @@ impl<'w> Masks<'w> {
     }
 }
 
-fn ready(work: &Work<'_>, layer: &Layer, sums: &[Sums], seed: u64) -> Result<Ready, NotFinite> {
+fn ready(work: &Work<'_>, layer: &WeightedLayer, sums: &[Sums], seed: u64) -> Result<Ready, NotFinite> {
     // Means are made up for where there is a bias that is fitted too.
     let centred = layer.linear.takes_bias() && work.refit != super::Refitting::None;
     let groups = || layer.weights.iter().zip(sums);
@@ -134,7 +134,7 @@ fn ready(work: &Work<'_>, layer: &Layer, sums: &[Sums], seed: u64) -> Result<Rea
 }
 
 /// What the squared error of a layer counts among others: 1 over the variance of its outputs.
-fn importance(layer: &Layer, sums: &[Sums]) -> f64 {
+fn importance(layer: &WeightedLayer, sums: &[Sums]) -> f64 {
     let variance = |(w, sums): (&Mat<f64>, &Sums)| -> f64 {
         sums.through(w.as_ref(), &[], &[]).y_variance().iter().sum()
     };

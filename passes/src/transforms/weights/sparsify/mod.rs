@@ -10,13 +10,14 @@ mod tests;
 
 pub use select::Pattern;
 
-use crate::analysis::samples::{PLACES, Split};
-use crate::analysis::weighted_layers::{Kept, Layer, density, layers};
+use crate::analysis::samples::{POSITIONS, Split};
+use crate::analysis::weighted_layers::{Kept, NameFilter, WeightedLayer, density, layers};
 use crate::{
     analysis::{
-        calibration::{Affine, NotFinite, Ridge, Sampling, input_sums},
+        calibration::{NotFinite, Ridge, Sampling, input_sums},
         evaluation::HeldOut,
-        repair::{Refit, Setting, behind, sequential, unfit},
+        linear::AffineMap,
+        repair::{Refit, Repair, RepairOptions, dependents, not_finite},
     },
     framework::{Context, Counter, Pass, PassError},
     pass,
@@ -164,7 +165,7 @@ impl Pass for Sparsify {
         if cx.stopped() {
             return Ok(());
         }
-        let mut layers = layers(&model.graph, (&self.only, &self.except), cx)?;
+        let mut layers = layers(&model.graph, NameFilter { only: &self.only, except: &self.except }, cx)?;
         if let Pattern::Of(n, m) = self.pattern {
             layers.retain(|layer| {
                 let even = layer.linear.channels % m == 0;
@@ -210,7 +211,7 @@ fn pays(pattern: Pattern) -> &'static str {
 struct Work<'p> {
     pass: &'p Sparsify,
     model: Model,
-    layers: Vec<Layer>,
+    layers: Vec<WeightedLayer>,
     criterion: Criterion,
     scope: Scope,
     refit: Refitting,
@@ -223,7 +224,7 @@ impl<'p> Work<'p> {
     fn new(
         pass: &'p Sparsify,
         model: &Model,
-        layers: Vec<Layer>,
+        layers: Vec<WeightedLayer>,
         cx: &Context<'_>,
     ) -> Result<Self, PassError> {
         let sampled = cx.tools.samples.is_some() && cx.tools.engine.is_some();
@@ -236,7 +237,7 @@ impl<'p> Work<'p> {
         let split = Split::when(needs, cx.tools, "criterion=magnitude,scope=global,refit=none")?;
         let sums = if criterion.needs_samples() || refit != Refitting::None {
             let operators: Vec<_> = layers.iter().map(|l| &l.linear).collect();
-            let sampling = Sampling { places: PLACES, seed: cx.tools.seed };
+            let sampling = Sampling { positions: POSITIONS, seed: cx.tools.seed };
             input_sums(cx.tools, model, &operators, split.statistics(), sampling)?
         } else {
             vec![]
@@ -278,7 +279,7 @@ impl<'p> Work<'p> {
         let mut curves = vec![];
         for (l, layer) in self.layers.iter().enumerate() {
             cx.tools.progress.step("curves", l as u64, self.layers.len() as u64);
-            let start = trial.start(&self.model, &HashSet::from([layer.node]))?;
+            let start = trial.prefix(&self.model, &HashSet::from([layer.node]))?;
             let (mut curve, mut most) = (vec![(1.0, 0.0)], 0.0_f64);
             for level in 1..=LEVELS {
                 let share = LEVEL.powi(level);
@@ -291,7 +292,7 @@ impl<'p> Work<'p> {
             curves.push(curve);
         }
         cx.tools.progress.step("curves", curves.len() as u64, curves.len() as u64);
-        let counts: Vec<_> = self.layers.iter().map(Layer::count).collect();
+        let counts: Vec<_> = self.layers.iter().map(WeightedLayer::count).collect();
         let budget = (1.0 - ratio) * counts.iter().sum::<usize>() as f64;
         let least: f64 = counts.iter().zip(&curves).map(|(&n, c)| n as f64 * c[c.len() - 1].0).sum();
         if budget < least {
@@ -312,7 +313,7 @@ impl<'p> Work<'p> {
             let stored = if how == Refitting::None {
                 layer.zero(graph, kept, &mut patch).map(drop)
             } else {
-                let maps = self.fitted(l, kept).map_err(|e| unfit(graph, layer.node, e))?;
+                let maps = self.fitted(l, kept).map_err(|e| not_finite(graph, layer.node, e))?;
                 let bias: Vec<_> = maps.iter().flat_map(|m| m.bias.iter().copied()).collect();
                 let weights: Vec<_> = maps.into_iter().map(|m| m.weight).collect();
                 layer.linear.store(graph, &mut patch, &weights, &bias)
@@ -324,7 +325,7 @@ impl<'p> Work<'p> {
     }
 
     /// The weights that stay of a layer, fitted to what it gave with all of them.
-    fn fitted(&self, l: usize, kept: &[bool]) -> Result<Vec<Affine>, NotFinite> {
+    fn fitted(&self, l: usize, kept: &[bool]) -> Result<Vec<AffineMap>, NotFinite> {
         let layer = &self.layers[l];
         let o = layer.linear.outputs;
         let group = |q: usize| {
@@ -356,13 +357,14 @@ impl<'p> Work<'p> {
             return Ok(local);
         }
         let trial = HeldOut::new(cx.tools, &self.model, self.split.held_out.clone())?;
-        let refits = self.refits(masks);
+        let refits = &self.refits(masks);
+        let samples = self.split.fit.clone();
+        let repair = Repair { tools: cx.tools, original: &self.model, refits, samples };
         let mut best = (trial.drift(&local)?, local.clone());
         cx.figure("drift of single fits", best.0);
         for lambda in [LAMBDA, LAMBDA_CAREFUL] {
             let mut candidate = local.clone();
-            let setting = Setting::new(lambda);
-            sequential(cx.tools, &self.model, &mut candidate, &refits, self.split.fit.clone(), setting)?;
+            repair.refit(&mut candidate, RepairOptions::new(lambda))?;
             let drift = trial.drift(&candidate)?;
             cx.detail(format!("drift at λ={lambda}"), drift);
             if drift < best.0 {
@@ -380,8 +382,8 @@ impl<'p> Work<'p> {
         let graph = &self.model.graph;
         let lost = |kept: &Kept| kept.iter().any(|stays| !stays);
         let changed = self.layers.iter().zip(masks).filter(|(_, kept)| lost(kept)).map(|(l, _)| l.node);
-        let dirty = behind(graph, &changed.collect());
-        let refit = |(layer, kept): (&Layer, &Kept)| {
+        let dirty = dependents(graph, &changed.collect());
+        let refit = |(layer, kept): (&WeightedLayer, &Kept)| {
             let last = graph.value(layer.linear.output).is_output();
             let useful =
                 lost(kept) || dirty.contains(&layer.linear.output) && (layer.linear.takes_bias() || !last);
@@ -390,7 +392,7 @@ impl<'p> Work<'p> {
                 node: layer.node,
                 target: layer.linear.output,
                 sum: None,
-                behind: false,
+                output_transform: false,
                 kept: None,
                 free,
             })
@@ -400,7 +402,7 @@ impl<'p> Work<'p> {
 }
 
 /// What is at least `q` standard deviations of its layer away from zero.
-fn above(layer: &Layer, q: f64) -> Kept {
+fn above(layer: &WeightedLayer, q: f64) -> Kept {
     let values: Vec<_> = (0..layer.rows()).flat_map(|r| layer.row(r)).collect();
     let n = values.len().max(1) as f64;
     let mean = values.iter().sum::<f64>() / n;

@@ -1,6 +1,6 @@
 //! From scores to masks: the lowest go, as many as the budget says, in the shapes that the pattern allows.
 
-use crate::analysis::weighted_layers::{Kept, Layer};
+use crate::analysis::weighted_layers::{Kept, WeightedLayer};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::{fmt, str::FromStr};
 
@@ -70,7 +70,7 @@ pub enum Budget {
 }
 
 /// The inputs of a row that an `n:m` pattern looks at together; `None` if they do not come out even.
-pub fn parties(layer: &Layer, m: usize) -> Option<Vec<Vec<usize>>> {
+pub fn parties(layer: &WeightedLayer, m: usize) -> Option<Vec<Vec<usize>>> {
     let (channels, taps) = (layer.linear.channels, layer.linear.taps());
     if channels % m != 0 {
         return None;
@@ -83,14 +83,19 @@ pub fn parties(layer: &Layer, m: usize) -> Option<Vec<Vec<usize>>> {
 }
 
 /// What stays when the lowest scores go. Scores are squares: those of a block are averaged.
-pub fn select(scores: &[Vec<f64>], layers: &[&Layer], pattern: Pattern, budget: &Budget) -> Vec<Kept> {
+pub fn select(
+    scores: &[Vec<f64>],
+    layers: &[&WeightedLayer],
+    pattern: Pattern,
+    budget: &Budget,
+) -> Vec<Kept> {
     let size = match pattern {
         Pattern::Of(n, m) => return layers.iter().zip(scores).map(|(l, s)| n_of_m(l, s, (n, m))).collect(),
         Pattern::Block(size) => size,
         Pattern::Free => 1,
     };
     // Units of each layer as (score, first weight, weights), row by row.
-    let units = |layer: &Layer, scores: &[f64]| -> Vec<(f64, usize, usize)> {
+    let units = |layer: &WeightedLayer, scores: &[f64]| -> Vec<(f64, usize, usize)> {
         let d = layer.linear.width().max(1);
         let row = |(r, row): (usize, &[f64])| {
             let unit = move |(b, chunk): (usize, &[f64])| {
@@ -130,7 +135,7 @@ pub fn select(scores: &[Vec<f64>], layers: &[&Layer], pattern: Pattern, budget: 
     kept
 }
 
-fn n_of_m(layer: &Layer, scores: &[f64], (n, m): (usize, usize)) -> Kept {
+fn n_of_m(layer: &WeightedLayer, scores: &[f64], (n, m): (usize, usize)) -> Kept {
     let mut kept = vec![true; layer.count()];
     let Some(parties) = parties(layer, m) else { return kept };
     let d = layer.linear.width();

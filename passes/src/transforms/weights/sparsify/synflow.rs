@@ -8,8 +8,9 @@
 use super::select::{Budget, Pattern, select};
 use crate::{
     analysis::{
-        calibration::{Linear, Probe, floats, open_inputs, size_of},
-        weighted_layers::{Kept, Layer},
+        calibration::{Probe, floats, open_inputs, size_of},
+        linear::{Linear, Positions},
+        weighted_layers::{Kept, WeightedLayer},
     },
     framework::{PassError, Tools},
     statistics::Rows,
@@ -30,7 +31,7 @@ const POSITIVE: &[&str] = &[
 pub fn masks(
     tools: Tools<'_>,
     model: &Model,
-    layers: &[Layer],
+    layers: &[WeightedLayer],
     pattern: Pattern,
     ratio: f64,
 ) -> Result<Vec<Kept>, PassError> {
@@ -47,7 +48,7 @@ pub fn masks(
 }
 
 /// The network with the sizes of its weights, no biases and no activations.
-fn positive(model: &Model, layers: &[Layer]) -> Result<Model, PassError> {
+fn positive(model: &Model, layers: &[WeightedLayer]) -> Result<Model, PassError> {
     let mut model = model.clone();
     let graph = &mut model.graph;
     for &id in graph.nodes().iter() {
@@ -103,7 +104,7 @@ fn linear(graph: &Graph, node: NodeId) -> Result<Linear, PassError> {
 fn scores(
     tools: Tools<'_>,
     model: &Model,
-    layers: &[Layer],
+    layers: &[WeightedLayer],
     kept: &[Kept],
 ) -> Result<Vec<Vec<f64>>, PassError> {
     let mut model = model.clone();
@@ -140,7 +141,7 @@ fn scores(
     Ok(all)
 }
 
-fn not_finite(layer: &Layer) -> PassError {
+fn not_finite(layer: &WeightedLayer) -> PassError {
     PassError::refused(format!("what flows through `{}` is more than numbers can hold", layer.name))
 }
 
@@ -165,8 +166,9 @@ fn inputs(graph: &Graph, batch: usize, fill: f64) -> Result<Vec<(String, Tensor)
 /// What reaches each input of a row, the mean over all places.
 fn reaching(linear: &Linear, x: &Tensor, y: &Tensor) -> Result<Vec<f64>, PassError> {
     let mut rows = Rows::new(linear.groups * linear.width());
-    let places: Vec<_> = (0..linear.places(y.shape())).collect();
-    linear.gather_inputs(&floats(x)?, x.shape(), y.shape(), 0, &places, &mut rows);
+    let places: Vec<_> = (0..linear.positions(y.shape())).collect();
+    let at = Positions { sample: 0, chosen: &places };
+    linear.gather_inputs(&floats(x)?, x.shape(), y.shape(), at, &mut rows);
     let mut sums = vec![0.0; rows.width];
     for row in rows.data.chunks_exact(rows.width.max(1)) {
         sums.iter_mut().zip(row).for_each(|(s, &v)| *s += f64::from(v));
