@@ -48,7 +48,7 @@ fn main() {
                 step.declined.iter().take(12).for_each(|(why, n)| println!("  {n} × {why}"));
             }
         }
-        Err(e) => return println!("error: {e}; hint: {}", e.hint().unwrap_or("")),
+        Err(e) => return println!("error: {e}; hint: {}", e.hint().map(ToString::to_string).unwrap_or_default()),
     }
     let cost = model.cost(&pare_graph::ops::Bindings::default());
     println!("{} MACs, {} params, {:.1} s", cost.macs, cost.params, start.elapsed().as_secs_f64());

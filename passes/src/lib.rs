@@ -12,7 +12,7 @@ pub mod statistics;
 pub mod transforms;
 
 pub use framework::{
-    Context, Counter, Declared, Effect, Figure, NoProgress, Observer, OptionInfo, Pass, PassError, PassInfo,
+    Context, Counter, Declared, Effect, Figure, Hint, NoProgress, Observer, OptionInfo, Pass, PassError, PassInfo,
     Pipeline, PipelineError, Preset, Progress, Registry, Report, RunError, RunOptions, Step, StepReport,
     Tools, run,
 };

@@ -2,6 +2,7 @@
 
 mod context;
 pub mod glob;
+mod hint;
 pub(crate) mod matching;
 pub(crate) mod node_builder;
 mod pass;
@@ -13,6 +14,7 @@ mod run;
 pub(crate) mod testing;
 
 pub use context::{Context, NoProgress, Progress, Tools};
+pub use hint::Hint;
 pub(crate) use node_builder::NodeBuilder;
 pub use pass::{Declared, Effect, OptionInfo, Pass, PassInfo, pass_support};
 pub use pipeline::{Pipeline, PipelineError, Step};

@@ -8,7 +8,7 @@
 //!
 //! `( … )*` repeats until nothing changes. A name is a pass or a preset such as `safe`.
 
-use crate::framework::{Effect, Pass, Registry};
+use crate::framework::{Effect, Hint, Pass, Registry};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{fmt, ops::Range};
 use toml::{Table, Value};
@@ -48,8 +48,8 @@ pub struct PipelineError {
     pub message: String,
     /// The place in the text, in bytes.
     pub at: Range<usize>,
-    /// What may help.
-    pub hint: Option<String>,
+    /// The remedy, if one is known.
+    pub hint: Option<Hint>,
 }
 
 impl PipelineError {
@@ -238,8 +238,8 @@ fn step(
     }
     let Some(info) = registry.find(name) else {
         let hint = match nearest(name, registry.names()) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => "`pare passes` lists them all".into(),
+            Some(near) => Hint::DidYouMean(near.into()),
+            None => Hint::ListPasses,
         };
         let message = if name.is_empty() {
             "a pass is missing here".into()
@@ -251,8 +251,8 @@ fn step(
     for key in options.keys() {
         if !info.options.iter().any(|o| o.name == key) {
             let hint = match nearest(key, info.options.iter().map(|o| o.name)) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!("`pare passes {name}` shows its options"),
+                Some(near) => Hint::DidYouMean(near.into()),
+                None => Hint::ExplainPass(name.into()),
             };
             let message = format!("`{name}` has no option `{key}`");
             return Err(PipelineError { hint: Some(hint), ..PipelineError::new(message, options_at) });
@@ -261,7 +261,7 @@ fn step(
     let pass = (info.build)(options.clone()).map_err(|why| PipelineError {
         message: format!("`{name}`: {}", why.trim_end().replace('\n', " ")),
         at: options_at,
-        hint: Some(format!("`pare passes {name}` shows its options")),
+        hint: Some(Hint::ExplainPass(name.into())),
     })?;
     Ok(Step::Pass { pass, options })
 }
@@ -532,11 +532,11 @@ mod tests {
         let text = "drop-noops,fold-bm{}";
         let e = error(text);
         assert_eq!((e.message.as_str(), e.at.clone()), ("there is no pass `fold-bm`", 11..18));
-        assert_eq!(e.hint.as_deref(), Some("did you mean `fold-bn`?"));
+        assert_eq!(e.hint, Some(Hint::DidYouMean("fold-bn".into())));
         assert_eq!(e.underline(text), "  drop-noops,fold-bm{}\n             ^^^^^^^");
         let e = error("fold-bn{max_scal=3}");
         assert_eq!(e.message, "`fold-bn` has no option `max_scal`");
-        assert_eq!(e.hint.as_deref(), Some("did you mean `max_scale`?"));
+        assert_eq!(e.hint, Some(Hint::DidYouMean("max_scale".into())));
         assert!(error("fold-bn{max_scale=lots}").message.contains("invalid type: string \"lots\""));
     }
 

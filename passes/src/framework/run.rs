@@ -1,6 +1,6 @@
 //! The runner: passes in order, the graph checked after each.
 
-use super::{Context, Effect, Pass, Pipeline, Registry, Report, Step, Tools, context::MAX_ROUNDS};
+use super::{Context, Effect, Hint, Pass, Pipeline, Registry, Report, Step, Tools, context::MAX_ROUNDS};
 use pare_graph::{EvaluateError, InferError, Model};
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -15,8 +15,8 @@ pub enum PassError {
     Refused {
         /// One sentence.
         why: String,
-        /// What may help.
-        hint: Option<String>,
+        /// The remedy, if one is known.
+        hint: Option<Hint>,
     },
     /// A rewrite fires without end.
     #[error("it does not converge at {0}")]
@@ -36,7 +36,7 @@ impl PassError {
     }
 
     /// A refusal with what may help.
-    pub fn refused_with(why: impl Into<String>, hint: impl Into<String>) -> Self {
+    pub fn refused_with(why: impl Into<String>, hint: impl Into<Hint>) -> Self {
         Self::Refused { why: why.into(), hint: Some(hint.into()) }
     }
 }
@@ -49,8 +49,8 @@ pub enum RunError {
     Input {
         /// One sentence.
         why: String,
-        /// What may help.
-        hint: Option<String>,
+        /// The remedy, if one is known.
+        hint: Option<Hint>,
     },
     /// A pass could not do its work.
     #[error("`{pass}`: {error}")]
@@ -79,11 +79,11 @@ pub enum RunError {
 }
 
 impl RunError {
-    /// What may help.
-    pub fn hint(&self) -> Option<&str> {
+    /// The remedy, if one is known.
+    pub fn hint(&self) -> Option<&Hint> {
         match self {
             Self::Input { hint, .. } | Self::Pass { error: PassError::Refused { hint, .. }, .. } => {
-                hint.as_deref()
+                hint.as_ref()
             }
             _ => None,
         }
@@ -115,7 +115,7 @@ pub fn run(
     options: RunOptions<'_>,
     observer: &mut dyn Observer,
 ) -> Result<Report, RunError> {
-    let input = |why, hint| RunError::Input { why, hint };
+    let input = |why, hint: Option<String>| RunError::Input { why, hint: hint.map(Hint::Text) };
     if model.graph.outputs().is_empty() {
         return Err(input("it has no outputs, so nothing that it computes is used".to_owned(), None));
     }

@@ -1,7 +1,7 @@
 //! Running samples through a model and looking at values inside.
 
 use super::segment;
-use crate::framework::{PassError, Tools};
+use crate::framework::{Hint, PassError, Tools};
 use pare_graph::{DataType, Dim, EvaluateError, Graph, Model, Run, Setting, Tensor, ValueId};
 use std::{borrow::Cow, ops::Range};
 
@@ -91,12 +91,12 @@ impl Probe {
 }
 
 fn no_engine() -> PassError {
-    PassError::refused_with("it needs an engine to run samples", "see `pare runtime`")
+    PassError::refused_with("it needs an engine to run samples", Hint::NeedsEngine)
 }
 
 /// What was asked for without samples.
 pub fn no_samples() -> PassError {
-    PassError::refused_with("it needs samples", "give them with `--samples`")
+    PassError::refused_with("it needs samples", Hint::NeedsSamples { otherwise: None })
 }
 
 /// Run the samples in `range` through the model, and show the values `wanted` of every batch.

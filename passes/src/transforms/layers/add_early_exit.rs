@@ -3,7 +3,7 @@ use crate::{
         calibration::{Affine, NotFinite, floats, observe, open_inputs},
         flow::Flow,
     },
-    framework::{Context, Counter, Pass, PassError},
+    framework::{Context, Counter, Hint, Pass, PassError},
     pass,
     statistics::{Rows, Sums, map_rows},
 };
@@ -84,8 +84,9 @@ impl Pass for AddEarlyExit {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
         let count = cx.tools.samples.map_or(0, pare_graph::Samples::len);
         if cx.tools.engine.is_none() || count < MIN_SAMPLES {
-            let hint = format!("give {MIN_SAMPLES} or more with `--samples`, better some hundred");
-            return Err(PassError::refused_with("it needs samples, and an engine to run them", hint));
+            return Err(PassError::refused_with("it needs samples, and an engine to run them",
+                Hint::MoreSamples(MIN_SAMPLES),
+            ));
         }
         let open = self.batch(model)?;
         let scores = Scores::of(&model.graph)?;

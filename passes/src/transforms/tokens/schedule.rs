@@ -11,7 +11,7 @@ use super::{
 use crate::analysis::samples::HELD_OUT;
 use crate::{
     analysis::evaluation::{HeldOut, Limits, Measured},
-    framework::{PassError, Tools},
+    framework::{Hint, PassError, Tools},
 };
 use pare_graph::Model;
 
@@ -73,7 +73,7 @@ pub(super) fn search(
     let refused = |e: Refusal| PassError::refused(e.to_string());
     let count = tools.samples.map_or(0, |s| s.len());
     if count == 0 {
-        return Err(PassError::refused_with("`schedule=auto` needs samples", "give some by `--samples`"));
+        return Err(PassError::refused_with("`schedule=auto` needs samples", Hint::NeedsSamples { otherwise: None }));
     }
     let trial = HeldOut::new(tools, model, count.saturating_sub(HELD_OUT)..count)?;
     let step = (survey.tokens[0] / 32).max(1);

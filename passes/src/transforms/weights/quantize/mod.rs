@@ -15,7 +15,7 @@ use crate::{
         evaluation::HeldOut,
         repair::{Refit, Setting, sequential},
     },
-    framework::{Context, Counter, Pass, PassError},
+    framework::{Context, Counter, Hint, Pass, PassError},
     pass,
 };
 use faer::Mat;
@@ -73,7 +73,7 @@ impl Pass for Quantize {
         if self.activations && !sampled {
             return Err(PassError::refused_with(
                 "ranges of activations need samples, and an engine to run them",
-                "give them with `--samples`, or ask for `activations=false`",
+                Hint::NeedsSamples { otherwise: Some("activations=false".into()) },
             ));
         }
         let split = Split::of(cx.tools);
