@@ -68,7 +68,7 @@ impl From<RunError> for Failure {
 }
 
 /// A remedy in terms of the command line.
-fn worded(hint: &Hint) -> String {
+pub fn worded(hint: &Hint) -> String {
     match hint {
         Hint::NeedsSamples { otherwise: None } => "give them with `--samples`".into(),
         Hint::NeedsSamples { otherwise: Some(options) } => {

@@ -44,8 +44,8 @@ fn main() {
     match run(&pipeline, &mut model, RunOptions { tools, stop_after: None }, &mut ()) {
         Ok(report) => {
             for step in report.steps {
-                println!("{}: {:?} {:?}", step.pass, step.counts, step.figures);
-                step.declined.iter().take(12).for_each(|(why, n)| println!("  {n} × {why}"));
+                println!("{}: {:?} {:?}", step.pass, step.counts().collect::<Vec<_>>(), step.figures().collect::<Vec<_>>());
+                step.declined().take(12).for_each(|(why, n)| println!("  {n} × {why}"));
             }
         }
         Err(e) => return println!("error: {e}; hint: {}", e.hint().map(ToString::to_string).unwrap_or_default()),
