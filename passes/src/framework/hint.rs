@@ -2,8 +2,7 @@
 
 use std::fmt;
 
-/// What may remedy an error. [`Display`](fmt::Display) gives a neutral wording; a program words it in terms of its own
-/// interface.
+/// The remedy of an error. [`Display`](fmt::Display) words it neutrally; a program words it in terms of its own interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Hint {
@@ -16,11 +15,11 @@ pub enum Hint {
     MoreSamples(usize),
     /// The pass needs an engine.
     NeedsEngine,
-    /// A list of all passes helps.
+    /// The name is unknown: see the list of passes.
     ListPasses,
-    /// The documentation of this pass helps.
+    /// An option is invalid: see the documentation of this pass.
     ExplainPass(String),
-    /// The known name nearest to the one given.
+    /// The name is unknown and similar to this one.
     DidYouMean(String),
     /// Any other remedy.
     Text(String),

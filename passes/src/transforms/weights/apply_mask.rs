@@ -34,7 +34,7 @@ impl Pass for ApplyMask {
         if cx.apply(&mut model.graph, patch).is_some() {
             let (all, kept) = mask.counts();
             cx.count(Counter::new("weight zeroed", "weights zeroed"), zeros);
-            cx.figure("density of the mask", kept as f64 / all.max(1) as f64);
+            cx.figure("mask density", kept as f64 / all.max(1) as f64);
         }
         Ok(())
     }

@@ -100,12 +100,9 @@ impl Pass for Quantize {
             emit::weights(&mut rounded.graph, layer, scales, input)?;
         }
         if cx.permit() {
-            cx.count(Counter::new("layer in eight bits", "layers in eight bits"), layers.len() as u64);
-            cx.count(
-                Counter::new("activation in eight bits", "activations in eight bits"),
-                grids.len() as u64,
-            );
-            cx.figure("SNR of weights in dB", snr(&layers, &scales));
+            cx.count(Counter::new("layer quantized", "layers quantized"), layers.len() as u64);
+            cx.count(Counter::new("activation quantized", "activations quantized"), grids.len() as u64);
+            cx.figure("weight SNR in dB", snr(&layers, &scales));
             if !self.activations {
                 cx.report.notes.push(
                     "only weights are stored in eight bits: ONNX Runtime computes in floats and is not faster".into(),
@@ -145,8 +142,8 @@ fn correct_biases(
     sequential(cx.tools, original, &mut candidate, &refits, split.fit.clone(), setting)?;
     let held_out = HeldOut::new(cx.tools, original, split.held_out.clone())?;
     let (before, after) = (held_out.drift(&rounded)?, held_out.drift(&candidate)?);
-    cx.figure("drift of rounding", before);
-    cx.figure("drift with biases corrected", after);
+    cx.figure("drift before bias correction", before);
+    cx.figure("drift after bias correction", after);
     Ok(if after < before { candidate } else { rounded })
 }
 

@@ -46,7 +46,7 @@ impl QuantizationPlan {
             graph.nodes().iter().copied().filter(|&n| computes(graph.at(n))).collect();
         integer.extend(linear.keys());
         loop {
-            let stays = |&n: &NodeId| {
+            let supported = |&n: &NodeId| {
                 let at = graph.at(n);
                 let quantized = |v: &ValueRef<'_>| {
                     read.contains(&v.id)
@@ -55,7 +55,7 @@ impl QuantizationPlan {
                 linear.contains_key(&n)
                     || computed_inputs(at).iter().all(quantized) && feeds_integers(at, &integer)
             };
-            let remaining: HashSet<_> = integer.iter().copied().filter(stays).collect();
+            let remaining: HashSet<_> = integer.iter().copied().filter(supported).collect();
             if remaining.len() == integer.len() {
                 break;
             }

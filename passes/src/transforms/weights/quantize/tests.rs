@@ -77,7 +77,7 @@ fn count(model: &Model, op: &str) -> usize {
 fn quantizes_all_values_of_a_residual_network() {
     for options in ["", "ranges = \"minmax\"", "ranges = \"percentile\"", "correct_bias = false"] {
         let (original, changed, report) = quantized(&network(), options, &[4, 6, 6]);
-        assert_eq!(report.steps[0].count("layers in eight bits"), 3);
+        assert_eq!(report.steps[0].count("layers quantized"), 3);
         // x, t, u, r, w, z: the input of a ReLU has the range of its output, and the result is in floats.
         assert_eq!(count(&changed, "QuantizeLinear"), 6);
         // The same six, three weights, and their biases.

@@ -183,7 +183,7 @@ impl Pass for Sparsify {
             let density = |m: &Model| density(&m.graph, &work.layers);
             let (before, after) = (density(model), density(&new));
             cx.figure("density before", before);
-            cx.figure("density", after);
+            cx.figure("density after", after);
             *model = new;
             if self.cascade {
                 cx.run_nested("drop-dead-channels", model)?;
