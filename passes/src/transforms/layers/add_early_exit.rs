@@ -1,7 +1,8 @@
 use crate::{
     analysis::{
-        calibration::{Affine, NotFinite, floats, observe, open_inputs},
+        calibration::{NotFinite, floats, observe, open_inputs},
         flow::Flow,
+        linear::AffineMap,
     },
     framework::{Context, Counter, Hint, Pass, PassError},
     pass,
@@ -62,7 +63,7 @@ enum Pool {
 struct Exit {
     at: ValueId,
     pool: Pool,
-    head: Affine,
+    head: AffineMap,
     threshold: f32,
     /// Share of the samples that leave, and that keep their class.
     leaving: f64,
@@ -313,7 +314,7 @@ impl Pool {
 /// A head for all samples, and what it promises: threshold, share that leaves, share that keeps its class. The promise
 /// comes from heads fitted without the samples they are asked about.
 #[allow(clippy::type_complexity)] // three numbers, or none
-fn fitted(x: &Rows, y: &Rows, agreement: f64) -> Result<(Affine, Option<(f32, f64, f64)>), NotFinite> {
+fn fitted(x: &Rows, y: &Rows, agreement: f64) -> Result<(AffineMap, Option<(f32, f64, f64)>), NotFinite> {
     let n = x.count();
     let fold = |i: usize| -> Range<usize> { n * i / FOLDS..n * (i + 1) / FOLDS };
     let prior = Mat::zeros(y.width, x.width);

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::analysis::samples::HELD_OUT;
 use crate::{
-    analysis::evaluation::{HeldOut, Limits, Measured},
+    analysis::evaluation::{HeldOut, Quality, QualityLimits},
     framework::{Hint, PassError, Tools},
 };
 use pare_graph::Model;
@@ -54,7 +54,7 @@ pub(super) fn share_out(method: Method, r: &[usize], blocks: &[usize], survey: &
 /// What was found, and the time it was predicted to take.
 pub(super) struct Found {
     pub counts: Vec<usize>,
-    pub measured: Measured,
+    pub measured: Quality,
 }
 
 /// The model after a plan with other counts.
@@ -66,7 +66,7 @@ pub(super) fn search(
     model: &Model,
     plan: &Plan,
     survey: &Survey,
-    limits: &Limits,
+    limits: &QualityLimits,
     batch: usize,
     build: &Build<'_>,
 ) -> Result<Option<Found>, PassError> {

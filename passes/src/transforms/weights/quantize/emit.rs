@@ -1,7 +1,7 @@
 //! Insertion of `QuantizeLinear` and `DequantizeLinear` (QDQ).
 
 use super::{InputGrids, integers, plan::{QuantizationPlan, QuantizedValue}, ranges::Grid};
-use crate::{analysis::weighted_layers::Layer, framework::PassError};
+use crate::{analysis::weighted_layers::WeightedLayer, framework::PassError};
 use pare_graph::{DataType, Edge, Graph, Node, NodeId, Patch, Ref, Tensor, ValueId, ops::ClipView};
 use std::collections::BTreeMap;
 
@@ -51,7 +51,7 @@ pub fn activations(
 /// units of the products, `b = s_x·s_o·q`.
 pub fn weights(
     graph: &mut Graph,
-    layer: &Layer,
+    layer: &WeightedLayer,
     scales: &[f64],
     input: Option<Grid>,
 ) -> Result<(), PassError> {
@@ -61,7 +61,7 @@ pub fn weights(
     let mut integers_of = vec![0.0; old.len()];
     for (q, group) in integers(layer, scales).iter().enumerate() {
         for i in 0..group.nrows() {
-            (0..group.ncols()).for_each(|j| integers_of[linear.place(q, i, j)] = group[(i, j)]);
+            (0..group.ncols()).for_each(|j| integers_of[linear.offset(q, i, j)] = group[(i, j)]);
         }
     }
     let mut patch = Patch::anchored(layer.node);

@@ -9,11 +9,11 @@ mod tests;
 pub use ranges::Ranges;
 
 use crate::analysis::samples::Split;
-use crate::analysis::weighted_layers::{Layer, layers};
+use crate::analysis::weighted_layers::{NameFilter, WeightedLayer, layers};
 use crate::{
     analysis::{
         evaluation::HeldOut,
-        repair::{Refit, Setting, sequential},
+        repair::{Refit, Repair, RepairOptions},
     },
     framework::{Context, Counter, Hint, Pass, PassError},
     pass,
@@ -76,8 +76,8 @@ impl Pass for Quantize {
             ));
         }
         let split = Split::of(cx.tools);
-        let layers = layers(graph, (&self.only, &self.except), cx)?;
-        let supported = |l: &Layer| {
+        let layers = layers(graph, NameFilter { only: &self.only, except: &self.except }, cx)?;
+        let supported = |l: &WeightedLayer| {
             let float = graph.value(l.linear.weight).fact.dtype() == Some(pare_graph::DataType::Float);
             l.linear.is_plain() && float
         };
@@ -120,26 +120,27 @@ impl Pass for Quantize {
 fn correct_biases(
     original: &Model,
     rounded: Model,
-    layers: &[Layer],
+    layers: &[WeightedLayer],
     split: &Split,
     cx: &mut Context<'_>,
 ) -> Result<Model, PassError> {
     let mut candidate = rounded.clone();
     candidate.infer()?;
-    let refits = |layer: &Layer| {
+    let refits = |layer: &WeightedLayer| {
         layer.linear.takes_bias().then(|| Refit {
             node: layer.node,
             target: layer.linear.output,
             sum: None,
-            behind: false,
+            output_transform: false,
             kept: None,
             free: Some(vec![false; layer.count()]),
         })
     };
     let refits: Vec<_> = layers.iter().filter_map(refits).collect();
     // All weights are fixed, so λ has no effect.
-    let setting = Setting { lambda: 1.0, rounds: 0 };
-    sequential(cx.tools, original, &mut candidate, &refits, split.fit.clone(), setting)?;
+    let options = RepairOptions { lambda: 1.0, rounds: 0 };
+    let repair = Repair { tools: cx.tools, original, refits: &refits, samples: split.fit.clone() };
+    repair.refit(&mut candidate, options)?;
     let held_out = HeldOut::new(cx.tools, original, split.held_out.clone())?;
     let (before, after) = (held_out.drift(&rounded)?, held_out.drift(&candidate)?);
     cx.figure("drift before bias correction", before);
@@ -170,7 +171,7 @@ fn check_supported(graph: &Graph) -> Result<(), PassError> {
 }
 
 /// The scale of the weights of each output, of all groups. Symmetric: `q` is from -127 to 127.
-fn weight_scales(layer: &Layer, ranges: Ranges) -> Vec<f64> {
+fn weight_scales(layer: &WeightedLayer, ranges: Ranges) -> Vec<f64> {
     let scale = |r: usize| {
         let row = layer.row(r);
         let largest = row.iter().fold(0.0_f64, |m, w| m.max(w.abs()));
@@ -197,7 +198,7 @@ fn weight_scales(layer: &Layer, ranges: Ranges) -> Vec<f64> {
 }
 
 /// `q = round(w / s)`.
-fn integers(layer: &Layer, scales: &[f64]) -> Vec<Mat<f64>> {
+fn integers(layer: &WeightedLayer, scales: &[f64]) -> Vec<Mat<f64>> {
     let o = layer.linear.outputs;
     let group = |(q, w): (usize, &Mat<f64>)| {
         Mat::from_fn(w.nrows(), w.ncols(), |i, j| {
@@ -208,14 +209,14 @@ fn integers(layer: &Layer, scales: &[f64]) -> Vec<Mat<f64>> {
 }
 
 /// `s·q`.
-fn round(layer: &Layer, scales: &[f64]) -> Vec<Mat<f64>> {
+fn round(layer: &WeightedLayer, scales: &[f64]) -> Vec<Mat<f64>> {
     let o = layer.linear.outputs;
     let group =
         |(q, n): (usize, Mat<f64>)| Mat::from_fn(n.nrows(), n.ncols(), |i, j| scales[q * o + i] * n[(i, j)]);
     integers(layer, scales).into_iter().enumerate().map(group).collect()
 }
 
-fn store(graph: &mut Graph, layer: &Layer, weights: &[Mat<f64>]) -> Result<(), PassError> {
+fn store(graph: &mut Graph, layer: &WeightedLayer, weights: &[Mat<f64>]) -> Result<(), PassError> {
     let mut patch = Patch::anchored(layer.node);
     let cannot = || PassError::refused(format!("`{}` cannot be changed", layer.name));
     layer.linear.store(graph, &mut patch, weights, &layer.bias).ok_or_else(cannot)?;
@@ -223,7 +224,7 @@ fn store(graph: &mut Graph, layer: &Layer, weights: &[Mat<f64>]) -> Result<(), P
 }
 
 /// `10·log₁₀(Σw² / Σ(w - ŵ)²)` over all layers.
-fn snr(layers: &[Layer], scales: &[Vec<f64>]) -> f64 {
+fn snr(layers: &[WeightedLayer], scales: &[Vec<f64>]) -> f64 {
     let (mut signal, mut noise) = (0.0, 0.0);
     for (layer, scales) in layers.iter().zip(scales) {
         for (w, rounded) in layer.weights.iter().zip(round(layer, scales)) {

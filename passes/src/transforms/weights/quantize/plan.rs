@@ -4,7 +4,7 @@
 //! last is optional. Elementwise operators and pools are included if all their neighbours compute in integers: between
 //! floats an integer kernel saves nothing and loses precision.
 
-use crate::analysis::weighted_layers::Layer;
+use crate::analysis::weighted_layers::WeightedLayer;
 use pare_graph::{Graph, NodeId, NodeRef, ValueId, ValueRef, ops::ClipView};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -35,8 +35,8 @@ const COMPUTING: &[&str] =
 
 impl QuantizationPlan {
     /// Plans the quantization of `layers` and of the operators between them.
-    pub fn new(graph: &Graph, layers: &[Layer]) -> Self {
-        let linear: HashMap<NodeId, &Layer> = layers.iter().map(|l| (l.node, l)).collect();
+    pub fn new(graph: &Graph, layers: &[WeightedLayer]) -> Self {
+        let linear: HashMap<NodeId, &WeightedLayer> = layers.iter().map(|l| (l.node, l)).collect();
         let read: HashSet<ValueId> = layers.iter().map(|l| l.linear.input).collect();
         let computes = |at: NodeRef<'_>| {
             let is = |ops: &[&str]| ops.contains(&at.op()) && at.node().domain().is_empty();

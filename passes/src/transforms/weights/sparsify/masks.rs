@@ -10,8 +10,8 @@ use super::{
 use crate::{
     analysis::{
         calibration::NotFinite,
-        repair::unfit,
-        weighted_layers::{Kept, Layer},
+        repair::not_finite,
+        weighted_layers::{Kept, WeightedLayer},
     },
     framework::{Context, PassError},
     statistics::Sums,
@@ -45,7 +45,7 @@ impl<'w> Masks<'w> {
             cx.tools.progress.step("scores", l as u64, work.layers.len() as u64);
             let sums = work.sums.get(l).map_or(&[][..], Vec::as_slice);
             let prepared = prepare(work, layer, sums, cx.tools.seed ^ l as u64);
-            scores.push(prepared.map_err(|e| unfit(&work.model.graph, layer.node, e))?);
+            scores.push(prepared.map_err(|e| not_finite(&work.model.graph, layer.node, e))?);
         }
         cx.tools.progress.step("scores", scores.len() as u64, scores.len() as u64);
         Ok(Self { work, scores })
@@ -95,7 +95,7 @@ impl<'w> Masks<'w> {
 
 fn prepare(
     work: &Sparsification<'_>,
-    layer: &Layer,
+    layer: &WeightedLayer,
     sums: &[Sums],
     seed: u64,
 ) -> Result<LayerScores, NotFinite> {
@@ -148,7 +148,7 @@ fn prepare(
 }
 
 /// The weight of a layer's squared error among the layers: 1 over the variance of its outputs.
-fn importance(layer: &Layer, sums: &[Sums]) -> f64 {
+fn importance(layer: &WeightedLayer, sums: &[Sums]) -> f64 {
     let variance = |(w, sums): (&Mat<f64>, &Sums)| -> f64 {
         sums.through(w.as_ref(), &[], &[]).y_variance().iter().sum()
     };

@@ -10,13 +10,14 @@ mod tests;
 
 pub use select::Pattern;
 
-use crate::analysis::samples::{PLACES, Split};
-use crate::analysis::weighted_layers::{Kept, Layer, density, layers};
+use crate::analysis::samples::{POSITIONS, Split};
+use crate::analysis::weighted_layers::{Kept, NameFilter, WeightedLayer, density, layers};
 use crate::{
     analysis::{
-        calibration::{Affine, NotFinite, Ridge, Sampling, input_sums},
+        calibration::{NotFinite, Ridge, Sampling, input_sums},
         evaluation::HeldOut,
-        repair::{Refit, Setting, behind, sequential, unfit},
+        linear::AffineMap,
+        repair::{Refit, Repair, RepairOptions, dependents, not_finite},
     },
     framework::{Context, Counter, Pass, PassError},
     pass,
@@ -165,7 +166,7 @@ impl Pass for Sparsify {
         if cx.stopped() {
             return Ok(());
         }
-        let mut layers = layers(&model.graph, (&self.only, &self.except), cx)?;
+        let mut layers = layers(&model.graph, NameFilter { only: &self.only, except: &self.except }, cx)?;
         if let Pattern::Of(_, m) = self.pattern {
             layers.retain(|layer| {
                 let channels = layer.linear.channels;
@@ -212,7 +213,7 @@ fn benefit(pattern: Pattern) -> &'static str {
 struct Sparsification<'p> {
     pass: &'p Sparsify,
     model: Model,
-    layers: Vec<Layer>,
+    layers: Vec<WeightedLayer>,
     criterion: WeightCriterion,
     scope: ComparisonScope,
     refit: Refitting,
@@ -225,7 +226,7 @@ impl<'p> Sparsification<'p> {
     fn new(
         pass: &'p Sparsify,
         model: &Model,
-        layers: Vec<Layer>,
+        layers: Vec<WeightedLayer>,
         cx: &Context<'_>,
     ) -> Result<Self, PassError> {
         let sampled = cx.tools.samples.is_some() && cx.tools.engine.is_some();
@@ -239,7 +240,7 @@ impl<'p> Sparsification<'p> {
         let split = Split::when(needs, cx.tools, "criterion=magnitude,scope=global,refit=none")?;
         let sums = if criterion.needs_samples() || refit != Refitting::None {
             let operators: Vec<_> = layers.iter().map(|l| &l.linear).collect();
-            let sampling = Sampling { places: PLACES, seed: cx.tools.seed };
+            let sampling = Sampling { positions: POSITIONS, seed: cx.tools.seed };
             input_sums(cx.tools, model, &operators, split.statistics(), sampling)?
         } else {
             vec![]
@@ -281,7 +282,7 @@ impl<'p> Sparsification<'p> {
         let mut curves = vec![];
         for (l, layer) in self.layers.iter().enumerate() {
             cx.tools.progress.step("curves", l as u64, self.layers.len() as u64);
-            let start = held_out.start(&self.model, &HashSet::from([layer.node]))?;
+            let start = held_out.prefix(&self.model, &HashSet::from([layer.node]))?;
             let (mut curve, mut worst) = (vec![Level { share: 1.0, loss: 0.0 }], 0.0_f64);
             for level in 1..=LEVELS {
                 let share = LEVEL.powi(level);
@@ -294,7 +295,7 @@ impl<'p> Sparsification<'p> {
             curves.push(curve);
         }
         cx.tools.progress.step("curves", curves.len() as u64, curves.len() as u64);
-        let counts: Vec<_> = self.layers.iter().map(Layer::count).collect();
+        let counts: Vec<_> = self.layers.iter().map(WeightedLayer::count).collect();
         let budget = (1.0 - ratio) * counts.iter().sum::<usize>() as f64;
         let least: f64 = counts.iter().zip(&curves).map(|(&n, c)| n as f64 * c[c.len() - 1].share).sum();
         if budget < least {
@@ -315,7 +316,7 @@ impl<'p> Sparsification<'p> {
             let stored = if how == Refitting::None {
                 layer.zero(graph, kept, &mut patch).map(drop)
             } else {
-                let maps = self.fitted(l, kept).map_err(|e| unfit(graph, layer.node, e))?;
+                let maps = self.fitted(l, kept).map_err(|e| not_finite(graph, layer.node, e))?;
                 let bias: Vec<_> = maps.iter().flat_map(|m| m.bias.iter().copied()).collect();
                 let weights: Vec<_> = maps.into_iter().map(|m| m.weight).collect();
                 layer.linear.store(graph, &mut patch, &weights, &bias)
@@ -327,7 +328,7 @@ impl<'p> Sparsification<'p> {
     }
 
     /// Fits the remaining weights of a layer to its original outputs.
-    fn fitted(&self, l: usize, kept: &[bool]) -> Result<Vec<Affine>, NotFinite> {
+    fn fitted(&self, l: usize, kept: &[bool]) -> Result<Vec<AffineMap>, NotFinite> {
         let layer = &self.layers[l];
         let o = layer.linear.outputs;
         let group = |q: usize| {
@@ -359,13 +360,14 @@ impl<'p> Sparsification<'p> {
             return Ok(local);
         }
         let held_out = HeldOut::new(cx.tools, &self.model, self.split.held_out.clone())?;
-        let refits = self.refits(masks);
+        let refits = &self.refits(masks);
+        let samples = self.split.fit.clone();
+        let repair = Repair { tools: cx.tools, original: &self.model, refits, samples };
         let mut best = (held_out.drift(&local)?, local.clone());
         cx.detail("drift of single fits", best.0);
         for lambda in [LAMBDA, LAMBDA_STRONG] {
             let mut candidate = local.clone();
-            let setting = Setting::new(lambda);
-            sequential(cx.tools, &self.model, &mut candidate, &refits, self.split.fit.clone(), setting)?;
+            repair.refit(&mut candidate, RepairOptions::new(lambda))?;
             let drift = held_out.drift(&candidate)?;
             cx.detail(format!("drift at λ={lambda}"), drift);
             if drift < best.0 {
@@ -383,8 +385,8 @@ impl<'p> Sparsification<'p> {
         let graph = &self.model.graph;
         let lost = |kept: &Kept| kept.iter().any(|kept| !kept);
         let changed = self.layers.iter().zip(masks).filter(|(_, kept)| lost(kept)).map(|(l, _)| l.node);
-        let dirty = behind(graph, &changed.collect());
-        let refit = |(layer, kept): (&Layer, &Kept)| {
+        let dirty = dependents(graph, &changed.collect());
+        let refit = |(layer, kept): (&WeightedLayer, &Kept)| {
             let last = graph.value(layer.linear.output).is_output();
             let useful =
                 lost(kept) || dirty.contains(&layer.linear.output) && (layer.linear.takes_bias() || !last);
@@ -393,7 +395,7 @@ impl<'p> Sparsification<'p> {
                 node: layer.node,
                 target: layer.linear.output,
                 sum: None,
-                behind: false,
+                output_transform: false,
                 kept: None,
                 free,
             })
@@ -403,7 +405,7 @@ impl<'p> Sparsification<'p> {
 }
 
 /// The mask of the weights whose magnitude is at least `q` standard deviations of the layer.
-fn above_threshold(layer: &Layer, q: f64) -> Kept {
+fn above_threshold(layer: &WeightedLayer, q: f64) -> Kept {
     let values: Vec<_> = (0..layer.rows()).flat_map(|r| layer.row(r)).collect();
     let n = values.len().max(1) as f64;
     let mean = values.iter().sum::<f64>() / n;

@@ -1,6 +1,6 @@
 //! From scores to masks: the weights with the lowest scores are removed, within the budget and the pattern.
 
-use crate::analysis::weighted_layers::{Kept, Layer};
+use crate::analysis::weighted_layers::{Kept, WeightedLayer};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::{fmt, ops::Range, str::FromStr};
 
@@ -70,7 +70,7 @@ pub enum Budget {
 }
 
 /// The groups of `m` inputs of a row in an `n:m` pattern; `None` if `m` does not divide the channels.
-pub fn n_of_m_groups(layer: &Layer, m: usize) -> Option<Vec<Vec<usize>>> {
+pub fn n_of_m_groups(layer: &WeightedLayer, m: usize) -> Option<Vec<Vec<usize>>> {
     let (channels, taps) = (layer.linear.channels, layer.linear.taps());
     if channels % m != 0 {
         return None;
@@ -93,7 +93,7 @@ struct Unit {
 }
 
 /// Returns the masks after removing the weights with the lowest scores. Scores are squares, so those of a block are averaged.
-pub fn select(scores: &[Vec<f64>], layers: &[&Layer], pattern: Pattern, budget: &Budget) -> Vec<Kept> {
+pub fn select(scores: &[Vec<f64>], layers: &[&WeightedLayer], pattern: Pattern, budget: &Budget) -> Vec<Kept> {
     let size = match pattern {
         Pattern::Of(n, m) => return layers.iter().zip(scores).map(|(l, s)| select_n_of_m(l, s, n, m)).collect(),
         Pattern::Block(size) => size,
@@ -138,7 +138,7 @@ pub fn select(scores: &[Vec<f64>], layers: &[&Layer], pattern: Pattern, budget: 
     kept
 }
 
-fn select_n_of_m(layer: &Layer, scores: &[f64], n: usize, m: usize) -> Kept {
+fn select_n_of_m(layer: &WeightedLayer, scores: &[f64], n: usize, m: usize) -> Kept {
     let mut kept = vec![true; layer.count()];
     let Some(groups) = n_of_m_groups(layer, m) else { return kept };
     let d = layer.linear.width();

@@ -8,8 +8,9 @@
 use super::select::{Budget, Pattern, select};
 use crate::{
     analysis::{
-        calibration::{Linear, Probe, floats, open_inputs, size_of},
-        weighted_layers::{Kept, Layer},
+        calibration::{Probe, floats, open_inputs, size_of},
+        linear::{Linear, Positions},
+        weighted_layers::{Kept, WeightedLayer},
     },
     framework::{PassError, Tools},
     statistics::Rows,
@@ -75,7 +76,7 @@ const LINEAR: &[&str] = &[
 pub fn masks(
     tools: Tools<'_>,
     model: &Model,
-    layers: &[Layer],
+    layers: &[WeightedLayer],
     pattern: Pattern,
     ratio: f64,
 ) -> Result<Vec<Kept>, PassError> {
@@ -92,7 +93,7 @@ pub fn masks(
 }
 
 /// The network with the absolute values of its weights, without biases and activations.
-fn positive(model: &Model, layers: &[Layer]) -> Result<Model, PassError> {
+fn positive(model: &Model, layers: &[WeightedLayer]) -> Result<Model, PassError> {
     let mut model = model.clone();
     let graph = &mut model.graph;
     for &id in graph.nodes().iter() {
@@ -150,7 +151,7 @@ fn linear(graph: &Graph, node: NodeId) -> Result<Linear, PassError> {
 fn scores(
     tools: Tools<'_>,
     model: &Model,
-    layers: &[Layer],
+    layers: &[WeightedLayer],
     kept: &[Kept],
 ) -> Result<Vec<Vec<f64>>, PassError> {
     let mut model = model.clone();
@@ -187,7 +188,7 @@ fn scores(
     Ok(all)
 }
 
-fn not_finite(layer: &Layer) -> PassError {
+fn not_finite(layer: &WeightedLayer) -> PassError {
     PassError::refused(format!("the flow through `{}` overflows", layer.name))
 }
 
@@ -212,13 +213,14 @@ fn inputs(graph: &Graph, batch: usize, fill: f64) -> Result<Vec<(String, Tensor)
 /// The flow into each input of a row, the mean over all places.
 fn inflow(linear: &Linear, x: &Tensor, y: &Tensor) -> Result<Vec<f64>, PassError> {
     let mut rows = Rows::new(linear.groups * linear.width());
-    let places: Vec<_> = (0..linear.places(y.shape())).collect();
-    linear.gather_inputs(&floats(x)?, x.shape(), y.shape(), 0, &places, &mut rows);
+    let positions: Vec<_> = (0..linear.positions(y.shape())).collect();
+    let at = Positions { sample: 0, chosen: &positions };
+    linear.gather_inputs(&floats(x)?, x.shape(), y.shape(), at, &mut rows);
     let mut sums = vec![0.0; rows.width];
     for row in rows.data.chunks_exact(rows.width.max(1)) {
         sums.iter_mut().zip(row).for_each(|(s, &v)| *s += f64::from(v));
     }
-    Ok(sums.into_iter().map(|s| s / places.len().max(1) as f64).collect())
+    Ok(sums.into_iter().map(|s| s / positions.len().max(1) as f64).collect())
 }
 
 /// The flow from each output of a layer to the outputs of the network, computed on `most` samples at a time.

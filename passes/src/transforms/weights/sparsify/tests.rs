@@ -1,7 +1,7 @@
 //! Budgets, patterns and refits of `sparsify`.
 
 use super::*;
-use crate::analysis::weighted_layers::density;
+use crate::analysis::weighted_layers::{NameFilter, density};
 use crate::{
     analysis::evaluation::HeldOut,
     framework::{
@@ -78,7 +78,7 @@ fn after(options: &str) -> (Model, f64) {
 
 fn share(model: &Model) -> f64 {
     let mut cx = crate::framework::testing::context(Tools::default());
-    density(&model.graph, &layers(&model.graph, (&[], &[]), &mut cx).unwrap())
+    density(&model.graph, &layers(&model.graph, NameFilter::default(), &mut cx).unwrap())
 }
 
 #[test]
