@@ -1,4 +1,5 @@
-//! Runs a pipeline over a model without verification and prints the report of each pass: `optimize IN OUT PIPELINE`.
+//! Runs a pipeline over a model without verification and prints the report of each pass: `optimize IN OUT
+//! PIPELINE`.
 //!
 //! With `--list PIPELINE`, reads tab-separated pairs of paths from stdin, one pair per line.
 
@@ -16,7 +17,13 @@ fn optimize(from: &str, to: &str, pipeline: &Pipeline) -> Result<Report, Box<dyn
 #[allow(clippy::print_stdout)]
 fn print(report: &Report) {
     for step in &report.steps {
-        println!("{:<18}{:>6} patches {:>9.1?}  {:?}", step.pass, step.patches, step.time, step.counts().collect::<Vec<_>>());
+        println!(
+            "{:<18}{:>6} patches {:>9.1?}  {:?}",
+            step.pass,
+            step.patches,
+            step.time,
+            step.counts().collect::<Vec<_>>()
+        );
         for (why, places) in step.declined() {
             println!("{:>24} {why}", format!("{places} ×"));
         }

@@ -1,6 +1,7 @@
 //! Passes over ONNX graphs, and pipelines of passes.
 //!
-//! A [`Pass`] is declared with [`pass!`], listed in [`registry::PASSES`], named in a [`Pipeline`] and executed by [`run`].
+//! A [`Pass`] is declared with [`pass!`], listed in [`registry::PASSES`], named in a [`Pipeline`] and
+//! executed by [`run`].
 //!
 //! * [`framework`]: passes, pipelines, the runner and its reports.
 //! * [`analysis`]: the questions that passes ask about models, such as which channels form a group.
@@ -17,8 +18,8 @@ pub mod statistics;
 pub mod transforms;
 
 pub use framework::{
-    Context, Counter, Declared, Effect, Figure, Hint, NoProgress, Observer, OptionInfo, Pass, PassError, PassInfo,
-    Pipeline, PipelineError, Preset, Progress, Registry, Report, RunError, RunOptions, StepReport,
+    Context, Counter, Declared, Effect, Figure, Hint, NoProgress, Observer, OptionInfo, Pass, PassError,
+    PassInfo, Pipeline, PipelineError, Preset, Progress, Registry, Report, RunError, RunOptions, StepReport,
     Tools, run,
 };
 

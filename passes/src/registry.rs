@@ -71,15 +71,16 @@ pub static PRESETS: &[Preset] = &[Preset {
 
 // The order:
 //  1. Constants first, since every other pass requires them. Resolved branches add their own constants.
-//  2. Shapes, which turn targets and indices into constants; then constant folding evaluates what depends on them.
+//  2. Shapes, which turn targets and indices into constants; then constant folding evaluates what depends on
+//     them.
 //  3. No-ops and repeats, so that the nodes of a pattern are adjacent.
-//  4. Layout: products that hide transposes first. Transposes before reshapes, since a pair that cancels is better removed
-//     than turned into reshapes.
+//  4. Layout: products that hide transposes first. Transposes before reshapes, since a pair that cancels is
+//     better removed than turned into reshapes.
 //  5. Duplicates before patterns, since a value that is computed twice looks like a value with another use.
-//  6. Folds into the preceding linear layer. Scales and shifts that exporters write for a batch norm come last, then
-//     products into products, which must be adjacent.
-//  7. Fused operators, from the nodes that no fold absorbed.
-// Patches remove the nodes that they leave without uses. Nodes that are unused from the start are removed by `drop-dead`.
+//  6. Folds into the preceding linear layer. Scales and shifts that exporters write for a batch norm come
+//     last, then products into products, which must be adjacent.
+//  7. Fused operators, from the nodes that no fold absorbed. Patches remove the nodes that they leave without
+//     uses. Nodes that are unused from the start are removed by `drop-dead`.
 const SAFE: &str = "drop-dead,(\
     lift-constants,inline-branches,resolve-shapes,fuse-sizes,fold-absorbing,fold-constants,\
     drop-noops,drop-neutral,drop-idempotent,merge-casts,merge-clips,drop-redundant-activations,\

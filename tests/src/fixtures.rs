@@ -13,7 +13,9 @@ use std::{
 /// The engine of all tests: ONNX Runtime if it is found, otherwise tract.
 pub fn engine() -> &'static Arc<dyn Engine> {
     static ENGINE: OnceLock<Arc<dyn Engine>> = OnceLock::new();
-    ENGINE.get_or_init(|| resolve(&EngineChoice::default(), &mut |_| {}).expect("an engine is available").engine)
+    ENGINE.get_or_init(|| {
+        resolve(&EngineChoice::default(), &mut |_| {}).expect("an engine is available").engine
+    })
 }
 
 /// The engine as passes use it.

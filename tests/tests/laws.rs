@@ -77,7 +77,9 @@ fn hold(pipeline: &Pipeline, effect: Effect, model: &Model, reference: &mut Refe
     if text::print_model(&again) != print {
         return Err(format!("a second run still changes it from\n{}to\n{}", brief(&changed), brief(&again)));
     }
-    reference.check_equal(&changed, effect == Effect::Exact).map_err(|why| format!("{why}\nchanged to\n{}", brief(&changed)))
+    reference
+        .check_equal(&changed, effect == Effect::Exact)
+        .map_err(|why| format!("{why}\nchanged to\n{}", brief(&changed)))
 }
 
 /// Failures of each pass, with the seeds they happened at.

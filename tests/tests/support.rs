@@ -18,7 +18,7 @@ pub fn number(variable: &str, default: u64) -> u64 {
 /// The model after the pipeline.
 pub fn after(pipeline: &Pipeline, model: &Model) -> Result<(Model, Report), String> {
     let mut changed = model.clone();
-    let report = run(pipeline, &mut changed, RunOptions::from(tools()), &mut ()).map_err(|e| e.to_string())?;
+    let report = run(pipeline, &mut changed, RunOptions::new(tools()), &mut ()).map_err(|e| e.to_string())?;
     Ok((changed, report))
 }
 

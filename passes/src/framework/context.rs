@@ -50,8 +50,8 @@ impl<'t> Context<'t> {
         state.downcast_mut().expect("the entry of a type holds that type")
     }
 
-    /// Returns true once [`RunOptions::stop_after`](super::RunOptions::stop_after) is reached: no change is permitted any
-    /// more.
+    /// Returns true once [`RunOptions::stop_after`](super::RunOptions::stop_after) is reached: no change is
+    /// permitted any more.
     pub fn stopped(&self) -> bool {
         self.stop_after.is_some_and(|n| self.patches >= n)
     }
@@ -78,8 +78,8 @@ impl<'t> Context<'t> {
         *self.report.declined.entry(why.to_string()).or_default() += 1;
     }
 
-    /// Applies one patch. Returns `None` if the pipeline is [stopped](Self::stopped), if the patch is empty, or if it is
-    /// invalid for this graph, which is reported as a decline.
+    /// Applies one patch. Returns `None` if the pipeline is [stopped](Self::stopped), if the patch is empty,
+    /// or if it is invalid for this graph, which is reported as a decline.
     pub fn apply(&mut self, graph: &mut Graph, patch: Patch) -> Option<Applied> {
         if self.stopped() || patch.is_empty() {
             return None;
@@ -96,8 +96,8 @@ impl<'t> Context<'t> {
         }
     }
 
-    /// Numbers a change that is made without a patch, such as one to the model's functions. If it returns false, the
-    /// pipeline is [stopped](Self::stopped) and the change must not be made.
+    /// Numbers a change that is made without a patch, such as one to the model's functions. If it returns
+    /// false, the pipeline is [stopped](Self::stopped) and the change must not be made.
     pub fn permit(&mut self) -> bool {
         let permitted = !self.stopped();
         if permitted {

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-/// The remedy of an error. [`Display`](fmt::Display) words it neutrally; a program words it in terms of its own interface.
+/// The remedy of an error. [`Display`](fmt::Display) words it neutrally; a program words it in terms of its
+/// own interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Hint {

@@ -17,8 +17,8 @@ pub(crate) fn uniform(tensor: &Tensor) -> Option<f64> {
     Tensor::new(tensor.dtype(), &[], first.to_vec()).ok()?.single()
 }
 
-/// Returns true if broadcasting `x` with the constant `c` does not change the shape of `x`. `result` is the broadcast
-/// value.
+/// Returns true if broadcasting `x` with the constant `c` does not change the shape of `x`. `result` is the
+/// broadcast value.
 pub(crate) fn spans(x: ValueRef<'_>, c: &Tensor, result: ValueRef<'_>) -> bool {
     let ones = c.shape().iter().all(|&d| d == 1);
     let short = c.rank() == 0 || x.shape().is_some_and(|s| s.len() >= c.rank());
@@ -32,8 +32,8 @@ pub(crate) fn bypass(at: NodeRef<'_>, by: ValueRef<'_>) -> Result<Patch, Decline
     Ok(patch)
 }
 
-/// Matches operators of the standard domain whose attributes have values (in functions, attributes may refer to the
-/// caller's).
+/// Matches operators of the standard domain whose attributes have values (in functions, attributes may refer
+/// to the caller's).
 pub(crate) fn is_plain(at: NodeRef<'_>) -> Result<(), Decline> {
     expect(at.node().domain().is_empty() && !at.has_references())
 }

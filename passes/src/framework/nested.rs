@@ -8,8 +8,8 @@ use pare_graph::Model;
 use std::time::Instant;
 
 impl<'t> Context<'t> {
-    /// Runs other passes on the model, such as `"lift-constants,fold-constants"`. Their patches are numbered with those of
-    /// the current pass, and each pass is reported under its own name as a nested step
+    /// Runs other passes on the model, such as `"lift-constants,fold-constants"`. Their patches are numbered
+    /// with those of the current pass, and each pass is reported under its own name as a nested step
     /// ([`StepReport::within`](super::StepReport::within)).
     ///
     /// # Errors
@@ -42,8 +42,8 @@ impl<'t> Context<'t> {
     }
 }
 
-/// Runs pipelines on models that a pass builds itself, such as the candidates of a search. Patch numbers and reports of
-/// the pass are not affected.
+/// Runs pipelines on models that a pass builds itself, such as the candidates of a search. Patch numbers and
+/// reports of the pass are not affected.
 #[derive(Clone, Copy)]
 pub struct Scratch<'t> {
     tools: Tools<'t>,
@@ -107,7 +107,7 @@ mod tests {
         let mut model = model(MODEL);
         let mut pipeline = Pipeline::default();
         pipeline.push(RunOthers { pipeline: nested.into() });
-        let options = RunOptions { tools: Tools::default(), stop_after };
+        let options = RunOptions::default().stop_after(stop_after);
         (run(&pipeline, &mut model, options, &mut ()), model)
     }
 
@@ -143,7 +143,10 @@ mod tests {
     fn propagates_errors_of_nested_passes() {
         let message = |nested: &str| run_others(nested, None).0.unwrap_err().to_string();
         assert_eq!(message("drop-noops,sparsify"), "`run-others`: it needs a target");
-        assert_eq!(message("drop-nops"), "`run-others`: the nested pipeline is invalid: there is no pass `drop-nops`");
+        assert_eq!(
+            message("drop-nops"),
+            "`run-others`: the nested pipeline is invalid: there is no pass `drop-nops`"
+        );
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Construction of nodes in the form of their graph's operator set: newer sets take as inputs what older ones take as
-//! attributes.
+//! Construction of nodes in the form of their graph's operator set: newer sets take as inputs what older ones
+//! take as attributes.
 
 use pare_graph::{Attribute, Dim, Graph, Node, Patch, Ref, Tensor};
 
@@ -43,7 +43,8 @@ impl<'g, 'p> NodeBuilder<'g, 'p> {
         std::array::from_fn(|i| outputs[i].expect("each output has a name"))
     }
 
-    /// Adds a node with a list of integers that is an attribute before operator set `since` and an input from then on.
+    /// Adds a node with a list of integers that is an attribute before operator set `since` and an input from
+    /// then on.
     fn with_ints(&mut self, mut node: Node, x: Ref, name: &str, ints: &[i64], since: i64) -> Ref {
         let mut inputs = vec![x];
         if self.opset() < since {
@@ -112,9 +113,9 @@ impl<'g, 'p> NodeBuilder<'g, 'p> {
     }
 }
 
-/// The target with which `Reshape` turns shape `from` into `to` for all values of the symbolic dims: a single symbolic
-/// size is inferred (-1); of several, those at an unchanged position are copied (0). `None` if more than one of the others
-/// remains.
+/// The target with which `Reshape` turns shape `from` into `to` for all values of the symbolic dims: a single
+/// symbolic size is inferred (-1); of several, those at an unchanged position are copied (0). `None` if more
+/// than one of the others remains.
 ///
 /// ONNX Runtime runs a vision transformer up to 10 % faster with -1 for the batch than with 0.
 pub(crate) fn reshape_target(from: Option<&[Dim]>, to: &[Dim]) -> Option<Vec<i64>> {

@@ -44,7 +44,8 @@ pub struct PassInfo {
     pub name: &'static str,
     /// Its promise about the outputs.
     pub effect: Effect,
-    /// The name under which reports count its patches, such as `batch norms folded`; `None` if the pass counts itself.
+    /// The name under which reports count its patches, such as `batch norms folded`; `None` if the pass
+    /// counts itself.
     pub counts: Option<Counter>,
     /// Its documentation; the first line is a summary.
     pub docs: &'static str,
@@ -104,16 +105,17 @@ pub trait Pass: Declared + Send + Sync {
         Ok(())
     }
 
-    /// Transforms the model. Rewrites go through [`Context::rewrite`] or [`Context::apply`], which check and number them.
+    /// Transforms the model. Rewrites go through [`Context::rewrite`] or [`Context::apply`], which check and
+    /// number them.
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError>;
 }
 
 /// Declares a pass: its documentation, name, effect and options with their defaults.
 ///
-/// The declaration generates rustdoc, defaults, (de)serialisation, the entry in the list of passes, and the errors for
-/// invalid options. After the effect, the name of a patch in reports may follow, in the singular and in the plural;
-/// without it the pass counts its changes itself through [`Context::count`]. Crates outside this workspace can declare
-/// passes too (they need a dependency on `serde`) and run them through
+/// The declaration generates rustdoc, defaults, (de)serialisation, the entry in the list of passes, and the
+/// errors for invalid options. After the effect, the name of a patch in reports may follow, in the singular
+/// and in the plural; without it the pass counts its changes itself through [`Context::count`]. Crates
+/// outside this workspace can declare passes too (they need a dependency on `serde`) and run them through
 /// [`Pipeline::push`](crate::framework::Pipeline::push).
 #[macro_export]
 macro_rules! pass {

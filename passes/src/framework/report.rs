@@ -127,7 +127,8 @@ impl Report {
         changed.filter_map(|s| s.effect).max().unwrap_or(Effect::Exact)
     }
 
-    /// Adds the report of one run of a pass. Counts of several runs add up; declines are those of the last run.
+    /// Adds the report of one run of a pass. Counts of several runs add up; declines are those of the last
+    /// run.
     pub(crate) fn add(&mut self, step: StepReport) {
         let Some(known) = self.steps.iter_mut().find(|s| (s.pass, s.within) == (step.pass, step.within))
         else {

@@ -36,8 +36,8 @@ impl Context<'_> {
         visit(graph, self)
     }
 
-    /// Tries `rule` at every node whose operator is in `ops` (at every node if `ops` is empty) of every graph, and again
-    /// around each applied patch, until it fires nowhere.
+    /// Tries `rule` at every node whose operator is in `ops` (at every node if `ops` is empty) of every
+    /// graph, and again around each applied patch, until it fires nowhere.
     ///
     /// # Errors
     ///
@@ -78,8 +78,7 @@ impl Context<'_> {
         rule: &impl Fn(NodeRef<'_>) -> Result<Patch, Decline>,
         budget: &mut usize,
     ) -> Result<(), PassError> {
-        let mut queue: VecDeque<_> =
-            graph.nodes().iter().copied().filter(|&id| matches(graph, id)).collect();
+        let mut queue: VecDeque<_> = graph.nodes().iter().copied().filter(|&id| matches(graph, id)).collect();
         let mut queued: HashSet<_> = queue.iter().copied().collect();
         while let Some(id) = queue.pop_front() {
             queued.remove(&id);

@@ -19,6 +19,7 @@ impl Observer for () {}
 
 /// Options of [`run`].
 #[derive(Clone, Copy, Default)]
+#[non_exhaustive]
 pub struct RunOptions<'t> {
     /// Resources for the passes.
     pub tools: Tools<'t>,
@@ -26,9 +27,16 @@ pub struct RunOptions<'t> {
     pub stop_after: Option<u64>,
 }
 
-impl<'t> From<Tools<'t>> for RunOptions<'t> {
-    fn from(tools: Tools<'t>) -> Self {
+impl<'t> RunOptions<'t> {
+    /// Runs with these resources and without a limit.
+    pub fn new(tools: Tools<'t>) -> Self {
         Self { tools, stop_after: None }
+    }
+
+    /// Sets the largest number of patches to apply.
+    #[must_use]
+    pub fn stop_after(self, stop_after: Option<u64>) -> Self {
+        Self { stop_after, ..self }
     }
 }
 

@@ -2,8 +2,8 @@
 
 use crate::framework::{Context, Effect, Pass, Pipeline, Report, RunError, RunOptions, Tools, run};
 use pare_graph::{Graph, Model, text};
-pub use pare_tests::fixtures::{engine, fixture, read, samples};
 use pare_tests::fixtures::{Reference, evaluator};
+pub use pare_tests::fixtures::{engine, fixture, read, samples};
 
 /// The operator set of graphs without one.
 pub const OPSET: i64 = 18;
@@ -40,11 +40,11 @@ pub fn run_pass_with(pass: impl Pass + 'static, model: &mut Model, tools: Tools<
 pub fn try_pass(pass: impl Pass + 'static, model: &mut Model, tools: Tools<'_>) -> Result<Report, RunError> {
     let mut pipeline = Pipeline::default();
     pipeline.push(pass);
-    run(&pipeline, model, RunOptions { tools, stop_after: None }, &mut ())
+    run(&pipeline, model, RunOptions::new(tools), &mut ())
 }
 
-/// Asserts that the pass turns `before` into `after`, up to the layout of the text, and that both agree as far as the
-/// effect of the pass promises.
+/// Asserts that the pass turns `before` into `after`, up to the layout of the text, and that both agree as
+/// far as the effect of the pass promises.
 pub fn check(pass: impl Pass + 'static, before: &str, after: &str) {
     let (original, effect) = (model(before), pass.info().effect);
     let mut changed = original.clone();
@@ -74,8 +74,8 @@ pub fn tools() -> Tools<'static> {
 /// Generated samples for each assignment of symbolic dims; the generator has four kinds.
 const SAMPLES: usize = 4;
 
-/// Asserts that both models agree on generated samples: bitwise if the effect is exact, within the rounding noise of the
-/// original if it is rounding. For a lossy effect both only have to run.
+/// Asserts that both models agree on generated samples: bitwise if the effect is exact, within the rounding
+/// noise of the original if it is rounding. For a lossy effect both only have to run.
 pub fn same(original: &Model, changed: &Model, effect: Effect) {
     let mut original = Reference::new(original, SAMPLES).unwrap();
     match effect {

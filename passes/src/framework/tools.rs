@@ -6,7 +6,8 @@ use pare_graph::{Evaluate, Samples};
 /// Resources that the caller provides to the passes of a pipeline.
 #[derive(Clone, Copy)]
 pub struct Tools<'t> {
-    /// Runs models. Passes that require an engine fail without one; constant folding evaluates standard operators itself.
+    /// Runs models. Passes that require an engine fail without one; constant folding evaluates standard
+    /// operators itself.
     pub engine: Option<&'t dyn Evaluate>,
     /// Model inputs for calibration and for comparing outputs.
     pub samples: Option<&'t dyn Samples>,

@@ -1,7 +1,7 @@
 //! Files of statistics. Shards of samples can be run separately and their sums merged.
 //!
-//! A file is in the safetensors format. For each linear operator, named after its output, with `G` groups and rows of `D`
-//! numbers (see `Linear` in `analysis::calibration`):
+//! A file is in the safetensors format. For each linear operator, named after its output, with `G` groups and
+//! rows of `D` numbers (see `Linear` in `analysis::calibration`):
 //!
 //! | tensor | shape | content |
 //! |---|---|---|
@@ -67,8 +67,8 @@ impl Statistics {
         self.by_output.values().flatten().map(|s| s.count).max().unwrap_or(0)
     }
 
-    /// The sums over the inputs of the operator that produces `output`, one per group, if their number is `groups` and
-    /// their width is `width`.
+    /// The sums over the inputs of the operator that produces `output`, one per group, if their number is
+    /// `groups` and their width is `width`.
     pub fn find(&self, output: &str, groups: usize, width: usize) -> Option<&[Sums]> {
         let sums = self.by_output.get(output)?;
         let fits = sums.len() == groups && sums.iter().all(|s| s.x_mean.len() == width);
@@ -107,8 +107,11 @@ impl Statistics {
             let count = groups.first().map_or(0, |s| s.count);
             let means = groups.iter().flat_map(|s| &s.x_mean).flat_map(|v| v.to_le_bytes()).collect();
             let lower = || (0..width).flat_map(|i| (0..=i).map(move |j| (i, j)));
-            let scatter =
-                groups.iter().flat_map(|s| lower().map(move |at| s.xx[at])).flat_map(f64::to_le_bytes).collect();
+            let scatter = groups
+                .iter()
+                .flat_map(|s| lower().map(move |at| s.xx[at]))
+                .flat_map(f64::to_le_bytes)
+                .collect();
             tensors.push((format!("{name}/count"), Dtype::U64, vec![1], count.to_le_bytes().into()));
             tensors.push((format!("{name}/mean"), Dtype::F64, vec![groups.len(), width], means));
             let packed = width * (width + 1) / 2;
@@ -214,7 +217,8 @@ mod tests {
         let all = statistics(0..1000);
         for (got, wanted) in both.by_output["conv"].iter().zip(&all.by_output["conv"]) {
             assert_eq!(got.count, wanted.count);
-            // Products are summed in f32 within each chunk of rows: an error of `√2048 · 2⁻²⁴` of the standard deviations.
+            // Products are summed in f32 within each chunk of rows: an error of `√2048 · 2⁻²⁴` of the
+            // standard deviations.
             let close = |a: f64, b: f64, scale: f64| (a - b).abs() <= 1e-5 * scale;
             let deviation = |i: usize| wanted.xx[(i, i)].sqrt();
             for i in 0..5 {

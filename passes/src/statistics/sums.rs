@@ -74,11 +74,11 @@ impl<'a> Lines<'a> {
     }
 }
 
-/// The count, means and scatters `Σ (x-μ)(x-μ)ᵀ`, `Σ (x-μ)(y-ν)ᵀ`, `Σ (y-ν)²` in f64 of pairs of rows `x` (inputs of a
-/// linear map) and `y` (its target outputs).
+/// The count, means and scatters `Σ (x-μ)(x-μ)ᵀ`, `Σ (x-μ)(y-ν)ᵀ`, `Σ (y-ν)²` in f64 of pairs of rows `x`
+/// (inputs of a linear map) and `y` (its target outputs).
 ///
-/// Sums of chunks of rows [merge](Sums::merge) by the parallel algorithm of Chan, Golub and LeVeque, which does not lose
-/// precision to means far from zero.
+/// Sums of chunks of rows [merge](Sums::merge) by the parallel algorithm of Chan, Golub and LeVeque, which
+/// does not lose precision to means far from zero.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sums {
     pub(crate) count: u64,
@@ -94,8 +94,8 @@ pub struct Sums {
     pub(crate) yy: Vec<f64>,
 }
 
-/// Rows whose products are summed in f32 before they are added in f64: the rounding of such short sums is near 1e-6 of the
-/// standard deviations, a thousandth of the smallest ridge in use.
+/// Rows whose products are summed in f32 before they are added in f64: the rounding of such short sums is
+/// near 1e-6 of the standard deviations, a thousandth of the smallest ridge in use.
 const BLOCK: usize = 2048;
 
 /// Parallelism over all threads of the pool.
@@ -253,7 +253,8 @@ impl Sums {
         }
     }
 
-    /// The sums over the columns `kept` of `x` with `y = W·x + b` of all columns; `W` is `[O, D]`, a missing bias is zero.
+    /// The sums over the columns `kept` of `x` with `y = W·x + b` of all columns; `W` is `[O, D]`, a missing
+    /// bias is zero.
     #[must_use]
     pub(crate) fn through(&self, weight: MatRef<'_, f64>, bias: &[f64], kept: &[usize]) -> Self {
         let (d, o) = (self.x_mean.len(), weight.nrows());

@@ -125,7 +125,11 @@ impl Crate {
                         ("macro_rules", _, Some(TokenTree::Ident(name))) => {
                             self.macros.insert(name.to_string(), file.into());
                         }
-                        ("fn" | "struct" | "enum" | "trait" | "type" | "const" | "static", Some(TokenTree::Ident(name)), _) => {
+                        (
+                            "fn" | "struct" | "enum" | "trait" | "type" | "const" | "static",
+                            Some(TokenTree::Ident(name)),
+                            _,
+                        ) => {
                             self.modules.entry(module.clone()).or_default().items.insert(name.to_string());
                         }
                         _ => {}
@@ -137,10 +141,11 @@ impl Crate {
         }
     }
 
-    /// Returns the index after the item at `i`, which is compiled for tests only. If it is a module in another file, that
-    /// file is test code too.
+    /// Returns the index after the item at `i`, which is compiled for tests only. If it is a module in
+    /// another file, that file is test code too.
     fn skip_item(&mut self, tokens: &[TokenTree], mut i: usize, module: &Path) -> usize {
-        let is_use = tokens[i..].iter().map_while(|t| if let TokenTree::Ident(t) = t { Some(t) } else { None });
+        let is_use =
+            tokens[i..].iter().map_while(|t| if let TokenTree::Ident(t) = t { Some(t) } else { None });
         if is_use.into_iter().any(|ident| ident == "use") {
             return end_of_use(tokens, i) + 1;
         }
@@ -195,7 +200,8 @@ impl Crate {
         Some(base)
     }
 
-    /// The file that defines the item at an absolute path, through re-exports; `None` for items of other crates.
+    /// The file that defines the item at an absolute path, through re-exports; `None` for items of other
+    /// crates.
     fn file_of(&self, path: &Path, depth: usize) -> Option<String> {
         const MAX_DEPTH: usize = 16;
         let modules = (0..=path.len()).rev().find(|&n| self.modules.contains_key(&path[..n]))?;
@@ -226,7 +232,8 @@ impl Module {
     }
 }
 
-/// The groups of files that import each other in a cycle across folders: for each, its imports between folders.
+/// The groups of files that import each other in a cycle across folders: for each, its imports between
+/// folders.
 pub fn cycles(imports: &BTreeSet<Import>, folder: impl Fn(&str) -> String) -> Vec<Vec<&Import>> {
     let graph = DiGraphMap::<&str, ()>::from_edges(imports.iter().map(|i| (i.from.as_str(), i.to.as_str())));
     let across = |files: &Vec<&str>| -> Vec<&Import> {
@@ -267,7 +274,9 @@ fn plain_path(tokens: &[TokenTree], start: usize) -> (Path, usize) {
     while let Some(TokenTree::Ident(segment)) = tokens.get(i) {
         path.push(segment.to_string());
         i += 1;
-        if !(tokens.get(i).is_some_and(|t| is_punct(t, ':')) && tokens.get(i + 1).is_some_and(|t| is_punct(t, ':'))) {
+        if !(tokens.get(i).is_some_and(|t| is_punct(t, ':'))
+            && tokens.get(i + 1).is_some_and(|t| is_punct(t, ':')))
+        {
             break;
         }
         i += 2;

@@ -33,7 +33,9 @@ fn violated(import: &Import) -> Option<&'static str> {
     match (from.as_str(), to.as_str()) {
         ("statistics", "framework" | "analysis") => Some("`statistics` imports nothing"),
         ("framework", "analysis") => Some("`framework` does not import `analysis`"),
-        ("statistics" | "framework" | "analysis", to) if transforms(to) => Some("only the list of passes imports `transforms`"),
+        ("statistics" | "framework" | "analysis", to) if transforms(to) => {
+            Some("only the list of passes imports `transforms`")
+        }
         (from, to) if transforms(from) && transforms(to) && from != to => {
             Some("a folder of `transforms` does not import another")
         }
@@ -87,14 +89,20 @@ fn crates_depend_in_one_direction() {
 fn reports_forbidden_imports() {
     let passes = Crate::parse(&[
         ("lib.rs", "pub mod analysis; pub mod framework; pub mod transforms; pub use framework::Context;"),
-        ("framework/mod.rs", "mod context; pub use context::Context; #[macro_export] macro_rules! pass { () => {} }"),
+        (
+            "framework/mod.rs",
+            "mod context; pub use context::Context; #[macro_export] macro_rules! pass { () => {} }",
+        ),
         ("framework/context.rs", "pub struct Context; fn f() { crate::analysis::blocks::blocks() }"),
         ("analysis/mod.rs", "pub mod blocks; pub mod groups;"),
         ("analysis/blocks.rs", "use super::super::transforms::fold::{self, is_plain}; pub fn blocks() {}"),
         ("analysis/groups.rs", "use crate::{Context, pass, analysis::blocks}; // crate::transforms"),
         ("transforms/mod.rs", "pub mod fold; pub mod fuse;"),
         ("transforms/fold/mod.rs", "mod bn; pub use self::bn::*; pub fn is_plain() {}"),
-        ("transforms/fold/bn.rs", "use crate::Context; pub fn fold_bn() { let _ = \"crate::transforms::fuse\"; }"),
+        (
+            "transforms/fold/bn.rs",
+            "use crate::Context; pub fn fold_bn() { let _ = \"crate::transforms::fuse\"; }",
+        ),
         (
             "transforms/fuse/mod.rs",
             "use crate::transforms::fold::fold_bn as bn;
@@ -144,7 +152,11 @@ fn reports_cycles_between_folders() {
         ]
     );
     // Cycles within a folder are allowed.
-    let inside = Crate::parse(&[("a/x.rs", "use super::y::Y;"), ("a/y.rs", "use super::x::X;"), ("a/mod.rs", "mod x; mod y;")]);
+    let inside = Crate::parse(&[
+        ("a/x.rs", "use super::y::Y;"),
+        ("a/y.rs", "use super::x::X;"),
+        ("a/mod.rs", "mod x; mod y;"),
+    ]);
     assert!(cycles(&inside.imports(), folder).is_empty());
     assert_eq!(inside.imports().len(), 2);
 }

@@ -7,7 +7,8 @@
 //! value    := TOML value | bare word
 //! ```
 //!
-//! `( … )*` repeats until nothing changes. A name is a pass or a preset such as `safe`. A key without a value is `true`.
+//! `( … )*` repeats until nothing changes. A name is a pass or a preset such as `safe`. A key without a value
+//! is `true`.
 
 mod parser;
 #[cfg(test)]
@@ -159,7 +160,8 @@ impl Step {
         places: &Places,
         registry: &'static Registry,
     ) -> Result<Self, PipelineError> {
-        let error = |message: String, at: &Range<usize>, hint| PipelineError { message, at: at.clone(), hint };
+        let error =
+            |message: String, at: &Range<usize>, hint| PipelineError { message, at: at.clone(), hint };
         if let Some(preset) = registry.find_preset(name) {
             if !options.is_empty() {
                 let message = format!("`{name}` is a preset and takes no options");

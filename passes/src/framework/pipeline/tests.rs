@@ -1,6 +1,6 @@
 //! Parsing and printing of pipelines.
 
-use super::{Hint, Registry, Pipeline, PipelineError, parser::Parser, show_value};
+use super::{Hint, Pipeline, PipelineError, Registry, parser::Parser, show_value};
 use toml::Value;
 
 fn error(text: &str) -> PipelineError {
@@ -37,8 +37,7 @@ fn round_trips_text_and_toml() {
 
 #[test]
 fn ignores_spaces_and_line_breaks() {
-    let pipeline: Pipeline =
-        " ( fold-bn ,\n drop-noops )* , fold-bn { max_scale = 5e3 } ".parse().unwrap();
+    let pipeline: Pipeline = " ( fold-bn ,\n drop-noops )* , fold-bn { max_scale = 5e3 } ".parse().unwrap();
     assert_eq!(pipeline.to_string(), "(fold-bn,drop-noops)*,fold-bn{max_scale=5000.0}");
 }
 

@@ -54,7 +54,8 @@ impl StepError {
 }
 
 impl Pipeline {
-    /// Parses the TOML form: a list `step` of tables, each with `pass` and its options, or with `repeat` and such a list.
+    /// Parses the TOML form: a list `step` of tables, each with `pass` and its options, or with `repeat` and
+    /// such a list.
     ///
     /// # Errors
     ///

@@ -85,7 +85,8 @@ impl Pass for AddEarlyExit {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
         let count = cx.tools.samples.map_or(0, pare_graph::Samples::len);
         if cx.tools.engine.is_none() || count < MIN_SAMPLES {
-            return Err(PassError::refused_with("it needs samples, and an engine to run them",
+            return Err(PassError::refused_with(
+                "it needs samples, and an engine to run them",
                 Hint::MoreSamples(MIN_SAMPLES),
             ));
         }

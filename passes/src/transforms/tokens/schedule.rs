@@ -73,7 +73,10 @@ pub(super) fn search(
     let refused = |e: Refusal| PassError::refused(e.to_string());
     let count = tools.samples.map_or(0, |s| s.len());
     if count == 0 {
-        return Err(PassError::refused_with("`schedule=auto` needs samples", Hint::NeedsSamples { otherwise: None }));
+        return Err(PassError::refused_with(
+            "`schedule=auto` needs samples",
+            Hint::NeedsSamples { otherwise: None },
+        ));
     }
     let trial = HeldOut::new(tools, model, count.saturating_sub(HELD_OUT)..count)?;
     let step = (survey.tokens[0] / 32).max(1);

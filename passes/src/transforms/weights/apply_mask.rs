@@ -8,8 +8,9 @@ use pare_graph::Model;
 pass! {
     /// Set the weights to zero that a mask excludes.
     ///
-    /// `w' = m⊙w`. The mask of a trained model, applied to the same model at initialization, gives a lottery ticket. A mask
-    /// is a safetensors file of booleans named after initializers. The remaining weights do not change in any bit.
+    /// `w' = m⊙w`. The mask of a trained model, applied to the same model at initialization, gives a lottery
+    /// ticket. A mask is a safetensors file of booleans named after initializers. The remaining weights do
+    /// not change in any bit.
     ///
     /// Fails if an initializer of the mask is missing in the model or has another shape, and lists these.
     #[pass("apply-mask", Lossy)]
@@ -43,11 +44,11 @@ impl Pass for ApplyMask {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transforms::weights::{MaskError, TensorMask};
     use crate::framework::{
         Pipeline, RunOptions, run,
         testing::{model, run_pass},
     };
+    use crate::transforms::weights::{MaskError, TensorMask};
 
     const TRAINED: &str =
         "g (float[N,2] x) => (float[N,2] y) <float[2,2] w = {1, -0.1, 0.2, 3}> { y = MatMul(x, w) }";

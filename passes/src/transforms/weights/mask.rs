@@ -1,5 +1,5 @@
-//! Masks of zero weights and their files. A lottery ticket (Frankle and Carbin 2019) transfers the mask of a trained model
-//! to the model at initialization.
+//! Masks of zero weights and their files. A lottery ticket (Frankle and Carbin 2019) transfers the mask of a
+//! trained model to the model at initialization.
 
 use crate::analysis::weighted_layers::zeroed;
 use pare_graph::{Model, Patch};
@@ -42,7 +42,8 @@ impl Mask {
     ///
     /// # Errors
     ///
-    /// [`MaskError::Mismatch`] if an initializer changed its shape, [`MaskError::Empty`] if no weight became zero.
+    /// [`MaskError::Mismatch`] if an initializer changed its shape, [`MaskError::Empty`] if no weight became
+    /// zero.
     pub fn between(before: &Model, after: &Model) -> Result<Self, MaskError> {
         let (mut mask, mut wrong) = (Self::default(), String::new());
         for id in before.graph.initializers() {
@@ -104,8 +105,8 @@ impl Mask {
         Ok(mask)
     }
 
-    /// Returns a patch that sets excluded elements to zero without changing any other bit, and the number of elements that
-    /// become zero. `None` if nothing changes.
+    /// Returns a patch that sets excluded elements to zero without changing any other bit, and the number of
+    /// elements that become zero. `None` if nothing changes.
     ///
     /// # Errors
     ///

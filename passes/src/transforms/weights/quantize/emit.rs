@@ -1,6 +1,10 @@
 //! Insertion of `QuantizeLinear` and `DequantizeLinear` (QDQ).
 
-use super::{InputGrids, integers, plan::{QuantizationPlan, QuantizedValue}, ranges::Grid};
+use super::{
+    InputGrids, integers,
+    plan::{QuantizationPlan, QuantizedValue},
+    ranges::Grid,
+};
 use crate::{analysis::weighted_layers::WeightedLayer, framework::PassError};
 use pare_graph::{DataType, Edge, Graph, Node, NodeId, Patch, Ref, Tensor, ValueId, ops::ClipView};
 use std::collections::BTreeMap;
@@ -9,8 +13,9 @@ fn refused(e: impl ToString) -> PassError {
     PassError::refused(e.to_string())
 }
 
-/// Inserts a QDQ pair after every value of the plan. If the value is produced by an integer kernel, all its users read the
-/// rounded value, otherwise only those with integer kernels. Returns the grids of the layers' inputs.
+/// Inserts a QDQ pair after every value of the plan. If the value is produced by an integer kernel, all its
+/// users read the rounded value, otherwise only those with integer kernels. Returns the grids of the layers'
+/// inputs.
 pub fn activations(
     graph: &mut Graph,
     plan: &QuantizationPlan,
@@ -47,8 +52,8 @@ pub fn activations(
     Ok(plan.layers.iter().filter_map(grid).collect())
 }
 
-/// Stores the weights of a layer as int8 with a scale per output. If its input is quantized too, its bias becomes int32 in
-/// units of the products, `b = s_x·s_o·q`.
+/// Stores the weights of a layer as int8 with a scale per output. If its input is quantized too, its bias
+/// becomes int32 in units of the products, `b = s_x·s_o·q`.
 pub fn weights(
     graph: &mut Graph,
     layer: &WeightedLayer,
@@ -106,7 +111,8 @@ impl Quantized<'_> {
     /// Adds the constants and a `DequantizeLinear`.
     fn dequantize(self, patch: &mut Patch) -> Result<Ref, PassError> {
         let Self { name, values, scales, axis } = self;
-        let zeros = Tensor::from_f64(values.dtype(), scales.shape(), &vec![0.0; scales.len()]).map_err(refused)?;
+        let zeros =
+            Tensor::from_f64(values.dtype(), scales.shape(), &vec![0.0; scales.len()]).map_err(refused)?;
         let values = patch.constant(&format!("{name}_quantized"), values);
         let scales = patch.constant(&format!("{name}_scale"), scales);
         let zeros = patch.constant(&format!("{name}_zero_point"), zeros);

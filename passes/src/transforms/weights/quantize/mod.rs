@@ -27,10 +27,11 @@ use std::collections::HashMap;
 pass! {
     /// Quantize weights and activations to eight bits.
     ///
-    /// Weights become int8 with a scale per output, `w ≈ s_o·q`; activations become uint8 with one scale, `x ≈ s·(q - z)`,
-    /// calibrated on samples; biases become int32. `QuantizeLinear` and `DequantizeLinear` surround the operators for which
-    /// ONNX Runtime has integer kernels (QDQ). Biases are corrected for the mean error of rounding, layer by layer.
-    /// `activations=false` stores the weights in eight bits and computes in floats: a quarter of the size, but not faster.
+    /// Weights become int8 with a scale per output, `w ≈ s_o·q`; activations become uint8 with one scale, `x
+    /// ≈ s·(q - z)`, calibrated on samples; biases become int32. `QuantizeLinear` and `DequantizeLinear`
+    /// surround the operators for which ONNX Runtime has integer kernels (QDQ). Biases are corrected for the
+    /// mean error of rounding, layer by layer. `activations=false` stores the weights in eight bits and
+    /// computes in floats: a quarter of the size, but not faster.
     ///
     /// Run it last. Fails on quantized models and on operator sets before 13.
     #[pass("quantize", Lossy)]
@@ -82,7 +83,11 @@ impl Pass for Quantize {
             l.linear.is_plain() && float
         };
         let layers: Vec<_> = layers.into_iter().filter(supported).collect();
-        let plan = if self.activations { QuantizationPlan::new(graph, &layers) } else { QuantizationPlan::default() };
+        let plan = if self.activations {
+            QuantizationPlan::new(graph, &layers)
+        } else {
+            QuantizationPlan::default()
+        };
         let grids = calibrate(cx.tools, model, &plan, split.statistics(), self)?;
         let scales: Vec<_> = layers.iter().map(|l| weight_scales(l, self.ranges)).collect();
 
@@ -115,8 +120,8 @@ impl Pass for Quantize {
     }
 }
 
-/// Refits the biases to the activations of the original. Returns `rounded` if that does not reduce the drift on held-out
-/// samples.
+/// Refits the biases to the activations of the original. Returns `rounded` if that does not reduce the drift
+/// on held-out samples.
 fn correct_biases(
     original: &Model,
     rounded: Model,

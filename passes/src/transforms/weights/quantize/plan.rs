@@ -1,8 +1,8 @@
 //! The choice of the values to quantize: those between operators with integer kernels in ONNX Runtime.
 //!
-//! ONNX Runtime fuses `DequantizeLinear`s, an operator and `QuantizeLinear` into an integer kernel. For a matrix product the
-//! last is optional. Elementwise operators and pools are included if all their neighbours compute in integers: between
-//! floats an integer kernel saves nothing and loses precision.
+//! ONNX Runtime fuses `DequantizeLinear`s, an operator and `QuantizeLinear` into an integer kernel. For a
+//! matrix product the last is optional. Elementwise operators and pools are included if all their neighbours
+//! compute in integers: between floats an integer kernel saves nothing and loses precision.
 
 use crate::analysis::weighted_layers::WeightedLayer;
 use pare_graph::{Graph, NodeId, NodeRef, ValueId, ValueRef, ops::ClipView};
@@ -123,8 +123,8 @@ fn feeds_integers(at: NodeRef<'_>, integer: &HashSet<NodeId>) -> bool {
         && users.iter().all(|(user, _)| integer.contains(&user.id))
 }
 
-/// The output of a clip that is the only user of `value`, else `value`. Quantization clips too, so the clip can be part of
-/// its range.
+/// The output of a clip that is the only user of `value`, else `value`. Quantization clips too, so the clip
+/// can be part of its range.
 fn after_clip(value: ValueRef<'_>) -> ValueRef<'_> {
     let clip = value.sole_user().ok().filter(|at| ClipView::of(*at).is_ok() && !value.value().is_output());
     clip.and_then(|at| at.output().ok()).unwrap_or(value)

@@ -74,8 +74,8 @@ impl Histogram {
         }
     }
 
-    /// The range of this percentage of the values, with equal shares excluded above and below. For non-negative values, such
-    /// as outputs of a ReLU, all are excluded above.
+    /// The range of this percentage of the values, with equal shares excluded above and below. For
+    /// non-negative values, such as outputs of a ReLU, all are excluded above.
     fn percentile(&self, percent: f64) -> (f64, f64) {
         let total: u64 = self.bins.iter().sum();
         let cut = (1.0 - percent / 100.0) * total as f64;

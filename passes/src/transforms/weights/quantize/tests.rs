@@ -128,7 +128,12 @@ fn quantizes_weights_without_samples() {
 #[test]
 fn rejects_quantized_models_and_old_operator_sets() {
     let (_, changed, _) = quantized(&network(), "", &[4, 6, 6]);
-    assert!(check_supported(&changed.graph).unwrap_err().to_string().starts_with("the model is quantized already"));
+    assert!(
+        check_supported(&changed.graph)
+            .unwrap_err()
+            .to_string()
+            .starts_with("the model is quantized already")
+    );
     let old = crate::framework::testing::model_at("g (float[N,2] x) => (float[N,2] y) { y = Relu(x) }", 12);
     assert_eq!(
         check_supported(&old.graph).unwrap_err().to_string(),

@@ -1,6 +1,6 @@
 //! `criterion=insensitivity` without a ratio: LOBSTER's bisection of a threshold for all layers.
 
-use super::{Pattern, Refitting, Sparsification, masks::Masks};
+use super::{Pattern, Refitting, masks::Masks, sparsification::Sparsification};
 use crate::{
     analysis::{evaluation::HeldOut, weighted_layers::Kept},
     framework::{Context, PassError},
@@ -9,15 +9,22 @@ use crate::{
 /// Bisection steps.
 const STEPS: usize = 12;
 
-/// Returns the masks of the largest threshold at which the cross entropy with the original's outputs, `H(p) + KL(p‖q)`, is
-/// at most `1 + tolerance` times the entropy of the original, `H(p)`. Bisection starts at the mean score.
+/// Returns the masks of the largest threshold at which the cross entropy with the original's outputs, `H(p) +
+/// KL(p‖q)`, is at most `1 + tolerance` times the entropy of the original, `H(p)`. Bisection starts at the
+/// mean score.
 pub fn masks(work: &Sparsification<'_>, masks: &Masks<'_>, cx: &Context<'_>) -> Result<Vec<Kept>, PassError> {
     if work.pass.pattern != Pattern::Free {
-        return Err(PassError::refused_with("a threshold selects single weights, not blocks", "give a `ratio`"));
+        return Err(PassError::refused_with(
+            "a threshold selects single weights, not blocks",
+            "give a `ratio`",
+        ));
     }
     let held_out = HeldOut::new(cx.tools, &work.model, work.split.held_out.clone())?;
     let entropy = held_out.entropy()?.ok_or_else(|| {
-        PassError::refused_with("no output holds class scores, whose cross entropy is limited", "give a `ratio`")
+        PassError::refused_with(
+            "no output holds class scores, whose cross entropy is limited",
+            "give a `ratio`",
+        )
     })?;
     let scores: Vec<Vec<f64>> =
         masks.independent_scores().into_iter().map(|s| s.into_iter().map(f64::sqrt).collect()).collect();

@@ -1,11 +1,13 @@
 //! Masks of layers for a budget, from scores that are prepared once.
 
 use super::{
-    Sparsification, WeightCriterion,
+    Refitting, WeightCriterion,
     score::{
-        GroupLimit, exact_obs, hessian, insensitivity, inverse, lower_factor, map_weights, obd, sparse_gpt, wanda,
+        GroupLimit, exact_obs, hessian, insensitivity, inverse, lower_factor, map_weights, obd, sparse_gpt,
+        wanda,
     },
     select::{Budget, Pattern, n_of_m_groups, select},
+    sparsification::Sparsification,
 };
 use crate::{
     analysis::{
@@ -100,12 +102,11 @@ fn prepare(
     seed: u64,
 ) -> Result<LayerScores, NotFinite> {
     // A refitted bias compensates for means.
-    let centred = layer.linear.takes_bias() && work.refit != super::Refitting::None;
+    let centred = layer.linear.takes_bias() && work.refit != Refitting::None;
     let groups = || layer.weights.iter().zip(sums);
-    let independent =
-        |score: &dyn Fn((&Mat<f64>, &Sums)) -> Vec<f64>| {
-            Ok(LayerScores::Independent(groups().flat_map(score).collect()))
-        };
+    let independent = |score: &dyn Fn((&Mat<f64>, &Sums)) -> Vec<f64>| {
+        Ok(LayerScores::Independent(groups().flat_map(score).collect()))
+    };
     let importance = importance(layer, sums);
     match work.criterion {
         WeightCriterion::Magnitude | WeightCriterion::Synflow => {

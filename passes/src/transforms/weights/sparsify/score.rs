@@ -1,12 +1,13 @@
-//! Scores of weights: the square of the magnitude, or the increase of the layer's squared error when the weight is removed.
+//! Scores of weights: the square of the magnitude, or the increase of the layer's squared error when the
+//! weight is removed.
 //!
 //! With `H = E[x·xᵀ]` of the layer's inputs (centred if a refitted bias compensates for means) and the error
 //! `½·E|ΔW·x|² = ½·Σ_rows Δw·H·Δwᵀ`:
 //!
 //! * Optimal Brain Damage (LeCun, Denker and Solla 1990), `H` assumed diagonal: `s = ½·h_jj·w²`.
-//! * Optimal Brain Surgeon (Hassibi and Stork 1993), the other weights of the row updated optimally:
-//!   `s = w² / (2·[H⁻¹]_jj)`, `Δw = -w / [H⁻¹]_jj · H⁻¹_j`. ExactOBS (Frantar and Alistarh 2022) updates an inverse per row;
-//!   SparseGPT (Frantar and Alistarh 2023) uses one inverse for all rows, column by column.
+//! * Optimal Brain Surgeon (Hassibi and Stork 1993), the other weights of the row updated optimally: `s = w²
+//!   / (2·[H⁻¹]_jj)`, `Δw = -w / [H⁻¹]_jj · H⁻¹_j`. ExactOBS (Frantar and Alistarh 2022) updates an inverse
+//!   per row; SparseGPT (Frantar and Alistarh 2023) uses one inverse for all rows, column by column.
 
 use crate::{analysis::calibration::NotFinite, statistics::Sums};
 use faer::{
@@ -33,9 +34,9 @@ pub fn wanda(weight: MatRef<'_, f64>, energy: &[f64]) -> Vec<f64> {
     map_weights(weight, |w, j| w * w * energy[j])
 }
 
-/// `(|w|·(1 - λ·(1 - s))ᴷ)²` with the sensitivity `s = |w|·√E[x_j²]`, scaled to at most 1 in a layer: each weight after `K`
-/// steps of LOBSTER's decay (Tartaglione et al. 2022), which is proportional to the insensitivity `1 - s`. `largest` is the
-/// largest unscaled sensitivity of the layer.
+/// `(|w|·(1 - λ·(1 - s))ᴷ)²` with the sensitivity `s = |w|·√E[x_j²]`, scaled to at most 1 in a layer: each
+/// weight after `K` steps of LOBSTER's decay (Tartaglione et al. 2022), which is proportional to the
+/// insensitivity `1 - s`. `largest` is the largest unscaled sensitivity of the layer.
 pub fn insensitivity(weight: MatRef<'_, f64>, energy: &[f64], largest: f64) -> Vec<f64> {
     const RATE: f64 = 0.01;
     const STEPS: i32 = 100;
@@ -63,14 +64,14 @@ pub fn inverse(h: MatRef<'_, f64>) -> Result<Mat<f64>, NotFinite> {
     Ok(Llt::new(h.as_ref(), Side::Lower).map_err(|_| NotFinite)?.inverse())
 }
 
-/// The lower factor of `H⁻¹ = L·Lᵀ`: `L_jj² = [(H_{j..,j..})⁻¹]_jj`, the diagonal of the inverse after the columns before
-/// `j` are eliminated.
+/// The lower factor of `H⁻¹ = L·Lᵀ`: `L_jj² = [(H_{j..,j..})⁻¹]_jj`, the diagonal of the inverse after the
+/// columns before `j` are eliminated.
 pub fn lower_factor(inverse: MatRef<'_, f64>) -> Result<Mat<f64>, NotFinite> {
     Ok(Llt::new(inverse, Side::Lower).map_err(|_| NotFinite)?.L().to_owned())
 }
 
-/// SparseGPT: in column order, the contribution of each removed weight of a row is transferred to the weights after it. The
-/// score of a weight is `w² / (2·L_jj²)` in its column. `kept` is `[O, D]` row-major.
+/// SparseGPT: in column order, the contribution of each removed weight of a row is transferred to the weights
+/// after it. The score of a weight is `w² / (2·L_jj²)` in its column. `kept` is `[O, D]` row-major.
 pub fn sparse_gpt(weight: MatRef<'_, f64>, lower: MatRef<'_, f64>, kept: &[bool]) -> Vec<f64> {
     let d = weight.ncols();
     let row = |i: usize| {
@@ -105,9 +106,9 @@ impl GroupLimit {
     }
 }
 
-/// ExactOBS: repeatedly removes the weight of a row with the smallest loss and updates the others. The score of a weight is
-/// the running maximum of the losses up to its removal, so the weights with the lowest scores of a row are those removed
-/// first. Weights beyond `limit` have an infinite score.
+/// ExactOBS: repeatedly removes the weight of a row with the smallest loss and updates the others. The score
+/// of a weight is the running maximum of the losses up to its removal, so the weights with the lowest scores
+/// of a row are those removed first. Weights beyond `limit` have an infinite score.
 pub fn exact_obs(weight: MatRef<'_, f64>, inverse: MatRef<'_, f64>, limit: Option<&GroupLimit>) -> Vec<f64> {
     let d = weight.ncols();
     let row = |i: usize| {
@@ -218,7 +219,10 @@ mod tests {
                 for j in 0..9 {
                     let score = row[j] * row[j] / (2.0 * inverse[(j, j)]);
                     let expected = least_error(&h, &row, &[j]);
-                    assert!((score - expected).abs() < 1e-6 * expected, "seed {seed}: {score} instead of {expected}");
+                    assert!(
+                        (score - expected).abs() < 1e-6 * expected,
+                        "seed {seed}: {score} instead of {expected}"
+                    );
                 }
             }
         }
@@ -278,7 +282,8 @@ mod tests {
         let mut rng = fastrand::Rng::with_seed(4);
         let w = Mat::from_fn(3, 8, |_, _| rng.f64() - 0.5);
         let groups = vec![vec![0, 2, 4, 6], vec![1, 3, 5, 7]];
-        let scores = exact_obs(w.as_ref(), Mat::<f64>::identity(8, 8).as_ref(), Some(&GroupLimit::new(&groups, 2)));
+        let scores =
+            exact_obs(w.as_ref(), Mat::<f64>::identity(8, 8).as_ref(), Some(&GroupLimit::new(&groups, 2)));
         for row in scores.chunks(8) {
             for group in &groups {
                 assert_eq!(group.iter().filter(|&&j| row[j].is_finite()).count(), 2);

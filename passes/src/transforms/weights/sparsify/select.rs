@@ -32,7 +32,8 @@ impl FromStr for Pattern {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is not a pattern: `free`, `2:4` or another `n:m`, `block` or `block8`");
+        let wrong =
+            || format!("`{text}` is not a pattern: `free`, `2:4` or another `n:m`, `block` or `block8`");
         if text == "free" {
             return Ok(Self::Free);
         }
@@ -92,10 +93,18 @@ struct Unit {
     weights: Range<usize>,
 }
 
-/// Returns the masks after removing the weights with the lowest scores. Scores are squares, so those of a block are averaged.
-pub fn select(scores: &[Vec<f64>], layers: &[&WeightedLayer], pattern: Pattern, budget: &Budget) -> Vec<Kept> {
+/// Returns the masks after removing the weights with the lowest scores. Scores are squares, so those of a
+/// block are averaged.
+pub fn select(
+    scores: &[Vec<f64>],
+    layers: &[&WeightedLayer],
+    pattern: Pattern,
+    budget: &Budget,
+) -> Vec<Kept> {
     let size = match pattern {
-        Pattern::Of(n, m) => return layers.iter().zip(scores).map(|(l, s)| select_n_of_m(l, s, n, m)).collect(),
+        Pattern::Of(n, m) => {
+            return layers.iter().zip(scores).map(|(l, s)| select_n_of_m(l, s, n, m)).collect();
+        }
         Pattern::Block(size) => size,
         Pattern::Free => 1,
     };
@@ -161,10 +170,12 @@ pub struct Level {
     pub loss: f64,
 }
 
-/// Returns the share of weights to keep in each layer that minimises the summed loss with at most `budget` weights.
+/// Returns the share of weights to keep in each layer that minimises the summed loss with at most `budget`
+/// weights.
 ///
-/// `counts` are the weights of the layers, `curves` their measured levels, from share 1 downwards, interpolated linearly.
-/// By Lagrange, at a given price per weight each layer takes its cheapest level; bisection finds the price.
+/// `counts` are the weights of the layers, `curves` their measured levels, from share 1 downwards,
+/// interpolated linearly. By Lagrange, at a given price per weight each layer takes its cheapest level;
+/// bisection finds the price.
 pub fn allocate(counts: &[usize], curves: &[Vec<Level>], budget: f64) -> Vec<f64> {
     const STEPS: usize = 16;
     let interpolate = |curve: &Vec<Level>| -> Vec<Level> {

@@ -1,9 +1,11 @@
-//! SynFlow (Tanaka et al. 2020): the synaptic flow through each weight of a network with positive weights and inputs.
+//! SynFlow (Tanaka et al. 2020): the synaptic flow through each weight of a network with positive weights and
+//! inputs.
 //!
-//! `R = 1ᵀ·|W_L|·…·|W_1|·1`, without activations and biases, needs no data. The score `w·∂R/∂w` of weight `[i, j]` is
-//! `|w_ij|·b_i·x_j`: the flow into the weight times the flow from its output to the outputs of the network. `R` is linear in
-//! the outputs of a layer, so `b_i` is `R` with that output one in its entire map and all others zero; `x_j` is the mean over
-//! the map. Weights are removed in rounds, after each of which the remaining weights carry the flow.
+//! `R = 1ᵀ·|W_L|·…·|W_1|·1`, without activations and biases, needs no data. The score `w·∂R/∂w` of weight
+//! `[i, j]` is `|w_ij|·b_i·x_j`: the flow into the weight times the flow from its output to the outputs of
+//! the network. `R` is linear in the outputs of a layer, so `b_i` is `R` with that output one in its entire
+//! map and all others zero; `x_j` is the mean over the map. Weights are removed in rounds, after each of
+//! which the remaining weights carry the flow.
 
 use super::select::{Budget, Pattern, select};
 use crate::{

@@ -182,7 +182,8 @@ fn synflow_scores_the_flow_through_a_weight() {
         "g (float[N,2] x) => (float[N,2] y) <float[2,2] v = {1, -2, 3, 4}, float[2,2] w = {1, 0.5, -1, 2}> {
         h = MatMul(x, v) r = Relu(h) y = MatMul(r, w) }";
     let mut changed = model(source);
-    // Scores of v: 1·1.5, 2·3, 3·1.5, 4·3; of w: 1·4, 0.5·4, 1·6, 2·6. After the smallest is removed, the next score is 1.5.
+    // Scores of v: 1·1.5, 2·3, 3·1.5, 4·3; of w: 1·4, 0.5·4, 1·6, 2·6. After the smallest is removed, the
+    // next score is 1.5.
     let pass = pass("ratio = 0.25\ncriterion = \"synflow\"\nscope = \"global\"\nrefit = \"none\"");
     run_pass_with(pass, &mut changed, tools());
     assert_eq!(kept(&changed.graph, "v"), [false, true, true, true]);
@@ -216,5 +217,7 @@ fn skips_shared_weights_and_indivisible_channels() {
     assert_eq!(kept(&changed.graph, "w"), [true; 4]);
     assert_eq!(kept(&changed.graph, "v"), [false, false, true, true]);
     let report = run_pass(pass("pattern = \"2:4\""), &mut model(source));
-    assert!(report.steps[0].declined.keys().any(|why| why == "`v` has 2 input channels, which 4 does not divide"));
+    assert!(
+        report.steps[0].declined.keys().any(|why| why == "`v` has 2 input channels, which 4 does not divide")
+    );
 }
