@@ -1,6 +1,5 @@
 //! The imports between the files of a crate, read from its sources. Test code is skipped.
 
-use petgraph::{algo::tarjan_scc, graphmap::DiGraphMap};
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -232,15 +231,17 @@ impl Module {
     }
 }
 
-/// The groups of files that import each other in a cycle across folders: for each, its imports between
-/// folders.
-pub fn cycles(imports: &BTreeSet<Import>, folder: impl Fn(&str) -> String) -> Vec<Vec<&Import>> {
-    let graph = DiGraphMap::<&str, ()>::from_edges(imports.iter().map(|i| (i.from.as_str(), i.to.as_str())));
-    let across = |files: &Vec<&str>| -> Vec<&Import> {
-        let inside = imports.iter().filter(|i| files.contains(&&*i.from) && files.contains(&&*i.to));
-        inside.filter(|i| folder(&i.from) != folder(&i.to)).collect()
+/// The imports between folders that are part of a cycle.
+pub fn cyclic(imports: &BTreeSet<Import>, folder: impl Fn(&str) -> String) -> Vec<&Import> {
+    let reaches = |from: &str, to: &str| {
+        let (mut seen, mut queue) = (BTreeSet::from([from]), vec![from]);
+        while let Some(file) = queue.pop() {
+            let next = imports.iter().filter(|i| i.from == file).map(|i| i.to.as_str());
+            queue.extend(next.filter(|next| seen.insert(next)));
+        }
+        seen.contains(to)
     };
-    tarjan_scc(&graph).iter().map(across).filter(|imports| !imports.is_empty()).collect()
+    imports.iter().filter(|i| folder(&i.from) != folder(&i.to) && reaches(&i.to, &i.from)).collect()
 }
 
 /// The module path of a file.
