@@ -164,10 +164,10 @@ impl Crate {
         i
     }
 
-    /// The imports between files.
+    /// The imports between files, without the re-exports of the root file.
     pub fn imports(&self) -> BTreeSet<Import> {
         let mut imports = BTreeSet::new();
-        for (path, module) in &self.modules {
+        for (path, module) in self.modules.iter().filter(|(path, _)| !path.is_empty()) {
             let uses = module.uses.iter().map(|u| &u.path);
             for import in uses.chain(&module.mentions) {
                 let target = self.absolute(import, path).and_then(|target| self.file_of(&target, 0));
@@ -231,7 +231,8 @@ impl Module {
     }
 }
 
-/// The imports between folders that are part of a cycle.
+/// The imports between folders that are part of a cycle. Between two folders that import each other, those of
+/// the less frequent direction.
 pub fn cyclic(imports: &BTreeSet<Import>, folder: impl Fn(&str) -> String) -> Vec<&Import> {
     let reaches = |from: &str, to: &str| {
         let (mut seen, mut queue) = (BTreeSet::from([from]), vec![from]);
@@ -241,7 +242,16 @@ pub fn cyclic(imports: &BTreeSet<Import>, folder: impl Fn(&str) -> String) -> Ve
         }
         seen.contains(to)
     };
-    imports.iter().filter(|i| folder(&i.from) != folder(&i.to) && reaches(&i.to, &i.from)).collect()
+    let folders = |i: &Import| (folder(&i.from), folder(&i.to));
+    let across = imports.iter().filter(|i| folder(&i.from) != folder(&i.to));
+    let mut cyclic: Vec<_> = across.filter(|i| reaches(&i.to, &i.from)).collect();
+    let mut counts = BTreeMap::new();
+    cyclic.iter().for_each(|i| *counts.entry(folders(i)).or_insert(0) += 1);
+    cyclic.retain(|i| {
+        let (from, to) = folders(i);
+        counts.get(&(to.clone(), from.clone())).is_none_or(|opposite| counts[&(from, to)] <= *opposite)
+    });
+    cyclic
 }
 
 /// The module path of a file.
