@@ -115,7 +115,7 @@ impl<'p> Proving<'p> {
         stop_after: Option<u64>,
         observer: &mut dyn Observer,
     ) -> Result<Report, RunError> {
-        run(&self.work.pipeline, model, RunOptions { tools: self.tools, stop_after }, observer)
+        run(&self.work.pipeline, model, RunOptions::new(self.tools).stop_after(stop_after), observer)
     }
 
     /// Compare the result with the original, and stages with each other.
