@@ -1,8 +1,8 @@
 //! How a command ends.
 
 use pare_graph::onnx::{ReadError, WriteError};
-use pare_passes::{Hint, PipelineError, RunError};
-use pare_runtime::{EngineError, SamplesError};
+use pare_passes::{Hint as PassHint, PipelineError, RunError};
+use pare_runtime::{EngineError, Hint, SamplesError};
 
 /// A command that ran to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ impl Failure {
     }
 
     pub fn pipeline(error: &PipelineError, source: &str) -> Self {
-        let (message, hint) = (error.message.clone(), error.hint.as_ref().map(worded));
+        let (message, hint) = (error.message.clone(), error.hint.as_ref().map(worded_pass));
         Self { message, detail: Some(error.underline(source)), hint }
     }
 }
@@ -63,21 +63,21 @@ impl From<WriteError> for Failure {
 
 impl From<RunError> for Failure {
     fn from(error: RunError) -> Self {
-        Self { message: error.to_string(), detail: None, hint: error.hint().map(worded) }
+        Self { message: error.to_string(), detail: None, hint: error.hint().map(worded_pass) }
     }
 }
 
 /// A remedy in terms of the command line.
-pub fn worded(hint: &Hint) -> String {
+pub fn worded_pass(hint: &PassHint) -> String {
     match hint {
-        Hint::NeedsSamples { otherwise: None } => "give them with `--samples`".into(),
-        Hint::NeedsSamples { otherwise: Some(options) } => {
+        PassHint::NeedsSamples { otherwise: None } => "give them with `--samples`".into(),
+        PassHint::NeedsSamples { otherwise: Some(options) } => {
             format!("give them with `--samples`, or set `{options}`")
         }
-        Hint::MoreSamples(least) => format!("give {least} or more with `--samples`, better some hundred"),
-        Hint::NeedsEngine => "see `pare runtime`".into(),
-        Hint::ListPasses => "`pare passes` lists them all".into(),
-        Hint::ExplainPass(name) => format!("`pare passes {name}` shows its options"),
+        PassHint::MoreSamples(least) => format!("give {least} or more with `--samples`, better some hundred"),
+        PassHint::NeedsEngine => "see `pare runtime`".into(),
+        PassHint::ListPasses => "`pare passes` lists them all".into(),
+        PassHint::ExplainPass(name) => format!("`pare passes {name}` shows its options"),
         other => other.to_string(),
     }
 }

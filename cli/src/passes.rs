@@ -2,7 +2,7 @@
 
 use crate::{
     args::PassesArgs,
-    failure::{Done, Failure, worded},
+    failure::{Done, Failure, worded_pass},
     voice::Voice,
 };
 use pare_passes::{Effect, PassInfo, registry};
@@ -29,7 +29,7 @@ pub fn run(args: &PassesArgs, voice: &Voice) -> Result<Done, Failure> {
     let Some(info) = registry::REGISTRY.find(name) else {
         let error = name.parse::<pare_passes::Pipeline>().err();
         let (message, hint) = error.map_or((format!("there is no pass `{name}`"), None), |e| {
-            (e.message, e.hint.as_ref().map(worded))
+            (e.message, e.hint.as_ref().map(worded_pass))
         });
         return Err(Failure { message, detail: None, hint });
     };

@@ -20,6 +20,7 @@ pub use pare_graph::nearest;
 
 use super::{Effect, Hint, Pass, Registry, pass_support::Options};
 use ::toml::{Table, Value};
+use pare_graph::nearest;
 use parser::Parser;
 use std::{fmt, ops::Range};
 
