@@ -1,0 +1,48 @@
+//! The words of hints.
+
+use onnx_pare::{Hint, Reproducer, Written};
+
+/// A remedy as text.
+pub fn text(hint: &Hint) -> String {
+    match hint {
+        Hint::NeedsSamples => "give samples with `--samples`".into(),
+        Hint::NeedsProof => "omit `--no-prove`".into(),
+        Hint::NeedsStatistics => "`pare calibrate` writes such files".into(),
+        Hint::NameFile => "give the name of a file in it".into(),
+        Hint::CreateFolder(folder) => format!("`mkdir -p {}` creates it", folder.display()),
+        Hint::Dimensions(names) => format!("the symbolic dimensions are {}", names.join(", ")),
+        Hint::Outputs(names) => format!("the outputs are {}", names.join(", ")),
+        Hint::Groups(names) => {
+            let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+            format!("groups are named after layers, such as {}", names.join(", "))
+        }
+        Hint::Defect { .. } => format!("{}; omit the pass", defect(hint)),
+        Hint::KeepWeights => {
+            "weights keep their names and shapes with `sparsify{…,cascade=false}`, and without `fold-bn`"
+                .into()
+        }
+        Hint::Text(text) => text.clone(),
+        _ => String::new(),
+    }
+}
+
+/// The defective part: the pass, or the model.
+fn defect(hint: &Hint) -> String {
+    match hint {
+        Hint::Defect { model_error: Some(why) } => {
+            format!("this is a defect of the pass, or of the model, which does not load either: {why}")
+        }
+        _ => "this is a defect of the pass".into(),
+    }
+}
+
+/// The hint of a defect with a reproducer.
+pub fn defect_with(hint: &Hint, reproducer: &str) -> String {
+    format!("{}; {reproducer}", defect(hint))
+}
+
+/// The hint of a reproducer that was written.
+pub fn reproducer(reproducer: &Reproducer, written: &Written) -> String {
+    let nodes = reproducer.model.node_count();
+    format!("`{}` fails in the same way with {nodes} nodes", written.path.display())
+}
