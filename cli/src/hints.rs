@@ -1,6 +1,6 @@
 //! The words of hints.
 
-use onnx_pare::{Hint, Reproducer, Written};
+use onnx_pare::{Hint, Reproducer, Written, passes::Hint as PassHint};
 
 /// A remedy as text.
 pub fn text(hint: &Hint) -> String {
@@ -21,8 +21,24 @@ pub fn text(hint: &Hint) -> String {
             "weights keep their names and shapes with `sparsify{…,cascade=false}`, and without `fold-bn`"
                 .into()
         }
+        Hint::Pass(hint) => pass(hint),
         Hint::Text(text) => text.clone(),
         _ => String::new(),
+    }
+}
+
+/// The remedy of a pass.
+fn pass(hint: &PassHint) -> String {
+    match hint {
+        PassHint::NeedsSamples { otherwise: None } => "give them with `--samples`".into(),
+        PassHint::NeedsSamples { otherwise: Some(options) } => {
+            format!("give them with `--samples`, or set `{options}`")
+        }
+        PassHint::MoreSamples(least) => format!("give {least} or more with `--samples`, better some hundred"),
+        PassHint::NeedsEngine => "see `pare runtime`".into(),
+        PassHint::ListPasses => "`pare passes` lists them all".into(),
+        PassHint::ExplainPass(name) => format!("`pare passes {name}` shows its options"),
+        other => other.to_string(),
     }
 }
 

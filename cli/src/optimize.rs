@@ -201,12 +201,12 @@ fn step_text(report: &Report, step: &StepReport, verbose: bool, depth: usize) ->
     let nested: String = nested.map(|s| step_text(report, s, verbose, depth + 1)).collect();
     let unchanged = step.patches == 0;
     let explained =
-        !step.declined.is_empty() && (verbose || (unchanged && step.effect == Some(Effect::Lossy)));
+        step.declined().next().is_some() && (verbose || (unchanged && step.effect == Some(Effect::Lossy)));
     if unchanged && nested.is_empty() && step.notes.is_empty() && !explained {
         return String::new();
     }
-    let mut results: Vec<_> = step.counts.iter().map(|(counter, &n)| counter.of(n)).collect();
-    let figures = step.figures.iter().filter(|(_, figure)| verbose || !figure.detail);
+    let mut results: Vec<_> = step.counts().map(|(counter, n)| counter.of(n)).collect();
+    let figures = step.figures().filter(|(_, figure)| verbose || !figure.detail);
     results.extend(figures.map(|(name, value)| format!("{name} {}", figure(value.value))));
     if results.is_empty() {
         results.push(Counter::new("change", "changes").of(step.patches));
@@ -223,12 +223,12 @@ fn step_text(report: &Report, step: &StepReport, verbose: bool, depth: usize) ->
 
 /// The reasons why the pass skipped something, the most frequent first.
 fn declined(step: &StepReport, verbose: bool) -> Vec<String> {
-    let mut reasons: Vec<_> = step.declined.iter().collect();
-    reasons.sort_by_key(|(_, n)| std::cmp::Reverse(**n));
+    let mut reasons: Vec<_> = step.declined().collect();
+    reasons.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
     let shown = if verbose { reasons.len() } else { REASONS.min(reasons.len()) };
     let times = |n: u64| if n > 1 { format!(" (×{n})") } else { String::new() };
     let mut lines: Vec<_> =
-        reasons[..shown].iter().map(|(why, n)| format!("  skipped: {why}{}", times(**n))).collect();
+        reasons[..shown].iter().map(|(why, n)| format!("  skipped: {why}{}", times(*n))).collect();
     if reasons.len() > shown {
         lines.push(format!("  skipped for {} more reasons; `--verbose` lists them", reasons.len() - shown));
     }

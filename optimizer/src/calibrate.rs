@@ -105,11 +105,11 @@ pub fn calibrate(source: impl Into<Source>, options: &CalibrateOptions) -> Resul
     let engine = LazyEngine::new(environment);
     let data = Data::with_samples(Some(&options.samples), &model)?;
     let tools = data.tools(&engine, environment, options.memory);
-    run(&options.pipeline, &mut model, RunOptions { tools, stop_after: None }, &mut ())
+    run(&options.pipeline, &mut model, RunOptions::new(tools), &mut ())
         .map_err(Error::Run)?;
     model.infer().map_err(Error::invalid)?;
     let samples = tools.samples.map_or(0, pare_graph::Samples::len);
-    let sampling = Sampling { places: options.positions, seed: environment.seed };
+    let sampling = Sampling { positions: options.positions, seed: environment.seed };
     let mut statistics = collect_statistics(tools, &model, 0..samples, sampling)
         .map_err(|e| Error::invalid(e).about(&name))?;
     if statistics.is_empty() {

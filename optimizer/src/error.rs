@@ -2,7 +2,7 @@
 
 use crate::{Defect, Rejected};
 use pare_graph::onnx::{ReadError, WriteError};
-use pare_passes::{PipelineError, RunError, statistics::StatisticsError};
+use pare_passes::{Hint as PassHint, PipelineError, RunError, statistics::StatisticsError};
 use pare_runtime::{EngineError, SamplesError};
 use std::{fmt::Display, io, path::PathBuf, sync::Arc};
 
@@ -118,6 +118,8 @@ pub enum Hint {
     },
     /// Passes that rename or reshape weights leave no mask.
     KeepWeights,
+    /// The remedy of a pass, or of a pipeline.
+    Pass(PassHint),
     /// Another remedy, in words.
     Text(String),
 }
@@ -154,8 +156,8 @@ impl Error {
         match self {
             Self::Read { error, .. } => error.hint().map(text),
             Self::Write(error) => error.hint().map(text),
-            Self::Pipeline(syntax) => syntax.error.hint.as_deref().map(text),
-            Self::Run(error) => error.hint().map(text),
+            Self::Pipeline(syntax) => syntax.error.hint.clone().map(Hint::Pass),
+            Self::Run(error) => error.hint().cloned().map(Hint::Pass),
             Self::Defect(defect) => Some(Hint::Defect { model_error: defect.model_error.clone() }),
             Self::Engine(error) => error.hint().as_deref().map(text),
             Self::Samples(error) => error.hint().as_deref().map(text),

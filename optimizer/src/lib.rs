@@ -71,14 +71,16 @@ pub use inspect::{
 };
 pub use limits::{Measure, QualityLimits};
 pub use mask::{MaskOptions, Masked, mask};
-pub use optimize::{ModelSize, OptimizeOptions, OptimizeReport, Optimized, Rejected, optimize};
+pub use optimize::{
+    ModelSize, OptimizeOptions, OptimizeReport, Optimized, PIPELINE_KEY, Rejected, optimize,
+};
 pub use output::{Written, check_output, remove_temporary_files};
 pub use pare_graph::Model;
 pub use pare_passes::{Effect, Pipeline};
 pub use pare_runtime::{EngineKind, Optimize as EngineOptimizations, Outcome};
 pub use project::{ModelState, ModelStatus, Project, ProjectModel, ProjectOptions, ProjectReport};
 pub use proof::{Culprit, Proof, Prove, StageProof};
-pub use reproducer::{Defect, Fault, FaultKind, ReduceOptions, Reproducer, reduce};
+pub use reproducer::{Defect, FAULT_KEY, Fault, FaultKind, ReduceOptions, Reproducer, reduce};
 pub use source::Source;
 pub use verify::{Verification, VerifyOptions, verify};
 pub use weight_statistics::WeightStatistics;
@@ -86,13 +88,7 @@ pub use weight_statistics::WeightStatistics;
 /// The passes and presets that pipelines consist of, and reports about them.
 pub mod passes {
     pub use pare_passes::{
-        Counter, Figure, OptionInfo, PassInfo, Preset, Report, StepReport,
+        Counter, Figure, Hint, OptionInfo, PassInfo, Preset, Report, StepReport,
         registry::{PASSES, PRESETS, REGISTRY},
     };
 }
-
-/// The metadata entry that holds the pipeline.
-pub const PIPELINE_KEY: &str = "pare.pipeline";
-
-/// The metadata entry of a reproducer that states the fault.
-pub const FAULT_KEY: &str = "pare.fault";

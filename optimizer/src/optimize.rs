@@ -1,7 +1,7 @@
 //! Runs a pipeline over a model and proves the result.
 
 use crate::{
-    Defect, Environment, Error, Event, Hint, PIPELINE_KEY, Proof, Prove, QualityLimits, Reproducer, Source,
+    Defect, Environment, Error, Event, Hint, Proof, Prove, QualityLimits, Reproducer, Source,
     WeightStatistics, Written,
     calibrate::read_statistics,
     environment::LazyEngine,
@@ -23,6 +23,9 @@ use std::{
     path::{Path, PathBuf},
     time::Instant,
 };
+
+/// The metadata entry that holds the pipeline.
+pub const PIPELINE_KEY: &str = "pare.pipeline";
 
 /// Options of [`optimize`]. A pipeline in text form converts into options with defaults.
 ///

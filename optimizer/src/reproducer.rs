@@ -1,7 +1,7 @@
 //! Faults of passes, and the smallest model on which they show.
 
 use crate::{
-    Environment, Error, Event, FAULT_KEY, PIPELINE_KEY, Source, Written,
+    Environment, Error, Event, PIPELINE_KEY, Source, Written,
     delta::reduce as reduce_model,
     environment::LazyEngine,
     options::{MEMORY, setters},
@@ -11,6 +11,9 @@ use crate::{
 use pare_graph::Model;
 use pare_passes::{Effect, PassError, Pipeline, RunError};
 use std::path::{Path, PathBuf};
+
+/// The metadata entry of a reproducer that states the fault.
+pub const FAULT_KEY: &str = "pare.fault";
 
 /// Candidates that are tried for a reproducer.
 const CANDIDATES: usize = 400;

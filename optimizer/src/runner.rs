@@ -108,7 +108,7 @@ impl Runner<'_> {
         stop_after: Option<u64>,
         observer: &mut dyn Observer,
     ) -> Result<Report, RunError> {
-        run(self.pipeline, model, RunOptions { tools: self.tools, stop_after }, observer)
+        run(self.pipeline, model, RunOptions::new(self.tools).stop_after(stop_after), observer)
     }
 
     /// Compares two models on `test`, or on the samples, or on generated ones.

@@ -41,14 +41,21 @@ fn main() {
         threads: 2,
         ..Tools::default()
     };
-    match run(&pipeline, &mut model, RunOptions { tools, stop_after: None }, &mut ()) {
+    match run(&pipeline, &mut model, RunOptions::new(tools), &mut ()) {
         Ok(report) => {
             for step in report.steps {
-                println!("{}: {:?} {:?}", step.pass, step.counts, step.figures);
-                step.declined.iter().take(12).for_each(|(why, n)| println!("  {n} × {why}"));
+                println!(
+                    "{}: {:?} {:?}",
+                    step.pass,
+                    step.counts().collect::<Vec<_>>(),
+                    step.figures().collect::<Vec<_>>()
+                );
+                step.declined().take(12).for_each(|(why, n)| println!("  {n} × {why}"));
             }
         }
-        Err(e) => return println!("error: {e}; hint: {}", e.hint().unwrap_or("")),
+        Err(e) => {
+            return println!("error: {e}; hint: {}", e.hint().map(ToString::to_string).unwrap_or_default());
+        }
     }
     let cost = model.cost(&pare_graph::ops::Bindings::default());
     println!("{} MACs, {} params, {:.1} s", cost.macs, cost.params, start.elapsed().as_secs_f64());

@@ -81,7 +81,7 @@ pub fn inspect_groups(source: impl Into<Source>, pattern: &str) -> Result<Channe
         name: group.name.clone(),
         kind: group.kind.name(),
         width: group.width,
-        fixed: group.whole.clone(),
+        fixed: group.pinned.clone(),
         share_of_parameters: costs.share(&costs.params, id),
         share_of_macs: costs.share(&costs.macs, id),
         members: group.members.iter().map(|m| describe_member(graph, m)).collect(),

@@ -1,4 +1,4 @@
-//! What passes ask about a model: structure, statistics, quality. Nothing here is a pass.
+//! Analyses of a model: structure, activation statistics, held-out quality. No pass is defined here.
 
 pub mod activation;
 pub mod attention;
@@ -9,6 +9,7 @@ pub mod evaluation;
 pub mod flow;
 pub mod groups;
 pub(crate) mod interval;
+pub mod linear;
 pub(crate) mod patterns;
 pub mod prepare;
 pub mod repair;

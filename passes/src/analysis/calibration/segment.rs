@@ -1,13 +1,13 @@
-//! Pieces of a model that run on their own: from some inner values to others.
+//! Extraction of parts of a model.
 
 use pare_graph::{
     Axis, AxisSize, DataType, Declared, Dim, Fact, Graph, GraphError, Model, NodeId, Type, TypeKind, ValueId,
 };
 use std::collections::{HashMap, HashSet};
 
-/// The model that computes `wanted` from `given`, by the names they have in `graph` (the main graph of `model`). What
-/// is wanted and also given is no output. A value that is neither given nor made from what is given, such as an input
-/// of the graph, becomes an input.
+/// Returns the model that computes `wanted` from `given`, values of the main graph of `model`, with the same
+/// names. Values that are both wanted and given are not outputs. Values that are neither given nor computed from
+/// given ones, such as inputs of the graph, become inputs.
 pub fn segment(model: &Model, given: &[ValueId], wanted: &[ValueId]) -> Result<Model, GraphError> {
     let graph = &model.graph;
     let needed = needed(graph, given, wanted);
@@ -45,7 +45,7 @@ pub fn segment(model: &Model, given: &[ValueId], wanted: &[ValueId]) -> Result<M
         let mut made = vec![];
         for output in graph.outputs_of(node) {
             made.push(match output {
-                // A given value is not used from here: its node is there for another output.
+                // The node computes another value; the given one replaces this output.
                 Some(v) if given.contains(&v) => {
                     let spare = part.fresh_name(&graph.value(v).name);
                     Some(part.add_value(pare_graph::Value::named(&spare))?)
@@ -63,14 +63,14 @@ pub fn segment(model: &Model, given: &[ValueId], wanted: &[ValueId]) -> Result<M
             part.add_output(id);
         }
     }
-    let mut whole = Model::of(part);
-    whole.ir_version = model.ir_version;
-    whole.opsets = model.opsets.clone();
-    whole.functions.clone_from(&model.functions);
-    Ok(whole)
+    let mut segment = Model::of(part);
+    segment.ir_version = model.ir_version;
+    segment.opsets = model.opsets.clone();
+    segment.functions.clone_from(&model.functions);
+    Ok(segment)
 }
 
-/// The nodes that `wanted` are computed by, from `given` on.
+/// Returns the nodes that compute `wanted` from `given`.
 fn needed(graph: &Graph, given: &[ValueId], wanted: &[ValueId]) -> HashSet<NodeId> {
     let mut needed = HashSet::new();
     let mut queue: Vec<_> = wanted.iter().copied().filter(|v| !given.contains(v)).collect();
@@ -84,7 +84,7 @@ fn needed(graph: &Graph, given: &[ValueId], wanted: &[ValueId]) -> HashSet<NodeI
     needed
 }
 
-/// What an engine has to be told of a value. Sizes of what comes out are left to the engine.
+/// The declared type of a value; without sizes, the engine infers the shape.
 fn declared(fact: &Fact, sizes: bool) -> Declared {
     let dtype = fact.dtype();
     let axis =

@@ -4,7 +4,7 @@ use super::{
     order::Criterion,
     prune::{Repair, Scope, prune_pass, prune_pass_with, with_options},
 };
-use crate::analysis::groups::Kind;
+use crate::analysis::groups::GroupKind;
 
 prune_pass! {
     /// Remove heads of attention, and let the others make up for them.
@@ -16,6 +16,6 @@ prune_pass! {
     /// Declines where heads are part of the interface, as in a cache of keys and values.
     #[pass("prune-heads", Lossy)]
     pub struct PruneHeads {}
-    kinds: |_pass| &[Kind::Heads],
+    kinds: |_pass| &[GroupKind::Heads],
     such_as: "ratio=0.25",
 }

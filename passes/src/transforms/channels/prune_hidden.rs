@@ -4,7 +4,7 @@ use super::{
     order::Criterion,
     prune::{Repair, Scope, prune_pass, prune_pass_with, with_options},
 };
-use crate::analysis::groups::Kind;
+use crate::analysis::groups::GroupKind;
 
 prune_pass! {
     /// Remove hidden units of feed-forward networks, and let the others make up for them.
@@ -16,6 +16,6 @@ prune_pass! {
     /// Declines where a unit is read by what has no constant weights, and where no matrix makes and reads them.
     #[pass("prune-hidden", Lossy)]
     pub struct PruneHidden {}
-    kinds: |_pass| &[Kind::Hidden],
+    kinds: |_pass| &[GroupKind::Hidden],
     such_as: "ratio=0.5",
 }

@@ -2,9 +2,10 @@
 
 use crate::{
     analysis::{
-        calibration::{Affine, Linear, NotFinite, Ridge},
-        groups::{Groups, Keep, roles::Role},
-        repair::{left, unfit},
+        calibration::{NotFinite, Ridge},
+        groups::{Groups, Keep, roles::LinearRole},
+        linear::{AffineMap, Linear},
+        repair::not_finite,
     },
     framework::PassError,
     statistics::{Sums, par},
@@ -29,7 +30,7 @@ pub enum Local {
 /// The weights of an operator when of its inputs only `channels` and of group `q`'s outputs only `rows` are left.
 pub struct Rest<'a> {
     /// What it computed.
-    pub map: &'a Affine,
+    pub map: &'a AffineMap,
     /// Its inputs.
     pub sums: Option<&'a Sums>,
     /// Taps of a channel.
@@ -44,14 +45,14 @@ pub struct Rest<'a> {
 
 impl Rest<'_> {
     /// The refitted map.
-    pub fn repaired(&self, how: Local) -> Result<Affine, NotFinite> {
+    pub fn repaired(&self, how: Local) -> Result<AffineMap, NotFinite> {
         let (d, taps) = (self.map.weight.ncols(), self.taps);
         let columns: Vec<_> = self.channels.iter().flat_map(|&c| c * taps..(c + 1) * taps).collect();
         let all = Mat::from_fn(self.rows.len(), d, |i, j| self.map.weight[(self.rows[i], j)]);
         let bias: Vec<_> = self.rows.iter().map(|&r| self.map.bias[r]).collect();
         let cut = Mat::from_fn(all.nrows(), columns.len(), |i, j| all[(i, columns[j])]);
         let Some(sums) = self.sums.filter(|_| how != Local::None) else {
-            return Ok(Affine { weight: cut, bias });
+            return Ok(AffineMap { weight: cut, bias });
         };
         match how {
             Local::Mean => {
@@ -59,14 +60,14 @@ impl Rest<'_> {
                 let gone: Vec<_> = (0..d).filter(|c| left.next_if(|l| *l == c).is_none()).collect();
                 let lost = |i: usize| gone.iter().map(|&j| all[(i, j)] * sums.x_mean[j]).sum::<f64>();
                 let bias = bias.iter().enumerate().map(|(i, b)| b + lost(i)).collect();
-                Ok(Affine { weight: cut, bias })
+                Ok(AffineMap { weight: cut, bias })
             }
             Local::Merge(lambda) => self.merged(sums, &all, &bias, &cut, lambda),
             Local::None | Local::Patch(_) => {
-                let Local::Patch(lambda) = how else { return Ok(Affine { weight: cut, bias }) };
+                let Local::Patch(lambda) = how else { return Ok(AffineMap { weight: cut, bias }) };
                 let gone = patch(sums, all.as_ref(), &columns, self.takes_bias, lambda)?;
                 let bias = bias.iter().zip(&gone.bias).map(|(b, more)| b + more).collect();
-                Ok(Affine { weight: cut + gone.weight, bias })
+                Ok(AffineMap { weight: cut + gone.weight, bias })
             }
         }
     }
@@ -79,7 +80,7 @@ impl Rest<'_> {
         bias: &[f64],
         cut: &Mat<f64>,
         lambda: f64,
-    ) -> Result<Affine, NotFinite> {
+    ) -> Result<AffineMap, NotFinite> {
         let (taps, kept) = (self.taps, self.channels);
         let channels = sums.x_mean.len() / taps.max(1);
         let gone: Vec<_> = (0..channels).filter(|c| !kept.contains(c)).collect();
@@ -109,7 +110,7 @@ impl Rest<'_> {
                 .map(|p| (0..taps).map(|t| all[(i, at(gone[p], t))]).sum::<f64>() * merge.bias[p])
                 .sum::<f64>()
         };
-        Ok(Affine {
+        Ok(AffineMap {
             weight: Mat::from_fn(cut.nrows(), cut.ncols(), share),
             bias: (0..cut.nrows()).map(|i| bias[i] + shift(i)).collect(),
         })
@@ -124,7 +125,7 @@ fn patch(
     left: &[usize],
     takes_bias: bool,
     lambda: f64,
-) -> Result<Affine, NotFinite> {
+) -> Result<AffineMap, NotFinite> {
     let sums = if takes_bias { Cow::Borrowed(sums) } else { Cow::Owned(sums.about_zero()) };
     let mut stays = vec![false; weight.ncols()];
     left.iter().for_each(|&j| stays[j] = true);
@@ -146,7 +147,7 @@ pub type InputSums = HashMap<NodeId, Vec<Sums>>;
 /// Refit every operator of `cut` that lost inputs, from the statistics of the original.
 pub fn repair(
     original: &Graph,
-    roles: &[Role],
+    roles: &[LinearRole],
     sums: &InputSums,
     (groups, keep): (&Groups, &Keep),
     cut: &mut Graph,
@@ -162,10 +163,10 @@ pub fn repair(
             // What the bias cannot make up for would take other scales.
             Linear::of_quantized(cut.at(role.node)).ok().filter(Linear::takes_bias)
         } else {
-            left(cut, role.node)
+            Linear::owned(cut, role.node)
         };
         let how = if role.linear.is_quantized() { Local::Mean } else { how };
-        let (Some(maps), Some(new)) = (role.maps(original), new) else { continue };
+        let (Some(maps), Some(new)) = (role.linear.maps(original), new) else { continue };
         let Some(inputs) = sums.get(&role.node) else { continue };
         let o = role.linear.outputs;
         let outputs =
@@ -181,7 +182,7 @@ pub fn repair(
                 rows: &rows,
                 takes_bias: role.linear.takes_bias(),
             };
-            let repaired = rest.repaired(how).map_err(|e| unfit(original, role.node, e))?;
+            let repaired = rest.repaired(how).map_err(|e| not_finite(original, role.node, e))?;
             weights.push(repaired.weight);
             bias.extend(repaired.bias);
         }
@@ -216,7 +217,7 @@ mod tests {
         let data = (0..500).flat_map(|i| (0..6).map(|j| x[(i, j)]).collect::<Vec<_>>()).collect();
         sums.add_inputs(crate::statistics::Rows { width: 6, data }.all());
         let weight = Mat::from_fn(3, 6, |i, j| (i as f64 - 1.0) * 0.3 + j as f64 * 0.1);
-        let map = Affine { weight, bias: vec![0.1, 0.2, 0.3] };
+        let map = AffineMap { weight, bias: vec![0.1, 0.2, 0.3] };
         let rest = |channels: &'static [usize]| Rest {
             map: &map,
             sums: Some(&sums),

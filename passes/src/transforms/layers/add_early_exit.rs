@@ -1,9 +1,10 @@
 use crate::{
     analysis::{
-        calibration::{Affine, NotFinite, floats, observe, open_inputs},
+        calibration::{NotFinite, floats, observe, open_inputs},
         flow::Flow,
+        linear::AffineMap,
     },
-    framework::{Context, Counter, Pass, PassError},
+    framework::{Context, Counter, Hint, Pass, PassError},
     pass,
     statistics::{Rows, Sums, map_rows},
 };
@@ -62,7 +63,7 @@ enum Pool {
 struct Exit {
     at: ValueId,
     pool: Pool,
-    head: Affine,
+    head: AffineMap,
     threshold: f32,
     /// Share of the samples that leave, and that keep their class.
     leaving: f64,
@@ -84,8 +85,10 @@ impl Pass for AddEarlyExit {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
         let count = cx.tools.samples.map_or(0, pare_graph::Samples::len);
         if cx.tools.engine.is_none() || count < MIN_SAMPLES {
-            let hint = format!("give {MIN_SAMPLES} or more with `--samples`, better some hundred");
-            return Err(PassError::refused_with("it needs samples, and an engine to run them", hint));
+            return Err(PassError::refused_with(
+                "it needs samples, and an engine to run them",
+                Hint::MoreSamples(MIN_SAMPLES),
+            ));
         }
         let open = self.batch(model)?;
         let scores = Scores::of(&model.graph)?;
@@ -312,7 +315,7 @@ impl Pool {
 /// A head for all samples, and what it promises: threshold, share that leaves, share that keeps its class. The promise
 /// comes from heads fitted without the samples they are asked about.
 #[allow(clippy::type_complexity)] // three numbers, or none
-fn fitted(x: &Rows, y: &Rows, agreement: f64) -> Result<(Affine, Option<(f32, f64, f64)>), NotFinite> {
+fn fitted(x: &Rows, y: &Rows, agreement: f64) -> Result<(AffineMap, Option<(f32, f64, f64)>), NotFinite> {
     let n = x.count();
     let fold = |i: usize| -> Range<usize> { n * i / FOLDS..n * (i + 1) / FOLDS };
     let prior = Mat::zeros(y.width, x.width);

@@ -17,7 +17,7 @@ pub use refusal::Refusal;
 pub use survey::Survey;
 
 use crate::{
-    analysis::evaluation::Limits,
+    analysis::evaluation::QualityLimits,
     framework::{Context, Counter, Pass, PassError},
     pass,
 };
@@ -175,7 +175,8 @@ impl Pass for MergeTokens {
         plan.counts = capped(&plan.counts, &plan, &survey);
         if self.schedule == Schedule::Auto {
             let limits = self.limits();
-            let limits = if limits.any() { limits } else { Limits { min_agreement: Some(0.98), ..limits } };
+            let limits =
+                if limits.any() { limits } else { QualityLimits { min_agreement: Some(0.98), ..limits } };
             let build = |counts: &[usize]| {
                 built(model, &Plan { counts: counts.to_vec(), even_alone: true, ..plan.clone() }, &survey)
             };
@@ -228,8 +229,8 @@ enum Failed {
 }
 
 impl MergeTokens {
-    fn limits(&self) -> Limits {
-        Limits {
+    fn limits(&self) -> QualityLimits {
+        QualityLimits {
             max_drift: self.max_drift,
             min_agreement: self.min_agreement,
             max_accuracy_drop: self.max_accuracy_drop,

@@ -10,8 +10,8 @@ use super::{
 };
 use crate::analysis::samples::HELD_OUT;
 use crate::{
-    analysis::evaluation::{HeldOut, Limits, Measured},
-    framework::{PassError, Tools},
+    analysis::evaluation::{HeldOut, Quality, QualityLimits},
+    framework::{Hint, PassError, Tools},
 };
 use pare_graph::Model;
 
@@ -54,7 +54,7 @@ pub(super) fn share_out(method: Method, r: &[usize], blocks: &[usize], survey: &
 /// What was found, and the time it was predicted to take.
 pub(super) struct Found {
     pub counts: Vec<usize>,
-    pub measured: Measured,
+    pub measured: Quality,
 }
 
 /// The model after a plan with other counts.
@@ -66,14 +66,17 @@ pub(super) fn search(
     model: &Model,
     plan: &Plan,
     survey: &Survey,
-    limits: &Limits,
+    limits: &QualityLimits,
     batch: usize,
     build: &Build<'_>,
 ) -> Result<Option<Found>, PassError> {
     let refused = |e: Refusal| PassError::refused(e.to_string());
     let count = tools.samples.map_or(0, |s| s.len());
     if count == 0 {
-        return Err(PassError::refused_with("`schedule=auto` needs samples", "give some by `--samples`"));
+        return Err(PassError::refused_with(
+            "`schedule=auto` needs samples",
+            Hint::NeedsSamples { otherwise: None },
+        ));
     }
     let trial = HeldOut::new(tools, model, count.saturating_sub(HELD_OUT)..count)?;
     let step = (survey.tokens[0] / 32).max(1);

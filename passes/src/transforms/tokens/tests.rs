@@ -373,7 +373,7 @@ fn what_would_not_mean_the_same_is_refused_with_the_reason() {
     );
     assert_eq!(
         reasons(&transformer("windows", 9, "float[B,9,4] x", CLASS)),
-        ["Softmax making `w0`: attention is within windows: it sees 3 tokens of the stream's 9"]
+        ["Softmax making `w0`: attention is within windows of 3 of the 9 tokens of the stream"]
     );
     // Tokens as an output.
     let usual = pare_graph::text::print_model(&headed(CLASS));

@@ -4,7 +4,7 @@ use super::{
     scalar::{elementwise, is_elementwise},
     terms::{Interner, Term, Terms},
 };
-use crate::analysis::groups::{Groups, LocalTracer, Port, Site, roles::Role};
+use crate::analysis::groups::{Groups, IndexClass, LocalTracer, Site, roles::LinearRole};
 use pare_graph::{
     Dim, Graph, NodeRef, ValueRef,
     ops::{AffineView, PadMode, PadView, PoolView, ReduceView},
@@ -32,11 +32,12 @@ const MOVES: &[&str] = &[
 ];
 
 /// The terms of all axes along which groups lie that can lose units.
-pub fn flow(graph: &Graph, groups: &Groups, roles: &[Role]) -> Terms {
+pub fn flow(graph: &Graph, groups: &Groups, roles: &[LinearRole]) -> Terms {
     let roles: HashMap<_, _> = roles.iter().map(|r| (r.node, r)).collect();
     let mut tracer = LocalTracer::new(graph);
     let mut terms = Terms::default();
-    let open = |site, axis| groups.groups_along(site, axis).iter().any(|&g| groups.groups[g].whole.is_none());
+    let open =
+        |site, axis| groups.groups_along(site, axis).iter().any(|&g| groups.groups[g].pinned.is_none());
     for &id in graph.nodes().iter() {
         let at = graph.at(id);
         for (slot, output) in at.outputs().into_iter().enumerate() {
@@ -89,7 +90,7 @@ fn through<'g>(
 }
 
 /// `y_o = b_o + Σ W[o, i, t]·x_i[t]`: over zero-free padding a constant stays one, or joins the bias.
-fn linear(graph: &Graph, role: &Role, terms: &mut Terms, axis: usize) -> Option<Vec<Term>> {
+fn linear(graph: &Graph, role: &LinearRole, terms: &mut Terms, axis: usize) -> Option<Vec<Term>> {
     let linear = &role.linear;
     let at = graph.at(role.node);
     let channels = if linear.is_conv() { 1 } else { graph.value_ref(at.output().ok()?.id).rank().ok()? - 1 };
@@ -101,7 +102,7 @@ fn linear(graph: &Graph, role: &Role, terms: &mut Terms, axis: usize) -> Option<
     let padded = linear.is_padded();
     // The bias of a sum behind the node is added there.
     let own = at.output().ok()?.id == linear.output;
-    let maps = role.maps(graph)?;
+    let maps = role.linear.maps(graph)?;
     let (mut interner, mut found) = (Interner::default(), vec![]);
     for (q, map) in maps.iter().enumerate() {
         let read = &read[q * inputs..(q + 1) * inputs];
@@ -235,11 +236,11 @@ fn moved<'g>(
     terms: &mut Terms,
     (slot, axis, size): (usize, usize, usize),
 ) -> Option<Vec<Term>> {
-    let classes = tracer.classes(at, (Port::Out(slot), axis))?;
+    let classes = tracer.classes(at, slot, axis)?;
     let mut found = vec![None; size];
     let mut interner = Interner::default();
     let mut sources = vec![];
-    for (ins, outs) in classes {
+    for IndexClass { inputs: ins, outputs: outs } in classes {
         let read: Vec<_> = ins.iter().map(|p| terms.along(p.value, p.axis, p.size)[p.index]).collect();
         let value = read.first().and_then(|t| t.value());
         if value.is_some() && read.iter().all(|t| t.value() == value) {

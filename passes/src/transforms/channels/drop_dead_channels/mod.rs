@@ -8,14 +8,13 @@ mod tests;
 
 use crate::{
     analysis::{
-        calibration::Affine,
         groups::{
-            Groups, Keep, Port, Site,
+            Groups, Keep, Site, Slot,
             cut::cut,
-            roles::{Role, roles},
+            roles::{LinearRole, roles},
             site_of, sums,
         },
-        repair::left,
+        linear::{AffineMap, Linear},
     },
     framework::{Context, Counter, Pass, PassError},
     pass,
@@ -67,12 +66,12 @@ struct Sum<'a> {
     /// Whether no weight takes in anything from the unit.
     unread: Vec<bool>,
     /// The reader, with the indices of its inputs that belong to each unit; if its weights may change.
-    reader: Option<(&'a Role, Vec<Vec<usize>>)>,
+    reader: Option<(&'a LinearRole, Vec<Vec<usize>>)>,
 }
 
 /// New weights of a reader.
 struct Edit {
-    maps: Vec<Affine>,
+    maps: Vec<AffineMap>,
     changed: bool,
 }
 
@@ -85,7 +84,7 @@ fn round(graph: &Graph, cx: &mut Context<'_>) -> Option<(Graph, u64)> {
     let by_node: HashMap<_, _> = roles.iter().map(|r| (r.node, r)).collect();
     let mut edits = BTreeMap::<NodeId, Edit>::new();
     for role in roles.iter().filter(|r| r.linear.owns_weight(graph)) {
-        if let Some(maps) = role.maps(graph) {
+        if let Some(maps) = role.linear.maps(graph) {
             edits.insert(role.node, Edit { maps, changed: false });
         }
     }
@@ -93,14 +92,14 @@ fn round(graph: &Graph, cx: &mut Context<'_>) -> Option<(Graph, u64)> {
     for &node in graph.nodes().iter() {
         let at = graph.at(node);
         for (slot, axis) in sums(at) {
-            let Some(site) = site_of(at, Port::In(slot)) else { continue };
+            let Some(site) = site_of(at, Slot::In(slot)) else { continue };
             let Some(value) = at.optional(slot).filter(|v| !v.is_constant()) else { continue };
             let role = by_node.get(&node).copied();
             if role.is_some_and(|r| r.passes_on(&groups)) {
                 continue;
             }
             for group in groups.groups_along(site, axis) {
-                if groups.groups[group].whole.is_some() {
+                if groups.groups[group].pinned.is_some() {
                     continue;
                 }
                 let units = groups.units_along(group, site, axis);
@@ -145,7 +144,7 @@ fn round(graph: &Graph, cx: &mut Context<'_>) -> Option<(Graph, u64)> {
     };
     let mut patch: Option<Patch> = None;
     for (&node, edit) in edits.iter().filter(|(_, e)| e.changed) {
-        let (role, Some(new)) = (by_node[&node], left(&next, node)) else { continue };
+        let (role, Some(new)) = (by_node[&node], Linear::owned(&next, node)) else { continue };
         let outputs = role.linear.outputs;
         let rows = role.kept_outputs(&groups, &keep);
         let rows = rows.unwrap_or_else(|| (0..outputs * role.linear.groups).collect());
@@ -225,21 +224,21 @@ fn decide(width: usize, sums: &[Sum<'_>], edits: &mut BTreeMap<NodeId, Edit>) ->
 }
 
 /// Where an input channel of a grouped operator stands: its group, and its first column there.
-fn place(role: &Role, index: usize) -> (usize, usize) {
+fn place(role: &LinearRole, index: usize) -> (usize, usize) {
     (index / role.linear.channels, index % role.linear.channels * role.linear.taps())
 }
 
-fn is_unread(edit: &Edit, role: &Role, index: usize) -> bool {
+fn is_unread(edit: &Edit, role: &LinearRole, index: usize) -> bool {
     let (q, column) = place(role, index);
     let weight = &edit.maps[q].weight;
     (column..column + role.linear.taps()).all(|j| (0..weight.nrows()).all(|i| weight[(i, j)] == 0.0))
 }
 
 /// `b += c·Σ_t W[:, m, t]`.
-fn into_bias(edits: &mut BTreeMap<NodeId, Edit>, role: &Role, index: usize, value: f64) {
+fn into_bias(edits: &mut BTreeMap<NodeId, Edit>, role: &LinearRole, index: usize, value: f64) {
     let (q, column) = place(role, index);
     let Some(edit) = edits.get_mut(&role.node) else { return };
-    let Affine { weight, bias } = &mut edit.maps[q];
+    let AffineMap { weight, bias } = &mut edit.maps[q];
     for (i, bias) in bias.iter_mut().enumerate() {
         *bias += value * (column..column + role.linear.taps()).map(|j| weight[(i, j)]).sum::<f64>();
     }
@@ -247,7 +246,7 @@ fn into_bias(edits: &mut BTreeMap<NodeId, Edit>, role: &Role, index: usize, valu
 }
 
 /// `W[:, k] += α·W[:, m]`, tap by tap.
-fn into_other(edits: &mut BTreeMap<NodeId, Edit>, role: &Role, (from, to): (usize, usize), share: f64) {
+fn into_other(edits: &mut BTreeMap<NodeId, Edit>, role: &LinearRole, (from, to): (usize, usize), share: f64) {
     let ((q, m), (p, k)) = (place(role, from), place(role, to));
     let Some(edit) = edits.get_mut(&role.node).filter(|_| p == q) else { return };
     let weight = &mut edit.maps[q].weight;

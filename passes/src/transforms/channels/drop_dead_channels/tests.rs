@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    analysis::groups::Kind,
+    analysis::groups::GroupKind,
     framework::{
         Effect, Report,
         testing::{check, declines, model, run_pass, run_pass_with, same, tools},
@@ -166,15 +166,15 @@ fn zero_filters(model: &mut Model, seed: u64) -> usize {
         let Ok(tensor) = graph.value_ref(role.linear.weight).constant() else { continue };
         let (mut values, size) = (tensor.to_f64().unwrap(), tensor.shape()[axis]);
         let after: usize = tensor.shape()[axis + 1..].iter().product();
-        let open = role.makes(&groups).iter().all(|&g| {
+        let open = role.produces(&groups).iter().all(|&g| {
             let group = &groups.groups[g];
             // A row of a head is no unit of its own.
-            group.whole.is_none() && !matches!(group.kind, Kind::Stream | Kind::Heads)
+            group.pinned.is_none() && !matches!(group.kind, GroupKind::Stream | GroupKind::Heads)
         });
         for o in (0..size).filter(|_| rng.f64() < 0.3) {
             let of_o = |k: usize| k / after % size == o;
             (0..values.len()).filter(|&k| of_o(k)).for_each(|k| values[k] = 0.0);
-            inner += usize::from(open && !role.makes(&groups).is_empty());
+            inner += usize::from(open && !role.produces(&groups).is_empty());
         }
         let new = Tensor::from_f64(tensor.dtype(), tensor.shape(), &values).unwrap();
         patch.get_or_insert_with(|| Patch::anchored(role.node)).set_data(role.linear.weight, new);
@@ -205,8 +205,8 @@ fn random_graphs_with_dead_channels_compute_the_same() {
 fn spoil(graph: &mut Graph, rng: &mut fastrand::Rng) {
     let mut patch: Option<Patch> = None;
     for role in roles(graph).iter().filter(|r| r.linear.owns_weight(graph)) {
-        let Some(mut maps) = role.maps(graph) else { continue };
-        for Affine { weight, bias } in &mut maps {
+        let Some(mut maps) = role.linear.maps(graph) else { continue };
+        for AffineMap { weight, bias } in &mut maps {
             for o in 0..weight.nrows() {
                 let factor = [0.0, 0.0, 1.0, 0.5][rng.usize(0..4)];
                 let from = rng.usize(0..weight.nrows());

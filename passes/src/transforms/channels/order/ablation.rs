@@ -8,7 +8,7 @@ use crate::{
     analysis::{
         calibration::floats,
         evaluation::{HeldOut, drift},
-        groups::{Port, Site, site_of},
+        groups::{Site, Slot, site_of},
     },
     framework::PassError,
 };
@@ -26,7 +26,7 @@ impl Ranking<'_> {
         let graph = &self.model.graph;
         let mut read = BTreeSet::new();
         for role in self.readers(group) {
-            let site = site_of(graph.at(role.node), Port::In(0));
+            let site = site_of(graph.at(role.node), Slot::In(0));
             read.extend(
                 site.zip(role.linear.channel_axis(graph)).map(|(s, axis)| (role.linear.input, s, axis)),
             );
@@ -48,7 +48,7 @@ impl Ranking<'_> {
     pub(super) fn sensitivity(&self, group: usize) -> Result<Vec<f64>, PassError> {
         let graph = &self.model.graph;
         let mut score = vec![0.0; self.groups.groups[group].width];
-        for role in self.roles.iter().filter(|r| r.makes(self.groups).contains(&group)) {
+        for role in self.roles.iter().filter(|r| r.produces(self.groups).contains(&group)) {
             let (value, axis) = (
                 role.linear.output,
                 if role.linear.is_conv() {
@@ -95,8 +95,8 @@ impl Ranking<'_> {
         let range = self.samples.start..self.samples.end.min(self.samples.start + SAMPLES);
         let trial = HeldOut::new(self.tools, self.model, range)?;
         let users = graph.users(value).into_iter().map(|(user, _)| user).collect();
-        let start = trial.start(self.model, &users)?;
-        let mut rest = trial.rest(&start, self.model)?;
+        let start = trial.prefix(self.model, &users)?;
+        let mut rest = trial.suffix(&start, self.model)?;
         for (unit, channels) in self.groups.units_along(group, site, axis).into_iter().enumerate() {
             let mut size = 1.0;
             let mut failed = None;

@@ -4,7 +4,7 @@ use super::{Criterion, Ranking};
 use crate::{
     analysis::{
         calibration::{entropy::entropy, floats, misfit, observe},
-        groups::{Port, site_of},
+        groups::{Slot, site_of},
     },
     framework::PassError,
 };
@@ -26,7 +26,7 @@ impl Ranking<'_> {
             }
             seen.push(input);
             let Some(axis) = role.linear.channel_axis(graph) else { continue };
-            let Some(site) = site_of(graph.at(role.node), Port::In(0)) else { continue };
+            let Some(site) = site_of(graph.at(role.node), Slot::In(0)) else { continue };
             let units = self.groups.units_along(group, site, axis);
             let samples = self.samples.start..self.samples.end.min(self.samples.start + SAMPLES);
             let mut on: Vec<f64> = vec![];

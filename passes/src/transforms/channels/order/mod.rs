@@ -7,9 +7,12 @@ mod weights;
 pub use weights::Scales;
 
 use super::repair::InputSums;
-use crate::analysis::groups::{Groups, roles::Role};
+use crate::analysis::groups::{Groups, roles::LinearRole};
 use crate::{
-    analysis::calibration::{Affine, NotFinite, Order, Reader, block_obs},
+    analysis::{
+        calibration::{NotFinite, RemovalOrder, UnitReader, block_obs},
+        linear::AffineMap,
+    },
     framework::{PassError, Tools},
     statistics::Sums,
 };
@@ -72,7 +75,7 @@ pub struct Ranking<'a> {
     /// Its groups.
     pub groups: &'a Groups,
     /// Its linear operators.
-    pub roles: &'a [Role],
+    pub roles: &'a [LinearRole],
     /// Over the inputs of readers.
     pub sums: &'a InputSums,
     /// Factors of batch norms that are gone.
@@ -83,7 +86,7 @@ pub struct Ranking<'a> {
 
 impl<'a> Ranking<'a> {
     /// The units of a group, the least important first, with the loss of removing so many.
-    pub fn order(&self, group: usize, criterion: Criterion) -> Result<Order, PassError> {
+    pub fn order(&self, group: usize, criterion: Criterion) -> Result<RemovalOrder, PassError> {
         let width = self.groups.groups[group].width;
         let seed = self.tools.seed;
         // Nothing was added up where no linear operator reads the units.
@@ -114,11 +117,11 @@ impl<'a> Ranking<'a> {
     }
 
     /// The operators that read a group.
-    fn readers(&self, group: usize) -> impl Iterator<Item = &'a Role> {
+    fn readers(&self, group: usize) -> impl Iterator<Item = &'a LinearRole> {
         self.roles.iter().filter(move |r| r.reads(self.groups).contains(&group))
     }
 
-    fn obs(&self, group: usize) -> Result<Order, PassError> {
+    fn obs(&self, group: usize) -> Result<RemovalOrder, PassError> {
         let states: Vec<_> =
             self.readers(group).flat_map(|r| self.states(r, group)).map(|(r, _)| r).collect();
         if states.is_empty() {
@@ -129,7 +132,7 @@ impl<'a> Ranking<'a> {
     }
 
     /// Scores that add up over readers: each by itself, with its sums and the columns of a unit.
-    fn of_inputs(&self, group: usize, score_of: impl Fn(&Reader, &Sums, &[usize]) -> f64) -> Vec<f64> {
+    fn of_inputs(&self, group: usize, score_of: impl Fn(&UnitReader, &Sums, &[usize]) -> f64) -> Vec<f64> {
         let mut scores = vec![0.0; self.groups.groups[group].width];
         for role in self.readers(group) {
             for (reader, sums) in self.states(role, group) {
@@ -152,8 +155,9 @@ impl<'a> Ranking<'a> {
     }
 
     /// What a role is to block-OBS, for each of its groups.
-    fn states(&self, role: &Role, group: usize) -> Vec<(Reader, &'a Sums)> {
-        let (Some(maps), Some(inputs)) = (role.maps(&self.model.graph), self.sums.get(&role.node)) else {
+    fn states(&self, role: &LinearRole, group: usize) -> Vec<(UnitReader, &'a Sums)> {
+        let (Some(maps), Some(inputs)) = (role.linear.maps(&self.model.graph), self.sums.get(&role.node))
+        else {
             return vec![];
         };
         let units = role.unit_columns(self.groups, group);
@@ -164,15 +168,15 @@ impl<'a> Ranking<'a> {
             })
             .sum();
         let importance = if variance > 0.0 { 1.0 / variance } else { 1.0 };
-        let reader = |(map, sums): (Affine, &'a Sums)| {
+        let reader = |(map, sums): (AffineMap, &'a Sums)| {
             let covariance = sums.covariance();
-            (Reader { covariance, weight: map.weight, units: units.clone(), importance }, sums)
+            (UnitReader { covariance, weight: map.weight, units: units.clone(), importance }, sums)
         };
         maps.into_iter().zip(inputs).map(reader).collect()
     }
 }
 
-fn energy(reader: &Reader, columns: &[usize]) -> f64 {
+fn energy(reader: &UnitReader, columns: &[usize]) -> f64 {
     let mut sum = 0.0;
     for o in 0..reader.weight.nrows() {
         for &i in columns {
@@ -185,10 +189,10 @@ fn energy(reader: &Reader, columns: &[usize]) -> f64 {
 }
 
 /// The units by their scores, the least first.
-fn ranked(score: Vec<f64>) -> Order {
+fn ranked(score: Vec<f64>) -> RemovalOrder {
     let mut units: Vec<_> = (0..score.len()).collect();
     units.sort_by(|&a, &b| score[a].total_cmp(&score[b]));
     let mut loss = vec![0.0];
     units.iter().for_each(|&u| loss.push(loss[loss.len() - 1] + score[u]));
-    Order { units, loss }
+    RemovalOrder { units, loss }
 }

@@ -3,8 +3,8 @@
 use super::Ranking;
 use crate::{
     analysis::{
-        calibration::dequantized,
-        groups::{Port, Site, constant_of, site_of},
+        groups::{Site, Slot, constant_of, site_of},
+        linear::dequantized,
     },
     framework::PassError,
 };
@@ -88,9 +88,9 @@ impl Ranking<'_> {
     /// Sums of distances to the weights of all other units, over the operators that make them.
     pub(super) fn distances(&self, group: usize) -> Vec<f64> {
         let mut score = vec![0.0; self.groups.groups[group].width];
-        for role in self.roles.iter().filter(|r| r.makes(self.groups).contains(&group)) {
-            let Some(maps) = role.maps(&self.model.graph) else { continue };
-            let Some(site) = site_of(self.model.graph.at(role.node), Port::In(1)) else { continue };
+        for role in self.roles.iter().filter(|r| r.produces(self.groups).contains(&group)) {
+            let Some(maps) = role.linear.maps(&self.model.graph) else { continue };
+            let Some(site) = site_of(self.model.graph.at(role.node), Slot::In(1)) else { continue };
             let units = self.groups.units_along(group, site, role.linear.weight_axes().0);
             let (rows, d) = (role.linear.outputs, role.linear.width());
             // The rows of each unit one after another.

@@ -2,7 +2,7 @@
 
 use super::Ask;
 use crate::{
-    analysis::groups::{Group, Groups, Kind},
+    analysis::groups::{Group, GroupKind, Groups},
     framework::{Context, PassError, glob::matches},
 };
 use pare_graph::Graph;
@@ -34,8 +34,9 @@ pub fn choose(
         }
         let other = other_kind(ask, group);
         // That a group is of another kind is worth telling only where nothing else is.
-        let told = other.is_none() || group.kind == Kind::Stream && ask.kinds.contains(&Kind::Channels);
-        let why = match &group.whole {
+        let told =
+            other.is_none() || group.kind == GroupKind::Stream && ask.kinds.contains(&GroupKind::Channels);
+        let why = match &group.pinned {
             Some(why) => Some(format!("`{}` stays whole: {why}", group.name)),
             None if !summed.contains(&id) => Some(format!("no operator adds up what `{}` holds", group.name)),
             None => other,
@@ -44,7 +45,7 @@ pub fn choose(
             None if group.width > 1 => chosen.push(id),
             None => {}
             Some(why) => {
-                if told || group.whole.is_some() {
+                if told || group.pinned.is_some() {
                     cx.decline(&why);
                 }
                 reasons.push((!told, why));
@@ -69,21 +70,21 @@ fn other_kind(ask: &Ask, group: &Group) -> Option<String> {
     }
     let name = &group.name;
     Some(match group.kind {
-        Kind::Stream if ask.kinds.contains(&Kind::Channels) => {
+        GroupKind::Stream if ask.kinds.contains(&GroupKind::Channels) => {
             format!("`{name}` is a stream that several layers write to (`streams=true` allows it)")
         }
-        Kind::Stream => format!("`{name}` is a stream that several layers write to"),
-        Kind::Channels => format!("`{name}` holds channels inside a block"),
-        Kind::Heads => format!("`{name}` holds heads"),
-        Kind::Hidden => format!("`{name}` holds hidden units"),
+        GroupKind::Stream => format!("`{name}` is a stream that several layers write to"),
+        GroupKind::Channels => format!("`{name}` holds channels inside a block"),
+        GroupKind::Heads => format!("`{name}` holds heads"),
+        GroupKind::Hidden => format!("`{name}` holds hidden units"),
     })
 }
 
 /// What groups of these kinds lose.
 pub fn units(ask: &Ask) -> &'static str {
     match ask.kinds {
-        [Kind::Heads] => "heads",
-        [Kind::Hidden] => "hidden units",
+        [GroupKind::Heads] => "heads",
+        [GroupKind::Hidden] => "hidden units",
         _ => "channels",
     }
 }

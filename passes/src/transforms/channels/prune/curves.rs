@@ -52,7 +52,7 @@ impl Work<'_> {
             let width = stage.groups.groups[group].width;
             let choices = self.choices_of(group, choices);
             let mut curve = Curve { group, width, losses: BTreeMap::from([(width, 0.0)]), choices };
-            let start = trial.start(&stage.model, &self.touched(group))?;
+            let start = trial.prefix(&stage.model, &self.touched(group))?;
             for kept in self.levels(group, &curve.choices) {
                 let keep = self.keep(&[(group, kept)].into());
                 let changed = self.cut(&keep, self.local())?;

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     analysis::{
         calibration::{segment, size_of},
-        groups::cost::CostModel,
+        groups::cost::{CostModel, CostTable},
     },
     framework::{Context, PassError, Tools},
     transforms::channels::{allocate::Counts, repair::Local},
@@ -224,7 +224,7 @@ impl Work<'_> {
             let times = race(cx.tools, &pieces)?;
             let table = worthwhile(&widths, &times);
             choices.insert(group, table.keys().copied().collect());
-            tables.insert(group, (width, table));
+            tables.insert(group, CostTable { width, costs: table });
         }
         cx.tools.progress.step("timing", total, total);
         let whole = race(cx.tools, std::slice::from_ref(given))?;

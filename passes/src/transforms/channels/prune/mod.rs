@@ -13,7 +13,7 @@ pub(in crate::transforms::channels) use options::{Ask, prune_pass, prune_pass_wi
 
 use super::order::Criterion;
 use crate::{
-    analysis::{groups::Kind, prepare::prepare},
+    analysis::{groups::GroupKind, prepare::prepare},
     framework::{Context, PassError},
 };
 use pare_graph::Model;
@@ -66,7 +66,7 @@ prune_pass! {
         pub streams: bool = false,
     }
     kinds: |pass| {
-        const KINDS: &[Kind] = &[Kind::Channels, Kind::Heads, Kind::Hidden, Kind::Stream];
+        const KINDS: &[GroupKind] = &[GroupKind::Channels, GroupKind::Heads, GroupKind::Hidden, GroupKind::Stream];
         if pass.streams { KINDS } else { &KINDS[..3] }
     },
     such_as: "macs=0.5",

@@ -2,7 +2,7 @@
 
 use super::{Repair, Scope};
 use crate::{
-    analysis::{evaluation::Limits, groups::Kind},
+    analysis::{evaluation::QualityLimits, groups::GroupKind},
     transforms::channels::order::Criterion,
 };
 
@@ -93,7 +93,7 @@ macro_rules! declare_ask {
         #[derive(Clone, Debug)]
         pub struct Ask {
             /// Kinds of groups to prune.
-            pub kinds: &'static [Kind],
+            pub kinds: &'static [GroupKind],
             $($(#[doc = $fdoc])+ pub $field: $ty,)*
         }
     };
@@ -128,8 +128,8 @@ impl Ask {
     }
 
     /// What the outputs may differ by.
-    pub fn limits(&self) -> Limits {
-        Limits {
+    pub fn limits(&self) -> QualityLimits {
+        QualityLimits {
             max_drift: self.max_drift,
             min_agreement: self.min_agreement,
             max_accuracy_drop: self.max_accuracy_drop,
@@ -138,7 +138,7 @@ impl Ask {
 
     /// What to do where groups that are left whole stand in the way.
     pub fn hint(&self) -> &'static str {
-        let streams = self.kinds.contains(&Kind::Channels) && !self.kinds.contains(&Kind::Stream);
+        let streams = self.kinds.contains(&GroupKind::Channels) && !self.kinds.contains(&GroupKind::Stream);
         if streams { "ask for less, or allow `streams=true`" } else { "ask for less" }
     }
 }

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     analysis::{
-        evaluation::{HeldOut, Limits},
+        evaluation::{HeldOut, QualityLimits},
         groups::cost::CostModel,
     },
     framework::{Context, PassError},
@@ -147,7 +147,7 @@ impl Work<'_> {
             (0..groups.len()).filter(|g| groups[*g].width > 1).max_by(|a, b| left(a).total_cmp(&left(b)));
         let because = limiting.map_or_else(String::new, |g| {
             let (name, kept) = (&groups[g].name, groups[g].width - lost(g));
-            match &groups[g].whole {
+            match &groups[g].pinned {
                 Some(why) => format!(", most of it by `{name}`, which stays whole: {why}"),
                 None if lost(g) == 0 => format!(", most of it by `{name}`, which is not to be pruned"),
                 None => format!(", most of it by `{name}`, which keeps {kept} channels"),
@@ -197,7 +197,12 @@ impl Work<'_> {
     }
 
     /// The first limit that a candidate breaks on samples that are held out.
-    fn broken(&self, model: &Model, limits: Limits, cx: &Context<'_>) -> Result<Option<String>, PassError> {
+    fn broken(
+        &self,
+        model: &Model,
+        limits: QualityLimits,
+        cx: &Context<'_>,
+    ) -> Result<Option<String>, PassError> {
         let trial = HeldOut::new(cx.tools, &self.original, self.split.held_out.clone())?;
         Ok(limits.broken(&trial.measure(model)?))
     }

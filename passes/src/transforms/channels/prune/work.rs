@@ -1,17 +1,17 @@
 //! A model on its way: its groups, in what order their units go, and what it is when some are gone.
 
 use super::{Ask, Repair, Scope, choose::choose};
-use crate::analysis::samples::{PLACES, Split};
+use crate::analysis::samples::{POSITIONS, Split};
 use crate::{
     analysis::{
-        calibration::{Order, Sampling, input_sums},
+        calibration::{RemovalOrder, Sampling, input_sums},
         evaluation::HeldOut,
         groups::{
-            Groups, Keep, Kind,
+            GroupKind, Groups, Keep,
             cut::cut,
-            roles::{Role, refits, roles},
+            roles::{LinearRole, refits, roles},
         },
-        repair::{Setting, moments, sequential},
+        repair::{self, RepairOptions},
     },
     framework::{Context, Counter, PassError, Tools},
     transforms::channels::{
@@ -46,10 +46,10 @@ pub struct Work<'p> {
 pub struct Stage {
     pub model: Model,
     pub groups: Groups,
-    pub roles: Vec<Role>,
+    pub roles: Vec<LinearRole>,
     /// Groups to prune.
     pub chosen: Vec<usize>,
-    pub orders: BTreeMap<usize, Order>,
+    pub orders: BTreeMap<usize, RemovalOrder>,
     pub sums: InputSums,
     /// The outputs of the original that operators still make, of those that lost some.
     made: HashMap<NodeId, Vec<usize>>,
@@ -132,11 +132,11 @@ impl<'p> Work<'p> {
     /// What the readers of the chosen groups read.
     fn sums(&self, tools: Tools<'_>) -> Result<InputSums, PassError> {
         let stage = &self.stage;
-        let reads = |r: &&Role| r.reads(&stage.groups).iter().any(|g| stage.chosen.contains(g));
+        let reads = |r: &&LinearRole| r.reads(&stage.groups).iter().any(|g| stage.chosen.contains(g));
         let readers: Vec<_> = stage.roles.iter().filter(reads).collect();
         let operators: Vec<_> = readers.iter().map(|r| &r.linear).collect();
         let range = self.split.statistics();
-        let sampling = Sampling { places: PLACES, seed: tools.seed };
+        let sampling = Sampling { positions: POSITIONS, seed: tools.seed };
         // What was seen of the original does not hold for what is left of it.
         let tools = Tools { statistics: tools.statistics.filter(|_| stage.is_first()), ..tools };
         let sums = input_sums(tools, &stage.model, &operators, range, sampling)?;
@@ -193,7 +193,8 @@ impl<'p> Work<'p> {
             let mut refits = refits(
                 &self.stage.model.graph,
                 &self.stage.roles,
-                (&self.stage.groups, &keep),
+                &self.stage.groups,
+                &keep,
                 &self.stage.lost,
                 all,
             );
@@ -211,7 +212,9 @@ impl<'p> Work<'p> {
             }
             Repair::Moments => {
                 let mut model = local;
-                moments(tools, &self.original, &mut model, &refit(true), self.split.fit.clone())?;
+                let (refits, samples) = (&refit(true), self.split.fit.clone());
+                let repair = repair::Repair { tools, original: &self.original, refits, samples };
+                repair.match_moments(&mut model)?;
                 return Ok(Built { model, keep, drift: None });
             }
             Repair::Sequential => {}
@@ -226,8 +229,9 @@ impl<'p> Work<'p> {
         };
         for &(lambda, all) in ways {
             let mut candidate = local.clone();
-            let setting = Setting::new(lambda);
-            sequential(tools, &self.original, &mut candidate, &refit(all), fit.clone(), setting)?;
+            let (refits, samples) = (&refit(all), fit.clone());
+            let repair = repair::Repair { tools, original: &self.original, refits, samples };
+            repair.refit(&mut candidate, RepairOptions::new(lambda))?;
             let drift = trial.drift(&candidate)?;
             let which = if all { "all" } else { "readers" };
             figures.push((format!("drift at λ={lambda}, {which}"), drift));
@@ -266,8 +270,8 @@ impl<'p> Work<'p> {
             groups.groups.iter().map(|g| g.width as u64).sum::<u64>()
         };
         let what = match self.ask.kinds {
-            [Kind::Heads] => Counter::new("head removed", "heads removed"),
-            [Kind::Hidden] => Counter::new("hidden unit removed", "hidden units removed"),
+            [GroupKind::Heads] => Counter::new("head removed", "heads removed"),
+            [GroupKind::Hidden] => Counter::new("hidden unit removed", "hidden units removed"),
             _ => Counter::new("channel removed", "channels removed"),
         };
         cx.count(what, width(&self.original).saturating_sub(width(model)));

@@ -261,7 +261,7 @@ fn statistics_from_files_do_as_well_as_samples() {
     )
     .unwrap();
     // All places of all samples, so that halves see what the whole sees.
-    let sampling = Sampling { places: 64, seed: 0 };
+    let sampling = Sampling { positions: 64, seed: 0 };
     let of =
         |range| crate::analysis::calibration::collect_statistics(with, &prepared, range, sampling).unwrap();
     let whole = of(0..400);

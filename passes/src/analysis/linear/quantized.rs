@@ -1,9 +1,10 @@
-//! Weights that are stored as whole numbers: `x = s·(q - z)`, by a `DequantizeLinear` of constants.
+//! Quantized weights: integers `q` with scale `s` and zero point `z`, `x = s·(q - z)`, as inputs of
+//! `DequantizeLinear`.
 
 use pare_graph::{DataType, Decline, Graph, NodeRef, Patch, Tensor, ValueId, ValueRef, expect, ops::axis_of};
 
-/// A constant, or what is dequantized to one: its elements as they are stored.
-pub(super) fn stored(value: ValueRef<'_>) -> Result<&Tensor, Decline> {
+/// Returns a constant, or the constant integers that it is dequantized from.
+pub(super) fn integers(value: ValueRef<'_>) -> Result<&Tensor, Decline> {
     value.constant().or_else(|_| dequantizer(value)?.input(0)?.constant())
 }
 
@@ -13,20 +14,21 @@ fn dequantizer(value: ValueRef<'_>) -> Result<NodeRef<'_>, Decline> {
     Ok(producer)
 }
 
-/// The elements of a constant, or of what is dequantized to one.
+/// Returns the elements of a constant or of a dequantized constant.
 pub(super) fn values(value: ValueRef<'_>) -> Result<Vec<f64>, Decline> {
     value.constant_f64().or_else(|_| dequantized(dequantizer(value)?))
 }
 
-/// What a `DequantizeLinear` of constants gives, in f64.
+/// Returns the output of a `DequantizeLinear` of constants, in f64.
 pub fn dequantized(at: NodeRef<'_>) -> Result<Vec<f64>, Decline> {
     let grid = Grid::of(at)?;
-    let whole = at.input(0)?.constant_f64()?;
-    Ok(whole.into_iter().enumerate().map(|(k, q)| grid.scale(k) * (q - grid.zero(k))).collect())
+    let integers = at.input(0)?.constant_f64()?;
+    Ok(integers.into_iter().enumerate().map(|(k, q)| grid.scale(k) * (q - grid.zero(k))).collect())
 }
 
-/// Give a `DequantizeLinear` the whole numbers nearest to `values`: `q = round(x / s) + z`. `None` if there is no such
-/// node, if others read its numbers, or if one of them is out of the range of their type.
+/// Replaces the integers of the `DequantizeLinear` that produces `value` by those nearest to `values`,
+/// `q = round(x / s) + z`. `None` if there is no such node, if the integers have other users, or if one of
+/// the new ones is out of the range of their type.
 pub(super) fn store(graph: &Graph, patch: &mut Patch, value: ValueId, values: &[f64]) -> Option<()> {
     let at = dequantizer(graph.value_ref(value)).ok()?;
     let (grid, old) = (Grid::of(at).ok()?, at.input(0).ok()?);
@@ -37,21 +39,21 @@ pub(super) fn store(graph: &Graph, patch: &mut Patch, value: ValueId, values: &[
         DataType::Uint8 | DataType::Uint16 => 0.0..=2.0 * half - 1.0,
         _ => return None,
     };
-    let whole = |(k, x): (usize, &f64)| {
+    let quantize = |(k, x): (usize, &f64)| {
         let q = (x / grid.scale(k)).round_ties_even() + grid.zero(k);
         range.contains(&q).then_some(q)
     };
-    let whole = values.iter().enumerate().map(whole).collect::<Option<Vec<_>>>()?;
+    let integers = values.iter().enumerate().map(quantize).collect::<Option<Vec<_>>>()?;
     old.sole_use().ok()?;
-    patch.set_data(old.id, Tensor::from_f64(tensor.dtype(), tensor.shape(), &whole).ok()?);
+    patch.set_data(old.id, Tensor::from_f64(tensor.dtype(), tensor.shape(), &integers).ok()?);
     Some(())
 }
 
-/// Scales and zero points: one, or one for each index of an axis.
+/// Scales and zero points, per tensor or per index of an axis.
 struct Grid {
     scales: Vec<f64>,
     zeros: Vec<f64>,
-    /// Elements that share an index of the axis, one after another.
+    /// The product of the sizes after the axis: consecutive elements with the same scale.
     inner: usize,
 }
 
@@ -88,7 +90,7 @@ mod tests {
     use pare_graph::text;
 
     #[test]
-    fn scales_go_along_their_axis_and_what_is_stored_is_rounded_once() {
+    fn dequantizes_along_the_axis_and_stores_rounded_integers() {
         let model = text::parse_model(
             r#"<ir_version: 8, opset_import: ["" : 18]> g (float[2] x) => (float[2,2] y, float[2] z)
                <int8[2,2] q = {1, -2, 3, 4}, float[2] s = {0.5, 2}, int8[2] o = {0, 1}, int32[2] b = {7, 8}, float t = {0.25}> {
@@ -107,7 +109,7 @@ mod tests {
         let (w, y) = (graph.find("w").unwrap(), graph.find("y").unwrap());
         let mut patch = Patch::anchored(graph.nodes()[1]);
         store(&graph, &mut patch, w, &[-0.4, 1e6]).unwrap();
-        // 100 is no int8 at a scale of 0.5.
+        // 100 is out of the range of int8 at a scale of 0.5.
         assert_eq!(store(&graph, &mut patch, y, &[100.0, 0.0, 0.0, 0.0]), None);
         graph.apply(patch).unwrap();
         assert_eq!(values(graph.value_ref(w)).unwrap(), [-0.5, 1e6]);

@@ -1,16 +1,16 @@
-//! What two values of the same shape have in common, channel by channel.
+//! Joint moments of two values of the same shape, channel by channel.
 
-/// Means, variances and covariance of `x` and `y` in each channel, and how often `x` is not negative; in f64, merged
+/// Means, variances and covariance of `x` and `y` in each channel, and the share of `x ≥ 0`; in f64, merged
 /// batch by batch as in [`Sums`](crate::statistics::Sums).
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Pairs {
-    /// One for each channel.
-    pub channels: Vec<Pair>,
+pub struct JointMoments {
+    /// The moments of each channel.
+    pub channels: Vec<ChannelMoments>,
 }
 
-/// The figures of one channel.
+/// The moments of one channel.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Pair {
+pub struct ChannelMoments {
     count: f64,
     /// Mean of `x`.
     pub x_mean: f64,
@@ -21,7 +21,7 @@ pub struct Pair {
     positive: f64,
 }
 
-impl Pair {
+impl ChannelMoments {
     fn merge(&mut self, other: &Self) {
         let count = self.count + other.count;
         if other.count == 0.0 {
@@ -37,33 +37,33 @@ impl Pair {
         self.count = count;
     }
 
-    /// Standard deviation of `x`.
+    /// The standard deviation of `x`.
     pub fn deviation(&self) -> f64 {
         (self.xx / self.count.max(1.0)).sqrt()
     }
 
-    /// Share of `x ≥ 0`.
+    /// The share of `x ≥ 0`.
     pub fn positive(&self) -> f64 {
         self.positive / self.count.max(1.0)
     }
 
-    /// The line nearest to `y` over `x`: its slope `Cov(x, y) / Var(x)`, and `E y − slope·E x`. For a Gaussian `x` and
-    /// `y = f(x)` the slope is `E f'(x)` (Stein).
+    /// The linear regression of `y` on `x`: the slope `Cov(x, y) / Var(x)` and the intercept
+    /// `E y − slope·E x`. For a Gaussian `x` and `y = f(x)` the slope is `E f'(x)` (Stein's lemma).
     pub fn line(&self) -> (f64, f64) {
-        // Rounding alone gives an x that never changes some variance.
+        // Rounding gives a constant x a small variance.
         let constant = self.xx <= self.count * (self.x_mean * f64::from(f32::EPSILON)).powi(2);
         let slope = if constant { 0.0 } else { self.xy / self.xx };
         (slope, self.y_mean - slope * self.x_mean)
     }
 }
 
-impl Pairs {
-    /// Of no elements yet.
+impl JointMoments {
+    /// The moments of no elements.
     pub fn new(channels: usize) -> Self {
-        Self { channels: vec![Pair::default(); channels] }
+        Self { channels: vec![ChannelMoments::default(); channels] }
     }
 
-    /// Add the elements of two values of this shape, whose channels lie along `axis`. Shapes with another number of
+    /// Adds the elements of two values of this shape with channels on `axis`. Shapes with another number of
     /// channels are ignored.
     pub fn add(&mut self, x: &[f32], y: &[f32], shape: &[usize], axis: usize) {
         let count = self.channels.len();
@@ -78,21 +78,21 @@ impl Pairs {
         };
         let n = (outer * inner) as f64;
         for (c, total) in self.channels.iter_mut().enumerate() {
-            let mut pair = Pair { count: n, ..Pair::default() };
+            let mut moments = ChannelMoments { count: n, ..ChannelMoments::default() };
             for (x, y) in elements(c) {
-                pair.x_mean += x / n;
-                pair.y_mean += y / n;
-                pair.positive += f64::from(u8::from(x >= 0.0));
+                moments.x_mean += x / n;
+                moments.y_mean += y / n;
+                moments.positive += f64::from(u8::from(x >= 0.0));
             }
             for (x, y) in elements(c) {
-                pair.xx += (x - pair.x_mean).powi(2);
-                pair.xy += (x - pair.x_mean) * (y - pair.y_mean);
+                moments.xx += (x - moments.x_mean).powi(2);
+                moments.xy += (x - moments.x_mean) * (y - moments.y_mean);
             }
-            total.merge(&pair);
+            total.merge(&moments);
         }
     }
 
-    /// Whether all sums are finite.
+    /// Returns whether all moments are finite.
     pub fn is_finite(&self) -> bool {
         self.channels.iter().all(|p| p.xx.is_finite() && p.xy.is_finite() && p.y_mean.is_finite())
     }
@@ -103,20 +103,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_of_relu_are_those_of_stein() {
+    fn regression_of_relu_agrees_with_steins_lemma() {
         // z = 0.7 + 1.3·n: slope Φ(b/g), offset E relu − slope·b.
         let mut rng = fastrand::Rng::with_seed(1);
         let normal = |rng: &mut fastrand::Rng| {
             (-2.0 * (1.0 - rng.f64()).ln()).sqrt() * (std::f64::consts::TAU * rng.f64()).cos()
         };
-        let mut pairs = Pairs::new(2);
+        let mut moments = JointMoments::new(2);
         for _ in 0..40 {
-            // [N, C, L] with the second channel shifted and turned.
+            // [N, C, L] with a constant second channel.
             let z: Vec<_> = (0..2 * 2 * 500)
                 .map(|i| (if i / 500 % 2 == 0 { 0.7 + 1.3 * normal(&mut rng) } else { -4.0 }) as f32)
                 .collect();
             let y: Vec<_> = z.iter().map(|z| z.max(0.0)).collect();
-            pairs.add(&z, &y, &[2, 2, 500], 1);
+            moments.add(&z, &y, &[2, 2, 500], 1);
         }
         let (b, g) = (0.7, 1.3);
         let phi = statrs::function::erf::erf;
@@ -124,23 +124,23 @@ mod tests {
         let density = (-0.5_f64 * (b / g).powi(2)).exp() / (2.0 * std::f64::consts::PI).sqrt();
         let offset = b * slope + g * density - slope * b;
         // 40,000 draws: three standard errors are about 0.01.
-        let line = pairs.channels[0].line();
+        let line = moments.channels[0].line();
         assert!((line.0 - slope).abs() < 0.01 && (line.1 - offset).abs() < 0.02, "{line:?} {slope} {offset}");
-        assert!((pairs.channels[0].positive() - slope).abs() < 0.01);
-        assert!((pairs.channels[0].deviation() - g).abs() < 0.02);
-        assert_eq!(pairs.channels[1].line(), (0.0, 0.0));
-        assert_eq!(pairs.channels[1].positive(), 0.0);
+        assert!((moments.channels[0].positive() - slope).abs() < 0.01);
+        assert!((moments.channels[0].deviation() - g).abs() < 0.02);
+        assert_eq!(moments.channels[1].line(), (0.0, 0.0));
+        assert_eq!(moments.channels[1].positive(), 0.0);
     }
 
     #[test]
-    fn batches_add_up() {
+    fn merges_batches() {
         let x: Vec<f32> = (0..24).map(|i| ((i * 7) % 11) as f32 + 100.0).collect();
         let y: Vec<f32> = x.iter().map(|v| 3.0 * v - 2.0).collect();
-        let (mut whole, mut parts) = (Pairs::new(3), Pairs::new(3));
-        whole.add(&x, &y, &[4, 2, 3], 2);
+        let (mut all, mut parts) = (JointMoments::new(3), JointMoments::new(3));
+        all.add(&x, &y, &[4, 2, 3], 2);
         parts.add(&x[..6], &y[..6], &[1, 2, 3], 2);
         parts.add(&x[6..], &y[6..], &[3, 2, 3], 2);
-        for (a, b) in whole.channels.iter().zip(&parts.channels) {
+        for (a, b) in all.channels.iter().zip(&parts.channels) {
             let (a, b) = (a.line(), b.line());
             assert!((a.0 - 3.0).abs() < 1e-9 && (a.1 + 2.0).abs() < 1e-7, "{a:?}");
             assert!((a.0 - b.0).abs() < 1e-9 && (a.1 - b.1).abs() < 1e-7);
