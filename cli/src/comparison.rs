@@ -6,7 +6,7 @@ use onnx_pare::{Comparison, Effect, Outcome, Proof, StageProof};
 /// The differences per output, and the quality of class scores.
 pub fn text(comparison: &Comparison) -> String {
     let report = &comparison.report;
-    let outputs = report.drift.outputs().iter().map(|(name, d)| {
+    let outputs = report.deviation.outputs().iter().map(|(name, d)| {
         let floor = report.floor.get(name).map_or_else(String::new, |f| format!("{:.1e}", f.max_abs));
         let snr = if d.snr_db().is_finite() { format!("{:.1}", d.snr_db()) } else { "∞".into() };
         let agreement = d.top1_agreement().map_or_else(String::new, percent);
@@ -55,7 +55,7 @@ pub fn proof(proof: &Proof) -> String {
 }
 
 fn stage(stage: &StageProof) -> Vec<String> {
-    let outputs = stage.comparison.report.drift.outputs();
+    let outputs = stage.comparison.report.deviation.outputs();
     let largest = outputs.iter().map(|(_, d)| d.max_rel).fold(0.0, f64::max);
     let verdict = match stage.comparison.outcome() {
         Outcome::Equal => "equal",

@@ -1,6 +1,6 @@
 //! The words of hints.
 
-use onnx_pare::{Hint, Reproducer, Written, passes::Hint as PassHint};
+use onnx_pare::{Hint, Reproducer, Written, engines::Hint as EngineHint, passes::Hint as PassHint};
 
 /// A remedy as text.
 pub fn text(hint: &Hint) -> String {
@@ -21,10 +21,54 @@ pub fn text(hint: &Hint) -> String {
             "weights keep their names and shapes with `sparsify{…,cascade=false}`, and without `fold-bn`"
                 .into()
         }
+        Hint::Engine(hint) => engine(hint),
         Hint::Pass(hint) => pass(hint),
         Hint::Text(text) => text.clone(),
         _ => String::new(),
     }
+}
+
+/// The remedy of an engine, or of samples.
+fn engine(hint: &EngineHint) -> String {
+    let by_hand = "or point ORT_DYLIB_PATH at an ONNX Runtime library of 1.18 or later";
+    let text = match hint {
+        EngineHint::InstallRuntime { tried } => {
+            let tried = tried.iter().map(|place| format!("\n  {}: {}", place.from, place.reason));
+            let tried: String = tried.collect();
+            return format!("`pare runtime install` fetches one, or set ORT_DYLIB_PATH{tried}");
+        }
+        EngineHint::InstallPython => return format!("install Python with pip, {by_hand}"),
+        EngineHint::InstallPip => return format!("install pip (`python3 -m ensurepip`), {by_hand}"),
+        EngineHint::CheckNetwork => return format!("check the network, {by_hand}"),
+        EngineHint::RetryDownload => {
+            return format!("the package index or mirror of pip returned another file; try again, {by_hand}");
+        }
+        EngineHint::ReplaceRuntime => {
+            "ONNX Runtime 1.18 or later is needed; `pare runtime install` fetches one"
+        }
+        EngineHint::RuntimeForPlatform => {
+            "point ORT_DYLIB_PATH at an ONNX Runtime library built for this machine"
+        }
+        EngineHint::UseOnnxRuntime => "use ONNX Runtime: `pare runtime install`",
+        EngineHint::NewerRuntime => {
+            "the model is newer than this engine; `pare runtime install` fetches a newer one"
+        }
+        EngineHint::NewProcess => "start another process for another library",
+        EngineHint::LoadCustomOps => {
+            "custom operators are implemented by a library of their own: `--custom-ops LIBRARY`"
+        }
+        EngineHint::StandaloneCustomOps => {
+            "this library only works inside Python; build onnxruntime-extensions as a shared library"
+        }
+        EngineHint::WritableCache => "set PARE_CACHE to a writable folder",
+        EngineHint::NameArrays => {
+            "`numpy.savez(file, input=array, …)` names the arrays; the first axis counts samples"
+        }
+        EngineHint::ConvertToFloat => "NumPy computes in double: `array.astype(numpy.float32)`",
+        EngineHint::FewerSamples => "use fewer samples",
+        _ => "",
+    };
+    text.to_owned()
 }
 
 /// The remedy of a pass.

@@ -1,7 +1,7 @@
 //! Measures the latency of models.
 
 use crate::{Environment, Error, Source, environment::LazyEngine, options::setters, samples::FeedOptions};
-use pare_runtime::{BenchOptions as Rounds, Contender, LoadOptions, Optimize, bench as measure};
+use pare_runtime::{Contender, LoadOptions, Optimize, Stopwatch, bench as measure};
 use serde::Serialize;
 use std::{path::PathBuf, time::Duration};
 
@@ -130,14 +130,14 @@ pub fn bench(models: &[Source], options: &BenchOptions) -> Result<BenchReport, E
         let session = engine.engine()?.load(&loaded.source, &load).map_err(about)?;
         contenders.push(Contender::new(session, &feeds).map_err(about)?);
     }
-    let defaults = Rounds::default();
-    let rounds = Rounds {
+    let defaults = Stopwatch::default();
+    let stopwatch = Stopwatch {
         rounds: options.rounds,
         min_time: options.min_time,
         max_time: defaults.max_time.max(options.min_time * 2),
         ..defaults
     };
-    let report = measure(&mut contenders, &rounds)?;
+    let report = measure(&mut contenders, &stopwatch)?;
     let timing = |((source, s), r): ((&Source, &pare_runtime::Spread), &pare_runtime::Spread)| Timing {
         model: source.path().map(Into::into),
         median_s: s.median,

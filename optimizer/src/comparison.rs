@@ -1,8 +1,7 @@
 //! The comparison of two models on samples.
 
 use crate::{Error, environment::LazyEngine};
-use pare_graph::{Model, Type, ValueId};
-use pare_runtime::{Metrics, ModelSource, Outcome, ProofOptions, Report, Samples, prove, upper_limit};
+use pare_runtime::{Metrics, ModelSource, Outcome, ProofOptions, ProofReport, SampleSet, prove, upper_limit};
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
@@ -17,7 +16,7 @@ const CONFIDENCE: f64 = 0.95;
 #[non_exhaustive]
 pub struct Comparison {
     /// The outcome and the measurements.
-    pub report: Report,
+    pub report: ProofReport,
     /// Name and version of the engine.
     pub engine: String,
 }
@@ -63,7 +62,7 @@ impl Comparison {
             Outcome::Differs { why, .. } => ("differs", Some(why)),
             Outcome::Unproven { why } => ("unproven", Some(why)),
         };
-        let outputs = report.drift.outputs().iter().map(|(name, d)| {
+        let outputs = report.deviation.outputs().iter().map(|(name, d)| {
             json!({
                 "name": name, "max_abs": d.max_abs, "max_rel": d.max_rel, "cosine": d.cosine(),
                 "snr_db": finite(d.snr_db()), "top1_agreement": d.top1_agreement(), "differing": d.differing,
@@ -110,30 +109,12 @@ pub(crate) fn compare(
     engine: &LazyEngine<'_>,
     reference: &ModelSource,
     candidate: &ModelSource,
-    samples: &mut Samples,
+    samples: &mut SampleSet,
     options: ProofOptions,
 ) -> Result<Comparison, Error> {
     let options = ProofOptions { load: engine.load_options(), ..options };
     let given = !samples.is_generated();
-    let report = prove(engine.engine()?.as_ref(), reference, candidate, samples.batches(BATCH), &options)?;
-    Ok(Comparison { report: Report { given, ..report }, engine: engine.description()? })
-}
-
-/// The first difference between the declared inputs and outputs of two models, as a sentence.
-pub(crate) fn interface_change(original: &Model, changed: &Model) -> Option<String> {
-    let declared = |model: &Model, values: &[ValueId]| -> Vec<(String, Option<Type>)> {
-        let value = |&id: &ValueId| {
-            let value = model.graph.value(id);
-            (value.name.clone(), value.declared.as_ref().and_then(|d| d.ty.clone()))
-        };
-        values.iter().map(value).collect()
-    };
-    let change = |role: &str, a: &[ValueId], b: &[ValueId]| {
-        let (before, after) = (declared(original, a), declared(changed, b));
-        let first = before.iter().zip(&after).find(|(a, b)| a != b).map(|(a, _)| a.0.clone());
-        let count = || (before.len() != after.len()).then(|| format!("the number of {role}s changed"));
-        first.map(|name| format!("the declaration of the {role} `{name}` changed")).or_else(count)
-    };
-    let (a, b) = (&original.graph, &changed.graph);
-    change("input", a.inputs(), b.inputs()).or_else(|| change("output", a.outputs(), b.outputs()))
+    let mut report = prove(engine.engine()?.as_ref(), reference, candidate, samples.batches(BATCH), &options)?;
+    report.given = given;
+    Ok(Comparison { report, engine: engine.description()? })
 }

@@ -4,6 +4,8 @@ use crate::{Environment, Error, environment::LazyEngine};
 #[cfg(feature = "install")]
 use std::path::PathBuf;
 
+pub use pare_runtime::Hint;
+#[cfg(feature = "ort")]
 pub use pare_runtime::{Candidate, candidates};
 
 /// Returns the name and version of the engine that `environment` resolves to, and why it was chosen.

@@ -3,7 +3,7 @@
 use crate::{Defect, Rejected};
 use pare_graph::onnx::{ReadError, WriteError};
 use pare_passes::{Hint as PassHint, PipelineError, RunError, statistics::StatisticsError};
-use pare_runtime::{EngineError, SamplesError};
+use pare_runtime::{EngineError, Hint as EngineHint, SamplesError};
 use std::{fmt::Display, io, path::PathBuf, sync::Arc};
 
 /// Why an operation did not succeed; one sentence, with the remedy in [`Error::hint`].
@@ -118,6 +118,8 @@ pub enum Hint {
     },
     /// Passes that rename or reshape weights leave no mask.
     KeepWeights,
+    /// The remedy of an engine, or of samples.
+    Engine(EngineHint),
     /// The remedy of a pass, or of a pipeline.
     Pass(PassHint),
     /// Another remedy, in words.
@@ -159,8 +161,8 @@ impl Error {
             Self::Pipeline(syntax) => syntax.error.hint.clone().map(Hint::Pass),
             Self::Run(error) => error.hint().cloned().map(Hint::Pass),
             Self::Defect(defect) => Some(Hint::Defect { model_error: defect.model_error.clone() }),
-            Self::Engine(error) => error.hint().as_deref().map(text),
-            Self::Samples(error) => error.hint().as_deref().map(text),
+            Self::Engine(error) => error.hint().map(Hint::Engine),
+            Self::Samples(error) => error.hint().map(Hint::Engine),
             Self::Statistics(_) => Some(Hint::NeedsStatistics),
             Self::About { error, .. } => error.hint(),
             Self::Invalid { hint, .. } => hint.clone(),

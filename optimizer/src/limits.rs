@@ -1,7 +1,7 @@
 //! Limits on the loss of quality.
 
 use crate::Comparison;
-use pare_runtime::{Deviation, Metrics, Report};
+use pare_runtime::{Deviation, Metrics, ProofReport};
 use std::{fmt, str::FromStr};
 
 /// The largest loss of quality that is accepted; a limit that is not given holds always.
@@ -125,7 +125,7 @@ impl QualityLimits {
     }
 }
 
-fn deviation(report: &Report, limit: f64) -> Vec<String> {
+fn deviation(report: &ProofReport, limit: f64) -> Vec<String> {
     let check = |(name, output): &(String, Deviation)| {
         let relative = if output.misplaced > 0 { f64::INFINITY } else { output.max_rel };
         match &output.mismatch {
@@ -137,10 +137,10 @@ fn deviation(report: &Report, limit: f64) -> Vec<String> {
             None => None,
         }
     };
-    report.drift.outputs().iter().filter_map(check).collect()
+    report.deviation.outputs().iter().filter_map(check).collect()
 }
 
-fn agreement(report: &Report, limit: f64) -> Vec<String> {
+fn agreement(report: &ProofReport, limit: f64) -> Vec<String> {
     let shares: Vec<_> =
         report.metrics.iter().filter_map(|(name, metrics)| Some((name, metrics.agreement()?))).collect();
     if shares.is_empty() {
@@ -171,9 +171,9 @@ fn disagreement(comparison: &Comparison, limit: f64) -> Vec<String> {
     exceeded.map(sentence).collect()
 }
 
-fn measured(report: &Report, measure: Measure, limit: f64) -> Vec<String> {
+fn measured(report: &ProofReport, measure: Measure, limit: f64) -> Vec<String> {
     let (mut exceeded, mut defined) = (vec![], false);
-    for (name, deviation) in report.drift.outputs() {
+    for (name, deviation) in report.deviation.outputs() {
         if let Some(why) = &deviation.mismatch {
             exceeded.push(format!("`{name}`: {why}"));
             continue;
@@ -197,7 +197,7 @@ fn measured(report: &Report, measure: Measure, limit: f64) -> Vec<String> {
     exceeded
 }
 
-fn accuracy_drop(report: &Report, limit: f64) -> Option<String> {
+fn accuracy_drop(report: &ProofReport, limit: f64) -> Option<String> {
     let drop = |metrics: &Metrics| Some(metrics.reference_accuracy()? - metrics.candidate_accuracy()?);
     match report.metrics.iter().filter_map(|(_, metrics)| drop(metrics)).reduce(f64::max) {
         Some(drop) if !(drop <= limit) => {

@@ -1,12 +1,12 @@
 //! The proof that a pipeline keeps its promises and the limits.
 
 use crate::{
-    Comparison, Error, QualityLimits, bisect::bisect, comparison::interface_change, runner::Runner,
+    Comparison, Error, QualityLimits, bisect::bisect, runner::Runner,
     stages::Stage,
 };
 use pare_graph::Model;
 use pare_passes::Effect;
-use pare_runtime::{Outcome, ProofOptions, Report, Samples};
+use pare_runtime::{Outcome, ProofOptions, ProofReport, SampleSet, declared_change};
 use serde::{Serialize, Serializer};
 use std::fmt;
 
@@ -94,13 +94,13 @@ pub(crate) struct Claim<'c> {
 
 impl Claim<'_> {
     /// Compares the models; `test` are samples for the overall comparison.
-    pub fn prove(&self, runner: &Runner<'_>, test: Option<Samples>) -> Result<Proof, Error> {
+    pub fn prove(&self, runner: &Runner<'_>, test: Option<SampleSet>) -> Result<Proof, Error> {
         let effect = self.stages.iter().map(|s| s.effect).max().unwrap_or(Effect::Exact);
         let mut overall = self.compare(runner, effect, test)?;
         overall.report.notes.dedup();
         let mut failures = self.check_limits(&overall);
         if !self.interface_changed {
-            failures.extend(interface_change(self.original, self.result));
+            failures.extend(declared_change(self.original, self.result));
         }
         let mut stages = vec![];
         if effect == Effect::Lossy || self.mode == Prove::EachPass {
@@ -123,15 +123,15 @@ impl Claim<'_> {
         &self,
         runner: &Runner<'_>,
         effect: Effect,
-        test: Option<Samples>,
+        test: Option<SampleSet>,
     ) -> Result<Comparison, Error> {
         if cfg!(not(feature = "engine")) {
-            let report = Report::unproven("this build contains no engine");
+            let report = ProofReport::unproven("this build contains no engine");
             return Ok(Comparison { report, engine: "none".into() });
         }
         let options = ProofOptions {
             narrowed: self.interface_changed,
-            most_deployed: (effect == Effect::Lossy).then_some(ROUNDING_SAMPLES),
+            max_deployed: (effect == Effect::Lossy).then_some(ROUNDING_SAMPLES),
             ..ProofOptions::default()
         };
         if self.interface_changed {
@@ -161,8 +161,8 @@ impl Claim<'_> {
         }
         let mut proofs = vec![];
         for stage in self.stages.iter().filter(|s| each_pass || s.effect < Effect::Lossy) {
-            let most = (!each_pass).then_some(ROUNDING_SAMPLES);
-            let options = ProofOptions { most, ..ProofOptions::default() };
+            let max_samples = (!each_pass).then_some(ROUNDING_SAMPLES);
+            let options = ProofOptions { max_samples, ..ProofOptions::default() };
             let comparison = runner.compare(&stage.before, &stage.after, None, options)?;
             let passes = stage.passes.join(", ");
             if let (Outcome::Differs { output, why }, true) =

@@ -11,7 +11,7 @@ use pare_graph::{
     onnx::{self, WriteError},
 };
 use pare_passes::{Observer, Pipeline, Report, RunError, RunOptions, Tools, run, statistics::Statistics};
-use pare_runtime::{ModelSource, ProofOptions, Samples, SharedSamples};
+use pare_runtime::{ModelSource, ProofOptions, SampleSet, SharedSamples};
 use std::{cell::RefCell, path::Path};
 
 /// The data that passes and the proof use.
@@ -22,7 +22,7 @@ pub(crate) struct Data {
     /// Statistics that were collected before.
     pub statistics: Option<Statistics>,
     /// Samples for the comparison only.
-    pub test: Option<Samples>,
+    pub test: Option<SampleSet>,
 }
 
 impl Data {
@@ -116,7 +116,7 @@ impl Runner<'_> {
         &self,
         a: &Model,
         b: &Model,
-        test: Option<Samples>,
+        test: Option<SampleSet>,
         options: ProofOptions,
     ) -> Result<Comparison, Error> {
         let samples = match test {
@@ -142,7 +142,7 @@ impl Runner<'_> {
 
     fn compare_on(
         &self,
-        mut samples: Samples,
+        mut samples: SampleSet,
         a: &Model,
         b: &Model,
         options: ProofOptions,

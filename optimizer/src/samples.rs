@@ -3,7 +3,7 @@
 use crate::{Error, Hint};
 use pare_graph::Model;
 use pare_runtime::{
-    Feed, Kind, Limits, Port, Samples, beyond_generation, generate, input_specs, symbol_plans,
+    Feed, Port, PortKind, SampleLimits, SampleSet, beyond_generation, generate, input_specs, symbol_plans,
 };
 use std::path::Path;
 
@@ -13,14 +13,14 @@ const GENERATED_FEEDS: usize = 4;
 const GIVEN_FEEDS: usize = 64;
 
 /// Reads samples for the inputs of `model`.
-pub(crate) fn open(path: &Path, model: &Model) -> Result<Samples, Error> {
+pub(crate) fn open(path: &Path, model: &Model) -> Result<SampleSet, Error> {
     let ports: Vec<_> =
         input_specs(model).into_iter().map(|spec| Port { name: spec.name, kind: spec.kind }).collect();
-    Ok(Samples::open(path, &ports, Limits::default())?)
+    Ok(SampleSet::open(path, &ports, SampleLimits::default())?)
 }
 
 /// Reads samples, or generates them without a path.
-pub(crate) fn open_or_generate(path: Option<&Path>, model: &Model, seed: u64) -> Result<Samples, Error> {
+pub(crate) fn open_or_generate(path: Option<&Path>, model: &Model, seed: u64) -> Result<SampleSet, Error> {
     if let Some(path) = path {
         return open(path, model);
     }
@@ -29,7 +29,7 @@ pub(crate) fn open_or_generate(path: Option<&Path>, model: &Model, seed: u64) ->
         let message = format!("no samples can be generated for input `{}` of type {}", spec.name, spec.kind);
         return Err(Error::invalid_with(message, Hint::NeedsSamples));
     }
-    Ok(Samples::for_model(model, seed))
+    Ok(SampleSet::for_model(model, seed))
 }
 
 /// Checks that `dims` are symbolic dimensions of the inputs.
@@ -72,7 +72,7 @@ impl FeedOptions<'_> {
         // By convention the first axis of an input is the batch, if it is symbolic.
         let is_batch = |name: &str| {
             specs.iter().any(|spec| match &spec.kind {
-                Kind::Tensor { dims: Some(dims), .. } => dims
+                PortKind::Tensor { dims: Some(dims), .. } => dims
                     .first()
                     .is_some_and(|dim| dim.to_string() == name || format!("{}#0", spec.name) == name),
                 _ => false,

@@ -4,7 +4,7 @@ use crate::{
     Comparison, Environment, Error, Hint, QualityLimits, Source, comparison::compare,
     environment::LazyEngine, options::setters, samples::open_or_generate,
 };
-use pare_runtime::{Outcome, ProofOptions, Tolerance};
+use pare_runtime::{Outcome, ProofOptions, StatePair, Tolerance};
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -104,7 +104,7 @@ pub fn verify(
         tolerance: Tolerance { given: options.tolerance.clone(), ..Tolerance::default() },
         any_order: true,
         steps: options.steps,
-        state: options.state.clone(),
+        state: options.state.iter().cloned().map(|(input, output)| StatePair { input, output }).collect(),
         ..ProofOptions::default()
     };
     let engine = LazyEngine::new(&options.environment);

@@ -39,7 +39,7 @@ impl WeightStatistics {
     ) -> Result<Option<Self>, Error> {
         use crate::samples::open_or_generate;
         use pare_graph::onnx;
-        use pare_runtime::{BenchOptions, Contender, LoadOptions, ModelSource, bench};
+        use pare_runtime::{Contender, LoadOptions, ModelSource, Stopwatch, bench};
 
         /// Passes that change the values of weights rather than their number.
         const PASSES: &[&str] = &["sparsify", "apply-mask", "quantize"];
@@ -67,7 +67,7 @@ impl WeightStatistics {
             contenders.push(Contender::new(session, &feeds)?);
         }
         let min_time = std::time::Duration::from_millis(300);
-        let timing = bench(&mut contenders, &BenchOptions { min_time, ..BenchOptions::default() })?;
+        let timing = bench(&mut contenders, &Stopwatch { min_time, ..Stopwatch::default() })?;
         Ok(Some(Self {
             density: [density(original), density(model)],
             zstd_bytes,

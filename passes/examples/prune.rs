@@ -2,7 +2,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used, missing_docs)]
 use pare_graph::{Evaluate, Setting, onnx};
 use pare_passes::{Pipeline, Progress, RunOptions, Tools, run};
-use pare_runtime::{EngineChoice, Evaluator, Limits, Samples, SharedSamples, resolve};
+use pare_runtime::{EngineChoice, Evaluator, SampleLimits, SampleSet, SharedSamples, resolve};
 use std::{sync::Mutex, time::Instant};
 
 struct Clock(Mutex<(String, Instant)>);
@@ -30,7 +30,9 @@ fn main() {
         let bytes = onnx::to_bytes(&model).unwrap();
         let source = pare_runtime::ModelSource::bytes(bytes);
         let session = engine.load(&source, &pare_runtime::LoadOptions::default()).unwrap();
-        SharedSamples::from(Samples::open(path.as_ref(), session.inputs(), Limits::default()).unwrap())
+        SharedSamples::from(
+            SampleSet::open(path.as_ref(), session.inputs(), SampleLimits::default()).unwrap(),
+        )
     });
     let clock = Clock(Mutex::new((String::new(), Instant::now())));
     let start = Instant::now();

@@ -304,6 +304,6 @@ fn data_in_a_pipe_is_refused_and_not_waited_for() {
     // Nor are models and samples read from one.
     let told = onnx::read(&pipe, &onnx::ReadOptions::default()).unwrap_err().to_string();
     assert!(told.contains("pipe.bin"), "{told}");
-    let samples = pare_runtime::Samples::open(&pipe, &[], pare_runtime::Limits::default());
+    let samples = pare_runtime::SampleSet::open(&pipe, &[], pare_runtime::SampleLimits::default());
     assert!(samples.err().unwrap().to_string().contains("is no file"));
 }

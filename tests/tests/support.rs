@@ -2,6 +2,7 @@
 
 use pare_graph::Model;
 use pare_passes::{Effect, Pipeline, Report, RunOptions, Tools, run};
+use pare_runtime::declared_change;
 use pare_tests::fixtures::evaluator;
 pub use pare_tests::fixtures::{Reference, bytes, engine, root};
 
@@ -24,13 +25,7 @@ pub fn after(pipeline: &Pipeline, model: &Model) -> Result<(Model, Report), Stri
 
 /// Both models have the same inputs and outputs: names, order, types, symbolic sizes.
 pub fn same_interface(a: &Model, b: &Model) -> Result<(), String> {
-    let ports = |model: &Model| -> Vec<_> {
-        let graph = &model.graph;
-        let port = |&v| (graph.value(v).name.clone(), graph.value(v).declared.clone());
-        graph.inputs().iter().chain(graph.outputs()).map(port).map(|(n, d)| (n, d.map(|d| d.ty))).collect()
-    };
-    let (a, b) = (ports(a), ports(b));
-    if a == b { Ok(()) } else { Err(format!("the interface changed from {a:?} to {b:?}")) }
+    declared_change(a, b).map_or(Ok(()), Err)
 }
 
 /// Compares the outputs of two models on `samples` generated samples for each assignment of symbolic dims: bitwise if

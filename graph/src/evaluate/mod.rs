@@ -1,6 +1,7 @@
 //! What passes may ask of something that can run models. Engines live elsewhere; here are only the questions.
 
 pub mod quality;
+pub mod stopwatch;
 
 use crate::{Model, Tensor};
 use std::ops::Range;

@@ -32,6 +32,11 @@ pub fn tensor_from_bytes(bytes: &[u8]) -> Result<Tensor, ReadError> {
     tensor(message::<TensorProto>(bytes, "TensorProto")?)
 }
 
+/// The name inside of a tensor file, if it has one.
+pub fn tensor_name(bytes: &[u8]) -> Option<String> {
+    message::<TensorProto>(bytes, "TensorProto").ok()?.name.filter(|name| !name.is_empty())
+}
+
 /// The bytes of a tensor file, `name` inside.
 pub fn tensor_to_bytes(tensor: &Tensor, name: &str) -> Vec<u8> {
     let mut proto = tensor_to(tensor, Some(name));
@@ -154,7 +159,9 @@ mod tests {
     #[test]
     fn tensors_come_back() {
         let t = Tensor::from_slice(&[2, 1], &[1.5_f32, -2.0]).unwrap();
-        assert_eq!(tensor_from_bytes(&tensor_to_bytes(&t, "input")).unwrap(), t);
+        let file = tensor_to_bytes(&t, "input");
+        assert_eq!((tensor_from_bytes(&file).unwrap(), tensor_name(&file)), (t, Some("input".into())));
+        assert_eq!((tensor_name(b""), tensor_name(b"\xff\xff")), (None, None));
         assert_eq!(tensor_from_bytes(b"").unwrap_err().to_string(), "the file is empty");
         let external = TensorProto { raw_data: None, data_location: Some(EXTERNAL), ..plain(&[1]) };
         let why = tensor_from_bytes(&external.encode_to_vec()).unwrap_err().to_string();

@@ -7,7 +7,7 @@ use pare_passes::analysis::{
     blocks::{Block, blocks, layers},
     flow::Flow,
 };
-use pare_runtime::{BenchOptions, Contender, LoadOptions, ModelSource, Optimize, bench};
+use pare_runtime::{Contender, LoadOptions, ModelSource, Optimize, Stopwatch, bench};
 use serde::Serialize;
 use std::{path::PathBuf, time::Duration};
 
@@ -128,8 +128,8 @@ fn time_shares(
         for (_, model) in candidates {
             contenders.push(contender(model)?);
         }
-        let limits = BenchOptions { min_time: Duration::from_secs(2), rounds: 20, ..BenchOptions::default() };
-        let report = bench(&mut contenders, &limits)?;
+        let stopwatch = Stopwatch { min_time: Duration::from_secs(2), rounds: 20, ..Stopwatch::default() };
+        let report = bench(&mut contenders, &stopwatch)?;
         for (&(i, _), ratio) in candidates.iter().zip(&report.ratios[1..]) {
             saved[i] = Some(1.0 - ratio.median);
         }

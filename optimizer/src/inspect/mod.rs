@@ -14,7 +14,7 @@ use pare_graph::{
     ops::{Bindings, Cost},
     text,
 };
-use pare_runtime::{InputSpec, Kind, PortDim, input_specs};
+use pare_runtime::{InputSpec, PortDim, PortKind, input_specs};
 use serde::{Serialize, Serializer};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -183,7 +183,7 @@ fn as_map<S: Serializer>(pairs: &[(String, i64)], serializer: S) -> Result<S::Ok
 /// that of any real run.
 fn open_dims(inputs: &[InputSpec], sizes: &Bindings) -> Vec<String> {
     let inner = |input: &InputSpec| match &input.kind {
-        Kind::Tensor { dims, .. } => dims.iter().flatten().skip(1).cloned().collect(),
+        PortKind::Tensor { dims, .. } => dims.iter().flatten().skip(1).cloned().collect(),
         _ => vec![],
     };
     let symbol = |dim: PortDim| match dim {

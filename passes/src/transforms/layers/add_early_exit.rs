@@ -556,7 +556,7 @@ mod tests {
         testing::{model, tools},
     };
     use pare_graph::onnx;
-    use pare_runtime::{Limits, Port, PortDim, Samples, SharedSamples};
+    use pare_runtime::{Port, PortDim, SampleLimits, SampleSet, SharedSamples};
     use std::path::PathBuf;
 
     fn fixtures(name: &str) -> PathBuf {
@@ -567,7 +567,7 @@ mod tests {
         let dims = [PortDim::Unknown, PortDim::Fixed(1), PortDim::Fixed(8), PortDim::Fixed(8)];
         let ports = [Port::tensor("image", DataType::Float, &dims)];
         let file = fixtures("digits-calibration.npz");
-        SharedSamples::from(Samples::open(&file, &ports, Limits::default()).unwrap())
+        SharedSamples::from(SampleSet::open(&file, &ports, SampleLimits::default()).unwrap())
     }
 
     fn added(pass: AddEarlyExit, model: &mut Model) -> Result<Report, RunError> {

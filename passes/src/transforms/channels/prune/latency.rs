@@ -20,7 +20,10 @@ use crate::{
     framework::{Context, PassError, Tools},
     transforms::channels::{allocate::Counts, repair::Local},
 };
-use pare_graph::{EvaluateError, Fact, Graph, Model, NodeId, Run, Setting, Tensor, ValueId};
+use pare_graph::{
+    EvaluateError, Fact, Graph, Model, NodeId, Run, Setting, Tensor, ValueId,
+    evaluate::stopwatch::{Estimator, Stopwatch},
+};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// Steps that engines may have: the blocks of their kernels.
@@ -29,8 +32,8 @@ const STEPS: [usize; 5] = [32, 16, 8, 4, 2];
 const FREE: f64 = 0.02;
 /// Widths below a multiple of the largest step that tell how large the step is.
 const PROBED: usize = 32;
-/// Turns of each contender, and seconds of each turn.
-const TURNS: usize = 20;
+/// Rounds, and seconds of each contender in a round.
+const ROUNDS: usize = 20;
 const TURN: f64 = 2e-3;
 /// Corrections of the budget.
 const CORRECTIONS: usize = 5;
@@ -41,8 +44,6 @@ const NEAR: f64 = 0.015;
 struct Contender {
     run: Box<dyn Run>,
     feeds: Vec<(String, Tensor)>,
-    runs: usize,
-    least: f64,
 }
 
 impl Contender {
@@ -56,20 +57,12 @@ impl Contender {
         };
         let inputs = model.graph.inputs().iter().filter(|&&v| model.graph.value(v).data.is_none());
         let feeds = inputs.map(feed).collect::<Result<_, PassError>>()?;
-        let mut new = Self { run, feeds, runs: 1, least: f64::INFINITY };
-        // The first runs touch memory for the first time.
-        new.turn()?;
-        new.least = f64::INFINITY;
-        new.turn()?;
-        new.runs = (TURN / new.least.max(1e-9)).ceil().clamp(1.0, 1e4) as usize;
-        Ok(new)
+        Ok(Self { run, feeds })
     }
 
-    fn turn(&mut self) -> Result<(), EvaluateError> {
+    fn time(&mut self, runs: usize) -> Result<Vec<f64>, EvaluateError> {
         let feeds: Vec<_> = self.feeds.iter().map(|(n, t)| (n.as_str(), t)).collect();
-        let times = self.run.time(&feeds, self.runs)?;
-        self.least = times.into_iter().fold(self.least, f64::min);
-        Ok(())
+        self.run.time(&feeds, runs)
     }
 }
 
@@ -90,10 +83,10 @@ fn made_up(fact: &Fact) -> Option<Tensor> {
 /// The least seconds that each model takes, in turns.
 fn race(tools: Tools<'_>, models: &[Model]) -> Result<Vec<f64>, PassError> {
     let mut contenders = models.iter().map(|m| Contender::new(tools, m)).collect::<Result<Vec<_>, _>>()?;
-    for _ in 0..TURNS {
-        contenders.iter_mut().try_for_each(Contender::turn)?;
-    }
-    Ok(contenders.iter().map(|c| c.least).collect())
+    let estimator = Estimator::Minimum;
+    let stopwatch = Stopwatch { warm_up: 2, estimator, ..Stopwatch::rounds(ROUNDS, TURN, 1..=10_000) };
+    let timings = stopwatch.measure(&mut contenders, Contender::time)?;
+    Ok(timings.seconds.iter().map(|spread| spread.min).collect())
 }
 
 /// What these nodes read from outside, and what of them is read outside.

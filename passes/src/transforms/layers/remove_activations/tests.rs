@@ -354,7 +354,8 @@ fn a_trained_network_keeps_more_with_lines_and_a_refit() {
     let session = engine().load(&source, &LoadOptions::default()).unwrap();
     let path = fixtures.join("digits-calibration.npz");
     let samples =
-        pare_runtime::Samples::open(&path, session.inputs(), pare_runtime::Limits::default()).unwrap();
+        pare_runtime::SampleSet::open(&path, session.inputs(), pare_runtime::SampleLimits::default())
+            .unwrap();
     let samples = SharedSamples::from(samples);
     let measured = |names: &[&str], replacement, refit| {
         let mut changed = original.clone();

@@ -10,7 +10,7 @@ use crate::{
     transforms::channels::{PruneHeads, PruneHidden, order::Criterion},
 };
 use pare_graph::{Model, text};
-use pare_runtime::{Samples, SharedSamples, input_specs};
+use pare_runtime::{SampleSet, SharedSamples, input_specs};
 
 /// Two convolutions. Of the four channels between them 0 is zero by its zero point and 2 by its numbers, with biases of
 /// zero; 1 and 3 are the larger for their scales, whatever their numbers.
@@ -72,7 +72,7 @@ fn channels_go_with_their_scales_and_cutting_zeros_changes_nothing() {
 fn biases_take_the_mean_of_what_is_gone_and_weights_stay() {
     let mut original = model(&network(&[0, 1, 2, 3]));
     original.infer().unwrap();
-    let samples = SharedSamples::from(Samples::generated(input_specs(&original), 0, 64));
+    let samples = SharedSamples::from(SampleSet::generated(input_specs(&original), 0, 64));
     let with = Tools { samples: Some(&samples), ..tools() };
     let trial = HeldOut::new(with, &original, 0..64).unwrap();
     let pruned = |repair, criterion| -> Model {
