@@ -25,7 +25,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut small = optimize(input, OptimizeOptions::from("safe").environment(environment))?;
     small.write(&output)?;
     let (before, after) = (small.report.before, small.report.after);
-    println!("{} of {} nodes, {} of {} parameters", after.nodes, before.nodes, after.parameters, before.parameters);
+    println!(
+        "{} of {} nodes, {} of {} parameters",
+        after.nodes, before.nodes, after.parameters, before.parameters
+    );
     match small.report.proof.as_ref().map(|proof| proof.overall.outcome()) {
         Some(Outcome::Equal) => println!("proven equal"),
         Some(Outcome::Unproven { why }) => println!("not proven: {why}"),

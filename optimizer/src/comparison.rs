@@ -114,7 +114,8 @@ pub(crate) fn compare(
 ) -> Result<Comparison, Error> {
     let options = ProofOptions { load: engine.load_options(), ..options };
     let given = !samples.is_generated();
-    let mut report = prove(engine.engine()?.as_ref(), reference, candidate, samples.batches(BATCH), &options)?;
+    let mut report =
+        prove(engine.engine()?.as_ref(), reference, candidate, samples.batches(BATCH), &options)?;
     report.given = given;
     Ok(Comparison { report, engine: engine.description()? })
 }

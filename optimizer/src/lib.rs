@@ -71,9 +71,7 @@ pub use inspect::{
 };
 pub use limits::{Measure, QualityLimits};
 pub use mask::{MaskOptions, Masked, mask};
-pub use optimize::{
-    ModelSize, OptimizeOptions, OptimizeReport, Optimized, PIPELINE_KEY, Rejected, optimize,
-};
+pub use optimize::{ModelSize, OptimizeOptions, OptimizeReport, Optimized, PIPELINE_KEY, Rejected, optimize};
 pub use output::{Written, check_output, remove_temporary_files};
 pub use pare_graph::Model;
 pub use pare_passes::{Effect, Pipeline};

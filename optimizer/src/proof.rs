@@ -1,9 +1,6 @@
 //! The proof that a pipeline keeps its promises and the limits.
 
-use crate::{
-    Comparison, Error, QualityLimits, bisect::bisect, runner::Runner,
-    stages::Stage,
-};
+use crate::{Comparison, Error, QualityLimits, bisect::bisect, runner::Runner, stages::Stage};
 use pare_graph::Model;
 use pare_passes::Effect;
 use pare_runtime::{Outcome, ProofOptions, ProofReport, SampleSet, declared_change};

@@ -98,7 +98,10 @@ fn reports_crashes_of_native_code() {
         let ended =
             [200, 1000, 5000].into_iter().map(crashed).find(|out| out.status.code().is_some()).unwrap();
         let message = stderr(&ended);
-        assert!(code(&ended) == 2 && message.contains(&format!("native code crashed (SIG{signal})")), "{message}");
+        assert!(
+            code(&ended) == 2 && message.contains(&format!("native code crashed (SIG{signal})")),
+            "{message}"
+        );
     }
 }
 

@@ -2,8 +2,8 @@
 
 use pare_graph::{Model, onnx, text};
 use pare_runtime::{
-    Engine, EngineChoice, Evaluator, ModelSource, Original, Port, ProofOptions, ProofReport, SampleLimits, SampleSet,
-    SharedSamples, input_specs, resolve,
+    Engine, EngineChoice, Evaluator, ModelSource, Original, Port, ProofOptions, ProofReport, SampleLimits,
+    SampleSet, SharedSamples, input_specs, resolve,
 };
 use std::{
     path::{Path, PathBuf},
