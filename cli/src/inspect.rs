@@ -155,9 +155,9 @@ fn tokens_text(tokens: &Tokens) -> String {
     let table = table(&head, tokens.blocks.iter().enumerate().map(row).collect());
     let verdict = match (tokens.protected, &tokens.refusal) {
         (Some(protected), _) => {
-            let unused = ", and no other is used after the last attention";
+            let unused = "; no other is used after the last attention";
             let unused = if tokens.others_unused { unused } else { "" };
-            format!("tokens can be merged; the first {protected} are kept{unused}")
+            format!("tokens can be merged, except {protected} at the front{unused}")
         }
         (None, refusal) => format!("tokens cannot be merged: {}", refusal.as_deref().unwrap_or_default()),
     };
