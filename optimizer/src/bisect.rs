@@ -10,7 +10,7 @@ pub(crate) fn bisect(runner: &Runner<'_>, original: &Model) -> Result<Option<Cul
     runner.environment.progress.event(&Event::Bisecting);
     let run_to = |n: u64| -> Result<(Model, Report), Error> {
         let mut model = original.clone();
-        let report = runner.run(&mut model, Some(n), &mut ()).map_err(Error::Run)?;
+        let report = runner.run(&mut model, Some(n), &mut ()).map_err(|e| runner.environment.run_error(e))?;
         Ok((model, report))
     };
     let (_, all) = run_to(u64::MAX)?;

@@ -105,7 +105,8 @@ pub fn calibrate(source: impl Into<Source>, options: &CalibrateOptions) -> Resul
     let engine = LazyEngine::new(environment);
     let data = Data::with_samples(Some(&options.samples), &model)?;
     let tools = data.tools(&engine, environment, options.memory);
-    run(&options.pipeline, &mut model, RunOptions::new(tools), &mut ()).map_err(Error::Run)?;
+    run(&options.pipeline, &mut model, RunOptions::new(tools), &mut ())
+        .map_err(|e| environment.run_error(e))?;
     model.infer().map_err(Error::invalid)?;
     let samples = tools.samples.map_or(0, pare_graph::Samples::len);
     let sampling = Sampling { positions: options.positions, seed: environment.seed };

@@ -2,6 +2,7 @@
 
 use crate::{Error, options::setters};
 use pare_graph::{Evaluate, EvaluateError, Model, Run, Setting};
+use pare_passes::RunError;
 use pare_runtime::{
     Engine, EngineChoice, EngineError, EngineKind, Evaluator, LoadOptions, Resolved, resolve,
 };
@@ -121,6 +122,11 @@ impl Environment {
     /// An error if the operation was cancelled.
     pub(crate) fn check_cancelled(&self) -> Result<(), Error> {
         if self.progress.cancelled() { Err(Error::Cancelled) } else { Ok(()) }
+    }
+
+    /// The error of a run. A cancelled engine fails in the pass that uses it.
+    pub(crate) fn run_error(&self, error: RunError) -> Error {
+        self.check_cancelled().err().unwrap_or(Error::Run(error))
     }
 }
 

@@ -95,7 +95,8 @@ pub fn mask(source: impl Into<Source>, options: &MaskOptions) -> Result<Masked, 
     let data = Data::with_samples(options.samples.as_deref(), &before)?;
     let tools = data.tools(&engine, environment, options.memory);
     let mut after = before.clone();
-    run(&options.pipeline, &mut after, RunOptions::new(tools), &mut ()).map_err(Error::Run)?;
+    run(&options.pipeline, &mut after, RunOptions::new(tools), &mut ())
+        .map_err(|e| environment.run_error(e))?;
     let mask = Mask::between(&before, &after).map_err(|e| {
         Error::invalid_with(format!("the pipeline leaves no mask of {name}: {e}"), Hint::KeepWeights)
     })?;

@@ -70,7 +70,7 @@ pub struct Defect {
 impl Defect {
     /// An error of a run, with a reproducer if a pass is at fault.
     pub(crate) fn of(error: RunError, runner: &Runner<'_>, original: &Model, reproduce: bool) -> Error {
-        let Some(fault) = Fault::of(&error) else { return Error::Run(error) };
+        let Some(fault) = Fault::of(&error) else { return runner.environment.run_error(error) };
         // A pass may be the first to detect that the model contradicts itself.
         let broken = matches!(fault.kind, FaultKind::Broken(_));
         let model_error = if broken { runner.load_error(original) } else { None };
