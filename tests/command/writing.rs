@@ -48,11 +48,14 @@ fn keeps_the_old_or_the_new_output_when_killed() {
         assert_eq!(code(&whole), 0, "{}", stderr(&whole));
         let start = Instant::now();
         run(at, &["optimize", "in.onnx", "-o", "out.onnx", "--no-prove", "--quiet"]);
-        let takes = start.elapsed();
+        let mut takes = start.elapsed();
         let (mut cut, mut kept) = (0, 0);
         for step in 1..=12_u32 {
             fs::write(at.join("out.onnx"), &old).unwrap();
-            cut += u32::from(interrupted(at, "9", takes * step / 12));
+            let running = interrupted(at, "9", takes * step / 12);
+            cut += u32::from(running);
+            // The machine is faster than when the run was timed.
+            takes = if running { takes } else { takes * 3 / 4 };
             let now = fs::read(at.join("out.onnx")).unwrap();
             kept += u32::from(now == old);
             assert!(is_valid(&at.join("out.onnx")), "killed after {step}/12 of {takes:?}");
