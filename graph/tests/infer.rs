@@ -350,42 +350,42 @@ fn contradictions_name_the_node() {
     refused(
         17,
         "(float[2] a, int64[2] b) => (y) { y = Add(a, b) }",
-        "Add making `y`: `a` float[2] and `b` int64[2] differ in element type",
+        "Add producing `y`: `a` float[2] and `b` int64[2] differ in element type",
     );
     refused(
         17,
         "(float[N,4] a, float[5,6] b) => (y) { y = MatMul(a, b) }",
-        "MatMul making `y`: `a` float[N,4] and `b` float[5,6] cannot be multiplied",
+        "MatMul producing `y`: `a` float[N,4] and `b` float[5,6] cannot be multiplied",
     );
     refused(
         17,
         "(float[N,4] a, float[5,6] b) => (y) { y = Gemm(a, b) }",
-        "Gemm making `y`: axis 1 of `a` float[N,4] and axis 0 of `b` float[5,6] differ",
+        "Gemm producing `y`: axis 1 of `a` float[N,4] and axis 0 of `b` float[5,6] differ",
     );
     refused(
         17,
         "(float[2,4] a, float[3,4] b) => (y) { y = Concat<axis = 1>(a, b) }",
-        "Concat making `y`: `a` float[2,4] and `b` float[3,4] differ along axis 0",
+        "Concat producing `y`: `a` float[2,4] and `b` float[3,4] differ along axis 0",
     );
     refused(
         17,
         "(float[2,4] a) => (y) { y = Softmax(a) z = ArgMax<axis = 2>(a) }",
-        "ArgMax making `z`: axis 2 is outside of a tensor of rank 2",
+        "ArgMax producing `z`: axis 2 is outside of a tensor of rank 2",
     );
     refused(
         17,
         "(float[2,4] a) => (y) <int64[1] t = {7}> { y = Reshape(a, t) }",
-        "Reshape making `y`: `a` float[2,4] cannot be reshaped to [7]",
+        "Reshape producing `y`: `a` float[2,4] cannot be reshaped to [7]",
     );
     refused(
         17,
         "(float[2,4] a) => (double[2,4] y) { y = Relu(a) }",
-        "Relu making `y`: `y` is float[2,4], but declared as double[2,4]",
+        "Relu producing `y`: `y` is float[2,4], but declared as double[2,4]",
     );
     refused(
         17,
         "(float[N,5,8,8] x, float[8,4,3,3] w) => (y) { y = Conv(x, w) }",
-        "Conv making `y`: `x` float[N,5,8,8] has not the 4 channels that `w` float[8,4,3,3] takes",
+        "Conv producing `y`: `x` float[N,5,8,8] has not the 4 channels that `w` float[8,4,3,3] takes",
     );
     // Symbols never contradict.
     check(17, "(float[N,K] a, float[5,6] b) => (float[M,6] y) { y = MatMul(a, b) }", "y float[N,6]");
@@ -404,5 +404,5 @@ fn declared_shapes_of_outputs() {
     let declared = taller.value(taller.find("a").unwrap()).declared.clone();
     graph.set_declared(a, declared);
     let error = graph.infer_with(&[]).unwrap_err().to_string();
-    assert_eq!(error, "Relu making `y`: `y` is float[3,4], but declared as float[2,4]");
+    assert_eq!(error, "Relu producing `y`: `y` is float[3,4], but declared as float[2,4]");
 }

@@ -155,7 +155,7 @@ fn patches_see_new_shapes() {
     let error = graph.apply(patch).unwrap_err().to_string();
     assert_eq!(
         error,
-        "shapes no longer fit: MatMul making `y`: `h` float[N,2] and `u` float[3,2] cannot be multiplied"
+        "shapes no longer fit: MatMul producing `y`: `h` float[N,2] and `u` float[3,2] cannot be multiplied"
     );
     assert_eq!(fact(&graph, "h"), "float[N,3]");
     let mut patch = Patch::anchored(anchor);

@@ -5,9 +5,9 @@ use pare_graph::{DataType, Tensor, evaluate::quality};
 
 /// Deviation of one output of a candidate from the reference, over all runs so far.
 ///
-/// Floats are measured; for integers, bools and strings, unequal elements are counted. Values that are not finite must
-/// have the same position and sign in both, or they count as `misplaced`; the other measures ignore them. `-0` equals
-/// `0`.
+/// Floats are measured; for integers, bools and strings, unequal elements are counted. Values that are not
+/// finite must have the same position and sign in both, or they count as `misplaced`; the other measures
+/// ignore them. `-0` equals `0`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Deviation {
     /// Element type of the reference.
@@ -149,8 +149,9 @@ impl Deviation {
         self.error_squares += other.error_squares;
     }
 
-    /// max |reference - candidate| / scale of a run, the largest of all runs. The scale is the run's max |reference|, but
-    /// at least a thousandth of that of all runs: where values cancel to almost nothing, only rounding errors remain.
+    /// max |reference - candidate| / scale of a run, the largest of all runs. The scale is the run's max
+    /// |reference|, but at least a thousandth of that of all runs: where values cancel to almost nothing,
+    /// only rounding errors remain.
     pub fn scaled(&self) -> f64 {
         let least = MIN_SCALE * self.max_reference;
         self.runs.iter().map(|run| ratio(run.error, run.reference.max(least))).fold(0.0, f64::max)
@@ -166,7 +167,8 @@ impl Deviation {
         }
     }
 
-    /// Signal-to-noise ratio in dB: the energy of the reference over that of the difference; infinite if equal.
+    /// Signal-to-noise ratio in dB: the energy of the reference over that of the difference; infinite if
+    /// equal.
     pub fn snr_db(&self) -> f64 {
         if self.error_squares == 0.0 {
             return f64::INFINITY;

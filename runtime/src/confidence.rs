@@ -4,9 +4,10 @@ use statrs::distribution::{Beta, ContinuousCDF};
 
 /// Returns the one-sided upper confidence limit of a share, from `hits` among `of` samples.
 ///
-/// Clopper and Pearson, "The use of confidence or fiducial limits illustrated in the case of the binomial" (1934): the
-/// largest share for which at most `hits` hits have a probability of at least `1 - confidence`. This is the `confidence`
-/// quantile of Beta(hits + 1, of - hits). It holds for any number of samples drawn from the distribution of the inputs.
+/// Clopper and Pearson, "The use of confidence or fiducial limits illustrated in the case of the binomial"
+/// (1934): the largest share for which at most `hits` hits have a probability of at least `1 - confidence`.
+/// This is the `confidence` quantile of Beta(hits + 1, of - hits). It holds for any number of samples drawn
+/// from the distribution of the inputs.
 pub fn upper_limit(hits: u64, of: u64, confidence: f64) -> f64 {
     if hits >= of {
         return 1.0;

@@ -189,7 +189,7 @@ impl Port {
 pub enum ModelSource {
     /// A file, with external data in the same folder.
     File(PathBuf),
-    /// Memory.
+    /// Bytes in memory.
     Bytes {
         /// The serialized model.
         bytes: Bytes,
@@ -241,7 +241,8 @@ pub struct LoadOptions {
     pub threads: usize,
     /// The engine's own optimizations.
     pub optimize: Optimize,
-    /// Libraries of custom operators. They run with all rights of this process: only load those that the user named.
+    /// Libraries of custom operators. They run with all rights of this process: only load those that the user
+    /// named.
     pub custom_op_libraries: Vec<PathBuf>,
     /// Whether idle threads spin instead of sleeping: faster between runs, at the cost of other processes.
     pub spinning: bool,
@@ -303,8 +304,8 @@ impl fmt::Debug for Prepared {
     }
 }
 
-/// Checks that every required input has a value of its type. Other names are not checked: they may be inputs with a
-/// default.
+/// Checks that every required input has a value of its type. Other names are not checked: they may be inputs
+/// with a default.
 ///
 /// # Errors
 /// [`EngineError::Input`] for the first input without a value that fits.

@@ -1,8 +1,6 @@
 //! Engines and samples behind the traits that passes use: `pare_graph::Evaluate` and `pare_graph::Samples`.
 
-use crate::{
-    Engine, EngineError, LoadOptions, ModelSource, Optimize, SampleSet, SamplesError, Session, Value,
-};
+use crate::{Engine, EngineError, LoadOptions, ModelSource, Optimize, SampleSet, Session, Value};
 use pare_graph::{Evaluate, EvaluateError, Model, Run, Setting, Tensor, onnx};
 use std::{
     ops::Range,
@@ -38,7 +36,7 @@ impl Evaluate for Evaluator {
     }
 
     fn load(&self, model: &Model, setting: Setting) -> Result<Box<dyn Run>, EvaluateError> {
-        let bytes = onnx::to_bytes(model).map_err(|e| EvaluateError(e.to_string()))?;
+        let bytes = onnx::to_bytes(model).map_err(EvaluateError::from_error)?;
         let options = LoadOptions {
             threads: setting.threads,
             optimize: if setting.optimized { Optimize::All } else { Optimize::Off },
@@ -51,7 +49,7 @@ impl Evaluate for Evaluator {
 }
 
 fn failed(error: EngineError) -> EvaluateError {
-    EvaluateError(error.to_string())
+    EvaluateError::from_error(error)
 }
 
 struct Loaded(Box<dyn Session>);
@@ -65,7 +63,7 @@ impl Run for Loaded {
         let outputs = self.0.run(&feed(feeds)).map_err(failed)?;
         let tensor = |(name, value): (String, Value)| match value {
             Value::Tensor(tensor) => Ok(tensor),
-            _ => Err(EvaluateError(format!("output `{name}` is not a tensor"))),
+            _ => Err(EvaluateError::new(format!("output `{name}` is not a tensor"))),
         };
         outputs.into_iter().map(tensor).collect()
     }
@@ -103,10 +101,10 @@ impl pare_graph::Samples for SharedSamples {
 
     fn batch(&self, range: Range<usize>) -> Result<Vec<(String, Tensor)>, EvaluateError> {
         let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
-        let feed = samples.batch(range).map_err(|e: SamplesError| EvaluateError(e.to_string()))?;
+        let feed = samples.batch(range).map_err(EvaluateError::from_error)?;
         let tensor = |(name, value): (String, Value)| match value {
             Value::Tensor(tensor) => Ok((name, tensor)),
-            _ => Err(EvaluateError(format!("the samples of `{name}` are not tensors"))),
+            _ => Err(EvaluateError::new(format!("the samples of `{name}` are not tensors"))),
         };
         feed.into_iter().map(tensor).collect()
     }

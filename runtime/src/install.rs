@@ -1,7 +1,7 @@
 //! Installation of the ONNX Runtime version that this crate is tested with.
 //!
-//! The library comes from the wheel that the ONNX Runtime project publishes on PyPI. The user's own `pip` downloads it
-//! (mirrors and proxies are configured there), and its SHA-256 must be the one below.
+//! The library comes from the wheel that the ONNX Runtime project publishes on PyPI. The user's own `pip`
+//! downloads it (mirrors and proxies are configured there), and its SHA-256 must be the one below.
 
 pub use crate::{cache::VERSION, error::InstallError};
 
@@ -14,7 +14,8 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// A wheel of [`VERSION`]. The library does not depend on the version of Python: one wheel per platform is enough.
+/// A wheel of [`VERSION`]. The library does not depend on the version of Python: one wheel per platform is
+/// enough.
 struct Wheel {
     os: &'static str,
     arch: &'static str,
@@ -52,24 +53,16 @@ const WHEELS: [Wheel; 4] = [
 /// Limit for an unpacked library, against hostile archives.
 const MAX_LIBRARY: u64 = 1 << 30;
 
-/// Path of the installed library, if it is there and can be used.
-pub fn installed() -> Option<PathBuf> {
-    library_in(&folder()?)
-}
-
-fn folder() -> Option<PathBuf> {
-    folder_in(&|name| std::env::var_os(name))
-}
-
 fn library_in(folder: &Path) -> Option<PathBuf> {
     let files = fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path());
     files.into_iter().find(|path| locate::is_library(path) && locate::probe(path).is_ok())
 }
 
-/// Installs the library unless it is there already, and returns its path. `progress` receives one line before the
-/// download.
+/// Installs the library unless it is there already, and returns its path. `progress` receives one line before
+/// the download.
 pub fn install(progress: &mut dyn FnMut(&str)) -> Result<PathBuf, InstallError> {
-    install_to(&folder().ok_or(InstallError::NoCache)?, progress)
+    let folder = folder_in(&|name| std::env::var_os(name)).ok_or(InstallError::NoCache)?;
+    install_to(&folder, progress)
 }
 
 fn install_to(folder: &Path, progress: &mut dyn FnMut(&str)) -> Result<PathBuf, InstallError> {
@@ -93,8 +86,8 @@ fn install_to(folder: &Path, progress: &mut dyn FnMut(&str)) -> Result<PathBuf, 
     unpack(&file, &unpacked)?;
     let path = library_in(&unpacked).ok_or_else(|| unusable_reason(&unpacked))?;
     let name = path.file_name().unwrap_or_default().to_owned();
-    // A folder without a usable library is left from an interrupted installation; a usable one comes from a process
-    // that was faster.
+    // A folder without a usable library is left from an interrupted installation; a usable one comes from a
+    // process that was faster.
     if folder.exists() && library_in(folder).is_none() {
         fs::remove_dir_all(folder).map_err(io_error(folder))?;
     }
@@ -117,8 +110,8 @@ fn unusable_reason(folder: &Path) -> InstallError {
     }
 }
 
-/// Downloads the wheel into `folder` with `pip`, which also runs there: Python must not import modules from the user's
-/// current folder.
+/// Downloads the wheel into `folder` with `pip`, which also runs there: Python must not import modules from
+/// the user's current folder.
 fn download(wheel: &Wheel, folder: &Path) -> Result<PathBuf, InstallError> {
     let wanted = format!("onnxruntime=={VERSION}");
     let options =

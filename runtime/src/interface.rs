@@ -4,7 +4,7 @@ use crate::{Port, PortDim, PortKind};
 use pare_graph::{Model, Type, ValueId};
 
 /// The first difference between two lists of ports, as a sentence; `role` is "input" or "output".
-pub fn port_change(role: &str, original: &[Port], candidate: &[Port]) -> Option<String> {
+pub(crate) fn port_change(role: &str, original: &[Port], candidate: &[Port]) -> Option<String> {
     let name = |ports: &[Port], place: usize| ports.get(place).map(|port| port.name.clone());
     for place in 0..original.len().max(candidate.len()) {
         let number = place + 1;
@@ -50,8 +50,8 @@ pub(crate) fn in_order_of(original: &[Port], ports: &[Port]) -> Vec<Port> {
     ports
 }
 
-/// `candidate` with every dimension opened that `original`, a list in the same order, leaves open, and with the
-/// original's dimension where the candidate leaves it open ([`undeclared`] finds these).
+/// `candidate` with every dimension opened that `original`, a list in the same order, leaves open, and with
+/// the original's dimension where the candidate leaves it open ([`undeclared`] finds these).
 pub(crate) fn opened(candidate: &[Port], original: &[Port]) -> Vec<Port> {
     let rest = candidate.iter().skip(original.len()).cloned();
     candidate.iter().zip(original).map(|(port, original)| opened_port(port, original)).chain(rest).collect()
@@ -80,8 +80,8 @@ pub(crate) struct Undeclared {
     pub candidate: PortKind,
 }
 
-/// The outputs whose shape the candidate declares less of. That need not be a difference: an engine drops a declared
-/// size where it infers another one, and may infer more of the candidate.
+/// The outputs whose shape the candidate declares less of. That need not be a difference: an engine drops a
+/// declared size where it infers another one, and may infer more of the candidate.
 pub(crate) fn undeclared(original: &[Port], candidate: &[Port]) -> Vec<Undeclared> {
     let declares_less = |port: &Port, other: &Port| match (port.dims(), other.dims()) {
         (Some(expected), Some(dims)) if expected.len() == dims.len() => {

@@ -1,17 +1,20 @@
 //! Running ONNX models: engines, samples, comparison, timing.
 //!
 //! * [`resolve()`] returns an [`Engine`]: ONNX Runtime from a library on this machine, or the embedded tract.
-//! * A [`SampleSet`] holds the inputs that models run on: read from files, or generated from the types of the inputs.
-//! * A [`Comparison`] collects the deviation between two models' outputs; a [`Tolerance`] judges it by the noise of the
-//!   original model.
+//! * A [`SampleSet`] holds the inputs that models run on: read from files, or generated from the types of the
+//!   inputs.
+//! * A [`Comparison`] collects the deviation between two models' outputs; a [`Tolerance`] judges it by the
+//!   noise of the original model.
 //! * [`prove`] combines these, and [`bench()`] measures latency.
 //!
-//! Engines are features: `ort` (ONNX Runtime), `tract`, and `install` (installs ONNX Runtime with pip). Without them the
-//! crate still reads and generates samples, compares, and runs any other implementation of [`Engine`].
+//! Engines are features: `ort` (ONNX Runtime), `tract`, and `install` (installs ONNX Runtime with pip).
+//! Without them the crate still reads and generates samples, compares, and runs any other implementation of
+//! [`Engine`].
 //!
-//! The crate prints nothing and installs no panic hook; no input makes it panic. Errors are one sentence, and their
-//! `hint()` is a [`Hint`] that the program puts into words.
+//! The crate prints nothing and installs no panic hook; no input makes it panic. Errors are one sentence, and
+//! their `hint()` is a [`Hint`] that the program puts into words.
 
+#[cfg_attr(not(feature = "ort"), allow(dead_code))]
 mod cache;
 mod compare;
 mod confidence;
@@ -49,7 +52,7 @@ pub use engine::{
 pub use error::{EngineError, InstallError};
 pub use evaluate::{Evaluator, SharedSamples};
 pub use hint::{Hint, Tried};
-pub use interface::{declared_change, port_change};
+pub use interface::declared_change;
 #[cfg(feature = "ort")]
 pub use locate::{Candidate, Located, candidates, locate};
 #[cfg(feature = "ort")]
@@ -63,10 +66,10 @@ pub use proof::{Original, Outcome, ProofOptions, ProofReport, prove};
 pub use resolve::{EngineChoice, EngineKind, Resolved, resolve};
 pub use samples::{
     Batch, InputSpec, SampleLimits, SampleSet, SamplesError, beyond_generation, generate, input_specs,
-    read_test_data, summary, symbol_plans,
+    read_test_data, symbol_plans,
 };
-pub use state::{StatePair, state_pairs};
+pub use state::StatePair;
 pub use timing::{Contender, bench};
-pub use tolerance::{Allowed, Tolerance, Verdict, epsilon};
+pub use tolerance::{Tolerance, Verdict, epsilon};
 #[cfg(feature = "tract")]
 pub use tract::TractEngine;

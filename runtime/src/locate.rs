@@ -1,8 +1,8 @@
 //! Search for an ONNX Runtime library on this machine.
 //!
-//! Order: the path given, `ORT_DYLIB_PATH`, the folder of the installed library, `onnxruntime/capi` of the active
-//! virtual environment and of the Python in `PATH`, the system's library folders. The first two are requests: if they
-//! cannot be used, nothing else takes their place.
+//! Order: the path given, `ORT_DYLIB_PATH`, the folder of the installed library, `onnxruntime/capi` of the
+//! active virtual environment and of the Python in `PATH`, the system's library folders. The first two are
+//! requests: if they cannot be used, nothing else takes their place.
 
 use crate::{cache::folder_in, error::EngineError, hint::Tried, message::one_line};
 use std::{
@@ -41,7 +41,8 @@ pub struct Candidate {
 /// Returns the first usable library. `requested` is a library file or a folder that contains one.
 ///
 /// # Errors
-/// [`EngineError::Library`] if the requested library cannot be used, [`EngineError::NotFound`] if there is none.
+/// [`EngineError::Library`] if the requested library cannot be used, [`EngineError::NotFound`] if there is
+/// none.
 pub fn locate(requested: Option<&Path>) -> Result<Located, EngineError> {
     locate_in(requested, &|name| std::env::var_os(name))
 }
@@ -203,8 +204,8 @@ pub(crate) fn is_library(path: &Path) -> bool {
     if cfg!(target_os = "macos") { rest.ends_with("dylib") } else { rest == "so" || rest.starts_with("so.") }
 }
 
-/// Returns the version of the library at `path`, or the reason why it cannot be used. Loads the library, which runs its
-/// initializers.
+/// Returns the version of the library at `path`, or the reason why it cannot be used. Loads the library,
+/// which runs its initializers.
 #[allow(unsafe_code)]
 pub fn probe(path: &Path) -> Result<String, String> {
     if !path.is_file() {
@@ -220,8 +221,8 @@ pub fn probe(path: &Path) -> Result<String, String> {
     // SAFETY: ONNX Runtime exports the function with this type in every version.
     let base = unsafe { library.get::<Base>(b"OrtGetApiBase\0") };
     let base = base.map_err(|_| format!("`{}` is not ONNX Runtime", path.display()))?;
-    // SAFETY: the function takes nothing and gives a table that lives as long as the library; the version
-    // is a string constant in it.
+    // SAFETY: the function takes no arguments and returns a table that is valid as long as the library; the
+    // version is a string constant in it.
     let version = unsafe {
         let Some(base) = base().as_ref() else { return Err("it has no interface".to_owned()) };
         CStr::from_ptr((base.GetVersionString)()).to_string_lossy().into_owned()

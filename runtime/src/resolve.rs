@@ -58,14 +58,14 @@ impl fmt::Debug for Resolved {
     }
 }
 
-/// Returns the engine that `choice` requests. Installs ONNX Runtime if there is none and `choice` allows it; `progress`
-/// receives one line before the download.
+/// Returns the engine that `choice` requests. Installs ONNX Runtime if there is none and `choice` allows it;
+/// `progress` receives one line before the download.
 ///
 /// # Errors
 /// The requested engine is not available; without a request, neither engine is.
 pub fn resolve(choice: &EngineChoice, progress: &mut dyn FnMut(&str)) -> Result<Resolved, EngineError> {
     if choice.engine == EngineKind::Tract {
-        return tract("as asked", false);
+        return tract("as requested", false);
     }
     let reason = match find_ort(choice, progress) {
         Ok((engine, from)) => {
@@ -133,7 +133,7 @@ mod tests {
         let choice = EngineChoice { engine: EngineKind::Tract, ..EngineChoice::default() };
         let resolved = resolve(&choice, &mut |_| unreachable!()).unwrap();
         assert_eq!((resolved.engine.name(), resolved.fallback), ("tract", false));
-        assert!(resolved.note.ends_with(", as asked"));
+        assert!(resolved.note.ends_with(", as requested"));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Perturbation of a model's weights by one rounding.
 //!
-//! In a loop a rounding error grows from step to step. The engine's optimizations do not change loop bodies and so do not
-//! show how far. Weights moved to a neighbouring number do: the error of every product is then about that of one rounding
-//! (backward error: Higham, Accuracy and Stability of Numerical Algorithms, 1.5).
+//! In a loop a rounding error grows from step to step. The engine's optimizations do not change loop bodies
+//! and so do not show how far. Weights moved to a neighbouring number do: the error of every product is then
+//! about that of one rounding (backward error: Higham, Accuracy and Stability of Numerical Algorithms, 1.5).
 
 use crate::{ModelSource, epsilon};
 use fastrand::Rng;
@@ -11,8 +11,9 @@ use pare_graph::{
     onnx::{self, ReadOptions},
 };
 
-/// The model with each element `w` of its float matrices changed to `w ± ε·w`, ε the machine epsilon of its type; `None`
-/// without a `Loop` or `Scan`. Vectors and scalars are not changed, since some are sizes; neither are subgraphs.
+/// The model with each element `w` of its float matrices changed to `w ± ε·w`, ε the machine epsilon of its
+/// type; `None` without a `Loop` or `Scan`. Vectors and scalars are not changed, since some are sizes;
+/// neither are subgraphs.
 pub(crate) fn perturbed(model: &ModelSource) -> Option<ModelSource> {
     let mut model = match model {
         ModelSource::File(path) => onnx::read(path, &ReadOptions::default()).ok()?,

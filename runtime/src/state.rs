@@ -11,9 +11,9 @@ pub struct StatePair {
     pub output: String,
 }
 
-/// Derives the state of a model: inputs and outputs of the same type and with a common start of their names, such as
-/// `state` and `stateN`, `h_in` and `h_out`, `conv_cache` and `conv_cache_out`.
-pub fn state_pairs(inputs: &[Port], outputs: &[Port]) -> Vec<StatePair> {
+/// Derives the state of a model: inputs and outputs of the same type and with a common start of their names,
+/// such as `state` and `stateN`, `h_in` and `h_out`, `conv_cache` and `conv_cache_out`.
+pub(crate) fn state_pairs(inputs: &[Port], outputs: &[Port]) -> Vec<StatePair> {
     let mut pairs: Vec<StatePair> = vec![];
     for input in inputs {
         let stem = stem(&input.name);

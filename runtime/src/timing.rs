@@ -20,8 +20,8 @@ impl Contender {
         Ok(Self { session, feeds })
     }
 
-    /// Seconds per run, over as many passes through all feeds as hold `runs` runs. One reading of the clock for all:
-    /// single runs may be too short for it.
+    /// Seconds per run, the mean of all passes through the feeds that `runs` runs need. The clock is read once
+    /// for all: single runs may be too short for it.
     fn time(&mut self, runs: usize) -> Result<Vec<f64>, EngineError> {
         let passes = runs.div_ceil(self.feeds.len());
         let start = Instant::now();

@@ -5,26 +5,26 @@ use pare_graph::DataType;
 
 /// The deviation that counts as rounding of the same function.
 ///
-/// The reference is the model's own noise: with the engine's optimizations off and on, the original computes the same
-/// function with sums in another order. The deviation between these two, the *floor*, is the effect of rounding alone for
-/// this model and these samples. A candidate is another such reordering. Its largest error is the maximum of as many
-/// draws from a similar distribution; `factor` covers the spread of such maxima, and reorderings that the engine does not
-/// perform.
+/// The reference is the model's own noise: with the engine's optimizations off and on, the original computes
+/// the same function with sums in another order. The deviation between these two, the *floor*, is the effect
+/// of rounding alone for this model and these samples. A candidate is another such reordering. Its largest
+/// error is the maximum of as many draws from a similar distribution; `factor` covers the spread of such
+/// maxima, and reorderings that the engine does not perform.
 ///
-/// The engine does not optimize the bodies of loops, where a rounding error may grow from step to step: models with loops
-/// also run with perturbed weights.
+/// The engine does not optimize the bodies of loops, where a rounding error may grow from step to step:
+/// models with loops also run with perturbed weights.
 ///
-/// The floor is zero where the engine reorders nothing. Therefore a constant part is allowed too: `roundings` machine
-/// epsilons of the output's type, times its largest value. In single and double precision it represents the roundings on
-/// the path through the network. Types of at most 16 bits are computed in wider registers and rounded at the end of an
-/// operator, so `narrow_roundings` is smaller.
+/// The floor is zero where the engine reorders nothing. Therefore a constant part is allowed too: `roundings`
+/// machine epsilons of the output's type, times its largest value. In single and double precision it
+/// represents the roundings on the path through the network. Types of at most 16 bits are computed in wider
+/// registers and rounded at the end of an operator, so `narrow_roundings` is smaller.
 ///
-/// Both parts are relative to the scale of each run ([`Deviation::scaled`]): a run with large values must not hide errors
-/// of others. `tests/tables/mutations.md` shows the detected errors, and that correct rewrites stay within 4 times the
-/// floor or 2 epsilons; the factors leave a margin for other models.
+/// Both parts are relative to the scale of each run ([`Deviation::scaled`]): a run with large values must not
+/// hide errors of others. `tests/tables/mutations.md` shows the detected errors, and that correct rewrites
+/// stay within 4 times the floor or 2 epsilons; the factors leave a margin for other models.
 ///
-/// Integers, bools and strings do not round. They must be equal, except for `factor` times the share that differs in the
-/// floor.
+/// Integers, bools and strings do not round. They must be equal, except for `factor` times the share that
+/// differs in the floor.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tolerance {
     /// Allowed multiple of the floor.
@@ -45,7 +45,7 @@ impl Default for Tolerance {
 
 /// The deviation that a [`Tolerance`] allows for one output.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Allowed {
+pub(crate) struct Allowed {
     /// max |reference - candidate| of floats.
     pub abs: f64,
     /// max |reference - candidate| of floats in a run, relative to the run's scale.
@@ -58,7 +58,7 @@ pub struct Allowed {
 
 impl Tolerance {
     /// The allowed deviation of an output with this `floor`; `reference` is its largest |value|.
-    pub fn from_floor(&self, floor: &Deviation, dtype: Option<DataType>, reference: f64) -> Allowed {
+    pub(crate) fn from_floor(&self, floor: &Deviation, dtype: Option<DataType>, reference: f64) -> Allowed {
         let epsilon = dtype.map_or(0.0, epsilon);
         let wide = dtype.is_some_and(|dtype| dtype.bits() >= 32);
         let roundings = if wide { self.roundings } else { self.narrow_roundings };
@@ -72,7 +72,8 @@ impl Tolerance {
         }
     }
 
-    /// Compares every output of `candidate` with its floor. The verdict names the output with the largest excess.
+    /// Compares every output of `candidate` with its floor. The verdict names the output with the largest
+    /// excess.
     pub fn judge(&self, candidate: &Comparison, floor: &Comparison) -> Verdict {
         let none = Deviation::default();
         let faults = candidate.outputs().iter().filter_map(|(name, deviation)| {

@@ -1,7 +1,7 @@
 //! tract, the embedded engine.
 //!
-//! tract needs no library on the machine, but supports fewer operators and element types than ONNX Runtime. A plan of
-//! tract holds for fixed shapes: the session builds one for each set of input shapes and keeps it.
+//! tract needs no library on the machine, but supports fewer operators and element types than ONNX Runtime. A
+//! plan of tract holds for fixed shapes: the session builds one for each set of input shapes and keeps it.
 
 use crate::{
     Engine, EngineError, Feed, LoadOptions, ModelSource, Optimize, Port, PortDim, PortKind, Prepared,

@@ -1,5 +1,5 @@
-//! ONNX's own tests of operators, in both engines: values of every element type, sequences and optional values are
-//! converted both ways. The tests are in `fixtures/nodes`, or in the folder `ONNX_NODE_TESTS`.
+//! ONNX's own tests of operators, in both engines: values of every element type, sequences and optional
+//! values are converted both ways. The tests are in `fixtures/nodes`, or in the folder `ONNX_NODE_TESTS`.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 use pare_runtime::{

@@ -98,17 +98,17 @@ fn every_broken_file_is_told_in_a_sentence() {
                     node("Neg", &["b"], &["y"]),
                 ],
             ),
-            "the nodes form a cycle through Add making `a`",
+            "the nodes form a cycle through Add producing `a`",
         ),
         (
             "made twice",
             model(18, &[relu(), node("Neg", &["x"], &["y"])]),
-            "`y` has two producers, Relu making `y` and by Neg making `y`",
+            "`y` has two producers, Relu producing `y` and by Neg producing `y`",
         ),
         (
             "undefined",
             model(18, &[node("Add", &["x", "nowhere"], &["y"])]),
-            "`nowhere` is used by Add making `y`, but nothing makes it",
+            "`nowhere` is used by Add producing `y`, but nothing makes it",
         ),
         (
             "output not made",
@@ -118,12 +118,12 @@ fn every_broken_file_is_told_in_a_sentence() {
         (
             "unknown operator",
             model(18, &[node("Rellu", &["x"], &["y"])]),
-            "Rellu making `y` is no operator of ai.onnx in operator set 18",
+            "Rellu producing `y` is no operator of ai.onnx in operator set 18",
         ),
         (
             "too new an operator",
             model(11, &[node("Gelu", &["x"], &["y"])]),
-            "Gelu making `y` is no operator of ai.onnx in operator set 11",
+            "Gelu producing `y` is no operator of ai.onnx in operator set 11",
         ),
         (
             "too new an operator set",
@@ -138,7 +138,7 @@ fn every_broken_file_is_told_in_a_sentence() {
         (
             "too many inputs",
             model(18, &[node("Relu", &["x", "x"], &["y"])]),
-            "Relu making `y` has 2 inputs, but must have 1",
+            "Relu producing `y` has 2 inputs, but must have 1",
         ),
         ("external", add("good.bin"), "none"),
         (

@@ -85,10 +85,10 @@ impl CheckError {
     }
 }
 
-/// The known name that is most like `name`, if one is like it.
-pub(super) fn nearest(name: &str, known: impl Iterator<Item = &'static str>) -> Option<String> {
-    let distances = known.map(|k| (strsim::damerau_levenshtein(&k.to_lowercase(), &name.to_lowercase()), k));
-    // A third of the letters may be wrong.
-    let close = distances.filter(|(distance, k)| *distance <= k.len().max(name.len()) / 3);
-    close.min().map(|(_, k)| k.to_owned())
+/// The name among `known` with the smallest Damerau-Levenshtein distance to `name`, if at most a third of its
+/// letters differ.
+pub fn nearest<'n>(name: &str, known: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
+    let distance = |k: &str| strsim::damerau_levenshtein(&k.to_lowercase(), &name.to_lowercase());
+    let distances = known.into_iter().map(|k| (distance(k), k));
+    distances.filter(|(distance, k)| *distance <= k.len().max(name.len()) / 3).min().map(|(_, k)| k)
 }

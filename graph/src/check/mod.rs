@@ -8,7 +8,7 @@ mod error;
 mod functions;
 mod operator;
 
-pub use error::{CheckError, Fault};
+pub use error::{CheckError, Fault, nearest};
 pub(crate) use functions::Functions;
 
 use crate::{Graph, Model, NodeId, ValueId, ops::newest_opset};

@@ -42,7 +42,7 @@ fn unknown(at: NodeRef<'_>, domain: &str, opset: i64) -> Fault {
         node: at.describe(),
         domain: if domain.is_empty() { "ai.onnx" } else { domain }.into(),
         opset,
-        near: nearest(at.op(), ops::operators(domain, opset)),
+        near: nearest(at.op(), ops::operators(domain, opset)).map(str::to_owned),
         since: first,
     }
 }
@@ -91,7 +91,7 @@ fn check_attributes(at: NodeRef<'_>, schema: &Schema) -> Result<(), Fault> {
             continue;
         }
         let Some(attribute) = schema.attribute(name) else {
-            let near = nearest(name, schema.attributes.iter().map(|a| a.name));
+            let near = nearest(name, schema.attributes.iter().map(|a| a.name)).map(str::to_owned);
             return Err(Fault::UnknownAttribute { node: at.describe(), name: name.clone(), near });
         };
         let kind = AttributeKind::of(value);

@@ -27,12 +27,12 @@ fn a_sound_graph_in_any_order_passes() {
 
 #[test]
 fn values_are_made_before_they_are_used() {
-    let q = "`q` is used by Add making `y`, but nothing makes it";
+    let q = "`q` is used by Add producing `y`, but nothing makes it";
     assert_eq!(says(graph("y = Add(x, q)").check()), q);
     assert_eq!(says(graph("t = Relu(x)").check()), "the output `y` is made by nothing");
     assert_eq!(
         says(graph("y = Add(x, c) a = Add(x, c) b = Relu(a) c = Neg(b)").check()),
-        "the nodes form a cycle: Add making `a`, Relu making `b`, Neg making `c`"
+        "the nodes form a cycle: Add producing `a`, Relu producing `b`, Neg producing `c`"
     );
 }
 
@@ -41,7 +41,7 @@ fn values_are_made_once() {
     let mut both = graph("y = Relu(x)");
     let y = both.find("y").unwrap();
     both.add_input(y);
-    assert_eq!(says(both.check()), "`y` has two producers, the graph's inputs and by Relu making `y`");
+    assert_eq!(says(both.check()), "`y` has two producers, the graph's inputs and by Relu producing `y`");
     let mut twice = graph("y = Relu(x)");
     let x = twice.find("x").unwrap();
     twice.add_input(x);
@@ -52,14 +52,14 @@ fn values_are_made_once() {
 
 #[test]
 fn operators_exist_in_the_imported_set() {
-    let unknown = "Rellu making `y` is no operator of ai.onnx in operator set 17";
+    let unknown = "Rellu producing `y` is no operator of ai.onnx in operator set 17";
     assert_eq!(says(graph("y = Rellu(x)").check()), unknown);
     assert_eq!(hint("y = Rellu(x)"), "did you mean `Relu`?");
     assert_eq!(hint("y = Gelu(x)"), "it came with operator set 20: import that or a newer one");
     assert_eq!(graph("y = Nothing(x)").check().unwrap_err().hint(), None);
-    let deprecated = "Scatter making `y` is deprecated in operator set 17";
+    let deprecated = "Scatter producing `y` is deprecated in operator set 17";
     assert_eq!(says(graph("y = Scatter(x, x, x)").check()), deprecated);
-    let foreign = "Bar making `y` is of the domain `foo`, which the model does not import";
+    let foreign = "Bar producing `y` is of the domain `foo`, which the model does not import";
     assert_eq!(says(graph("y = foo.Bar(x)").check()), foreign);
     assert_eq!(hint("y = foo.Bar(x)"), "add an opset_import for `foo`");
     assert_eq!(graph("y = com.microsoft.Gelu(x)").check(), Ok(()));
@@ -68,29 +68,29 @@ fn operators_exist_in_the_imported_set() {
 
 #[test]
 fn counts_are_those_of_the_schema() {
-    assert_eq!(says(graph("y = Add(x)").check()), "Add making `y` has 1 input, but must have 2");
-    assert_eq!(says(graph("y, w = Relu(x)").check()), "Relu making `y` has 2 outputs, but must have 1");
-    let clip = "Clip making `y` has 4 inputs, but must have 1 to 3";
+    assert_eq!(says(graph("y = Add(x)").check()), "Add producing `y` has 1 input, but must have 2");
+    assert_eq!(says(graph("y, w = Relu(x)").check()), "Relu producing `y` has 2 outputs, but must have 1");
+    let clip = "Clip producing `y` has 4 inputs, but must have 1 to 3";
     assert_eq!(says(graph("y = Clip(x, x, x, x)").check()), clip);
-    assert_eq!(says(graph("y = Max()").check()), "Max making `y` has 0 inputs, but must have at least 1");
-    assert_eq!(says(graph("y = Add(, x)").check()), "Add making `y` lacks its input `A`");
+    assert_eq!(says(graph("y = Max()").check()), "Max producing `y` has 0 inputs, but must have at least 1");
+    assert_eq!(says(graph("y = Add(, x)").check()), "Add producing `y` lacks its input `A`");
     assert_eq!(graph("y = Clip(x, , x)").check(), Ok(()));
 }
 
 #[test]
 fn attributes_are_those_of_the_schema() {
-    assert_eq!(says(graph("y = Concat(x, x)").check()), "Concat making `y` lacks its attribute `axis`");
+    assert_eq!(says(graph("y = Concat(x, x)").check()), "Concat producing `y` lacks its attribute `axis`");
     assert_eq!(
         says(graph("y = Concat<axis = \"zero\">(x, x)").check()),
-        "the attribute `axis` of Concat making `y` is string, but must be int"
+        "the attribute `axis` of Concat producing `y` is string, but must be int"
     );
-    let unknown = "Softmax making `y` has an attribute `axes`, which it does not know";
+    let unknown = "Softmax producing `y` has an attribute `axes`, which it does not know";
     assert_eq!(says(graph("y = Softmax<axes = 1>(x)").check()), unknown);
     assert_eq!(hint("y = Softmax<axes = 1>(x)"), "did you mean `axis`?");
     assert_eq!(graph("y = Softmax<__axes = 1>(x)").check(), Ok(()));
-    assert_eq!(says(graph("y = Constant()").check()), "Constant making `y` must hold one value");
+    assert_eq!(says(graph("y = Constant()").check()), "Constant producing `y` must hold one value");
     let both = graph("y = Constant<value_int = 1, value_float = 1.0>()").check();
-    assert_eq!(says(both), "Constant making `y` must hold one value");
+    assert_eq!(says(both), "Constant producing `y` must hold one value");
 }
 
 #[test]
@@ -103,15 +103,15 @@ fn types_are_those_of_the_schema() {
     };
     assert_eq!(
         says(with("y = Relu(x)", DataType::String)),
-        "`x` at Relu making `y` is string[], which is none of float, int8, int16, int32, int64, float16, double, \
+        "`x` at Relu producing `y` is string[], which is none of float, int8, int16, int32, int64, float16, double, \
          bfloat16"
     );
     let mixed = with("y = Add(x, z)", DataType::Double);
     assert_eq!(mixed.clone().unwrap_err().hint().unwrap(), "a Cast node can join them");
-    assert_eq!(says(mixed), "`x` (double[]) and `z` (float[N]) at Add making `y` must be of one type");
+    assert_eq!(says(mixed), "`x` (double[]) and `z` (float[N]) at Add producing `y` must be of one type");
     let sequence = says(with("s = SequenceConstruct(z) y = SequenceInsert(x, z)", DataType::Float));
     assert!(
-        sequence.starts_with("`x` at SequenceInsert making `y` is float[], which is none of seq("),
+        sequence.starts_with("`x` at SequenceInsert producing `y` is float[], which is none of seq("),
         "{sequence}"
     );
 }
@@ -132,19 +132,19 @@ fn subgraphs_are_checked_too() {
     let fault = |before, then| says(conditional(before, then));
     assert_eq!(
         fault("", "p = Rellu(z)"),
-        "Rellu making `p` is no operator of ai.onnx in operator set 17, in `then_branch` of If making `y`"
+        "Rellu producing `p` is no operator of ai.onnx in operator set 17, in `then_branch` of If producing `y`"
     );
-    assert_eq!(fault("", "p = Relu(nope)"), "`nope` is used by If making `y`, but nothing makes it");
+    assert_eq!(fault("", "p = Relu(nope)"), "`nope` is used by If producing `y`, but nothing makes it");
     assert_eq!(
         fault("p = Relu(z)", ""),
-        "the output `p` is a value of an outer graph, in `then_branch` of If making `y`"
+        "the output `p` is a value of an outer graph, in `then_branch` of If producing `y`"
     );
     assert_eq!(
         fault("k = Abs(z)", "k = Relu(z) p = Abs(k)"),
-        "Relu making `k` makes `k`, which is also the name of a value of an outer graph, \
-         in `then_branch` of If making `y`"
+        "Relu producing `k` makes `k`, which is also the name of a value of an outer graph, \
+         in `then_branch` of If producing `y`"
     );
-    assert_eq!(fault("", "p = Relu(y)"), "the nodes form a cycle: If making `y`");
+    assert_eq!(fault("", "p = Relu(y)"), "the nodes form a cycle: If producing `y`");
 }
 
 #[test]
@@ -157,11 +157,11 @@ fn bodies_fit_their_nodes() {
     assert_eq!(body("y = Loop (n, c, v)", good), Ok(()));
     assert_eq!(
         says(body("y, s = Loop (n, c, v)", good)),
-        "`body` of Loop making `y` has 2 outputs, but must have at least 3"
+        "`body` of Loop producing `y` has 2 outputs, but must have at least 3"
     );
     assert_eq!(
         says(body("y = Loop (n, c)", good)),
-        "`body` of Loop making `y` has 3 inputs, but must have 2"
+        "`body` of Loop producing `y` has 3 inputs, but must have 2"
     );
 }
 
@@ -173,10 +173,13 @@ fn functions_are_checked_where_they_are_called() {
     assert_eq!(model("y = Relu(x)", bad), Ok(()));
     assert_eq!(
         says(model("y = f.bad(x)", bad)),
-        "Rellu making `b` is no operator of ai.onnx in operator set 17, in the function `bad`"
+        "Rellu producing `b` is no operator of ai.onnx in operator set 17, in the function `bad`"
     );
     assert_eq!(model("y = f.relu(x)", RELU), Ok(()));
-    assert_eq!(says(model("y = f.relu(x, x)", RELU)), "relu making `y` has 2 inputs, but must have 0 to 1");
+    assert_eq!(
+        says(model("y = f.relu(x, x)", RELU)),
+        "relu producing `y` has 2 inputs, but must have 0 to 1"
+    );
     assert_eq!(says(model("y = Relu(x)", &format!("{RELU} {RELU}"))), "the function `relu` is there twice");
 }
 

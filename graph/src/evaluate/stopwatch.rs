@@ -1,8 +1,8 @@
 //! Latency of contenders that run on one machine at the same time.
 //!
-//! Every contender runs once per round, and every other round is reversed, so that a change of the machine's speed
-//! affects all alike. Ratios and wins are computed within a round: a slow round cancels out. The stopwatch knows no
-//! engine; contenders report their own times.
+//! Every contender runs once per round, and every other round is reversed, so that a change of the machine's
+//! speed affects all alike. Ratios and wins are computed within a round: a slow round cancels out. The
+//! stopwatch knows no engine; contenders report their own times.
 
 use std::{
     ops::RangeInclusive,
@@ -98,8 +98,8 @@ impl Stopwatch {
         Self { turn, runs, rounds, min_time: Duration::ZERO, max_time: Duration::MAX, ..Self::default() }
     }
 
-    /// Measures `contenders`. `time` runs one of them a given number of times and returns the seconds of each run, or
-    /// fewer numbers where several runs are timed together.
+    /// Measures `contenders`. `time` runs one of them a given number of times and returns the seconds of each
+    /// run, or fewer numbers where several runs are timed together.
     ///
     /// # Errors
     /// The first error of `time`.

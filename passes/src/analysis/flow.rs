@@ -40,7 +40,7 @@ pub(super) fn read_by(graph: &Graph, node: NodeId) -> Vec<ValueId> {
     if reads_shape(graph, node) {
         return vec![];
     }
-    graph.inputs_of(node).into_iter().flatten().chain(graph.captured_by(node)).collect()
+    graph.operands(node).collect()
 }
 
 /// Returns the nodes that a value flows into.

@@ -1,6 +1,7 @@
 //! Absent optionals and empty sequences.
 //!
-//! ONNX Runtime's interface constructs neither, but its operators do: a model with one node returns the value.
+//! ONNX Runtime's interface constructs neither, but its operators do: a model with one node returns the
+//! value.
 
 use super::{dtype, handle::Handle};
 use crate::{PortKind, message::one_line};

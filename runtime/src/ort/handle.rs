@@ -1,7 +1,7 @@
 //! Values of ONNX Runtime, through its C interface.
 //!
-//! The safe wrappers of `ort` support no 4- and 8-bit floats, no absent values and no strings that are not UTF-8, and
-//! panic on some of them. All `unsafe` code that runs a model is in this file.
+//! The safe wrappers of `ort` support no 4- and 8-bit floats, no absent values and no strings that are not
+//! UTF-8, and panic on some of them. All `unsafe` code that runs a model is in this file.
 #![allow(unsafe_code)]
 
 use super::dtype;
@@ -31,8 +31,8 @@ impl Drop for Handle {
 /// Calls a function of the interface and converts its status to a result.
 macro_rules! call {
     ($name:ident($($argument:expr),* $(,)?)) => {{
-        // SAFETY: every caller in this file passes pointers to live values of the types that the interface requires; a
-        // returned status is owned.
+        // SAFETY: every caller in this file passes pointers to live values of the types that the interface
+        // requires; a returned status is owned.
         let result = unsafe { ort::Error::result_from_status((ort::api().$name)($($argument),*)) };
         result.map_err(|error| one_line(error.message()))
     }};
@@ -80,7 +80,8 @@ impl Handle {
             return Ok(());
         }
         let data = self.data()?;
-        // SAFETY: the tensor was created with this type and shape, which `bytes` fills exactly; both are packed alike.
+        // SAFETY: the tensor was created with this type and shape, which `bytes` fills exactly; both are
+        // packed alike.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), data.cast(), bytes.len()) };
         Ok(())
     }

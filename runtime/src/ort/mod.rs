@@ -27,8 +27,8 @@ use std::{
 /// Name in reports and errors.
 const NAME: &str = "ONNX Runtime";
 
-/// The library in use. A process has one environment and one library of ONNX Runtime. Neither is released: their
-/// destructors would run in unspecified order at exit.
+/// The library in use. A process has one environment and one library of ONNX Runtime. Neither is released:
+/// their destructors would run in unspecified order at exit.
 static LOADED: Mutex<Option<(PathBuf, Environment)>> = Mutex::new(None);
 
 /// ONNX Runtime from a library on this machine.
@@ -42,7 +42,8 @@ impl OrtEngine {
     /// Loads `library`, unless it is the one in use.
     ///
     /// # Errors
-    /// [`EngineError::Taken`] if another library is in use, [`EngineError::Library`] if it cannot be initialized.
+    /// [`EngineError::Taken`] if another library is in use, [`EngineError::Library`] if it cannot be
+    /// initialized.
     pub fn new(library: &Located) -> Result<Self, EngineError> {
         let path = library.path.canonicalize().unwrap_or_else(|_| library.path.clone());
         let version = library.version.clone();

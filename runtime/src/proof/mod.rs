@@ -27,8 +27,8 @@ use run::{ProofRun, Sessions};
 
 /// Compares `candidate` with `original` on `batches`.
 ///
-/// A run that the original rejects is skipped; one that only the candidate rejects is a difference. The interface
-/// (names, order and types of inputs and outputs) must be the same.
+/// A run that the original rejects is skipped; one that only the candidate rejects is a difference. The
+/// interface (names, order and types of inputs and outputs) must be the same.
 ///
 /// # Errors
 /// Those of `batches`. Errors of the engine are part of the report's outcome.
@@ -161,8 +161,9 @@ fn changed_orders(a: &dyn Session, b: &dyn Session) -> Vec<String> {
     differ.map(|(role, ..)| format!("the {role} are in another order: they were matched by name")).collect()
 }
 
-/// The first difference between the interfaces, as a sentence. Output types include what the engine infers, which may
-/// be more for the candidate: sizes that the original leaves open are compared by running, not here.
+/// The first difference between the interfaces, as a sentence. Output types include what the engine infers,
+/// which may be more for the candidate: sizes that the original leaves open are compared by running, not
+/// here.
 fn interface_change(
     original: &dyn Session,
     candidate: &dyn Session,

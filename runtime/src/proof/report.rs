@@ -13,10 +13,10 @@ pub struct ProofOptions {
     pub any_order: bool,
     /// Runs per sample, each with the state of the previous one; 0 counts as 1.
     pub steps: usize,
-    /// The model's state; if empty, it is derived from names and types ([`crate::state_pairs`]).
+    /// The model's state; if empty, it is derived from names and types.
     pub state: Vec<StatePair>,
-    /// Whether the candidate may fix sizes that the original leaves open, and have other inputs and outputs; the
-    /// outcome is then [`Outcome::Unproven`].
+    /// Whether the candidate may fix sizes that the original leaves open, and have other inputs and outputs;
+    /// the outcome is then [`Outcome::Unproven`].
     pub narrowed: bool,
     /// Most samples to run; all by default.
     pub max_samples: Option<usize>,
@@ -34,14 +34,15 @@ pub struct ProofReport {
     pub deviation: Comparison,
     /// Deviation of the candidate with the engine's optimizations from the original without.
     pub deployed: Comparison,
-    /// The model's noise: deviation of the original with the engine's optimizations, and with perturbed weights if it
-    /// has loops, from itself without.
+    /// The model's noise: deviation of the original with the engine's optimizations, and with perturbed
+    /// weights if it has loops, from itself without.
     pub floor: Comparison,
     /// Agreement, accuracy and divergence of each output with class scores.
     pub metrics: Vec<(String, Metrics)>,
     /// Samples that both models ran on.
     pub samples: usize,
-    /// Whether the samples are real ones, so that shares of them estimate shares of all inputs; set by the caller.
+    /// Whether the samples are real ones, so that shares of them estimate shares of all inputs; set by the
+    /// caller.
     pub given: bool,
     /// Runs that the original rejected, such as those with unsupported sizes.
     pub skipped: usize,

@@ -70,7 +70,8 @@ impl Array {
         self.header.shape.first().copied().unwrap_or(1)
     }
 
-    /// The `rows` as a tensor of `dtype`. With `strip`, `rows` is one row and the tensor lacks the first axis.
+    /// The `rows` as a tensor of `dtype`. With `strip`, `rows` is one row and the tensor lacks the first
+    /// axis.
     pub fn rows_as(
         &mut self,
         rows: Range<usize>,

@@ -37,8 +37,8 @@ fn numbered(folder: &Path, prefix: &str, suffix: &str) -> Result<Vec<(usize, Pat
     Ok(found)
 }
 
-/// Reads the values in `folder` for `ports`: the files `input_*.pb` or `output_*.pb`, depending on `role` (`"input"` or
-/// `"output"`). A file belongs to the port with its name, or else to the port at its number.
+/// Reads the values in `folder` for `ports`: the files `input_*.pb` or `output_*.pb`, depending on `role`
+/// (`"input"` or `"output"`). A file belongs to the port with its name, or else to the port at its number.
 ///
 /// # Errors
 /// A file that cannot be read, or a value that does not fit its port.

@@ -1,52 +1,22 @@
 //! Generation of samples from the types of the inputs.
 //!
-//! The seed determines the samples, independently of the order of the inputs. Successive samples have different
-//! distributions: normal, uniform, magnitudes over several orders, mostly zero, and smooth waves of different amplitude,
-//! for effects that noise averages out. Thus a rewrite that is only right for some values is detected.
+//! The seed determines the samples, independently of the order of the inputs. Successive samples have
+//! different distributions: normal, uniform, magnitudes over several orders, mostly zero, and smooth waves of
+//! different amplitude, for effects that noise averages out. Thus a rewrite that is only right for some
+//! values is detected.
 
-use super::pack;
-use crate::{Feed, Port, PortDim, PortKind, Value};
+use super::{
+    plan::{dims, sizes, symbol_plans},
+    specs::InputSpec,
+};
+use crate::{Feed, PortKind, Value};
 use bytes::Bytes;
 use fastrand::Rng;
-use pare_graph::{DataType, Tensor};
-use std::{collections::BTreeMap, f64::consts::TAU, ops::Range};
+use pare_graph::{DataType, Tensor, pack_bits};
+use std::{collections::BTreeMap, f64::consts::TAU};
 
 /// Number of distributions; successive samples cycle through them.
 pub const DISTRIBUTIONS: usize = 5;
-
-/// The values to generate for one input.
-#[derive(Clone, Debug, PartialEq)]
-pub struct InputSpec {
-    /// Name of the input.
-    pub name: String,
-    /// Its type.
-    pub kind: PortKind,
-    /// Range of its integers, such as the rows of the table that they index; 0..10 by default.
-    pub bound: Option<Range<i64>>,
-    /// Integers that the graph compares the input with, which decide its branches; half of the elements are chosen from
-    /// them.
-    pub choices: Vec<i64>,
-}
-
-impl From<&Port> for InputSpec {
-    fn from(port: &Port) -> Self {
-        Self { name: port.name.clone(), kind: port.kind.clone(), bound: None, choices: vec![] }
-    }
-}
-
-impl InputSpec {
-    /// The sizes of `dims`, with the symbols from `plan` (1 for a symbol without a size).
-    fn shape(&self, dims: &[PortDim], plan: &BTreeMap<String, usize>) -> Vec<usize> {
-        let size = |(axis, dim): (usize, &PortDim)| match dim {
-            PortDim::Fixed(size) => *size,
-            dim => {
-                let symbol = symbol(&self.name, axis, dim);
-                symbol.and_then(|name| plan.get(&name).copied()).unwrap_or(1)
-            }
-        };
-        dims.iter().enumerate().map(size).collect()
-    }
-}
 
 /// Most elements of a generated input, 2 GiB in f64: sizes in a file are not trusted.
 const MAX_ELEMENTS: usize = 1 << 28;
@@ -62,108 +32,12 @@ pub fn beyond_generation(inputs: &[InputSpec]) -> Option<&InputSpec> {
         }
     }
     let fits =
-        |input: &InputSpec| plans.iter().all(|plan| count(&input.shape(dims(&input.kind), plan)).is_some());
+        |input: &InputSpec| plans.iter().all(|plan| count(&sizes(input, dims(&input.kind), plan)).is_some());
     inputs.iter().find(|input| !is_known(&input.kind) || !fits(input))
 }
 
 fn count(shape: &[usize]) -> Option<usize> {
     pare_graph::element_count(shape).filter(|&n| n <= MAX_ELEMENTS)
-}
-
-/// The presumed meaning of a dimension, which determines its sizes. If a symbol has several, the first of these counts.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Meaning {
-    Batch,
-    /// Height or width of images, which models halve several times: small or odd sizes may not run.
-    Space,
-    Other,
-    /// The last axis of a list of floats, such as sound: filters and transforms need a minimal length.
-    Signal,
-}
-
-impl Meaning {
-    /// The size in each plan. In the first plan all dimensions of a meaning are equal, which is most likely to run. In the
-    /// others they are odd and depend on `rank`, the index among the dimensions of a meaning: exchanged dimensions show.
-    fn sizes(self, rank: usize) -> [usize; 3] {
-        match self {
-            Self::Batch => [1, 3, 2],
-            Self::Space => [64, 96 + 32 * (rank % 3), 61 + 2 * (rank % 8)],
-            Self::Other => [8, 5 + 2 * (rank % 16), 13 + rank % 16],
-            Self::Signal => [512, 576 + 64 * (rank % 3), 1001 + 2 * (rank % 8)],
-        }
-    }
-}
-
-/// Returns sizes for the symbolic dimensions of `inputs`: three plans, or one empty plan without such dimensions. A
-/// dimension without a name is called `input#axis`.
-pub fn symbol_plans(inputs: &[InputSpec]) -> Vec<BTreeMap<String, usize>> {
-    let mut meanings: BTreeMap<String, Meaning> = BTreeMap::new();
-    for input in inputs {
-        let (dtype, dims) = (dtype(&input.kind), dims(&input.kind));
-        for (axis, dim) in dims.iter().enumerate() {
-            let Some(name) = symbol(&input.name, axis, dim) else { continue };
-            let found = meaning(dims, axis, dtype);
-            meanings.entry(name).and_modify(|known| *known = (*known).min(found)).or_insert(found);
-        }
-    }
-    if meanings.is_empty() {
-        return vec![BTreeMap::new()];
-    }
-    let mut plans = vec![BTreeMap::new(); 3];
-    let mut ranks: BTreeMap<Meaning, usize> = BTreeMap::new();
-    for (name, meaning) in &meanings {
-        let rank = ranks.entry(*meaning).or_default();
-        for (plan, size) in plans.iter_mut().zip(meaning.sizes(*rank)) {
-            plan.insert(name.clone(), size);
-        }
-        *rank += 1;
-    }
-    plans
-}
-
-fn dtype(kind: &PortKind) -> Option<DataType> {
-    match kind {
-        PortKind::Tensor { dtype, .. } => Some(*dtype),
-        PortKind::Sequence(inner) | PortKind::Optional(inner) => dtype(inner),
-        PortKind::Map { .. } | PortKind::Other(_) => None,
-    }
-}
-
-fn dims(kind: &PortKind) -> &[PortDim] {
-    match kind {
-        PortKind::Tensor { dims, .. } => dims.as_deref().unwrap_or_default(),
-        PortKind::Sequence(inner) | PortKind::Optional(inner) => dims(inner),
-        PortKind::Map { .. } | PortKind::Other(_) => &[],
-    }
-}
-
-fn symbol(input: &str, axis: usize, dim: &PortDim) -> Option<String> {
-    match dim {
-        PortDim::Fixed(_) => None,
-        PortDim::Symbol(name) => Some(name.clone()),
-        PortDim::Unknown => Some(format!("{input}#{axis}")),
-    }
-}
-
-fn meaning(dims: &[PortDim], axis: usize, dtype: Option<DataType>) -> Meaning {
-    let rank = dims.len();
-    let batch = match &dims[axis] {
-        PortDim::Symbol(name) => {
-            let name = name.to_ascii_lowercase();
-            // `N` alone may also be a length, but not on a leading axis.
-            let leading = axis == 0 || (axis == 1 && rank == 3);
-            name.contains("batch") || (leading && ["n", "b", "bs"].contains(&name.as_str()))
-        }
-        // The state of a recurrent layer, [layers, batch, units].
-        _ => matches!(dims, [PortDim::Fixed(_), PortDim::Unknown, PortDim::Fixed(_)]),
-    };
-    let last = axis + 1 == rank;
-    match rank {
-        _ if batch || (axis == 0 && rank >= 2) => Meaning::Batch,
-        4.. if axis >= 2 => Meaning::Space,
-        2 | 3 if last && dtype.is_some_and(DataType::is_float) => Meaning::Signal,
-        _ => Meaning::Other,
-    }
 }
 
 /// Generates sample number `index` for `inputs`, with the sizes of `plan` (1 for a symbol without a size).
@@ -198,14 +72,15 @@ impl Generator<'_> {
     fn value(&mut self, kind: &PortKind) -> Option<Value> {
         match kind {
             PortKind::Tensor { dtype, dims } => {
-                let shape = self.input.shape(dims.as_deref().unwrap_or_default(), self.plan);
+                let shape = sizes(self.input, dims.as_deref().unwrap_or_default(), self.plan);
                 self.tensor(*dtype, &shape).map(Value::Tensor)
             }
             PortKind::Sequence(inner) => {
                 let items = (0..2).map(|_| self.value(inner));
                 items.collect::<Option<_>>().map(Value::Sequence)
             }
-            // Every fourth is absent, except sequences: ONNX Runtime 1.32 aborts the process on an absent one.
+            // Every fourth is absent, except sequences: ONNX Runtime 1.32 aborts the process on an absent
+            // one.
             PortKind::Optional(inner) if self.index % 4 == 3 && !matches!(**inner, PortKind::Sequence(_)) => {
                 Some(Value::Optional(None))
             }
@@ -239,7 +114,7 @@ impl Generator<'_> {
             }
             _ if dtype.bits() < 8 || (dtype.bits() == 8 && dtype.is_float()) => {
                 let codes = self.codes(dtype, count)?;
-                Tensor::new(dtype, shape, pack(dtype.bits(), &codes))
+                Tensor::new(dtype, shape, pack_bits(dtype.bits(), &codes))
             }
             _ if dtype.is_float() => Tensor::from_f64(dtype, shape, &self.floats(count)),
             _ => {
@@ -307,7 +182,7 @@ impl Generator<'_> {
     /// Codes of a narrow type: small finite floats, integers within the range.
     fn codes(&mut self, dtype: DataType, count: usize) -> Option<Vec<u8>> {
         let all: Vec<u8> = (0..=(((1_u16 << dtype.bits()) - 1) as u8)).collect();
-        let values = Tensor::new(dtype, &[all.len()], pack(dtype.bits(), &all)).ok()?.to_f64()?;
+        let values = Tensor::new(dtype, &[all.len()], pack_bits(dtype.bits(), &all)).ok()?.to_f64()?;
         let bound = self.input.bound.clone().unwrap_or(0..10);
         let fits = |value: f64| {
             if dtype.is_float() {
@@ -328,14 +203,10 @@ const WORDS: [&str; 8] = ["a", "the", "model", "runs", "Über", "x1", "", "two w
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeSet;
+    use crate::{Port, PortDim};
 
     fn spec(name: &str, dtype: DataType, dims: &[PortDim]) -> InputSpec {
         InputSpec::from(&Port::tensor(name, dtype, dims))
-    }
-
-    fn named(name: &str) -> PortDim {
-        PortDim::Symbol(name.to_owned())
     }
 
     fn tensor(spec: &InputSpec, index: usize) -> Tensor {
@@ -371,27 +242,6 @@ mod tests {
         assert_ne!(both[0].1, generate(&[a], &none, 1, 1)[0].1);
         // Pinned: a proof must be reproducible.
         assert_eq!(hash("x"), 0xaf63_f54c_8602_1707);
-    }
-
-    #[test]
-    fn varies_every_symbol() {
-        let image = spec("image", DataType::Float, &[named("N"), PortDim::Fixed(3), named("h"), named("w")]);
-        let ids = spec("ids", DataType::Int64, &[named("N"), named("length"), PortDim::Unknown]);
-        let plans = symbol_plans(&[image, ids]);
-        for symbol in ["N", "h", "w", "length", "ids#2"] {
-            let sizes: BTreeSet<_> = plans.iter().map(|plan| plan[symbol]).collect();
-            assert!(sizes.len() >= 2, "{symbol}: {sizes:?}");
-        }
-        assert_eq!(plans.iter().map(|plan| plan["N"]).collect::<Vec<_>>(), [1, 3, 2]);
-        assert_eq!((plans[0]["h"], plans[0]["length"]), (64, 8));
-        assert_ne!(plans[1]["h"], plans[1]["w"]);
-        let sound = spec("sound", DataType::Float, &[named("N"), named("time")]);
-        assert_eq!(symbol_plans(&[sound])[0]["time"], 512);
-        let wave = spec("wave", DataType::Float, &[named("batch_size"), named("N")]);
-        assert_eq!(symbol_plans(&[wave])[0]["N"], 512);
-        let state = spec("h", DataType::Float, &[PortDim::Fixed(2), PortDim::Unknown, PortDim::Fixed(128)]);
-        assert_eq!(symbol_plans(&[state])[1]["h#1"], 3);
-        assert_eq!(symbol_plans(&[spec("x", DataType::Float, &[PortDim::Fixed(1)])]), [BTreeMap::new()]);
     }
 
     #[test]

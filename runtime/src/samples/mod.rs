@@ -1,7 +1,7 @@
 //! Samples: the inputs that models run on, read from files or generated.
 //!
-//! * An `.npz` file contains one array per input, with the input's name, and optionally `labels`; an `.npy` file is the
-//!   array of a model's only input. Samples run along the first axis.
+//! * An `.npz` file contains one array per input, with the input's name, and optionally `labels`; an `.npy`
+//!   file is the array of a model's only input. Samples run along the first axis.
 //! * A folder contains ONNX test data, `test_data_set_*/input_*.pb`; each set is one sample.
 //! * [`SampleSet::generated`] generates samples from the types of the inputs.
 //!
@@ -13,16 +13,17 @@ mod fit;
 mod folder;
 mod generate;
 mod npy;
+mod plan;
 mod specs;
 
 pub use array::SampleLimits;
 pub use error::SamplesError;
-
 pub use folder::read_test_data;
-pub use generate::{InputSpec, beyond_generation, generate, symbol_plans};
-pub use specs::input_specs;
+pub use generate::{beyond_generation, generate};
+pub use plan::symbol_plans;
+pub use specs::{InputSpec, input_specs};
 
-use crate::{Feed, Port, engine::describe};
+use crate::{Feed, Port};
 use array::Array;
 use fit::{Column, PerRun, check_names, column, read_labels};
 use generate::DISTRIBUTIONS;
@@ -66,7 +67,7 @@ pub struct Batch {
     pub feed: Feed,
     /// Their indices.
     pub samples: Range<usize>,
-    /// Their labels, if there are any.
+    /// Their classes, if the samples have labels.
     pub labels: Option<Vec<i64>>,
 }
 
@@ -89,7 +90,8 @@ impl SampleSet {
         Self::from_arrays(path, arrays, inputs, limits)
     }
 
-    /// Generated samples: `per_plan` for each plan of symbolic sizes ([`symbol_plans`]), determined by the seed.
+    /// Generated samples: `per_plan` for each plan of symbolic sizes ([`symbol_plans`]), determined by the
+    /// seed.
     pub fn generated(inputs: Vec<InputSpec>, seed: u64, per_plan: usize) -> Self {
         let plans = symbol_plans(&inputs);
         let count = plans.len() * per_plan;
@@ -181,8 +183,8 @@ impl SampleSet {
         }
     }
 
-    /// The inputs for the samples in `range`, clipped to the samples there are. Of generated samples and test data, only
-    /// the first of the range.
+    /// Returns the inputs for the samples in `range`, clipped to the existing ones. Generated samples and test
+    /// data sets are returned one at a time: the first of the range.
     ///
     /// # Errors
     /// A file that cannot be read.
@@ -214,8 +216,8 @@ impl SampleSet {
         }
     }
 
-    /// All samples, in batches of [`Self::batch_size`]. Generated samples end early when they take long, after each
-    /// distribution in all sizes.
+    /// Iterates over all samples, in batches of [`Self::batch_size`]. Generated samples end early when they take long,
+    /// after each distribution in all sizes.
     pub fn batches(&mut self, requested: usize) -> impl Iterator<Item = Result<Batch, SamplesError>> + '_ {
         let size = self.batch_size(requested);
         let end = self.count - self.left_over();
@@ -238,35 +240,11 @@ fn extension(path: &Path) -> Option<&str> {
     path.extension().and_then(|extension| extension.to_str())
 }
 
-/// Codes of `bits` bits each, one a byte, packed from the low bits up as tensors hold them.
-pub(crate) fn pack(bits: u32, codes: &[u8]) -> Vec<u8> {
-    if bits >= 8 {
-        return codes.to_vec();
-    }
-    let bits = bits as usize;
-    let mut out = vec![0_u8; (codes.len() * bits).div_ceil(8)];
-    for (i, code) in codes.iter().enumerate() {
-        let (byte, shift) = (i * bits / 8, i * bits % 8);
-        let wide = u16::from(code & ((1 << bits) - 1)) << shift;
-        out[byte] |= wide as u8;
-        if let Some(next) = out.get_mut(byte + 1) {
-            *next |= (wide >> 8) as u8;
-        }
-    }
-    out
-}
-
-/// Names and types of a feed, in one line.
-pub fn summary(feed: &Feed) -> String {
-    let one = |(name, value): &(String, crate::Value)| format!("{name}: {}", describe(value));
-    feed.iter().map(one).collect::<Vec<_>>().join(", ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::{array::write_npz, npy::tests::npy, *};
     use crate::{PortDim, Value};
-    use pare_graph::{DataType, text::parse_graph};
+    use pare_graph::{DataType, Tensor, text::parse_graph};
     use zip::CompressionMethod::Deflated;
 
     fn port(dtype: DataType, dims: &[PortDim]) -> Port {
@@ -357,17 +335,10 @@ mod tests {
         let ports = [port(DataType::Uint8, &[PortDim::Unknown, PortDim::Fixed(2)])];
         let mut samples = SampleSet::open(&path, &ports, SampleLimits::default()).unwrap();
         let feed = samples.batch(0..9).unwrap();
-        assert_eq!(summary(&feed), "x: uint8[5, 2]");
-        assert!(matches!(&feed[0].1, Value::Tensor(_)));
+        assert_eq!((feed.len(), feed[0].0.as_str()), (1, "x"));
+        let expected = Tensor::from_slice(&[5, 2], &[0_u8, 1, 2, 3, 4, 5, 6, 7, 8, 9]).unwrap();
+        assert_eq!(feed[0].1, Value::Tensor(expected));
         let error = SampleSet::open(folder.path(), &ports, SampleLimits::default()).err().unwrap();
         assert!(matches!(error, SamplesError::EmptyFolder(_)));
-    }
-
-    #[test]
-    fn packs_codes_from_the_low_bits_up() {
-        assert_eq!(pack(4, &[1, 0xff, 2]), [0xf1, 0x02]);
-        assert_eq!(pack(2, &[0, 1, 2, 3, 2]), [0b11_10_01_00, 0b10]);
-        assert_eq!(pack(6, &[0x3f, 0, 1]), [0x3f, 0x10, 0]);
-        assert_eq!(pack(8, &[7]), [7]);
     }
 }

@@ -183,7 +183,7 @@ pub(super) fn tensor(
             Tensor::new(dtype, shape, bytes)
         }
         // `ml_dtypes` stores an element of fewer than 8 bits in one byte.
-        Element::Raw(1) => Tensor::new(dtype, shape, super::pack(dtype.bits(), &bytes)),
+        Element::Raw(1) => Tensor::new(dtype, shape, pare_graph::pack_bits(dtype.bits(), &bytes)),
         Element::Raw(_) => Tensor::new(dtype, shape, bytes),
         Element::Bytes(width) => Tensor::strings(shape, split(&bytes, width, shape, trim)),
         Element::Text { big_endian, .. } => {

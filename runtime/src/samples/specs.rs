@@ -1,9 +1,28 @@
 //! Input specifications of a model, derived from its graph.
 
-use super::InputSpec;
-use crate::{PortDim, PortKind};
+use crate::{Port, PortDim, PortKind};
 use pare_graph::{AxisSize, DataType, Edge, Graph, Model, Type, TypeKind, ValueId};
-use std::collections::HashSet;
+use std::{collections::HashSet, ops::Range};
+
+/// The values to generate for one input.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InputSpec {
+    /// Name of the input.
+    pub name: String,
+    /// Its type.
+    pub kind: PortKind,
+    /// Range of its integers, such as the rows of the table that they index; 0..10 by default.
+    pub bound: Option<Range<i64>>,
+    /// Integers that the graph compares the input with, which decide its branches; half of the elements are
+    /// chosen from them.
+    pub choices: Vec<i64>,
+}
+
+impl From<&Port> for InputSpec {
+    fn from(port: &Port) -> Self {
+        Self { name: port.name.clone(), kind: port.kind.clone(), bound: None, choices: vec![] }
+    }
+}
 
 /// Returns the required inputs of `model`, with ranges for those that are used as indices.
 pub fn input_specs(model: &Model) -> Vec<InputSpec> {

@@ -29,23 +29,23 @@ fn graphs() {
     );
     assert_eq!(
         sentence(|g| g.node.push(node("Abs", &["x"], &["y"]))),
-        "`y` has two producers, Relu making `y` and by Abs making `y`"
+        "`y` has two producers, Relu producing `y` and by Abs producing `y`"
     );
     assert_eq!(
         sentence(|g| g.node[0].output = vec!["y".into(), "y".into()]),
-        "`y` has two producers, Relu making `y` and by Relu making `y`"
+        "`y` has two producers, Relu producing `y` and by Relu producing `y`"
     );
     assert_eq!(
         sentence(|g| g.node[0].output[0] = "x".into()),
-        "`x` has two producers, the graph's inputs and by Relu making `x`"
+        "`x` has two producers, the graph's inputs and by Relu producing `x`"
     );
     assert_eq!(
         sentence(|g| g.initializer = vec![tensor("y", &[])]),
-        "`y` has two producers, an initializer and by Relu making `y`"
+        "`y` has two producers, an initializer and by Relu producing `y`"
     );
     assert_eq!(
         sentence(|g| g.node[0].input[0] = "z".into()),
-        "`z` is used by Relu making `y`, but nothing makes it"
+        "`z` is used by Relu producing `y`, but nothing makes it"
     );
     assert_eq!(
         sentence(|g| g.output.push(info("z", &[1]))),
@@ -53,9 +53,9 @@ fn graphs() {
     );
     assert_eq!(
         sentence(|g| g.node[0].input[0] = "y".into()),
-        "the nodes form a cycle through Relu making `y`"
+        "the nodes form a cycle through Relu producing `y`"
     );
-    assert_eq!(sentence(|g| g.node[0].op_type = None), "the node making `y` has no operator");
+    assert_eq!(sentence(|g| g.node[0].op_type = None), "the node producing `y` has no operator");
     assert_eq!(sentence(|g| g.input[0].name = None), "a graph input has no name");
     assert_eq!(sentence(|g| g.output[0].name = text("")), "a graph output has no name");
     assert_eq!(
@@ -66,7 +66,7 @@ fn graphs() {
     let inner = GraphProto { node: vec![node("Abs", &["z"], &["o"])], ..Default::default() };
     assert_eq!(
         sentence(|g| g.node[0].attribute = vec![AttributeProto { g: Some(inner), ..attribute("body", 5) }]),
-        "`z` is used in a subgraph of Relu making `y`, but nothing makes it"
+        "`z` is used in a subgraph of Relu producing `y`, but nothing makes it"
     );
     let f = FunctionProto { name: text("F"), output: vec!["o".into()], ..Default::default() };
     let functions =
@@ -78,10 +78,10 @@ fn graphs() {
 
 #[test]
 fn attributes() {
-    let of = "of Relu making `y`";
+    let of = "of Relu producing `y`";
     let (a, b) = (attribute("a", 2), attribute("a", 2));
-    assert_eq!(with_attribute(vec![a, b]), "Relu making `y` has the attribute `a` twice");
-    assert_eq!(with_attribute(vec![attribute("", 2)]), "Relu making `y` has an attribute without name");
+    assert_eq!(with_attribute(vec![a, b]), "Relu producing `y` has the attribute `a` twice");
+    assert_eq!(with_attribute(vec![attribute("", 2)]), "Relu producing `y` has an attribute without name");
     assert_eq!(
         with_attribute(vec![attribute("a", 99)]),
         format!("the attribute `a` {of} has the unknown attribute type 99")

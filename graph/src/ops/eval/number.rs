@@ -4,8 +4,8 @@
 //! are what computing in that type gives: 53 bits are more than twice 24 and two, so rounding twice is rounding
 //! once (Figueroa 1995). For 16 bits, which engines compute in 32, the same holds at each step.
 
-use super::{Stop, here, place::pack};
-use crate::{DataType, Element, Tensor};
+use super::{Stop, here};
+use crate::{DataType, Element, Tensor, pack_bits};
 use half::{bf16, f16};
 
 /// Reads one element.
@@ -91,7 +91,7 @@ pub(super) fn from_integers(
             _ => data.extend_from_slice(&bytes[..bits as usize / 8]),
         }
     }
-    let data = if bits < 8 { pack(bits as usize, &data) } else { data };
+    let data = if bits < 8 { pack_bits(bits, &data) } else { data };
     Ok(Tensor::new(dtype, shape, data)?)
 }
 

@@ -1,7 +1,7 @@
 //! The walk over a graph: facts of inputs and constants first, then node by node.
 
 use super::{InferError, call::Calls, cx::Cx, dims::MAX_RANK, rules};
-use crate::{Constant, Dim, Fact, Function, Graph, NodeId, TensorFact, ValueId};
+use crate::{Constant, Dim, Fact, Function, Graph, NodeId, TensorFact, ValueId, standard_domain};
 use std::collections::{HashMap, HashSet};
 
 /// Nodes looked at in one inference, those of subgraphs and functions as often as they are: a bound on hostile
@@ -29,7 +29,8 @@ impl<'f> Engine<'f> {
         let overload = |f: &'f Function| f.overload.as_deref().unwrap_or("");
         // The first of a name counts.
         let names = functions.iter().enumerate().rev();
-        let by_name = names.map(|(i, f)| ((standard(&f.domain), f.name.as_str(), overload(f)), i)).collect();
+        let by_name =
+            names.map(|(i, f)| ((standard_domain(&f.domain), f.name.as_str(), overload(f)), i)).collect();
         let calls = functions.iter().map(|_| Calls::default()).collect();
         Self { functions, by_name, calls, depth: 0, lenient: false, keep: false, visits: 0 }
     }
@@ -163,11 +164,6 @@ pub(super) fn put(graph: &mut Graph, id: ValueId, fact: Fact, changed: &mut Hash
         changed.insert(id);
         graph.set_fact(id, fact);
     }
-}
-
-/// The domain with its standard spelling.
-fn standard(domain: &str) -> &str {
-    if domain == "ai.onnx" { "" } else { domain }
 }
 
 /// Whether an output that is not what it is declared as makes the model invalid. Another type always does; another shape

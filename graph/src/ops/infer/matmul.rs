@@ -24,7 +24,7 @@ fn transposed_product(cx: &Cx, (a, x): (usize, &[Dim]), (b, y): (usize, &[Dim]))
         [k] => (k, None, &[][..]),
         [lead @ .., k, n] => (k, Some(n), lead),
     };
-    dims::same(inner, inner_y).ok_or_else(no)?;
+    inner.unify(inner_y).ok_or_else(no)?;
     let mut shape = dims::broadcast(lead_x, lead_y).map_err(|_| no())?;
     shape.extend(rows.into_iter().chain(columns).cloned());
     Ok(Some(shape))
@@ -107,7 +107,7 @@ fn gemm_shape(cx: &Cx, a: usize, b: usize, c: Option<usize>) -> Shape {
         && let Some(bias) = cx.shape(c)
     {
         let sum = dims::broadcast(&shape, bias)?;
-        let fits = |(sum, own): (&Dim, &Dim)| dims::same(sum, own).is_some();
+        let fits = |(sum, own): (&Dim, &Dim)| sum.unify(own).is_some();
         if sum.len() != 2 || !sum.iter().zip(&shape).all(fits) {
             return Err(format!("{} does not broadcast to {}", cx.name(c), dims::show(&shape)));
         }

@@ -204,7 +204,7 @@ fn rejects_windows_and_other_normalisations_with_reasons() {
 
     // A softmax over columns instead of rows.
     let model = vit(&format!("{NORM} {SEPARATE} s = MatMul(q, k) p = Softmax<axis = 1>(s) {AFTER}"));
-    assert_eq!(attentions(&model.graph), [Err(NoAttention::Axis("Softmax making `p`".into()))]);
+    assert_eq!(attentions(&model.graph), [Err(NoAttention::Axis("Softmax producing `p`".into()))]);
 
     // A softmax over classes.
     assert!(attentions(&vit("y = Softmax(x)").graph).is_empty());

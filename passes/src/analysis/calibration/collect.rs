@@ -109,8 +109,8 @@ fn input_rows(
 
 /// The error for an activation whose shape differs from the inferred one.
 pub fn misfit(op: &Linear, graph: &Graph) -> PassError {
-    EvaluateError(format!("the shape of `{}` differs from the inferred one", graph.value(op.input).name))
-        .into()
+    let name = &graph.value(op.input).name;
+    EvaluateError::new(format!("the shape of `{name}` differs from the inferred one")).into()
 }
 
 /// Splits operators into chunks whose sums fit into this many bytes.

@@ -1,7 +1,7 @@
 //! Runs samples through a model and observes inner values.
 
 use super::segment;
-use crate::framework::{Hint, PassError, Tools};
+use crate::framework::{PassError, Tools};
 use pare_graph::{DataType, Dim, EvaluateError, Graph, Model, Run, Setting, Tensor, ValueId};
 use std::{borrow::Cow, ops::Range};
 
@@ -64,7 +64,7 @@ impl Probe {
         wanted: &[ValueId],
     ) -> Result<Self, PassError> {
         let engine = tools.engine.ok_or_else(no_engine)?;
-        let part = segment(model, given, wanted).map_err(|e| EvaluateError(e.to_string()))?;
+        let part = segment(model, given, wanted).map_err(EvaluateError::from_error)?;
         let named = |id: &ValueId| part.graph.value(*id).name.clone();
         let inputs: Vec<_> = part.graph.inputs().iter().map(named).collect();
         let outputs: Vec<_> = part.graph.outputs().iter().map(named).collect();
@@ -74,7 +74,7 @@ impl Probe {
             let output = outputs.iter().position(|o| *o == name).map(Source::Output);
             // Given values are not outputs of the part.
             let given = given.iter().position(|g| g == v).map(Source::Given);
-            output.or(given).ok_or_else(|| EvaluateError(format!("`{name}` is not computed")))
+            output.or(given).ok_or_else(|| EvaluateError::new(format!("`{name}` is not computed")))
         };
         let sources = wanted.iter().map(find).collect::<Result<Vec<_>, _>>()?;
         let computes = sources.iter().any(|s| matches!(s, Source::Output(_)));
@@ -92,18 +92,18 @@ impl Probe {
             Source::Output(i) => outputs.get(i).cloned(),
             Source::Given(i) => feeds.iter().find(|(n, _)| *n == self.names[i]).map(|(_, t)| t.clone()),
         };
-        let missing = || EvaluateError("the engine returned too few outputs".into());
+        let missing = || EvaluateError::new("the engine returned too few outputs");
         self.sources.iter().map(|s| take(s).ok_or_else(missing)).collect()
     }
 }
 
 fn no_engine() -> PassError {
-    PassError::refused_with("it needs an engine to run samples", Hint::NeedsEngine)
+    PassError::refused_with("it needs an engine to run samples", "see `pare runtime`")
 }
 
 /// The error of an analysis that needs samples.
 pub fn no_samples() -> PassError {
-    PassError::refused_with("it needs samples", Hint::NeedsSamples { otherwise: None })
+    PassError::refused_with("it needs samples", "give them with `--samples`")
 }
 
 /// Runs the samples in `range` through the model, and passes the values `wanted` of each batch to `visit`.
@@ -152,8 +152,9 @@ pub fn floats(tensor: &Tensor) -> Result<Cow<'_, [f32]>, EvaluateError> {
     }
     if tensor.dtype() == DataType::Float {
         let floats = tensor.to_vec::<f32>();
-        return floats.map(Cow::Owned).map_err(|e| EvaluateError(e.to_string()));
+        return floats.map(Cow::Owned).map_err(EvaluateError::from_error);
     }
-    let values = tensor.to_f64().ok_or_else(|| EvaluateError(format!("{} activations", tensor.dtype())))?;
+    let values =
+        tensor.to_f64().ok_or_else(|| EvaluateError::new(format!("{} activations", tensor.dtype())))?;
     Ok(values.into_iter().map(|v| v as f32).collect())
 }

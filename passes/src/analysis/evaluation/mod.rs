@@ -143,11 +143,6 @@ impl<'t> HeldOut<'t> {
         self.quality(&self.run(candidate, candidate.graph.outputs())?)
     }
 
-    /// The quality of a candidate that shares a prefix with the original.
-    pub fn measure_from(&self, prefix: &Prefix, candidate: &Model) -> Result<Quality, PassError> {
-        self.quality(&self.run_from(prefix, candidate)?)
-    }
-
     fn quality(&self, outputs: &Outputs) -> Result<Quality, PassError> {
         let labels = self.tools.samples.and_then(pare_graph::Samples::labels);
         let mut by_output: Vec<Metrics> = vec![];
@@ -237,20 +232,12 @@ impl Suffix {
 /// Returns the values that do not depend on the changed nodes but are read by them, or by nodes that depend
 /// on them.
 fn boundary(graph: &Graph, changed: &HashSet<NodeId>) -> Vec<ValueId> {
-    let mut dependent: HashSet<ValueId> = HashSet::new();
-    let mut boundary = vec![];
-    for &node in graph.nodes().iter() {
-        let inputs: Vec<_> =
-            graph.inputs_of(node).into_iter().flatten().chain(graph.captured_by(node)).collect();
-        if !changed.contains(&node) && !inputs.iter().any(|v| dependent.contains(v)) {
-            continue;
-        }
-        dependent.extend(graph.outputs_of(node).into_iter().flatten());
-        boundary.extend(inputs.into_iter().filter(|&v| graph.value(v).data.is_none()));
-    }
+    let dependent = graph.downstream(changed.iter().copied());
+    let mut boundary: Vec<_> = dependent.iter().flat_map(|&node| graph.operands(node)).collect();
+    boundary.retain(|&v| graph.value(v).data.is_none());
     // Outputs of the model that do not depend on the change are taken from the prefix.
     boundary.extend(graph.outputs());
-    boundary.retain(|v| !dependent.contains(v));
+    boundary.retain(|&v| graph.producer(v).is_none_or(|(node, _)| !dependent.contains(&node)));
     boundary.sort_unstable();
     boundary.dedup();
     boundary

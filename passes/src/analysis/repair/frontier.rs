@@ -44,16 +44,8 @@ impl Frontier {
 
     /// The nodes that have to run before these values are known.
     fn pending(&self, graph: &Graph, values: &[ValueId]) -> HashSet<NodeId> {
-        let mut nodes = HashSet::new();
-        let mut queue = values.to_vec();
-        while let Some(value) = queue.pop() {
-            let Some((node, _)) = graph.producer(value) else { continue };
-            if !self.done.contains(&node) && nodes.insert(node) {
-                queue.extend(graph.inputs_of(node).into_iter().flatten());
-                queue.extend(graph.captured_by(node));
-            }
-        }
-        nodes
+        let is_done = |v| graph.producer(v).is_some_and(|(node, _)| self.done.contains(&node));
+        graph.upstream(values.iter().copied(), is_done)
     }
 
     /// Loads the segment that computes `requested`. The next frontier holds what further nodes read, and the
@@ -67,7 +59,7 @@ impl Frontier {
     ) -> Result<Segment, PassError> {
         let graph = &model.graph;
         let done: HashSet<_> = self.done.union(&self.pending(graph, requested)).copied().collect();
-        let computed = done.iter().flat_map(|&n| graph.outputs_of(n).into_iter().flatten());
+        let computed = done.iter().flat_map(|&n| graph.results(n));
         let mut next: Vec<_> =
             computed.chain(open_inputs(graph)).filter(|&v| graph.value(v).data.is_none()).collect();
         let is_needed = |v: &ValueId| {

@@ -142,12 +142,5 @@ pub(crate) fn not_finite(graph: &Graph, node: NodeId, error: NotFinite) -> PassE
 
 /// Returns all values that depend on these nodes.
 pub(crate) fn dependents(graph: &Graph, nodes: &HashSet<NodeId>) -> HashSet<ValueId> {
-    let mut values = HashSet::new();
-    for &node in graph.nodes().iter() {
-        let inputs = graph.inputs_of(node).into_iter().flatten().chain(graph.captured_by(node));
-        if nodes.contains(&node) || inputs.into_iter().any(|v| values.contains(&v)) {
-            values.extend(graph.outputs_of(node).into_iter().flatten());
-        }
-    }
-    values
+    graph.downstream(nodes.iter().copied()).into_iter().flat_map(|node| graph.results(node)).collect()
 }

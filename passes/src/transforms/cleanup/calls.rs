@@ -1,14 +1,13 @@
 //! Which functions of a model are called.
 
 use crate::framework::{Context, Counter};
-use pare_graph::{Function, Graph, Model};
+use pare_graph::{Function, Graph, Model, standard_domain};
 
 /// Domain, name and overload of an operator or function.
 pub(super) type Key = (String, String, String);
 
 pub(super) fn key(domain: &str, name: &str, overload: Option<&str>) -> Key {
-    let domain = if domain == "ai.onnx" { "" } else { domain };
-    (domain.into(), name.into(), overload.unwrap_or("").into())
+    (standard_domain(domain).into(), name.into(), overload.unwrap_or("").into())
 }
 
 /// The functions that nodes call, from the main graph and from the functions that it calls in turn.

@@ -191,7 +191,7 @@ mod tests {
             "g (float[2] x, bool c) => (float[2] y) { y = Identity(x) }",
         );
         let why = declines(InlineBranches::default(), &graph("float[2] y, float[0,2] s", ""));
-        assert_eq!(why, ["`s` is collected by Loop making `y`"]);
+        assert_eq!(why, ["`s` is collected by Loop producing `y`"]);
     }
 
     #[test]

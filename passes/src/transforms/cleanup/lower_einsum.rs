@@ -187,7 +187,10 @@ mod tests {
             // Repeated along the sum.
             ("2,1", "3,4", "2,4", "ij,jk->ik"),
         ] {
-            assert_eq!(why(a, b, y, equation), format!("Einsum making `y` is no matrix product: {equation}"));
+            assert_eq!(
+                why(a, b, y, equation),
+                format!("Einsum producing `y` is no matrix product: {equation}")
+            );
         }
     }
 }

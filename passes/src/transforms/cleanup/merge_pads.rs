@@ -150,7 +150,7 @@ mod tests {
                 h = Pad(x, p) y = AveragePool<kernel_shape = [5,5], pads = [1,1,1,1]>(h) }}"
             ),
         );
-        assert_eq!(why, ["Pad making `h` stays: its values differ"]);
+        assert_eq!(why, ["Pad producing `h` stays: its values differ"]);
     }
 
     #[test]
@@ -169,7 +169,7 @@ mod tests {
         );
         assert_eq!(
             declines(MergePads::default(), &graph("Tanh")),
-            ["Pad making `h` stays: its values differ"]
+            ["Pad producing `h` stays: its values differ"]
         );
     }
 
@@ -185,13 +185,13 @@ mod tests {
         let reflect = graph("0,0,1,1,0,0,1,1", "Pad<mode = \"reflect\">(x, p)");
         assert_eq!(declines(MergePads::default(), &reflect), [""; 0]);
         let half = graph("0,0,1,1,0,0,1,1", "Pad(x, p, c)");
-        assert_eq!(declines(MergePads::default(), &half), ["Pad making `h` stays: its values differ"]);
+        assert_eq!(declines(MergePads::default(), &half), ["Pad producing `h` stays: its values differ"]);
         let batch = graph("1,0,1,1,0,0,1,1", "Pad(x, p)");
         assert_eq!(
             declines(MergePads::default(), &batch),
-            ["Pad making `h` stays: it pads batch or channels"]
+            ["Pad producing `h` stays: it pads batch or channels"]
         );
         let cut = graph("0,0,-1,1,0,0,1,1", "Pad(x, p)");
-        assert_eq!(declines(MergePads::default(), &cut), ["Pad making `h` stays: it cuts"]);
+        assert_eq!(declines(MergePads::default(), &cut), ["Pad producing `h` stays: it cuts"]);
     }
 }

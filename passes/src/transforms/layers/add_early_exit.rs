@@ -224,7 +224,7 @@ impl AddEarlyExit {
             if last || graph.producer(cut).is_none() || fact.dtype() != Some(DataType::Float) {
                 continue;
             }
-            let before: u64 = needed(graph, cut).iter().filter_map(|n| macs.get(n)).sum();
+            let before: u64 = graph.upstream([cut], |_| false).iter().filter_map(|n| macs.get(n)).sum();
             let fixed = fact.shape().is_some_and(|s| s.iter().skip(1).all(|d| d.size().is_some()));
             let pools: &[Pool] = match fact.shape().map(<[Dim]>::len) {
                 Some(4..) => &[Pool::Places],
@@ -283,7 +283,7 @@ impl Pool {
         let (shape, values) = (tensor.shape(), floats(tensor)?);
         let samples = shape.first().copied().unwrap_or(0);
         let size = values.len().checked_div(samples).unwrap_or(0);
-        let wrong = || EvaluateError("a tensor has not the shape that was inferred".into());
+        let wrong = || EvaluateError::new("a tensor has not the shape that was inferred");
         let channels = match self {
             Self::Places => shape.get(1),
             _ => shape.last(),
@@ -387,18 +387,6 @@ fn allowed(n: usize, share: f64) -> usize {
     count
 }
 
-/// The nodes that a value is computed by.
-fn needed(graph: &Graph, value: ValueId) -> HashSet<pare_graph::NodeId> {
-    let (mut nodes, mut queue) = (HashSet::new(), vec![value]);
-    while let Some(value) = queue.pop() {
-        let Some((node, _)) = graph.producer(value) else { continue };
-        if nodes.insert(node) {
-            queue.extend(graph.inputs_of(node).into_iter().flatten().chain(graph.captured_by(node)));
-        }
-    }
-    nodes
-}
-
 /// The head, the decision, and the rest of the graph inside the other branch.
 fn build(graph: &Graph, scores: &Scores, exit: &Exit) -> Result<Patch, PassError> {
     let refused = |e: pare_graph::TensorError| PassError::refused(e.to_string());
@@ -478,42 +466,25 @@ fn rest(
     output: ValueId,
     declared: Declared,
 ) -> Result<Graph, pare_graph::GraphError> {
-    let before = needed(graph, cut);
-    let after = needed(graph, output);
+    let before = graph.upstream([cut], |_| false);
+    let moved: HashSet<_> = graph.upstream([output], |_| false).difference(&before).copied().collect();
     let mut inner = graph.nested();
     inner.name = Some("rest".into());
-    let mut ids: HashMap<ValueId, ValueId> = HashMap::new();
-    let moves = |n: &pare_graph::NodeId| after.contains(n) && !before.contains(n);
-    for &node in graph.nodes().iter().filter(|n| moves(n)) {
-        let mut place = |value: ValueId, inner: &mut Graph| -> Result<ValueId, pare_graph::GraphError> {
-            if let Some(&id) = ids.get(&value) {
-                return Ok(id);
-            }
-            let old = graph.value(value);
-            let made = graph.producer(value).is_some_and(|(n, _)| moves(&n));
-            let own = old.tensor().is_some() && graph.users(value).iter().all(|(n, _)| moves(n));
-            let id = if made || own {
-                let name = if value == output { graph.fresh_name(&old.name) } else { old.name.clone() };
-                let mut new = Value::named(&name);
-                new.fact = old.fact.clone();
-                new.data = old.data.clone();
-                inner.add_value(new)?
-            } else {
-                inner.find_or_capture(&old.name)
-            };
-            ids.insert(value, id);
-            Ok(id)
-        };
-        for captured in graph.captured_by(node) {
-            place(captured, &mut inner)?;
+    let mut copies = HashMap::new();
+    graph.copy_nodes(&moved, &mut inner, &mut copies, |inner, id| {
+        let value = graph.value(id);
+        let is_computed = graph.producer(id).is_some_and(|(node, _)| moved.contains(&node));
+        let is_own = value.tensor().is_some() && graph.users(id).iter().all(|(node, _)| moved.contains(node));
+        if !is_computed && !is_own {
+            return Ok(inner.find_or_capture(&value.name));
         }
-        let inputs = graph.inputs_of(node).into_iter().map(|v| v.map(|v| place(v, &mut inner)).transpose());
-        let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
-        let outputs = graph.outputs_of(node).into_iter().map(|v| v.map(|v| place(v, &mut inner)).transpose());
-        let outputs = outputs.collect::<Result<Vec<_>, _>>()?;
-        inner.add_node(graph.node(node).clone(), &inputs, &outputs)?;
-    }
-    if let Some(&last) = ids.get(&output) {
+        let name = if id == output { graph.fresh_name(&value.name) } else { value.name.clone() };
+        let mut copy = Value::named(&name);
+        copy.fact = value.fact.clone();
+        copy.data = value.data.clone();
+        inner.add_value(copy)
+    })?;
+    if let Some(&last) = copies.get(&output) {
         inner.set_declared(last, Some(declared));
         inner.add_output(last);
     }

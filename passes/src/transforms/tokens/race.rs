@@ -36,7 +36,7 @@ fn feeds(tools: Tools<'_>, graph: &Graph, batch: usize) -> Result<Vec<(String, T
     let mut feeds = vec![];
     for id in crate::analysis::calibration::open_inputs(graph) {
         let value = graph.value_ref(id);
-        let odd = || EvaluateError(format!("values for `{}` cannot be made up", value.name()));
+        let odd = || EvaluateError::new(format!("values for `{}` cannot be made up", value.name()));
         let (shape, dtype) = (value.shape().ok_or_else(odd)?, value.dtype().ok_or_else(odd)?);
         let size = |(i, d): (usize, &pare_graph::Dim)| d.size().unwrap_or(if i == 0 { batch } else { 1 });
         let shape: Vec<_> = shape.iter().enumerate().map(size).collect();

@@ -586,7 +586,7 @@ fn pins_channels_expanded_to_a_computed_shape() {
         let six = groups.groups.iter().find(|g| g.width == 6).unwrap();
         six.pinned.clone()
     };
-    assert_eq!(read("sizes").unwrap(), "Expand making `t` computes its shape, which `safe` may resolve");
+    assert_eq!(read("sizes").unwrap(), "Expand producing `t` computes its shape, which `safe` may resolve");
     assert_eq!(read("ones"), None);
 }
 

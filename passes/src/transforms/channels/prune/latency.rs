@@ -21,10 +21,10 @@ use crate::{
     transforms::channels::{allocate::Counts, repair::Local},
 };
 use pare_graph::{
-    EvaluateError, Fact, Graph, Model, NodeId, Run, Setting, Tensor, ValueId,
+    EvaluateError, Fact, Model, Run, Setting, Tensor, ValueId,
     evaluate::stopwatch::{Estimator, Stopwatch},
 };
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::BTreeMap;
 
 /// Steps that engines may have: the blocks of their kernels.
 const STEPS: [usize; 5] = [32, 16, 8, 4, 2];
@@ -89,24 +89,6 @@ fn race(tools: Tools<'_>, models: &[Model]) -> Result<Vec<f64>, PassError> {
     Ok(timings.seconds.iter().map(|spread| spread.min).collect())
 }
 
-/// What these nodes read from outside, and what of them is read outside.
-fn rim(graph: &Graph, nodes: &HashSet<NodeId>) -> (Vec<ValueId>, Vec<ValueId>) {
-    let (mut given, mut wanted) = (BTreeSet::new(), BTreeSet::new());
-    for &node in nodes {
-        let inputs = graph.inputs_of(node).into_iter().flatten().chain(graph.captured_by(node));
-        let outside = |v: &ValueId| {
-            graph.value(*v).data.is_none()
-                && graph.producer(*v).is_none_or(|(producer, _)| !nodes.contains(&producer))
-        };
-        given.extend(inputs.filter(outside));
-        let read = |v: &ValueId| {
-            graph.value(*v).is_output() || graph.users(*v).iter().any(|(user, _)| !nodes.contains(user))
-        };
-        wanted.extend(graph.outputs_of(node).into_iter().flatten().filter(read));
-    }
-    (given.into_iter().collect(), wanted.into_iter().collect())
-}
-
 impl Work<'_> {
     /// The model in this share of the original's time.
     pub fn reach_latency(
@@ -168,11 +150,11 @@ impl Work<'_> {
 
     /// The piece of the model around a group when it keeps so many units.
     fn piece(&self, group: usize, kept: usize) -> Result<Model, PassError> {
-        let (given, wanted) = rim(&self.stage.model.graph, &self.touched(group));
+        let boundary = self.stage.model.graph.boundary(&self.touched(group));
         let mut model = self.cut(&self.keep(&[(group, kept)].into()), Local::None)?;
         model.infer()?;
         // Its inputs keep what is known of them here; their own declarations know no symbols.
-        Ok(segment(&model, &given, &wanted).map_err(|e| EvaluateError(e.to_string()))?)
+        Ok(segment(&model, &boundary.inputs, &boundary.outputs).map_err(EvaluateError::from_error)?)
     }
 
     /// The largest step to which rounding up the widths of the widest group costs no time.

@@ -193,7 +193,7 @@ impl Meter {
     }
 
     fn add<'v>(&mut self, span: &Span, at: &dyn Fn(ValueId) -> Option<&'v Tensor>) -> Result<(), PassError> {
-        let missing = || EvaluateError("a value was not computed".into());
+        let missing = || EvaluateError::new("a value was not computed");
         let value = |v: ValueId| at(v).ok_or_else(missing);
         if let Self::Signs(_, inner) = self {
             for (v, axis, pairs) in inner {

@@ -1,11 +1,9 @@
-//! SynFlow (Tanaka et al. 2020): the synaptic flow through each weight of a network with positive weights and
-//! inputs.
+//! SynFlow (Tanaka et al. 2020): which weights carry the flow of a network all of whose weights and inputs are positive.
 //!
-//! `R = 1ᵀ·|W_L|·…·|W_1|·1`, without activations and biases, needs no data. The score `w·∂R/∂w` of weight
-//! `[i, j]` is `|w_ij|·b_i·x_j`: the flow into the weight times the flow from its output to the outputs of
-//! the network. `R` is linear in the outputs of a layer, so `b_i` is `R` with that output one in its entire
-//! map and all others zero; `x_j` is the mean over the map. Weights are removed in rounds, after each of
-//! which the remaining weights carry the flow.
+//! `R = 1ᵀ·|W_L|·…·|W_1|·1`, with activations and biases left out, needs no data. The score `w·∂R/∂w` of weight `[i, j]` is
+//! `|w_ij|·b_i·x_j`: what reaches it, times what its output passes on. `R` is linear in the outputs of a layer, so `b_i` is
+//! `R` itself when that output alone is one, everywhere in its map; `x_j` is the mean over the map. Weights go in rounds,
+//! since what is left carries more then.
 
 use super::select::{Budget, Pattern, select};
 use crate::{
@@ -20,10 +18,10 @@ use crate::{
 use pare_graph::{DataType, EvaluateError, Graph, Model, Node, NodeId, Patch, Tensor};
 
 const ROUNDS: i32 = 20;
-/// Outputs of a layer that are evaluated in one run.
+/// Outputs of a layer that are tried in one run.
 const BATCH: usize = 32;
 
-/// Activations, which are replaced by the identity.
+/// Activations, which let positive numbers pass in one way or another.
 const ACTIVATIONS: &[&str] = &[
     "Relu",
     "LeakyRelu",
@@ -43,7 +41,7 @@ const ACTIVATIONS: &[&str] = &[
     "Dropout",
     "Swish",
 ];
-/// Operators that are linear or select among their inputs.
+/// What is linear, or picks among its inputs.
 const LINEAR: &[&str] = &[
     "Conv",
     "Gemm",
@@ -74,7 +72,6 @@ const LINEAR: &[&str] = &[
     "Resize",
 ];
 
-/// Returns the masks that remove the share `ratio` of all weights.
 pub fn masks(
     tools: Tools<'_>,
     model: &Model,
@@ -94,23 +91,23 @@ pub fn masks(
     Ok(kept)
 }
 
-/// The network with the absolute values of its weights, without biases and activations.
+/// The network with the sizes of its weights, no biases and no activations.
 fn positive(model: &Model, layers: &[WeightedLayer]) -> Result<Model, PassError> {
     let mut model = model.clone();
     let graph = &mut model.graph;
     for &id in graph.nodes().iter() {
         let at = graph.at(id);
-        let is = |ops: &[&str]| ops.contains(&at.op()) && at.node().domain().is_empty();
-        if is(ACTIVATIONS) {
+        let known = |ops: &[&str]| ops.contains(&at.op()) && at.node().domain().is_empty();
+        if known(ACTIVATIONS) {
             let (Ok(x), Ok(y)) = (at.input(0), at.output()) else { continue };
             let mut patch = Patch::at(at);
-            let identity = patch.node(y.name(), Node::new("Identity"), &[x.into()]);
-            patch.replace(y, identity);
+            let same = patch.node(y.name(), Node::new("Identity"), &[x.into()]);
+            patch.replace(y, same);
             apply(graph, patch)?;
-        } else if !is(LINEAR) {
+        } else if !known(LINEAR) {
             return Err(PassError::refused_with(
-                format!("synflow supports linear layers and activations, and {} is neither", at.describe()),
-                "use another criterion, or run `safe` first",
+                format!("synflow knows linear layers and activations, and {} is neither", at.describe()),
+                "another criterion may do, or `safe` first",
             ));
         }
     }
@@ -145,11 +142,10 @@ fn apply(graph: &mut Graph, patch: Patch) -> Result<(), PassError> {
 }
 
 fn linear(graph: &Graph, node: NodeId) -> Result<Linear, PassError> {
-    let lost = || PassError::refused(format!("{} is not a linear layer any more", graph.describe(node)));
+    let lost = || PassError::refused(format!("{} is no linear layer any more", graph.describe(node)));
     Linear::of(graph.at(node)).map_err(|_| lost())
 }
 
-/// The scores of all weights under the masks `kept`.
 fn scores(
     tools: Tools<'_>,
     model: &Model,
@@ -172,14 +168,14 @@ fn scores(
     let mut all = vec![];
     for (l, (layer, linear)) in layers.iter().zip(&linears).enumerate() {
         let (x, y) = (&values[2 * l], &values[2 * l + 1]);
-        let inflow = inflow(linear, x, y)?;
-        let outflow = outflow(tools, &model, linear, y.shape(), fixed.unwrap_or(BATCH))?;
+        let reaching = reaching(linear, x, y)?;
+        let passed = passed(tools, &model, linear, y.shape(), fixed.unwrap_or(BATCH))?;
         let (o, d) = (linear.outputs, linear.width());
         let mut scores = Vec::with_capacity(layer.count());
         for q in 0..linear.groups {
             let weight = linear.weight(graph, q).ok_or_else(|| not_finite(layer))?;
             for i in 0..o {
-                scores.extend((0..d).map(|j| weight[(i, j)] * outflow[q * o + i] * inflow[q * d + j]));
+                scores.extend((0..d).map(|j| weight[(i, j)] * passed[q * o + i] * reaching[q * d + j]));
             }
         }
         if !scores.iter().all(|s| s.is_finite()) {
@@ -191,10 +187,10 @@ fn scores(
 }
 
 fn not_finite(layer: &WeightedLayer) -> PassError {
-    PassError::refused(format!("the flow through `{}` overflows", layer.name))
+    PassError::refused(format!("what flows through `{}` is more than numbers can hold", layer.name))
 }
 
-/// The inputs of the model, all elements equal to `fill`.
+/// The inputs, filled with one number.
 fn inputs(graph: &Graph, batch: usize, fill: f64) -> Result<Vec<(String, Tensor)>, PassError> {
     let input = |v| {
         let value = graph.value(v);
@@ -212,21 +208,21 @@ fn inputs(graph: &Graph, batch: usize, fill: f64) -> Result<Vec<(String, Tensor)
     open_inputs(graph).into_iter().map(input).collect()
 }
 
-/// The flow into each input of a row, the mean over all places.
-fn inflow(linear: &Linear, x: &Tensor, y: &Tensor) -> Result<Vec<f64>, PassError> {
+/// What reaches each input of a row, the mean over all places.
+fn reaching(linear: &Linear, x: &Tensor, y: &Tensor) -> Result<Vec<f64>, PassError> {
     let mut rows = Rows::new(linear.groups * linear.width());
-    let positions: Vec<_> = (0..linear.positions(y.shape())).collect();
-    let at = Positions { sample: 0, chosen: &positions };
+    let places: Vec<_> = (0..linear.positions(y.shape())).collect();
+    let at = Positions { sample: 0, chosen: &places };
     linear.gather_inputs(&floats(x)?, x.shape(), y.shape(), at, &mut rows);
     let mut sums = vec![0.0; rows.width];
     for row in rows.data.chunks_exact(rows.width.max(1)) {
         sums.iter_mut().zip(row).for_each(|(s, &v)| *s += f64::from(v));
     }
-    Ok(sums.into_iter().map(|s| s / positions.len().max(1) as f64).collect())
+    Ok(sums.into_iter().map(|s| s / places.len().max(1) as f64).collect())
 }
 
-/// The flow from each output of a layer to the outputs of the network, computed on `most` samples at a time.
-fn outflow(
+/// What each output of a layer passes on to the outputs of the network.
+fn passed(
     tools: Tools<'_>,
     model: &Model,
     linear: &Linear,
@@ -241,19 +237,22 @@ fn outflow(
     let size: usize = shape[1..].iter().product();
     let name = graph.value(linear.output).name.clone();
     let dtype = graph.value(linear.output).fact.dtype().unwrap_or(DataType::Float);
-    let mut flows: Vec<f64> = vec![];
-    // One more sample without any output measures the constant part.
+    let mut passed: Vec<f64> = vec![];
+    // A model of one sample takes one at a time; one more gives what flows when nothing does.
     for first in (0..=outputs).step_by(most.clamp(1, BATCH)) {
         let units: Vec<_> = (first..=outputs).take(most.clamp(1, BATCH)).collect();
-        // A fixed batch has to be full.
+        // A fixed batch is always full.
         let batch = if most < BATCH { most } else { units.len() };
         let mut y = vec![0.0; batch * size];
         for (sample, &unit) in units.iter().enumerate() {
-            let map = y[sample * size..(sample + 1) * size].iter_mut().enumerate();
-            map.filter(|(k, _)| k / inner % outputs == unit).for_each(|(_, v)| *v = 1.0);
+            let of = &mut y[sample * size..(sample + 1) * size];
+            of.iter_mut()
+                .enumerate()
+                .filter(|(k, _)| k / inner % outputs == unit)
+                .for_each(|(_, v)| *v = 1.0);
         }
-        let batch_shape = [&[batch], &shape[1..]].concat();
-        let y = Tensor::from_f64(dtype, &batch_shape, &y).map_err(|e| EvaluateError(e.to_string()))?;
+        let of_batch = [&[batch], &shape[1..]].concat();
+        let y = Tensor::from_f64(dtype, &of_batch, &y).map_err(EvaluateError::from_error)?;
         let fixed = if most < BATCH { 1 } else { batch };
         let mut feeds = inputs(graph, fixed, 0.0)?;
         feeds.push((name.clone(), y));
@@ -262,11 +261,11 @@ fn outflow(
         for result in &results {
             let values = floats(result)?;
             let row = values.len() / batch.max(1);
-            let add = |(sum, row): (&mut f64, &[f32])| *sum += row.iter().map(|&v| f64::from(v)).sum::<f64>();
-            sums.iter_mut().zip(values.chunks_exact(row.max(1))).for_each(add);
+            let of = |(sum, row): (&mut f64, &[f32])| *sum += row.iter().map(|&v| f64::from(v)).sum::<f64>();
+            sums.iter_mut().zip(values.chunks_exact(row.max(1))).for_each(of);
         }
-        flows.extend(&sums[..units.len()]);
+        passed.extend(&sums[..units.len()]);
     }
-    let constant = flows.pop().unwrap_or_default();
-    Ok(flows.into_iter().map(|flow| flow - constant).collect())
+    let nothing = passed.pop().unwrap_or_default();
+    Ok(passed.into_iter().map(|p| p - nothing).collect())
 }
