@@ -11,7 +11,7 @@ use crate::{
 use onnx_pare::{
     Config, Effect, Environment, Error, OptimizeOptions, OptimizeReport, Optimized, Pipeline, Prove,
     Rejected, Reproducer, WeightStatistics, Written, check_output, optimize,
-    passes::{Counter, Report, StepReport},
+    passes::{Counter, FigureUnit, Report, StepReport},
 };
 use std::{
     io::{self, Write},
@@ -205,9 +205,12 @@ fn step_text(report: &Report, step: &StepReport, verbose: bool, depth: usize) ->
     if unchanged && nested.is_empty() && step.notes.is_empty() && !explained {
         return String::new();
     }
-    let mut results: Vec<_> = step.counts().map(|(counter, n)| counter.of(n)).collect();
+    let mut results: Vec<_> = step.counted().collect();
     let figures = step.figures().filter(|(_, figure)| verbose || !figure.detail);
-    results.extend(figures.map(|(name, value)| format!("{name} {}", figure(value.value))));
+    results.extend(figures.map(|(name, value)| match value.unit {
+        FigureUnit::Percent => format!("{name} {}", share(value.value)),
+        _ => format!("{name} {}", figure(value.value)),
+    }));
     if results.is_empty() {
         results.push(Counter::new("change", "changes").of(step.patches));
     }

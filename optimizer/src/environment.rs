@@ -193,7 +193,7 @@ impl Evaluate for LazyEngine<'_> {
     }
 
     fn load(&self, model: &Model, setting: Setting) -> Result<Box<dyn Run>, EvaluateError> {
-        let engine = self.engine().map_err(|e| EvaluateError(e.to_string()))?;
+        let engine = self.engine().map_err(|e| EvaluateError::new(e.to_string()))?;
         Evaluator::new(engine.clone()).with_custom_ops(&self.environment.custom_ops).load(model, setting)
     }
 }

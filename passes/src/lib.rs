@@ -17,7 +17,7 @@ pub mod statistics;
 pub mod transforms;
 
 pub use framework::{
-    Context, Counter, Declared, Effect, Figure, Hint, NoProgress, Observer, OptionInfo, Pass, PassError,
+    Context, Counter, Declared, Effect, Figure, FigureUnit, Hint, NoProgress, Observer, OptionInfo, Pass, PassError,
     PassInfo, Pipeline, PipelineError, Preset, Progress, Registry, Report, RunError, RunOptions, StepReport,
     Tools, run,
 };

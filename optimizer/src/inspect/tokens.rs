@@ -2,7 +2,7 @@
 
 use super::{Checked, InspectOptions};
 use crate::{Error, Source, samples::check_dims};
-use pare_passes::transforms::tokens::{Survey, census};
+use pare_passes::transforms::tokens::{TokenAnalysis, token_statistics};
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -49,19 +49,19 @@ pub fn inspect_tokens(source: impl Into<Source>, options: &InspectOptions) -> Re
     check_dims(&options.dims, &model)?;
     let sizes = options.bindings();
     let all = model.cost(&sizes).macs;
-    let blocks = census(&model, &sizes).into_iter().map(|b| TokenBlock {
+    let blocks = token_statistics(&model, &sizes).into_iter().map(|b| TokenBlock {
         attention: b.attention,
         before: b.before.to_string(),
         after: b.after.to_string(),
         macs: b.macs,
         share: if all > 0 { b.macs as f64 / all as f64 } else { 0.0 },
     });
-    let survey = Survey::of(&model.graph, 0);
+    let analysis = TokenAnalysis::of(&model.graph, 0);
     Ok(Tokens {
         model: path,
         blocks: blocks.collect(),
-        protected: survey.as_ref().ok().map(|s| s.protected),
-        refusal: survey.as_ref().err().map(ToString::to_string),
-        others_unused: survey.is_ok_and(|s| s.unread),
+        protected: analysis.as_ref().ok().map(|s| s.protected),
+        refusal: analysis.as_ref().err().map(ToString::to_string),
+        others_unused: analysis.is_ok_and(|s| s.unread),
     })
 }

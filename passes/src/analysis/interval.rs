@@ -66,6 +66,22 @@ impl Interval {
         Self::new(-self.high, -self.low)
     }
 
+    fn abs(self) -> Self {
+        let (a, b) = (self.low.abs(), self.high.abs());
+        let contains_zero = self.low <= 0.0 && self.high >= 0.0;
+        Self::new(if contains_zero { 0.0 } else { a.min(b) }, a.max(b))
+    }
+
+    /// The elementwise maximum of two values.
+    fn max(self, other: Self) -> Self {
+        Self::new(self.low.max(other.low), self.high.max(other.high))
+    }
+
+    /// The elementwise minimum of two values.
+    fn min(self, other: Self) -> Self {
+        Self::new(self.low.min(other.low), self.high.min(other.high))
+    }
+
     fn times(self, other: Self) -> Self {
         // For bounds, 0·∞ = 0.
         let product = |a: f64, b: f64| if a == 0.0 || b == 0.0 { 0.0 } else { a * b };
@@ -114,14 +130,7 @@ impl Search {
                 Interval { low: 0.0, ..Interval::ALL }
             }
             "LogSoftmax" => Interval { high: 0.0, ..Interval::ALL },
-            "Abs" => {
-                let x = input(0)?;
-                let most = x.low.abs().max(x.high.abs());
-                Interval::new(
-                    if x.low <= 0.0 && x.high >= 0.0 { 0.0 } else { x.low.abs().min(x.high.abs()) },
-                    most,
-                )
-            }
+            "Abs" => input(0)?.abs(),
             "Relu" | "Clip" => {
                 let view = ClipView::of(at).ok()?;
                 input(0)?.map(|v| v.max(view.low).min(view.high))
@@ -162,14 +171,8 @@ impl Search {
                 all.into_iter().reduce(Interval::plus)?.map(|v| v / count).rounded()
             }
             "Concat" => self.all(at, depth)?.into_iter().reduce(Interval::hull)?,
-            "Max" => self
-                .all(at, depth)?
-                .into_iter()
-                .reduce(|a, b| Interval::new(a.low.max(b.low), a.high.max(b.high)))?,
-            "Min" => self
-                .all(at, depth)?
-                .into_iter()
-                .reduce(|a, b| Interval::new(a.low.min(b.low), a.high.min(b.high)))?,
+            "Max" => self.all(at, depth)?.into_iter().reduce(Interval::max)?,
+            "Min" => self.all(at, depth)?.into_iter().reduce(Interval::min)?,
             "Where" => input(1)?.hull(input(2)?),
             // Operators that select or move elements keep their bounds.
             "Identity" | "Reshape" | "Transpose" | "Flatten" | "Squeeze" | "Unsqueeze" | "Slice"
@@ -190,8 +193,8 @@ impl Search {
             // A sum of arbitrarily many values is only bounded by their sign.
             "ReduceSum" => {
                 let x = input(0)?;
-                let endless = |bound: f64| if bound == 0.0 { 0.0 } else { bound.signum() * f64::INFINITY };
-                Interval::new(if x.low >= 0.0 { 0.0 } else { f64::NEG_INFINITY }, endless(x.high.max(0.0)))
+                let low = if x.low >= 0.0 { 0.0 } else { f64::NEG_INFINITY };
+                Interval::new(low, if x.high <= 0.0 { 0.0 } else { f64::INFINITY })
             }
             _ => return None,
         })

@@ -1,6 +1,6 @@
 //! The state of a running pipeline: reports, patch numbers, and state that passes keep between runs.
 
-use super::{Counter, Figure, PassInfo, Registry, StepReport, Tools};
+use super::{Counter, Figure, FigureUnit, PassInfo, Registry, StepReport, Tools};
 use pare_graph::{Applied, Graph, NodeId, Patch};
 use std::{
     any::{Any, TypeId},
@@ -58,12 +58,17 @@ impl<'t> Context<'t> {
 
     /// Reports a measured quantity, replacing an earlier value of the same name.
     pub fn figure(&mut self, name: impl Into<String>, value: f64) {
-        self.report.figures.insert(name.into(), Figure { value, detail: false });
+        self.report.figures.insert(name.into(), Figure { value, detail: false, unit: FigureUnit::None });
+    }
+
+    /// Reports a share, shown as a percentage.
+    pub fn share(&mut self, name: impl Into<String>, value: f64) {
+        self.report.figures.insert(name.into(), Figure { value, detail: false, unit: FigureUnit::Percent });
     }
 
     /// Reports a quantity that explains the search rather than the result.
     pub fn detail(&mut self, name: impl Into<String>, value: f64) {
-        self.report.figures.insert(name.into(), Figure { value, detail: true });
+        self.report.figures.insert(name.into(), Figure { value, detail: true, unit: FigureUnit::None });
     }
 
     /// Adds `n` to a count of the report.
@@ -71,6 +76,12 @@ impl<'t> Context<'t> {
         if n > 0 {
             *self.report.counts.entry(what).or_default() += n;
         }
+    }
+
+    /// Adds to a count of the report that is part of `total`.
+    pub fn count_of(&mut self, what: Counter, n: u64, total: u64) {
+        self.count(what, n);
+        self.report.totals.insert(what, total);
     }
 
     /// Reports why a candidate is skipped: one sentence that names the node or value.

@@ -27,6 +27,11 @@ impl Counter {
     pub fn of(self, n: u64) -> String {
         format!("{n} {}", if n == 1 { self.one } else { self.many })
     }
+
+    /// `n` of a total: `77 of 432 channels removed`.
+    pub fn out_of(self, n: u64, total: u64) -> String {
+        format!("{n} of {}", self.of(total))
+    }
 }
 
 impl Serialize for Counter {
@@ -43,6 +48,19 @@ pub struct Figure {
     pub value: f64,
     /// Set if it explains the search rather than the result.
     pub detail: bool,
+    /// The unit it is shown in; `value` is unscaled.
+    pub unit: FigureUnit,
+}
+
+/// The unit that a figure is shown in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FigureUnit {
+    /// A plain number.
+    #[default]
+    None,
+    /// A share, shown as a percentage.
+    Percent,
 }
 
 impl Serialize for Figure {
@@ -65,6 +83,9 @@ pub struct StepReport {
     /// Patches applied.
     pub patches: u64,
     pub(crate) counts: IndexMap<Counter, u64>,
+    /// The totals that counts are parts of.
+    #[serde(skip)]
+    pub(crate) totals: IndexMap<Counter, u64>,
     pub(crate) declined: IndexMap<String, u64>,
     /// Remarks for the user.
     pub notes: Vec<String>,
@@ -109,6 +130,14 @@ impl StepReport {
         self.figures.iter().map(|(name, &figure)| (name.as_str(), figure))
     }
 
+    /// The counts as text: `77 of 432 channels removed`, `4 constants lifted`.
+    pub fn counted(&self) -> impl Iterator<Item = String> {
+        self.counts.iter().map(|(what, &n)| match self.totals.get(what) {
+            Some(&total) => what.out_of(n, total),
+            None => what.of(n),
+        })
+    }
+
     /// The value of the figure of this name.
     pub fn figure(&self, name: &str) -> Option<f64> {
         self.figures.get(name).map(|figure| figure.value)
@@ -139,6 +168,9 @@ impl Report {
         known.time += step.time;
         for (what, n) in step.counts {
             *known.counts.entry(what).or_default() += n;
+        }
+        for (what, total) in step.totals {
+            known.totals.entry(what).or_insert(total);
         }
         known.declined = step.declined;
         known.notes.extend(step.notes);

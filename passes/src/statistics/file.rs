@@ -1,7 +1,7 @@
 //! Files of statistics. Shards of samples can be run separately and their sums merged.
 //!
 //! A file is in the safetensors format. For each linear operator, named after its output, with `G` groups and
-//! rows of `D` numbers (see `Linear` in `analysis::calibration`):
+//! rows of `D` numbers (see `analysis::linear`):
 //!
 //! | tensor | shape | content |
 //! |---|---|---|

@@ -28,8 +28,8 @@ impl Statics {
         self.0.contains(&value.id)
     }
 
-    /// Returns whether a value is static and equal for all tokens and samples: a scalar, or one number for each
-    /// channel (of each head).
+    /// Returns whether a value is static and equal for all tokens and samples: a scalar, or one number for
+    /// each channel (of each head).
     pub(super) fn is_per_channel(&self, value: ValueRef<'_>) -> bool {
         let Some(shape) = value.shape().filter(|_| self.has(value)) else { return false };
         match shape {

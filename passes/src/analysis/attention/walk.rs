@@ -6,7 +6,8 @@ use pare_graph::{Edge, NodeId, NodeRef, ValueRef, ops::is_deterministic};
 /// The largest number of steps of a search: exporters write at most a dozen rearranging operators in a row.
 const STEPS: usize = 32;
 
-/// Returns whether a node only changes the shape, the order or the precision of the elements of its first input.
+/// Returns whether a node only changes the shape, the order or the precision of the elements of its first
+/// input.
 pub(super) fn rearranges(at: NodeRef<'_>) -> bool {
     let moves = ["Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast"];
     moves.iter().any(|op| at.is(op)) || at.is("Dropout") && is_deterministic(at)

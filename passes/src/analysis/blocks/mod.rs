@@ -25,7 +25,7 @@ use std::collections::{HashMap, HashSet};
 pub enum BlockKind {
     /// Convolutions.
     Conv,
-    /// Attention: see [`attentions`].
+    /// Attention.
     Attention,
     /// Matrix products.
     Mlp,
@@ -349,7 +349,8 @@ impl Finder<'_> {
         })
     }
 
-    /// Returns whether a node multiplies by weights: by a tensor of rank 2 or more that does not depend on an input.
+    /// Returns whether a node multiplies by weights: by a tensor of rank 2 or more that does not depend on an
+    /// input.
     fn is_weighted(&self, node: NodeId) -> bool {
         const WEIGHTED: [&str; 13] = [
             "Conv",

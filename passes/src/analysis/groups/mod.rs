@@ -10,19 +10,21 @@
 //! This is the idea of DepGraph (Fang et al. 2023) on indices instead of layers, so concatenation, splitting,
 //! channel shuffles and packed attention are not special cases.
 
+mod collect;
 pub mod cost;
-pub mod cut;
+pub(crate) mod cut;
 mod kind;
 mod local;
-pub mod roles;
+pub(crate) mod roles;
 mod rules;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tracer;
 
 pub use kind::GroupKind;
-pub use local::{AxisIndex, IndexClass, LocalTracer};
-pub use tracer::{Site, Slot, site_of};
+pub(crate) use local::{IndexClass, LocalTracer};
+pub use tracer::Site;
+pub(crate) use tracer::{Slot, site_of};
 
 use pare_graph::{Edge, Graph, NodeId, NodeRef, ValueRef};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -30,7 +32,7 @@ use tracer::{AxisInfo, AxisUses, Tracer};
 
 pub use crate::framework::glob::matches;
 pub(crate) use rules::rule;
-pub use rules::sums;
+pub(crate) use rules::sums;
 
 /// The units that are kept, by the index of their group in [`Groups::groups`]. Groups without an entry keep
 /// all units.
@@ -77,7 +79,7 @@ impl Groups {
     /// Finds all groups of a graph with inferred shapes.
     pub fn of(graph: &Graph) -> Self {
         let uses = traced(graph, None).axis_uses();
-        collect(graph, traced(graph, Some(uses)))
+        collect::collect(graph, traced(graph, Some(uses)))
     }
 
     /// The groups that can lose units, with their indices in `groups`.
@@ -176,101 +178,6 @@ fn traced(graph: &Graph, uses: Option<AxisUses>) -> Tracer<'_> {
         }
     }
     tracer
-}
-
-/// A group of classes that are collected: its axes with repetition, the reason for which it is pinned, and
-/// its units.
-#[derive(Clone, Copy)]
-struct FoundGroup<'a> {
-    axes: &'a [u32],
-    why: Option<usize>,
-    width: u32,
-}
-
-/// Collects classes of atoms into units, and units into groups.
-fn collect(graph: &Graph, mut tracer: Tracer<'_>) -> Groups {
-    let atoms = tracer.axes.last().map_or(0, |a| a.base + a.size);
-    let roots: Vec<_> = (0..atoms).map(|atom| tracer.root(atom)).collect();
-    let weights: Vec<_> = tracer.axes.iter().map(|a| is_weight(graph, a.site)).collect();
-    let mut reason = vec![None; atoms];
-    let mut pinned: Vec<_> = tracer.pinned.iter().map(|(&axis, &why)| (why, axis)).collect();
-    pinned.sort_unstable();
-    for (why, axis) in pinned {
-        let info = tracer.axes[axis];
-        for &root in &roots[info.base..info.base + info.size] {
-            reason[root].get_or_insert(why);
-        }
-    }
-    // The axes of each class with weights, with repetition, ascending, in one list that is sliced by class.
-    let (mut has_weights, mut end) = (vec![false; atoms], vec![0_usize; atoms + 1]);
-    for (info, &weight) in tracer.axes.iter().zip(&weights) {
-        for &root in &roots[info.base..info.base + info.size] {
-            has_weights[root] |= weight;
-            end[root + 1] += 1;
-        }
-    }
-    for root in 0..atoms {
-        end[root + 1] = end[root] + if has_weights[root] { end[root + 1] } else { 0 };
-    }
-    let mut along = vec![0_u32; end[atoms]];
-    let mut next = end.clone();
-    for (id, info) in tracer.axes.iter().enumerate() {
-        for &root in roots[info.base..info.base + info.size].iter().filter(|&&r| has_weights[r]) {
-            along[next[root]] = id as u32;
-            next[root] += 1;
-        }
-    }
-    let mut index = HashMap::<(&[u32], Option<usize>), usize>::new();
-    let mut found: Vec<FoundGroup<'_>> = vec![];
-    let mut unit_of = vec![None; atoms];
-    for root in (0..atoms).filter(|&r| has_weights[r]) {
-        let (axes, why) = (&along[end[root]..end[root + 1]], reason[root]);
-        let group = *index.entry((axes, why)).or_insert_with(|| {
-            found.push(FoundGroup { axes, why, width: 0 });
-            found.len() - 1
-        });
-        unit_of[root] = Some((group as u32, found[group].width));
-        found[group].width += 1;
-    }
-    // Pinned groups without activations are inner axes of weights. The only unit of a group cannot be
-    // removed.
-    let is_reported = |group: &FoundGroup<'_>| {
-        let active = group.axes.iter().any(|&a| !is_static(graph, tracer.axes[a as usize].site));
-        if group.why.is_some() { active } else { group.width > 1 }
-    };
-    // Groups that can lose units come first.
-    let mut order: Vec<_> = (0..found.len()).filter(|&g| is_reported(&found[g])).collect();
-    order.sort_by_key(|&g| found[g].why.is_some());
-    let mut rank = vec![None; found.len()];
-    order.iter().enumerate().for_each(|(new, &old)| rank[old] = Some(new as u32));
-    let groups = order.iter().map(|&g| {
-        let FoundGroup { axes, why, width } = found[g];
-        let mut members: Vec<Member> = vec![];
-        for &a in axes {
-            let AxisInfo { site, axis, .. } = tracer.axes[a as usize];
-            match members.last_mut() {
-                Some(last) if (last.site, last.axis) == (site, axis) => last.per_unit += 1,
-                _ => members.push(Member { site, axis, per_unit: 1 }),
-            }
-        }
-        let pinned = why.map(|w| tracer.reasons[w].clone());
-        Group {
-            name: name(graph, &members),
-            width: width as usize,
-            kind: GroupKind::Channels,
-            members,
-            pinned,
-        }
-    });
-    let groups = groups.collect();
-    let owner = |&root: &usize| {
-        let (group, unit): (u32, u32) = unit_of[root]?;
-        Some((rank[group as usize]?, unit))
-    };
-    let owner = roots.iter().map(owner).collect();
-    let mut groups = Groups { groups, owner, index: tracer.index, axes: tracer.axes };
-    kind::classify(graph, &mut groups, &tracer.heads);
-    groups
 }
 
 /// Returns whether a site is a constant of weights rather than a shape or an index.

@@ -72,8 +72,8 @@ impl LinearRole {
         }
     }
 
-    /// Returns whether its outputs are the units that it reads: it is depthwise, or another convolution that loses
-    /// entire groups.
+    /// Returns whether its outputs are the units that it reads: it is depthwise, or another convolution that
+    /// loses entire groups.
     pub fn passes_on(&self, groups: &Groups) -> bool {
         self.linear.groups > 1 && self.reads(groups).is_empty()
     }

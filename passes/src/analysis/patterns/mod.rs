@@ -27,8 +27,8 @@ pub(crate) fn beside_scalar(at: NodeRef<'_>) -> Result<(ValueRef<'_>, f64), Decl
     }
 }
 
-/// Returns whether two constants are equal up to the rounding of an exporter that computes in f32: the relative error
-/// of three operations is below 4·2⁻²⁴.
+/// Returns whether two constants are equal up to the rounding of an exporter that computes in f32: the
+/// relative error of three operations is below 4·2⁻²⁴.
 pub(crate) fn is(value: f64, expected: f64) -> bool {
     (value - expected).abs() <= 4.0 * expected.abs() * f64::from(f32::EPSILON) / 2.0
 }

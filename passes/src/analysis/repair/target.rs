@@ -93,15 +93,5 @@ fn addend_of(add: NodeRef<'_>, value: ValueRef<'_>) -> Option<Addend> {
 }
 
 fn depends_on(graph: &Graph, value: ValueId, nodes: &HashSet<NodeId>) -> bool {
-    let (mut queue, mut seen) = (vec![value], HashSet::new());
-    while let Some(value) = queue.pop() {
-        let Some((node, _)) = graph.producer(value) else { continue };
-        if nodes.contains(&node) {
-            return true;
-        }
-        if seen.insert(node) {
-            queue.extend(graph.inputs_of(node).into_iter().flatten().chain(graph.captured_by(node)));
-        }
-    }
-    false
+    !graph.upstream([value], |_| false).is_disjoint(nodes)
 }

@@ -11,8 +11,8 @@ const MOST_RUNS: usize = 50;
 /// Inputs of more elements are not made up.
 const MAX_INPUT: usize = 1 << 26;
 
-/// The time of each model for `batch` samples, in seconds: medians over rounds in which all of them run, so that what
-/// else the machine does falls on all alike. `None` without an engine.
+/// The time of each model for `batch` samples, in seconds: medians over rounds in which all of them run, so
+/// that what else the machine does falls on all alike. `None` without an engine.
 pub(super) fn race(tools: Tools<'_>, models: &[&Model], batch: usize) -> Result<Option<Vec<f64>>, PassError> {
     let (Some(engine), Some(first)) = (tools.engine, models.first()) else { return Ok(None) };
     let feeds = feeds(tools, &first.graph, batch)?;

@@ -94,19 +94,27 @@ impl GraphBuilder {
     /// Appends an operator or block on a feature map `[C, H, W]`.
     fn map(&mut self) {
         let Some((x, s)) = self.pick(3) else { return };
-        let (c, h, w) = (s[0], s[1], s[2]);
         let wide = 2 + 2 * self.rng.usize(1..5);
         match self.rng.usize(0..27) {
+            case @ 0..=12 => self.map_layer(case, &x, &s, wide),
+            case => self.map_rearrangement(case, &x, &s, wide),
+        }
+    }
+
+    /// Appends a layer with weights, or a block of several.
+    fn map_layer(&mut self, case: usize, x: &str, s: &[usize], wide: usize) {
+        let (c, h, w) = (s[0], s[1], s[2]);
+        match case {
             0..=3 => {
                 let kernel = [1, 3][self.rng.usize(0..2)];
-                self.conv(&x, &s, wide, kernel, 1);
+                self.conv(x, s, wide, kernel, 1);
             }
             4 => {
                 let outputs = c * self.rng.usize(1..3);
-                self.conv(&x, &s, outputs, 3, c);
+                self.conv(x, s, outputs, 3, c);
             }
             5 if c % 2 == 0 => {
-                self.conv(&x, &s, wide, 3, 2);
+                self.conv(x, s, wide, 3, 2);
             }
             6 => {
                 let weight = self.floats(&[c, wide, 2, 2], -0.5, 0.5);
@@ -120,29 +128,37 @@ impl GraphBuilder {
             7 => {
                 let [g, b, m] = [0; 3].map(|_| self.floats(&[c], -0.5, 0.5));
                 let v = self.floats(&[c], 0.5, 1.5);
-                self.node("BatchNormalization", &format!("{x}, {g}, {b}, {m}, {v}"), &s);
+                self.node("BatchNormalization", &format!("{x}, {g}, {b}, {m}, {v}"), s);
             }
             8 if h * w > 1 => {
                 let [g, b] = [0; 2].map(|_| self.floats(&[c], -0.5, 0.5));
-                self.node("InstanceNormalization", &format!("{x}, {g}, {b}"), &s);
+                self.node("InstanceNormalization", &format!("{x}, {g}, {b}"), s);
             }
             9 => {
                 let slope = self.floats(&[c, 1, 1], 0.1, 0.5);
-                self.node("PRelu", &format!("{x}, {slope}"), &s);
+                self.node("PRelu", &format!("{x}, {slope}"), s);
             }
             10 | 11 => {
-                let (y, _) = self.conv(&x, &s, c, 3, 1);
+                let (y, _) = self.conv(x, s, c, 3, 1);
                 let op = ["Add", "Mul"][self.rng.usize(0..2)];
-                self.node(op, &format!("{x}, {y}"), &s);
+                self.node(op, &format!("{x}, {y}"), s);
             }
             12 => {
-                let pooled = self.node("GlobalAveragePool", &x, &[c, 1, 1]);
+                let pooled = self.node("GlobalAveragePool", x, &[c, 1, 1]);
                 let (y, _) = self.conv(&pooled, &[c, 1, 1], c, 1, 1);
                 let gate = self.node("Sigmoid", &y, &[c, 1, 1]);
-                self.node("Mul", &format!("{gate}, {x}"), &s);
+                self.node("Mul", &format!("{gate}, {x}"), s);
             }
+            _ => self.activation(x, s),
+        }
+    }
+
+    /// Appends an operator that joins, splits, permutes or resizes feature maps, or an activation.
+    fn map_rearrangement(&mut self, case: usize, x: &str, s: &[usize], wide: usize) {
+        let (c, h, w) = (s[0], s[1], s[2]);
+        match case {
             13 | 14 => {
-                let (y, t) = self.conv(&x, &s, wide, 1, 1);
+                let (y, t) = self.conv(x, s, wide, 1, 1);
                 self.node("Concat<axis = 1>", &format!("{x}, {y}"), &[c + t[0], h, w]);
             }
             15 if c >= 4 => {
@@ -162,7 +178,7 @@ impl GraphBuilder {
                 let mut places: Vec<_> = (0..c as i64).collect();
                 self.rng.shuffle(&mut places);
                 let indices = self.ints(&places);
-                self.node("Gather<axis = 1>", &format!("{x}, {indices}"), &s);
+                self.node("Gather<axis = 1>", &format!("{x}, {indices}"), s);
             }
             18 if c % 2 == 0 => {
                 let (split, back) = (
@@ -171,16 +187,16 @@ impl GraphBuilder {
                 );
                 let a = self.node("Reshape", &format!("{x}, {split}"), &[2, c / 2, h, w]);
                 let b = self.node("Transpose<perm = [0, 2, 1, 3, 4]>", &a, &[c / 2, 2, h, w]);
-                self.node("Reshape", &format!("{b}, {back}"), &s);
+                self.node("Reshape", &format!("{b}, {back}"), s);
             }
             19 if h % 2 == 0 && w % 2 == 0 => {
                 let op = ["MaxPool", "AveragePool"][self.rng.usize(0..2)];
-                self.node(&format!("{op}<kernel_shape = [2, 2], strides = [2, 2]>"), &x, &[c, h / 2, w / 2]);
+                self.node(&format!("{op}<kernel_shape = [2, 2], strides = [2, 2]>"), x, &[c, h / 2, w / 2]);
             }
             20 if c % 4 == 0 => {
                 let mode = ["DCR", "CRD"][self.rng.usize(0..2)];
                 let op = format!("DepthToSpace<blocksize = 2, mode = \"{mode}\">");
-                self.node(&op, &x, &[c / 4, 2 * h, 2 * w]);
+                self.node(&op, x, &[c / 4, 2 * h, 2 * w]);
             }
             21 if h < 9 => {
                 let sizes = self.ints(&[2, c as i64, 2 * h as i64, 2 * w as i64]);
@@ -194,11 +210,11 @@ impl GraphBuilder {
                 let z =
                     self.node("InstanceNormalization", &format!("{y}, {scale}, {shift}"), &[0, 0, 0, 0, 0]);
                 self.values.truncate(self.values.len() - 2);
-                self.node("Reshape", &format!("{z}, {back}"), &s);
+                self.node("Reshape", &format!("{z}, {back}"), s);
             }
             24 => {
                 let grid = self.floats(&[2, h, w, 2], -0.9, 0.9);
-                self.node("GridSample", &format!("{x}, {grid}"), &s);
+                self.node("GridSample", &format!("{x}, {grid}"), s);
             }
             25 if w < 9 => {
                 let repeats = self.ints(&[1, 1, 1, 2]);
@@ -208,7 +224,7 @@ impl GraphBuilder {
                 let pads = self.ints(&[0, 0, 1, 1, 0, 0, 0, 0]);
                 self.node("Pad", &format!("{x}, {pads}"), &[c, h + 1, w + 1]);
             }
-            _ => self.activation(&x, &s),
+            _ => self.activation(x, s),
         }
     }
 

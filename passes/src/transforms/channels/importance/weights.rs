@@ -1,4 +1,4 @@
-//! Criteria that look at weights alone.
+//! Importance by weights alone.
 
 use super::Ranking;
 use crate::{
@@ -12,12 +12,12 @@ use faer::Mat;
 use pare_graph::{Edge, Model, Tensor, ValueRef, ops::AffineView};
 use std::collections::HashMap;
 
-/// Factors `|γ|` of batch norms, by the names of the values they make.
+/// Batch norm scales `|γ|`, by the name of the batch norm's output.
 #[derive(Clone, Debug, Default)]
-pub struct Scales(HashMap<String, Vec<f64>>);
+pub struct BatchNormScales(HashMap<String, Vec<f64>>);
 
-impl Scales {
-    /// Of a model whose batch norms are still there.
+impl BatchNormScales {
+    /// Collects the scales of a model whose batch norms have not been folded.
     pub fn of(model: &Model) -> Self {
         let graph = &model.graph;
         let scale = |at: pare_graph::NodeRef<'_>| {
@@ -29,25 +29,25 @@ impl Scales {
     }
 }
 
-/// The weights that a constant holds: as they are dequantized, if they are.
-fn learnt(constant: ValueRef<'_>, tensor: &Tensor) -> Option<Vec<f64>> {
+/// Returns the weights that a constant holds, dequantized if they are quantized.
+fn weights_of(constant: ValueRef<'_>, tensor: &Tensor) -> Option<Vec<f64>> {
     if tensor.dtype().is_float() {
         return tensor.to_f64();
     }
-    constant.users().into_iter().find_map(|(at, wire)| {
-        let dequantizes = at.is("DequantizeLinear") && wire == Edge::Input(0);
+    constant.users().into_iter().find_map(|(at, edge)| {
+        let dequantizes = at.is("DequantizeLinear") && edge == Edge::Input(0);
         dequantizes.then(|| dequantized(at).ok()).flatten()
     })
 }
 
 impl Ranking<'_> {
-    /// Norms over all weights that a unit lies along.
+    /// Returns the norm of each unit over all constants that have an axis in the group.
     pub(super) fn norms(&self, group: usize, absolute: bool) -> Vec<f64> {
         let mut score = vec![0.0; self.groups.groups[group].width];
         for member in &self.groups.groups[group].members {
             let Some(constant) = constant_of(&self.model.graph, member.site) else { continue };
             let Some(tensor) = constant.value().tensor().filter(|t| t.rank() >= 2) else { continue };
-            let Some(values) = learnt(constant, tensor) else { continue };
+            let Some(values) = weights_of(constant, tensor) else { continue };
             let inner: usize = tensor.shape()[member.axis + 1..].iter().product();
             let size = tensor.shape()[member.axis];
             let units = self.groups.units_along(group, member.site, member.axis);
@@ -62,16 +62,16 @@ impl Ranking<'_> {
         score
     }
 
-    /// Sums of `|γ|` over the batch norms that made values of the group.
+    /// Returns the sum of `|γ|` of each unit over the batch norms of the group.
     pub(super) fn bn_scales(&self, group: usize) -> Result<Vec<f64>, PassError> {
-        let of = &self.groups.groups[group];
-        let mut score = vec![0.0; of.width];
+        let id = group;
+        let group = &self.groups.groups[id];
+        let mut score = vec![0.0; group.width];
         let mut any = false;
-        for member in &of.members {
+        for member in &group.members {
             let Site::Value(value) = member.site else { continue };
             let Some(scale) = self.scales.0.get(&self.model.graph.value(value).name) else { continue };
-            for (score, at) in score.iter_mut().zip(self.groups.units_along(group, member.site, member.axis))
-            {
+            for (score, at) in score.iter_mut().zip(self.groups.units_along(id, member.site, member.axis)) {
                 *score += at.iter().filter_map(|&i| scale.get(i)).sum::<f64>();
             }
             any = true;
@@ -80,12 +80,13 @@ impl Ranking<'_> {
             return Ok(score);
         }
         Err(PassError::refused_with(
-            format!("`{}` has no batch norm, which `criterion=bn-scale` looks at", of.name),
-            "ask for `criterion=l2`, or give the model before its batch norms were folded",
+            format!("`{}` has no batch norm, so `criterion=bn-scale` cannot rank it", group.name),
+            "use `criterion=l2`, or the model before its batch norms were folded",
         ))
     }
 
-    /// Sums of distances to the weights of all other units, over the operators that make them.
+    /// Returns the sum of distances of each unit's weights to those of all units, over the operators that
+    /// produce them.
     pub(super) fn distances(&self, group: usize) -> Vec<f64> {
         let mut score = vec![0.0; self.groups.groups[group].width];
         for role in self.roles.iter().filter(|r| r.produces(self.groups).contains(&group)) {
@@ -93,7 +94,7 @@ impl Ranking<'_> {
             let Some(site) = site_of(self.model.graph.at(role.node), Slot::In(1)) else { continue };
             let units = self.groups.units_along(group, site, role.linear.weight_axes().0);
             let (rows, d) = (role.linear.outputs, role.linear.width());
-            // The rows of each unit one after another.
+            // The rows of each unit, concatenated.
             let per_unit = units.iter().map(Vec::len).max().unwrap_or(0);
             let entry = |unit: usize, k: usize| {
                 let row = units[unit].get(k / d.max(1)).copied()?;

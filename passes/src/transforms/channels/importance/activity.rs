@@ -1,6 +1,6 @@
-//! Criteria that count when a unit is on.
+//! Importance by activity: how often a unit is non-zero or positive.
 
-use super::{Criterion, Ranking};
+use super::{Importance, Ranking};
 use crate::{
     analysis::{
         calibration::{entropy::entropy, floats, misfit, observe},
@@ -9,13 +9,13 @@ use crate::{
     framework::PassError,
 };
 
-/// Samples that are enough for shares.
+/// Maximum number of samples; enough to estimate shares.
 const SAMPLES: usize = 256;
 
 impl Ranking<'_> {
-    /// By what the readers of the group read: how often it is not zero, or the entropy of its sign in bits; added up
-    /// over readers.
-    pub(super) fn activity(&self, group: usize, criterion: Criterion) -> Result<Vec<f64>, PassError> {
+    /// Returns, for each unit, the share of non-zero elements or the entropy in bits of the sign, summed over
+    /// the distinct inputs of the readers.
+    pub(super) fn activity(&self, group: usize, criterion: Importance) -> Result<Vec<f64>, PassError> {
         let graph = &self.model.graph;
         let mut score = vec![0.0; self.groups.groups[group].width];
         let mut seen = vec![];
@@ -29,24 +29,25 @@ impl Ranking<'_> {
             let Some(site) = site_of(graph.at(role.node), Slot::In(0)) else { continue };
             let units = self.groups.units_along(group, site, axis);
             let samples = self.samples.start..self.samples.end.min(self.samples.start + SAMPLES);
-            let mut on: Vec<f64> = vec![];
+            let mut active: Vec<f64> = vec![];
             let mut count = 0.0;
             observe(self.tools, self.model, &[input], samples, "activity", &mut |_, values| {
                 let x =
                     values.first().filter(|x| x.rank() > axis).ok_or_else(|| misfit(&role.linear, graph))?;
                 let (size, inner) = (x.shape()[axis], x.shape()[axis + 1..].iter().product::<usize>());
-                on.resize(size, 0.0);
+                active.resize(size, 0.0);
                 for (k, v) in floats(x)?.iter().enumerate() {
-                    let counts = if criterion == Criterion::Apoz { *v != 0.0 } else { *v > 0.0 };
-                    on[k / inner % size] += f64::from(u8::from(counts));
+                    let is_active = if criterion == Importance::Apoz { *v != 0.0 } else { *v > 0.0 };
+                    active[k / inner % size] += f64::from(u8::from(is_active));
                 }
                 count += (x.len() / size.max(1)) as f64;
                 Ok(())
             })?;
             for (score, channels) in score.iter_mut().zip(units) {
-                let share = |c: usize| on.get(c).map_or(0.0, |n| n / f64::max(count, 1.0));
-                let of = |c: usize| if criterion == Criterion::Apoz { share(c) } else { entropy(share(c)) };
-                *score += channels.into_iter().map(of).sum::<f64>();
+                let share = |c: usize| active.get(c).map_or(0.0, |n| n / f64::max(count, 1.0));
+                let score_of =
+                    |c: usize| if criterion == Importance::Apoz { share(c) } else { entropy(share(c)) };
+                *score += channels.into_iter().map(score_of).sum::<f64>();
             }
         }
         Ok(score)
