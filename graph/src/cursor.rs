@@ -131,7 +131,8 @@ impl<'g> NodeRef<'g> {
         }
     }
 
-    /// Whether an attribute refers to an attribute of the calling node (in functions), so that its value is unknown.
+    /// Whether an attribute refers to an attribute of the calling node (in functions), so that its value is
+    /// unknown.
     pub fn has_references(self) -> bool {
         self.node().attributes.values().any(|a| matches!(a, Attribute::Reference { .. }))
     }
@@ -188,7 +189,8 @@ impl<'g> ValueRef<'g> {
         self.graph.users(self.id).into_iter().map(|(id, edge)| (self.graph.at(id), edge)).collect()
     }
 
-    /// The only user, which reads the value as an input; declines if there are other uses, including graph outputs.
+    /// The only user, which reads the value as an input; declines if there are other uses, including graph
+    /// outputs.
     pub fn sole_user(self) -> Result<NodeRef<'g>, Decline> {
         self.sole_use()?;
         match self.users().first() {
@@ -205,8 +207,8 @@ impl<'g> ValueRef<'g> {
         }
     }
 
-    /// The elements of a constant: an initializer that the caller cannot override, or the output of a `Constant` node,
-    /// possibly followed by `Identity` nodes.
+    /// The elements of a constant: an initializer that the caller cannot override, or the output of a
+    /// `Constant` node, possibly followed by `Identity` nodes.
     pub fn constant(mut self) -> Result<&'g Tensor, Decline> {
         // A bound on chains of `Identity` nodes.
         for _ in 0..64 {

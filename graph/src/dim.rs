@@ -1,8 +1,8 @@
 //! Sizes of dimensions as expressions over symbols.
 //!
-//! A [`Dim`] is a polynomial with integer coefficients in normal form, so expressions that are equal as polynomials
-//! compare equal: `2·(N+1) - 2` is `2·N`. Floor divisions, maxima and minima are atoms of the polynomial. A result that
-//! would overflow is a fresh unknown.
+//! A [`Dim`] is a polynomial with integer coefficients in normal form, so expressions that are equal as
+//! polynomials compare equal: `2·(N+1) - 2` is `2·N`. Floor divisions, maxima and minima are atoms of the
+//! polynomial. A result that would overflow is a fresh unknown.
 
 mod display;
 #[cfg(test)]
@@ -46,8 +46,8 @@ enum Atom {
     Min(Box<(Dim, Dim)>),
 }
 
-/// Limits of the terms and atoms, including nested ones, of an expression. Larger expressions become unknown, so every
-/// operation takes bounded time.
+/// Limits of the terms and atoms, including nested ones, of an expression. Larger expressions become unknown,
+/// so every operation takes bounded time.
 const MAX_TERMS: usize = 32;
 const MAX_ATOMS: usize = 128;
 
@@ -62,7 +62,8 @@ impl Dim {
         Self::atom(Atom::Unknown(next()))
     }
 
-    /// An unknown element of a shape tensor. Unlike an unknown size it may be negative, such as the -1 of `Reshape`.
+    /// An unknown element of a shape tensor. Unlike an unknown size it may be negative, such as the -1 of
+    /// `Reshape`.
     pub fn integer() -> Self {
         Self::atom(Atom::Integer(next()))
     }
@@ -248,8 +249,8 @@ impl Dim {
         self.extremum(other, i64::min, Atom::Min)
     }
 
-    /// The size of an axis that has both sizes: the more specific one, a number before an expression before an
-    /// unknown. `None` if the numbers differ; different expressions may have equal values.
+    /// The size of an axis that has both sizes: the more specific one, a number before an expression before
+    /// an unknown. `None` if the numbers differ; different expressions may have equal values.
     pub(crate) fn unify(&self, other: &Self) -> Option<Self> {
         match (self.known(), other.known()) {
             (Some(a), Some(b)) if a != b => None,
@@ -260,7 +261,7 @@ impl Dim {
     }
 
     /// Whether the expression is the minimum of `other` and something else.
-    pub fn is_minimum_with(&self, other: &Self) -> bool {
+    pub(crate) fn is_minimum_with(&self, other: &Self) -> bool {
         matches!(self.single_atom(), Some(Atom::Min(p)) if p.0 == *other || p.1 == *other)
     }
 
@@ -289,7 +290,8 @@ impl Dim {
         }
     }
 
-    /// The value with `size(s)` for every symbol `s`; `None` if a symbol or unknown has no value, or on overflow.
+    /// The value with `size(s)` for every symbol `s`; `None` if a symbol or unknown has no value, or on
+    /// overflow.
     pub fn eval(&self, size: &dyn Fn(&str) -> Option<i64>) -> Option<i64> {
         self.eval_or(size, None)
     }

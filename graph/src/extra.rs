@@ -1,7 +1,7 @@
 //! Parts of a file that the graph does not represent, kept so that they can be written back.
 //!
-//! Each struct belongs to one object of the graph and is dropped with it. Where it repeats something that passes may
-//! change, it also keeps the original, and is ignored once they differ.
+//! Each struct belongs to one object of the graph and is dropped with it. Where it repeats something that
+//! passes may change, it also keeps the original, and is ignored once they differ.
 
 use crate::{
     Declared,
@@ -44,8 +44,8 @@ pub(crate) struct GraphExtra {
     /// Entries of inputs and outputs that hold more than the value does.
     pub interface: Vec<InterfaceEntry>,
     pub annotations: Vec<(Known, TensorAnnotation)>,
-    /// Set if the order of the file is not topological: the clock of the graph and its number of nodes. The order is
-    /// kept until either changes.
+    /// Set if the order of the file is not topological: the clock of the graph and its number of nodes. The
+    /// order is kept until either changes.
     pub unsorted: Option<(u64, usize)>,
 }
 
@@ -55,7 +55,7 @@ pub(crate) type Known = bool;
 /// An entry of `value_info` and its position.
 #[derive(Clone, Debug)]
 pub(crate) struct InfoEntry {
-    pub place: u64,
+    pub position: u64,
     pub known: Known,
     /// The entry contradicted the rest of the file from the start.
     pub wrong: bool,
@@ -66,7 +66,7 @@ pub(crate) struct InfoEntry {
 #[derive(Clone, Debug)]
 pub(crate) struct InterfaceEntry {
     pub output: bool,
-    pub place: usize,
+    pub position: usize,
     pub declared: Option<Declared>,
     pub entry: ValueInfoProto,
 }

@@ -1,13 +1,8 @@
 //! The graph: nodes and values as vertices of one directed graph, uses as its edges.
 
-mod edit;
-mod node;
+pub(crate) mod edit;
 
-pub(crate) use edit::rename_captures;
-pub use node::{Constant, Declared, Metadata, Node, Value, standard_domain};
-pub(crate) use node::{Rank, Role};
-
-use crate::extra::GraphExtra;
+use crate::{Metadata, Node, Value, extra::GraphExtra, node::standard_domain};
 use petgraph::{
     Direction,
     stable_graph::{NodeIndex, StableDiGraph},
@@ -314,8 +309,8 @@ impl Graph {
         self.dag.edges(id.index()).count() + as_output
     }
 
-    /// The nodes in topological order, ties in file order. Nodes that are on a cycle or depend on one are missing;
-    /// see [`Graph::unordered_nodes`].
+    /// The nodes in topological order, ties in file order. Nodes that are on a cycle or depend on one are
+    /// missing; see [`Graph::unordered_nodes`].
     pub fn nodes(&self) -> Arc<[NodeId]> {
         self.order.get_or_init(|| self.topological_order().into()).clone()
     }

@@ -5,8 +5,8 @@ use indexmap::IndexMap;
 use std::{collections::HashMap, sync::Arc};
 
 impl Patch {
-    /// Adds the nodes and initializers of `body`. `given` maps the names of its inputs and captures to values (`None`:
-    /// an omitted optional input). Returns the values that correspond to its outputs.
+    /// Adds the nodes and initializers of `body`. `given` maps the names of its inputs and captures to values
+    /// (`None`: an omitted optional input). Returns the values that correspond to its outputs.
     pub fn inline(&mut self, body: &Graph, given: impl Fn(&str) -> Option<Ref>) -> Result<Vec<Ref>, Decline> {
         let mut refs = HashMap::<ValueId, Option<Ref>>::new();
         for &id in body.inputs() {
@@ -45,8 +45,8 @@ impl Patch {
 }
 
 impl Function {
-    /// The body specialized for one call in `graph`: references to attributes of the caller are replaced by their
-    /// values, and the names in its subgraphs are unique in `graph`.
+    /// The body specialized for one call in `graph`: references to attributes of the caller are replaced by
+    /// their values, and the names in its subgraphs are unique in `graph`.
     pub fn instance(&self, call: &Node, graph: &Graph) -> Graph {
         let mut body = self.body.clone();
         body.bind_attributes(&call.attributes, &self.defaults);
@@ -56,8 +56,8 @@ impl Function {
 }
 
 impl Graph {
-    /// Replaces references to attributes of the calling node by their values, or by the defaults of the function.
-    /// An attribute that has neither is removed.
+    /// Replaces references to attributes of the calling node by their values, or by the defaults of the
+    /// function. An attribute that has neither is removed.
     pub(crate) fn bind_attributes(
         &mut self,
         given: &IndexMap<String, Attribute>,

@@ -4,11 +4,12 @@
 //! |---|---|
 //! | [`onnx`] | reading and writing of files, external data included |
 //! | [`text`] | parsing and printing of the ONNX textual syntax |
-//! | [`Model`], [`Graph`] | the representation: one directed graph whose vertices are nodes and values, and whose edges are uses |
+//! | [`Model`], [`Graph`] | the representation: a directed graph with nodes and values as vertices |
 //! | [`NodeRef`], [`ValueRef`] | read-only references, by which rewrite rules match |
 //! | [`Patch`], [`Graph::apply`] | a change, and its checked application: all of it or nothing |
-//! | [`Graph::upstream`], [`Graph::downstream`], [`Graph::extract`] | reachability, and extraction of subgraphs |
-//! | [`Model::check`], [`Model::infer`], [`ops`] | validation, inference of types and shapes, operator schemas, evaluation and cost |
+//! | [`Graph::upstream`], [`Graph::extract`], … | reachability, and extraction of subgraphs |
+//! | [`Model::check`], [`Model::infer`] | validation, inference of types and shapes |
+//! | [`ops`] | operators: schemas, typed views, evaluation, cost |
 //! | [`Evaluate`] | the interface to an engine that runs models |
 //!
 //! ```
@@ -47,6 +48,7 @@ mod inline;
 mod journal;
 mod mapped;
 mod model;
+mod node;
 pub mod onnx;
 pub mod ops;
 mod patch;
@@ -62,10 +64,9 @@ pub use cursor::{Decline, NodeRef, ValueRef, expect};
 pub use dim::Dim;
 pub use dtype::DataType;
 pub use evaluate::{Evaluate, EvaluateError, Run, Samples, Setting, quality::Metrics};
-pub use graph::{
-    Constant, Declared, Edge, Graph, GraphError, Metadata, Node, NodeId, Value, ValueId, standard_domain,
-};
+pub use graph::{Edge, Graph, GraphError, NodeId, ValueId};
 pub use model::{Function, Model};
+pub use node::{Constant, Declared, Metadata, Node, Value, standard_domain};
 pub use ops::InferError;
 pub use patch::{Applied, NewValue, Patch, PatchError, Ref};
 pub use slice::Boundary;

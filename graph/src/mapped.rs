@@ -56,9 +56,9 @@ impl Mapping {
         if opened.len() == 0 {
             return Err(MapError::Empty);
         }
-        // SAFETY: the mapping is read-only and private, and lives as long as any slice of it. If another program
-        // changes the file, its new bytes are seen; if it truncates the file, this process is killed. Every reader
-        // that maps models has this limitation. This crate only replaces files by renaming.
+        // SAFETY: the mapping is read-only and private, and lives as long as any slice of it. If another
+        // program changes the file, its new bytes are seen; if it truncates the file, this process is killed.
+        // Every reader that maps models has this limitation. This crate only replaces files by renaming.
         let map = unsafe { Mmap::map(&file) }?;
         let mapping = Arc::new(Self { map, file, path: path.to_owned() });
         let bytes = Bytes::from_owner(Owner(mapping.clone()));
@@ -75,8 +75,8 @@ impl Mapping {
         self.map.len() as u64
     }
 
-    /// Fills `buffer` from offset `skip` of `slice`, if that is a slice of this file. Reading through the file
-    /// handle keeps the mapping out of memory, and a truncated file is an error instead of a signal.
+    /// Fills `buffer` from offset `skip` of `slice`, if that is a slice of this file. Reading through the
+    /// file handle keeps the mapping out of memory, and a truncated file is an error instead of a signal.
     pub fn read(&self, slice: &[u8], skip: usize, buffer: &mut [u8]) -> Option<io::Result<()>> {
         let offset = (slice.as_ptr() as usize).checked_sub(self.map.as_ptr() as usize)?;
         let inside = offset.checked_add(slice.len())? <= self.map.len() && skip + buffer.len() <= slice.len();

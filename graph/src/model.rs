@@ -1,9 +1,8 @@
 //! Models: the main graph, local functions, imports, metadata.
 
 use crate::{
-    Attribute, Graph, Type,
+    Attribute, Graph, Metadata,
     extra::{FunctionExtra, ModelExtra},
-    graph::Metadata,
 };
 use std::{path::Path, sync::Arc};
 
@@ -116,14 +115,9 @@ impl Model {
         self.metadata.iter().find(|(k, _)| k.as_deref() == Some(key))?.1.as_deref()
     }
 
-    /// The files that are mapped: the model file, unless the model was read from memory, and its external data.
+    /// The files that are mapped: the model file, unless the model was read from memory, and its external
+    /// data.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         self.extra.mappings.iter().map(|mapping| mapping.path())
-    }
-
-    /// Names and declared types of the inputs of the main graph that are not initializers.
-    pub fn required_inputs(&self) -> Vec<(&str, Option<&Type>)> {
-        let required = self.graph.inputs().iter().map(|&v| self.graph.value(v)).filter(|v| v.data.is_none());
-        required.map(|v| (v.name.as_str(), v.declared.as_ref().and_then(|d| d.ty.as_ref()))).collect()
     }
 }

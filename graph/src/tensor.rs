@@ -1,6 +1,6 @@
 //! Constant tensors: element type, shape and bytes.
 
-use crate::{DataType, graph::Metadata};
+use crate::{DataType, Metadata};
 use bytes::Bytes;
 use half::{bf16, f16};
 use std::sync::Arc;
@@ -122,8 +122,8 @@ fn packed<T: Element>(values: impl ExactSizeIterator<Item = T>) -> Vec<u8> {
     data
 }
 
-/// Packs elements of `bits` bits, each given as a byte, from the low bits up as in `raw_data`. Elements of 8 bits
-/// are returned as they are.
+/// Packs elements of `bits` bits, each given as a byte, from the low bits up as in `raw_data`. Elements of 8
+/// bits are returned as they are.
 pub fn pack_bits(bits: u32, codes: &[u8]) -> Vec<u8> {
     if bits >= 8 {
         return codes.to_vec();
@@ -196,8 +196,8 @@ impl Tensor {
         Self::from_slice(&[], &[value]).expect("a scalar holds one value")
     }
 
-    /// A tensor of `values` rounded to `dtype`: a float type of at least 16 bits, an integer type of at least 8 bits,
-    /// or bool. Integers are rounded half to even and saturate.
+    /// A tensor of `values` rounded to `dtype`: a float type of at least 16 bits, an integer type of at least
+    /// 8 bits, or bool. Integers are rounded half to even and saturate.
     pub fn from_f64(dtype: DataType, shape: &[usize], values: &[f64]) -> Result<Self, TensorError> {
         macro_rules! write {
             ($($d:ident => |$v:ident| $e:expr),* $(,)?) => {
@@ -219,8 +219,8 @@ impl Tensor {
         Self::new(dtype, shape, data)
     }
 
-    /// The elements multiplied by factors in f64 and rounded once, for float types of at least 16 bits. Each factor is
-    /// applied to `run` consecutive elements; the factors are repeated cyclically.
+    /// The elements multiplied by factors in f64 and rounded once, for float types of at least 16 bits. Each
+    /// factor is applied to `run` consecutive elements; the factors are repeated cyclically.
     pub fn scaled(&self, run: usize, factors: &[f64]) -> Result<Self, TensorError> {
         let data = match self.dtype {
             DataType::Float => self.scaled_as(run, factors, f64::from, |v| v as f32),
@@ -350,7 +350,8 @@ impl Tensor {
         })
     }
 
-    /// The elements of an integer or bool tensor; `None` for other types and if a `uint64` exceeds `i64::MAX`.
+    /// The elements of an integer or bool tensor; `None` for other types and if a `uint64` exceeds
+    /// `i64::MAX`.
     pub fn to_i64(&self) -> Option<Vec<i64>> {
         use DataType as D;
         let signed = |bits: u32| {

@@ -58,8 +58,8 @@ impl Type {
         Self { kind: TypeKind::Tensor { dtype: Some(dtype), shape }, denotation: None }
     }
 
-    /// The fact that this declaration implies. Negative sizes and the symbols `` and `?`, which some exporters write
-    /// for all unknown sizes, are unknown.
+    /// The fact that this declaration implies. Negative sizes and the symbols `` and `?`, which some
+    /// exporters write for all unknown sizes, are unknown.
     pub fn fact(&self) -> Fact {
         let of = |ty: &Option<Box<Self>>| Box::new(ty.as_ref().map_or(Fact::Unknown, |t| t.fact()));
         match &self.kind {

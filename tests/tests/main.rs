@@ -13,4 +13,5 @@ mod mutations;
 mod peers;
 mod sizes;
 mod support;
+mod traits;
 mod weights;

@@ -1,7 +1,10 @@
 //! Construction and mutation of graphs. Passes change graphs by patches only.
 
-use super::{Edge, Graph, GraphError, Names, Node, NodeId, Rank, Role, Value, ValueId, Vertex, describe};
-use crate::{Attribute, Declared, Fact};
+use super::{Edge, Graph, GraphError, Names, NodeId, ValueId, Vertex, describe};
+use crate::{
+    Attribute, Declared, Fact, Node, Value,
+    node::{Rank, Role},
+};
 use petgraph::{Direction, stable_graph::NodeIndex, visit::EdgeRef};
 use std::collections::HashSet;
 
@@ -50,8 +53,8 @@ impl Graph {
         added.expect("the name was looked up just now")
     }
 
-    /// Adds a node after all others. The captures of its subgraphs refer to the values with these names, or are
-    /// captured from the outer graph if there are none.
+    /// Adds a node after all others. The captures of its subgraphs refer to the values with these names, or
+    /// are captured from the outer graph if there are none.
     pub fn add_node(
         &mut self,
         node: Node,
@@ -309,8 +312,9 @@ impl Graph {
         self.generations[index.index()] += 1;
     }
 
-    /// Removes the unused values among `start`, their producers if all outputs are unused, and values that become
-    /// unused thereby. Inputs and outputs of the graph are kept. Returns the nodes whose outputs lost a use.
+    /// Removes the unused values among `start`, their producers if all outputs are unused, and values that
+    /// become unused thereby. Inputs and outputs of the graph are kept. Returns the nodes whose outputs lost
+    /// a use.
     pub(crate) fn remove_unused(&mut self, start: impl IntoIterator<Item = ValueId>) -> Vec<NodeId> {
         let mut affected = vec![];
         let mut queue: Vec<_> = start.into_iter().collect();
@@ -340,8 +344,8 @@ impl Graph {
         affected
     }
 
-    /// Removes all nodes, initializers and captures that no output depends on. Returns the numbers of removed nodes
-    /// and initializers.
+    /// Removes all nodes, initializers and captures that no output depends on. Returns the numbers of removed
+    /// nodes and initializers.
     pub fn sweep(&mut self) -> (usize, usize) {
         let count = |graph: &Self| (graph.node_count(), graph.initializers().len());
         let before = count(self);
@@ -377,7 +381,8 @@ pub(crate) fn rename_captures(node: &mut Node, old: &str, new: &str) {
                         graph.redirect(id, same, &[]);
                         graph.remove_unused([id]);
                     }
-                    // A value of the subgraph, such as an input of a loop body, may shadow the outer value: rename it.
+                    // A value of the subgraph, such as an input of a loop body, may shadow the outer value:
+                    // rename it.
                     Some(shadowing) => {
                         let name = graph.fresh_name(new);
                         graph.rename(shadowing, name);

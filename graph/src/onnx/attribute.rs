@@ -15,8 +15,8 @@ use crate::{
 use std::mem::take;
 
 impl Reader {
-    /// Name and value of an attribute; `of` describes its node or function, and `scope` is the graph around its
-    /// subgraphs.
+    /// Name and value of an attribute; `of` describes its node or function, and `scope` is the graph around
+    /// its subgraphs.
     pub(super) fn attribute(
         &self,
         mut proto: AttributeProto,

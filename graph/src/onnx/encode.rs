@@ -193,11 +193,11 @@ impl Encoder {
 /// The entries of inputs or outputs.
 fn interface(graph: &Graph, ids: &[ValueId], output: bool) -> Vec<ValueInfoProto> {
     let kept = graph.extra.interface.iter().filter(|k| k.output == output);
-    let kept: HashMap<_, _> = kept.map(|k| (k.place, k)).collect();
-    let entry = |(place, &id): (usize, &ValueId)| {
+    let kept: HashMap<_, _> = kept.map(|k| (k.position, k)).collect();
+    let entry = |(position, &id): (usize, &ValueId)| {
         let value = graph.value(id);
         let as_read = |k: &&&InterfaceEntry| k.entry.name() == value.name && k.declared == value.declared;
-        match (kept.get(&place).filter(as_read), &value.declared) {
+        match (kept.get(&position).filter(as_read), &value.declared) {
             (Some(kept), _) => kept.entry.clone(),
             (None, Some(declared)) => declared_to(&value.name, declared),
             (None, None) => {
@@ -224,13 +224,13 @@ fn value_info(graph: &Graph) -> Vec<ValueInfoProto> {
             entries.push((*order, value.seq, declared_to(&value.name, declared)));
         }
     }
-    for InfoEntry { place, known, wrong, entry } in &graph.extra.value_info {
+    for InfoEntry { position, known, wrong, entry } in &graph.extra.value_info {
         let keep = match graph.find(entry.name()) {
             None => !known,
             Some(id) => *wrong || declared_from(entry).is_ok_and(|d| d.agrees(&graph.value(id).fact)),
         };
         if keep {
-            entries.push((*place, 0, entry.clone()));
+            entries.push((*position, 0, entry.clone()));
         }
     }
     entries.sort_by_key(|e| (e.0, e.1));

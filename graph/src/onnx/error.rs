@@ -51,20 +51,20 @@ pub enum ReadError {
         by: String,
     },
     /// The file with the elements of a tensor cannot be opened.
-    #[error("{place} has its data in `{location}`, which cannot be opened: {source}")]
+    #[error("{tensor} has its data in `{location}`, which cannot be opened: {source}")]
     MissingData {
         /// Description of the tensor.
-        place: String,
+        tensor: String,
         /// The location of its data according to the model.
         location: String,
         /// The error of the system.
         source: io::Error,
     },
     /// Something in the model contradicts the format.
-    #[error("{place} {why}")]
+    #[error("{object} {why}")]
     Invalid {
         /// Description of the invalid object.
-        place: String,
+        object: String,
         /// Description of the fault.
         why: String,
     },
@@ -97,8 +97,8 @@ impl ReadError {
         }
     }
 
-    pub(crate) fn invalid(place: impl Into<String>, why: impl Into<String>) -> Self {
-        Self::Invalid { place: place.into(), why: why.into() }
+    pub(crate) fn invalid(object: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::Invalid { object: object.into(), why: why.into() }
     }
 }
 
@@ -143,7 +143,7 @@ impl WriteError {
     /// A remedy for the user.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::NotAFile(_) => Some("give the name of a file, or `-` for stdout"),
+            Self::NotAFile(_) => Some("give the path of a regular file"),
             Self::TooLarge { .. } => {
                 Some("write to a file: weights are then stored in a second file beside it")
             }

@@ -91,8 +91,8 @@ struct Files<'a> {
 
 impl Files<'_> {
     fn load(&mut self, tensor: &mut TensorProto) -> Result<(), ReadError> {
-        let place = describe(tensor);
-        let refuse = |why: String| ReadError::invalid(&place, why);
+        let object = describe(tensor);
+        let refuse = |why: String| ReadError::invalid(&object, why);
         if tensor.raw_data.is_some() {
             return Err(refuse("has both raw_data and external data".into()));
         }
@@ -116,7 +116,7 @@ impl Files<'_> {
         let offset = number("offset")?.unwrap_or(0);
         let length = number("length")?.or_else(|| dtype.bytes_for(crate::element_count(&shape)?));
         let length = length.ok_or_else(|| refuse("has external data of unknown length".into()))?;
-        let file = self.open(location, &place)?;
+        let file = self.open(location, &object)?;
         let end = offset.checked_add(length).filter(|&end| end <= file.len());
         let Some(end) = end else {
             let size = file.len();
@@ -158,7 +158,7 @@ fn resolve(folder: &Path, location: &str, of: &str, options: &ReadOptions) -> Re
     if !plain || !Path::new(location).components().all(inside) {
         return refuse(format!("has its data at `{location}`, which is not a path in the model's folder"));
     }
-    let missing = |source| ReadError::MissingData { place: of.into(), location: location.into(), source };
+    let missing = |source| ReadError::MissingData { tensor: of.into(), location: location.into(), source };
     let path = folder.join(location).canonicalize().map_err(missing)?;
     if !options.follow_links && !path.starts_with(folder.canonicalize().map_err(missing)?) {
         return refuse(format!(
@@ -189,7 +189,7 @@ pub(super) type Pieces = Vec<(u64, Bytes)>;
 /// Moves tensors from `model` to a data file at `location`. Equal slices are stored once.
 pub(super) fn unload(model: &mut ModelProto, which: Which, location: &str) -> Result<Pieces, WriteError> {
     let (mut pieces, mut end) = (Pieces::new(), 0);
-    let mut places = HashMap::new();
+    let mut offsets = HashMap::new();
     tensors(model, &mut |tensor| -> Result<(), WriteError> {
         if which == Which::Large {
             pack_large(tensor);
@@ -199,7 +199,7 @@ pub(super) fn unload(model: &mut ModelProto, which: Which, location: &str) -> Re
         }
         let Some(raw) = tensor.raw_data.take() else { return Ok(()) };
         let length = raw.len();
-        let offset = *places.entry((raw.as_ptr(), length)).or_insert_with(|| {
+        let offset = *offsets.entry((raw.as_ptr(), length)).or_insert_with(|| {
             // Page alignment, so large tensors can be mapped individually; cache lines for the others.
             let align: u64 = match length {
                 0 => 1,
@@ -235,8 +235,8 @@ pub(super) fn location(name: &str, hash: u64) -> String {
 /// Sets the location of all external tensors.
 pub(super) fn relocate(model: &mut ModelProto, location: &str) {
     let never = tensors(model, &mut |tensor| -> Result<(), std::convert::Infallible> {
-        let places = tensor.external_data.iter_mut().filter(|e| e.key() == "location");
-        places.for_each(|entry| entry.value = Some(location.into()));
+        let locations = tensor.external_data.iter_mut().filter(|e| e.key() == "location");
+        locations.for_each(|entry| entry.value = Some(location.into()));
         Ok(())
     });
     never.unwrap_or_else(|e| match e {});

@@ -26,7 +26,8 @@ fn live() -> MutexGuard<'static, Vec<PathBuf>> {
     LIVE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Removes all temporary files, for a process that is about to exit. Later attempts to write a file block until then.
+/// Removes all temporary files, for a process that is about to exit. Later attempts to write a file block
+/// until then.
 pub fn abandon() {
     let live = live();
     for path in live.iter() {
@@ -128,8 +129,8 @@ impl<'a, W: Write> Stream<'a, W> {
         }
     }
 
-    /// Writes bytes without buffering. Weights are read through their file handle: reading them through the mapping
-    /// would load it into memory.
+    /// Writes bytes without buffering. Weights are read through their file handle: reading them through the
+    /// mapping would load it into memory.
     pub fn copy(&mut self, bytes: &[u8]) {
         self.flush();
         let mut own = vec![];
@@ -167,8 +168,8 @@ impl<'a, W: Write> Stream<'a, W> {
     }
 }
 
-// SAFETY: `chunk_mut` returns the remaining part of the buffer, which is initialized and never empty. `advance_mut`
-// counts the bytes written to it, which is checked when the buffer is sliced.
+// SAFETY: `chunk_mut` returns the remaining part of the buffer, which is initialized and never empty.
+// `advance_mut` counts the bytes written to it, which is checked when the buffer is sliced.
 #[allow(unsafe_code)]
 unsafe impl<W: Write> BufMut for Stream<'_, W> {
     fn remaining_mut(&self) -> usize {

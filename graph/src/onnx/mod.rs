@@ -1,8 +1,8 @@
 //! Reading and writing of ONNX files. The protobuf types are private.
 //!
-//! [`read`] maps the file, rejects unknown fields, which would be lost, and decodes the rest; weights are slices of the
-//! mapping. [`write`](write()) encodes the same messages and streams them. Fields that the graph does not represent are
-//! kept, so writing an unchanged model changes no field.
+//! [`read`] maps the file, rejects unknown fields, which would be lost, and decodes the rest; weights are
+//! slices of the mapping. [`write`](write()) encodes the same messages and streams them. Fields that the
+//! graph does not represent are kept, so writing an unchanged model changes no field.
 
 mod attribute;
 mod encode;

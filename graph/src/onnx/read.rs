@@ -20,13 +20,13 @@ use std::{collections::HashSet, path::Path, sync::Arc};
 /// Options of [`read`].
 #[derive(Clone, Debug, Default)]
 pub struct ReadOptions {
-    /// Follow links to external data outside of the model's folder, as in model caches. Unsafe for untrusted models:
-    /// such a link may point to any file of this machine.
+    /// Follow links to external data outside of the model's folder, as in model caches. Unsafe for untrusted
+    /// models: such a link may point to any file of this machine.
     pub follow_links: bool,
 }
 
-/// Reads a model. The file and its external data are mapped, and weights are slices of the mappings: the files must
-/// not be changed in place while the model exists.
+/// Reads a model. The file and its external data are mapped, and weights are slices of the mappings: the
+/// files must not be changed in place while the model exists.
 pub fn read(path: impl AsRef<Path>, options: &ReadOptions) -> Result<Model, ReadError> {
     let path = path.as_ref();
     let (mapping, bytes) = Mapping::open(path).map_err(|e| ReadError::of_mapping(e, path))?;
@@ -69,8 +69,8 @@ fn model_from(
         let function = reader.function(function)?;
         let overload = function.overload.clone().unwrap_or_default();
         if !seen.insert((function.name.clone(), function.domain.clone(), overload)) {
-            let place = format!("the function `{}` of domain `{}`", function.name, function.domain);
-            return Err(ReadError::invalid(place, "is defined twice"));
+            let object = format!("the function `{}` of domain `{}`", function.name, function.domain);
+            return Err(ReadError::invalid(object, "is defined twice"));
         }
         functions.push(function);
     }
@@ -133,7 +133,7 @@ impl Reader {
             let data = Some(Constant::Sparse(sparse_from(sparse, &format!("`{name}`"))?));
             graph.add_value(Value { fact: Fact::Other, data, ..Value::named(&name) })?;
         }
-        for (place, entry) in proto.input.into_iter().enumerate() {
+        for (position, entry) in proto.input.into_iter().enumerate() {
             let name = named(entry.name.clone(), "a graph input")?;
             let id = match graph.find(&name) {
                 Some(id) if graph.value(id).is_input() => return Err(GraphError::DuplicateName(name).into()),
@@ -141,13 +141,13 @@ impl Reader {
                 None => graph.add_value(Value::named(&name))?,
             };
             graph.add_input(id);
-            declare(&mut graph, id, entry, false, place)?;
+            declare(&mut graph, id, entry, false, position)?;
         }
         self.nodes(&mut graph, proto.node)?;
-        for (place, entry) in proto.output.into_iter().enumerate() {
+        for (position, entry) in proto.output.into_iter().enumerate() {
             let id = graph.find_or_capture(&named(entry.name.clone(), "a graph output")?);
             graph.add_output(id);
-            declare(&mut graph, id, entry, true, place)?;
+            declare(&mut graph, id, entry, true, position)?;
         }
         value_info(&mut graph, proto.value_info)?;
         for annotation in proto.quantization_annotation {
@@ -303,7 +303,7 @@ fn declare(
     id: ValueId,
     entry: ValueInfoProto,
     output: bool,
-    place: usize,
+    position: usize,
 ) -> Result<(), ReadError> {
     let declared = declared_from(&entry)?;
     if graph.value(id).declared.is_none() {
@@ -313,13 +313,13 @@ fn declare(
     let value = graph.value(id);
     let declared = value.declared.clone();
     if declared.as_ref().map(|d| declared_to(&value.name, d)).as_ref() != Some(&entry) {
-        graph.extra.interface.push(InterfaceEntry { output, place, declared, entry });
+        graph.extra.interface.push(InterfaceEntry { output, position, declared, entry });
     }
     Ok(())
 }
 
-/// Sets the fact of a value from its declaration. The elements of an initializer that is also an input are unknown,
-/// since it may be overridden, and its shape is known only as far as it is declared.
+/// Sets the fact of a value from its declaration. The elements of an initializer that is also an input are
+/// unknown, since it may be overridden, and its shape is known only as far as it is declared.
 fn set_declared_fact(graph: &mut Graph, id: ValueId, declared: &Declared) {
     let value = graph.value(id);
     let fact = declared.ty.as_ref().map_or(Fact::Unknown, crate::Type::fact);
@@ -334,14 +334,14 @@ fn set_declared_fact(graph: &mut Graph, id: ValueId, declared: &Declared) {
 }
 
 fn value_info(graph: &mut Graph, entries: Vec<ValueInfoProto>) -> Result<(), ReadError> {
-    for (place, entry) in entries.into_iter().enumerate() {
-        let (place, declared) = (place as u64, declared_from(&entry)?);
+    for (position, entry) in entries.into_iter().enumerate() {
+        let (position, declared) = (position as u64, declared_from(&entry)?);
         let id = graph.find(entry.name());
         let wrong = id.is_some_and(|id| !declared.agrees(&graph.value(id).fact));
         if let Some(id) = id.filter(|&id| graph.value(id).declared.is_none()) {
             set_declared_fact(graph, id, &declared);
             if declared_to(entry.name(), &declared) == entry {
-                graph.set_declared(id, Some(Declared { order: Some(place), ..declared }));
+                graph.set_declared(id, Some(Declared { order: Some(position), ..declared }));
                 continue;
             }
             graph.set_declared(id, Some(declared));
@@ -350,7 +350,7 @@ fn value_info(graph: &mut Graph, entries: Vec<ValueInfoProto>) -> Result<(), Rea
             // A new value of this name would take over the entry.
             graph.names.take(entry.name());
         }
-        graph.extra.value_info.push(InfoEntry { place, known: id.is_some(), wrong, entry });
+        graph.extra.value_info.push(InfoEntry { position, known: id.is_some(), wrong, entry });
     }
     Ok(())
 }

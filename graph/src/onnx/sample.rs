@@ -48,8 +48,8 @@ pub fn tensor_to_bytes(tensor: &Tensor, name: &str) -> Vec<u8> {
     proto.encode_to_vec()
 }
 
-/// Reads a value of the kind that the model declares, since the file does not contain it. The message of an optional
-/// value may be that of the value itself, as in the tests of ONNX.
+/// Reads a value of the kind that the model declares, since the file does not contain it. The message of an
+/// optional value may be that of the value itself, as in the tests of ONNX.
 pub fn value_from_bytes(bytes: &[u8], kind: &TypeKind) -> Result<Item, ReadError> {
     match kind {
         TypeKind::Sequence(_) => sequence(message(bytes, "SequenceProto")?).map(Item::Sequence),
@@ -115,8 +115,8 @@ fn map(proto: MapProto) -> Result<Item, ReadError> {
     Ok(Item::Map(keys, values))
 }
 
-/// Whether the optional contains a value of this kind or nothing. The bytes of a sequence may decode as an optional of
-/// another kind.
+/// Whether the optional contains a value of this kind or nothing. The bytes of a sequence may decode as an
+/// optional of another kind.
 fn holds(proto: &OptionalProto, kind: &TypeKind) -> bool {
     let [tensor, sparse, sequence, map, optional] = [
         proto.tensor_value.is_some(),

@@ -1,4 +1,5 @@
-//! Decoding and encoding of tensors. Elements are in `raw_data`, in one of six typed lists, or in another file.
+//! Decoding and encoding of tensors. Elements are in `raw_data`, in one of six typed lists, or in another
+//! file.
 
 use super::{ReadError, metadata_from, metadata_to};
 use crate::{
@@ -35,8 +36,8 @@ pub(super) fn layout(proto: &TensorProto) -> Result<(DataType, Vec<usize>), Read
 
 /// A tensor. External data must have been loaded to `raw_data`.
 pub(super) fn tensor_from(mut proto: TensorProto) -> Result<Tensor, ReadError> {
-    let place = describe(&proto);
-    let refuse = |why: String| ReadError::invalid(place.clone(), why);
+    let object = describe(&proto);
+    let refuse = |why: String| ReadError::invalid(object.clone(), why);
     let (dtype, shape) = layout(&proto)?;
     if let Some(location) = proto.data_location.filter(|l| ![0, EXTERNAL].contains(l)) {
         return Err(refuse(format!("has the unknown data location {location}")));
@@ -60,7 +61,8 @@ pub(super) fn tensor_from(mut proto: TensorProto) -> Result<Tensor, ReadError> {
             (Tensor::strings(&shape, items).map_err(misfit)?, Storage::Typed)
         }
         None => {
-            // Three and four 6-bit elements have the same number of bytes, so elements are counted before packing.
+            // Three and four 6-bit elements have the same number of bytes, so elements are counted before
+            // packing.
             if dtype.bits() == 6 && Some(proto.int32_data.len()) != element_count(&shape) {
                 let (got, want) = (proto.int32_data.len(), element_count(&shape).unwrap_or(usize::MAX));
                 return Err(refuse(format!("does not fill its shape: {got} elements for {want}")));
@@ -157,8 +159,8 @@ fn unpack_int32(tensor: &Tensor) -> Vec<i32> {
     }
 }
 
-/// The message of a tensor. `name` is the name of its value; by default the name in its file. External data is in
-/// `raw_data`; the writer moves it to the data file.
+/// The message of a tensor. `name` is the name of its value; by default the name in its file. External data
+/// is in `raw_data`; the writer moves it to the data file.
 pub(super) fn tensor_to(tensor: &Tensor, name: Option<&str>) -> TensorProto {
     let fresh = Origin::default();
     let origin = tensor.origin.as_deref().unwrap_or(&fresh);

@@ -1,7 +1,8 @@
 //! Detection of unknown fields in the protobuf wire format.
 //!
-//! prost skips unknown fields, so they would be lost. Comparing the length of the file with that of the encoded message
-//! is not sufficient, since encodings differ (packed lists, long varints). The walk skips the bytes of weights.
+//! prost skips unknown fields, so they would be lost. Comparing the length of the file with that of the
+//! encoded message is not sufficient, since encodings differ (packed lists, long varints). The walk skips the
+//! bytes of weights.
 
 use super::ReadError;
 use schema::SCHEMA;
@@ -37,7 +38,8 @@ pub(crate) fn check(bytes: &[u8], name: &str) -> Result<(), ReadError> {
     unknown.map_or(Ok(()), Err)
 }
 
-/// The first unknown field is recorded in `unknown`: invalid messages, which are errors, may seem to contain some.
+/// The first unknown field is recorded in `unknown`: invalid messages, which are errors, may seem to contain
+/// some.
 fn walk(
     mut bytes: &[u8],
     message: &Message,

@@ -16,8 +16,8 @@ use std::{
 /// Options of [`write`](super::write()).
 #[derive(Clone, Debug)]
 pub struct WriteOptions {
-    /// Maximal size of the model file in bytes; tensors of larger models are stored in a data file. The limit of
-    /// protobuf by default.
+    /// Maximal size of the model file in bytes; tensors of larger models are stored in a data file. The limit
+    /// of protobuf by default.
     pub limit: usize,
     /// Flush the content to disk before the file is renamed, so a crash cannot leave a partial file.
     pub sync: bool,
@@ -34,6 +34,7 @@ impl Default for WriteOptions {
 
 /// The files that were written.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Written {
     /// Size of the model file in bytes.
     pub bytes: u64,
@@ -43,9 +44,9 @@ pub struct Written {
 
 /// Writes a model to `path` atomically. `path` may be a file that the model was read from.
 ///
-/// If the model had external data or is too large for one file, weights are stored in a second file beside it, named
-/// `<file name>.<hash of the content>.data`. If passes added initializers to a model of an IR version before 4, where
-/// every initializer must be an input, the version becomes 4.
+/// If the model had external data or is too large for one file, weights are stored in a second file beside
+/// it, named `<file name>.<hash of the content>.data`. If passes added initializers to a model of an IR
+/// version before 4, where every initializer must be an input, the version becomes 4.
 pub fn write(model: &Model, path: impl AsRef<Path>, options: &WriteOptions) -> Result<Written, WriteError> {
     let path = path.as_ref();
     let name = path.file_name().and_then(|n| n.to_str()).ok_or_else(|| WriteError::Name(path.to_owned()))?;
@@ -54,8 +55,8 @@ pub fn write(model: &Model, path: impl AsRef<Path>, options: &WriteOptions) -> R
 
     must_be_file(path)?;
     file::sweep(folder);
-    // Two files cannot be renamed atomically. Since the data file is named after its content, the old model file
-    // refers to the old data until it is replaced, and the new model file to the new data.
+    // Two files cannot be renamed atomically. Since the data file is named after its content, the old model
+    // file refers to the old data until it is replaced, and the new model file to the new data.
     let data = if pieces.is_empty() {
         None
     } else {

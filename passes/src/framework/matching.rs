@@ -1,6 +1,6 @@
 //! Conditions and patches shared by several rules.
 
-use pare_graph::{Decline, NodeRef, Patch, Tensor, ValueRef, expect};
+use pare_graph::{Decline, NodeRef, Patch, Tensor, ValueRef, expect, ops::Trait};
 
 /// Returns true if both shapes are known and equal for all values of the symbolic dims.
 pub(crate) fn same_shape(a: ValueRef<'_>, b: ValueRef<'_>) -> bool {
@@ -30,6 +30,12 @@ pub(crate) fn bypass(at: NodeRef<'_>, by: ValueRef<'_>) -> Result<Patch, Decline
     let mut patch = Patch::at(at);
     patch.replace(at.output()?, by);
     Ok(patch)
+}
+
+/// Whether every element of the outputs is a function of the elements at its index in the inputs, which a random
+/// generator is not: it sees their order.
+pub(crate) fn is_pointwise(at: NodeRef<'_>) -> bool {
+    at.has(Trait::Elementwise) && !at.has(Trait::Random)
 }
 
 /// Matches operators of the standard domain whose attributes have values (in functions, attributes may refer

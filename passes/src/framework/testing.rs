@@ -54,11 +54,17 @@ pub fn check(pass: impl Pass + 'static, before: &str, after: &str) {
 }
 
 /// Asserts that the pass does not change the model, and returns its reasons.
+#[must_use = "a test asserts the reasons"]
 pub fn declines(pass: impl Pass + 'static, before: &str) -> Vec<String> {
     let mut changed = model(before);
     let report = run_pass(pass, &mut changed);
     assert_eq!(text::print_graph(&changed.graph), text::print_graph(&model(before).graph));
     report.steps.into_iter().flat_map(|s| s.declined.into_keys()).collect()
+}
+
+/// Asserts that the pass neither changes nor declines anything.
+pub fn no_match(pass: impl Pass + 'static, before: &str) {
+    assert_eq!(declines(pass, before), [""; 0]);
 }
 
 /// The graph as text for messages, with abbreviated tensors.
@@ -104,6 +110,6 @@ mod tests {
     #[test]
     fn returns_reasons() {
         let why = declines(DropNoops::default(), "main (float[2] x) => (float[2] y) { y = Identity(x) }");
-        assert_eq!(why, ["the output `y` cannot be `x` itself: both are part of the interface"]);
+        assert_eq!(why, ["the output `y` cannot be replaced by `x`: both are part of the interface"]);
     }
 }

@@ -1,7 +1,7 @@
 //! Input specifications of a model, derived from its graph.
 
 use crate::{Port, PortDim, PortKind};
-use pare_graph::{AxisSize, DataType, Edge, Graph, Model, Type, TypeKind, ValueId};
+use pare_graph::{AxisSize, DataType, Edge, Graph, Model, Type, TypeKind, ValueId, ops::Trait};
 use std::{collections::HashSet, ops::Range};
 
 /// The values to generate for one input.
@@ -57,22 +57,6 @@ fn kind(ty: Option<&Type>) -> PortKind {
     }
 }
 
-/// Operators whose output elements are elements of their first input: both have the same range.
-const PASS_THROUGH: &[&str] = &[
-    "Cast",
-    "Identity",
-    "Reshape",
-    "Unsqueeze",
-    "Squeeze",
-    "Flatten",
-    "Transpose",
-    "Expand",
-    "Concat",
-    "Slice",
-];
-
-const COMPARISONS: &[&str] = &["Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"];
-
 /// Uses of an integer input.
 #[derive(Default)]
 struct Uses {
@@ -103,11 +87,12 @@ fn uses(graph: &Graph, input: ValueId) -> Uses {
             let rows = match (at.op(), slot) {
                 ("Gather" | "GatherElements", 1) => table(at.int("axis", 0)),
                 ("GatherND", 1) => table(0),
-                (op, 0) if PASS_THROUGH.contains(&op) => {
+                // The bound of the outputs bounds the elements that they are copied from.
+                (_, 0) if at.has(Trait::DataMovement) || at.is("Cast") => {
                     queue.extend(graph.outputs_of(node).into_iter().flatten());
                     None
                 }
-                (op, 0 | 1) if COMPARISONS.contains(&op) => {
+                (_, 0 | 1) if at.has(Trait::Comparison) => {
                     let other = at.optional(1 - slot as usize).and_then(|v| v.constant().ok()?.single_i64());
                     uses.compared.extend(other);
                     None

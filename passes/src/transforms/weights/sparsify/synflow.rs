@@ -15,61 +15,17 @@ use crate::{
     framework::{PassError, Tools},
     statistics::Rows,
 };
-use pare_graph::{DataType, EvaluateError, Graph, Model, Node, NodeId, Patch, Tensor};
+use pare_graph::{DataType, EvaluateError, Graph, Model, Node, NodeId, Patch, Tensor, ops::Trait};
 
 const ROUNDS: i32 = 20;
 /// Outputs of a layer that are tried in one run.
 const BATCH: usize = 32;
 
-/// Activations, which let positive numbers pass in one way or another.
-const ACTIVATIONS: &[&str] = &[
-    "Relu",
-    "LeakyRelu",
-    "PRelu",
-    "Clip",
-    "Sigmoid",
-    "HardSigmoid",
-    "HardSwish",
-    "Tanh",
-    "Elu",
-    "Selu",
-    "Celu",
-    "Gelu",
-    "Mish",
-    "Softplus",
-    "Softsign",
-    "Dropout",
-    "Swish",
-];
-/// What is linear, or picks among its inputs.
-const LINEAR: &[&str] = &[
-    "Conv",
-    "Gemm",
-    "MatMul",
-    "Add",
-    "Sum",
-    "Mul",
-    "Concat",
-    "Split",
-    "Slice",
-    "Pad",
-    "Flatten",
-    "Reshape",
-    "Transpose",
-    "Squeeze",
-    "Unsqueeze",
-    "Identity",
-    "Cast",
-    "Constant",
-    "AveragePool",
-    "MaxPool",
-    "GlobalAveragePool",
-    "GlobalMaxPool",
-    "ReduceMean",
-    "ReduceSum",
-    "Shape",
-    "Gather",
-    "Resize",
+/// Operators besides data movement through which positive numbers flow: linear with positive weights, or a maximum.
+#[rustfmt::skip]
+const POSITIVE: &[&str] = &[
+    "Conv", "Gemm", "MatMul", "Add", "Sum", "Mul", "Pad", "Cast", "Constant", "AveragePool", "MaxPool",
+    "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceSum", "Shape", "Resize",
 ];
 
 pub fn masks(
@@ -97,14 +53,13 @@ fn positive(model: &Model, layers: &[WeightedLayer]) -> Result<Model, PassError>
     let graph = &mut model.graph;
     for &id in graph.nodes().iter() {
         let at = graph.at(id);
-        let known = |ops: &[&str]| ops.contains(&at.op()) && at.node().domain().is_empty();
-        if known(ACTIVATIONS) {
+        if at.has(Trait::Activation) || at.is("Dropout") {
             let (Ok(x), Ok(y)) = (at.input(0), at.output()) else { continue };
             let mut patch = Patch::at(at);
             let same = patch.node(y.name(), Node::new("Identity"), &[x.into()]);
             patch.replace(y, same);
             apply(graph, patch)?;
-        } else if !known(LINEAR) {
+        } else if !at.has(Trait::DataMovement) && !POSITIVE.iter().any(|op| at.is(op)) {
             return Err(PassError::refused_with(
                 format!("synflow knows linear layers and activations, and {} is neither", at.describe()),
                 "another criterion may do, or `safe` first",
