@@ -32,8 +32,8 @@ pub(crate) fn bypass(at: NodeRef<'_>, by: ValueRef<'_>) -> Result<Patch, Decline
     Ok(patch)
 }
 
-/// Whether every element of the outputs is a function of the elements at its index in the inputs, which a random
-/// generator is not: it sees their order.
+/// Returns true if every output element is a function of the input elements at its index. A random operator is not:
+/// its draws follow the order of elements.
 pub(crate) fn is_pointwise(at: NodeRef<'_>) -> bool {
     at.has(Trait::Elementwise) && !at.has(Trait::Random)
 }

@@ -115,6 +115,14 @@ impl StepReport {
         self.counts.iter().map(|(&counter, &n)| (counter, n))
     }
 
+    /// The counts as text: `77 of 432 channels removed`, `4 constants lifted`.
+    pub fn counted(&self) -> impl Iterator<Item = String> {
+        self.counts.iter().map(|(what, &n)| match self.totals.get(what) {
+            Some(&total) => what.out_of(n, total),
+            None => what.of(n),
+        })
+    }
+
     /// The count of this name (in the plural); 0 if nothing was counted.
     pub fn count(&self, name: &str) -> u64 {
         self.counts().find(|(counter, _)| counter.name() == name).map_or(0, |(_, n)| n)
@@ -128,14 +136,6 @@ impl StepReport {
     /// The measured quantities (targets reached, losses, times) by name.
     pub fn figures(&self) -> impl Iterator<Item = (&str, Figure)> {
         self.figures.iter().map(|(name, &figure)| (name.as_str(), figure))
-    }
-
-    /// The counts as text: `77 of 432 channels removed`, `4 constants lifted`.
-    pub fn counted(&self) -> impl Iterator<Item = String> {
-        self.counts.iter().map(|(what, &n)| match self.totals.get(what) {
-            Some(&total) => what.out_of(n, total),
-            None => what.of(n),
-        })
     }
 
     /// The value of the figure of this name.

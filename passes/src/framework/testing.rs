@@ -62,7 +62,7 @@ pub fn declines(pass: impl Pass + 'static, before: &str) -> Vec<String> {
     report.steps.into_iter().flat_map(|s| s.declined.into_keys()).collect()
 }
 
-/// Asserts that the pass neither changes nor declines anything.
+/// Asserts that the pass neither changes the graph nor declines anything.
 pub fn no_match(pass: impl Pass + 'static, before: &str) {
     assert_eq!(declines(pass, before), [""; 0]);
 }

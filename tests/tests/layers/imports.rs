@@ -1,6 +1,5 @@
 //! The imports between the files of a crate, read from its sources. Test code is skipped.
 
-use petgraph::{algo::tarjan_scc, graphmap::DiGraphMap};
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -165,10 +164,10 @@ impl Crate {
         i
     }
 
-    /// The imports between files.
+    /// The imports between files, without the re-exports of the root file.
     pub fn imports(&self) -> BTreeSet<Import> {
         let mut imports = BTreeSet::new();
-        for (path, module) in &self.modules {
+        for (path, module) in self.modules.iter().filter(|(path, _)| !path.is_empty()) {
             let uses = module.uses.iter().map(|u| &u.path);
             for import in uses.chain(&module.mentions) {
                 let target = self.absolute(import, path).and_then(|target| self.file_of(&target, 0));
@@ -232,15 +231,27 @@ impl Module {
     }
 }
 
-/// The groups of files that import each other in a cycle across folders: for each, its imports between
-/// folders.
-pub fn cycles(imports: &BTreeSet<Import>, folder: impl Fn(&str) -> String) -> Vec<Vec<&Import>> {
-    let graph = DiGraphMap::<&str, ()>::from_edges(imports.iter().map(|i| (i.from.as_str(), i.to.as_str())));
-    let across = |files: &Vec<&str>| -> Vec<&Import> {
-        let inside = imports.iter().filter(|i| files.contains(&&*i.from) && files.contains(&&*i.to));
-        inside.filter(|i| folder(&i.from) != folder(&i.to)).collect()
+/// The imports between folders that are part of a cycle. Between two folders that import each other, those of
+/// the less frequent direction.
+pub fn cyclic(imports: &BTreeSet<Import>, folder: impl Fn(&str) -> String) -> Vec<&Import> {
+    let reaches = |from: &str, to: &str| {
+        let (mut seen, mut queue) = (BTreeSet::from([from]), vec![from]);
+        while let Some(file) = queue.pop() {
+            let next = imports.iter().filter(|i| i.from == file).map(|i| i.to.as_str());
+            queue.extend(next.filter(|next| seen.insert(next)));
+        }
+        seen.contains(to)
     };
-    tarjan_scc(&graph).iter().map(across).filter(|imports| !imports.is_empty()).collect()
+    let folders = |i: &Import| (folder(&i.from), folder(&i.to));
+    let across = imports.iter().filter(|i| folder(&i.from) != folder(&i.to));
+    let mut cyclic: Vec<_> = across.filter(|i| reaches(&i.to, &i.from)).collect();
+    let mut counts = BTreeMap::new();
+    cyclic.iter().for_each(|i| *counts.entry(folders(i)).or_insert(0) += 1);
+    cyclic.retain(|i| {
+        let (from, to) = folders(i);
+        counts.get(&(to.clone(), from.clone())).is_none_or(|opposite| counts[&(from, to)] <= *opposite)
+    });
+    cyclic
 }
 
 /// The module path of a file.
