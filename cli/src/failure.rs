@@ -1,14 +1,13 @@
-//! How a command ends.
+//! Exit states of commands.
 
-use pare_graph::onnx::{ReadError, WriteError};
-use pare_passes::{PipelineError, RunError};
-use pare_runtime::{EngineError, SamplesError};
+use crate::hints;
+use onnx_pare::Error;
 
 /// A command that ran to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Done {
-    /// Everything held.
-    Well,
+pub enum Status {
+    /// Exit code 0.
+    Success,
     /// A check failed: exit code 1.
     CheckFailed,
 }
@@ -18,9 +17,9 @@ pub enum Done {
 pub struct Failure {
     /// One sentence.
     pub message: String,
-    /// The place it is about, underlined.
+    /// The line of the input with the error underlined.
     pub detail: Option<String>,
-    /// What may help.
+    /// The remedy.
     pub hint: Option<String>,
 }
 
@@ -32,49 +31,14 @@ impl Failure {
     pub fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
     }
-
-    /// The same failure, said of something.
-    pub fn of(self, what: impl std::fmt::Display) -> Self {
-        Self { message: format!("{what}: {}", self.message), ..self }
-    }
-
-    /// Why the model `what` cannot be read.
-    pub fn read(error: &ReadError, what: &str) -> Self {
-        let failure = Self { hint: error.hint().map(Into::into), ..Self::new(error.to_string()) };
-        // These name the file themselves.
-        if matches!(error, ReadError::Io { .. } | ReadError::NotAFile(_)) {
-            failure
-        } else {
-            failure.of(what)
-        }
-    }
-
-    pub fn pipeline(error: &PipelineError, source: &str) -> Self {
-        let (message, hint) = (error.message.clone(), error.hint.clone());
-        Self { message, detail: Some(error.underline(source)), hint }
-    }
 }
 
-impl From<WriteError> for Failure {
-    fn from(error: WriteError) -> Self {
-        Self { message: error.to_string(), detail: None, hint: error.hint().map(Into::into) }
-    }
-}
-
-impl From<RunError> for Failure {
-    fn from(error: RunError) -> Self {
-        Self { message: error.to_string(), detail: None, hint: error.hint().map(Into::into) }
-    }
-}
-
-impl From<EngineError> for Failure {
-    fn from(error: EngineError) -> Self {
-        Self { message: error.to_string(), detail: None, hint: error.hint() }
-    }
-}
-
-impl From<SamplesError> for Failure {
-    fn from(error: SamplesError) -> Self {
-        Self { message: error.to_string(), detail: None, hint: error.hint() }
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let detail = match error.root() {
+            Error::Pipeline(syntax) => Some(syntax.underline()),
+            _ => None,
+        };
+        Self { message: error.to_string(), detail, hint: error.hint().as_ref().map(hints::text) }
     }
 }

@@ -7,6 +7,7 @@ mod conformance;
 mod fuzz;
 mod hostile;
 mod laws;
+mod layers;
 mod models;
 mod mutations;
 mod peers;

@@ -185,7 +185,7 @@ impl<'m> Meter<'m> {
 
     /// The cost of the function that a node calls.
     fn call(&mut self, at: NodeRef<'_>) -> Option<&Cost> {
-        let place = self.functions.place(at).filter(|_| self.depth < MAX_DEPTH)?;
+        let place = self.functions.index(at).filter(|_| self.depth < MAX_DEPTH)?;
         if !self.bodies.contains_key(&place) {
             self.depth += 1;
             let cost = self.graph(&self.functions.get(place).body);

@@ -4,8 +4,8 @@
 //! to their type: since 53 ≥ 2·24 + 2, double rounding equals single rounding (Figueroa 1995). The same holds
 //! for 16 bits, which engines compute in 32 bits.
 
-use super::{Stop, here, place::pack};
-use crate::{DataType, Element, Tensor};
+use super::{Stop, here};
+use crate::{DataType, Element, Tensor, pack_bits};
 use half::{bf16, f16};
 
 /// Reads one element.
@@ -91,7 +91,7 @@ pub(super) fn from_integers(
             _ => data.extend_from_slice(&bytes[..bits as usize / 8]),
         }
     }
-    let data = if bits < 8 { pack(bits as usize, &data) } else { data };
+    let data = if bits < 8 { pack_bits(bits, &data) } else { data };
     Ok(Tensor::new(dtype, shape, data)?)
 }
 

@@ -1,7 +1,7 @@
 //! Source positions of elements, and copying of elements of any type.
 
 use super::{Stop, call::Call, invalid};
-use crate::{DataType, Tensor};
+use crate::{DataType, Tensor, pack_bits};
 use bytes::Bytes;
 
 /// The positions `Σᵢ tables[i][cᵢ]` for all coordinates `c` in row-major order; `None` if an entry is `None`.
@@ -110,7 +110,7 @@ pub(super) fn placed(
         128 => places.gather::<16>(bytes),
         bits => {
             let codes: Vec<u8> = source.codes().collect();
-            places.gather::<1>(&codes).map(|codes| pack(bits as usize, &codes))
+            places.gather::<1>(&codes).map(|codes| pack_bits(bits, &codes))
         }
     };
     Ok(Tensor::new(dtype, shape, data.ok_or_else(outside)?)?)
@@ -237,7 +237,7 @@ pub(super) fn assemble(
         bits => {
             let codes: Vec<Vec<u8>> = sources.iter().map(|s| s.codes().collect()).collect();
             let codes: Vec<&[u8]> = codes.iter().map(Vec::as_slice).collect();
-            copy::<1>(&codes, places, count).map(|codes| pack(bits as usize, &codes))
+            copy::<1>(&codes, places, count).map(|codes| pack_bits(bits, &codes))
         }
     };
     Ok(Tensor::new(dtype, shape, data.ok_or_else(outside)?)?)
@@ -258,18 +258,4 @@ fn copy<const WIDTH: usize>(
         data.extend_from_slice(sources.get(source)?.get(start..start.checked_add(WIDTH)?)?);
     }
     Some(data)
-}
-
-/// Packs codes of fewer than 8 bits, from the low bits up.
-pub(super) fn pack(bits: usize, codes: &[u8]) -> Vec<u8> {
-    let mut data = vec![0; (codes.len() * bits).div_ceil(8)];
-    for (i, &code) in codes.iter().enumerate() {
-        let (byte, shift) = (i * bits / 8, i * bits % 8);
-        let window = u16::from(code) << shift;
-        data[byte] |= window as u8;
-        if let Some(next) = data.get_mut(byte + 1) {
-            *next |= (window >> 8) as u8;
-        }
-    }
-    data
 }

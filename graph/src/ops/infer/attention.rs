@@ -3,7 +3,7 @@
 
 use super::{
     cx::{Cx, Facts, one, tensor},
-    dims::{same, times, unknowns},
+    dims::{times, unknowns},
 };
 use crate::Dim;
 
@@ -35,7 +35,7 @@ pub(super) fn attention(cx: &Cx) -> Facts {
     else {
         return Err(format!("{} does not have rank 3 or 4", cx.name(0)));
     };
-    if same(&h, &h_k).is_none() {
+    if h.unify(&h_k).is_none() {
         return Err(format!("{} and {} differ in the head size", cx.name(0), cx.name(1)));
     }
     let total = if cx.input(4).is_some() { &cx.dim(4, 2) + &l } else { l };

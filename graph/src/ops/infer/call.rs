@@ -1,7 +1,7 @@
 //! Calls of model-local functions, whose bodies are inferred with the facts and attributes of the caller.
 
 use super::{InferError, dims::common, engine::Engine};
-use crate::{Attribute, Fact, Function, Graph, NodeId};
+use crate::{Attribute, Fact, Graph, NodeId};
 use indexmap::IndexMap;
 use std::collections::HashSet;
 
@@ -48,7 +48,7 @@ impl Engine<'_> {
         calls.active = true;
         let definition = &self.functions[function];
         let mut body = definition.body.clone();
-        resolve(&mut body, definition, attributes);
+        body.bind_attributes(attributes, &definition.defaults);
         let result = self.nested(&mut body, &inputs, HashSet::new()).map_err(|error| InferError {
             node: format!("{}, in the function, {}", graph.describe(id), error.node),
             why: error.why,
@@ -75,32 +75,5 @@ impl Engine<'_> {
                 body
             })
             .collect()
-    }
-}
-
-/// Put the caller's attributes, or the function's defaults, where the body refers to them. What neither gives
-/// is absent.
-fn resolve(body: &mut Graph, definition: &Function, given: &IndexMap<String, Attribute>) {
-    for &id in body.nodes().iter() {
-        if body
-            .node(id)
-            .attributes
-            .values()
-            .all(|a| !matches!(a, Attribute::Reference { .. }) && a.graphs().is_empty())
-        {
-            continue;
-        }
-        let attributes = &mut body.node_mut(id).attributes;
-        let resolved = std::mem::take(attributes).into_iter().filter_map(|(name, mut attribute)| {
-            if let Attribute::Reference { name: of, .. } = &attribute {
-                let value = given.get(of).or_else(|| definition.defaults.get(of))?;
-                return Some((name, value.clone()));
-            }
-            for graph in attribute.graphs_mut() {
-                resolve(graph, definition, given);
-            }
-            Some((name, attribute))
-        });
-        *attributes = resolved.collect();
     }
 }

@@ -175,7 +175,7 @@ impl Engine<'_> {
             if let Some(axis) = axis {
                 let axis = dims::axis(axis, shape.len()).ok()?;
                 let size = shape.remove(axis);
-                length = dims::same(&length, &size).unwrap_or(size);
+                length = length.unify(&size).unwrap_or(size);
             }
             Some(shape)
         };

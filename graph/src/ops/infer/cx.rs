@@ -173,7 +173,7 @@ impl<'g> Cx<'g> {
         let (x, y) = (self.dim(a.0, a.1), self.dim(b.0, b.1));
         let differ =
             || format!("axis {} of {} and axis {} of {} differ", a.1, self.name(a.0), b.1, self.name(b.0));
-        dims::same(&x, &y).ok_or_else(differ)
+        x.unify(&y).ok_or_else(differ)
     }
 }
 

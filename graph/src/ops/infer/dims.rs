@@ -19,16 +19,6 @@ pub(super) fn unknowns(rank: usize) -> Option<Vec<Dim>> {
     (rank <= MAX_RANK).then(|| (0..rank).map(|_| Dim::unknown()).collect())
 }
 
-/// What two sizes that must be equal are: the more telling one; `None` if they cannot be equal.
-pub(super) fn same(a: &Dim, b: &Dim) -> Option<Dim> {
-    match (a.known(), b.known()) {
-        (Some(x), Some(y)) if x != y => None,
-        (None, Some(_)) => Some(b.clone()),
-        (None, None) if a.is_unknown() => Some(b.clone()),
-        _ => Some(a.clone()),
-    }
-}
-
 /// The size of an axis after broadcasting; `None` if the sizes are incompatible.
 pub(super) fn broadcast_dim(a: &Dim, b: &Dim) -> Option<Dim> {
     let (x, y) = (a.known(), b.known());

@@ -1,7 +1,7 @@
 //! Traversal of a graph: facts of inputs and constants, then of the nodes in order.
 
 use super::{InferError, call::Calls, cx::Cx, dims::MAX_RANK, rules};
-use crate::{Constant, Dim, Fact, Function, Graph, NodeId, TensorFact, ValueId};
+use crate::{Constant, Dim, Fact, Function, Graph, NodeId, TensorFact, ValueId, standard_domain};
 use std::collections::{HashMap, HashSet};
 
 /// The largest number of node visits in one inference, including subgraphs and functions: a bound for hostile
@@ -29,7 +29,8 @@ impl<'f> Engine<'f> {
         let overload = |f: &'f Function| f.overload.as_deref().unwrap_or("");
         // The first function of a name takes precedence.
         let names = functions.iter().enumerate().rev();
-        let by_name = names.map(|(i, f)| ((standard(&f.domain), f.name.as_str(), overload(f)), i)).collect();
+        let by_name =
+            names.map(|(i, f)| ((standard_domain(&f.domain), f.name.as_str(), overload(f)), i)).collect();
         let calls = functions.iter().map(|_| Calls::default()).collect();
         Self { functions, by_name, calls, depth: 0, lenient: false, keep: false, visits: 0 }
     }
@@ -164,11 +165,6 @@ pub(super) fn put(graph: &mut Graph, id: ValueId, fact: Fact, changed: &mut Hash
         changed.insert(id);
         graph.set_fact(id, fact);
     }
-}
-
-/// The domain with its standard spelling.
-fn standard(domain: &str) -> &str {
-    if domain == "ai.onnx" { "" } else { domain }
 }
 
 /// Whether the inferred fact of an output contradicts its declaration. A different type always does. A

@@ -27,7 +27,7 @@ fn product_shape(x: &[Dim], y: &[Dim]) -> Option<Vec<Dim>> {
         [k] => (k, None, &[][..]),
         [batch @ .., k, n] => (k, Some(n), batch),
     };
-    dims::same(inner_x, inner_y)?;
+    inner_x.unify(inner_y)?;
     let mut shape = dims::broadcast(batch_x, batch_y).ok()?;
     shape.extend(rows.into_iter().chain(columns).cloned());
     Some(shape)
@@ -110,7 +110,7 @@ fn gemm_shape(cx: &Cx, a: usize, b: usize, c: Option<usize>) -> Shape {
         && let Some(bias) = cx.shape(c)
     {
         let sum = dims::broadcast(&shape, bias)?;
-        let fits = |(sum, own): (&Dim, &Dim)| dims::same(sum, own).is_some();
+        let fits = |(sum, own): (&Dim, &Dim)| sum.unify(own).is_some();
         if sum.len() != 2 || !sum.iter().zip(&shape).all(fits) {
             return Err(format!("{} does not broadcast to {}", cx.name(c), dims::show(&shape)));
         }

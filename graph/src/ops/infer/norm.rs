@@ -22,7 +22,7 @@ pub(super) fn batch_norm(cx: &Cx) -> Facts {
     for slot in 1..5 {
         cx.expect_rank(slot, 1)?;
         let differ = || format!("{} does not fit the channels of {}", cx.name(slot), cx.name(0));
-        n = dims::same(&n, &cx.dim(slot, 0)).ok_or_else(differ)?;
+        n = n.unify(&cx.dim(slot, 0)).ok_or_else(differ)?;
     }
     let mut shape = cx.dims(0);
     if let Some(c) = shape.as_mut().and_then(|s| s.get_mut(1)) {
@@ -57,7 +57,7 @@ pub(super) fn layer_norm(cx: &Cx) -> Facts {
                 let fits = |s: &[Dim]| {
                     dims::broadcast(normalized, s).is_ok_and(|all| {
                         all.len() == normalized.len()
-                            && all.iter().zip(normalized).all(|(a, b)| dims::same(a, b).is_some())
+                            && all.iter().zip(normalized).all(|(a, b)| a.unify(b).is_some())
                     })
                 };
                 if cx.shape(slot).is_some_and(|s| s.len() <= normalized.len() && !fits(s)) {

@@ -187,7 +187,7 @@ fn joined(cx: &Cx, axis: i64) -> Shape {
                 shape[i] = &shape[i] + dim;
             } else {
                 let differ = || format!("{} and {} differ along axis {i}", cx.name(first), cx.name(slot));
-                shape[i] = dims::same(&shape[i], dim).ok_or_else(differ)?;
+                shape[i] = shape[i].unify(dim).ok_or_else(differ)?;
             }
         }
     }
@@ -216,7 +216,7 @@ pub(super) fn split(cx: &Cx) -> Facts {
         return Err(format!("{} sizes for {n} outputs", sizes.len()));
     }
     let total = sizes.iter().fold(Dim::from(0_i64), |sum, s| &sum + s);
-    if dims::same(&total, &from[axis]).is_none() {
+    if total.unify(&from[axis]).is_none() {
         return Err(format!("the parts of axis {axis} of {} add up to {total}", cx.name(0)));
     }
     // Content of the parts of a vector.

@@ -78,7 +78,7 @@ pub(super) fn mat_mul_bits(cx: &Cx) -> Facts {
     let mut shape = cx.dims(0);
     if let Some(last) = shape.as_mut().and_then(|s| s.last_mut()) {
         let (k, n) = (Dim::from(cx.at.int("K", 0)), Dim::from(cx.at.int("N", 0)));
-        if super::dims::same(last, &k).is_none() {
+        if last.unify(&k).is_none() {
             return Err(format!("{} does not have {k} columns", cx.name(0)));
         }
         *last = n;

@@ -2,7 +2,7 @@
 
 use super::{
     cx::{Cx, Facts, Ints, Shape, filled, one},
-    dims::{self, product, unknowns},
+    dims::{product, unknowns},
     reshape::flags,
 };
 use crate::{DataType, Dim};
@@ -66,7 +66,7 @@ pub(super) fn det(cx: &Cx) -> Facts {
     let shape = match cx.shape(0) {
         Some([lead @ .., m, n]) => {
             let square = || format!("{} is not square in its last two axes", cx.name(0));
-            dims::same(m, n).ok_or_else(square)?;
+            m.unify(n).ok_or_else(square)?;
             Some(lead.to_vec())
         }
         Some(_) => return Err(format!("{} has no two axes", cx.name(0))),

@@ -3,7 +3,7 @@
 
 use super::{
     cx::{Cx, Facts, tensor},
-    dims::{same, times},
+    dims::times,
 };
 use crate::Dim;
 
@@ -29,7 +29,7 @@ pub(super) fn rnn(cx: &Cx) -> Facts {
     if !quantized {
         let rows = times(&hidden, gates);
         for slot in [1, 2] {
-            if same(&rows, &cx.dim(slot, 1)).is_none() || same(&directions, &cx.dim(slot, 0)).is_none() {
+            if rows.unify(&cx.dim(slot, 1)).is_none() || directions.unify(&cx.dim(slot, 0)).is_none() {
                 return Err(format!(
                     "{} does not fit {directions} directions of {hidden} units",
                     cx.name(slot)

@@ -140,7 +140,7 @@ fn conv_shape(cx: &Cx, x: usize, w: usize) -> Shape {
     }
     let group = cx.at.int("group", 1);
     let channels = times(&weight[1], group);
-    if dims::same(&data[1], &channels).is_none() {
+    if data[1].unify(&channels).is_none() {
         return Err(format!("{} does not have the {channels} input channels of {}", cx.name(x), cx.name(w)));
     }
     let Some(kernel) = kernel(cx, Some(w)) else { return Ok(None) };
@@ -161,7 +161,7 @@ pub(super) fn conv_transpose(cx: &Cx) -> Facts {
     if data.len() < 3 || data.len() != weight.len() {
         return Err(format!("{} cannot be convolved with {}", cx.name(0), cx.name(1)));
     }
-    if dims::same(&data[1], &weight[0]).is_none() {
+    if data[1].unify(&weight[0]).is_none() {
         return Err(format!("{} and {} differ in channels", cx.name(0), cx.name(1)));
     }
     let n = data.len() - 2;

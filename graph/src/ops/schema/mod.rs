@@ -12,7 +12,7 @@ mod types;
 pub use traits::{Trait, operators_with, traits};
 pub use types::TypeSet;
 
-use crate::{Attribute, NodeRef, graph::standard_domain};
+use crate::{Attribute, NodeRef, standard_domain};
 use std::fmt;
 use table::table;
 

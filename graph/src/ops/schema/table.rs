@@ -1,7 +1,7 @@
 //! Parser of the schema table.
 
 use super::{Arity, AttributeKind, AttributeSchema, Formal, Schema, TypeSet};
-use crate::graph::standard_domain;
+use crate::standard_domain;
 use std::{collections::HashMap, ops::Range, sync::OnceLock};
 
 /// All schemas, with the index range of every operator by domain and name.

@@ -72,10 +72,10 @@ fn reads_axes_from_attribute_or_input() {
     assert_eq!(reduce(18, noop, &[x(), ints(&[])]).axes, [0; 0]);
     assert_eq!(
         reason(18, Node::new("ReduceMax"), &[x(), ints(&[3])], ReduceView::of),
-        "ReduceMax making `y` has axis 3 at rank 3"
+        "ReduceMax producing `y` has axis 3 at rank 3"
     );
     let unknown = reason(18, Node::new("ReduceMax"), &[x(), floats(&[1])], ReduceView::of);
-    assert_eq!(unknown, "`axes` of ReduceMax making `y` is not constant");
+    assert_eq!(unknown, "`axes` of ReduceMax producing `y` is not constant");
 
     let squeeze = |opset, node, inputs: &[Value]| view(opset, node, inputs, SqueezeView::of).axes;
     assert_eq!(squeeze(11, Node::new("Squeeze"), &[floats(&[1, 3, 1])]), [0, 2]);
@@ -84,7 +84,7 @@ fn reads_axes_from_attribute_or_input() {
     assert_eq!(unsqueeze.axes, [0, 4]);
     assert_eq!(
         reason(13, Node::new("Unsqueeze"), &[x(), ints(&[0, -5])], UnsqueezeView::of),
-        "Unsqueeze making `y` has a duplicate axis"
+        "Unsqueeze producing `y` has a duplicate axis"
     );
 }
 
@@ -110,7 +110,7 @@ fn composes_and_inverts_permutations() {
     let twice = Node::new("Transpose").with("perm", list(&[0, 0]));
     assert_eq!(
         reason(13, twice, &[floats(&[1, 2])], TransposeView::of),
-        "`perm` of Transpose making `y` is not a permutation"
+        "`perm` of Transpose producing `y` is not a permutation"
     );
 }
 
@@ -138,7 +138,7 @@ fn resolves_padding_of_convolutions() {
     let groups = Node::new("Conv").with("group", 3);
     assert_eq!(
         reason(17, groups, &[floats(&[1, 4, 5]), floats(&[4, 1, 1])], ConvView::of),
-        "Conv making `y` has groups that do not divide its channels"
+        "Conv producing `y` has groups that do not divide its channels"
     );
     assert_eq!(same_pads(10, usize::MAX, 1, 2, true), None);
 }
@@ -154,7 +154,7 @@ fn reads_transposed_convolutions_and_pools() {
     assert_eq!(pool, PoolView { kernel, strides, dilations, pads, ceil: true, counts_padding: false });
     let strides = Node::new("MaxPool").with("kernel_shape", list(&[2])).with("strides", list(&[0]));
     let zero = reason(12, strides, &[floats(&[1, 1, 4])], PoolView::of);
-    assert_eq!(zero, "`strides` of MaxPool making `y` is not positive");
+    assert_eq!(zero, "`strides` of MaxPool producing `y` is not positive");
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn reads_gemm() {
     assert_eq!(gemm, GemmView { alpha: 0.5, beta: 1.0, trans_a: false, trans_b: true });
     assert!(!gemm.is_linear());
     let old = reason(6, Node::new("Gemm"), &[floats(&[2, 3]), floats(&[3, 4])], GemmView::of);
-    assert_eq!(old, "Gemm making `y` has an operator set before 7");
+    assert_eq!(old, "Gemm producing `y` has an operator set before 7");
 }
 
 #[test]
@@ -177,11 +177,11 @@ fn reads_batch_norm_as_affine_map() {
     // s = 2/√4, −1/√¼; t = ½ − 1·1, 0 + 2·3
     assert_eq!(affine, AffineView { scale: vec![1.0, -2.0], shift: vec![-0.5, 6.0] });
     let zero = reason(15, node(), &inputs(&[0.0, 1.0]), AffineView::of);
-    assert_eq!(zero, "BatchNormalization making `y` has a variance that is not positive");
+    assert_eq!(zero, "BatchNormalization producing `y` has a variance that is not positive");
     let training = reason(15, node().with("training_mode", 1), &inputs(&[1.0, 1.0]), AffineView::of);
-    assert_eq!(training, "BatchNormalization making `y` is in training mode");
+    assert_eq!(training, "BatchNormalization producing `y` is in training mode");
     let short = reason(15, node(), &inputs(&[1.0]), AffineView::of);
-    assert_eq!(short, "BatchNormalization making `y` has statistics of different lengths");
+    assert_eq!(short, "BatchNormalization producing `y` has statistics of different lengths");
     assert_eq!(reason(15, Node::new("Relu"), &[floats(&[1])], AffineView::of), "mismatch");
 }
 
@@ -214,7 +214,7 @@ fn reads_slices_from_attributes_and_inputs() {
     assert_eq!(back.on(5), (4, 3));
     assert_eq!(back.on(0), (0, 0));
     let bad = reason(13, Node::new("Slice"), &[floats(&[4]), ints(&[0]), ints(&[1, 2])], SliceView::of);
-    assert_eq!(bad, "Slice making `y` has inconsistent starts, ends, axes or steps");
+    assert_eq!(bad, "Slice producing `y` has inconsistent starts, ends, axes or steps");
 }
 
 #[test]
@@ -252,7 +252,7 @@ fn reads_pads_splits_and_shapes() {
     assert_eq!(split(13, node.clone(), &[floats(&[4, 5]), ints(&[2, 3])]), wanted);
     assert_eq!(split(13, node.clone(), &[floats(&[4, 5])]).sizes, [5]);
     let unknown = reason(13, node, &[floats(&[4, -1])], SplitView::of);
-    assert_eq!(unknown, "Split making `y` splits an axis of unknown size");
+    assert_eq!(unknown, "Split producing `y` splits an axis of unknown size");
 
     let shape = view(14, Node::new("Reshape"), &[floats(&[4]), ints(&[0, -1])], ReshapeView::of);
     assert_eq!(shape, ReshapeView { target: vec![0, -1], allow_zero: false });
@@ -291,5 +291,5 @@ fn declines_attributes_of_the_caller() {
     let reference = Attribute::Reference { name: "axis".into(), kind: 2 };
     let softmax = Node::new("Softmax").with("axis", reference);
     let why = reason(13, softmax, &[floats(&[1, 2])], SoftmaxView::of);
-    assert_eq!(why, "attributes of Softmax making `y` are set by the caller");
+    assert_eq!(why, "attributes of Softmax producing `y` are set by the caller");
 }

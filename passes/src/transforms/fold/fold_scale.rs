@@ -122,7 +122,7 @@ mod tests {
         declines(FoldScale::default(), &graph("float c = {2}", "Div(c, a)"));
         declines(FoldScale::default(), &graph("float c = {2}", "Sub(c, a)"));
         let why = declines(FoldScale::default(), &graph("float c = {0}", "Div(a, c)"));
-        assert_eq!(why, ["Div making `y` scales a channel by inf"]);
+        assert_eq!(why, ["Div producing `y` scales a channel by inf"]);
     }
 
     #[test]

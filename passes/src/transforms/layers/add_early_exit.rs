@@ -1,9 +1,10 @@
 use crate::{
     analysis::{
-        calibration::{Affine, NotFinite, floats, observe, open_inputs},
+        calibration::{NotFinite, floats, observe, open_inputs},
         flow::Flow,
+        linear::AffineMap,
     },
-    framework::{Context, Counter, Pass, PassError},
+    framework::{Context, Counter, Hint, Pass, PassError},
     pass,
     statistics::{Rows, Sums, map_rows},
 };
@@ -62,7 +63,7 @@ enum Pool {
 struct Exit {
     at: ValueId,
     pool: Pool,
-    head: Affine,
+    head: AffineMap,
     threshold: f32,
     /// Share of the samples that leave, and that keep their class.
     leaving: f64,
@@ -84,8 +85,10 @@ impl Pass for AddEarlyExit {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
         let count = cx.tools.samples.map_or(0, pare_graph::Samples::len);
         if cx.tools.engine.is_none() || count < MIN_SAMPLES {
-            let hint = format!("give {MIN_SAMPLES} or more with `--samples`, better some hundred");
-            return Err(PassError::refused_with("it needs samples, and an engine to run them", hint));
+            return Err(PassError::refused_with(
+                "it needs samples, and an engine to run them",
+                Hint::MoreSamples(MIN_SAMPLES),
+            ));
         }
         let open = self.batch(model)?;
         let scores = Scores::of(&model.graph)?;
@@ -221,7 +224,7 @@ impl AddEarlyExit {
             if last || graph.producer(cut).is_none() || fact.dtype() != Some(DataType::Float) {
                 continue;
             }
-            let before: u64 = needed(graph, cut).iter().filter_map(|n| macs.get(n)).sum();
+            let before: u64 = graph.upstream([cut], |_| false).iter().filter_map(|n| macs.get(n)).sum();
             let fixed = fact.shape().is_some_and(|s| s.iter().skip(1).all(|d| d.size().is_some()));
             let pools: &[Pool] = match fact.shape().map(<[Dim]>::len) {
                 Some(4..) => &[Pool::Places],
@@ -280,7 +283,7 @@ impl Pool {
         let (shape, values) = (tensor.shape(), floats(tensor)?);
         let samples = shape.first().copied().unwrap_or(0);
         let size = values.len().checked_div(samples).unwrap_or(0);
-        let wrong = || EvaluateError("a tensor has not the shape that was inferred".into());
+        let wrong = || EvaluateError::new("a tensor has not the shape that was inferred");
         let channels = match self {
             Self::Places => shape.get(1),
             _ => shape.last(),
@@ -312,7 +315,7 @@ impl Pool {
 /// A head for all samples, and what it promises: threshold, share that leaves, share that keeps its class. The promise
 /// comes from heads fitted without the samples they are asked about.
 #[allow(clippy::type_complexity)] // three numbers, or none
-fn fitted(x: &Rows, y: &Rows, agreement: f64) -> Result<(Affine, Option<(f32, f64, f64)>), NotFinite> {
+fn fitted(x: &Rows, y: &Rows, agreement: f64) -> Result<(AffineMap, Option<(f32, f64, f64)>), NotFinite> {
     let n = x.count();
     let fold = |i: usize| -> Range<usize> { n * i / FOLDS..n * (i + 1) / FOLDS };
     let prior = Mat::zeros(y.width, x.width);
@@ -382,18 +385,6 @@ fn allowed(n: usize, share: f64) -> usize {
         count += 1;
     }
     count
-}
-
-/// The nodes that a value is computed by.
-fn needed(graph: &Graph, value: ValueId) -> HashSet<pare_graph::NodeId> {
-    let (mut nodes, mut queue) = (HashSet::new(), vec![value]);
-    while let Some(value) = queue.pop() {
-        let Some((node, _)) = graph.producer(value) else { continue };
-        if nodes.insert(node) {
-            queue.extend(graph.inputs_of(node).into_iter().flatten().chain(graph.captured_by(node)));
-        }
-    }
-    nodes
 }
 
 /// The head, the decision, and the rest of the graph inside the other branch.
@@ -475,42 +466,25 @@ fn rest(
     output: ValueId,
     declared: Declared,
 ) -> Result<Graph, pare_graph::GraphError> {
-    let before = needed(graph, cut);
-    let after = needed(graph, output);
+    let before = graph.upstream([cut], |_| false);
+    let moved: HashSet<_> = graph.upstream([output], |_| false).difference(&before).copied().collect();
     let mut inner = graph.nested();
     inner.name = Some("rest".into());
-    let mut ids: HashMap<ValueId, ValueId> = HashMap::new();
-    let moves = |n: &pare_graph::NodeId| after.contains(n) && !before.contains(n);
-    for &node in graph.nodes().iter().filter(|n| moves(n)) {
-        let mut place = |value: ValueId, inner: &mut Graph| -> Result<ValueId, pare_graph::GraphError> {
-            if let Some(&id) = ids.get(&value) {
-                return Ok(id);
-            }
-            let old = graph.value(value);
-            let made = graph.producer(value).is_some_and(|(n, _)| moves(&n));
-            let own = old.tensor().is_some() && graph.users(value).iter().all(|(n, _)| moves(n));
-            let id = if made || own {
-                let name = if value == output { graph.fresh_name(&old.name) } else { old.name.clone() };
-                let mut new = Value::named(&name);
-                new.fact = old.fact.clone();
-                new.data = old.data.clone();
-                inner.add_value(new)?
-            } else {
-                inner.find_or_capture(&old.name)
-            };
-            ids.insert(value, id);
-            Ok(id)
-        };
-        for captured in graph.captured_by(node) {
-            place(captured, &mut inner)?;
+    let mut copies = HashMap::new();
+    graph.copy_nodes(&moved, &mut inner, &mut copies, |inner, id| {
+        let value = graph.value(id);
+        let is_computed = graph.producer(id).is_some_and(|(node, _)| moved.contains(&node));
+        let is_own = value.tensor().is_some() && graph.users(id).iter().all(|(node, _)| moved.contains(node));
+        if !is_computed && !is_own {
+            return Ok(inner.find_or_capture(&value.name));
         }
-        let inputs = graph.inputs_of(node).into_iter().map(|v| v.map(|v| place(v, &mut inner)).transpose());
-        let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
-        let outputs = graph.outputs_of(node).into_iter().map(|v| v.map(|v| place(v, &mut inner)).transpose());
-        let outputs = outputs.collect::<Result<Vec<_>, _>>()?;
-        inner.add_node(graph.node(node).clone(), &inputs, &outputs)?;
-    }
-    if let Some(&last) = ids.get(&output) {
+        let name = if id == output { graph.fresh_name(&value.name) } else { value.name.clone() };
+        let mut copy = Value::named(&name);
+        copy.fact = value.fact.clone();
+        copy.data = value.data.clone();
+        inner.add_value(copy)
+    })?;
+    if let Some(&last) = copies.get(&output) {
         inner.set_declared(last, Some(declared));
         inner.add_output(last);
     }
@@ -553,7 +527,7 @@ mod tests {
         testing::{model, tools},
     };
     use pare_graph::onnx;
-    use pare_runtime::{Limits, Port, PortDim, Samples, SharedSamples};
+    use pare_runtime::{Port, PortDim, SampleLimits, SampleSet, SharedSamples};
     use std::path::PathBuf;
 
     fn fixtures(name: &str) -> PathBuf {
@@ -564,7 +538,7 @@ mod tests {
         let dims = [PortDim::Unknown, PortDim::Fixed(1), PortDim::Fixed(8), PortDim::Fixed(8)];
         let ports = [Port::tensor("image", DataType::Float, &dims)];
         let file = fixtures("digits-calibration.npz");
-        SharedSamples::from(Samples::open(&file, &ports, Limits::default()).unwrap())
+        SharedSamples::from(SampleSet::open(&file, &ports, SampleLimits::default()).unwrap())
     }
 
     fn added(pass: AddEarlyExit, model: &mut Model) -> Result<Report, RunError> {

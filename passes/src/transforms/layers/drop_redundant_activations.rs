@@ -57,7 +57,7 @@ fn is_idle(at: NodeRef<'_>, x: ValueRef<'_>) -> Result<bool, Decline> {
         _ => Interval { low: 0.0, ..Interval::ALL },
     };
     // An unbounded `Clip` still bounds infinities in some engines.
-    Ok((kept.low, kept.high) != (f64::NEG_INFINITY, f64::INFINITY) && Interval::of(x).lies_in(kept))
+    Ok((kept.low, kept.high) != (f64::NEG_INFINITY, f64::INFINITY) && Interval::of(x).is_within(kept))
 }
 
 #[cfg(test)]

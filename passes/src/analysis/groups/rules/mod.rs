@@ -1,7 +1,8 @@
-//! What each operator ties together, and what has to be rewritten when it loses indices.
+//! The rules of operators: the indices that they tie together, and the changes that they need when indices
+//! are removed.
 //!
-//! A rule mentions every axis that may lose indices. What it does not mention stays whole; so does everything at an
-//! operator without a rule.
+//! A rule handles every axis that may lose indices. Axes that it does not handle, and all axes of operators
+//! without a rule, are pinned.
 
 mod attention;
 mod elementwise;
@@ -11,21 +12,21 @@ mod pieces;
 mod recurrent;
 mod reshape;
 
-use super::tracer::{Port, Tracer};
+use super::tracer::{Slot, Tracer};
 use crate::analysis::groups::cut::Cutter;
 use pare_graph::{NodeRef, ops::Trait};
 
-/// Says what a node ties together; `None` if that cannot be told.
+/// Ties the indices of a node; `None` if its attributes or shapes are not understood.
 pub type Trace = for<'g> fn(&mut Tracer<'g>, NodeRef<'g>) -> Option<()>;
 
-/// Makes attributes and shape constants of a node fit what is left; `None` if they cannot.
+/// Adapts attributes and shape constants of a node to the remaining indices; `None` if that is not possible.
 pub type Rewrite = fn(&mut Cutter<'_>, NodeRef<'_>) -> Option<()>;
 
-/// How an operator is treated.
+/// The rule of an operator.
 pub struct Rule {
-    /// What it ties together.
+    /// Ties indices.
     pub trace: Trace,
-    /// What to rewrite; most operators need nothing.
+    /// Adapts the node; most operators need no change.
     pub rewrite: Option<Rewrite>,
 }
 
@@ -37,7 +38,7 @@ const fn rewritten(trace: Trace, rewrite: Rewrite) -> Rule {
     Rule { trace, rewrite: Some(rewrite) }
 }
 
-/// The rule for a node.
+/// Returns the rule for a node.
 pub fn rule(at: NodeRef<'_>) -> Option<&'static Rule> {
     if at.has_references() {
         return None;
@@ -121,7 +122,7 @@ fn standard(op: &str) -> Option<&'static Rule> {
 
 static ROTARY: Rule = rewritten(attention::rotary, attention::recount);
 
-/// Operators that ONNX Runtime fuses others into.
+/// Rules of the operators into which ONNX Runtime fuses others.
 fn microsoft(op: &str) -> Option<&'static Rule> {
     static FUSED: Rule = rewritten(attention::fused, attention::recount);
     static MULTI_HEAD: Rule = rewritten(attention::multi_head, attention::recount);
@@ -135,8 +136,8 @@ fn microsoft(op: &str) -> Option<&'static Rule> {
     })
 }
 
-/// The inputs, with their axes, whose elements a node adds up with weights: there, and only there, cutting an index is the
-/// same as a zero.
+/// Returns the inputs and axes that a node sums over. There, and only there, removing an index is equivalent
+/// to setting it to zero.
 pub fn sums(at: NodeRef<'_>) -> Vec<(usize, usize)> {
     let rank = |slot: usize| at.optional(slot).and_then(|v| v.rank().ok());
     let found = match at.op() {

@@ -1,13 +1,10 @@
-//! What operators make of single numbers, and of multiples of something unknown.
+//! Elementwise operators on single numbers and on multiples of unknown tensors.
 
-use super::{
-    flow::plus,
-    terms::{Interner, Term, Terms},
-};
+use super::terms::{Interner, Term, Terms, plus};
 use pare_graph::{DataType, NodeRef, ops::ClipView};
 use statrs::function::erf::erf;
 
-/// The result for these operands.
+/// Returns the result of an elementwise operator on these operands.
 pub fn elementwise(at: NodeRef<'_>, interner: &mut Interner, terms: &mut Terms, xs: &[Term]) -> Term {
     let op = at.op();
     if at.input(0).is_ok_and(|v| v.dtype().is_some_and(|d| !d.is_float())) {
@@ -21,8 +18,8 @@ pub fn elementwise(at: NodeRef<'_>, interner: &mut Interner, terms: &mut Terms, 
     match (op, xs) {
         ("Dropout", [x, ..]) => *x,
         ("Cast", [x, ..]) => {
-            let wide = at.outputs()[0].and_then(|v| v.dtype());
-            if matches!(wide, Some(DataType::Float | DataType::Double)) { *x } else { terms.fresh() }
+            let dtype = at.outputs()[0].and_then(|v| v.dtype());
+            if matches!(dtype, Some(DataType::Float | DataType::Double)) { *x } else { terms.fresh() }
         }
         ("Neg", [x]) => x.times(-1.0),
         ("Add", [x, y]) => plus(interner, terms, *x, *y),
@@ -40,7 +37,7 @@ pub fn elementwise(at: NodeRef<'_>, interner: &mut Interner, terms: &mut Terms, 
             _ if x.value() == Some(0.0) || y.scale == 0.0 => terms.fresh(),
             _ => interner.term(terms, vec![x.base, y.base], vec![]).times(x.scale / y.scale),
         },
-        // Positive factors pass through.
+        // Positively homogeneous.
         ("Relu" | "LeakyRelu" | "Abs", [x]) => match x.value() {
             Some(v) => known(terms, function(at, op, v)),
             None => interner.term(terms, vec![x.base], vec![x.scale.signum()]).times(x.scale.abs()),
@@ -76,7 +73,7 @@ fn combine(op: &str, values: &[f64]) -> Option<f64> {
     }
 }
 
-/// The function of an operator with one operand, in f64.
+/// Evaluates a unary operator in f64; `None` if it is not known.
 fn function(at: NodeRef<'_>, op: &str, x: f64) -> Option<f64> {
     let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
     let softplus = |x: f64| x.max(0.0) + (-x.abs()).exp().ln_1p();

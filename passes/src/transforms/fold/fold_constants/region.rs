@@ -243,49 +243,31 @@ impl<'c> Region<'c> {
         ir_version: Option<i64>,
         wanted: &[ValueId],
     ) -> Result<Vec<Tensor>, String> {
-        let mut needed: HashSet<NodeId> = HashSet::new();
-        let mut queue: Vec<NodeId> = wanted.iter().map(|v| self.waiting[v]).collect();
-        while let Some(node) = queue.pop() {
-            if needed.insert(node) {
-                let inputs = graph.inputs_of(node).into_iter().flatten();
-                queue.extend(inputs.filter_map(|v| self.waiting.get(&v).copied()));
-            }
-        }
-
+        let nodes = graph.upstream(wanted.iter().copied(), |v| !self.waiting.contains_key(&v));
         let mut part = Graph::new(graph.opsets.clone());
         part.name = Some("constants".into());
         let (mut copies, mut feeds) = (HashMap::new(), vec![]);
-        for &node in self.nodes.iter().filter(|n| needed.contains(n)) {
-            let mut copy = |value: ValueId| {
-                if let Some(&copy) = copies.get(&value) {
-                    return Ok(copy);
-                }
-                let original = graph.value(value);
-                let mut made = Value::named(&original.name);
-                let tensor = self.tensor(graph, value);
-                if let Some(tensor) = tensor.filter(|t| t.size_in_bytes() <= INLINE) {
-                    made = Value::constant(&original.name, tensor.clone());
-                } else if let Some(tensor) = tensor {
-                    let dims: Vec<_> = tensor.shape().iter().map(|&n| n.into()).collect();
-                    made.declared = Some(declared(Type::tensor(tensor.dtype(), Some(&dims))));
-                } else if let Some(dtype) = original.fact.dtype() {
-                    made.declared = Some(declared(Type::tensor(dtype, original.fact.shape())));
-                }
-                let input = tensor.is_some() && made.data.is_none();
-                let copy = part.add_value(made).map_err(|e| e.to_string())?;
-                if let Some(tensor) = tensor.filter(|_| input) {
-                    part.add_input(copy);
-                    feeds.push((original.name.as_str(), tensor));
-                }
-                copies.insert(value, copy);
-                Ok::<_, String>(copy)
-            };
-            let mut all = |values: Vec<Option<ValueId>>| -> Result<Vec<_>, String> {
-                values.into_iter().map(|v| v.map(&mut copy).transpose()).collect()
-            };
-            let (inputs, outputs) = (all(graph.inputs_of(node))?, all(graph.outputs_of(node))?);
-            part.add_node(graph.node(node).clone(), &inputs, &outputs).map_err(|e| e.to_string())?;
-        }
+        let result = graph.copy_nodes(&nodes, &mut part, &mut copies, |part, id| {
+            let Value { name, fact, .. } = graph.value(id);
+            let tensor = self.tensor(graph, id);
+            if let Some(tensor) = tensor.filter(|t| t.size_in_bytes() <= INLINE) {
+                return part.add_value(Value::constant(name, tensor.clone()));
+            }
+            let mut copy = Value::named(name);
+            if let Some(tensor) = tensor {
+                let dims: Vec<_> = tensor.shape().iter().map(|&n| n.into()).collect();
+                copy.declared = Some(declared(Type::tensor(tensor.dtype(), Some(&dims))));
+            } else if let Some(dtype) = fact.dtype() {
+                copy.declared = Some(declared(Type::tensor(dtype, fact.shape())));
+            }
+            let copy = part.add_value(copy)?;
+            if let Some(tensor) = tensor {
+                part.add_input(copy);
+                feeds.push((name.as_str(), tensor));
+            }
+            Ok(copy)
+        });
+        result.map_err(|e| e.to_string())?;
         wanted.iter().for_each(|v| part.add_output(copies[v]));
         let mut model = Model::of(part);
         model.ir_version = ir_version;

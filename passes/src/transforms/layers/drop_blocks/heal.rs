@@ -15,7 +15,8 @@ use super::{Gone, Healing, Work, merge};
 use crate::{
     analysis::{
         evaluation::HeldOut,
-        repair::{Refit, Setting, behind, left, sequential},
+        linear::Linear,
+        repair::{Refit, Repair, RepairOptions, dependents},
     },
     framework::PassError,
 };
@@ -59,8 +60,9 @@ pub(super) fn heal(
 
 fn fitted(work: &Work<'_, '_>, plain: &Model, refits: &[Refit], lambda: f64) -> Result<Model, PassError> {
     let mut model = plain.clone();
-    let setting = Setting::new(lambda);
-    sequential(work.tools, &work.original, &mut model, refits, work.split.fit.clone(), setting)?;
+    let samples = work.split.fit.clone();
+    let repair = Repair { tools: work.tools, original: &work.original, refits, samples };
+    repair.refit(&mut model, RepairOptions::new(lambda))?;
     model.infer()?;
     Ok(model)
 }
@@ -110,7 +112,7 @@ fn before_repeats(graph: &Graph, mut value: ValueId) -> ValueId {
 
 /// The layers that a stream can be changed by: the nodes of a graph by the value they give.
 fn layers(graph: &Graph) -> HashMap<ValueId, NodeId> {
-    let of = |&node: &NodeId| left(graph, node).map(|l| (l.output, node));
+    let of = |&node: &NodeId| Linear::owned(graph, node).map(|l| (l.output, node));
     graph.nodes().iter().filter_map(of).collect()
 }
 
@@ -122,10 +124,10 @@ fn writers(original: &Graph, changed: &Graph, gaps: &[Gap]) -> Vec<Refit> {
     for gap in gaps {
         let before = before(changed, &layers, gap.now).map(|(node, added)| {
             let sum = added.then_some(gap.meant);
-            Refit { node, target: gap.meant, sum, kept: None, free: None, behind: false }
+            Refit { node, target: gap.meant, sum, kept: None, free: None, output_transform: false }
         });
         let next = || {
-            let after = behind(changed, &readers(changed, gap.now));
+            let after = dependents(changed, &readers(changed, gap.now));
             let refit = |&node: &NodeId| meant(original, changed, node, &after).filter(|r| r.sum.is_some());
             changed.nodes().iter().find_map(refit)
         };
@@ -164,15 +166,15 @@ fn before(graph: &Graph, layers: &HashMap<ValueId, NodeId>, mut value: ValueId) 
 
 /// A writer with no more than a map behind it.
 fn mapped(graph: &Graph, writer: &Refit, channels: bool) -> Option<Refit> {
-    let layer = left(graph, writer.node)?;
+    let layer = Linear::owned(graph, writer.node)?;
     let (groups, o) = (layer.groups, layer.outputs);
     let diagonal = || (0..groups * o * o).map(|i| i / o % o == i % o).collect();
-    Some(Refit { behind: true, free: channels.then(diagonal), ..writer.clone() })
+    Some(Refit { output_transform: true, free: channels.then(diagonal), ..writer.clone() })
 }
 
 /// What a layer, or the sum it is a term of, gives in the original.
 fn meant(original: &Graph, changed: &Graph, node: NodeId, after: &HashSet<ValueId>) -> Option<Refit> {
-    let layer = left(changed, node)?;
+    let layer = Linear::owned(changed, node)?;
     let output = changed.value_ref(layer.output);
     if !after.contains(&output.id) || output.value().is_output() && !layer.takes_bias() {
         return None;
@@ -182,13 +184,13 @@ fn meant(original: &Graph, changed: &Graph, node: NodeId, after: &HashSet<ValueI
     let sum = output.sole_user().ok().filter(|at| at.is("Add")).and_then(|at| at.output().ok());
     let sum = sum.and_then(same);
     let target = same(output).or(sum)?;
-    Some(Refit { node, target, sum, kept: None, free: None, behind: false })
+    Some(Refit { node, target, sum, kept: None, free: None, output_transform: false })
 }
 
 /// The writers, and every layer behind a gap.
 fn all(original: &Graph, changed: &Graph, gaps: &[Gap], writers: &[Refit]) -> Vec<Refit> {
     let starts = gaps.iter().flat_map(|g| readers(changed, g.now)).collect();
-    let after = behind(changed, &starts);
+    let after = dependents(changed, &starts);
     let refit = |&node: &NodeId| match writers.iter().find(|w| w.node == node) {
         Some(writer) => Some(writer.clone()),
         None => meant(original, changed, node, &after),

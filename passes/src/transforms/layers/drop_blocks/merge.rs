@@ -8,9 +8,8 @@ use super::{Gone, Healing, Work};
 use crate::{
     analysis::{
         blocks::{Block, blocks},
-        calibration::{Affine, Linear},
         evaluation::HeldOut,
-        repair::left,
+        linear::{AffineMap, Linear},
     },
     framework::PassError,
 };
@@ -23,8 +22,8 @@ const STEPS: u32 = 10;
 /// A kept block with those it takes up, in order.
 struct Merge {
     into: String,
-    own: Vec<Vec<Affine>>,
-    others: Vec<Vec<Vec<Affine>>>,
+    own: Vec<Vec<AffineMap>>,
+    others: Vec<Vec<Vec<AffineMap>>>,
 }
 
 /// The merged model, if there are blocks of the same shape.
@@ -55,19 +54,12 @@ pub(super) fn merged(
 
 /// The linear layers of a block, in order.
 fn layers(graph: &Graph, block: &Block) -> Vec<Linear> {
-    block.body.iter().filter_map(|&n| left(graph, n)).collect()
+    block.body.iter().filter_map(|&n| Linear::owned(graph, n)).collect()
 }
 
 /// Weights and biases of each layer, group by group.
-fn weights(graph: &Graph, block: &Block) -> Option<Vec<Vec<Affine>>> {
-    let of = |layer: &Linear| {
-        let (bias, o) = (layer.bias(graph)?, layer.outputs);
-        let group = |q: usize| {
-            Some(Affine { weight: layer.weight(graph, q)?, bias: bias[q * o..(q + 1) * o].to_vec() })
-        };
-        (0..layer.groups).map(group).collect::<Option<Vec<_>>>()
-    };
-    layers(graph, block).iter().map(of).collect()
+fn weights(graph: &Graph, block: &Block) -> Option<Vec<Vec<AffineMap>>> {
+    layers(graph, block).iter().map(|layer| layer.maps(graph)).collect()
 }
 
 /// For each block that is gone the nearest kept one before it with the same layers, or else behind it.
@@ -116,8 +108,8 @@ fn build(plain: &Model, merges: &[Merge], eta: Option<f64>) -> Option<Model> {
 }
 
 /// `θ_l + η·Σ (θ - θ_l)`.
-fn sum(merge: &Merge, layer: usize, group: usize, eta: Option<f64>) -> Option<Affine> {
-    let at = |all: &[Vec<Affine>]| all.get(layer)?.get(group).cloned();
+fn sum(merge: &Merge, layer: usize, group: usize, eta: Option<f64>) -> Option<AffineMap> {
+    let at = |all: &[Vec<AffineMap>]| all.get(layer)?.get(group).cloned();
     let own = at(&merge.own)?;
     let Some(eta) = eta else { return at(merge.others.last()?) };
     let mut result = own.clone();

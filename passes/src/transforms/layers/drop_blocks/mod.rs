@@ -11,7 +11,7 @@ use crate::analysis::samples::Split;
 use crate::{
     analysis::{
         blocks::{Block, blocks, chains, layers},
-        evaluation::{HeldOut, Limits, Measured},
+        evaluation::{HeldOut, Quality, QualityLimits},
         prepare::prepare,
     },
     framework::{Context, Counter, Pass, PassError, Tools},
@@ -151,8 +151,8 @@ impl Pass for DropBlocks {
 }
 
 impl DropBlocks {
-    fn limits(&self) -> Limits {
-        Limits {
+    fn limits(&self) -> QualityLimits {
+        QualityLimits {
             max_drift: self.max_drift,
             min_agreement: self.min_agreement,
             max_accuracy_drop: self.max_accuracy_drop,
@@ -205,7 +205,7 @@ impl Work<'_, '_> {
         };
         let wanted = wanted.min(all.len());
         let limits = self.pass.limits();
-        let (mut gone, mut best): (Vec<Gone>, Option<(Model, Measured)>) = (vec![], None);
+        let (mut gone, mut best): (Vec<Gone>, Option<(Model, Quality)>) = (vec![], None);
         let mut units = 0;
         let mut first: Option<Scores> = None;
         while units < wanted {
@@ -305,7 +305,7 @@ impl Work<'_, '_> {
         gone: &[Gone],
         trial: &HeldOut<'_>,
         cx: &mut Context<'_>,
-    ) -> Result<(Model, Measured), PassError> {
+    ) -> Result<(Model, Quality), PassError> {
         let mut plain = self.original.clone();
         let stands = take_out(&mut plain, gone)?;
         plain.infer()?;
@@ -325,7 +325,7 @@ impl Work<'_, '_> {
     }
 }
 
-fn figures(measured: &Measured, cx: &mut Context<'_>) {
+fn figures(measured: &Quality, cx: &mut Context<'_>) {
     cx.figure("drift", measured.drift);
     if let Some(agreement) = measured.agreement {
         cx.figure("agreement", agreement);

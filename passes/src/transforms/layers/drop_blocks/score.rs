@@ -5,7 +5,7 @@ use crate::{
     analysis::{
         activation::activations,
         blocks::Block,
-        calibration::{Pairs, entropy, floats, max_sliced_relative, observe},
+        calibration::{JointMoments, entropy, floats, max_sliced_relative, observe},
         evaluation::HeldOut,
     },
     framework::PassError,
@@ -169,7 +169,7 @@ enum Meter {
     /// Samples, whole.
     Clouds(Rows, Rows),
     /// What goes into each activation.
-    Signs(Criterion, Vec<(ValueId, usize, Pairs)>),
+    Signs(Criterion, Vec<(ValueId, usize, JointMoments)>),
 }
 
 impl Meter {
@@ -180,7 +180,11 @@ impl Meter {
                 let channels = |&v: &ValueId| {
                     let shape = graph.value(v).fact.shape()?;
                     let axis = channel_axis(shape.len());
-                    Some((v, axis, Pairs::new(crate::analysis::calibration::size_of(shape.get(axis)?)?)))
+                    Some((
+                        v,
+                        axis,
+                        JointMoments::new(crate::analysis::calibration::size_of(shape.get(axis)?)?),
+                    ))
                 };
                 Self::Signs(criterion, span.inner.iter().filter_map(channels).collect())
             }
@@ -189,7 +193,7 @@ impl Meter {
     }
 
     fn add<'v>(&mut self, span: &Span, at: &dyn Fn(ValueId) -> Option<&'v Tensor>) -> Result<(), PassError> {
-        let missing = || EvaluateError("a value was not computed".into());
+        let missing = || EvaluateError::new("a value was not computed");
         let value = |v: ValueId| at(v).ok_or_else(missing);
         if let Self::Signs(_, inner) = self {
             for (v, axis, pairs) in inner {
@@ -241,7 +245,7 @@ impl Meter {
             Self::Mean(_, sum, count) => (count > 0.0).then(|| sum / count),
             Self::Clouds(x, y) => (x.count() > 0).then(|| max_sliced_relative(&x, &y, seed)),
             Self::Signs(criterion, inner) => {
-                let of = |(_, _, pairs): &(ValueId, usize, Pairs)| match criterion {
+                let of = |(_, _, pairs): &(ValueId, usize, JointMoments)| match criterion {
                     Criterion::Tlc => entropy::of_gaussians(pairs),
                     _ => entropy::of_signs(pairs),
                 };

@@ -6,7 +6,7 @@ use crate::framework::{
     testing::{brief, model, tools},
 };
 use pare_graph::{DataType, onnx};
-use pare_runtime::{Limits as SampleLimits, Port, PortDim, Samples, SharedSamples};
+use pare_runtime::{Port, PortDim, SampleLimits, SampleSet, SharedSamples};
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -19,7 +19,7 @@ fn digits(name: &str) -> (Model, SharedSamples) {
     let dims = [PortDim::Unknown, PortDim::Fixed(1), PortDim::Fixed(8), PortDim::Fixed(8)];
     let ports = [Port::tensor("image", DataType::Float, &dims)];
     let mut samples =
-        Samples::open(&fixtures().join("digits-calibration.npz"), &ports, SampleLimits::default()).unwrap();
+        SampleSet::open(&fixtures().join("digits-calibration.npz"), &ports, SampleLimits::default()).unwrap();
     samples.truncate(256);
     (model, SharedSamples::from(samples))
 }
@@ -37,7 +37,7 @@ fn drop_from(
     Ok((changed, report))
 }
 
-fn measured(original: &Model, changed: &Model, samples: &dyn pare_graph::Samples) -> Measured {
+fn measured(original: &Model, changed: &Model, samples: &dyn pare_graph::Samples) -> Quality {
     let tools = Tools { samples: Some(samples), threads: 1, ..tools() };
     HeldOut::new(tools, original, 0..samples.len()).unwrap().measure(changed).unwrap()
 }

@@ -3,8 +3,8 @@
 use super::{Work, replace::replace};
 use crate::{
     analysis::{
-        calibration::Linear,
-        repair::{Refit, Setting, behind, left, sequential},
+        linear::Linear,
+        repair::{Refit, Repair, RepairOptions, dependents},
     },
     framework::PassError,
     transforms::fold::cropped,
@@ -71,16 +71,17 @@ impl Work<'_, '_> {
     ) -> Result<Built, PassError> {
         let Some(trial) = &self.trial else { return Ok(built) };
         let start = built.model.clone();
-        let refits = self.refits(&start.graph, removed, stands);
+        let refits = &self.refits(&start.graph, removed, stands);
         // One round, with fewer samples, when a result is only to look on from.
         let (lambdas, samples) =
             if quick { (&LAMBDAS[1..2], FITTED_QUICKLY) } else { (&LAMBDAS[..], FITTED) };
-        let range = 0..self.split.fit.end.min(samples);
+        let samples = 0..self.split.fit.end.min(samples);
+        let repair = Repair { tools: self.tools, original: &self.model, refits, samples };
         for &lambda in lambdas {
             let mut candidate = start.clone();
-            let whole = Setting::new(lambda);
-            let setting = if quick { Setting { rounds: 1, ..whole } } else { whole };
-            sequential(self.tools, &self.model, &mut candidate, &refits, range.clone(), setting)?;
+            let full = RepairOptions::new(lambda);
+            let options = if quick { RepairOptions { rounds: 1, ..full } } else { full };
+            repair.refit(&mut candidate, options)?;
             let drift = trial.drift(&candidate)?;
             // Nothing is better than what cannot be compared.
             if built.drift.is_none_or(|best| !(best <= drift)) {
@@ -129,21 +130,21 @@ impl Work<'_, '_> {
         let original = &self.model.graph;
         let gone: HashSet<NodeId> =
             removed.iter().flat_map(|&i| self.places[i].activation.nodes.iter().copied()).collect();
-        let behind = behind(original, &gone);
+        let behind = dependents(original, &gone);
         // The value of the original that one of the candidate is meant to be, if anything changed for it.
         let meant = |v: ValueRef<'_>| {
             let value = stands.get(v.name()).copied().or_else(|| original.find(v.name()))?;
             (behind.contains(&value) && original.value_ref(value).shape() == v.shape()).then_some(value)
         };
         let refit = |&node: &NodeId| {
-            let linear: Linear = left(changed, node)?;
+            let linear: Linear = Linear::owned(changed, node)?;
             let output = changed.value_ref(linear.output);
             let sum = output.sole_user().ok().filter(|at| at.is("Add")).and_then(|at| at.output().ok());
             let (target, sum) = (meant(output), sum.and_then(meant));
             // Without a bias the logits' mean is lost, and with it more than a fit gives.
             let last = output.value().is_output() && !linear.takes_bias();
             let target = target.or(sum).filter(|_| !last)?;
-            Some(Refit { node, target, sum, kept: None, free: None, behind: false })
+            Some(Refit { node, target, sum, kept: None, free: None, output_transform: false })
         };
         changed.nodes().iter().filter_map(refit).collect()
     }

@@ -11,12 +11,12 @@ use crate::analysis::samples::Split;
 use crate::{
     analysis::{
         activation::{Activation, activations, channel_axis},
-        calibration::Pairs,
+        calibration::JointMoments,
         composition::By,
-        evaluation::{HeldOut, Limits},
+        evaluation::{HeldOut, QualityLimits},
         prepare::prepare,
     },
-    framework::{Context, Counter, Pass, PassError, Scratch, glob::matches},
+    framework::{Context, Counter, Hint, Pass, PassError, Scratch, glob::matches},
     pass,
 };
 use build::Built;
@@ -109,9 +109,9 @@ pass! {
 }
 
 impl RemoveActivations {
-    fn limits(&self) -> Limits {
+    fn limits(&self) -> QualityLimits {
         let Self { max_drift, min_agreement, max_accuracy_drop, .. } = *self;
-        Limits { max_drift, min_agreement, max_accuracy_drop }
+        QualityLimits { max_drift, min_agreement, max_accuracy_drop }
     }
 }
 
@@ -191,7 +191,7 @@ impl<'p, 't> Work<'p, 't> {
         if pass.crop && !refit {
             return Err(PassError::refused_with(
                 "`crop` needs samples to fit to",
-                "give them with `--samples`",
+                Hint::NeedsSamples { otherwise: None },
             ));
         }
         let needs = ranked && criterion.needs_samples()
@@ -223,7 +223,9 @@ impl<'p, 't> Work<'p, 't> {
                 let pairs = work.pairs(&work.model, &all)?;
                 pairs
                     .iter()
-                    .map(|p| p.channels.iter().map(crate::analysis::calibration::Pair::line).collect())
+                    .map(|p| {
+                        p.channels.iter().map(crate::analysis::calibration::ChannelMoments::line).collect()
+                    })
                     .collect()
             }
         };
@@ -308,14 +310,14 @@ impl<'p, 't> Work<'p, 't> {
     }
 
     /// What goes into each of these activations and comes out, in a model where they are left.
-    fn pairs(&self, model: &Model, places: &[usize]) -> Result<Vec<Pairs>, PassError> {
+    fn pairs(&self, model: &Model, places: &[usize]) -> Result<Vec<JointMoments>, PassError> {
         let graph = &model.graph;
         let mut wanted = vec![];
         for &i in places {
             let found = self.find(graph, i)?;
             wanted.extend([found.input, found.output]);
         }
-        let mut pairs: Vec<_> = places.iter().map(|&i| Pairs::new(self.places[i].channels)).collect();
+        let mut pairs: Vec<_> = places.iter().map(|&i| JointMoments::new(self.places[i].channels)).collect();
         let range = self.split.statistics();
         crate::analysis::calibration::observe(
             self.tools,

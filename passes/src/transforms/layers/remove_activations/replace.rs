@@ -1,6 +1,6 @@
 //! An activation gives way to a line for each channel.
 
-use crate::analysis::{activation::Activation, calibration::Linear};
+use crate::analysis::{activation::Activation, linear::Linear};
 use pare_graph::{DataType, Decline, Graph, Node, NodeRef, Patch, Ref, Tensor, ValueRef, expect};
 
 /// The patch that puts `y = a·z + c` in the place of an activation whose channels lie along `axis`.

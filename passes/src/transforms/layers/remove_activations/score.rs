@@ -15,7 +15,7 @@
 use super::{Criterion, Work, replace::replace};
 use crate::{
     analysis::calibration::{
-        Pair,
+        ChannelMoments,
         entropy::{above_zero, entropy},
     },
     framework::{Context, PassError},
@@ -81,12 +81,14 @@ impl Work<'_, '_> {
                     mean((0..channels.len()).map(|c| entropy(above_zero(ratio(c)))))
                 }
                 Criterion::TlcAblation => {
-                    let switched = |p: &Pair| (if p.x_mean > 0.0 { 1.0 } else { 0.0 }, 0.0);
+                    let switched = |p: &ChannelMoments| (if p.x_mean > 0.0 { 1.0 } else { 0.0 }, 0.0);
                     self.drift_without(model, i, &channels.iter().map(switched).collect::<Vec<_>>())?
                 }
-                Criterion::Loss => {
-                    self.drift_without(model, i, &channels.iter().map(Pair::line).collect::<Vec<_>>())?
-                }
+                Criterion::Loss => self.drift_without(
+                    model,
+                    i,
+                    &channels.iter().map(ChannelMoments::line).collect::<Vec<_>>(),
+                )?,
             };
             scores.insert(i, score);
             cx.tools.progress.step("scores", scores.len() as u64, left.len() as u64);
@@ -101,7 +103,7 @@ impl Work<'_, '_> {
         let found = self.find(graph, place)?;
         // A sum before the activation may be written anew.
         let sum = graph.producer(found.input).map(|(node, _)| node);
-        let start = trial.start(model, &found.nodes.iter().copied().chain(sum).collect())?;
+        let start = trial.prefix(model, &found.nodes.iter().copied().chain(sum).collect())?;
         let mut changed = model.clone();
         self.apply(&mut changed.graph, replace(graph, &found, self.places[place].axis, lines), place)?;
         trial.drift_from(&start, &changed)
