@@ -1,4 +1,4 @@
-//! Fewer layers: activations that do nothing, and activations and blocks done without, exits before the last.
+//! Removal of activations, blocks and layers, and early exits.
 
 mod add_early_exit;
 mod drop_blocks;
