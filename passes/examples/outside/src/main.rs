@@ -5,7 +5,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a command of its own
 
 use pare_graph::{Decline, Model, NodeRef, Patch, ValueRef, expect, onnx};
-use pare_passes::{Context, Pass, PassError, Pipeline, RunOptions, pass, run};
+use pare_passes::{Context, Counter, Pass, PassError, Pipeline, RunOptions, pass, run};
 use std::{env::args, error::Error, process::ExitCode};
 
 pass! {
