@@ -9,8 +9,8 @@ pass! {
     /// Fold `BatchNormalization` into the preceding convolution or matrix product.
     ///
     /// At inference a batch norm is one multiplication and one addition per channel, `y = s·x + t` with
-    /// `s = γ/√(σ²+ε)` and `t = β − s·μ`, so it moves into the weights: `W' = s·W`, `b' = s·b + t`. Applies to `Conv`,
-    /// `ConvTranspose`, `Gemm`, and `MatMul` of matrices, which becomes a `Gemm`.
+    /// `s = γ/√(σ²+ε)` and `t = β − s·μ`, so it moves into the weights: `W' = s·W`, `b' = s·b + t`. Applies
+    /// to `Conv`, `ConvTranspose`, `Gemm`, and `MatMul` of matrices, which becomes a `Gemm`.
     ///
     /// Declines in training mode, if weights or statistics are not constant or are shared, if the product has
     /// another use, and if a channel would be scaled beyond `max_scale`.

@@ -8,12 +8,13 @@ use pare_graph::{Decline, Dim, Model, NodeRef, Patch, ValueRef, expect};
 pass! {
     /// Fold a constant scale or shift of each channel into the preceding convolution or matrix product.
     ///
-    /// `s·(W∗x + b) = (s·W)∗x + s·b` and `(W∗x + b) + t = W∗x + (b + t)`, for `Mul`, `Div`, `Add` and `Sub` with one
-    /// constant per channel or a scalar, after `Conv`, `ConvTranspose`, `Gemm`, and `MatMul` of matrices, which
-    /// becomes a `Gemm`. A `Reshape` in between is kept if the channels are one axis before and after it.
+    /// `s·(W∗x + b) = (s·W)∗x + s·b` and `(W∗x + b) + t = W∗x + (b + t)`, for `Mul`, `Div`, `Add` and `Sub`
+    /// with one constant per channel or a scalar, after `Conv`, `ConvTranspose`, `Gemm`, and `MatMul` of
+    /// matrices, which becomes a `Gemm`. A `Reshape` in between is kept if the channels are one axis before
+    /// and after it.
     ///
-    /// Declines if the constant varies along another axis than the channels, if weights are not constant or are
-    /// shared, if the product has another use, and if a channel would be scaled beyond `max_scale`.
+    /// Declines if the constant varies along another axis than the channels, if weights are not constant or
+    /// are shared, if the product has another use, and if a channel would be scaled beyond `max_scale`.
     #[pass("fold-scale", Rounding, "scale or shift folded", "scales and shifts folded")]
     pub struct FoldScale {
         /// Decline when a channel would be scaled by more than this.
@@ -57,7 +58,8 @@ impl FoldScale {
     }
 }
 
-/// The channel axis after `x` is reshaped to `y`: the axis of the same size and the same number of elements per index.
+/// The channel axis after `x` is reshaped to `y`: the axis of the same size and the same number of elements
+/// per index.
 fn axis_after_reshape(x: ValueRef<'_>, y: ValueRef<'_>, axis: usize) -> Result<usize, Decline> {
     let stride =
         |shape: &[Dim], axis: usize| -> Option<i64> { shape[axis + 1..].iter().map(Dim::known).product() };

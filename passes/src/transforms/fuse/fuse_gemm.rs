@@ -7,9 +7,11 @@ use pare_graph::{DataType, Decline, Dim, Model, Node, NodeRef, Patch, ValueRef, 
 pass! {
     /// Fuse a product of two matrices and a bias into `Gemm`.
     ///
-    /// `A·B + C` if `A` and `B` have rank 2 and `C` broadcasts to the shape of the product for all values of the symbols.
+    /// `A·B + C` if `A` and `B` have rank 2 and `C` broadcasts to the shape of the product for all values of
+    /// the symbols.
     ///
-    /// Declines if a rank is unknown or the product has another use, and types other than `float` and `double`.
+    /// Declines if a rank is unknown or the product has another use, and types other than `float` and
+    /// `double`.
     #[pass("fuse-gemm", Rounding, "product with bias fused", "products with bias fused")]
     pub struct FuseGemm {}
 }

@@ -8,8 +8,8 @@ use pare_graph::{Decline, Model, Node, NodeRef, Patch, ValueRef, expect};
 pass! {
     /// Fuse clipped lines into `HardSigmoid` and `HardSwish` (operator set 14).
     ///
-    /// `clip(x + c, 0, h)/h` and `clip(α·x + β, 0, 1)` are `HardSigmoid` with `α = 1/h`, `β = c/h`. With `α = 1/6` and
-    /// `β = ½`, `x·HardSigmoid(x)` is `HardSwish`.
+    /// `clip(x + c, 0, h)/h` and `clip(α·x + β, 0, 1)` are `HardSigmoid` with `α = 1/h`, `β = c/h`. With
+    /// `α = 1/6` and `β = ½`, `x·HardSigmoid(x)` is `HardSwish`.
     ///
     /// Declines types other than `float`, and if intermediate values have other uses.
     #[pass("fuse-hard-swish", Rounding, "hard sigmoid or swish fused", "hard sigmoids and swishes fused")]

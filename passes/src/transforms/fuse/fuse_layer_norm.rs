@@ -10,12 +10,13 @@ use pare_graph::{
 pass! {
     /// Fuse normalization patterns into `LayerNormalization` (operator set 17) and `RMSNormalization` (23).
     ///
-    /// `y = γ·(x − μ)/√(σ² + ε) + β` with `μ = mean(x)` and `σ² = mean((x − μ)²)` over the last axes, in the forms written by
-    /// exporters: the square as `Pow` or `Mul`, the root as a division, a `Reciprocal`, or a power. Without `x − μ` it is
-    /// `RMSNormalization`. `γ` and `β` are constants of the shape of those axes, or absent.
+    /// `y = γ·(x − μ)/√(σ² + ε) + β` with `μ = mean(x)` and `σ² = mean((x − μ)²)` over the last axes, in the
+    /// forms written by exporters: the square as `Pow` or `Mul`, the root as a division, a `Reciprocal`, or a
+    /// power. Without `x − μ` it is `RMSNormalization`. `γ` and `β` are constants of the shape of those axes,
+    /// or absent.
     ///
-    /// Declines types other than `float`, axes that are not the last ones or of unknown size, and if intermediate values
-    /// have other uses.
+    /// Declines types other than `float`, axes that are not the last ones or of unknown size, and if
+    /// intermediate values have other uses.
     #[pass("fuse-layer-norm", Rounding, "layer norm fused", "layer norms fused")]
     pub struct FuseLayerNorm {}
 }

@@ -8,8 +8,9 @@ use pare_graph::{Decline, Model, Node, NodeRef, Patch, ValueRef, expect};
 pass! {
     /// Fuse patterns into `Softplus`, `LogSoftmax` and `Mish` (operator set 18).
     ///
-    /// `log(1 + eˣ)`, `log(softmax(x))`, `x·tanh(softplus(x))`. The first two are more precise as single operators: they
-    /// neither overflow nor take the logarithm of 0. `x·sigmoid(x)` is kept, since ONNX Runtime 1.32 does not run `Swish`.
+    /// `log(1 + eˣ)`, `log(softmax(x))`, `x·tanh(softplus(x))`. The first two are more precise as single
+    /// operators: they neither overflow nor take the logarithm of 0. `x·sigmoid(x)` is kept, since ONNX
+    /// Runtime 1.32 does not run `Swish`.
     ///
     /// Declines types other than `float`, and if intermediate values have other uses.
     #[pass("fuse-softplus", Rounding, "softplus or mish fused", "softplus and mish fused")]

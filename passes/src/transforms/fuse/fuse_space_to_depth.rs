@@ -11,9 +11,9 @@ use pare_graph::{
 pass! {
     /// Fuse strided slices and their concatenation into `SpaceToDepth`.
     ///
-    /// Every `b`-th row and column from each of the `b²` starts, concatenated along the channels. If the order differs from
-    /// that of the operator, the input channels of the following convolution, with one group and constant weights, are
-    /// permuted.
+    /// Every `b`-th row and column from each of the `b²` starts, concatenated along the channels. If the
+    /// order differs from that of the operator, the input channels of the following convolution, with one
+    /// group and constant weights, are permuted.
     ///
     /// Declines types other than `float` and `double`, and if slices have other uses.
     #[pass("fuse-space-to-depth", Rounding, "rearrangement fused", "rearrangements fused")]

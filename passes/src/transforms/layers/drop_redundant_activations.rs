@@ -11,9 +11,10 @@ use pare_graph::{Decline, Model, NodeRef, ValueRef, expect, ops::ClipView};
 pass! {
     /// Remove activations that are the identity on their inputs.
     ///
-    /// `PRelu` and `LeakyRelu` with slopes of exactly 1; `Relu`, `PRelu`, `LeakyRelu`, `Elu`, `Celu`, `ThresholdedRelu` and
-    /// `Abs` of values that are never negative; `Clip` of values within its bounds. Bounds are derived from the producers:
-    /// `Relu`, `Sigmoid`, `Softmax`, `Exp`, squares, and sums, products, means, maxima and selections of them.
+    /// `PRelu` and `LeakyRelu` with slopes of exactly 1; `Relu`, `PRelu`, `LeakyRelu`, `Elu`, `Celu`,
+    /// `ThresholdedRelu` and `Abs` of values that are never negative; `Clip` of values within its bounds.
+    /// Bounds are derived from the producers: `Relu`, `Sigmoid`, `Softmax`, `Exp`, squares, and sums,
+    /// products, means, maxima and selections of them.
     ///
     /// Declines if the input may exceed these bounds.
     #[pass("drop-redundant-activations", Exact, "activation dropped", "activations dropped")]

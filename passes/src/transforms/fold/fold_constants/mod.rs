@@ -13,14 +13,15 @@ use std::collections::HashSet;
 pass! {
     /// Replace nodes whose inputs are constants by their results.
     ///
-    /// Also nodes whose results follow from known shapes alone. Regions of constant nodes are evaluated at once, and
-    /// only values used outside of them are stored. Data movement, integers and single float operations are evaluated
-    /// here, the rest by the engine with its optimizations off, so each operator yields its result in the model.
+    /// Also nodes whose results follow from known shapes alone. Regions of constant nodes are evaluated at
+    /// once, and only values used outside of them are stored. Data movement, integers and single float
+    /// operations are evaluated here, the rest by the engine with its optimizations off, so each operator
+    /// yields its result in the model.
     ///
-    /// Declines if the file would grow by more than `max_growth` (`Expand`, `Range`, … stay operators), if an engine is
-    /// needed and missing, and for non-deterministic operators. Constants of up to 256 bytes are always folded.
-    /// `QuantizeLinear` and `DequantizeLinear` are kept, since they define a quantized model. Branches with a known
-    /// condition are inlined by `inline-branches`.
+    /// Declines if the file would grow by more than `max_growth` (`Expand`, `Range`, … stay operators), if an
+    /// engine is needed and missing, and for non-deterministic operators. Constants of up to 256 bytes are
+    /// always folded. `QuantizeLinear` and `DequantizeLinear` are kept, since they define a quantized model.
+    /// Branches with a known condition are inlined by `inline-branches`.
     #[pass("fold-constants", Exact)]
     pub struct FoldConstants {
         /// The largest growth of the file over all rounds, as a share of its size.
@@ -235,8 +236,8 @@ mod tests {
     fn counts_growth_over_rounds() {
         let mut pipeline = crate::framework::Pipeline::default();
         (0..3).for_each(|_| pipeline.push(FoldConstants { max_growth: 0.2 }));
-        // 3,000 bytes and 8 nodes may grow by 702. Each of three constants adds 400 and saves a node of 64 and a scalar
-        // of 4.
+        // 3,000 bytes and 8 nodes may grow by 702. Each of three constants adds 400 and saves a node of 64
+        // and a scalar of 4.
         let weight = vec!["1"; 750].join(",");
         let mut changed = model(&format!(
             "main (float[100] x, float[750] v) => (float[100] y, float[750] z)

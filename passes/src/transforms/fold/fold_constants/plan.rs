@@ -1,9 +1,9 @@
 //! Selection of the constant values that are stored, under a limit on the growth of the file.
 //!
-//! The constant nodes are visited from the end of the graph. A node with used outputs is replaced by these if their
-//! bytes fit; its inputs then lose a use, perhaps their last, which releases bytes. Otherwise the node is kept, with
-//! the uses of its inputs. Nodes that share large constants are decided together: two halves of a weight need no more
-//! bytes than the weight.
+//! The constant nodes are visited from the end of the graph. A node with used outputs is replaced by these if
+//! their bytes fit; its inputs then lose a use, perhaps their last, which releases bytes. Otherwise the node
+//! is kept, with the uses of its inputs. Nodes that share large constants are decided together: two halves of
+//! a weight need no more bytes than the weight.
 
 use super::{NODE, SMALL, region::Region};
 use pare_graph::{Attribute, Fact, Graph, NodeId, ValueId};
@@ -13,7 +13,8 @@ use std::collections::{HashMap, HashSet};
 /// The constants to store.
 #[derive(Default)]
 pub(super) struct FoldPlan {
-    /// Nodes to remove, each with its used outputs, which become constants; from the end of the graph to its start.
+    /// Nodes to remove, each with its used outputs, which become constants; from the end of the graph to its
+    /// start.
     pub folds: Vec<(NodeId, Vec<ValueId>)>,
     /// Growth of the file in bytes. Values of unknown size count as 0.
     pub growth: i64,

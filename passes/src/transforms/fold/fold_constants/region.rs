@@ -40,7 +40,8 @@ pub(super) struct Budget {
 /// Results of at least this size are computed only if they are stored or needed for a smaller one.
 const LARGE: u64 = 1 << 20;
 
-/// The size that is allowed for any output, even if the file may not grow by it: the end of a chain is often smaller.
+/// The size that is allowed for any output, even if the file may not grow by it: the end of a chain is often
+/// smaller.
 const ROOM_FOR_RESULTS: u64 = 64 << 20;
 
 /// Tensors of up to this size are initializers of the model given to the engine; larger ones are its inputs.
@@ -294,7 +295,8 @@ impl<'c> Region<'c> {
     }
 }
 
-/// Collects the names of constants that a single body captures and nothing else uses, for this graph and its bodies.
+/// Collects the names of constants that a single body captures and nothing else uses, for this graph and its
+/// bodies.
 pub(super) fn unshared_captures(graph: &Graph, unshared: &mut HashSet<String>) {
     for &node in graph.nodes().iter() {
         let bodies: Vec<_> = graph.node(node).subgraphs().collect();

@@ -1,14 +1,15 @@
 //! Composition of two convolutions along one spatial axis, and the border of the composite.
 //!
 //! With kernel `k`, stride `s`, dilation `d` and `before` leading zeros, output `v` reads the inputs
-//! `v·s + a·d − before`, `0 ≤ a < k`. The second layer's tap `c` then reads, through the first layer's tap `a`,
+//! `v·s + a·d − before`, `0 ≤ a < k`. The second layer's tap `c` then reads, through the first layer's tap
+//! `a`,
 //!
 //! ```text
 //! (v·s₂ + c·d₂ − b₂)·s₁ + a·d₁ − b₁  =  v·(s₁s₂) + (c·d₂s₁ + a·d₁) − (b₁ + s₁b₂)
 //! ```
 //!
-//! which is one layer with stride `s₁s₂`, padding `b₁ + s₁b₂` and taps at `c·d₂s₁ + a·d₁`, whose greatest common divisor
-//! is the new dilation.
+//! which is one layer with stride `s₁s₂`, padding `b₁ + s₁b₂` and taps at `c·d₂s₁ + a·d₁`, whose greatest
+//! common divisor is the new dilation.
 
 use std::ops::Range;
 
@@ -32,14 +33,15 @@ pub struct Axis {
 pub enum Border {
     /// The second layer reads no padding.
     Clear,
-    /// The composite reads no input at the padded positions: only the bias of the first layer differs from zero there.
+    /// The composite reads no input at the padded positions: only the bias of the first layer differs from
+    /// zero there.
     Blank,
     /// The composite reads inputs at the padded positions, which the second layer does not.
     Seam,
 }
 
-/// A range of outputs for which the same taps of the second layer are inside, and the part of the input that it depends
-/// on.
+/// A range of outputs for which the same taps of the second layer are inside, and the part of the input that
+/// it depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TapRun {
     /// The outputs.
@@ -96,7 +98,8 @@ impl Axis {
         Some(room / self.stride + 1)
     }
 
-    /// The composite of this axis and `next`. The numbers of outputs agree: `⌊(⌊n/s₁⌋ + m)/s₂⌋ = ⌊(n + s₁m)/(s₁s₂)⌋`.
+    /// The composite of this axis and `next`. The numbers of outputs agree:
+    /// `⌊(⌊n/s₁⌋ + m)/s₂⌋ = ⌊(n + s₁m)/(s₁s₂)⌋`.
     pub fn then(self, next: Self) -> Self {
         let step = next.dilation * self.stride;
         let reach = (next.taps - 1) * step + (self.taps - 1) * self.dilation;
@@ -122,14 +125,14 @@ impl Axis {
         (other * next.dilation * self.stride + own * self.dilation) / self.divisor(next)
     }
 
-    /// The border of the composite with `next` for `inputs` inputs. If their number is unknown, `Clear` and `Blank` hold
-    /// for every number, and `Seam` for some.
+    /// The border of the composite with `next` for `inputs` inputs. If their number is unknown, `Clear` and
+    /// `Blank` hold for every number, and `Seam` for some.
     pub fn border(self, next: Self, inputs: Option<usize>) -> Border {
         match inputs {
             Some(inputs) => self.border_of(next, inputs),
             None if next.before == 0 && next.after == 0 => Border::Clear,
-            // The last position before the output reads up to `extent − 1 − stride − before`, and the first one after
-            // it starts at least `after + 1 − extent` after the input.
+            // The last position before the output reads up to `extent − 1 − stride − before`, and the first
+            // one after it starts at least `after + 1 − extent` after the input.
             None if (next.before == 0 || self.extent() <= self.before + self.stride)
                 && (next.after == 0 || self.extent() <= self.after + 1) =>
             {
@@ -158,8 +161,8 @@ impl Axis {
         leading.chain(trailing).filter(is_read).map(border).max().unwrap_or(Border::Clear)
     }
 
-    /// Divides the outputs of the composite with `next` for `inputs` inputs into runs with the same taps of `next` inside.
-    /// `None` if a kernel is larger than its input, or if there are more than `max_runs` runs.
+    /// Divides the outputs of the composite with `next` for `inputs` inputs into runs with the same taps of
+    /// `next` inside. `None` if a kernel is larger than its input, or if there are more than `max_runs` runs.
     pub fn runs(self, next: Self, inputs: usize, max_runs: usize) -> Option<Vec<TapRun>> {
         let middle = self.outputs(inputs)?;
         let outputs = next.outputs(middle)?;

@@ -1,8 +1,8 @@
 //! Selection of the layers of a chain to compose, by dynamic programming.
 //!
-//! Composing three layers may pay where no pair does: expanding 1×1, depthwise 3×3 and projecting 1×1 become one 3×3.
-//! So every run of consecutive layers is a candidate, and the best division of the chain into runs is computed over its
-//! prefixes.
+//! Composing three layers may pay where no pair does: expanding 1×1, depthwise 3×3 and projecting 1×1 become
+//! one 3×3. So every run of consecutive layers is a candidate, and the best division of the chain into runs
+//! is computed over its prefixes.
 
 use super::{
     axis::{Axis, Border},
@@ -71,7 +71,8 @@ impl<'l, 'g> Candidate<'l, 'g> {
         Ok(writer.patch)
     }
 
-    /// The per-channel map that follows the product, with the product's bias; `None` if other layers follow or precede it.
+    /// The per-channel map that follows the product, with the product's bias; `None` if other layers follow
+    /// or precede it.
     fn affine(&self) -> Option<ChannelAffine> {
         let (product, rest) = self.layers.split_first()?;
         let (LayerWeights::Conv { bias, .. } | LayerWeights::Matrix { bias, .. }) = &product.weights else {

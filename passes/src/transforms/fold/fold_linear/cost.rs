@@ -9,8 +9,8 @@ use super::{
 /// The size assumed for axes that are not fixed. All layers of a chain scale with it alike.
 pub const NOMINAL: usize = 224;
 
-/// Multiply-accumulates that cost as much as reading, changing and writing one element: a core does about 20 of them
-/// per nanosecond and moves one element.
+/// Multiply-accumulates that cost as much as reading, changing and writing one element: a core does about 20
+/// of them per nanosecond and moves one element.
 const MACS_PER_MOVE: u64 = 16;
 
 /// Multiply-accumulates that cost as much as calling a node: 1 to 2 µs.
@@ -165,7 +165,8 @@ pub fn elements(outline: &Outline, sizes: &Sizes, rows: u64) -> u64 {
     output_positions(outline, &nominal(sizes)).saturating_mul(rows).saturating_mul(outline.outputs as u64)
 }
 
-/// The cost of a composite with seams: a `Slice` and a `Conv` per tile, and the `Concat`s that join the tiles.
+/// The cost of a composite with seams: a `Slice` and a `Conv` per tile, and the `Concat`s that join the
+/// tiles.
 pub fn of_tiles(outline: &Outline, runs: &[Vec<TapRun>]) -> LayerCost {
     let per_output = product([outline.outputs, outline.inputs / outline.group]);
     // The work on all tiles is the product over the axes of the sums over their runs.

@@ -16,12 +16,12 @@ use std::ops::Range;
 pass! {
     /// Replace two consecutive convolutions by one with the larger of their kernels.
     ///
-    /// The composite `W[:,:,t] = Σ W₂[:,:,c]·W₁[:,:,a]` over `c·d₂s₁ + a·d₁ = t·d` (see `fold-linear`) is cropped to its
-    /// middle taps, as many as the larger kernel has along each axis. An approximation that needs a refit: see `crop`
-    /// of `remove-activations`.
+    /// The composite `W[:,:,t] = Σ W₂[:,:,c]·W₁[:,:,a]` over `c·d₂s₁ + a·d₁ = t·d` (see `fold-linear`) is
+    /// cropped to its middle taps, as many as the larger kernel has along each axis. An approximation that
+    /// needs a refit: see `crop` of `remove-activations`.
     ///
-    /// Declines unless the composite has more multiply-accumulates than both convolutions, and if the padding is
-    /// narrower than the taps that are removed.
+    /// Declines unless the composite has more multiply-accumulates than both convolutions, and if the padding
+    /// is narrower than the taps that are removed.
     #[pass("crop-kernels", Lossy, "composed kernel cropped", "composed kernels cropped")]
     pub struct CropKernels {}
 }

@@ -26,12 +26,13 @@ pub struct Writer<'g> {
     name: Option<String>,
 }
 
-/// The largest accepted [`Kernel::amplification`]: with 24-bit weights, rounding errors of the original layers then reach
-/// 6·10⁻⁵ of the outputs, and the default tolerance is 10⁻⁴.
+/// The largest accepted [`Kernel::amplification`]: with 24-bit weights, rounding errors of the original
+/// layers then reach 6·10⁻⁵ of the outputs, and the default tolerance is 10⁻⁴.
 const MAX_AMPLIFICATION: f64 = 1e3;
 
 impl<'g> Writer<'g> {
-    /// A writer of nodes that replace `at`, with the element type of these layers and named after their last product.
+    /// A writer of nodes that replace `at`, with the element type of these layers and named after their last
+    /// product.
     pub fn at(at: NodeRef<'g>, layers: &[LinearLayer<'g>]) -> Result<Self, Decline> {
         let dtypes: Vec<_> = layers.iter().filter_map(LinearLayer::dtype).collect();
         let (&dtype, rest) = dtypes.split_first().ok_or(Decline::Mismatch)?;
@@ -48,7 +49,8 @@ impl<'g> Writer<'g> {
         })
     }
 
-    /// A writer of nodes that replace `at`, with weights named `hint` and the names of bias and node of `like`.
+    /// A writer of nodes that replace `at`, with weights named `hint` and the names of bias and node of
+    /// `like`.
     pub fn of(at: NodeRef<'g>, dtype: DataType, hint: &str, like: NodeRef<'g>) -> Self {
         let bias = like.optional(2).filter(|_| !like.is("Concat") && !like.is("Sum"));
         let bias = bias.map_or_else(|| format!("{hint}_bias"), |b| b.name().to_owned());
@@ -141,8 +143,8 @@ impl<'g> Writer<'g> {
         }
     }
 
-    /// The product `at` with scaled weights and another bias. The weights keep their layout, and remain the same constant
-    /// if all factors are 1.
+    /// The product `at` with scaled weights and another bias. The weights keep their layout, and remain the
+    /// same constant if all factors are 1.
     pub fn affine(&mut self, at: NodeRef<'g>, affine: &ChannelAffine) -> Result<Ref, Decline> {
         let (x, weight) = (at.input(0)?.into(), Weight::of(at)?);
         let weight = if affine.scales() {
@@ -296,8 +298,8 @@ impl<'g> Writer<'g> {
         Ok(self.node("Conv", &attributes, &inputs))
     }
 
-    /// A layer with seams: each tile is computed from a slice of the input, and tiles are concatenated axis by axis, the last
-    /// axis first. The caller checks the accuracy of the composite.
+    /// A layer with seams: each tile is computed from a slice of the input, and tiles are concatenated axis
+    /// by axis, the last axis first. The caller checks the accuracy of the composite.
     pub fn tiles(&mut self, x: Ref, tiles: &[Tile], sizes: &[usize]) -> Result<Ref, Decline> {
         self.tiles_along(x, tiles, 0, sizes)
     }

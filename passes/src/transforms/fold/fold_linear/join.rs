@@ -1,7 +1,7 @@
 //! A view of an `Add`, `Sum` or `Concat` of branches over one input as a single layer.
 //!
-//! Taps of the branches that read the same input add up: tap `a` of a branch reads at offset `a·d − before` from the
-//! position of its output. A branch without layers is the identity.
+//! Taps of the branches that read the same input add up: tap `a` of a branch reads at offset `a·d − before`
+//! from the position of its output. A branch without layers is the identity.
 
 use super::{
     axis::{Axis, Border, gcd},

@@ -1,7 +1,7 @@
 //! Linear layers with weights in f64: composition, sum and concatenation.
 //!
-//! The composite of `W₁` and `W₂` sums, over the channels between them and over all pairs of taps that map to the same
-//! tap, products of matrices: `W[:,:,t] = Σ W₂[:,:,c]·W₁[:,:,a]` over `c·d₂s₁ + a·d₁ = t·d`.
+//! The composite of `W₁` and `W₂` sums, over the channels between them and over all pairs of taps that map to
+//! the same tap, products of matrices: `W[:,:,t] = Σ W₂[:,:,c]·W₁[:,:,a]` over `c·d₂s₁ + a·d₁ = t·d`.
 
 use super::{
     axis::{Axis, Border, TapRun, gcd},
@@ -302,8 +302,8 @@ impl Kernel {
         self.composed(next, &next.all_taps())
     }
 
-    /// The composite of this layer and `next` in tiles. All outputs of a tile have the same taps of `next` inside, so its
-    /// kernel and bias are exact without corrections.
+    /// The composite of this layer and `next` in tiles. All outputs of a tile have the same taps of `next`
+    /// inside, so its kernel and bias are exact without corrections.
     pub fn tiles(&self, next: &Self, runs: &[Vec<TapRun>]) -> Vec<Tile> {
         let counts: Vec<_> = runs.iter().map(Vec::len).collect();
         let tile = |position: Vec<usize>| {
@@ -329,8 +329,8 @@ impl Kernel {
         Self::new(weight, self.group, axes, self.bias.clone())
     }
 
-    /// The same layer with its taps on the grid of `axes`, which includes them (see [`Outline::common`]), and in `group`
-    /// groups, a divisor of its own number.
+    /// The same layer with its taps on the grid of `axes`, which includes them (see [`Outline::common`]), and
+    /// in `group` groups, a divisor of its own number.
     fn on_grid(&self, axes: &[Axis], group: usize) -> Self {
         if self.axes == axes && self.group == group {
             return self.clone();
@@ -415,12 +415,13 @@ impl Kernel {
 
 /// The largest `|W|·|x₀|` as a multiple of `|b|`.
 ///
-/// `W·x + b` has a rounding error of about `ε·(|W|·|x| + |b|)`, and `W·(x − x₀)` of `ε·(|W|·|x| + |W|·|x₀|)` with
-/// `|W|·|x₀| ≥ |b|`: the shift is as precise as the bias if both are equal. A factor of 2 loses one bit. Factors per channel
-/// have `|W|·|x₀| = |b|`, while channels that mix mostly cancel (10 to 100 times `|b|`).
+/// `W·x + b` has a rounding error of about `ε·(|W|·|x| + |b|)`, and `W·(x − x₀)` of `ε·(|W|·|x| + |W|·|x₀|)`
+/// with `|W|·|x₀| ≥ |b|`: the shift is as precise as the bias if both are equal. A factor of 2 loses one bit.
+/// Factors per channel have `|W|·|x₀| = |b|`, while channels that mix mostly cancel (10 to 100 times `|b|`).
 const MAX_SHIFT: f64 = 2.0;
 
-/// The constant input `x` of a pointwise layer with `W·x = −ones`, if there is an accurate solution within [`MAX_SHIFT`].
+/// The constant input `x` of a pointwise layer with `W·x = −ones`, if there is an accurate solution within
+/// [`MAX_SHIFT`].
 fn solve_shift(weight: &Array3<f64>, group: usize, ones: &Array2<f64>) -> Option<Vec<f64>> {
     let (outputs, inputs, _) = weight.dim();
     let rows = outputs / group;

@@ -56,8 +56,8 @@ impl<'e> CompositionTimer<'e> {
         self.failed.borrow().clone().map_or(Ok(()), Err)
     }
 
-    /// Times the nodes that compute `outputs` from `input` before and after `change`. Equal keys are timed once. `None` if
-    /// the nodes cannot be extracted from their graph.
+    /// Times the nodes that compute `outputs` from `input` before and after `change`. Equal keys are timed
+    /// once. `None` if the nodes cannot be extracted from their graph.
     pub fn time(
         &self,
         key: &str,
@@ -118,8 +118,8 @@ fn median(mut times: Vec<f64>) -> f64 {
     times.get(times.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// Extracts the nodes between a value and others into a graph of its own, and returns it with the type and shape of its
-/// input `x`: one sample, and [`super::cost::NOMINAL`] for sizes that are not fixed.
+/// Extracts the nodes between a value and others into a graph of its own, and returns it with the type and
+/// shape of its input `x`: one sample, and [`super::cost::NOMINAL`] for sizes that are not fixed.
 fn extracted(input: ValueRef<'_>, outputs: &[ValueRef<'_>]) -> Option<(Graph, (DataType, Vec<usize>))> {
     let graph = input.graph;
     let nominal = |(axis, dim): (usize, &pare_graph::Dim)| {

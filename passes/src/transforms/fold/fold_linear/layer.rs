@@ -356,7 +356,8 @@ fn elementwise(at: NodeRef<'_>) -> Result<LinearLayer<'_>, Decline> {
     Ok(diagonal(at, input, layout, scale, shift, points(layout)))
 }
 
-/// The layout and the number of channels of an operation that is the same for all channels, from the layers around it.
+/// The layout and the number of channels of an operation that is the same for all channels, from the layers
+/// around it.
 fn scalar_layout<'g>(at: NodeRef<'g>, input: ValueRef<'g>) -> Result<(Layout, usize), Decline> {
     let shape = input.shape().ok_or(Decline::Mismatch)?;
     let layout_of = |at: NodeRef<'_>| match at.op() {
@@ -380,7 +381,8 @@ fn scalar_layout<'g>(at: NodeRef<'g>, input: ValueRef<'g>) -> Result<(Layout, us
     Ok((layout, channels(input, axis)?))
 }
 
-/// The largest number of channels; larger than any vocabulary. Sizes declared in the file are not trusted beyond it.
+/// The largest number of channels; larger than any vocabulary. Sizes declared in the file are not trusted
+/// beyond it.
 const MAX_CHANNELS: usize = 1 << 22;
 
 /// The size of the channel axis.
@@ -441,7 +443,8 @@ pub fn chain_producing(value: ValueRef<'_>, depth: usize) -> Vec<LinearLayer<'_>
     layers
 }
 
-/// The outline with `axes` axes. After a flattened image it has none, which is equivalent to one position on each.
+/// The outline with `axes` axes. After a flattened image it has none, which is equivalent to one position on
+/// each.
 pub fn lifted(outline: &Outline, axes: usize) -> Outline {
     let mut outline = outline.clone();
     if outline.axes.is_empty() {

@@ -32,18 +32,20 @@ use siblings::Siblings;
 pass! {
     /// Compose consecutive linear layers into one.
     ///
-    /// Convolutions, matrix products, batch norms, scales and shifts per channel, zero padding and average pools are
-    /// linear, as are chains of them, and sums or concatenations of such chains over one input. A chain
-    /// `W₂·(W₁·x + b₁) + b₂` becomes `(W₂W₁)·x + (W₂b₁ + b₂)`: kernels of any size, stride, dilation, padding and
-    /// grouping compose tap by tap, `W[:,:,t] = Σ W₂[:,:,c]·W₁[:,:,a]` over `c·d₂s₁ + a·d₁ = t·d`. Where the second
-    /// layer pads the output of the first, the border is computed from the taps inside it, so the result is exact
-    /// everywhere. Weights are composed in f64 and rounded once.
+    /// Convolutions, matrix products, batch norms, scales and shifts per channel, zero padding and average
+    /// pools are linear, as are chains of them, and sums or concatenations of such chains over one input. A
+    /// chain `W₂·(W₁·x + b₁) + b₂` becomes `(W₂W₁)·x + (W₂b₁ + b₂)`: kernels of any size, stride, dilation,
+    /// padding and grouping compose tap by tap, `W[:,:,t] = Σ W₂[:,:,c]·W₁[:,:,a]` over
+    /// `c·d₂s₁ + a·d₁ = t·d`. Where the second layer pads the output of the first, the border is computed
+    /// from the taps inside it, so the result is exact everywhere. Weights are composed in f64 and rounded
+    /// once.
     ///
-    /// Declines if the composite would cost more, if most of the composed weights would cancel, and if the border
-    /// depends on sizes that are not fixed.
+    /// Declines if the composite would cost more, if most of the composed weights would cancel, and if the
+    /// border depends on sizes that are not fixed.
     #[pass("fold-linear", Rounding, "linear layer composed", "linear layers composed")]
     pub struct FoldLinear {
-        /// The criterion: `macs` (MACs never rise; nodes and moved elements count too), `latency` (both forms are timed), `always`.
+        /// The criterion: `macs` (MACs never rise; nodes and moved elements count too), `latency` (both forms
+        /// are timed), `always`.
         pub by: By = By::Macs,
     }
 }
@@ -72,8 +74,9 @@ fn fold(graph: &mut Graph, cx: &mut Context<'_>, policy: &CompositionPolicy<'_>)
     let silent = |_| Decline::Mismatch;
     loop {
         let before = cx.report.patches;
-        // Pools first: a 1×1 convolution after them costs less than any composite. Then joins of branches, since one
-        // composed branch may no longer add up with the others. Siblings last, since they may be parts of chains.
+        // Pools first: a 1×1 convolution after them costs less than any composite. Then joins of branches,
+        // since one composed branch may no longer add up with the others. Siblings last, since they may be
+        // parts of chains.
         cx.rewrite_graph(graph, &["AveragePool", "GlobalAveragePool", "ReduceMean"], |at| {
             swap::pool(at).map_err(silent)
         })?;
@@ -108,7 +111,8 @@ const LAYERS: &[&str] = &[
     "Concat",
 ];
 
-/// Reports the layers that could be composed and were not. Once at the end, since each rule knows only its own reasons.
+/// Reports the layers that could be composed and were not. Once at the end, since each rule knows only its
+/// own reasons.
 fn report_declines(graph: &Graph, cx: &mut Context<'_>, policy: &CompositionPolicy<'_>) {
     let reason = |result| match result {
         Err(Decline::Because(why)) => Some(why),

@@ -80,8 +80,8 @@ impl Outline {
         self.axes.iter().zip(sizes).map(|(axis, &size)| axis.outputs(size?)).collect()
     }
 
-    /// The composite of this layer and `next` for inputs of these sizes, and its border. A composite with seams can be
-    /// computed in tiles, but not composed further.
+    /// The composite of this layer and `next` for inputs of these sizes, and its border. A composite with
+    /// seams can be computed in tiles, but not composed further.
     pub fn then(&self, next: &Self, sizes: &Sizes) -> Result<(Self, Border), Obstacle> {
         if self.outputs != next.inputs || self.axes.len() != next.axes.len() || self.axes.len() != sizes.len()
         {
@@ -97,14 +97,16 @@ impl Outline {
         if next.offset.ones.is_some() || border == Border::Seam && positional {
             return Err(Obstacle::Seams);
         }
-        // The output of the first layer is padded with zeros, not with its bias. If the first layer is pointwise, its
-        // bias is the response to a channel of ones. Otherwise its contribution at each position is a map.
+        // The output of the first layer is padded with zeros, not with its bias. If the first layer is
+        // pointwise, its bias is the response to a channel of ones. Otherwise its contribution at each
+        // position is a map.
         let cut_off = border == Border::Blank && own.bias;
         let offset = Offset {
             bias: next.offset.bias || own.bias && !cut_off,
             ones: match own.ones {
                 Some(_) if cut_off => Some(Ones::Channel),
-                // `a·x + b = a·(x + b/a)`. If channels mix, the existence of such a shift depends on the weights.
+                // `a·x + b = a·(x + b/a)`. If channels mix, the existence of such a shift depends on the
+                // weights.
                 None if cut_off && self.is_pointwise() => {
                     Some(if self.is_diagonal() { Ones::Shift } else { Ones::Channel })
                 }

@@ -16,8 +16,8 @@ pub struct Siblings<'g> {
 }
 
 impl<'g> Siblings<'g> {
-    /// The layer and its siblings with the same kernel size, strides and padding. Declines unless it is the first of at
-    /// least two.
+    /// The layer and its siblings with the same kernel size, strides and padding. Declines unless it is the
+    /// first of at least two.
     pub fn of(at: NodeRef<'g>) -> Result<Self, Decline> {
         let first = product(at)?;
         let same = |other: &LinearLayer<'_>| {

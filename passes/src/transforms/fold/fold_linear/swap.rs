@@ -1,7 +1,7 @@
 //! Exchange of 1×1 convolutions and the average pools that follow them.
 //!
-//! An average over positions and a sum over channels commute, `mean(W·x + b) = W·mean(x) + b`, and there are fewer
-//! positions after the pool.
+//! An average over positions and a sum over channels commute, `mean(W·x + b) = W·mean(x) + b`, and there are
+//! fewer positions after the pool.
 
 use super::layer::{LayerWeights, Layout, LinearLayer};
 use pare_graph::{

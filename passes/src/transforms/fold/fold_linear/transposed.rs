@@ -1,8 +1,9 @@
 //! Pointwise layers before and after `ConvTranspose`.
 //!
-//! A transposed convolution adds each input to the outputs `s·v + d·a − before`, through one matrix between channels per
-//! tap. A pointwise layer on either side multiplies into these matrices, for any stride, padding and dilation. A bias
-//! before it does not compose: the number of taps that contribute differs between outputs.
+//! A transposed convolution adds each input to the outputs `s·v + d·a − before`, through one matrix between
+//! channels per tap. A pointwise layer on either side multiplies into these matrices, for any stride, padding
+//! and dilation. A bias before it does not compose: the number of taps that contribute differs between
+//! outputs.
 
 use super::{
     axis::Axis,
@@ -83,8 +84,8 @@ fn compose<'g>(
     Ok(writer.patch)
 }
 
-/// The weights of a `ConvTranspose` as a kernel `[outputs, inputs of a group, taps]`, for compositions with pointwise
-/// layers only.
+/// The weights of a `ConvTranspose` as a kernel `[outputs, inputs of a group, taps]`, for compositions with
+/// pointwise layers only.
 fn transposed_kernel(at: NodeRef<'_>, view: &ConvTransposeView) -> Result<Kernel, Decline> {
     let weight = at.input(1)?.constant()?;
     expect(weight.dtype().is_float())?;

@@ -73,8 +73,8 @@ pub struct Threshold {
     pub agreement: f64,
 }
 
-/// Fits a head to all samples. Its threshold is determined by cross-validation; `None` if no threshold reaches
-/// `agreement`.
+/// Fits a head to all samples. Its threshold is determined by cross-validation; `None` if no threshold
+/// reaches `agreement`.
 pub fn fit(x: &Rows, y: &Rows, agreement: f64) -> Result<(Affine, Option<Threshold>), NotFinite> {
     let n = x.count();
     let fold = |i: usize| -> Range<usize> { n * i / FOLDS..n * (i + 1) / FOLDS };
@@ -144,8 +144,8 @@ pub fn threshold(mut predictions: Vec<Prediction>, agreement: f64) -> Option<Thr
     found
 }
 
-/// The largest number `k` of errors in `n` samples with `P(X ≤ k) ≤ 0.1` for a binomial `X` of error rate `rate`, so that a
-/// rate below it is supported with a confidence of 0.9; 0 if `n` is too small.
+/// The largest number `k` of errors in `n` samples with `P(X ≤ k) ≤ 0.1` for a binomial `X` of error rate
+/// `rate`, so that a rate below it is supported with a confidence of 0.9; 0 if `n` is too small.
 pub fn allowed_errors(n: usize, rate: f64) -> usize {
     // P(X = 0), then term by term.
     let mut term = (n as f64 * (-rate).ln_1p()).exp();

@@ -21,13 +21,14 @@ use std::collections::HashMap;
 pass! {
     /// Add an early exit for samples that are easy to classify.
     ///
-    /// At a tensor `c` that all data passes through, a head `W·pool(c) + b` is fitted to the logits of the model by ridge
-    /// regression. Its result is used if its highest probability exceeds a threshold:
-    /// `y = If(max softmax(head) > τ, head, rest)`. `τ` is the lowest threshold at which, by cross-validation and with a
-    /// confidence of 0.9, a share of `agreement` keeps its class. `c` is the tensor with the largest savings.
+    /// At a tensor `c` that all data passes through, a head `W·pool(c) + b` is fitted to the logits of the
+    /// model by ridge regression. Its result is used if its highest probability exceeds a threshold:
+    /// `y = If(max softmax(head) > τ, head, rest)`. `τ` is the lowest threshold at which, by cross-validation
+    /// and with a confidence of 0.9, a share of `agreement` keeps its class. `c` is the tensor with the
+    /// largest savings.
     ///
-    /// The model must take one sample at a time: declines a fixed batch size above 1, and a symbolic one unless
-    /// `allow_interface_change=true` sets it to 1. Needs a single output with class scores.
+    /// The model must take one sample at a time: declines a fixed batch size above 1, and a symbolic one
+    /// unless `allow_interface_change=true` sets it to 1. Needs a single output with class scores.
     #[pass("add-early-exit", Lossy)]
     pub struct AddEarlyExit {
         /// The share of samples that must keep their class.

@@ -109,7 +109,8 @@ pub fn needed(graph: &Graph, value: ValueId) -> HashSet<NodeId> {
     nodes
 }
 
-/// The branch that computes `output` from `cut`, which it captures. Constants without other uses are moved inside.
+/// The branch that computes `output` from `cut`, which it captures. Constants without other uses are moved
+/// inside.
 fn late_branch(
     graph: &Graph,
     cut: ValueId,

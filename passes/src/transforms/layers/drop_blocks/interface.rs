@@ -67,7 +67,8 @@ fn numbers(name: &str) -> Vec<(&str, u64, &str)> {
     found
 }
 
-/// New names for the remaining inputs and outputs of a numbered row, in an order in which each new name is free.
+/// New names for the remaining inputs and outputs of a numbered row, in an order in which each new name is
+/// free.
 fn renumbered(graph: &Graph, removed: &[String]) -> Vec<(String, String)> {
     let mut rows: BTreeMap<(&str, &str), BTreeSet<u64>> = BTreeMap::new();
     for name in removed {

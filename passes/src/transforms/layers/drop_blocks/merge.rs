@@ -1,8 +1,8 @@
 //! Merging of removed blocks into a kept one (*LaCo*).
 //!
-//! `θ* = θ_l + η·Σ_k (θ_{l+k} - θ_l)` over weights and biases of the linear layers; norms are unchanged. The paper's `η` is
-//! 1, which overshoots where blocks differ, so it is chosen on samples. The published notebooks update `θ_l` while they
-//! add, and so end with the weights of the last block: `keep-last`.
+//! `θ* = θ_l + η·Σ_k (θ_{l+k} - θ_l)` over weights and biases of the linear layers; norms are unchanged. The
+//! paper's `η` is 1, which overshoots where blocks differ, so it is chosen on samples. The published
+//! notebooks update `θ_l` while they add, and so end with the weights of the last block: `keep-last`.
 
 use super::{BlockRepair, BlockSearch, RemovedBlock};
 use crate::{

@@ -28,8 +28,8 @@ use std::collections::HashMap;
 pub enum Criterion {
     /// `1 - E cos(u, v)` over positions (block influence, *ShortGPT*).
     Influence,
-    /// The angle between the input and the output of a span of blocks (*The Unreasonable Ineffectiveness of the Deeper
-    /// Layers*).
+    /// The angle between the input and the output of a span of blocks (*The Unreasonable Ineffectiveness of
+    /// the Deeper Layers*).
     Angular,
     /// The entropy of the signs of the inputs of activations (*EASIER*).
     Entropy,
@@ -53,10 +53,11 @@ pub enum BlockRepair {
     LeastSquares,
     /// Refits that layer and every later one to reproduce the values of the original.
     Refit,
-    /// Adds the differences to the removed blocks to the weights of a kept block of the same shape, `θ + η·Σ (θ' - θ)`,
-    /// with `η` chosen on samples (*LaCo*, as in the paper).
+    /// Adds the differences to the removed blocks to the weights of a kept block of the same shape,
+    /// `θ + η·Σ (θ' - θ)`, with `η` chosen on samples (*LaCo*, as in the paper).
     Merge,
-    /// Replaces the weights of a kept block of the same shape by those of the last removed one (*LaCo*, as in its code).
+    /// Replaces the weights of a kept block of the same shape by those of the last removed one (*LaCo*, as in
+    /// its code).
     KeepLast,
 }
 
@@ -73,19 +74,21 @@ pub enum Unit {
 pass! {
     /// Remove residual blocks and repair the remaining layers.
     ///
-    /// `v = u + f(u)` becomes `u`, a projection `v = s(u) + f(u)` becomes `s(u)`. Blocks are removed one at a time and scored
-    /// again after each, until `count` or `ratio` is reached or a limit would be exceeded on held-out samples, which also
-    /// decide whether the repair is kept. No training.
+    /// `v = u + f(u)` becomes `u`, a projection `v = s(u) + f(u)` becomes `s(u)`. Blocks are removed one at a
+    /// time and scored again after each, until `count` or `ratio` is reached or a limit would be exceeded on
+    /// held-out samples, which also decide whether the repair is kept. No training.
     ///
-    /// Declines blocks with model inputs or outputs of their own, such as a KV cache, unless `allow_interface_change=true`:
-    /// then these are removed, and the numbers in the names of the others are closed up.
+    /// Declines blocks with model inputs or outputs of their own, such as a KV cache, unless
+    /// `allow_interface_change=true`: then these are removed, and the numbers in the names of the others are
+    /// closed up.
     #[pass("drop-blocks", Lossy)]
     pub struct DropBlocks {
         /// The number of blocks to remove.
         pub count: Option<usize> = None,
         /// The share of the blocks to remove.
         pub ratio: Option<f64> = None,
-        /// The largest drift of the outputs (mean KL divergence of class scores, else squared error over variance).
+        /// The largest drift of the outputs (mean KL divergence of class scores, else squared error over
+        /// variance).
         pub max_drift: Option<f64> = None,
         /// The smallest share of samples that keep their class.
         pub min_agreement: Option<f64> = None,
@@ -332,7 +335,8 @@ fn report_quality(measured: &Measured, cx: &mut Context<'_>) {
     }
 }
 
-/// Removes blocks from a model. Returns, for the stream after each block, the value that replaces it, by name.
+/// Removes blocks from a model. Returns, for the stream after each block, the value that replaces it, by
+/// name.
 fn remove_blocks(model: &mut Model, removed: &[RemovedBlock]) -> Result<HashMap<String, String>, PassError> {
     let graph = &mut model.graph;
     let mut replacements = HashMap::new();

@@ -1,5 +1,5 @@
-//! Repair in closed form, without new nodes: the layer before a gap, and later ones, are refitted to reproduce the values
-//! of the original.
+//! Repair in closed form, without new nodes: the layer before a gap, and later ones, are refitted to
+//! reproduce the values of the original.
 //!
 //! | repair | refitted |
 //! |---|---|
@@ -8,7 +8,8 @@
 //! | `refit` | all weights of the same layer, and of every later one, in order |
 //!
 //! The target is the stream after the gap: with `skip`, the other term of the sum, the layer is fitted to
-//! `v_original - skip`. If no layer before the gap can be refitted (an embedding), the next writer to the stream is.
+//! `v_original - skip`. If no layer before the gap can be refitted (an embedding), the next writer to the
+//! stream is.
 
 use super::{BlockRepair, BlockSearch, RemovedBlock, merge};
 use crate::{
@@ -79,7 +80,8 @@ struct Gap {
     target: ValueId,
 }
 
-/// The gaps left by removed blocks. Consecutive blocks leave one, whose target is the stream after the last of them.
+/// The gaps left by removed blocks. Consecutive blocks leave one, whose target is the stream after the last
+/// of them.
 fn gaps(
     original: &Graph,
     changed: &Graph,
@@ -160,7 +162,8 @@ struct StreamWriter {
     is_term: bool,
 }
 
-/// The layer whose output is this value, possibly after an `Add` and a clip. Of two terms, the one with more weights.
+/// The layer whose output is this value, possibly after an `Add` and a clip. Of two terms, the one with more
+/// weights.
 fn writer_before(
     graph: &Graph,
     layers: &HashMap<ValueId, NodeId>,

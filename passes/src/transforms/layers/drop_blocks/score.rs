@@ -32,7 +32,8 @@ pub struct ScoredSpan {
 }
 
 impl Scores {
-    /// The candidate with the lowest score among the longest spans of at most `max_units` units that are not removed yet.
+    /// The candidate with the lowest score among the longest spans of at most `max_units` units that are not
+    /// removed yet.
     pub fn lowest(&self, removed: &[RemovedBlock], max_units: usize) -> Option<ScoredSpan> {
         let eligible = |s: &&ScoredSpan| {
             s.units <= max_units

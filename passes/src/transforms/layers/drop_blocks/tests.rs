@@ -224,8 +224,8 @@ fn refuses_invalid_options_and_models() {
     assert!(DropBlocks { count: Some(1), ratio: Some(0.5), ..DropBlocks::default() }.validate().is_err());
 }
 
-/// All blocks, with an activation after the sum, are removed: the layer before the first is fitted to the output of the
-/// last.
+/// All blocks, with an activation after the sum, are removed: the layer before the first is fitted to the
+/// output of the last.
 #[test]
 fn repairs_a_gap_towards_its_last_block_in_any_order_of_removal() {
     let conv = "Conv<pads = [1, 1, 1, 1]>";

@@ -24,7 +24,8 @@ pub struct Candidate {
     pub drift: Option<f64>,
 }
 
-/// Ridge parameters to choose from by the drift on held-out samples. The first suits many samples, the last few.
+/// Ridge parameters to choose from by the drift on held-out samples. The first suits many samples, the last
+/// few.
 const LAMBDAS: [f64; 3] = [1e-3, 1e-2, 1e-1];
 /// Samples for a refit: 20,000 rows for a layer with some hundred inputs.
 const REFIT_SAMPLES: usize = 640;

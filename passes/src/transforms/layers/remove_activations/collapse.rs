@@ -1,8 +1,8 @@
 //! Replacement of the linear end of a network by one matrix per value that it starts from.
 //!
-//! Without activations between values `vᵢ` and an output `y` with few elements, `y = Σ Mᵢ·vᵢ + c` costs `|y|·Σ|vᵢ|`
-//! multiply-accumulates, however many layers there are in between. The columns of `Mᵢ` are the outputs for unit vectors
-//! less `c`, the output for zeros, both computed by the engine.
+//! Without activations between values `vᵢ` and an output `y` with few elements, `y = Σ Mᵢ·vᵢ + c` costs
+//! `|y|·Σ|vᵢ|` multiply-accumulates, however many layers there are in between. The columns of `Mᵢ` are the
+//! outputs for unit vectors less `c`, the output for zeros, both computed by the engine.
 
 use super::ActivationSearch;
 use crate::{

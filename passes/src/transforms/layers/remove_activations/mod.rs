@@ -72,19 +72,21 @@ pass! {
     /// Remove activations and compose the layers around them.
     ///
     /// An activation `y = f(z)` is replaced by its least-squares line on the samples, channel by channel:
-    /// `a = Cov(z, f(z))/Var(z)`, `c = E f(z) − a·E z`. The line is folded into the adjacent layers, these are composed (see
-    /// `fold-linear`), and every affected layer is refitted in closed form to reproduce the values of the original. The end of
-    /// a network without activations becomes one matrix.
+    /// `a = Cov(z, f(z))/Var(z)`, `c = E f(z) − a·E z`. The line is folded into the adjacent layers, these
+    /// are composed (see `fold-linear`), and every affected layer is refitted in closed form to reproduce the
+    /// values of the original. The end of a network without activations becomes one matrix.
     ///
-    /// The criterion is evaluated again after each removal (`rescore`). The target is `count`, `below`, a limit, or `names`;
-    /// limits are checked on held-out samples. Declines activations whose channels are unknown.
+    /// The criterion is evaluated again after each removal (`rescore`). The target is `count`, `below`, a
+    /// limit, or `names`; limits are checked on held-out samples. Declines activations whose channels are
+    /// unknown.
     #[pass("remove-activations", Lossy)]
     pub struct RemoveActivations {
         /// The number of activations to remove.
         pub count: Option<usize> = None,
         /// Remove activations with a score below this.
         pub below: Option<f64> = None,
-        /// The largest drift of the outputs (mean KL divergence of class scores, else squared error over variance).
+        /// The largest drift of the outputs (mean KL divergence of class scores, else squared error over
+        /// variance).
         pub max_drift: Option<f64> = None,
         /// The smallest share of samples that keep their class.
         pub min_agreement: Option<f64> = None,
@@ -92,9 +94,9 @@ pass! {
         pub max_accuracy_drop: Option<f64> = None,
         /// Only activations with these names, `*` as a wildcard; all of them if there is no other target.
         pub names: Vec<String> = vec![],
-        /// The score: `loss` (measured drift of the outputs), `entropy` (of signs; EASIER), `tlc` (the same of a Gaussian
-        /// with the batch norm's β and γ, or the samples' mean and deviation), `tlc-ablation`, `slope` (distance from 1). By
-        /// default `loss` with samples, else `slope`.
+        /// The score: `loss` (measured drift of the outputs), `entropy` (of signs; EASIER), `tlc` (the same
+        /// of a Gaussian with the batch norm's β and γ, or the samples' mean and deviation), `tlc-ablation`,
+        /// `slope` (distance from 1). By default `loss` with samples, else `slope`.
         pub criterion: Option<Criterion> = None,
         /// The replacement: `affine` or `identity`. By default `affine` with samples.
         pub replacement: Option<Replacement> = None,
@@ -102,7 +104,8 @@ pass! {
         pub refit: Option<bool> = None,
         /// The criterion for composing layers: see `fold-linear`.
         pub by: By = By::Macs,
-        /// Where composing convolutions would cost more: use one with the larger kernel and refit it (see `crop-kernels`).
+        /// Where composing convolutions would cost more: use one with the larger kernel and refit it (see
+        /// `crop-kernels`).
         pub crop: bool = false,
         /// Evaluate the criterion again after each removal.
         pub rescore: bool = true,
@@ -272,8 +275,8 @@ impl<'p, 't> ActivationSearch<'p, 't> {
         self.finish(&removed, current.filter(|_| limits.any()), cx).map(Some)
     }
 
-    /// The activation with the lowest score, if that is below `below`. If it is the first one, the reason why there is
-    /// none is reported.
+    /// The activation with the lowest score, if that is below `below`. If it is the first one, the reason why
+    /// there is none is reported.
     fn lowest(
         &self,
         scores: &HashMap<usize, f64>,

@@ -25,8 +25,8 @@ impl Line {
 
 /// The patch that replaces an activation with channels along `axis` by the line of each channel.
 ///
-/// If `z = p + q`, the line is distributed, `a·(p + q) + c = (a·p + c) + a·q`, so that it can be folded into the producers
-/// of the terms.
+/// If `z = p + q`, the line is distributed, `a·(p + q) + c = (a·p + c) + a·q`, so that it can be folded into
+/// the producers of the terms.
 pub fn replace(
     graph: &Graph,
     activation: &Activation,
@@ -56,8 +56,8 @@ pub fn replace(
     Ok(writer.patch)
 }
 
-/// The `Add` that produces the input of an activation and has no other use, and its terms, first one that is produced by
-/// a layer without other uses.
+/// The `Add` that produces the input of an activation and has no other use, and its terms, first one that is
+/// produced by a layer without other uses.
 fn terms<'g>(z: ValueRef<'g>, activation: &Activation) -> Option<(NodeRef<'g>, ValueRef<'g>, ValueRef<'g>)> {
     let add = z.produced_by("Add").ok()?;
     let sole_use =

@@ -8,9 +8,9 @@
 //! | `tlc-ablation` | drift when units with `μ ≤ 0` become 0 and the others the identity | the same authors' code |
 //! | `loss` | drift with the least-squares lines in its place | |
 //!
-//! with the binary entropy `H(p) = −p·log₂ p − (1−p)·log₂(1−p)`. The authors of TLC rank by the loss on labels, which may
-//! decrease; their code then removes several layers at once. The drift from the original needs no labels and is never
-//! negative, so here activations are removed one at a time.
+//! with the binary entropy `H(p) = −p·log₂ p − (1−p)·log₂(1−p)`. The authors of TLC rank by the loss on
+//! labels, which may decrease; their code then removes several layers at once. The drift from the original
+//! needs no labels and is never negative, so here activations are removed one at a time.
 
 use super::{
     ActivationSearch, Criterion,

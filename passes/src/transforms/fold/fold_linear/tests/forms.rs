@@ -160,7 +160,8 @@ fn composes_branches_over_one_input() {
 
 #[test]
 fn composes_linear_inverted_residual() {
-    // 1×1 to 6 times the channels, depthwise 3×3, 1×1 back, and the input: composing no pair of them would pay.
+    // 1×1 to 6 times the channels, depthwise 3×3, 1×1 back, and the input: composing no pair of them would
+    // pay.
     let mut net = net(15, &[1, 32, 14, 14]);
     let x = net.last;
     net.conv(&Conv::square(32, 192, 1, 0));
