@@ -8,4 +8,4 @@ mod remove_activations;
 pub use add_early_exit::AddEarlyExit;
 pub use drop_blocks::DropBlocks;
 pub use drop_redundant_activations::DropRedundantActivations;
-pub use remove_activations::{Criterion, RemoveActivations, Replacement};
+pub use remove_activations::{ActivationCriterion, RemoveActivations, Replacement};

@@ -25,7 +25,7 @@ use std::collections::HashMap;
 /// The score of a block; the lowest is removed first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Criterion {
+pub enum BlockCriterion {
     /// `1 - E cos(u, v)` over positions (block influence, *ShortGPT*).
     Influence,
     /// The angle between the input and the output of a span of blocks (*The Unreasonable Ineffectiveness of
@@ -97,7 +97,7 @@ pass! {
         /// Remove these blocks, by name, instead of those with the lowest scores.
         pub blocks: Vec<String> = vec![],
         /// The score: `influence`, `angular`, `entropy`, `tlc`, `wasserstein` or `loss`.
-        pub criterion: Criterion = Criterion::Loss,
+        pub criterion: BlockCriterion = BlockCriterion::Loss,
         /// The repair: `none`, `affine`, `least-squares`, `refit`, `merge` or `keep-last`.
         pub repair: BlockRepair = BlockRepair::Refit,
         /// The unit of removal: a `block`, or a `layer` (attention and its MLP).

@@ -1,6 +1,6 @@
 //! Scores of blocks. All but `loss` are computed in one run over the calibration samples.
 
-use super::{BlockSearch, Criterion, RemovedBlock, consecutive};
+use super::{BlockCriterion, BlockSearch, RemovedBlock, consecutive};
 use crate::{
     analysis::{
         activation::{Activation, activations},
@@ -82,11 +82,11 @@ impl BlockSearch<'_, '_> {
     ) -> Result<Scores, PassError> {
         let graph = &model.graph;
         let criterion = self.pass.criterion;
-        if criterion == Criterion::Loss {
+        if criterion == BlockCriterion::Loss {
             return self.losses(model, &units, held_out);
         }
         let mut spans: Vec<_> = units.iter().map(|u| span(graph, &[u.as_slice()])).collect();
-        if criterion == Criterion::Angular {
+        if criterion == BlockCriterion::Angular {
             spans.extend(longer_spans(graph, &units, max_units));
         }
         let mut wanted: Vec<_> = spans.iter().flat_map(|s| [s.first, s.last]).collect();
@@ -181,11 +181,11 @@ fn bounds_after(graph: &Graph, value: ValueId) -> Option<Bounds> {
 /// The statistics of one span.
 enum SpanStatistics {
     /// The mean of a distance.
-    Distance { criterion: Criterion, sum: f64, count: f64 },
+    Distance { criterion: BlockCriterion, sum: f64, count: f64 },
     /// All inputs and outputs, one row per sample.
     Samples { before: Rows, after: Rows },
     /// The moments of the inputs of activations.
-    Signs { criterion: Criterion, inner: Vec<ActivationInput> },
+    Signs { criterion: BlockCriterion, inner: Vec<ActivationInput> },
 }
 
 /// The statistics of the input of one activation.
@@ -197,10 +197,10 @@ struct ActivationInput {
 }
 
 impl SpanStatistics {
-    fn new(criterion: Criterion, graph: &Graph, span: &Span) -> Self {
+    fn new(criterion: BlockCriterion, graph: &Graph, span: &Span) -> Self {
         match criterion {
-            Criterion::Wasserstein => Self::Samples { before: Rows::default(), after: Rows::default() },
-            Criterion::Entropy | Criterion::Tlc => {
+            BlockCriterion::Wasserstein => Self::Samples { before: Rows::default(), after: Rows::default() },
+            BlockCriterion::Entropy | BlockCriterion::Tlc => {
                 let input = |&value: &ValueId| {
                     let shape = graph.value(value).fact.shape()?;
                     let axis = channel_axis(shape.len());
@@ -246,7 +246,7 @@ impl SpanStatistics {
                 let axis = channel_axis(shape.len());
                 for (x, y) in x.chunks_exact(size.max(1)).zip(y.chunks_exact(size.max(1))) {
                     let (x, y) = (positions(x, &shape, axis), positions(y, &shape, axis));
-                    if *criterion == Criterion::Influence {
+                    if *criterion == BlockCriterion::Influence {
                         *sum += x.iter().zip(&y).map(|(x, y)| 1.0 - cosine(x, y)).sum::<f64>();
                         *count += x.len() as f64;
                     } else {
@@ -268,7 +268,7 @@ impl SpanStatistics {
             }
             Self::Signs { criterion, inner } => {
                 let of = |input: &ActivationInput| match criterion {
-                    Criterion::Tlc => entropy::of_gaussians(&input.pairs),
+                    BlockCriterion::Tlc => entropy::of_gaussians(&input.pairs),
                     _ => entropy::of_signs(&input.pairs),
                 };
                 let n = inner.len() as f64;

@@ -46,12 +46,12 @@ fn measured(original: &Model, changed: &Model, samples: &dyn pare_graph::Samples
 fn repair_reduces_the_drift_for_every_criterion() {
     let (model, samples) = digits("digits-cnn.onnx");
     let criteria = [
-        Criterion::Influence,
-        Criterion::Angular,
-        Criterion::Entropy,
-        Criterion::Tlc,
-        Criterion::Wasserstein,
-        Criterion::Loss,
+        BlockCriterion::Influence,
+        BlockCriterion::Angular,
+        BlockCriterion::Entropy,
+        BlockCriterion::Tlc,
+        BlockCriterion::Wasserstein,
+        BlockCriterion::Loss,
     ];
     for criterion in criteria {
         let pass = |repair| DropBlocks { count: Some(1), criterion, repair, ..DropBlocks::default() };
@@ -67,8 +67,12 @@ fn repair_reduces_the_drift_for_every_criterion() {
 fn more_general_repairs_drift_less() {
     let (model, samples) = digits("digits-vit.onnx");
     let drift = |repair| {
-        let pass =
-            DropBlocks { count: Some(2), criterion: Criterion::Influence, repair, ..DropBlocks::default() };
+        let pass = DropBlocks {
+            count: Some(2),
+            criterion: BlockCriterion::Influence,
+            repair,
+            ..DropBlocks::default()
+        };
         let (changed, report) = drop_from(pass, &model, &samples).unwrap();
         assert_eq!(report.steps.last().unwrap().count("blocks dropped"), 2);
         measured(&model, &changed, &samples).drift
@@ -106,7 +110,7 @@ fn removes_spans_and_layers_at_once() {
     let (model, samples) = digits("digits-vit.onnx");
     let span = DropBlocks {
         count: Some(3),
-        criterion: Criterion::Angular,
+        criterion: BlockCriterion::Angular,
         repair: BlockRepair::None,
         ..DropBlocks::default()
     };
@@ -121,7 +125,7 @@ fn removes_spans_and_layers_at_once() {
         ratio: Some(0.25),
         unit: Unit::Layer,
         repair: BlockRepair::None,
-        criterion: Criterion::Influence,
+        criterion: BlockCriterion::Influence,
         one_shot: true,
         ..DropBlocks::default()
     };

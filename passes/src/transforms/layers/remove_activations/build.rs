@@ -12,7 +12,7 @@ use pare_graph::{Decline, Graph, Model, NodeId, Patch, ValueId, ValueRef};
 use std::collections::{HashMap, HashSet};
 
 /// A model without some activations.
-pub struct Candidate {
+pub struct CandidateModel {
     pub model: Model,
     /// The number of compositions of layers.
     pub composed: u64,
@@ -34,7 +34,7 @@ const QUICK_REFIT_SAMPLES: usize = 192;
 
 impl ActivationSearch<'_, '_> {
     /// The original without these activations. A quick build suffices for scoring further removals.
-    pub fn build(&self, removed: &[usize], quick: bool) -> Result<Candidate, PassError> {
+    pub fn build(&self, removed: &[usize], quick: bool) -> Result<CandidateModel, PassError> {
         let mut removed = removed.to_vec();
         removed.sort_unstable();
         let mut model = self.model.clone();
@@ -50,7 +50,7 @@ impl ActivationSearch<'_, '_> {
             }
         }
         let composed = self.compose(&mut model)?;
-        let mut candidate = Candidate { model, composed, collapsed: 0, lambda: None, drift: None };
+        let mut candidate = CandidateModel { model, composed, collapsed: 0, lambda: None, drift: None };
         let Some(held_out) = &self.held_out else { return Ok(candidate) };
         candidate.drift = Some(held_out.drift(&candidate.model)?);
         if self.refit {
@@ -66,11 +66,11 @@ impl ActivationSearch<'_, '_> {
     /// The candidate with refitted layers, if that reduces the drift on held-out samples.
     fn refitted(
         &self,
-        mut best: Candidate,
+        mut best: CandidateModel,
         removed: &[usize],
         corresponding: &HashMap<String, ValueId>,
         quick: bool,
-    ) -> Result<Candidate, PassError> {
+    ) -> Result<CandidateModel, PassError> {
         let Some(held_out) = &self.held_out else { return Ok(best) };
         let start = best.model.clone();
         let refits = self.refits(&start.graph, removed, corresponding);
@@ -85,7 +85,7 @@ impl ActivationSearch<'_, '_> {
             let drift = held_out.drift(&model)?;
             // A NaN drift of the candidate before is replaced.
             if best.drift.is_none_or(|best| !(best <= drift)) {
-                best = Candidate { model, lambda: Some(lambda), drift: Some(drift), ..best };
+                best = CandidateModel { model, lambda: Some(lambda), drift: Some(drift), ..best };
             }
         }
         Ok(best)

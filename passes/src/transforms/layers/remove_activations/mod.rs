@@ -19,7 +19,7 @@ use crate::{
     framework::{Context, Counter, Pass, PassError, Scratch, Tools, glob::matches},
     pass,
 };
-use build::Candidate;
+use build::CandidateModel;
 use pare_graph::{Graph, Model};
 use replace::Line;
 use serde::{Deserialize, Serialize};
@@ -28,7 +28,7 @@ use std::collections::HashMap;
 /// The score of an activation; the lowest is removed first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Criterion {
+pub enum ActivationCriterion {
     /// The distance of the slopes from 1.
     Slope,
     /// The entropy of the signs of the inputs.
@@ -41,7 +41,7 @@ pub enum Criterion {
     Loss,
 }
 
-impl Criterion {
+impl ActivationCriterion {
     fn needs_samples(self) -> bool {
         self != Self::Slope
     }
@@ -97,7 +97,7 @@ pass! {
         /// The score: `loss` (measured drift of the outputs), `entropy` (of signs; EASIER), `tlc` (the same
         /// of a Gaussian with the batch norm's β and γ, or the samples' mean and deviation), `tlc-ablation`,
         /// `slope` (distance from 1). By default `loss` with samples, else `slope`.
-        pub criterion: Option<Criterion> = None,
+        pub criterion: Option<ActivationCriterion> = None,
         /// The replacement: `affine` or `identity`. By default `affine` with samples.
         pub replacement: Option<Replacement> = None,
         /// Refit affected layers. By default with samples.
@@ -172,7 +172,7 @@ struct ActivationSearch<'p, 't> {
     pass: &'p RemoveActivations,
     tools: Tools<'t>,
     scratch: Scratch<'t>,
-    criterion: Criterion,
+    criterion: ActivationCriterion,
     refit: bool,
     /// The original, prepared.
     model: Model,
@@ -193,7 +193,11 @@ impl<'p, 't> ActivationSearch<'p, 't> {
         cx: &mut Context<'t>,
     ) -> Result<Self, PassError> {
         let sampled = cx.tools.samples.is_some() && cx.tools.engine.is_some();
-        let criterion = pass.criterion.unwrap_or(if sampled { Criterion::Loss } else { Criterion::Slope });
+        let criterion = pass.criterion.unwrap_or(if sampled {
+            ActivationCriterion::Loss
+        } else {
+            ActivationCriterion::Slope
+        });
         let replacement =
             pass.replacement.unwrap_or(if sampled { Replacement::Affine } else { Replacement::Identity });
         let refit = pass.refit.unwrap_or(sampled);
@@ -232,7 +236,7 @@ impl<'p, 't> ActivationSearch<'p, 't> {
     }
 
     /// Removes activations in the order of their scores until the target is reached.
-    fn run(&self, cx: &mut Context<'_>) -> Result<Option<Candidate>, PassError> {
+    fn run(&self, cx: &mut Context<'_>) -> Result<Option<CandidateModel>, PassError> {
         let pass = self.pass;
         let limits = pass.limits();
         if !pass.is_ranked() {
@@ -243,7 +247,7 @@ impl<'p, 't> ActivationSearch<'p, 't> {
         if pass.count.is_some_and(|count| count > most) {
             cx.report.notes.push(format!("only {most} activations can be removed"));
         }
-        let (mut removed, mut current): (Vec<usize>, Option<Candidate>) = (vec![], None);
+        let (mut removed, mut current): (Vec<usize>, Option<CandidateModel>) = (vec![], None);
         let mut scores = HashMap::new();
         while removed.len() < most {
             cx.tools.progress.step("activations", removed.len() as u64, most as u64);
@@ -305,9 +309,9 @@ impl<'p, 't> ActivationSearch<'p, 't> {
     fn finish(
         &self,
         removed: &[usize],
-        built: Option<Candidate>,
+        built: Option<CandidateModel>,
         cx: &mut Context<'_>,
-    ) -> Result<Candidate, PassError> {
+    ) -> Result<CandidateModel, PassError> {
         let built = built.map_or_else(|| self.build(removed, false), Ok)?;
         cx.count(Counter::new("activation removed", "activations removed"), removed.len() as u64);
         cx.count(Counter::new("layer composed", "layers composed"), built.composed);

@@ -13,7 +13,7 @@
 //! needs no labels and is never negative, so here activations are removed one at a time.
 
 use super::{
-    ActivationSearch, Criterion,
+    ActivationCriterion, ActivationSearch,
     replace::{Line, replace},
 };
 use crate::{
@@ -57,7 +57,7 @@ impl ActivationSearch<'_, '_> {
         cx: &mut Context<'_>,
     ) -> Result<HashMap<usize, f64>, PassError> {
         let mut scores = HashMap::new();
-        if self.criterion == Criterion::Slope {
+        if self.criterion == ActivationCriterion::Slope {
             for &i in remaining {
                 match self.find(&model.graph, i)?.slopes(&model.graph) {
                     Some(slopes) => drop(scores.insert(i, mean(slopes.iter().map(|a| (1.0 - a).abs())))),
@@ -69,8 +69,10 @@ impl ActivationSearch<'_, '_> {
         for (pairs, &i) in self.pairs(model, remaining)?.iter().zip(remaining) {
             let channels = &pairs.channels;
             let score = match self.criterion {
-                Criterion::Slope | Criterion::Entropy => mean(channels.iter().map(|p| entropy(p.positive()))),
-                Criterion::Tlc => {
+                ActivationCriterion::Slope | ActivationCriterion::Entropy => {
+                    mean(channels.iter().map(|p| entropy(p.positive())))
+                }
+                ActivationCriterion::Tlc => {
                     // Batch norms describe the original only, so its names apply.
                     let input = &self.model.graph.value(self.sites[i].activation.input).name;
                     let norm = self.norm_ratios.get(input).filter(|n| n.len() == channels.len());
@@ -80,12 +82,12 @@ impl ActivationSearch<'_, '_> {
                     };
                     mean((0..channels.len()).map(|c| entropy(above_zero(ratio(c)))))
                 }
-                Criterion::TlcAblation => {
+                ActivationCriterion::TlcAblation => {
                     let switched =
                         |p: &Pair| Line { slope: if p.x_mean > 0.0 { 1.0 } else { 0.0 }, intercept: 0.0 };
                     self.drift_without(model, i, &channels.iter().map(switched).collect::<Vec<_>>())?
                 }
-                Criterion::Loss => {
+                ActivationCriterion::Loss => {
                     self.drift_without(model, i, &channels.iter().map(Line::fit).collect::<Vec<_>>())?
                 }
             };

@@ -95,8 +95,8 @@ fn reports_why_nothing_is_removed() {
         ..RemoveActivations::default()
     };
     for (pass, reason) in [
-        (by(Criterion::Slope, None), "no activation has a score by `slope`"),
-        (by(Criterion::Entropy, Some(1e-9)), "the lowest entropy is "),
+        (by(ActivationCriterion::Slope, None), "no activation has a score by `slope`"),
+        (by(ActivationCriterion::Entropy, Some(1e-9)), "the lowest entropy is "),
     ] {
         let original = model(&network("a = Tanh(z)"));
         let mut changed = original.clone();
@@ -210,7 +210,12 @@ fn preserves_outputs_of_always_active_units() {
     let original = model(source);
     let wanted = values(&original, &samples, &["y"])[0].to_f64().unwrap();
     for refit in [false, true] {
-        for criterion in [Criterion::Loss, Criterion::Entropy, Criterion::Tlc, Criterion::TlcAblation] {
+        for criterion in [
+            ActivationCriterion::Loss,
+            ActivationCriterion::Entropy,
+            ActivationCriterion::Tlc,
+            ActivationCriterion::TlcAblation,
+        ] {
             let mut changed = original.clone();
             let pass = RemoveActivations {
                 max_drift: Some(1e-9),
@@ -316,7 +321,7 @@ fn reads_batch_norms_before_folding_them() {
         )
     };
     let samples = RandomSamples::new("x", &[2, 3], 64, -1.0);
-    let criterion = Some(Criterion::Tlc);
+    let criterion = Some(ActivationCriterion::Tlc);
     let score = |beta: &str| {
         let pass = RemoveActivations { count: Some(1), criterion, ..RemoveActivations::default() };
         remove(pass, &mut model(&source(beta)), tools_with(&samples))
@@ -353,7 +358,7 @@ fn refusals_name_the_missing_prerequisite() {
         refusal(RemoveActivations::default(), source, tools_with(&samples)),
         "`remove-activations`: it needs a target"
     );
-    let pass = RemoveActivations { criterion: Some(Criterion::Entropy), ..one() };
+    let pass = RemoveActivations { criterion: Some(ActivationCriterion::Entropy), ..one() };
     assert_eq!(
         refusal(pass, source, tools()),
         "`remove-activations`: it needs samples, and an engine to run them"
