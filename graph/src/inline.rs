@@ -1,12 +1,12 @@
-//! Copying the body of a subgraph or a function into the graph around it.
+//! Inlining of subgraphs and functions.
 
 use crate::{Attribute, Decline, Fact, Function, Graph, Node, Patch, Ref, Value, ValueId, expect};
 use indexmap::IndexMap;
 use std::{collections::HashMap, sync::Arc};
 
 impl Patch {
-    /// Add the nodes and initializers of `body`. `given` tells what stands for the inputs of the body and for what
-    /// it captures (`None`: an omitted optional input). Returns what stands for the body's outputs.
+    /// Adds the nodes and initializers of `body`. `given` maps the names of its inputs and captures to values
+    /// (`None`: an omitted optional input). Returns the values that correspond to its outputs.
     pub fn inline(&mut self, body: &Graph, given: impl Fn(&str) -> Option<Ref>) -> Result<Vec<Ref>, Decline> {
         let mut refs = HashMap::<ValueId, Option<Ref>>::new();
         for &id in body.inputs() {
@@ -25,7 +25,7 @@ impl Patch {
             for input in body.inputs_of(id) {
                 inputs.push(match input {
                     None => None,
-                    // A value that nothing makes is an error of the model, not ours to hide.
+                    // A value without a producer is an error of the model, which must be reported.
                     Some(input) => *refs.get(&input).ok_or(Decline::Mismatch)?,
                 });
             }
@@ -34,17 +34,10 @@ impl Patch {
                 let value = refs.get(&captured).copied().flatten().ok_or(Decline::Mismatch)?;
                 captures.push((body.value(captured).name.clone(), value));
             }
-            let outputs: Vec<_> = body
-                .outputs_of(id)
-                .into_iter()
-                .map(|output| {
-                    let output = output?;
-                    let new = self.value(body.value(output).clone());
-                    refs.insert(output, Some(new));
-                    Some(new)
-                })
-                .collect();
-            self.inlined(body.node(id).clone(), inputs, outputs, captures);
+            let outputs = body.outputs_of(id);
+            let values = outputs.iter().map(|output| output.map(|id| body.value(id).clone())).collect();
+            let new = self.add_node(body.node(id).clone(), inputs, values, captures);
+            refs.extend(outputs.into_iter().zip(new).filter_map(|(output, new)| Some((output?, new))));
         }
         let outputs = body.outputs().iter().map(|id| refs.get(id).copied().flatten());
         outputs.collect::<Option<_>>().ok_or(Decline::Mismatch)
@@ -52,43 +45,49 @@ impl Patch {
 }
 
 impl Function {
-    /// The body as it stands for one call in `graph`: attributes that refer to the caller's have their values, and
-    /// names in its subgraphs are new there.
+    /// The body specialized for one call in `graph`: references to attributes of the caller are replaced by
+    /// their values, and the names in its subgraphs are unique in `graph`.
     pub fn instance(&self, call: &Node, graph: &Graph) -> Graph {
         let mut body = self.body.clone();
-        bind(&mut body, call, &self.defaults);
+        body.bind_attributes(&call.attributes, &self.defaults);
         adopt(&mut body, graph, true);
         body
     }
 }
 
-/// Replace references to attributes of the call by what the call says, or the default; without either they go.
-fn bind(graph: &mut Graph, call: &Node, defaults: &IndexMap<String, Attribute>) {
-    for &id in graph.nodes().iter() {
-        let node = graph.node_mut(id);
-        let mut bound = IndexMap::with_capacity(node.attributes.len());
-        for (name, attribute) in std::mem::take(&mut node.attributes) {
-            match attribute {
-                Attribute::Reference { name: wanted, .. } => {
-                    let value = call.attributes.get(&wanted).or_else(|| defaults.get(&wanted));
-                    bound.extend(value.map(|v| (name, v.clone())));
-                }
-                mut other => {
-                    other.graphs_mut().iter_mut().for_each(|inner| bind(inner, call, defaults));
-                    bound.insert(name, other);
-                }
+impl Graph {
+    /// Replaces references to attributes of the calling node by their values, or by the defaults of the
+    /// function. An attribute that has neither is removed.
+    pub(crate) fn bind_attributes(
+        &mut self,
+        given: &IndexMap<String, Attribute>,
+        defaults: &IndexMap<String, Attribute>,
+    ) {
+        for &id in self.nodes().iter() {
+            let is_bound = |a: &Attribute| !matches!(a, Attribute::Reference { .. }) && a.graphs().is_empty();
+            if self.node(id).attributes.values().all(is_bound) {
+                continue;
             }
+            let attributes = &mut self.node_mut(id).attributes;
+            let bound = std::mem::take(attributes).into_iter().filter_map(|(name, mut attribute)| {
+                if let Attribute::Reference { name: of, .. } = &attribute {
+                    let value = given.get(of).or_else(|| defaults.get(of))?;
+                    return Some((name, value.clone()));
+                }
+                attribute.graphs_mut().iter_mut().for_each(|graph| graph.bind_attributes(given, defaults));
+                Some((name, attribute))
+            });
+            *attributes = bound.collect();
         }
-        node.attributes = bound;
     }
 }
 
-/// Make nested graphs those of `outer`: its operator sets, its pool of names, no name that is taken there.
+/// Makes a graph and its subgraphs nested graphs of `outer`: with its operator sets and unique names.
 fn adopt(graph: &mut Graph, outer: &Graph, is_top: bool) {
     graph.names = outer.names.clone();
     graph.opsets = Arc::clone(&outer.opsets);
     for id in graph.values().collect::<Vec<_>>() {
-        // What was inferred and declared holds for all calls together, and may say less than for this one.
+        // Facts and declarations hold for all calls, and may be less specific than those of this call.
         if is_top {
             let value = graph.value_mut(id);
             *value = Value { declared: None, ..value.clone() };

@@ -28,7 +28,7 @@ fn main() {
                 g.width,
                 g.name,
                 g.members.len(),
-                g.whole.as_deref().unwrap_or("")
+                g.pinned.as_deref().unwrap_or("")
             );
         }
     }

@@ -30,7 +30,7 @@ fn size(model: &Model) -> (usize, usize) {
 
 fn fewer_nodes(model: Model, left: &mut usize, fails: &mut impl FnMut(&Model) -> bool) -> Model {
     let part = |nodes: &[NodeId]| {
-        let mut part = model.part(&nodes.iter().copied().collect::<HashSet<_>>())?;
+        let mut part = model.extract_nodes(&nodes.iter().copied().collect::<HashSet<_>>())?;
         part.infer().ok()?;
         part.check().ok().map(|()| part)
     };

@@ -35,7 +35,7 @@ pub fn run(model: &mut Model, pattern: &str, voice: &Voice) -> Result<Done, Fail
         let group = |(id, g): &(usize, &Group)| {
             let (weights, macs) = costs.shares(*id);
             json!({
-                "name": g.name, "kind": g.kind.name(), "width": g.width, "whole": g.whole,
+                "name": g.name, "kind": g.kind.name(), "width": g.width, "whole": g.pinned,
                 "share_of_parameters": weights, "share_of_macs": macs,
                 "members": g.members.iter().map(|m| {
                     let (tensor, user) = place(graph, m);
@@ -47,7 +47,7 @@ pub fn run(model: &mut Model, pattern: &str, voice: &Voice) -> Result<Done, Fail
     };
     let people = || {
         let mut out = String::new();
-        let open: Vec<_> = wanted.iter().filter(|(_, g)| g.whole.is_none()).collect();
+        let open: Vec<_> = wanted.iter().filter(|(_, g)| g.pinned.is_none()).collect();
         if !open.is_empty() {
             let row = |(id, g): &(usize, &Group)| {
                 let (weights, macs) = costs.shares(*id);
@@ -58,10 +58,10 @@ pub fn run(model: &mut Model, pattern: &str, voice: &Voice) -> Result<Done, Fail
             let head = ["group", "kind", "width", "axes", "of parameters", "of MACs"];
             out += &voice::table(&head, open.into_iter().map(row).collect());
         }
-        let whole: Vec<_> = wanted.iter().filter(|(_, g)| g.whole.is_some()).collect();
+        let whole: Vec<_> = wanted.iter().filter(|(_, g)| g.pinned.is_some()).collect();
         if !whole.is_empty() {
             out += if out.is_empty() { "" } else { "\n" };
-            let why = |g: &Group| g.whole.clone().unwrap_or_default();
+            let why = |g: &Group| g.pinned.clone().unwrap_or_default();
             let row = |(_, g): &(usize, &Group)| vec![g.name.clone(), g.width.to_string(), why(g)];
             out += &voice::table(&["stays whole", "width", "because"], whole.into_iter().map(row).collect());
         }

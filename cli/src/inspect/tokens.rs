@@ -1,23 +1,23 @@
-//! `pare inspect --tokens`: the tokens of each block of a transformer, its share of the arithmetic, and whether tokens can be
-//! merged.
+//! `pare inspect --tokens`: the tokens of each block of a transformer, its share of the MACs, and whether
+//! tokens can be merged.
 
 use crate::{
     failure::Done,
     voice::{self, Voice},
 };
 use pare_graph::{Model, ops::Bindings};
-use pare_passes::transforms::tokens::{Survey, census};
+use pare_passes::transforms::tokens::{BlockTokens, TokenAnalysis, token_statistics};
 use serde_json::json;
 use std::path::Path;
 
 pub fn run(path: &Path, model: &Model, sizes: &Bindings, voice: &Voice) -> Done {
-    let blocks = census(model, sizes);
+    let blocks = token_statistics(model, sizes);
     let all = model.cost(sizes).macs;
-    let survey = Survey::of(&model.graph, 0);
+    let analysis = TokenAnalysis::of(&model.graph, 0);
     let share = |macs: u64| if all > 0 { macs as f64 / all as f64 } else { 0.0 };
     voice.report(
         || {
-            let block = |b: &pare_passes::transforms::tokens::BlockTokens| {
+            let block = |b: &BlockTokens| {
                 json!({
                     "attention": b.attention, "before": b.before.to_string(), "after": b.after.to_string(),
                     "macs": b.macs, "share": share(b.macs),
@@ -25,8 +25,8 @@ pub fn run(path: &Path, model: &Model, sizes: &Bindings, voice: &Voice) -> Done 
             };
             json!({
                 "model": path, "blocks": blocks.iter().map(block).collect::<Vec<_>>(),
-                "protected": survey.as_ref().ok().map(|s| s.protected),
-                "refusal": survey.as_ref().err().map(ToString::to_string),
+                "protected": analysis.as_ref().ok().map(|s| s.protected),
+                "refusal": analysis.as_ref().err().map(ToString::to_string),
             })
         },
         || {
@@ -43,13 +43,13 @@ pub fn run(path: &Path, model: &Model, sizes: &Bindings, voice: &Voice) -> Done 
             let mut out =
                 voice::table(&["block", "attention", "tokens", "after", "MACs", "share"], rows.collect());
             out.push('\n');
-            out += &match &survey {
-                Ok(survey) => format!(
+            out += &match &analysis {
+                Ok(analysis) => format!(
                     "tokens can be merged; {} at the front stay{}\n",
-                    survey.protected,
-                    if survey.unread { ", and nothing else is read after the last attention" } else { "" }
+                    analysis.protected,
+                    if analysis.unread { ", and nothing else is read after the last attention" } else { "" }
                 ),
-                Err(refusal) => format!("tokens cannot be merged: {refusal}\n"),
+                Err(why) => format!("tokens cannot be merged: {why}\n"),
             };
             out
         },

@@ -1,16 +1,17 @@
-//! What passes may ask of something that can run models. Engines live elsewhere; here are only the questions.
+//! The interface through which passes run models and read samples. Engines implement it elsewhere.
 
 pub mod quality;
+pub mod stopwatch;
 
 use crate::{Model, Tensor};
-use std::ops::Range;
+use std::{error::Error, fmt, ops::Range, sync::Arc};
 
-/// Something that runs models, such as ONNX Runtime.
+/// An engine that runs models, such as ONNX Runtime.
 pub trait Evaluate: Send + Sync {
-    /// Its name and version, for reports.
+    /// Name and version, for reports.
     fn name(&self) -> String;
 
-    /// Make a model ready to run.
+    /// Loads a model.
     fn load(&self, model: &Model, setting: Setting) -> Result<Box<dyn Run>, EvaluateError>;
 }
 
@@ -64,7 +65,55 @@ pub trait Samples: Send + Sync {
     }
 }
 
-/// Why a model could not be run.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct EvaluateError(pub String);
+/// The reason why a model could not be run.
+///
+/// An error of an engine is kept as the source, so that callers can downcast it. Errors with equal messages are equal.
+#[derive(Clone, Debug)]
+pub struct EvaluateError {
+    message: String,
+    source: Option<Arc<dyn Error + Send + Sync>>,
+}
+
+impl EvaluateError {
+    /// An error with a message only.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), source: None }
+    }
+
+    /// An error with the message of its source.
+    pub fn from_error(source: impl Error + Send + Sync + 'static) -> Self {
+        Self { message: source.to_string(), source: Some(Arc::new(source)) }
+    }
+}
+
+impl fmt::Display for EvaluateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Error for EvaluateError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
+
+impl PartialEq for EvaluateError {
+    fn eq(&self, other: &Self) -> bool {
+        self.message == other.message
+    }
+}
+
+impl Eq for EvaluateError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_can_be_downcast() {
+        let error = EvaluateError::from_error(crate::GraphError::Cycle("`a`".into()));
+        assert_eq!(error, EvaluateError::new(error.to_string()));
+        assert!(error.source().is_some_and(|e| e.is::<crate::GraphError>()));
+    }
+}

@@ -1,58 +1,45 @@
-//! Activations: functions of one element, whatever number of nodes they are written with.
+//! Activation functions: single operators, and compositions of several nodes.
 
-use crate::{
-    analysis::patterns::{Gelu, HardSwish},
-    framework::matching::is_plain,
+use crate::analysis::patterns::{Gelu, HardSwish};
+use pare_graph::{
+    Decline, Graph, NodeId, NodeRef, ValueId, ValueRef, expect,
+    ops::{ClipView, Trait},
 };
-use pare_graph::{Decline, Graph, NodeId, NodeRef, ValueId, ValueRef, expect, ops::ClipView};
 use std::collections::{HashSet, VecDeque};
 
-/// A function that changes each element of a value by itself.
+/// An activation function, applied to each element.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Activation {
-    /// What it is called: as its last node, or its output if that has no name.
+    /// The name of its last node, or of its output if the node has none.
     pub name: String,
-    /// Its nodes; the last one makes the output.
+    /// Its nodes; the last one produces the output.
     pub nodes: Vec<NodeId>,
-    /// What it changes.
+    /// The input.
     pub input: ValueId,
-    /// What it makes.
+    /// The output.
     pub output: ValueId,
 }
 
-/// Operators that are activations by themselves.
-const SINGLE: &[&str] = &[
-    "Relu",
-    "LeakyRelu",
-    "PRelu",
-    "Clip",
-    "HardSwish",
-    "Gelu",
-    "Elu",
-    "Celu",
-    "Selu",
-    "Mish",
-    "Swish",
-    "Tanh",
-];
+/// Activations that produce gates and scales: their range matters, and the identity does not have it.
+const GATES: [&str; 3] = ["Sigmoid", "HardSigmoid", "Softplus"];
 
-/// All activations of a graph, in order. Gates (a `Sigmoid` whose result multiplies something else) are none.
+/// Returns all activations of a graph in topological order. Gates (a `Sigmoid` whose output multiplies
+/// another value) are not activations.
 pub fn activations(graph: &Graph) -> Vec<Activation> {
     let nodes = graph.nodes();
     let mut taken = HashSet::new();
-    let mut found: Vec<_> = nodes.iter().filter_map(|&id| written_out(graph.at(id)).ok()).collect();
+    let mut found: Vec<_> = nodes.iter().filter_map(|&id| composed(graph.at(id)).ok()).collect();
     found.iter().for_each(|a| taken.extend(a.nodes.iter().copied()));
-    let left = nodes.iter().filter(|id| !taken.contains(id));
-    found.extend(left.filter_map(|&id| single(graph.at(id)).ok()));
-    let place = |a: &Activation| nodes.iter().position(|&id| Some(&id) == a.nodes.last());
-    found.sort_by_cached_key(place);
+    let others = nodes.iter().filter(|id| !taken.contains(id));
+    found.extend(others.filter_map(|&id| single(graph.at(id)).ok()));
+    let position = |a: &Activation| nodes.iter().position(|&id| Some(&id) == a.nodes.last());
+    found.sort_by_cached_key(position);
     found
 }
 
 fn single(at: NodeRef<'_>) -> Result<Activation, Decline> {
     let op = at.op();
-    let contributed = at.node().domain() == "com.microsoft" && op == "Gelu";
-    expect(contributed || SINGLE.contains(&op) && is_plain(at).is_ok())?;
+    expect(at.has(Trait::Activation) && !GATES.contains(&op) && !at.has_references())?;
     if op == "Clip" {
         let view = ClipView::of(at)?;
         expect(view.low < view.high && (view.low.is_finite() || view.high.is_finite()))?;
@@ -63,8 +50,9 @@ fn single(at: NodeRef<'_>) -> Result<Activation, Decline> {
     Activation::of(at, at.input(0)?, vec![])
 }
 
-/// `x·σ(x)`, and what operator sets before 14 and 20 have no operator for.
-fn written_out(at: NodeRef<'_>) -> Result<Activation, Decline> {
+/// Reads SiLU `x·σ(x)`, `HardSwish` (an operator since operator set 14) and `Gelu` (since 20) as
+/// compositions.
+fn composed(at: NodeRef<'_>) -> Result<Activation, Decline> {
     expect(at.is("Mul") || at.is("Div"))?;
     let (x, parts) = if let Ok(gelu) = Gelu::ending(at) {
         (gelu.x, gelu.parts)
@@ -96,12 +84,12 @@ impl Activation {
         Ok(Self { name: name.into(), nodes, input: x.id, output: y.id })
     }
 
-    /// The node that makes the output.
+    /// The node that produces the output.
     pub fn end<'g>(&self, graph: &'g Graph) -> Option<NodeRef<'g>> {
         self.nodes.last().map(|&id| graph.at(id))
     }
 
-    /// By how much it rises below zero if above it is the identity, for each of its slopes; `None` for another shape.
+    /// The slopes below zero of an activation that is the identity above; `None` for other functions.
     pub fn slopes(&self, graph: &Graph) -> Option<Vec<f64>> {
         let at = self.end(graph)?;
         match at.op() {
@@ -113,18 +101,18 @@ impl Activation {
     }
 }
 
-/// How many values are looked at, up and down, for a layer that tells where the channels are.
+/// The number of values, upstream and downstream, that are searched for a layer with a known channel axis.
 const REACH: usize = 32;
 
-/// The axis along which the channels of a value lie, as the nearest layer has it: axis 1 of what convolutions and
-/// pools read and make, the last one for matrices and layer norms.
+/// Returns the channel axis of a value, as the nearest layer has it: axis 1 for convolutions and pools, the
+/// last axis for matrices and layer norms.
 pub fn channel_axis(value: ValueRef<'_>) -> Option<usize> {
     let rank = value.rank().ok()?;
     let last = rank.checked_sub(1)?;
     if rank == 2 {
         return Some(1);
     }
-    let told = |at: NodeRef<'_>| match at.op() {
+    let channel_axis = |at: NodeRef<'_>| match at.op() {
         "Conv"
         | "ConvTranspose"
         | "BatchNormalization"
@@ -137,10 +125,9 @@ pub fn channel_axis(value: ValueRef<'_>) -> Option<usize> {
         "MatMul" | "Gemm" | "LayerNormalization" => Some(last),
         _ => None,
     };
-    let keeps =
-        |at: NodeRef<'_>| !matches!(at.op(), "Transpose" | "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze");
-    let alike = |v: &ValueRef<'_>| v.rank() == Ok(rank) && !v.is_constant();
-    // Nearest first, upwards and downwards in turn.
+    let keeps_axes = |at: NodeRef<'_>| !at.has(Trait::View) || at.is("Identity");
+    let is_similar = |v: &ValueRef<'_>| v.rank() == Ok(rank) && !v.is_constant();
+    // Breadth first, upstream and downstream in turn.
     let mut queue = VecDeque::from([(value, true), (value, false)]);
     for _ in 0..REACH {
         let (value, up) = queue.pop_front()?;
@@ -149,12 +136,12 @@ pub fn channel_axis(value: ValueRef<'_>) -> Option<usize> {
         } else {
             value.users().into_iter().map(|u| u.0).collect()
         };
-        if let Some(axis) = next.iter().find_map(|&at| told(at)) {
+        if let Some(axis) = next.iter().find_map(|&at| channel_axis(at)) {
             return Some(axis);
         }
-        for at in next.into_iter().filter(|&at| keeps(at)) {
-            let further = if up { at.inputs() } else { at.outputs() };
-            queue.extend(further.into_iter().flatten().filter(alike).map(|v| (v, up)));
+        for at in next.into_iter().filter(|&at| keeps_axes(at)) {
+            let next = if up { at.inputs() } else { at.outputs() };
+            queue.extend(next.into_iter().flatten().filter(is_similar).map(|v| (v, up)));
         }
     }
     None
@@ -180,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn operators_and_what_stands_for_them() {
+    fn finds_operators_and_compositions() {
         assert_eq!(found("a = Relu(x) b = LeakyRelu(a) c0 = PRelu(b, s) y = Tanh(c0)").len(), 4);
         assert_eq!(found("a = Clip(x, zero, six) b = HardSwish(a) y = Elu(b)").len(), 3);
         assert_eq!(found("s0 = Sigmoid(x) y = Mul(s0, x)"), ["y: 2 nodes, x to y"]);
@@ -200,16 +187,16 @@ mod tests {
     }
 
     #[test]
-    fn gates_are_none() {
+    fn ignores_gates() {
         assert_eq!(found("n = Neg(x) s0 = Sigmoid(n) y = Mul(s0, x)"), Vec::<String>::new());
         assert_eq!(found("y = Clip(x)"), Vec::<String>::new());
-        // What is used elsewhere cannot go: the tanh alone is one.
+        // The sigmoid has another user.
         let used = "s0 = Sigmoid(x) m = Mul(s0, x) y = Add(m, s0)";
         assert_eq!(found(used), Vec::<String>::new());
     }
 
     #[test]
-    fn channels_lie_where_the_nearest_layer_has_them() {
+    fn channel_axis_is_that_of_the_nearest_layer() {
         let axis = |text: &str| {
             let mut model = model(text);
             model.infer().unwrap();
@@ -221,8 +208,8 @@ mod tests {
         let matrix = "g (float[N,7,2] x) => (float[N,7,3] y) <float[2,3] w = {1,2,3,4,5,6}> {
             z = MatMul(x, w) y = Relu(z) }";
         assert_eq!(axis(matrix), Some(2));
-        let turned =
+        let transposed =
             "g (float[N,7,2] x) => (float[N,2,7] y) { z = Transpose<perm = [0,2,1]>(x) y = Relu(z) }";
-        assert_eq!(axis(turned), None);
+        assert_eq!(axis(transposed), None);
     }
 }

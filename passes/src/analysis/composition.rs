@@ -1,18 +1,18 @@
-//! The decision whether two linear layers are replaced by their composite.
+//! The criterion for replacing two linear layers by their composite.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// What decides whether composing pays.
+/// The criterion for composing two linear layers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum By {
-    /// Multiply-accumulates never rise, and all work together falls.
+    /// The multiply-accumulates do not increase, and the total work decreases.
     #[default]
     Macs,
-    /// Both forms are run on this machine.
+    /// The composite is faster on this machine.
     Latency,
-    /// As few layers as possible.
+    /// Always compose: the fewest layers.
     Always,
 }
 

@@ -1,7 +1,7 @@
-//! How data flows through a graph: what every way to an output passes, and what every way from a value passes.
+//! Data flow through a graph: dominators and post-dominators of values.
 //!
-//! Only what depends on an input counts. A value whose shape alone is asked for (`Shape`, `Size`) does not flow there:
-//! exporters ask any earlier activation for the batch size.
+//! Only values that depend on an input are part of the flow. Reading the shape of a value (`Shape`, `Size`)
+//! is not flow, since exporters read the batch size from any earlier activation.
 
 use pare_graph::{Graph, NodeId, ValueId};
 use petgraph::{
@@ -13,9 +13,9 @@ use std::collections::{HashMap, HashSet};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Vertex {
-    /// All open inputs hang on this one.
+    /// The predecessor of all inputs.
     Source,
-    /// All outputs lead here.
+    /// The successor of all outputs.
     Sink,
     Node,
     Value(ValueId),
@@ -24,42 +24,42 @@ enum Vertex {
 /// The flow of data through a graph, with its dominators and post-dominators.
 pub struct Flow {
     dag: DiGraph<Vertex, ()>,
-    places: HashMap<ValueId, NodeIndex>,
+    vertices: HashMap<ValueId, NodeIndex>,
     sink: NodeIndex,
     dominators: Dominators<NodeIndex>,
     postdominators: Dominators<NodeIndex>,
 }
 
-/// Whether a node looks at no more than the shape of what it reads.
-fn asks_for_shape(graph: &Graph, node: NodeId) -> bool {
+/// Returns whether a node reads only the shape of its input.
+fn reads_shape(graph: &Graph, node: NodeId) -> bool {
     graph.node(node).is("Shape") || graph.node(node).is("Size")
 }
 
-/// What flows into a node.
+/// Returns the values that flow into a node.
 pub(super) fn read_by(graph: &Graph, node: NodeId) -> Vec<ValueId> {
-    if asks_for_shape(graph, node) {
+    if reads_shape(graph, node) {
         return vec![];
     }
-    graph.inputs_of(node).into_iter().flatten().chain(graph.captured_by(node)).collect()
+    graph.operands(node).collect()
 }
 
-/// The nodes that a value flows into.
+/// Returns the nodes that a value flows into.
 pub(super) fn readers(graph: &Graph, value: ValueId) -> impl Iterator<Item = NodeId> + '_ {
-    graph.users(value).into_iter().map(|(node, _)| node).filter(|&node| !asks_for_shape(graph, node))
+    graph.users(value).into_iter().map(|(node, _)| node).filter(|&node| !reads_shape(graph, node))
 }
 
 impl Flow {
-    /// The flow through a graph, subgraphs being part of their node.
+    /// The flow through a graph. Subgraphs are part of their node.
     pub fn of(graph: &Graph) -> Self {
         let mut dag = DiGraph::new();
         let (source, sink) = (dag.add_node(Vertex::Source), dag.add_node(Vertex::Sink));
-        let mut places = HashMap::new();
-        let mut place = |value, dag: &mut DiGraph<Vertex, ()>| {
-            *places.entry(value).or_insert_with(|| dag.add_node(Vertex::Value(value)))
+        let mut vertices = HashMap::new();
+        let mut vertex = |value, dag: &mut DiGraph<Vertex, ()>| {
+            *vertices.entry(value).or_insert_with(|| dag.add_node(Vertex::Value(value)))
         };
         let open = graph.inputs().iter().copied().filter(|&v| graph.value(v).data.is_none());
         for value in open.chain(graph.captures()) {
-            let value = place(value, &mut dag);
+            let value = vertex(value, &mut dag);
             dag.add_edge(source, value, ());
         }
         let mut flowing: HashSet<ValueId> = graph.inputs().iter().copied().chain(graph.captures()).collect();
@@ -71,29 +71,29 @@ impl Flow {
             }
             let node = dag.add_node(Vertex::Node);
             for value in read {
-                let value = place(value, &mut dag);
+                let value = vertex(value, &mut dag);
                 dag.add_edge(value, node, ());
             }
             for value in graph.outputs_of(id).into_iter().flatten() {
                 flowing.insert(value);
-                let value = place(value, &mut dag);
+                let value = vertex(value, &mut dag);
                 dag.add_edge(node, value, ());
             }
         }
         for &output in graph.outputs() {
             if flowing.contains(&output) {
-                let output = place(output, &mut dag);
+                let output = vertex(output, &mut dag);
                 dag.add_edge(output, sink, ());
             }
         }
         let dominators = simple_fast(&dag, source);
         let postdominators = simple_fast(Reversed(&dag), sink);
-        Self { dag, places, sink, dominators, postdominators }
+        Self { dag, vertices, sink, dominators, postdominators }
     }
 
-    /// Whether a value depends on an input.
+    /// Returns whether a value depends on an input.
     pub fn flows(&self, value: ValueId) -> bool {
-        self.places.contains_key(&value)
+        self.vertices.contains_key(&value)
     }
 
     fn values<'f>(
@@ -105,18 +105,18 @@ impl Flow {
         of.strict_dominators(at).into_iter().flatten().filter_map(value)
     }
 
-    /// The last value that all data passes on its way to this one.
+    /// The immediate dominator of a value: the last value on all paths from the inputs to it.
     pub fn dominator(&self, value: ValueId) -> Option<ValueId> {
-        self.values(&self.dominators, *self.places.get(&value)?).next()
+        self.values(&self.dominators, *self.vertices.get(&value)?).next()
     }
 
-    /// Whether all that depends on `value` and reaches an output passes `by`.
+    /// Returns whether `by` post-dominates `value`: it is on all paths from `value` to an output.
     pub fn passes(&self, value: ValueId, by: ValueId) -> bool {
-        let Some(&at) = self.places.get(&value) else { return false };
+        let Some(&at) = self.vertices.get(&value) else { return false };
         self.values(&self.postdominators, at).any(|v| v == by)
     }
 
-    /// The articulation tensors: values that all data passes on its way to the outputs, in order.
+    /// The values on all paths from the inputs to the outputs, in order.
     pub fn cuts(&self) -> Vec<ValueId> {
         let mut cuts: Vec<_> = self.values(&self.dominators, self.sink).collect();
         cuts.reverse();

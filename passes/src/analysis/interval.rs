@@ -1,40 +1,42 @@
-//! Bounds of values, from the operators that make them.
+//! Interval arithmetic: bounds of values, from the operators that produce them.
 //!
-//! Signs are exact: a sum of values that are not negative is not negative in floats either. Other bounds move outwards
-//! where an operator rounds.
+//! Signs are exact: a sum of non-negative floats is non-negative. Other bounds are widened where an operator
+//! rounds.
 
 use crate::framework::matching::is_plain;
 use pare_graph::{
     NodeRef, ValueRef,
-    ops::{ClipView, PadMode, PadView, PoolView},
+    ops::{ClipView, PadMode, PadView, PoolView, Trait},
 };
 
-/// All values lie between `low` and `high`.
+/// The closed interval from `low` to `high`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Interval {
     pub low: f64,
     pub high: f64,
 }
 
-/// How far up a value's makers are followed, and how many nodes in all.
+/// The longest chain of producers that is followed.
 const DEPTH: usize = 32;
-const NODES: usize = 256;
 
-/// Rounding moves a bound by less than this share of it, down to numbers with 8 bits.
+/// The largest number of values that are visited.
+const VALUES: usize = 256;
+
+/// Bounds are widened by this share: the relative rounding error of floats of 8 significant bits.
 const ROUNDING: f64 = 1.0 / 128.0;
 
 impl Interval {
-    /// Nothing is known.
+    /// The bounds of an arbitrary value.
     pub const ALL: Self = Self { low: f64::NEG_INFINITY, high: f64::INFINITY };
     const UNIT: Self = Self { low: 0.0, high: 1.0 };
 
     /// The bounds of a value.
     pub fn of(value: ValueRef<'_>) -> Self {
-        Search { left: NODES }.value(value, DEPTH)
+        Search { remaining: VALUES }.value(value, DEPTH)
     }
 
-    /// Whether it lies within `other`.
-    pub fn lies_in(self, other: Self) -> bool {
+    /// Returns whether it is contained in `other`.
+    pub fn is_within(self, other: Self) -> bool {
         other.low <= self.low && self.high <= other.high
     }
 
@@ -46,7 +48,7 @@ impl Interval {
         Self::new(self.low.min(other.low), self.high.max(other.high))
     }
 
-    /// Under a function that never falls.
+    /// The image under a monotone function.
     fn map(self, f: impl Fn(f64) -> f64) -> Self {
         Self::new(f(self.low), f(self.high))
     }
@@ -64,8 +66,24 @@ impl Interval {
         Self::new(-self.high, -self.low)
     }
 
+    fn abs(self) -> Self {
+        let (a, b) = (self.low.abs(), self.high.abs());
+        let contains_zero = self.low <= 0.0 && self.high >= 0.0;
+        Self::new(if contains_zero { 0.0 } else { a.min(b) }, a.max(b))
+    }
+
+    /// The elementwise maximum of two values.
+    fn max(self, other: Self) -> Self {
+        Self::new(self.low.max(other.low), self.high.max(other.high))
+    }
+
+    /// The elementwise minimum of two values.
+    fn min(self, other: Self) -> Self {
+        Self::new(self.low.min(other.low), self.high.min(other.high))
+    }
+
     fn times(self, other: Self) -> Self {
-        // The bound 0 times the bound ∞ is 0: no product exceeds it.
+        // For bounds, 0·∞ = 0.
         let product = |a: f64, b: f64| if a == 0.0 || b == 0.0 { 0.0 } else { a * b };
         let corners =
             [(self.low, other.low), (self.low, other.high), (self.high, other.low), (self.high, other.high)];
@@ -76,7 +94,8 @@ impl Interval {
 }
 
 struct Search {
-    left: usize,
+    /// Values that may still be visited.
+    remaining: usize,
 }
 
 impl Search {
@@ -85,9 +104,11 @@ impl Search {
             let bounds = values.iter().map(|&v| Interval::new(v, v)).reduce(Interval::hull);
             return bounds.unwrap_or(Interval::ALL);
         }
-        self.left = self.left.saturating_sub(1);
+        self.remaining = self.remaining.saturating_sub(1);
         match value.graph.producer(value.id) {
-            Some((id, _)) if depth > 0 && self.left > 0 && value.dtype().is_none_or(|d| d.is_float()) => {
+            Some((id, _))
+                if depth > 0 && self.remaining > 0 && value.dtype().is_none_or(|d| d.is_float()) =>
+            {
                 let at = value.graph.at(id);
                 if is_plain(at).is_ok() {
                     self.node(at, depth - 1).unwrap_or(Interval::ALL)
@@ -99,24 +120,13 @@ impl Search {
         }
     }
 
-    /// The bounds of the results of a node; `None` if it is not known.
+    /// The bounds of the outputs of a node; `None` for operators without a rule.
     fn node(&mut self, at: NodeRef<'_>, depth: usize) -> Option<Interval> {
         let mut input = |slot: usize| Some(self.value(at.optional(slot)?, depth));
         Some(match at.op() {
-            "Sigmoid" | "HardSigmoid" | "Softmax" => Interval::UNIT,
             "Tanh" | "Softsign" | "Erf" | "Sin" | "Cos" => Interval::new(-1.0, 1.0),
-            "Exp" | "Sqrt" | "Softplus" | "ReduceL1" | "ReduceL2" | "ReduceSumSquare" => {
-                Interval { low: 0.0, ..Interval::ALL }
-            }
             "LogSoftmax" => Interval { high: 0.0, ..Interval::ALL },
-            "Abs" => {
-                let x = input(0)?;
-                let most = x.low.abs().max(x.high.abs());
-                Interval::new(
-                    if x.low <= 0.0 && x.high >= 0.0 { 0.0 } else { x.low.abs().min(x.high.abs()) },
-                    most,
-                )
-            }
+            "Abs" => input(0)?.abs(),
             "Relu" | "Clip" => {
                 let view = ClipView::of(at).ok()?;
                 input(0)?.map(|v| v.max(view.low).min(view.high))
@@ -157,37 +167,31 @@ impl Search {
                 all.into_iter().reduce(Interval::plus)?.map(|v| v / count).rounded()
             }
             "Concat" => self.all(at, depth)?.into_iter().reduce(Interval::hull)?,
-            "Max" => self
-                .all(at, depth)?
-                .into_iter()
-                .reduce(|a, b| Interval::new(a.low.max(b.low), a.high.max(b.high)))?,
-            "Min" => self
-                .all(at, depth)?
-                .into_iter()
-                .reduce(|a, b| Interval::new(a.low.min(b.low), a.high.min(b.high)))?,
+            "Max" => self.all(at, depth)?.into_iter().reduce(Interval::max)?,
+            "Min" => self.all(at, depth)?.into_iter().reduce(Interval::min)?,
             "Where" => input(1)?.hull(input(2)?),
-            // What picks elements keeps their bounds.
-            "Identity" | "Reshape" | "Transpose" | "Flatten" | "Squeeze" | "Unsqueeze" | "Slice"
-            | "Split" | "Gather" | "GatherElements" | "GatherND" | "Expand" | "Tile" | "DepthToSpace"
-            | "SpaceToDepth" | "ReduceMax" | "ReduceMin" | "GlobalMaxPool" => input(0)?,
+            "ReduceMax" | "ReduceMin" | "GlobalMaxPool" => input(0)?,
             "MaxPool" if at.outputs().len() < 2 => input(0)?,
             "Pad" => match PadView::of(at).ok()?.mode {
                 PadMode::Constant(value) => input(0)?.hull(Interval::new(value, value)),
                 _ => input(0)?,
             },
-            // Means round, and may count padding.
+            // Means round.
             "ReduceMean" | "GlobalAveragePool" => input(0)?.rounded(),
             "AveragePool" => {
                 let padded = PoolView::of(at).ok()?.counts_padding;
                 let x = input(0)?;
                 if padded { x.hull(Interval::new(0.0, 0.0)) } else { x }.rounded()
             }
-            // A sum of any number of values has only their sign.
+            // A sum of arbitrarily many values is only bounded by their sign.
             "ReduceSum" => {
                 let x = input(0)?;
-                let endless = |bound: f64| if bound == 0.0 { 0.0 } else { bound.signum() * f64::INFINITY };
-                Interval::new(if x.low >= 0.0 { 0.0 } else { f64::NEG_INFINITY }, endless(x.high.max(0.0)))
+                let low = if x.low >= 0.0 { 0.0 } else { f64::NEG_INFINITY };
+                Interval::new(low, if x.high <= 0.0 { 0.0 } else { f64::INFINITY })
             }
+            _ if at.has(Trait::DataMovement) => input(0)?,
+            _ if at.has(Trait::UnitInterval) => Interval::UNIT,
+            _ if at.has(Trait::NonNegative) => Interval { low: 0.0, ..Interval::ALL },
             _ => return None,
         })
     }

@@ -1,19 +1,19 @@
-//! The samples of a pass that fits weights: those it fits to, and those it holds out.
+//! The samples of a pass that fits weights: those to fit to, and those held out.
 
-use crate::framework::{PassError, Tools};
+use crate::framework::{Hint, PassError, Tools};
 use pare_graph::Samples;
 use std::ops::Range;
 
-/// Samples whose activations are added up to statistics.
+/// The largest number of samples in statistics.
 pub(crate) const STATISTICS: usize = 1000;
-/// Samples at most that are held out to compare outputs on.
+/// The largest number of held-out samples.
 pub(crate) const HELD_OUT: usize = 256;
-/// Fewer samples than this tell too little for a fit.
+/// The least number of samples for a fit.
 const MIN_SAMPLES: usize = 16;
-/// Places of each sample that a fit looks at.
-pub(crate) const PLACES: usize = 32;
+/// Positions of each sample that a fit uses.
+pub(crate) const POSITIONS: usize = 32;
 
-/// The samples of a pass that fits: those it fits to, and those it compares outputs on, a fifth of all.
+/// A split of the samples: those to fit to, and a fifth that is held out to compare outputs on.
 #[derive(Debug, Clone)]
 pub(crate) struct Split {
     pub fit: Range<usize>,
@@ -21,41 +21,43 @@ pub(crate) struct Split {
 }
 
 impl Split {
-    /// What there is, if anything. Fewer than five samples serve for both.
+    /// Splits the available samples, if any. Fewer than five samples are used for both.
     pub fn of(tools: Tools<'_>) -> Self {
         let count = tools.samples.map_or(0, Samples::len);
         let held = (count / 5).min(HELD_OUT);
         Self { fit: 0..count - held, held_out: if held > 0 { count - held..count } else { 0..count } }
     }
 
-    /// The same for a pass that cannot do without, unless it is asked for what needs none: `otherwise`.
+    /// Splits the samples of a pass that needs them. `otherwise` is an option with which it does not.
+    ///
+    /// # Errors
+    /// If there is no engine, or fewer than 16 samples.
     pub fn required(tools: Tools<'_>, otherwise: Option<&str>) -> Result<Self, PassError> {
         if tools.samples.is_none() || tools.engine.is_none() {
-            let otherwise = otherwise.map(|o| format!(", or ask for `{o}`")).unwrap_or_default();
-            let hint = format!("give them with `--samples`{otherwise}");
+            let hint = Hint::NeedsSamples { otherwise: otherwise.map(Into::into) };
             return Err(PassError::refused_with("it needs samples, and an engine to run them", hint));
         }
         let split = Self::of(tools);
         match split.held_out.end {
             count if count < MIN_SAMPLES => Err(PassError::refused_with(
                 format!("{count} samples are too few"),
-                format!("give {MIN_SAMPLES} or more, better some hundred"),
+                Hint::MoreSamples(MIN_SAMPLES),
             )),
             _ => Ok(split),
         }
     }
 
-    /// The one or the other.
+    /// [`Split::required`] if samples are needed, else [`Split::of`].
     pub fn when(needed: bool, tools: Tools<'_>, otherwise: &str) -> Result<Self, PassError> {
         if needed { Self::required(tools, Some(otherwise)) } else { Ok(Self::of(tools)) }
     }
 
-    /// The samples whose activations are added up.
+    /// The samples in statistics.
     pub fn statistics(&self) -> Range<usize> {
         0..self.fit.end.min(STATISTICS)
     }
 
-    /// Whether they tell enough to compare outputs.
+    /// Returns whether there are enough samples to compare outputs.
     pub fn suffices(&self) -> bool {
         self.held_out.end >= MIN_SAMPLES
     }

@@ -1,18 +1,21 @@
-//! Attention written as products and a `Softmax`.
+//! Attention composed of products and a `Softmax`.
 
 use super::{
     Attention, Form, Mask, MaskKind, Miss, NoAttention, Operand, Statics, residual,
     walk::{Origin, beside_static, number, origin, rearranges},
 };
-use pare_graph::{Dim, NodeRef, ValueRef, expect, ops::SoftmaxView};
+use pare_graph::{
+    Dim, NodeRef, ValueRef, expect,
+    ops::{SoftmaxView, Trait},
+};
 use std::collections::HashSet;
 
-/// Steps between a softmax and the product of q and k.
+/// The largest number of nodes between a softmax and the products.
 const STEPS: usize = 16;
 
 pub(super) fn read(softmax: NodeRef<'_>, statics: &Statics) -> Result<Attention, Miss> {
     let weights = softmax.output()?;
-    let (product, weighted) = weighting(weights, statics).ok_or(Miss::Not)?;
+    let (product, value_operand) = weighting(weights, statics).ok_or(Miss::Unrelated)?;
     let named = || softmax.describe();
     let rank = weights.rank().map_err(|_| NoAttention::Ranks(named()))?;
     let entering = softmax.input(0)?;
@@ -23,13 +26,13 @@ pub(super) fn read(softmax: NodeRef<'_>, statics: &Statics) -> Result<Attention,
     let ranks = || NoAttention::Ranks(product.describe());
     let (query, of_q) = operand(scores.left, false, statics).ok_or_else(ranks)?;
     let (key, of_k) = operand(scores.right, true, statics).ok_or_else(ranks)?;
-    let (value, of_v) = operand(weighted, false, statics).ok_or_else(ranks)?;
+    let (value, of_v) = operand(value_operand, false, statics).ok_or_else(ranks)?;
 
     let scale = [of_q.factor, of_k.factor, scores.factor].into_iter().flatten();
     let scale = (scale.clone().count() == 3).then(|| scale.product());
     let same = of_q.source.id == of_k.source.id && of_k.source.id == of_v.source.id;
-    let made = [&query, &key, &value].iter().all(|o| o.projection.is_some());
-    let source = (same && made).then_some(of_q.source);
+    let projected = [&query, &key, &value].iter().all(|o| o.projection.is_some());
+    let source = (same && projected).then_some(of_q.source);
     let context = product.output()?;
     let projection = residual::projection(context, statics);
     let shape = scores.left.shape().ok_or_else(ranks)?;
@@ -60,7 +63,7 @@ pub(super) fn read(softmax: NodeRef<'_>, statics: &Statics) -> Result<Attention,
     })
 }
 
-/// An operand `[.., N, d]` of a product, or `[.., d, N]`, with where it comes from.
+/// Reads an operand `[.., N, d]` of a product, or transposed `[.., d, N]`, and its origin.
 fn operand<'g>(value: ValueRef<'g>, transposed: bool, statics: &Statics) -> Option<(Operand, Origin<'g>)> {
     let rank = value.rank().ok().filter(|&r| r >= 3)?;
     let (token, channel) = if transposed { (rank - 1, rank - 2) } else { (rank - 2, rank - 1) };
@@ -70,13 +73,14 @@ fn operand<'g>(value: ValueRef<'g>, transposed: bool, statics: &Statics) -> Opti
     Some((Operand { value: value.id, head, token: Some(token), channel, projection, source }, origin))
 }
 
-/// The product of the softmax with an activation, and that activation, past a guard against rows of NaN.
+/// Returns the product of the softmax with an activation, and that activation. A `Where` that guards against
+/// rows of NaN is skipped.
 fn weighting<'g>(weights: ValueRef<'g>, statics: &Statics) -> Option<(NodeRef<'g>, ValueRef<'g>)> {
     let mut value = weights;
     for _ in 0..STEPS {
         let mut next = None;
-        for (at, wire) in value.users() {
-            let pare_graph::Edge::Input(slot) = wire else { continue };
+        for (at, edge) in value.users() {
+            let pare_graph::Edge::Input(slot) = edge else { continue };
             if at.is("MatMul") && slot == 0 {
                 let v = at.input(1).ok().filter(|v| !statics.has(*v))?;
                 return Some((at, v));
@@ -90,7 +94,7 @@ fn weighting<'g>(weights: ValueRef<'g>, statics: &Statics) -> Option<(NodeRef<'g
     None
 }
 
-/// What leads to the softmax.
+/// The product of q and k, and the operations between it and the softmax.
 struct Scores<'g> {
     left: ValueRef<'g>,
     right: ValueRef<'g>,
@@ -98,7 +102,7 @@ struct Scores<'g> {
     masks: Vec<ValueRef<'g>>,
 }
 
-/// From the softmax up to the product of two activations.
+/// Follows the input of a softmax upstream to the product of two activations.
 fn scores<'g>(mut value: ValueRef<'g>, statics: &Statics) -> Option<Scores<'g>> {
     let (mut factor, mut masks) = (Some(1.0), vec![]);
     for _ in 0..STEPS {
@@ -133,7 +137,7 @@ fn scores<'g>(mut value: ValueRef<'g>, statics: &Statics) -> Option<Scores<'g>> 
     None
 }
 
-/// Whether a product of two activations lies above, past one operand of each node.
+/// Returns whether a value is computed from a product of two activations, along one operand of each node.
 fn leads_to_product(mut value: ValueRef<'_>, statics: &Statics) -> bool {
     for _ in 0..STEPS {
         let Some(at) = value.producer() else { return false };
@@ -150,13 +154,14 @@ fn leads_to_product(mut value: ValueRef<'_>, statics: &Statics) -> bool {
     false
 }
 
-/// Of an operand with four axes the axis of heads: the one in front whose size is fixed, the second if both are.
+/// Returns the axis of heads of an operand of rank 4: of the first two axes the one of fixed size, the second
+/// if both are.
 fn head_axis(value: ValueRef<'_>) -> usize {
     let size = |axis: usize| value.shape().and_then(|s| s[axis].size());
     usize::from(size(1).is_some() || size(0).is_none())
 }
 
-/// Heads where samples and heads share an axis: the width that the heads are mixed from over the width of one.
+/// Returns the number of heads if samples and heads share an axis: the width of all heads over that of one.
 fn heads_in_batch(
     of_q: &Origin<'_>,
     query: ValueRef<'_>,
@@ -170,10 +175,10 @@ fn heads_in_batch(
     (width % head == 0).then_some(width / head)
 }
 
-/// What a mask does, by what it is made from.
+/// Returns the kind of a mask.
 pub(super) fn classify(mask: ValueRef<'_>, statics: &Statics) -> Mask {
     let value = Some(mask.id);
-    let causal = triangular(mask) || made_by_comparison(mask);
+    let causal = is_triangular(mask) || is_compared(mask);
     let kind = match (causal, statics.has(mask)) {
         (true, _) => MaskKind::Causal,
         (false, true) => MaskKind::Positional,
@@ -182,23 +187,23 @@ pub(super) fn classify(mask: ValueRef<'_>, statics: &Statics) -> Mask {
     Mask { kind, value }
 }
 
-/// Whether a constant hides all that is above the diagonal of its last two axes, and nothing on it.
-fn triangular(mask: ValueRef<'_>) -> bool {
+/// Returns whether a constant masks all elements above the diagonal of its last two axes, and none on it.
+fn is_triangular(mask: ValueRef<'_>) -> bool {
     let Ok(tensor) = mask.constant() else { return false };
     let (&[.., rows, columns], Some(data)) = (tensor.shape(), tensor.to_f64()) else { return false };
-    // A selection keeps what is not zero; a bias hides by a large negative number.
+    // A selection keeps elements that are not zero; a bias masks by a large negative number.
     let selects = tensor.dtype() == pare_graph::DataType::Bool;
-    let hidden = |v: f64| if selects { v == 0.0 } else { v <= -1e3 };
-    let hides = |(i, &v): (usize, &f64)| match (i / columns % rows, i % columns) {
-        (row, column) if row < column => hidden(v),
-        (row, column) if row == column => !hidden(v),
+    let masked = |v: f64| if selects { v == 0.0 } else { v <= -1e3 };
+    let fits = |(i, &v): (usize, &f64)| match (i / columns % rows, i % columns) {
+        (row, column) if row < column => masked(v),
+        (row, column) if row == column => !masked(v),
         _ => true,
     };
-    rows == columns && rows > 1 && data.iter().enumerate().all(hides)
+    rows == columns && rows > 1 && data.iter().enumerate().all(fits)
 }
 
-/// Whether `Trilu`, or a comparison of places, is among what the mask is made from.
-fn made_by_comparison(mask: ValueRef<'_>) -> bool {
+/// Returns whether a mask is computed from `Trilu` or a comparison of positions.
+fn is_compared(mask: ValueRef<'_>) -> bool {
     let (mut queue, mut seen) = (vec![mask], HashSet::new());
     while let Some(value) = queue.pop() {
         let Some((id, _)) = value.graph.producer(value.id) else { continue };
@@ -206,7 +211,8 @@ fn made_by_comparison(mask: ValueRef<'_>) -> bool {
             continue;
         }
         let at = value.graph.at(id);
-        let compares = ["Less", "LessOrEqual", "Greater", "GreaterOrEqual"].iter().any(|op| at.is(op));
+        // Equality compares with padding, not places with each other.
+        let compares = at.has(Trait::Comparison) && !at.is("Equal");
         if at.is("Trilu") || compares {
             return true;
         }

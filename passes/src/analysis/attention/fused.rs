@@ -1,14 +1,14 @@
-//! Attention written as one operator.
+//! Attention as one operator.
 
 use super::{
     Attention, Form, Mask, MaskKind, Miss, NoAttention, Operand, Statics,
     decomposed::classify,
     residual,
-    walk::{origin, unarranged},
+    walk::{before_rearranging, origin},
 };
 use pare_graph::{Dim, NodeRef, ValueRef};
 
-/// Which inputs and outputs of an operator are what.
+/// Inputs and outputs of a fused operator.
 struct Slots {
     masks: &'static [usize],
     past: &'static [usize],
@@ -28,7 +28,7 @@ pub(super) fn read(at: NodeRef<'_>, statics: &Statics) -> Result<Attention, Miss
         "GroupQueryAttention" if microsoft => {
             (Form::GroupQuery, Slots { masks: &[], past: &[3, 4], present: 1 })
         }
-        _ => return Err(Miss::Not),
+        _ => return Err(Miss::Unrelated),
     };
     let incomplete = || NoAttention::Incomplete(at.describe());
     let outputs = at.outputs();
@@ -46,7 +46,7 @@ pub(super) fn read(at: NodeRef<'_>, statics: &Statics) -> Result<Attention, Miss
     });
     let [query, key, value] = operands;
     let same = query.source == key.source && key.source == value.source;
-    let made = form == Form::Packed || query.projection.is_some();
+    let projected = form == Form::Packed || query.projection.is_some();
     let source = at.graph.value_ref(query.source);
 
     let attribute =
@@ -70,8 +70,8 @@ pub(super) fn read(at: NodeRef<'_>, statics: &Statics) -> Result<Attention, Miss
     let mut masks: Vec<_> =
         causal.then_some(Mask { kind: MaskKind::Causal, value: None }).into_iter().collect();
     masks.extend(slots.masks.iter().filter_map(|&slot| optional(slot)).map(|m| classify(m, statics)));
-    let usual = || head_size.map(|d| 1.0 / (d as f64).sqrt());
-    let scale = Some(at.float("scale", 0.0)).filter(|&s| s != 0.0).or_else(usual);
+    let default = || head_size.map(|d| 1.0 / (d as f64).sqrt());
+    let scale = Some(at.float("scale", 0.0)).filter(|&s| s != 0.0).or_else(default);
     let projection = residual::projection(context, statics);
     Ok(Attention {
         form,
@@ -85,7 +85,7 @@ pub(super) fn read(at: NodeRef<'_>, statics: &Statics) -> Result<Attention, Miss
         head_size,
         context: context.id,
         projection: projection.map(|at| at.id),
-        source: (same && made).then_some(query.source),
+        source: (same && projected).then_some(query.source),
         residual: residual::residual(projection, source, tokens, statics),
         query,
         key,
@@ -93,14 +93,15 @@ pub(super) fn read(at: NodeRef<'_>, statics: &Statics) -> Result<Attention, Miss
     })
 }
 
-/// An operand of a fused operator: `[B,N,H·d]`, `[B,H,N,d]`, or packed with the others.
+/// Reads an operand of a fused operator: `[B,N,H·d]`, `[B,H,N,d]`, or packed with the others.
 fn operand(at: NodeRef<'_>, value: ValueRef<'_>, form: Form, packed: bool, statics: &Statics) -> Operand {
     let rank = value.rank().unwrap_or(3);
-    let apart = rank == 4;
-    let (head, token) = (apart.then_some(1), Some(if apart { 2 } else { 1 }).filter(|_| !packed));
+    let has_head_axis = rank == 4;
+    let (head, token) =
+        (has_head_axis.then_some(1), Some(if has_head_axis { 2 } else { 1 }).filter(|_| !packed));
     let (projection, source) = if form == Form::Packed {
-        // The operator projects by itself.
-        (Some(at.id), unarranged(value))
+        // The operator contains the projection.
+        (Some(at.id), before_rearranging(value))
     } else {
         let origin = origin(value, statics);
         (origin.projection, origin.source)

@@ -1,9 +1,10 @@
-//! Attention as exporters write it: which values are query, key and value, what is added to the scores, and where the
-//! result joins the stream of tokens.
+//! Attention as exporters write it: query, key and value, the masks of the scores, and the residual addition
+//! to the stream of tokens.
 //!
-//! `softmax(s·q·kᵀ + mask)·v` is looked for from its softmax outward: up to the product of two activations, down to the
-//! next one, then through whatever only rearranges elements to the layers that make q, k and v, and on to the
-//! addition to the stream. Fused operators say the same in one node. Nothing is asked of names or of the order of axes.
+//! `softmax(s·q·kᵀ + mask)·v` is matched from its softmax outward: upstream to the product of two
+//! activations, downstream to the next product, then through operators that only rearrange elements to the
+//! layers that produce q, k and v, and to the addition to the stream. Fused operators are read from one node.
+//! Names and the order of axes are not significant.
 
 mod decomposed;
 mod fused;
@@ -17,7 +18,7 @@ pub use statics::Statics;
 
 use pare_graph::{Decline, Graph, NodeId, ValueId};
 
-/// How the graph writes it.
+/// The operators that attention is composed of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Form {
     /// Products and a `Softmax`.
@@ -35,49 +36,50 @@ pub enum Form {
 /// Query, key or value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Operand {
-    /// What the product, or the fused operator, reads. All heads' channels may lie on one axis.
+    /// The operand of the product, or of the fused operator. The channels of all heads may be on one axis.
     pub value: ValueId,
-    /// The axis of heads, where they have one of their own.
+    /// The axis of heads, if they are on an axis of their own.
     pub head: Option<usize>,
     /// The axis of tokens; `None` where the operand is packed with others.
     pub token: Option<usize>,
     /// The axis of channels.
     pub channel: usize,
-    /// The node (`MatMul`, `Gemm`, `Conv`) that makes it from `source`, if only a bias, a constant factor, a norm of each
-    /// head and rearranging lie in between.
+    /// The node (`MatMul`, `Gemm`, `Conv`) that computes it from `source`, if only a bias, a constant factor,
+    /// a norm of each head and rearranging operators are between.
     pub projection: Option<NodeId>,
-    /// What the projection reads, before it was rearranged; without a projection, where the search ended.
+    /// The input of the projection, before rearranging operators; without a projection, the value where the
+    /// search ended.
     pub source: ValueId,
 }
 
-/// What the scores are masked with, or biased by.
+/// A mask or a bias of the scores.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mask {
-    /// What it does.
+    /// The kind.
     pub kind: MaskKind,
-    /// The value that is added, or selects; `None` where an attribute says so.
+    /// The value that is added or selects; `None` if an attribute defines the mask.
     pub value: Option<ValueId>,
 }
 
-/// What a mask does.
+/// The kind of a mask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MaskKind {
-    /// A token sees only those before it.
+    /// A token attends only to those before it.
     Causal,
-    /// Scores depend on the places of both tokens: a relative position bias, or a learned one.
+    /// Scores depend on the positions of both tokens: a relative or learned position bias.
     Positional,
-    /// It depends on the inputs: padding, say.
+    /// It depends on the inputs, for example on padding.
     Input,
 }
 
-/// Where the result joins the stream of tokens.
+/// The addition of the output to the stream of tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Residual {
     /// The `Add`, or `SkipLayerNormalization`.
     pub node: NodeId,
-    /// What the result is added to.
+    /// The stream that the output is added to.
     pub stream: ValueId,
-    /// The sum. `SkipLayerNormalization` need not give it: then it is `None`, and a norm follows at once.
+    /// The sum; `None` for a `SkipLayerNormalization` without that output.
     pub sum: Option<ValueId>,
     /// The axis of tokens in the stream.
     pub token: usize,
@@ -86,87 +88,89 @@ pub struct Residual {
 /// One attention.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Attention {
-    /// How it is written.
+    /// Its operators.
     pub form: Form,
     /// The `Softmax`, or the fused operator.
     pub core: NodeId,
-    /// Query.
+    /// The query.
     pub query: Operand,
-    /// Key.
+    /// The key.
     pub key: Operand,
-    /// Value.
+    /// The value.
     pub value: Operand,
-    /// What enters the softmax, scaled and masked, keys on its last axis. Fused operators do not show it.
+    /// The input of the softmax, scaled and masked, with keys on the last axis; `None` for fused operators.
     pub scores: Option<ValueId>,
-    /// What leaves the softmax.
+    /// The output of the softmax; `None` for fused operators.
     pub weights: Option<ValueId>,
-    /// The factor on `q·kᵀ`, all places taken together; `None` if the file does not say it as a number.
+    /// The product of all factors on `q·kᵀ`; `None` if one is not a constant.
     pub scale: Option<f64>,
-    /// Masks and biases of the scores, from the outermost in.
+    /// Masks and biases of the scores, in reverse order of application.
     pub masks: Vec<Mask>,
-    /// Past keys and values come in, or new ones go out.
+    /// `true` if past keys and values are inputs, or present ones outputs.
     pub cached: bool,
-    /// Heads of the query.
+    /// The number of heads of the query.
     pub heads: Option<usize>,
-    /// Channels of a head of the query.
+    /// The number of channels of a head of the query.
     pub head_size: Option<usize>,
-    /// The weighted values, heads perhaps still apart.
+    /// The weighted values; heads may be on an axis of their own.
     pub context: ValueId,
     /// The layer that mixes the heads.
     pub projection: Option<NodeId>,
-    /// What the attention of the stream reads: its norm, or the stream itself. `None` if q, k and v read different values.
+    /// The common source of q, k and v: the stream, or its norm. `None` if they have different sources.
     pub source: Option<ValueId>,
-    /// Where it joins the stream; or why that was not found.
+    /// The addition to the stream, or the reason why it was not found.
     pub residual: Result<Residual, NoResidual>,
 }
 
-/// Why a softmax between two products is none that we know.
+/// The reason why a softmax between two products is not read as attention.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoAttention {
-    /// Rows of the scores are not what is normalised.
+    /// The softmax is not over the last axis of the scores.
     #[error("{0} does not normalise the last axis")]
     Axis(String),
-    /// What leads from the product of q and k to the softmax is none of scale, mask and rearranging.
-    #[error("{0} reads no product of two activations")]
+    /// An operator between the product of q and k and the softmax is not a scale, a mask, or rearranging.
+    #[error("{0} does not read a product of two activations")]
     Scores(String),
-    /// The shapes of operands are not known.
+    /// The ranks of operands are not known.
     #[error("the ranks of the operands of {0} are not known")]
     Ranks(String),
-    /// An operator of this name whose inputs are not what the specification says.
+    /// A fused operator does not have the inputs and attributes of the specification.
     #[error("{0} lacks inputs or attributes")]
     Incomplete(String),
 }
 
-/// Why the place where attention joins the stream was not found.
+/// The reason why the addition to the stream was not found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum NoResidual {
-    /// What follows is no layer that mixes heads.
+    /// The weighted values are not read by a linear layer.
     #[error("no projection follows the weighted values")]
     Projection,
-    /// The projection is not added to anything the attention depends on.
+    /// The projection is not added to a value that the attention depends on.
     #[error("the projection is not added to a stream that the attention reads")]
     Sum,
-    /// Only parts of the stream attend to each other.
-    #[error("attention is within windows: it sees {0} tokens of the stream's {1}")]
+    /// Only tokens of the same window attend to each other.
+    #[error("attention is within windows of {0} of the {1} tokens of the stream")]
     Window(usize, usize),
-    /// It is not clear which axis of the stream counts tokens.
-    #[error("the axis of tokens in the stream is not clear")]
+    /// The axis of tokens in the stream is ambiguous.
+    #[error("the axis of tokens in the stream is ambiguous")]
     TokenAxis,
 }
 
 impl Attention {
-    /// Whether q, k and v are made of the same tokens.
+    /// Returns whether q, k and v are computed from the same tokens.
     pub fn is_self_attention(&self) -> bool {
         self.source.is_some()
     }
 
     /// The first mask of this kind.
+    #[cfg(test)]
     pub fn mask(&self, kind: MaskKind) -> Option<&Mask> {
         self.masks.iter().find(|m| m.kind == kind)
     }
 }
 
-/// Every attention in a graph, in topological order of their cores, and what looks like one but is none that we know.
+/// Returns every attention of a graph, in topological order of their cores, and the reasons for subgraphs
+/// that are similar but not read as attention.
 pub fn attentions(graph: &Graph) -> Vec<Result<Attention, NoAttention>> {
     let statics = Statics::of(graph);
     let found = graph.nodes();
@@ -176,27 +180,29 @@ pub fn attentions(graph: &Graph) -> Vec<Result<Attention, NoAttention>> {
             if at.is("Softmax") { decomposed::read(at, &statics) } else { fused::read(at, &statics) };
         match result {
             Ok(attention) => Some(Ok(attention)),
-            Err(Miss::Is(why)) => Some(Err(why)),
-            Err(Miss::Not) => None,
+            Err(Miss::Rejected(why)) => Some(Err(why)),
+            Err(Miss::Unrelated) => None,
         }
     });
     found.collect()
 }
 
-/// Nothing to report, or a reason.
+/// The result of a match that failed.
 enum Miss {
-    Not,
-    Is(NoAttention),
+    /// The node is not part of attention.
+    Unrelated,
+    /// The node is similar to attention.
+    Rejected(NoAttention),
 }
 
 impl From<Decline> for Miss {
     fn from(_: Decline) -> Self {
-        Self::Not
+        Self::Unrelated
     }
 }
 
 impl From<NoAttention> for Miss {
     fn from(why: NoAttention) -> Self {
-        Self::Is(why)
+        Self::Rejected(why)
     }
 }

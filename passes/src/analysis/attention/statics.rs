@@ -1,4 +1,4 @@
-//! What does not depend on the data of the inputs: weights, and what is computed from weights and shapes.
+//! Values that do not depend on the data of the inputs: weights, and values computed from weights and shapes.
 
 use pare_graph::{Graph, ValueId, ValueRef, ops::is_deterministic};
 use std::collections::HashSet;
@@ -7,7 +7,7 @@ use std::collections::HashSet;
 pub struct Statics(HashSet<ValueId>);
 
 impl Statics {
-    /// Of a graph, subgraphs not looked into.
+    /// Finds the static values of a graph. Nodes with subgraphs are not static.
     pub fn of(graph: &Graph) -> Self {
         let constant = |&v: &ValueId| graph.value(v).data.is_some() && !graph.value(v).is_input();
         let mut known: HashSet<ValueId> = graph.values().filter(constant).collect();
@@ -23,13 +23,13 @@ impl Statics {
         Self(known)
     }
 
-    /// Whether the value is one of them.
+    /// Returns whether a value is static.
     pub fn has(&self, value: ValueRef<'_>) -> bool {
         self.0.contains(&value.id)
     }
 
-    /// Whether a static value is the same for all tokens and all samples: one number, or one for each channel (of each
-    /// head).
+    /// Returns whether a value is static and equal for all tokens and samples: a scalar, or one number for
+    /// each channel (of each head).
     pub(super) fn is_per_channel(&self, value: ValueRef<'_>) -> bool {
         let Some(shape) = value.shape().filter(|_| self.has(value)) else { return false };
         match shape {

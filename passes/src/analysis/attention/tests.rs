@@ -3,7 +3,7 @@ use crate::framework::{Pipeline, RunOptions, run, testing::tools};
 use pare_graph::{Model, onnx, text};
 use std::path::PathBuf;
 
-/// A model of 2 heads of 2 channels, whose stream `x` has this type.
+/// A model with 2 heads of 2 channels and a stream `x` of this type.
 fn model_of(stream: &str, output: &str, nodes: &str) -> Model {
     let weights = |name: &str, shape: &[usize]| {
         let count = shape.iter().product::<usize>();
@@ -53,8 +53,8 @@ fn name(model: &Model, id: ValueId) -> &str {
     &model.graph.value(id).name
 }
 
-/// What every self-attention of these tests has.
-fn is_whole(model: &Model, found: &Attention) {
+/// Checks the properties of every self-attention in these tests.
+fn check_attention(model: &Model, found: &Attention) {
     let residual = found.residual.as_ref().unwrap();
     assert_eq!((found.heads, found.head_size), (Some(2), Some(2)));
     assert_eq!(found.source.map(|v| name(model, v)), Some("n"));
@@ -76,10 +76,10 @@ const AFTER: &str = "c = MatMul(p, v) c1 = Transpose<perm = [0,2,1,3]>(c) c2 = R
     o = MatMul(c2, wo) o1 = Add(bias, o) y = Add(x, o1)";
 
 #[test]
-fn separate_projections_with_the_scale_on_the_scores() {
+fn reads_separate_projections_with_scaled_scores() {
     let model = vit(&format!("{NORM} {SEPARATE} s = MatMul(q, k) t = Mul(s, root) p = Softmax(t) {AFTER}"));
     let found = only(&model);
-    is_whole(&model, &found);
+    check_attention(&model, &found);
     assert_eq!(found.form, Form::Decomposed);
     assert_eq!(found.scores.map(|v| name(&model, v)), Some("t"));
     let k = &found.key;
@@ -88,21 +88,21 @@ fn separate_projections_with_the_scale_on_the_scores() {
 }
 
 #[test]
-fn a_packed_projection_with_the_scale_on_both_sides() {
+fn reads_packed_projection_with_scale_on_q_and_k() {
     let packed = "a = MatMul(n, wqkv) b = Add(bias3, a) c0 = Reshape(b, packed) d = Transpose<perm = [2,0,3,1,4]>(c0)
         e, f, g0 = Split<axis = 0>(d, thirds) q0 = Squeeze(e, zero) k0 = Squeeze(f, zero) v = Squeeze(g0, zero)
         r = Sqrt(root) q = Mul(q0, r) k1 = Transpose<perm = [0,1,3,2]>(k0) k = Mul(k1, r)
         s = MatMul(q, k) p = Softmax<axis = -1>(s)";
     let mut model = vit(&format!("{NORM} {packed} {AFTER}"));
-    // The file computes its scale: what it is shows once constants are folded.
+    // The scale is computed, and known once constants are folded.
     assert_eq!(only(&model).scale, None);
     let fold: Pipeline = "fold-constants".parse().unwrap();
     run(&fold, &mut model, RunOptions { tools: tools(), stop_after: None }, &mut ()).unwrap();
-    is_whole(&model, &only(&model));
+    check_attention(&model, &only(&model));
 }
 
 #[test]
-fn batched_products_on_a_stream_whose_first_axis_is_tokens() {
+fn reads_batched_products_with_tokens_first() {
     let nodes = format!(
         "apart = Constant<value = int64[3] {{5,-1,2}}>() whole = Constant<value = int64[3] {{5,-1,4}}>()
          {NORM} q0 = MatMul(n, wq) q1 = Mul(q0, root) q2 = Reshape(q1, apart) q = Transpose<perm = [1,0,2]>(q2)
@@ -113,12 +113,12 @@ fn batched_products_on_a_stream_whose_first_axis_is_tokens() {
     );
     let model = model_of("float[5,B,4] x", "float[5,B,4] y", &nodes);
     let found = only(&model);
-    is_whole(&model, &found);
+    check_attention(&model, &found);
     assert_eq!((found.key.head, found.residual.unwrap().token), (None, 0));
 }
 
 #[test]
-fn dense_layers_on_flattened_tokens() {
+fn reads_dense_layers_on_flattened_tokens() {
     let model = vit(&format!(
         "apart = Constant<value = int64[4] {{-1,5,2,2}}>() whole = Constant<value = int64[3] {{-1,5,4}}>()
          {NORM} n2 = Reshape(n, flat) q0 = MatMul(n2, wq) q2 = Reshape(q0, apart) q = Transpose<perm = [0,2,1,3]>(q2)
@@ -128,11 +128,11 @@ fn dense_layers_on_flattened_tokens() {
          c = MatMul(p, v) c1 = Transpose<perm = [0,2,1,3]>(c) c2 = Reshape(c1, flat) o = MatMul(c2, wo)
          o1 = Reshape(o, whole) y = Add(o1, x)"
     ));
-    is_whole(&model, &only(&model));
+    check_attention(&model, &only(&model));
 }
 
 #[test]
-fn fused_operators() {
+fn reads_fused_operators() {
     let three = "q = MatMul(n, wq) k = MatMul(n, wk) v = MatMul(n, wv)";
     let after = "o = MatMul(c, wo) o1 = Add(o, bias) y = Add(x, o1)";
     let apart = SEPARATE.replace("k = Transpose<perm = [0,2,3,1]>", "k = Transpose<perm = [0,2,1,3]>");
@@ -156,13 +156,13 @@ fn fused_operators() {
     ] {
         let model = vit(&format!("{NORM} {nodes}"));
         let found = only(&model);
-        is_whole(&model, &found);
+        check_attention(&model, &found);
         assert_eq!((found.form, found.residual.unwrap().token), (form, 1));
     }
 }
 
 #[test]
-fn masks_are_told_apart() {
+fn classifies_masks() {
     let kinds = |mask: &str| {
         let scores = "s = MatMul(q, k) t = Mul(s, root)";
         let model = vit(&format!("{NORM} {SEPARATE} {scores} {mask} p = Softmax(m) {AFTER}"));
@@ -179,7 +179,7 @@ fn masks_are_told_apart() {
 }
 
 #[test]
-fn what_is_not_attention_of_the_whole_stream_says_why() {
+fn rejects_windows_and_other_normalisations_with_reasons() {
     // Windows of 5 tokens in a stream of 10.
     let nodes = format!(
         "in = Constant<value = int64[3] {{-1,5,4}}>() all = Constant<value = int64[3] {{-1,10,4}}>() {} n = Reshape(n0, in)
@@ -190,7 +190,7 @@ fn what_is_not_attention_of_the_whole_stream_says_why() {
     let model = model_of("float[B,10,4] x", "float[B,10,4] y", &nodes);
     assert_eq!(only(&model).residual, Err(NoResidual::Window(5, 10)));
 
-    // Keys of something else.
+    // Keys of another value.
     let other = SEPARATE.replace("MatMul(n, wk)", "MatMul(x, wk)");
     let nodes = format!("{NORM} {other} s = MatMul(q, k) p = Softmax(s) {AFTER}");
     assert!(!only(&vit(&nodes)).is_self_attention());
@@ -202,26 +202,34 @@ fn what_is_not_attention_of_the_whole_stream_says_why() {
     let inputs = "float[B,5,4] x, float[B,2,2,P] past_k, float[B,2,P,2] past_v";
     assert!(only(&model_of(inputs, "float[B,5,4] y", &nodes)).cached);
 
-    // Columns are normalised instead of rows.
+    // A softmax over columns instead of rows.
     let model = vit(&format!("{NORM} {SEPARATE} s = MatMul(q, k) p = Softmax<axis = 1>(s) {AFTER}"));
-    assert_eq!(attentions(&model.graph), [Err(NoAttention::Axis("Softmax making `p`".into()))]);
+    assert_eq!(attentions(&model.graph), [Err(NoAttention::Axis("Softmax producing `p`".into()))]);
 
     // A softmax over classes.
     assert!(attentions(&vit("y = Softmax(x)").graph).is_empty());
 }
 
-/// A model file of the repository, or of the folder `shared` beside it; `None` if it is not there.
-fn file(path: &str) -> Option<Model> {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
-    let shared = std::env::var_os("PARE_SHARED").map_or_else(|| root.join("../shared"), PathBuf::from);
-    let path = [root, shared].iter().map(|folder| folder.join(path)).find(|p| p.exists())?;
-    let mut model = onnx::read(&path, &onnx::ReadOptions::default()).unwrap();
-    model.infer().unwrap();
-    Some(model)
+/// A model file of the repository.
+fn fixture(path: &str) -> Model {
+    read(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(path))
 }
 
-/// Every attention of a model, raw and after `safe`, has so many heads of this size. Returns the cleaned ones.
-fn every(raw: Model, count: usize, heads: usize, head_size: usize) -> Vec<Attention> {
+/// A model file of the shared folder.
+fn shared(path: &str) -> Model {
+    let default = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared");
+    read(&std::env::var_os("PARE_SHARED").map_or_else(default, PathBuf::from).join(path))
+}
+
+fn read(path: &PathBuf) -> Model {
+    let mut model = onnx::read(path, &onnx::ReadOptions::default()).unwrap();
+    model.infer().unwrap();
+    model
+}
+
+/// Checks the number and size of heads of every attention of a model, as exported and after `safe`. Returns
+/// the latter.
+fn check_model(raw: Model, count: usize, heads: usize, head_size: usize) -> Vec<Attention> {
     let mut cleaned = raw.clone();
     let safe: Pipeline = "safe".parse().unwrap();
     run(&safe, &mut cleaned, RunOptions { tools: tools(), stop_after: None }, &mut ()).unwrap();
@@ -246,25 +254,26 @@ fn every(raw: Model, count: usize, heads: usize, head_size: usize) -> Vec<Attent
 }
 
 #[test]
-#[expect(clippy::print_stderr, reason = "a test that skips says so")]
-fn transformers_as_exported_and_cleaned() {
+fn reads_the_fixture_as_exported_and_cleaned() {
+    let found = check_model(fixture("fixtures/digits-vit.onnx"), 4, 3, 16);
+    assert!(found.iter().all(|a| a.mask(MaskKind::Causal).is_none()));
+}
+
+#[test]
+#[ignore = "needs the models of the shared folder"]
+fn reads_real_transformers_as_exported_and_cleaned() {
     for (path, count, heads, head_size, causal) in [
-        ("fixtures/digits-vit.onnx", 4, 3, 16, false),
         ("models/cifar-vit.onnx", 8, 4, 32, false),
         ("models/syn_vit_tiny.onnx", 12, 3, 64, false),
         ("models/syn_gpt_small.onnx", 4, 4, 64, true),
     ] {
-        let Some(model) = file(path) else {
-            eprintln!("skipped: `{path}` is not there");
-            continue;
-        };
-        let found = every(model, count, heads, head_size);
+        let found = check_model(shared(path), count, heads, head_size);
         assert!(found.iter().all(|a| a.mask(MaskKind::Causal).is_some() == causal), "{path}");
     }
 }
 
 #[test]
-fn einsums_are_products_once_they_are_lowered() {
+fn reads_lowered_einsums() {
     let einsums = "q0 = MatMul(n, wq) q = Reshape(q0, heads) k0 = MatMul(n, wk) k = Reshape(k0, heads)
         v0 = MatMul(n, wv) v = Reshape(v0, heads) s = Einsum<equation = \"bqhd,bkhd->bhqk\">(q, k) t = Mul(s, root)
         p = Softmax(t) c = Einsum<equation = \"bhqk,bkhd->bqhd\">(p, v) c2 = Reshape(c, merged)
@@ -273,5 +282,5 @@ fn einsums_are_products_once_they_are_lowered() {
     assert_eq!(attentions(&model.graph), []);
     let lower: Pipeline = "lower-einsum".parse().unwrap();
     run(&lower, &mut model, RunOptions { tools: tools(), stop_after: None }, &mut ()).unwrap();
-    is_whole(&model, &only(&model));
+    check_attention(&model, &only(&model));
 }

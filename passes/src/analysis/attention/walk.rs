@@ -1,19 +1,22 @@
-//! Following a value up to where it is made, or down to where it goes, past what only rearranges elements.
+//! Following a value upstream or downstream, past operators that only rearrange elements.
 
 use super::Statics;
-use pare_graph::{Edge, NodeId, NodeRef, ValueRef, ops::is_deterministic};
+use pare_graph::{
+    Edge, NodeId, NodeRef, ValueRef,
+    ops::{Trait, is_deterministic},
+};
 
-/// Steps after which a search ends: exporters write no more than a dozen rearrangements in a row.
+/// The largest number of steps of a search: exporters write at most a dozen rearranging operators in a row.
 const STEPS: usize = 32;
 
-/// Whether the node gives the elements of its first input in another shape, order or precision.
+/// Returns whether a node only changes the shape, the order or the precision of the elements of its first
+/// input.
 pub(super) fn rearranges(at: NodeRef<'_>) -> bool {
-    let moves = ["Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast"];
-    moves.iter().any(|op| at.is(op)) || at.is("Dropout") && is_deterministic(at)
+    at.has(Trait::View) || at.is("Cast") || at.is("Dropout") && is_deterministic(at)
 }
 
-/// The value before everything that only rearranges.
-pub(super) fn unarranged(mut value: ValueRef<'_>) -> ValueRef<'_> {
+/// Returns the value upstream of all rearranging operators.
+pub(super) fn before_rearranging(mut value: ValueRef<'_>) -> ValueRef<'_> {
     for _ in 0..STEPS {
         match value.producer().filter(|at| rearranges(*at)).map(|at| at.input(0)) {
             Some(Ok(before)) => value = before,
@@ -23,20 +26,21 @@ pub(super) fn unarranged(mut value: ValueRef<'_>) -> ValueRef<'_> {
     value
 }
 
-/// Where an operand comes from.
+/// The origin of an operand.
 pub(super) struct Origin<'g> {
-    /// The layer with weights that makes it.
+    /// The layer with weights that computes it.
     pub projection: Option<NodeId>,
-    /// What the layer reads, before it was rearranged; without a layer, where the search ended.
+    /// The input of the layer, before rearranging operators; without a layer, the value where the search
+    /// ended.
     pub source: ValueRef<'g>,
-    /// Constant factors on the way; `None` if one of them is not known as a number.
+    /// The product of the constant factors on the path; `None` if one is not known.
     pub factor: Option<f64>,
-    /// The value came in, or is joined with one that did, instead of being made from activations.
+    /// `true` if the value is an input of the model, or concatenated with one, as a cache is.
     pub cached: bool,
 }
 
-/// Where an operand of a product of activations comes from, past parts of a packed projection, biases, factors and norms
-/// of each head.
+/// Returns the origin of an operand of attention: upstream of slices of a packed projection, biases, factors
+/// and norms of each head.
 pub(super) fn origin<'g>(mut value: ValueRef<'g>, statics: &Statics) -> Origin<'g> {
     let mut factor = Some(1.0);
     for _ in 0..STEPS {
@@ -45,16 +49,16 @@ pub(super) fn origin<'g>(mut value: ValueRef<'g>, statics: &Statics) -> Origin<'
         if ["MatMul", "Gemm", "Conv"].iter().any(|op| at.is(op)) {
             let Ok(x) = at.input(0) else { break };
             if at.input(1).is_ok_and(|w| statics.has(w)) && !statics.has(x) {
-                return Origin { projection: Some(id), source: unarranged(x), factor, cached: false };
+                return Origin { projection: Some(id), source: before_rearranging(x), factor, cached: false };
             }
             break;
         }
         if at.is("Concat") {
-            let joined = at.inputs().into_iter().flatten().map(unarranged);
+            let joined = at.inputs().into_iter().flatten().map(before_rearranging);
             let cached = joined.into_iter().any(|v| v.value().is_input());
             return Origin { projection: None, source: value, factor, cached };
         }
-        match above(at, statics) {
+        match passed_on(at, statics) {
             Some((before, by)) => {
                 factor = factor.zip(by).map(|(a, b)| a * b);
                 value = before;
@@ -62,12 +66,12 @@ pub(super) fn origin<'g>(mut value: ValueRef<'g>, statics: &Statics) -> Origin<'
             None => break,
         }
     }
-    let cached = unarranged(value).value().is_input();
+    let cached = before_rearranging(value).value().is_input();
     Origin { projection: None, source: value, factor, cached }
 }
 
-/// The operand that `at` passes on channel by channel, and the factor on it.
-fn above<'g>(at: NodeRef<'g>, statics: &Statics) -> Option<(ValueRef<'g>, Option<f64>)> {
+/// Returns the operand that `at` passes on channel by channel, and the factor on it.
+fn passed_on<'g>(at: NodeRef<'g>, statics: &Statics) -> Option<(ValueRef<'g>, Option<f64>)> {
     let first = at.input(0).ok()?;
     let parts = ["Split", "Slice", "Gather", "Expand"];
     let norms = ["LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"];
@@ -86,7 +90,7 @@ fn above<'g>(at: NodeRef<'g>, statics: &Statics) -> Option<(ValueRef<'g>, Option
     }
 }
 
-/// The operand beside a static one, the static one, and whether that is on the right.
+/// Returns the operand beside a static one, the static one, and whether that is on the right.
 pub(super) fn beside_static<'g>(
     at: NodeRef<'g>,
     statics: &Statics,
@@ -102,12 +106,13 @@ pub(super) fn beside_static<'g>(
     }
 }
 
-/// The only element of a constant. What a file computes is known where shape inference follows it.
+/// Returns the element of a scalar, if it is constant or shape inference evaluates it.
 pub(super) fn number(value: ValueRef<'_>) -> Option<f64> {
     value.scalar().ok()
 }
 
-/// The nodes that read a value, past what only rearranges, the nearest first; each with the value it reads.
+/// Returns the users of a value downstream of rearranging operators, the nearest first, each with the value
+/// that it reads.
 pub(super) fn readers(value: ValueRef<'_>) -> Vec<(NodeRef<'_>, ValueRef<'_>)> {
     let (mut queue, mut found) = (vec![value], vec![]);
     for _ in 0..STEPS {
@@ -115,10 +120,10 @@ pub(super) fn readers(value: ValueRef<'_>) -> Vec<(NodeRef<'_>, ValueRef<'_>)> {
             break;
         }
         let value = queue.remove(0);
-        for (at, wire) in value.users() {
-            if wire == Edge::Input(0) && rearranges(at) {
+        for (at, edge) in value.users() {
+            if edge == Edge::Input(0) && rearranges(at) {
                 queue.extend(at.outputs().into_iter().next().flatten());
-            } else if matches!(wire, Edge::Input(_)) {
+            } else if matches!(edge, Edge::Input(_)) {
                 found.push((at, value));
             }
         }

@@ -1,22 +1,28 @@
-//! Sums of what linear operators read, over samples.
+//! Sums over the inputs of linear operators.
 
-use super::{Linear, choose, floats, observe};
-use crate::framework::{PassError, Tools};
-use crate::statistics::{Rows, Statistics, Sums};
+use super::{choose, floats, observe};
+use crate::{
+    analysis::linear::{Linear, Positions},
+    framework::{PassError, Tools},
+    statistics::{Rows, Statistics, Sums},
+};
 use pare_graph::{Dim, EvaluateError, Graph, Model, ValueId};
 use std::{collections::HashMap, ops::Range};
 
-/// Which rows are looked at.
+/// The rows of each sample that are used.
 #[derive(Clone, Copy, Debug)]
 pub struct Sampling {
-    /// Places of each sample, chosen at random: 32 of a feature map tell as much as 64.
-    pub places: usize,
-    /// Seed of the choice.
+    /// Positions of each sample, chosen at random. Of a feature map, 32 give the same estimates as 64.
+    pub positions: usize,
+    /// The seed of the choice.
     pub seed: u64,
 }
 
-/// The sums over the inputs of each operator, for each of its groups, over the samples in `range`. Operators that
-/// read the same value the same way share their sums.
+/// Returns the sums over the inputs of each operator, for each of its groups, over the samples in `range`.
+/// Operators that read the same rows share their sums.
+///
+/// # Errors
+/// If the model cannot be run, or if activations are not finite.
 pub fn input_sums(
     tools: Tools<'_>,
     model: &Model,
@@ -27,23 +33,23 @@ pub fn input_sums(
     let graph = &model.graph;
     let mut first = HashMap::new();
     let of: Vec<_> =
-        operators.iter().enumerate().map(|(i, op)| *first.entry(op.reads()).or_insert(i)).collect();
+        operators.iter().enumerate().map(|(i, op)| *first.entry(op.window()).or_insert(i)).collect();
     let mut distinct: Vec<_> = first.into_values().collect();
     distinct.sort_unstable();
-    // What is known from elsewhere need not be seen again.
     let known = |i: &usize| Some((*i, known_sums(tools, graph, operators[*i])?));
     let mut sums: HashMap<usize, Vec<Sums>> = distinct.iter().filter_map(known).collect();
     distinct.retain(|i| !sums.contains_key(i));
-    for lot in lots(&distinct, operators, tools.memory / 2).into_iter().filter(|lot| !lot.is_empty()) {
-        let mut inputs: Vec<ValueId> = lot.iter().map(|&i| operators[i].input).collect();
+    for chunk in chunks(&distinct, operators, tools.memory / 2).into_iter().filter(|chunk| !chunk.is_empty())
+    {
+        let mut inputs: Vec<ValueId> = chunk.iter().map(|&i| operators[i].input).collect();
         inputs.sort_unstable();
         inputs.dedup();
-        for &i in &lot {
+        for &i in &chunk {
             let op = operators[i];
             sums.insert(i, (0..op.groups).map(|_| Sums::new(op.width(), 0)).collect());
         }
         observe(tools, model, &inputs, range.clone(), "statistics", &mut |batch, values| {
-            for &i in &lot {
+            for &i in &chunk {
                 let op = operators[i];
                 let slot = inputs.binary_search(&op.input).unwrap_or_default();
                 let rows = input_rows(op, graph, &values[slot], batch.start, sampling)?;
@@ -62,13 +68,13 @@ pub fn input_sums(
     Ok(of.into_iter().map(|i| sums.get(&i).cloned().unwrap_or_default()).collect())
 }
 
-/// The sums of an operator that the caller's statistics hold, if they fit it.
+/// The sums of an operator in the caller's statistics, if they have its shape.
 fn known_sums(tools: Tools<'_>, graph: &Graph, op: &Linear) -> Option<Vec<Sums>> {
     let sums = tools.statistics?.find(&graph.value(op.output).name, op.groups, op.width())?;
     Some(sums.to_vec())
 }
 
-/// The statistics of all linear operators of a model, over the samples in `range`.
+/// Returns the statistics of all linear operators of a model, over the samples in `range`.
 pub fn collect_statistics(
     tools: Tools<'_>,
     model: &Model,
@@ -82,7 +88,7 @@ pub fn collect_statistics(
     Ok(operators.iter().map(name).zip(sums).collect())
 }
 
-/// Rows of the inputs of an operator over a batch that starts with sample `from`.
+/// The input rows of an operator for a batch that starts with sample `from`.
 fn input_rows(
     op: &Linear,
     graph: &Graph,
@@ -94,36 +100,38 @@ fn input_rows(
     let values = floats(x)?;
     let mut rows = Rows::new(op.groups * op.width());
     for sample in 0..x.shape()[0] {
-        let at = choose(sampling.seed, from + sample, op.places(&output), sampling.places);
-        op.gather_inputs(&values, x.shape(), &output, sample, &at, &mut rows);
+        let chosen = choose(sampling.seed, from + sample, op.positions(&output), sampling.positions);
+        let at = Positions { sample, chosen: &chosen };
+        op.gather_inputs(&values, x.shape(), &output, at, &mut rows);
     }
     Ok(rows)
 }
 
-/// An activation that has another shape than the graph says.
+/// The error for an activation whose shape differs from the inferred one.
 pub fn misfit(op: &Linear, graph: &Graph) -> PassError {
-    EvaluateError(format!("`{}` has not the shape that was inferred", graph.value(op.input).name)).into()
+    let name = &graph.value(op.input).name;
+    EvaluateError::new(format!("the shape of `{name}` differs from the inferred one")).into()
 }
 
-/// Operators in lots whose sums fit into so many bytes together.
-fn lots(distinct: &[usize], operators: &[&Linear], bytes: u64) -> Vec<Vec<usize>> {
-    let (mut lots, mut size) = (vec![vec![]], 0_u64);
+/// Splits operators into chunks whose sums fit into this many bytes.
+fn chunks(distinct: &[usize], operators: &[&Linear], bytes: u64) -> Vec<Vec<usize>> {
+    let (mut chunks, mut size) = (vec![vec![]], 0_u64);
     for &i in distinct {
         let width = operators[i].width() as u64;
         let own = 8 * width * width * operators[i].groups as u64;
         if size + own > bytes && size > 0 {
-            lots.push(vec![]);
+            chunks.push(vec![]);
             size = 0;
         }
         size += own;
-        if let Some(lot) = lots.last_mut() {
-            lot.push(i);
+        if let Some(chunk) = chunks.last_mut() {
+            chunk.push(i);
         }
     }
-    lots
+    chunks
 }
 
-/// A size where the symbols are one sample each.
+/// The size of a dimension for one sample: symbols are 1.
 pub fn size_of(dim: &Dim) -> Option<usize> {
     usize::try_from(dim.eval(&|_| Some(1))?).ok()
 }

@@ -1,8 +1,9 @@
-//! Block-OBS: the order in which units are best removed when the rest makes up for them.
+//! Block-OBS: the order in which to remove units when the remaining weights are refitted after each removal.
 //!
-//! Optimal Brain Surgeon (Hassibi and Stork 1993) for units of several inputs at once, as in ZipLM (Kurtic et al. 2023):
-//! with `H = (C + δ·I)⁻¹`, removing the inputs `c` of a map `W` and refitting the others raises its squared error by
-//! `tr(W_c (H_cc)⁻¹ W_cᵀ)`. The least such unit goes; then `W -= W_c H_cc⁻¹ H_c,:` and `H -= H_:,c H_cc⁻¹ H_c,:`.
+//! Optimal Brain Surgeon (Hassibi and Stork 1993) for units of several inputs, as in ZipLM (Kurtic et al.
+//! 2023): with `H = (C + δ·I)⁻¹`, removing the inputs `c` of a map `W` and refitting the others raises its
+//! squared error by `tr(W_c (H_cc)⁻¹ W_cᵀ)`. The unit with the least error is removed; then
+//! `W -= W_c H_cc⁻¹ H_c,:` and `H -= H_:,c H_cc⁻¹ H_c,:`.
 
 use super::NotFinite;
 use crate::statistics::par;
@@ -20,83 +21,87 @@ use faer::{
 use rayon::prelude::*;
 
 /// A linear map that reads the units.
-pub struct Reader {
-    /// Covariance of its inputs, `[D, D]`.
+pub struct UnitReader {
+    /// The covariance of its inputs, `[D, D]`.
     pub covariance: Mat<f64>,
-    /// Its weights, `[O, D]`.
+    /// The weights, `[O, D]`.
     pub weight: Mat<f64>,
-    /// Its inputs that belong to each unit. Inputs of no unit stay.
+    /// The inputs of each unit. Inputs of no unit are kept.
     pub units: Vec<Vec<usize>>,
-    /// What its squared error counts: 1 over the variance of its outputs makes several maps comparable.
+    /// The weight of its squared error: 1 over the variance of its outputs makes several maps comparable.
     pub importance: f64,
 }
 
-/// In which order to remove units, and what it costs.
+/// The order in which to remove units, and the loss.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Order {
-    /// All units, the first to go first.
+pub struct RemovalOrder {
+    /// All units, the first to be removed first.
     pub units: Vec<usize>,
-    /// Squared error, in units of importance, when the first `i` are gone: one more than there are units.
+    /// The squared error, weighted by importance, with the first `i` units removed; one element more than
+    /// there are units.
     pub loss: Vec<f64>,
 }
 
-/// Up to so many units go one at a time; of more, so many lots are made.
+/// Up to this many units are removed one at a time; more are removed in this many batches.
 const ROUNDS: usize = 128;
 
 /// δ as a share of the mean of the diagonal.
 const RIDGE: f64 = 1e-3;
 
-/// Remove all units, the cheapest first.
-pub fn block_obs(readers: Vec<Reader>) -> Result<Order, NotFinite> {
+/// Ranks the units by repeatedly removing the one with the least error.
+///
+/// # Errors
+/// If a covariance is not finite.
+pub fn block_obs(readers: Vec<UnitReader>) -> Result<RemovalOrder, NotFinite> {
     let count = readers.first().map_or(0, |r| r.units.len());
     let mut states = readers.into_iter().map(State::new).collect::<Result<Vec<_>, _>>()?;
-    let mut alive: Vec<_> = (0..count).collect();
-    let mut order = Order { units: vec![], loss: vec![0.0] };
-    while !alive.is_empty() {
+    let mut remaining: Vec<_> = (0..count).collect();
+    let mut order = RemovalOrder { units: vec![], loss: vec![0.0] };
+    while !remaining.is_empty() {
         let score = |&unit: &usize| states.iter().map(|state| state.score(unit)).sum();
-        let scores: Vec<f64> = alive.par_iter().map(score).collect();
+        let scores: Vec<f64> = remaining.par_iter().map(score).collect();
         if scores.iter().any(|s| s.is_nan()) {
             return Err(NotFinite);
         }
-        let lot = if count <= ROUNDS { 1 } else { alive.len().div_ceil(ROUNDS) };
-        let mut ranked: Vec<_> = (0..alive.len()).collect();
+        let batch = if count <= ROUNDS { 1 } else { remaining.len().div_ceil(ROUNDS) };
+        let mut ranked: Vec<_> = (0..remaining.len()).collect();
         ranked.sort_by(|&a, &b| scores[a].total_cmp(&scores[b]));
-        let gone: Vec<_> = ranked[..lot].iter().map(|&i| alive[i]).collect();
-        for &i in &ranked[..lot] {
+        let removed: Vec<_> = ranked[..batch].iter().map(|&i| remaining[i]).collect();
+        for &i in &ranked[..batch] {
             let so_far = order.loss.last().copied().unwrap_or(0.0);
-            order.units.push(alive[i]);
+            order.units.push(remaining[i]);
             order.loss.push(so_far + scores[i]);
         }
-        alive.retain(|unit| !gone.contains(unit));
-        if !alive.is_empty() {
-            states.iter_mut().for_each(|s| s.remove(&gone));
+        remaining.retain(|unit| !removed.contains(unit));
+        if !remaining.is_empty() {
+            states.iter_mut().for_each(|s| s.remove(&removed));
         }
     }
     Ok(order)
 }
 
-/// What is left of a reader. Inputs that are gone are left out of the matrices now and then, so that a step costs what
-/// is left.
+/// The remaining part of a reader. Removed inputs are dropped from the matrices once they are a quarter, so
+/// the cost of a step shrinks with the number of inputs.
 struct State {
-    /// `(C + δ·I)⁻¹`, of which the lower triangle counts.
+    /// `(C + δ·I)⁻¹`; only the lower triangle is valid.
     inverse: Mat<f64>,
     weight: Mat<f64>,
-    /// Where in them the inputs of each unit are now, of those that stay.
+    /// The current columns of the remaining units.
     units: Vec<Vec<usize>>,
-    /// Whether an input stays, by its place.
-    stays: Vec<bool>,
+    /// `true` if a column remains.
+    remains: Vec<bool>,
     importance: f64,
 }
 
 impl State {
-    fn new(reader: Reader) -> Result<Self, NotFinite> {
-        let Reader { mut covariance, weight, units, importance } = reader;
+    fn new(reader: UnitReader) -> Result<Self, NotFinite> {
+        let UnitReader { mut covariance, weight, units, importance } = reader;
         let d = covariance.nrows();
         let trace: f64 = (0..d).map(|i| covariance[(i, i)]).sum();
         let delta = if trace > 0.0 { RIDGE * trace / d as f64 } else { 1.0 };
         (0..d).for_each(|i| covariance[(i, i)] += delta);
         let factor = Llt::new(covariance.as_ref(), Side::Lower).map_err(|_| NotFinite)?;
-        Ok(Self { inverse: factor.inverse(), weight, units, stays: vec![true; d], importance })
+        Ok(Self { inverse: factor.inverse(), weight, units, remains: vec![true; d], importance })
     }
 
     fn inverse(&self, i: usize, j: usize) -> f64 {
@@ -113,7 +118,7 @@ impl State {
         let m = columns.len();
         let mut l: Vec<f64> = (0..m * m).map(|k| self.inverse(columns[k / m], columns[k % m])).collect();
         if !cholesky(&mut l, m) {
-            // Inputs that repeat each other exactly, down to rounding: each costs what the others cannot give.
+            // Inputs that are linearly dependent up to rounding can replace each other.
             return 0.0;
         }
         let (mut sum, mut z) = (0.0, vec![0.0; m]);
@@ -132,37 +137,38 @@ impl State {
         let (d, r) = (self.inverse.nrows(), columns.len());
         let across = Mat::from_fn(d, r, |i, j| self.inverse(i, columns[j]));
         let mut block = Mat::from_fn(r, r, |i, j| across[(columns[i], j)]);
-        // A trace of the diagonal keeps the factor finite where the block is singular to rounding.
+        // A small multiple of the diagonal keeps the factor finite where the block is singular up to
+        // rounding.
         let scale = (0..r).map(|i| block[(i, i)]).fold(0.0, f64::max);
         (0..r).for_each(|i| block[(i, i)] += 1e-12 * scale);
         let Ok(factor) = Llt::new(block.as_ref(), Side::Lower) else { return };
         let share = factor.solve(across.transpose());
-        let gone = Mat::from_fn(self.weight.nrows(), r, |i, j| self.weight[(i, columns[j])]);
-        matmul(self.weight.as_mut(), Accum::Add, gone.as_ref(), share.as_ref(), -1.0, par());
-        let (whole, lower) = (BlockStructure::Rectangular, BlockStructure::TriangularLower);
+        let removed = Mat::from_fn(self.weight.nrows(), r, |i, j| self.weight[(i, columns[j])]);
+        matmul(self.weight.as_mut(), Accum::Add, removed.as_ref(), share.as_ref(), -1.0, par());
+        let (full, lower) = (BlockStructure::Rectangular, BlockStructure::TriangularLower);
         let (inverse, across) = (self.inverse.as_mut(), across.as_ref());
-        triangular::matmul(inverse, lower, Accum::Add, across, whole, share.as_ref(), whole, -1.0, par());
-        columns.iter().for_each(|&c| self.stays[c] = false);
-        self.close_up();
+        triangular::matmul(inverse, lower, Accum::Add, across, full, share.as_ref(), full, -1.0, par());
+        columns.iter().for_each(|&c| self.remains[c] = false);
+        self.compact();
     }
 
-    /// Leave out what is gone, once it is a quarter.
-    fn close_up(&mut self) {
-        let left: Vec<_> = (0..self.stays.len()).filter(|&i| self.stays[i]).collect();
-        if 4 * left.len() > 3 * self.stays.len() {
+    /// Drops removed columns from the matrices once they are a quarter of all.
+    fn compact(&mut self) {
+        let kept: Vec<_> = (0..self.remains.len()).filter(|&i| self.remains[i]).collect();
+        if 4 * kept.len() > 3 * self.remains.len() {
             return;
         }
-        let mut place = vec![0; self.stays.len()];
-        left.iter().enumerate().for_each(|(i, &was)| place[was] = i);
-        let n = left.len();
-        self.inverse = Mat::from_fn(n, n, |i, j| if i < j { 0.0 } else { self.inverse[(left[i], left[j])] });
-        self.weight = Mat::from_fn(self.weight.nrows(), n, |i, j| self.weight[(i, left[j])]);
-        self.units.iter_mut().flatten().for_each(|column| *column = place[*column]);
-        self.stays = vec![true; n];
+        let mut index = vec![0; self.remains.len()];
+        kept.iter().enumerate().for_each(|(new, &old)| index[old] = new);
+        let n = kept.len();
+        self.inverse = Mat::from_fn(n, n, |i, j| if i < j { 0.0 } else { self.inverse[(kept[i], kept[j])] });
+        self.weight = Mat::from_fn(self.weight.nrows(), n, |i, j| self.weight[(i, kept[j])]);
+        self.units.iter_mut().flatten().for_each(|column| *column = index[*column]);
+        self.remains = vec![true; n];
     }
 }
 
-/// The factor of a small positive definite matrix in place, row-major; false if it is none.
+/// Replaces a small row-major matrix by its Cholesky factor. Returns false if it is not positive definite.
 fn cholesky(a: &mut [f64], m: usize) -> bool {
     for j in 0..m {
         let pivot: f64 = a[j * m + j] - (0..j).map(|k| a[j * m + k].powi(2)).sum::<f64>();
@@ -200,15 +206,15 @@ mod tests {
         (0..6).map(|u| vec![2 * u, 2 * u + 1]).collect()
     }
 
-    /// The least squares error with these units gone, by a refit from scratch.
-    fn refit(sums: &Sums, weight: &Mat<f64>, gone: &[usize]) -> f64 {
-        let kept: Vec<_> = (0..12).filter(|c| !gone.contains(&(c / 2))).collect();
+    /// The least-squares error with these units removed, by a refit from scratch.
+    fn refit(sums: &Sums, weight: &Mat<f64>, removed: &[usize]) -> f64 {
+        let kept: Vec<_> = (0..12).filter(|c| !removed.contains(&(c / 2))).collect();
         let part = sums.through(weight.as_ref(), &[], &kept);
         let prior = Mat::from_fn(4, kept.len(), |i, j| weight[(i, kept[j])]);
         let d = sums.covariance();
         let mean =
             |n: usize, at: &dyn Fn(usize) -> usize| (0..n).map(|i| d[(at(i), at(i))]).sum::<f64>() / n as f64;
-        // The same δ for the part as for the whole.
+        // The same δ for both fits.
         let lambda = RIDGE * mean(12, &|i| i) / mean(kept.len(), &|i| kept[i]);
         let fit = part.ridge(prior.as_ref(), lambda).unwrap();
         let delta = RIDGE * mean(12, &|i| i);
@@ -217,44 +223,44 @@ mod tests {
             .map(|(i, j)| (fit.weight[(i, j)] - prior[(i, j)]).powi(2))
             .sum();
         let lost: f64 = (0..4)
-            .flat_map(|i| gone.iter().flat_map(move |&g| [(i, 2 * g), (i, 2 * g + 1)]))
+            .flat_map(|i| removed.iter().flat_map(move |&g| [(i, 2 * g), (i, 2 * g + 1)]))
             .map(|at| weight[at].powi(2))
             .sum();
         part.loss(&fit) + delta * (moved + lost)
     }
 
     #[test]
-    fn every_step_removes_what_a_refit_from_scratch_would_and_knows_its_loss() {
+    fn order_and_loss_agree_with_refits_from_scratch() {
         for seed in 0..8 {
             let (sums, weight) = sums(seed);
-            let reader = Reader {
+            let reader = UnitReader {
                 covariance: sums.covariance(),
                 weight: weight.clone(),
                 units: units(),
                 importance: 1.0,
             };
             let order = block_obs(vec![reader]).unwrap();
-            let mut gone = vec![];
+            let mut removed = vec![];
             for (step, &unit) in order.units.iter().enumerate().take(5) {
-                let with = |u: usize| [&gone[..], &[u]].concat();
+                let with = |u: usize| [&removed[..], &[u]].concat();
                 let best = (0..6)
-                    .filter(|u| !gone.contains(u))
+                    .filter(|u| !removed.contains(u))
                     .min_by(|&a, &b| {
                         refit(&sums, &weight, &with(a)).total_cmp(&refit(&sums, &weight, &with(b)))
                     })
                     .unwrap();
                 assert_eq!(unit, best, "seed {seed}, step {step}");
-                gone.push(unit);
-                let (told, found) = (order.loss[step + 1], refit(&sums, &weight, &gone));
-                assert!((told - found).abs() < 1e-6 * found.max(1e-9), "{told} is not {found}");
+                removed.push(unit);
+                let (loss, expected) = (order.loss[step + 1], refit(&sums, &weight, &removed));
+                assert!((loss - expected).abs() < 1e-6 * expected.max(1e-9), "{loss} is not {expected}");
             }
         }
     }
 
     #[test]
-    fn several_readers_count_by_their_importance_and_idle_inputs_help() {
+    fn weighs_readers_by_importance() {
         let (sums, weight) = sums(9);
-        let reader = |importance| Reader {
+        let reader = |importance| UnitReader {
             covariance: sums.covariance(),
             weight: weight.clone(),
             units: units()[..4].to_vec(),
@@ -267,9 +273,9 @@ mod tests {
     }
 
     #[test]
-    fn many_units_go_in_lots() {
+    fn removes_many_units_in_batches() {
         let n = 300;
-        let reader = Reader {
+        let reader = UnitReader {
             covariance: Mat::identity(n, n),
             weight: Mat::from_fn(1, n, |_, j| 1.0 + ((j * 7) % n) as f64),
             units: (0..n).map(|u| vec![u]).collect(),

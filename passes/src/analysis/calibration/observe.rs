@@ -1,15 +1,16 @@
-//! Running samples through a model and looking at values inside.
+//! Runs samples through a model and observes inner values.
 
 use super::segment;
-use crate::framework::{PassError, Tools};
+use crate::framework::{Hint, PassError, Tools};
 use pare_graph::{DataType, Dim, EvaluateError, Graph, Model, Run, Setting, Tensor, ValueId};
 use std::{borrow::Cow, ops::Range};
 
-/// Samples in a run, where the model leaves that open and memory allows it.
+/// The batch size, where the model does not fix it and memory suffices.
 const BATCH: usize = 64;
 
-/// Samples `range` in lots that run at once: as large as the first axes of the model's inputs say (what is left over
-/// then is not run), or as keeps `bytes_per_sample` within a quarter of the memory.
+/// Splits the samples `range` into batches: of the size that the first axes of the model's inputs fix (an
+/// incomplete last batch is dropped), or of a size that keeps `bytes_per_sample` within a quarter of the
+/// memory.
 pub fn batches(graph: &Graph, range: Range<usize>, bytes_per_sample: u64, memory: u64) -> Vec<Range<usize>> {
     let fixed =
         open_inputs(graph).into_iter().filter_map(|v| graph.value(v).fact.shape()?.first()?.size()).min();
@@ -19,7 +20,7 @@ pub fn batches(graph: &Graph, range: Range<usize>, bytes_per_sample: u64, memory
     starts.filter(|r| fixed.is_none() || r.len() == size).collect()
 }
 
-/// Bytes of a value for one sample: its first axis is taken for the samples where its size is open.
+/// The bytes of a value for one sample. Symbolic dimensions are 1.
 pub fn bytes_per_sample(graph: &Graph, value: ValueId) -> u64 {
     let fact = &graph.value(value).fact;
     let size = |d: &Dim| d.eval(&|_| Some(1)).and_then(|n| u64::try_from(n).ok()).unwrap_or(1);
@@ -27,29 +28,35 @@ pub fn bytes_per_sample(graph: &Graph, value: ValueId) -> u64 {
     count.saturating_mul(u64::from(fact.dtype().map_or(32, DataType::bits)).div_ceil(8))
 }
 
-/// Inputs that a caller has to give.
+/// The inputs without default values.
 pub fn open_inputs(graph: &Graph) -> Vec<ValueId> {
     graph.inputs().iter().copied().filter(|&v| graph.value(v).data.is_none()).collect()
 }
 
-/// A model that is ready to show values inside.
+/// A loaded part of a model that computes chosen values.
 pub struct Probe {
-    /// `None` if all that is wanted is given.
+    /// `None` if all chosen values are given.
     run: Option<Box<dyn Run>>,
     inputs: Vec<String>,
-    /// For each wanted value, where to find it: among what goes in or among what comes out.
-    wanted: Vec<Place>,
+    /// The source of each chosen value.
+    sources: Vec<Source>,
+    /// The names of the given values.
     names: Vec<String>,
 }
 
 #[derive(Clone, Copy)]
-enum Place {
-    Input(usize),
+enum Source {
+    /// A given value.
+    Given(usize),
+    /// An output of the loaded part.
     Output(usize),
 }
 
 impl Probe {
-    /// Load what computes `wanted` from `given`.
+    /// Loads the part of a model that computes `wanted` from `given`.
+    ///
+    /// # Errors
+    /// If there is no engine, or it cannot load the part.
     pub fn new(
         tools: Tools<'_>,
         model: &Model,
@@ -57,49 +64,50 @@ impl Probe {
         wanted: &[ValueId],
     ) -> Result<Self, PassError> {
         let engine = tools.engine.ok_or_else(no_engine)?;
-        let part = segment(model, given, wanted).map_err(|e| EvaluateError(e.to_string()))?;
+        let part = segment(model, given, wanted).map_err(EvaluateError::from_error)?;
         let named = |id: &ValueId| part.graph.value(*id).name.clone();
         let inputs: Vec<_> = part.graph.inputs().iter().map(named).collect();
         let outputs: Vec<_> = part.graph.outputs().iter().map(named).collect();
         let name = |v: &ValueId| model.graph.value(*v).name.clone();
         let find = |v: &ValueId| {
             let name = name(v);
-            let output = outputs.iter().position(|o| *o == name).map(Place::Output);
-            // What is wanted as it was given never enters the part.
-            let given = given.iter().position(|g| g == v).map(Place::Input);
-            output.or(given).ok_or_else(|| EvaluateError(format!("`{name}` is not computed")))
+            let output = outputs.iter().position(|o| *o == name).map(Source::Output);
+            // Given values are not outputs of the part.
+            let given = given.iter().position(|g| g == v).map(Source::Given);
+            output.or(given).ok_or_else(|| EvaluateError::new(format!("`{name}` is not computed")))
         };
-        let wanted = wanted.iter().map(find).collect::<Result<Vec<_>, _>>()?;
-        let computes = wanted.iter().any(|p| matches!(p, Place::Output(_)));
+        let sources = wanted.iter().map(find).collect::<Result<Vec<_>, _>>()?;
+        let computes = sources.iter().any(|s| matches!(s, Source::Output(_)));
         let run =
             computes.then(|| engine.load(&part, Setting::DEPLOYED.threads(tools.threads))).transpose()?;
-        Ok(Self { run, inputs, wanted, names: given.iter().map(name).collect() })
+        Ok(Self { run, inputs, sources, names: given.iter().map(name).collect() })
     }
 
-    /// Feed the given values by name, get the wanted ones.
+    /// Returns the chosen values for given ones by name.
     pub fn run(&mut self, feeds: &[(String, Tensor)]) -> Result<Vec<Tensor>, EvaluateError> {
         let needed = feeds.iter().filter(|(name, _)| self.inputs.contains(name));
         let needed: Vec<_> = needed.map(|(name, tensor)| (name.as_str(), tensor)).collect();
         let outputs = self.run.as_mut().map_or(Ok(vec![]), |run| run.run(&needed))?;
-        let take = |place: &Place| match *place {
-            Place::Output(i) => outputs.get(i).cloned(),
-            Place::Input(i) => feeds.iter().find(|(n, _)| *n == self.names[i]).map(|(_, t)| t.clone()),
+        let take = |source: &Source| match *source {
+            Source::Output(i) => outputs.get(i).cloned(),
+            Source::Given(i) => feeds.iter().find(|(n, _)| *n == self.names[i]).map(|(_, t)| t.clone()),
         };
-        let missing = || EvaluateError("the engine gave too few outputs".into());
-        self.wanted.iter().map(|p| take(p).ok_or_else(missing)).collect()
+        let missing = || EvaluateError::new("the engine returned too few outputs");
+        self.sources.iter().map(|s| take(s).ok_or_else(missing)).collect()
     }
 }
 
 fn no_engine() -> PassError {
-    PassError::refused_with("it needs an engine to run samples", "see `pare runtime`")
+    PassError::refused_with("it needs an engine to run samples", Hint::NeedsEngine)
 }
 
-/// What was asked for without samples.
+/// The error of an analysis that needs samples.
 pub fn no_samples() -> PassError {
-    PassError::refused_with("it needs samples", "give them with `--samples`")
+    PassError::refused_with("it needs samples", Hint::NeedsSamples { otherwise: None })
 }
 
-/// Run the samples in `range` through the model, and show the values `wanted` of every batch.
+/// Runs the samples in `range` through the model, and passes the values `wanted` of each batch to `visit`.
+/// Progress is reported under the name `what`.
 pub fn observe(
     tools: Tools<'_>,
     model: &Model,
@@ -120,15 +128,16 @@ pub fn observe(
     Ok(())
 }
 
-/// `count` of the places `0..places`, in order, chosen at random for this sample; all if there are no more.
-pub fn choose(seed: u64, sample: usize, places: usize, count: usize) -> Vec<usize> {
-    if places <= count {
-        return (0..places).collect();
+/// Chooses `count` of `positions` at random for a sample, ascending and without repetition; all if there are
+/// no more.
+pub fn choose(seed: u64, sample: usize, positions: usize, count: usize) -> Vec<usize> {
+    if positions <= count {
+        return (0..positions).collect();
     }
     let mut rng = fastrand::Rng::with_seed(seed ^ (sample as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    // Floyd's algorithm: without repetition, with `count` draws.
+    // Floyd's algorithm: `count` draws.
     let mut chosen = std::collections::BTreeSet::new();
-    for last in places - count..places {
+    for last in positions - count..positions {
         if !chosen.insert(rng.usize(..=last)) {
             chosen.insert(last);
         }
@@ -136,15 +145,16 @@ pub fn choose(seed: u64, sample: usize, places: usize, count: usize) -> Vec<usiz
     chosen.into_iter().collect()
 }
 
-/// The elements of a float tensor in f32.
+/// Returns the elements of a tensor as f32.
 pub fn floats(tensor: &Tensor) -> Result<Cow<'_, [f32]>, EvaluateError> {
     if let Some(floats) = tensor.as_f32() {
         return Ok(floats.into());
     }
     if tensor.dtype() == DataType::Float {
         let floats = tensor.to_vec::<f32>();
-        return floats.map(Cow::Owned).map_err(|e| EvaluateError(e.to_string()));
+        return floats.map(Cow::Owned).map_err(EvaluateError::from_error);
     }
-    let values = tensor.to_f64().ok_or_else(|| EvaluateError(format!("{} activations", tensor.dtype())))?;
+    let values =
+        tensor.to_f64().ok_or_else(|| EvaluateError::new(format!("{} activations", tensor.dtype())))?;
     Ok(values.into_iter().map(|v| v as f32).collect())
 }

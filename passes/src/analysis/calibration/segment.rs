@@ -1,90 +1,22 @@
-//! Pieces of a model that run on their own: from some inner values to others.
+//! Extraction of parts of a model.
 
-use pare_graph::{
-    Axis, AxisSize, DataType, Declared, Dim, Fact, Graph, GraphError, Model, NodeId, Type, TypeKind, ValueId,
-};
-use std::collections::{HashMap, HashSet};
+use pare_graph::{Axis, AxisSize, DataType, Declared, Dim, Fact, GraphError, Model, Type, TypeKind, ValueId};
 
-/// The model that computes `wanted` from `given`, by the names they have in `graph` (the main graph of `model`). What
-/// is wanted and also given is no output. A value that is neither given nor made from what is given, such as an input
-/// of the graph, becomes an input.
+/// Returns the model that computes `wanted` from `given`, values of the main graph of `model`: see
+/// [`Model::extract`]. Its inputs and outputs are declared as an engine needs them.
 pub fn segment(model: &Model, given: &[ValueId], wanted: &[ValueId]) -> Result<Model, GraphError> {
-    let graph = &model.graph;
-    let needed = needed(graph, given, wanted);
-    let mut part = Graph::new(graph.opsets.clone());
-    part.name = Some("segment".into());
-    let mut ids = HashMap::new();
-    let mut outputs = vec![];
-    for &node in graph.nodes().iter().filter(|n| needed.contains(n)) {
-        let mut place = |value: ValueId, part: &mut Graph| -> Result<ValueId, GraphError> {
-            if let Some(&id) = ids.get(&value) {
-                return Ok(id);
-            }
-            let made = graph.producer(value).is_some_and(|(producer, _)| needed.contains(&producer));
-            let made = made && !given.contains(&value);
-            let old = graph.value(value);
-            let mut new = pare_graph::Value::named(&old.name);
-            new.fact = old.fact.clone();
-            new.data = old.data.clone();
-            if !made && old.data.is_none() {
-                new.declared = Some(declared(&old.fact, true));
-            }
-            let id = part.add_value(new)?;
-            if !made && old.data.is_none() {
-                part.add_input(id);
-            }
-            ids.insert(value, id);
-            Ok(id)
-        };
-        for captured in graph.captured_by(node) {
-            place(captured, &mut part)?;
-        }
-        let inputs = graph.inputs_of(node);
-        let inputs = inputs.into_iter().map(|v| v.map(|v| place(v, &mut part)).transpose());
-        let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
-        let mut made = vec![];
-        for output in graph.outputs_of(node) {
-            made.push(match output {
-                // A given value is not used from here: its node is there for another output.
-                Some(v) if given.contains(&v) => {
-                    let spare = part.fresh_name(&graph.value(v).name);
-                    Some(part.add_value(pare_graph::Value::named(&spare))?)
-                }
-                Some(v) => Some(place(v, &mut part)?),
-                None => None,
-            });
-        }
-        part.add_node(graph.node(node).clone(), &inputs, &made)?;
-        outputs.extend(made.into_iter().flatten());
+    let mut part = model.extract(given, wanted)?;
+    let graph = &mut part.graph;
+    let inputs = graph.inputs().iter().map(|&id| (id, true));
+    let interface: Vec<_> = inputs.chain(graph.outputs().iter().map(|&id| (id, false))).collect();
+    for (id, is_input) in interface {
+        let declared = declared(&graph.value(id).fact, is_input);
+        graph.set_declared(id, Some(declared));
     }
-    for &value in wanted {
-        if let Some(&id) = ids.get(&value).filter(|id| outputs.contains(id)) {
-            part.set_declared(id, Some(declared(&graph.value(value).fact, false)));
-            part.add_output(id);
-        }
-    }
-    let mut whole = Model::of(part);
-    whole.ir_version = model.ir_version;
-    whole.opsets = model.opsets.clone();
-    whole.functions.clone_from(&model.functions);
-    Ok(whole)
+    Ok(part)
 }
 
-/// The nodes that `wanted` are computed by, from `given` on.
-fn needed(graph: &Graph, given: &[ValueId], wanted: &[ValueId]) -> HashSet<NodeId> {
-    let mut needed = HashSet::new();
-    let mut queue: Vec<_> = wanted.iter().copied().filter(|v| !given.contains(v)).collect();
-    while let Some(value) = queue.pop() {
-        let Some((node, _)) = graph.producer(value) else { continue };
-        if needed.insert(node) {
-            let inputs = graph.inputs_of(node).into_iter().flatten().chain(graph.captured_by(node));
-            queue.extend(inputs.filter(|v| !given.contains(v)));
-        }
-    }
-    needed
-}
-
-/// What an engine has to be told of a value. Sizes of what comes out are left to the engine.
+/// The declaration of a value. The sizes of outputs are inferred by the engine.
 fn declared(fact: &Fact, sizes: bool) -> Declared {
     let dtype = fact.dtype();
     let axis =

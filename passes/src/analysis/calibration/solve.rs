@@ -1,6 +1,9 @@
 //! Least squares in closed form, from sums alone.
 
-use crate::statistics::{Sums, par};
+use crate::{
+    analysis::linear::AffineMap,
+    statistics::{Sums, par},
+};
 use faer::{
     Accum, Mat, MatRef, Side,
     linalg::{matmul::matmul, solvers::Llt},
@@ -8,34 +11,12 @@ use faer::{
 };
 use rayon::prelude::*;
 
-/// An affine map `y = W·x + b`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Affine {
-    /// `W`, `[O, D]`.
-    pub weight: Mat<f64>,
-    /// `b`, `O` numbers.
-    pub bias: Vec<f64>,
-}
-
-impl Affine {
-    /// This map, and another behind it: `W₂·(W₁·x + b₁) + b₂`.
-    #[must_use]
-    pub fn then(&self, next: &Self) -> Self {
-        let (o, d) = (next.weight.nrows(), self.weight.ncols());
-        let mut weight = Mat::zeros(o, d);
-        matmul(weight.as_mut(), Accum::Replace, next.weight.as_ref(), self.weight.as_ref(), 1.0, par());
-        let inner =
-            |i: usize| self.bias.iter().enumerate().map(|(j, b)| next.weight[(i, j)] * b).sum::<f64>();
-        Self { weight, bias: (0..o).map(|i| next.bias[i] + inner(i)).collect() }
-    }
-}
-
-/// A system that has no finite solution: the activations it was made from hold NaN or infinity.
+/// A system without finite solution: the activations hold NaN or infinity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the sums over the samples are not finite")]
 pub struct NotFinite;
 
-/// `C + δ·I`, `δ = λ · mean(diag C)`, and its factor: solves for any number of targets.
+/// The matrix `C + δ·I`, `δ = λ · mean(diag C)`, and its Cholesky factor, for any number of targets.
 pub struct Ridge {
     damped: Mat<f64>,
     factor: Llt<f64>,
@@ -44,7 +25,10 @@ pub struct Ridge {
 }
 
 impl Ridge {
-    /// Factorise for the inputs of `sums`.
+    /// Factorises the covariance of the inputs of `sums`.
+    ///
+    /// # Errors
+    /// If the covariance is not finite.
     pub fn new(sums: &Sums, lambda: f64) -> Result<Self, NotFinite> {
         let mut c = sums.covariance();
         let d = c.nrows();
@@ -52,40 +36,46 @@ impl Ridge {
         if !trace.is_finite() {
             return Err(NotFinite);
         }
-        // Where all inputs are constant nothing is learnt about W, and any δ > 0 keeps it as it was.
+        // Constant inputs do not determine W; any δ > 0 keeps the prior.
         let delta = if trace > 0.0 { lambda * trace / d as f64 } else { 1.0 };
         (0..d).for_each(|i| c[(i, i)] += delta);
         let factor = Llt::new(c.as_ref(), Side::Lower).map_err(|_| NotFinite)?;
         Ok(Self { damped: c, factor, delta, x_mean: sums.x_mean.clone() })
     }
 
-    /// `argmin E|y - W·x - b|² + δ·|W - W₀|²`:
-    /// `W = (D + δ·W₀)·(C + δ·I)⁻¹`, `b = E y - W·E x`, from `Dᵀ = Cov(x, y)` `[D, O]` and `E y`.
+    /// Minimises `E|y - W·x - b|² + δ·|W - W₀|²`: `W = (D + δ·W₀)·(C + δ·I)⁻¹`, `b = E y - W·E x`, from
+    /// `cross` `Dᵀ = Cov(x, y)` `[D, O]`, `E y`, and `prior` `W₀` `[O, D]`.
+    ///
+    /// # Errors
+    /// If the solution is not finite.
     pub fn solve(
         &self,
         cross: MatRef<'_, f64>,
         y_mean: &[f64],
         prior: MatRef<'_, f64>,
-    ) -> Result<Affine, NotFinite> {
+    ) -> Result<AffineMap, NotFinite> {
         let right =
             Mat::from_fn(cross.nrows(), cross.ncols(), |i, j| cross[(i, j)] + self.delta * prior[(j, i)]);
         let solution = self.factor.solve(&right);
         self.affine(solution.transpose().to_owned(), y_mean)
     }
 
-    /// The same where of each row `o` only the weights `S = free[o]` may move, `free` being `[O, D]`; the others stay as
-    /// in `prior`: `W_S = W₀_S + (C_SS + δ·I)⁻¹·(D - C·W₀)_S`. Refused, too, if some `C_SS` is singular to rounding.
+    /// Like [`Ridge::solve`], but fits only the weights `S = free[o]` of each row `o` (`free` is `[O, D]`);
+    /// the others keep their prior: `W_S = W₀_S + (C_SS + δ·I)⁻¹·(D - C·W₀)_S`.
+    ///
+    /// # Errors
+    /// If the solution is not finite, or some `C_SS` is singular up to rounding.
     pub fn solve_free(
         &self,
         cross: MatRef<'_, f64>,
         y_mean: &[f64],
         prior: MatRef<'_, f64>,
         free: &[bool],
-    ) -> Result<Affine, NotFinite> {
+    ) -> Result<AffineMap, NotFinite> {
         let (d, o) = (cross.nrows(), cross.ncols());
         let mut rest = cross + prior.transpose() * faer::Scale(self.delta);
         matmul(rest.as_mut(), Accum::Add, self.damped.as_ref(), prior.transpose(), -1.0, par());
-        let moves = |i: usize| {
+        let step = |i: usize| {
             let row = &free[i * d..(i + 1) * d];
             let at: Vec<_> = (0..d).filter(|&j| row[j]).collect();
             if at.is_empty() {
@@ -93,34 +83,37 @@ impl Ridge {
             }
             let part = Mat::from_fn(at.len(), at.len(), |a, b| self.damped[(at[a], at[b])]);
             let rest = Mat::from_fn(at.len(), 1, |a, _| rest[(at[a], i)]);
-            let moved = Llt::new(part.as_ref(), Side::Lower).ok()?.solve(&rest);
-            Some((at, moved))
+            Some((at, Llt::new(part.as_ref(), Side::Lower).ok()?.solve(&rest)))
         };
-        let moved = (0..o).into_par_iter().map(moves).collect::<Option<Vec<_>>>().ok_or(NotFinite)?;
+        let steps = (0..o).into_par_iter().map(step).collect::<Option<Vec<_>>>().ok_or(NotFinite)?;
         let mut weight = prior.to_owned();
-        for (i, (at, by)) in moved.into_iter().enumerate() {
+        for (i, (at, by)) in steps.into_iter().enumerate() {
             at.into_iter().enumerate().for_each(|(a, j)| weight[(i, j)] += by[(a, 0)]);
         }
         self.affine(weight, y_mean)
     }
 
-    fn affine(&self, weight: Mat<f64>, y_mean: &[f64]) -> Result<Affine, NotFinite> {
+    fn affine(&self, weight: Mat<f64>, y_mean: &[f64]) -> Result<AffineMap, NotFinite> {
         let at_mean = |o: usize| (0..weight.ncols()).map(|j| weight[(o, j)] * self.x_mean[j]).sum::<f64>();
         let bias = (0..weight.nrows()).map(|o| y_mean[o] - at_mean(o)).collect();
-        let affine = Affine { weight, bias };
+        let affine = AffineMap { weight, bias };
         if affine.bias.iter().all(|b| b.is_finite()) { Ok(affine) } else { Err(NotFinite) }
     }
 }
 
 impl Sums {
-    /// The affine map nearest to the data, drawn toward `prior` `[O, D]` with weight `λ · mean(diag C)`.
-    pub fn ridge(&self, prior: MatRef<'_, f64>, lambda: f64) -> Result<Affine, NotFinite> {
+    /// The least-squares map for the data, drawn toward `prior` `[O, D]` with weight `λ · mean(diag C)`.
+    ///
+    /// # Errors
+    /// If the sums or the solution are not finite.
+    pub(crate) fn ridge(&self, prior: MatRef<'_, f64>, lambda: f64) -> Result<AffineMap, NotFinite> {
         let cross = self.xy.as_ref() * faer::Scale(1.0 / self.count.max(1) as f64);
         Ridge::new(self, lambda)?.solve(cross.as_ref(), &self.y_mean, prior)
     }
 
-    /// `E|y - W·x - b|²`, summed over the `y`.
-    pub fn loss(&self, map: &Affine) -> f64 {
+    /// The mean squared error `E|y - W·x - b|²`, summed over the outputs.
+    #[cfg(test)]
+    pub(crate) fn loss(&self, map: &AffineMap) -> f64 {
         let n = self.count.max(1) as f64;
         let (d, o) = (self.x_mean.len(), self.y_mean.len());
         let mut wc = Mat::zeros(o, d);
@@ -154,9 +147,8 @@ mod tests {
         (x, y)
     }
 
-    /// The gradient of the objective, computed row by row, is zero at the solution.
     #[test]
-    fn the_ridge_solution_is_stationary() {
+    fn ridge_solution_has_zero_gradient() {
         let (x, y) = data(1);
         let mut sums = Sums::new(5, 2);
         sums.add(rows(&x).all(), rows(&y).all());
@@ -166,28 +158,28 @@ mod tests {
         let c = sums.covariance();
         let delta = lambda * (0..5).map(|i| c[(i, i)]).sum::<f64>() / 5.0;
         for o in 0..2 {
-            let rest = |r: usize| {
+            let residual = |r: usize| {
                 let p: f64 = (0..5).map(|j| got.weight[(o, j)] * f64::from(x[(r, j)])).sum();
                 f64::from(y[(r, o)]) - p - got.bias[o]
             };
-            let mean: f64 = (0..400).map(rest).sum::<f64>() / n;
-            assert!(mean.abs() < 1e-6, "the bias leaves a mean of {mean}");
+            let mean: f64 = (0..400).map(residual).sum::<f64>() / n;
+            assert!(mean.abs() < 1e-6, "the mean residual is {mean}");
             for j in 0..5 {
-                let pull: f64 = (0..400).map(|r| rest(r) * f64::from(x[(r, j)])).sum::<f64>() / n;
+                let pull: f64 = (0..400).map(|r| residual(r) * f64::from(x[(r, j)])).sum::<f64>() / n;
                 let gradient = pull - delta * (got.weight[(o, j)] - prior[(o, j)]);
                 assert!(gradient.abs() < 1e-6, "gradient {gradient}");
             }
-            let brute: f64 = (0..400).map(|r| rest(r).powi(2)).sum::<f64>() / n;
-            let one = Affine { weight: got.weight.subrows(o, 1).to_owned(), bias: vec![got.bias[o]] };
+            let brute: f64 = (0..400).map(|r| residual(r).powi(2)).sum::<f64>() / n;
+            let one = AffineMap { weight: got.weight.subrows(o, 1).to_owned(), bias: vec![got.bias[o]] };
             let mut of_one = Sums::new(5, 1);
             of_one.add(rows(&x).all(), rows(&y).columns(o, 1));
             assert!((of_one.loss(&one) - brute).abs() < 1e-6);
         }
     }
 
-    /// Free weights of each row are where a fit to these inputs alone, of what the held ones leave, puts them.
+    /// Free weights equal those of a separate fit to the residual of the fixed ones.
     #[test]
-    fn held_weights_stay_and_free_ones_are_fitted_to_what_is_left() {
+    fn fits_free_weights_to_the_residual_of_fixed_ones() {
         let (x, y) = data(2);
         let mut sums = Sums::new(5, 2);
         sums.add(rows(&x).all(), rows(&y).all());
@@ -199,13 +191,13 @@ mod tests {
         let got = ridge.solve_free(cross.as_ref(), &sums.y_mean, prior.as_ref(), &free.concat()).unwrap();
         for (o, free) in free.iter().enumerate() {
             let at: Vec<_> = (0..5).filter(|&j| free[j]).collect();
-            let left = Mat::from_fn(400, 1, |r, _| {
-                let held = (0..5).filter(|j| !free[*j]).map(|j| prior[(o, j)] as f32 * x[(r, j)]);
-                y[(r, o)] - held.sum::<f32>()
+            let residual = Mat::from_fn(400, 1, |r, _| {
+                let fixed = (0..5).filter(|j| !free[*j]).map(|j| prior[(o, j)] as f32 * x[(r, j)]);
+                y[(r, o)] - fixed.sum::<f32>()
             });
             let mut alone = Sums::new(at.len(), 1);
-            alone.add(rows(&Mat::from_fn(400, at.len(), |r, a| x[(r, at[a])])).all(), rows(&left).all());
-            // The same δ for the part as for the whole.
+            alone.add(rows(&Mat::from_fn(400, at.len(), |r, a| x[(r, at[a])])).all(), rows(&residual).all());
+            // The same δ for both fits.
             let mean = |c: Mat<f64>| (0..c.nrows()).map(|i| c[(i, i)]).sum::<f64>() / c.nrows() as f64;
             let lambda = lambda * mean(sums.covariance()) / mean(alone.covariance());
             let prior_alone = Mat::from_fn(1, at.len(), |_, a| prior[(o, at[a])]);
@@ -223,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn constant_inputs_leave_the_weights_alone_and_nan_is_refused() {
+    fn keeps_weights_of_constant_inputs_and_rejects_nan() {
         let (ones, y) = (Mat::from_fn(9, 3, |_, _| 1.0_f32), Mat::from_fn(9, 1, |i, _| i as f32));
         let mut sums = Sums::new(3, 1);
         sums.add(rows(&ones).all(), rows(&y).all());

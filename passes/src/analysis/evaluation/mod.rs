@@ -1,4 +1,4 @@
-//! Running candidates on samples that no weight was fitted to.
+//! Held-out evaluation: compares candidates with the original on samples that no weight was fitted to.
 
 mod drift;
 
@@ -11,52 +11,56 @@ use crate::{
 use pare_graph::{Graph, Metrics, Model, NodeId, Tensor, ValueId};
 use std::{collections::HashSet, ops::Range};
 
-/// How far a candidate lies from the original.
+/// The quality of a candidate, relative to the original.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Measured {
-    /// See [`drift`].
+pub struct Quality {
+    /// The drift of the outputs: see [`Drift`](pare_graph::evaluate::quality::Drift).
     pub drift: f64,
-    /// Share of the rows of class scores whose highest is the same, of the output where it is least.
+    /// The share of rows of class scores with the same highest class, of the output where it is least.
     pub agreement: Option<f64>,
-    /// What the share of right classes loses, if samples have labels.
+    /// The accuracy of the original minus that of the candidate, if samples have labels; of the output where
+    /// it is greatest.
     pub accuracy_drop: Option<f64>,
 }
 
-/// How far a candidate may lie from the original. Limits that cannot be measured are broken.
+/// The largest accepted loss of quality. A limit on a quantity that cannot be measured is broken.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Limits {
-    /// The greatest [`Measured::drift`].
+pub struct QualityLimits {
+    /// The maximum of [`Quality::drift`].
     pub max_drift: Option<f64>,
-    /// The least [`Measured::agreement`].
+    /// The minimum of [`Quality::agreement`].
     pub min_agreement: Option<f64>,
-    /// The greatest [`Measured::accuracy_drop`].
+    /// The maximum of [`Quality::accuracy_drop`].
     pub max_accuracy_drop: Option<f64>,
 }
 
-impl Limits {
-    /// Whether there are any.
+impl QualityLimits {
+    /// Returns whether any limit is set.
     pub fn any(&self) -> bool {
         self.max_drift.is_some() || self.min_agreement.is_some() || self.max_accuracy_drop.is_some()
     }
 
-    /// Whether they are limits that something can keep.
+    /// Checks that the limits are in range.
+    ///
+    /// # Errors
+    /// Names a limit that is negative, NaN, or a share above 1.
     pub fn validate(&self) -> Result<(), String> {
         let limits = [
             ("max_drift", self.max_drift, f64::INFINITY),
             ("min_agreement", self.min_agreement, 1.0),
             ("max_accuracy_drop", self.max_accuracy_drop, 1.0),
         ];
-        for (name, value, most) in limits {
-            if let Some(value) = value.filter(|v| !(*v >= 0.0 && *v <= most)) {
+        for (name, value, max) in limits {
+            if let Some(value) = value.filter(|v| !(*v >= 0.0 && *v <= max)) {
                 return Err(format!("`{name}` cannot be {value}"));
             }
         }
         Ok(())
     }
 
-    /// The first limit that is broken, as a sentence.
-    pub fn broken(&self, measured: &Measured) -> Option<String> {
-        let Measured { drift, agreement, accuracy_drop } = *measured;
+    /// Returns a sentence about the first limit that is broken, if any.
+    pub fn broken(&self, quality: &Quality) -> Option<String> {
+        let Quality { drift, agreement, accuracy_drop } = *quality;
         if let Some(limit) = self.max_drift.filter(|&limit| !(drift <= limit)) {
             return Some(format!("the drift of {drift:.3e} is more than {limit}"));
         }
@@ -82,60 +86,64 @@ impl Limits {
     }
 }
 
-/// What the original gives for the samples that are held out.
+/// The outputs of the original for held-out samples, to which those of candidates are compared.
 pub struct HeldOut<'t> {
     tools: Tools<'t>,
     batches: Vec<Range<usize>>,
     outputs: Outputs,
 }
 
-/// Values of the original at which candidates may start, batch by batch.
-pub struct Start {
+/// The part of the original that a change leaves as it is: the values at its end, batch by batch. Candidates
+/// are run from there.
+pub struct Prefix {
     values: Vec<ValueId>,
     names: Vec<String>,
-    held: Vec<Vec<Tensor>>,
+    tensors: Vec<Vec<Tensor>>,
 }
 
 impl<'t> HeldOut<'t> {
-    /// Run the original on the samples in `range`.
-    pub fn new(tools: Tools<'t>, model: &Model, range: Range<usize>) -> Result<Self, PassError> {
-        let graph = &model.graph;
+    /// Runs the original on the samples in `range`.
+    ///
+    /// # Errors
+    /// If there are no samples, or the engine cannot run the model.
+    pub fn new(tools: Tools<'t>, original: &Model, range: Range<usize>) -> Result<Self, PassError> {
+        let graph = &original.graph;
         let bytes = graph.outputs().iter().map(|&v| bytes_per_sample(graph, v)).sum();
         let batches = batches(graph, range, bytes, tools.memory);
-        let mut trial = Self { tools, batches, outputs: vec![] };
-        trial.outputs = trial.run(model, graph.outputs())?;
-        Ok(trial)
+        let mut held_out = Self { tools, batches, outputs: vec![] };
+        held_out.outputs = held_out.run(original, graph.outputs())?;
+        Ok(held_out)
     }
 
-    fn run(&self, model: &Model, wanted: &[ValueId]) -> Result<Vec<Vec<Tensor>>, PassError> {
+    fn run(&self, model: &Model, values: &[ValueId]) -> Result<Vec<Vec<Tensor>>, PassError> {
         let samples = self.tools.samples.ok_or_else(no_samples)?;
-        let mut probe = Probe::new(self.tools, model, &open_inputs(&model.graph), wanted)?;
+        let mut probe = Probe::new(self.tools, model, &open_inputs(&model.graph), values)?;
         let run = |batch: &Range<usize>| Ok(probe.run(&samples.batch(batch.clone())?)?);
         self.batches.iter().map(run).collect()
     }
 
-    /// The drift of a whole model.
-    pub fn drift(&self, model: &Model) -> Result<f64, PassError> {
-        let outputs = self.run(model, model.graph.outputs())?;
+    /// The outputs of the original.
+    pub fn outputs(&self) -> &Outputs {
+        &self.outputs
+    }
+
+    /// The drift of a candidate.
+    pub fn drift(&self, candidate: &Model) -> Result<f64, PassError> {
+        let outputs = self.run(candidate, candidate.graph.outputs())?;
         Ok(drift(&self.outputs, &outputs)?)
     }
 
-    /// How unsure the original is of its classes: see [`entropy`].
+    /// The mean entropy of the classes that the original predicts: see [`entropy`].
     pub fn entropy(&self) -> Result<Option<f64>, PassError> {
         Ok(entropy(&self.outputs)?)
     }
 
-    /// All measures of a whole model.
-    pub fn measure(&self, model: &Model) -> Result<Measured, PassError> {
-        self.judge(&self.run(model, model.graph.outputs())?)
+    /// The quality of a candidate.
+    pub fn measure(&self, candidate: &Model) -> Result<Quality, PassError> {
+        self.quality(&self.run(candidate, candidate.graph.outputs())?)
     }
 
-    /// All measures of a candidate that is equal to the original up to the start.
-    pub fn measure_from(&self, start: &Start, model: &Model) -> Result<Measured, PassError> {
-        self.judge(&self.run_from(start, model)?)
-    }
-
-    fn judge(&self, outputs: &Outputs) -> Result<Measured, PassError> {
+    fn quality(&self, outputs: &Outputs) -> Result<Quality, PassError> {
         let labels = self.tools.samples.and_then(pare_graph::Samples::labels);
         let mut by_output: Vec<Metrics> = vec![];
         for ((batch, a), b) in self.batches.iter().zip(&self.outputs).zip(outputs) {
@@ -147,21 +155,21 @@ impl<'t> HeldOut<'t> {
         }
         let least = |of: &dyn Fn(&Metrics) -> Option<f64>| by_output.iter().filter_map(of).reduce(f64::min);
         let gain = |m: &Metrics| Some(m.candidate_accuracy()? - m.reference_accuracy()?);
-        Ok(Measured {
+        Ok(Quality {
             drift: drift(&self.outputs, outputs)?,
             agreement: least(&Metrics::agreement),
             accuracy_drop: least(&gain).map(|gain| -gain),
         })
     }
 
-    /// Run the original up to where a change of these nodes begins to matter.
-    pub fn start(&self, model: &Model, changed: &HashSet<NodeId>) -> Result<Start, PassError> {
-        let graph = &model.graph;
+    /// Runs the original up to the values that a change of these nodes does not affect.
+    pub fn prefix(&self, original: &Model, changed: &HashSet<NodeId>) -> Result<Prefix, PassError> {
+        let graph = &original.graph;
         let values = boundary(graph, changed);
         let names = values.iter().map(|&v| graph.value(v).name.clone()).collect();
         let inputs = open_inputs(graph);
-        let held = if values.iter().all(|v| inputs.contains(v)) {
-            // Nothing to run: the samples themselves.
+        let tensors = if values.iter().all(|v| inputs.contains(v)) {
+            // The values are the samples themselves.
             let samples = self.tools.samples.ok_or_else(no_samples)?;
             let pick = |batch: &Range<usize>| {
                 let feeds = samples.batch(batch.clone())?;
@@ -170,79 +178,67 @@ impl<'t> HeldOut<'t> {
             };
             self.batches.iter().map(pick).collect::<Result<_, PassError>>()?
         } else {
-            self.run(model, &values)?
+            self.run(original, &values)?
         };
-        Ok(Start { values, names, held })
+        Ok(Prefix { values, names, tensors })
     }
 
-    /// The drift of a candidate that is equal to the original up to the start.
-    pub fn drift_from(&self, start: &Start, model: &Model) -> Result<f64, PassError> {
-        Ok(drift(&self.outputs, &self.run_from(start, model)?)?)
+    /// The drift of a candidate that shares a prefix with the original.
+    pub fn drift_from(&self, prefix: &Prefix, candidate: &Model) -> Result<f64, PassError> {
+        Ok(drift(&self.outputs, &self.run_from(prefix, candidate)?)?)
     }
 
-    fn run_from(&self, start: &Start, model: &Model) -> Result<Outputs, PassError> {
-        self.rest(start, model)?.outputs(start, &mut |_, tensor| tensor.clone())
+    fn run_from(&self, prefix: &Prefix, candidate: &Model) -> Result<Outputs, PassError> {
+        self.suffix(prefix, candidate)?.outputs(prefix, &mut |_, tensor| tensor.clone())
     }
 
-    /// Load what follows a start, to run it several times.
-    pub fn rest(&self, start: &Start, model: &Model) -> Result<Rest, PassError> {
-        Ok(Rest { probe: Probe::new(self.tools, model, &start.values, model.graph.outputs())? })
-    }
-
-    /// What the original gives.
-    pub fn outputs(&self) -> &Outputs {
-        &self.outputs
+    /// Loads the part of a model that follows a prefix, to run it several times.
+    pub fn suffix(&self, prefix: &Prefix, model: &Model) -> Result<Suffix, PassError> {
+        Ok(Suffix { probe: Probe::new(self.tools, model, &prefix.values, model.graph.outputs())? })
     }
 }
 
-/// What follows a [`Start`].
-pub struct Rest {
+/// The part of a model that follows a [`Prefix`].
+pub struct Suffix {
     probe: Probe,
 }
 
-impl Rest {
-    /// The outputs when one of the values at the start is changed.
+impl Suffix {
+    /// Returns the outputs of the model with one value of the prefix changed.
     pub fn run(
         &mut self,
-        start: &Start,
+        prefix: &Prefix,
         value: ValueId,
         change: &mut dyn FnMut(&Tensor) -> Tensor,
     ) -> Result<Outputs, PassError> {
-        self.outputs(start, &mut |id, tensor| if id == value { change(tensor) } else { tensor.clone() })
+        self.outputs(prefix, &mut |id, tensor| if id == value { change(tensor) } else { tensor.clone() })
     }
 
     fn outputs(
         &mut self,
-        start: &Start,
+        prefix: &Prefix,
         change: &mut dyn FnMut(ValueId, &Tensor) -> Tensor,
     ) -> Result<Outputs, PassError> {
         let mut outputs = vec![];
-        for held in &start.held {
-            let values = start.values.iter().zip(held).map(|(&id, tensor)| change(id, tensor));
-            let feeds: Vec<_> = start.names.iter().cloned().zip(values).collect();
+        for tensors in &prefix.tensors {
+            let values = prefix.values.iter().zip(tensors).map(|(&id, tensor)| change(id, tensor));
+            let feeds: Vec<_> = prefix.names.iter().cloned().zip(values).collect();
             outputs.push(self.probe.run(&feeds)?);
         }
         Ok(outputs)
     }
 }
 
-/// Values made before any of the changed nodes, and read by these or by what follows from them.
+/// Returns the values that do not depend on the changed nodes but are read by them, or by nodes that depend
+/// on them.
 fn boundary(graph: &Graph, changed: &HashSet<NodeId>) -> Vec<ValueId> {
-    let mut after: HashSet<ValueId> = HashSet::new();
-    let mut wanted = vec![];
-    for &node in graph.nodes().iter() {
-        let inputs: Vec<_> =
-            graph.inputs_of(node).into_iter().flatten().chain(graph.captured_by(node)).collect();
-        if !changed.contains(&node) && !inputs.iter().any(|v| after.contains(v)) {
-            continue;
-        }
-        after.extend(graph.outputs_of(node).into_iter().flatten());
-        wanted.extend(inputs.into_iter().filter(|&v| graph.value(v).data.is_none()));
-    }
-    // An output that no change reaches is given as it is.
-    wanted.extend(graph.outputs());
-    wanted.retain(|v| !after.contains(v));
-    wanted.sort_unstable();
-    wanted.dedup();
-    wanted
+    let dependent = graph.downstream(changed.iter().copied());
+    let mut boundary: Vec<_> = dependent.iter().flat_map(|&node| graph.operands(node)).collect();
+    boundary.retain(|&v| graph.value(v).data.is_none());
+    // Outputs of the model that do not depend on the change are taken from the prefix.
+    boundary.extend(graph.outputs());
+    boundary.retain(|&v| graph.producer(v).is_none_or(|(node, _)| !dependent.contains(&node)));
+    boundary.sort_unstable();
+    boundary.dedup();
+    boundary
 }

@@ -1,13 +1,13 @@
-//! What a graph costs as a function of how many units each group keeps.
+//! The cost of a graph as a function of the number of units that each group keeps.
 
-use super::{Groups, Port, Site, constant_of, site_of};
+use super::{Groups, Site, Slot, constant_of, site_of, tracer::operand};
 use pare_graph::{
     Graph, NodeRef,
     ops::{self, Bindings, NodeCost},
 };
 use std::collections::{BTreeMap, HashMap};
 
-/// A sum of products: each term is a node (or a weight), its factors are the axes that its cost grows with.
+/// A sum of terms, one for each node or weight. A term is proportional to the sizes of some axes.
 #[derive(Clone, Debug, Default)]
 pub struct CostModel {
     fixed: f64,
@@ -16,21 +16,38 @@ pub struct CostModel {
 
 #[derive(Clone, Debug)]
 enum Term {
-    /// What it costs with all units, and the axes that this is proportional to.
-    Product { whole: f64, axes: Vec<Form> },
-    /// What a group of this width costs with so many units kept; between these as the next larger one.
-    Table { group: usize, width: usize, costs: BTreeMap<usize, f64> },
+    /// The cost with all units, and the axes that it is proportional to.
+    Product { full: f64, axes: Vec<AxisSize> },
+    /// The measured cost of a group of this width by the number of kept units; other numbers cost as much as
+    /// the next larger one.
+    Table { group: usize, table: CostTable },
 }
 
-/// The size of an axis, `size - Σ per_unit·(width - kept)`.
+/// The size of an axis, `size - Σ per_unit·(width - kept)` over groups.
 #[derive(Clone, Debug)]
-struct Form {
+struct AxisSize {
     size: f64,
-    parts: Vec<(usize, f64)>,
+    parts: Vec<AxisPart>,
+}
+
+/// A group along an axis, and its indices per unit.
+#[derive(Clone, Debug)]
+struct AxisPart {
+    group: usize,
+    per_unit: f64,
+}
+
+/// The measured costs of a group by the number of kept units.
+#[derive(Clone, Debug)]
+pub struct CostTable {
+    /// The number of units of the group.
+    pub width: usize,
+    /// The cost by the number of kept units.
+    pub costs: BTreeMap<usize, f64>,
 }
 
 impl CostModel {
-    /// Multiply-accumulates for one sample.
+    /// The multiply-accumulates for one sample.
     pub fn macs(graph: &Graph, groups: &Groups) -> Self {
         let cost = graph.cost(&Bindings::default());
         let mut model = Self::default();
@@ -40,7 +57,7 @@ impl CostModel {
         model
     }
 
-    /// Elements of weights.
+    /// The number of elements of weights.
     pub fn params(graph: &Graph, groups: &Groups) -> Self {
         let mut by_site = HashMap::<Site, Vec<(Site, usize)>>::new();
         for (site, axis) in groups.axes().filter(|(site, _)| constant_of(graph, *site).is_some()) {
@@ -60,50 +77,49 @@ impl CostModel {
         model
     }
 
-    fn add(&mut self, groups: &Groups, whole: f64, axes: Vec<(Site, usize)>) {
-        let form = |(site, axis): (Site, usize)| {
+    fn add(&mut self, groups: &Groups, full: f64, axes: Vec<(Site, usize)>) {
+        let size = |(site, axis): (Site, usize)| {
             let owners = groups.owners(site, axis)?;
             let mut parts = HashMap::<usize, f64>::new();
             for (group, _) in owners.iter().flatten() {
                 *parts.entry(*group as usize).or_default() += 1.0;
             }
-            let per_unit = |(group, n): (usize, f64)| (group, n / groups.groups[group].width as f64);
-            let mut parts: Vec<_> = parts.into_iter().map(per_unit).collect();
-            parts.sort_by_key(|p| p.0);
-            (!parts.is_empty()).then_some(Form { size: owners.len() as f64, parts })
+            let part = |(group, n): (usize, f64)| AxisPart {
+                group,
+                per_unit: n / groups.groups[group].width as f64,
+            };
+            let mut parts: Vec<_> = parts.into_iter().map(part).collect();
+            parts.sort_by_key(|p| p.group);
+            (!parts.is_empty()).then_some(AxisSize { size: owners.len() as f64, parts })
         };
-        let axes: Vec<_> = axes.into_iter().filter_map(form).collect();
-        if axes.is_empty() || whole == 0.0 {
-            self.fixed += whole;
+        let axes: Vec<_> = axes.into_iter().filter_map(size).collect();
+        if axes.is_empty() || full == 0.0 {
+            self.fixed += full;
         } else {
-            self.terms.push(Term::Product { whole, axes });
+            self.terms.push(Term::Product { full, axes });
         }
     }
 
-    /// What was measured: the cost of the whole, and for each group its width and what it costs with so many units kept.
-    pub fn tables(whole: f64, tables: &BTreeMap<usize, (usize, BTreeMap<usize, f64>)>) -> Self {
-        let table = |(&group, (width, costs)): (&usize, &(usize, BTreeMap<usize, f64>))| Term::Table {
-            group,
-            width: *width,
-            costs: costs.clone(),
-        };
+    /// A model of measured costs: of the entire graph, and of each group.
+    pub fn tables(total: f64, tables: &BTreeMap<usize, CostTable>) -> Self {
+        let table = |(&group, table): (&usize, &CostTable)| Term::Table { group, table: table.clone() };
         let terms: Vec<_> = tables.iter().map(table).collect();
-        let fixed = whole - terms.iter().map(|t| t.at(&|_| 0)).sum::<f64>();
+        let fixed = total - terms.iter().map(|t| t.at(&|_| 0)).sum::<f64>();
         Self { fixed, terms }
     }
 
-    /// The cost when `lost(group)` units of each group are gone.
+    /// The cost with `lost(group)` units of each group removed.
     pub fn at(&self, lost: &dyn Fn(usize) -> usize) -> f64 {
         self.fixed + self.terms.iter().map(|t| t.at(lost)).sum::<f64>()
     }
 
-    /// What changes with the units of this group.
+    /// The part of the cost that depends on a group.
     pub fn of(&self, group: usize) -> Self {
         let touches = |t: &&Term| t.groups().any(|g| g == group);
         Self { fixed: 0.0, terms: self.terms.iter().filter(touches).cloned().collect() }
     }
 
-    /// Whether no term depends on two of these groups.
+    /// Returns whether no term depends on two of these groups.
     pub fn is_separable(&self, groups: &[usize]) -> bool {
         self.terms.iter().all(|t| {
             let mut of = t.groups().filter(|g| groups.contains(g));
@@ -115,45 +131,42 @@ impl CostModel {
 
 impl Term {
     fn at(&self, lost: &dyn Fn(usize) -> usize) -> f64 {
-        let share = |form: &Form| {
-            let gone: f64 = form.parts.iter().map(|&(g, per_unit)| per_unit * lost(g) as f64).sum();
-            (form.size - gone) / form.size
+        let share = |axis: &AxisSize| {
+            let removed: f64 = axis.parts.iter().map(|p| p.per_unit * lost(p.group) as f64).sum();
+            (axis.size - removed) / axis.size
         };
         match self {
-            Self::Product { whole, axes } => whole * axes.iter().map(share).product::<f64>(),
-            Self::Table { group, width, costs } => {
+            Self::Product { full, axes } => full * axes.iter().map(share).product::<f64>(),
+            Self::Table { group, table: CostTable { width, costs } } => {
                 let next = costs.range(width - lost(*group)..).next().or_else(|| costs.iter().next_back());
                 next.map_or(0.0, |(_, cost)| *cost)
             }
         }
     }
 
-    /// The groups it depends on, with repetition.
+    /// The groups that the term depends on, with repetition.
     fn groups(&self) -> Box<dyn Iterator<Item = usize> + '_> {
         match self {
-            Self::Product { axes, .. } => Box::new(axes.iter().flat_map(|a| &a.parts).map(|p| p.0)),
+            Self::Product { axes, .. } => Box::new(axes.iter().flat_map(|a| &a.parts).map(|p| p.group)),
             Self::Table { group, .. } => Box::new(std::iter::once(*group)),
         }
     }
 }
 
-/// The axes that the cost of a node is proportional to.
+/// Returns the axes that the cost of a node is proportional to.
 fn factors(at: NodeRef<'_>) -> Vec<(Site, usize)> {
-    let rank = |port| match port {
-        Port::In(slot) => at.optional(slot).and_then(|v| v.rank().ok()).unwrap_or(0),
-        Port::Out(slot) => at.outputs().get(slot).copied().flatten().and_then(|v| v.rank().ok()).unwrap_or(0),
-    };
-    let axes: Vec<(Port, usize)> = match at.op() {
-        "Conv" | "ConvTranspose" => vec![(Port::In(1), 0), (Port::In(1), 1)],
+    let rank = |slot| operand(at, slot).and_then(|v| v.rank().ok()).unwrap_or(0);
+    let axes: Vec<(Slot, usize)> = match at.op() {
+        "Conv" | "ConvTranspose" => vec![(Slot::In(1), 0), (Slot::In(1), 1)],
         "MatMul" => {
-            let k = (Port::In(0), rank(Port::In(0)).saturating_sub(1));
-            (0..rank(Port::Out(0))).map(|axis| (Port::Out(0), axis)).chain([k]).collect()
+            let k = (Slot::In(0), rank(Slot::In(0)).saturating_sub(1));
+            (0..rank(Slot::Out(0))).map(|axis| (Slot::Out(0), axis)).chain([k]).collect()
         }
         "Gemm" => {
-            let k = (Port::In(1), usize::from(at.int("transB", 0) != 0));
-            vec![(Port::Out(0), 0), (Port::Out(0), 1), k]
+            let k = (Slot::In(1), usize::from(at.int("transB", 0) != 0));
+            vec![(Slot::Out(0), 0), (Slot::Out(0), 1), k]
         }
         _ => vec![],
     };
-    axes.into_iter().filter_map(|(port, axis)| Some((site_of(at, port)?, axis))).collect()
+    axes.into_iter().filter_map(|(slot, axis)| Some((site_of(at, slot)?, axis))).collect()
 }

@@ -1,80 +1,77 @@
-//! Removing units: every weight, attribute and shape constant changed at once, and checked.
+//! Removal of units: changes all weights, attributes and shape constants at once and checks the result.
 
-use super::{Groups, Keep, Port, Site, constant_of, rule, site_of};
+use super::{Groups, Keep, Site, Slot, constant_of, rule, site_of, tracer::operand};
 use pare_graph::{
-    Attribute, Dim, Fact, Graph, Node, NodeId, NodeRef, Patch, PatchError, Tensor, Type, TypeKind, ValueId,
+    Attribute, DataType, Dim, Fact, Graph, Node, NodeId, NodeRef, Patch, PatchError, Tensor, Type, TypeKind,
+    ValueId,
 };
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
-/// Why units cannot be removed. The graph is as it was.
+/// The reason why units cannot be removed. The graph is unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CutError {
-    /// Nothing of a group would be left, or a group is asked for that stays whole.
+    /// No unit of a group would remain, or the group is pinned.
     #[error("`{0}` cannot lose these channels")]
     Group(String),
     /// A shape constant or attribute cannot be made to fit.
     #[error("{0} cannot be made to fit fewer channels")]
     Node(String),
-    /// A value would not get the shape that follows from what was removed.
-    #[error("`{value}` would be {got}, not {wanted}")]
+    /// The inferred shape of a value differs from the one that follows from the removed units.
+    #[error("`{value}` would be {got}, not {expected}")]
     Shape {
         /// The value.
         value: String,
-        /// What inference says.
+        /// The inferred type.
         got: String,
-        /// What it should say.
-        wanted: String,
+        /// The expected type.
+        expected: String,
     },
-    /// The graph refuses.
+    /// The patch is invalid for the graph.
     #[error(transparent)]
     Patch(#[from] PatchError),
 }
 
-/// What the rules of the operators write their changes to.
+/// Collects the changes that the rules of the operators make.
 pub struct Cutter<'a> {
     groups: &'a Groups,
     keep: &'a Keep,
     inputs: BTreeMap<(NodeId, usize), (String, Tensor)>,
     attributes: Vec<(NodeId, String, Option<Attribute>)>,
-    /// Nodes whose output is to be multiplied by a number.
+    /// Nodes whose output is multiplied by a factor.
     scales: Vec<(NodeId, f64)>,
 }
 
 impl Cutter<'_> {
-    /// The indices that stay along an axis of an operand; `None` if all of them do.
-    pub fn kept(&self, at: NodeRef<'_>, port: Port, axis: usize) -> Option<Vec<usize>> {
-        self.kept_at(site_of(at, port)?, axis)
+    /// The indices of an axis of an operand that are kept; `None` if all are.
+    pub fn kept(&self, at: NodeRef<'_>, slot: Slot, axis: usize) -> Option<Vec<usize>> {
+        self.kept_at(site_of(at, slot)?, axis)
     }
 
     fn kept_at(&self, site: Site, axis: usize) -> Option<Vec<usize>> {
         self.groups.kept(self.keep, site, axis)
     }
 
-    /// The sizes an operand will have.
-    pub fn dims(&self, at: NodeRef<'_>, port: Port) -> Option<Vec<Dim>> {
-        let value = match port {
-            Port::In(slot) => at.optional(slot)?,
-            Port::Out(slot) => at.outputs().get(slot).copied().flatten()?,
-        };
-        let site = site_of(at, port)?;
+    /// The sizes of an operand after the cut.
+    pub fn dims(&self, at: NodeRef<'_>, slot: Slot) -> Option<Vec<Dim>> {
+        let (value, site) = (operand(at, slot)?, site_of(at, slot)?);
         let size = |(axis, dim): (usize, &Dim)| {
             self.kept_at(site, axis).map_or_else(|| dim.clone(), |kept| Dim::from(kept.len()))
         };
         Some(value.shape()?.iter().enumerate().map(size).collect())
     }
 
-    /// Set or remove an attribute.
+    /// Sets or removes an attribute.
     pub fn set_attribute(&mut self, at: NodeRef<'_>, name: &str, value: Option<Attribute>) {
         self.attributes.push((at.id, name.into(), value));
     }
 
-    /// Give an input a constant of its own.
+    /// Sets an input to a constant of its own.
     pub fn set_input(&mut self, at: NodeRef<'_>, slot: usize, hint: &str, tensor: Tensor) {
         let name = at.optional(slot).map_or_else(|| hint.to_owned(), |v| v.name().to_owned());
         self.inputs.insert((at.id, slot), (name, tensor));
     }
 
-    /// Multiply a constant input by a number, after what it loses.
+    /// Multiplies a constant input by a factor, after removal of its indices.
     pub fn scale_input(&mut self, at: NodeRef<'_>, slot: usize, factor: f64) -> Option<()> {
         let old = match self.inputs.get(&(at.id, slot)) {
             Some((_, sliced)) => sliced.clone(),
@@ -85,12 +82,12 @@ impl Cutter<'_> {
         Some(())
     }
 
-    /// Multiply what a node computes by a number.
+    /// Multiplies the output of a node by a factor.
     pub fn scale_output(&mut self, at: NodeRef<'_>, factor: f64) {
         self.scales.push((at.id, factor));
     }
 
-    /// `set_input`, with integers of the type of the constant that is there.
+    /// Sets an input to integers of the type of its present constant.
     pub fn set_indices(&mut self, at: NodeRef<'_>, slot: usize, hint: &str, values: &[i64]) -> Option<()> {
         let old = at.optional(slot)?.constant().ok()?;
         let values: Vec<f64> = values.iter().map(|&v| v as f64).collect();
@@ -99,62 +96,35 @@ impl Cutter<'_> {
     }
 }
 
-/// The graph without the units that do not stay.
+/// Returns the graph without the units that are not kept.
+///
+/// # Errors
+/// If a group cannot lose these units, or an operator cannot be adapted.
 pub fn cut(graph: &Graph, groups: &Groups, keep: &Keep) -> Result<Graph, CutError> {
     for (&group, units) in keep {
-        let asked = &groups.groups[group];
+        let of = &groups.groups[group];
         let none = !units.contains(&true);
-        if units.len() != asked.width || none || asked.whole.is_some() && units.contains(&false) {
-            return Err(CutError::Group(asked.name.clone()));
+        if units.len() != of.width || none || of.pinned.is_some() && units.contains(&false) {
+            return Err(CutError::Group(of.name.clone()));
         }
     }
+    let Some(&first) = graph.nodes().first() else { return Ok(graph.clone()) };
     let mut cutter = Cutter { groups, keep, inputs: BTreeMap::new(), attributes: vec![], scales: vec![] };
-    // The axes that lose something, by tensor.
-    let mut lost = BTreeMap::<Site, Vec<(usize, Vec<usize>)>>::new();
-    for (site, axis) in groups.axes() {
-        if let Some(kept) = cutter.kept_at(site, axis) {
-            lost.entry(site).or_default().push((axis, kept));
-        }
-    }
-    let mut patch = None;
-    let mut data = HashMap::new();
-    let mut shapes = HashMap::<ValueId, Vec<Dim>>::new();
-    for (&site, axes) in &lost {
-        let Some(constant) = constant_of(graph, site) else {
-            let Site::Value(id) = site else { continue };
-            let mut shape = graph.value_ref(id).shape().unwrap_or_default().to_vec();
-            axes.iter().for_each(|(axis, kept)| shape[*axis] = Dim::from(kept.len()));
-            shapes.insert(id, shape);
-            continue;
-        };
-        let old = constant.value().tensor().expect("a constant at a site has elements");
-        let fits = || CutError::Node(format!("`{}`", constant.name()));
-        let new =
-            axes.iter().try_fold(old.clone(), |t, (axis, kept)| take(&t, *axis, kept)).ok_or_else(fits)?;
-        match site {
-            Site::Value(id) => drop(data.insert(id, new)),
-            Site::Use(node, slot) => cutter.set_input(graph.at(node), slot, "", new),
-        }
-    }
+    let CutSites { data, shapes } = cutter.cut_sites(graph)?;
     for &id in graph.nodes().iter() {
         let at = graph.at(id);
-        if let Some(rewrite) = rule(at).and_then(|r| r.rewrite) {
-            let touched = at.inputs().into_iter().chain(at.outputs()).flatten();
-            let touched = touched.into_iter().any(|v| shapes.contains_key(&v.id) || data.contains_key(&v.id));
-            if touched {
-                patch.get_or_insert_with(|| Patch::anchored(id));
-                rewrite(&mut cutter, at).ok_or_else(|| CutError::Node(at.describe()))?;
-            }
+        let Some(rewrite) = rule(at).and_then(|r| r.rewrite) else { continue };
+        let operands = at.inputs().into_iter().chain(at.outputs()).flatten();
+        if operands.into_iter().any(|v| shapes.contains_key(&v.id) || data.contains_key(&v.id)) {
+            rewrite(&mut cutter, at).ok_or_else(|| CutError::Node(at.describe()))?;
         }
     }
-    let first = graph.nodes().first().copied();
-    let Some(mut patch) = patch.or_else(|| first.map(Patch::anchored)) else { return Ok(graph.clone()) };
-    let mut new = graph.clone();
+    let mut patch = Patch::anchored(first);
     for (id, tensor) in data {
         patch.set_data(id, tensor);
     }
     for ((node, slot), (name, tensor)) in cutter.inputs {
-        // What nobody else reads keeps its name.
+        // A constant without other users keeps its name.
         match graph.at(node).optional(slot).filter(|v| v.value().tensor().is_some() && v.sole_use().is_ok()) {
             Some(own) => patch.set_data(own.id, tensor),
             None => patch.set_constant(node, slot, &name, tensor),
@@ -163,28 +133,73 @@ pub fn cut(graph: &Graph, groups: &Groups, keep: &Keep) -> Result<Graph, CutErro
     for (node, name, attribute) in cutter.attributes {
         patch.set_attribute(node, &name, attribute);
     }
+    let mut new = graph.clone();
     for (&id, shape) in &shapes {
         redeclare(&mut new, id, shape);
     }
     new.apply(patch)?;
-    for (id, wanted) in shapes {
-        let value = new.value(id);
-        let fits = value.fact.shape().is_none_or(|got| {
-            got.len() == wanted.len() && got.iter().zip(&wanted).all(|(g, w)| w.known().is_none() || g == w)
-        });
-        if !fits {
-            let wanted = Fact::tensor(value.fact.dtype().unwrap_or(pare_graph::DataType::Float), wanted);
-            let (got, wanted) = (value.fact.to_string(), wanted.to_string());
-            return Err(CutError::Shape { value: value.name.clone(), got, wanted });
-        }
-    }
+    check_shapes(&new, shapes)?;
     for (node, factor) in cutter.scales {
         scale(&mut new, node, factor)?;
     }
     Ok(new)
 }
 
-/// Put a multiplication behind the node.
+/// The new data of weights and the new shapes of activations.
+struct CutSites {
+    data: BTreeMap<ValueId, Tensor>,
+    shapes: BTreeMap<ValueId, Vec<Dim>>,
+}
+
+impl Cutter<'_> {
+    /// Removes indices from all sites. Vectors become inputs of their own.
+    fn cut_sites(&mut self, graph: &Graph) -> Result<CutSites, CutError> {
+        let mut cut = CutSites { data: BTreeMap::new(), shapes: BTreeMap::new() };
+        // The kept indices of each axis that loses some, by tensor.
+        let mut sites = BTreeMap::<Site, Vec<(usize, Vec<usize>)>>::new();
+        for (site, axis) in self.groups.axes() {
+            if let Some(kept) = self.kept_at(site, axis) {
+                sites.entry(site).or_default().push((axis, kept));
+            }
+        }
+        for (site, axes) in sites {
+            let Some(constant) = constant_of(graph, site) else {
+                let Site::Value(id) = site else { continue };
+                let mut shape = graph.value_ref(id).shape().unwrap_or_default().to_vec();
+                axes.iter().for_each(|(axis, kept)| shape[*axis] = Dim::from(kept.len()));
+                cut.shapes.insert(id, shape);
+                continue;
+            };
+            let old = constant.value().tensor().expect("a constant at a site has elements");
+            let new = axes.iter().try_fold(old.clone(), |t, (axis, kept)| take(&t, *axis, kept));
+            let new = new.ok_or_else(|| CutError::Node(format!("`{}`", constant.name())))?;
+            match site {
+                Site::Value(id) => drop(cut.data.insert(id, new)),
+                Site::Use(node, slot) => self.set_input(graph.at(node), slot, "", new),
+            }
+        }
+        Ok(cut)
+    }
+}
+
+/// Compares the inferred shapes of values with the expected ones.
+fn check_shapes(graph: &Graph, shapes: BTreeMap<ValueId, Vec<Dim>>) -> Result<(), CutError> {
+    for (id, expected) in shapes {
+        let value = graph.value(id);
+        let fits = value.fact.shape().is_none_or(|got| {
+            let same = |(g, e): (&Dim, &Dim)| e.known().is_none() || g == e;
+            got.len() == expected.len() && got.iter().zip(&expected).all(same)
+        });
+        if !fits {
+            let expected = Fact::tensor(value.fact.dtype().unwrap_or(DataType::Float), expected);
+            let (got, expected) = (value.fact.to_string(), expected.to_string());
+            return Err(CutError::Shape { value: value.name.clone(), got, expected });
+        }
+    }
+    Ok(())
+}
+
+/// Multiplies the output of a node by a factor.
 fn scale(graph: &mut Graph, node: NodeId, factor: f64) -> Result<(), CutError> {
     let at = graph.at(node);
     let fits = || CutError::Node(at.describe());
@@ -200,7 +215,7 @@ fn scale(graph: &mut Graph, node: NodeId, factor: f64) -> Result<(), CutError> {
     Ok(())
 }
 
-/// What a value is declared as follows its new shape; and so does what is known about it.
+/// Sets the declared type and the fact of a value to a new shape.
 fn redeclare(graph: &mut Graph, id: ValueId, shape: &[Dim]) {
     let value = graph.value(id);
     let fact = value.fact.dtype().map_or(Fact::Unknown, |d| Fact::tensor(d, shape.to_vec()));
@@ -214,7 +229,7 @@ fn redeclare(graph: &mut Graph, id: ValueId, shape: &[Dim]) {
     graph.set_fact(id, fact);
 }
 
-/// The elements at these indices of an axis; `None` for elements that share bytes.
+/// Returns the elements at these indices of an axis; `None` for elements of less than a byte.
 pub fn take(tensor: &Tensor, axis: usize, kept: &[usize]) -> Option<Tensor> {
     let bits = tensor.dtype().bits() as usize;
     let shape = tensor.shape();

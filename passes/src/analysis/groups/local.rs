@@ -1,12 +1,12 @@
-//! What one operator alone does to indices.
+//! The indices that a single operator ties together.
 
-use super::{Port, Site, rule, site_of, traced, tracer::Tracer};
+use super::{Site, Slot, rule, site_of, traced, tracer::Tracer};
 use pare_graph::{Graph, NodeRef, ValueId};
 use std::collections::BTreeMap;
 
 /// An index of an axis of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct AxisIndex {
     /// The value.
     pub value: ValueId,
     /// The axis.
@@ -17,22 +17,27 @@ pub struct Place {
     pub index: usize,
 }
 
-/// Follows indices through single operators.
+/// Indices that an operator ties together, ascending.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IndexClass {
+    /// Indices of inputs that are not constant.
+    pub inputs: Vec<AxisIndex>,
+    /// Indices of the axis of the output.
+    pub outputs: Vec<usize>,
+}
+
+/// Traces indices through single operators.
 pub struct LocalTracer<'g>(Tracer<'g>);
 
 impl<'g> LocalTracer<'g> {
-    /// For the operators of this graph.
+    /// A tracer for the operators of a graph.
     pub fn new(graph: &'g Graph) -> Self {
-        Self(Tracer::new(graph, Some(traced(graph, None).natures())))
+        Self(Tracer::new(graph, Some(traced(graph, None).axis_uses())))
     }
 
-    /// Which indices of inputs an operator ties to which indices of an axis of its output; both ascending. `None` if
-    /// that cannot be told.
-    pub fn classes(
-        &mut self,
-        at: NodeRef<'g>,
-        (port, axis): (Port, usize),
-    ) -> Option<Vec<(Vec<Place>, Vec<usize>)>> {
+    /// Returns the classes of indices that a node ties together, for an axis of one of its outputs. `None` if
+    /// the node has no complete rule or pins the axis.
+    pub fn classes(&mut self, at: NodeRef<'g>, output: usize, axis: usize) -> Option<Vec<IndexClass>> {
         let Self(tracer) = self;
         tracer.clear();
         let mut complete = false;
@@ -41,15 +46,15 @@ impl<'g> LocalTracer<'g> {
             complete = traced.is_some();
             traced
         });
-        let id = *tracer.index.get(&(site_of(at, port)?, axis))?;
+        let id = *tracer.index.get(&(site_of(at, Slot::Out(output))?, axis))?;
         if !complete || tracer.pinned.contains_key(&id) {
             return None;
         }
         let of = tracer.axes[id];
-        let mut classes = BTreeMap::<usize, (Vec<Place>, Vec<usize>)>::new();
+        let mut classes = BTreeMap::<usize, IndexClass>::new();
         for index in 0..of.size {
             let root = tracer.root(of.base + index);
-            classes.entry(root).or_default().1.push(index);
+            classes.entry(root).or_default().outputs.push(index);
         }
         let inputs: Vec<_> =
             at.inputs().into_iter().flatten().filter(|v| !v.is_constant()).map(|v| v.id).collect();
@@ -60,8 +65,8 @@ impl<'g> LocalTracer<'g> {
             }
             for index in 0..info.size {
                 let root = tracer.root(info.base + index);
-                if let Some((ins, _)) = classes.get_mut(&root) {
-                    ins.push(Place { value, axis: info.axis, size: info.size, index });
+                if let Some(class) = classes.get_mut(&root) {
+                    class.inputs.push(AxisIndex { value, axis: info.axis, size: info.size, index });
                 }
             }
         }

@@ -1,71 +1,70 @@
-//! Who makes the channels of a group and who reads them: the linear operators on either side.
+//! The linear operators that produce and read the channels of a group.
 
-use super::{Groups, Keep, Port, Site, site_of};
+use super::{Groups, Keep, Site, Slot, site_of};
 use crate::analysis::{
-    calibration::{Affine, Linear},
-    repair::{Refit, behind},
+    linear::Linear,
+    repair::{Refit, dependents},
 };
-use faer::Mat;
 use pare_graph::{Graph, NodeId};
 use std::collections::HashSet;
 
-/// A linear operator with its place among the groups.
+/// A linear operator and its relation to the groups.
 #[derive(Clone, Debug)]
-pub struct Role {
-    /// Its node (of a `MatMul` with a bias behind it, the `MatMul`).
+pub struct LinearRole {
+    /// The node; of a `MatMul` with a bias added after it, the `MatMul`.
     pub node: NodeId,
-    /// What it computes.
+    /// The operator.
     pub linear: Linear,
     /// Its weights.
     pub site: Site,
 }
 
-/// All linear operators of a graph with weights that are constant or dequantized, in order.
-pub fn roles(graph: &Graph) -> Vec<Role> {
+/// Returns all linear operators of a graph whose weights are constant or dequantized, in topological order.
+pub fn roles(graph: &Graph) -> Vec<LinearRole> {
     let role = |&node: &NodeId| {
         let at = graph.at(node);
         let linear = Linear::of_quantized(at).ok()?;
-        Some(Role { node, linear, site: site_of(at, Port::In(1))? })
+        Some(LinearRole { node, linear, site: site_of(at, Slot::In(1))? })
     };
     graph.nodes().iter().filter_map(role).collect()
 }
 
-/// What to fit anew after a cut, in order: the operators that lose inputs or have `lost` some before, or (`all`) every
-/// one behind those that can make up for something.
+/// Returns the operators to refit after a cut, in topological order: those that lose inputs or have `lost`
+/// some before. With `all`, also every operator that depends on one of these.
 pub fn refits(
     graph: &Graph,
-    roles: &[Role],
-    (groups, keep): (&Groups, &Keep),
+    roles: &[LinearRole],
+    groups: &Groups,
+    keep: &Keep,
     lost: &[NodeId],
     all: bool,
 ) -> Vec<Refit> {
     let mut lost: HashSet<_> = lost.iter().copied().collect();
     lost.extend(roles.iter().filter(|r| r.kept_inputs(groups, keep).is_some()).map(|r| r.node));
-    let dirty = behind(graph, &lost);
-    let wanted = |r: &&Role| {
+    let dirty = dependents(graph, &lost);
+    let is_wanted = |r: &&LinearRole| {
         let last = graph.value(r.linear.output).is_output();
         lost.contains(&r.node) || all && dirty.contains(&r.linear.output) && (r.linear.takes_bias() || !last)
     };
-    let refit = |r: &Role| Refit {
+    let refit = |r: &LinearRole| Refit {
         node: r.node,
         target: r.linear.output,
         sum: None,
         kept: r.kept_outputs(groups, keep),
         free: None,
-        behind: false,
+        output_transform: false,
     };
-    roles.iter().filter(wanted).map(refit).collect()
+    roles.iter().filter(is_wanted).map(refit).collect()
 }
 
-impl Role {
+impl LinearRole {
     /// The groups whose channels it sums over.
     pub fn reads(&self, groups: &Groups) -> Vec<usize> {
         groups.groups_along(self.site, self.linear.weight_axes().1)
     }
 
-    /// The groups whose channels it makes. A depthwise convolution (or another that loses whole groups) passes on what
-    /// it reads.
-    pub fn makes(&self, groups: &Groups) -> Vec<usize> {
+    /// The groups whose channels it produces. Empty for operators that pass on the units they read.
+    pub fn produces(&self, groups: &Groups) -> Vec<usize> {
         if self.passes_on(groups) {
             vec![]
         } else {
@@ -73,40 +72,31 @@ impl Role {
         }
     }
 
-    /// Whether it loses whole groups, so that what it makes are the units that it reads.
+    /// Returns whether its outputs are the units that it reads: it is depthwise, or another convolution that
+    /// loses entire groups.
     pub fn passes_on(&self, groups: &Groups) -> bool {
         self.linear.groups > 1 && self.reads(groups).is_empty()
     }
 
-    /// The channels it still reads; `None` if all.
+    /// The input channels that are kept; `None` if all.
     pub fn kept_inputs(&self, groups: &Groups, keep: &Keep) -> Option<Vec<usize>> {
         groups.kept(keep, self.site, self.linear.weight_axes().1)
     }
 
-    /// The outputs it still makes; `None` if all.
+    /// The outputs that are kept; `None` if all.
     pub fn kept_outputs(&self, groups: &Groups, keep: &Keep) -> Option<Vec<usize>> {
         groups.kept(keep, self.site, self.linear.weight_axes().0)
     }
 
-    /// The numbers of a row that belong to these channels.
+    /// The elements of a row that belong to these channels.
     pub fn columns(&self, channels: &[usize]) -> Vec<usize> {
         let taps = self.linear.taps();
         channels.iter().flat_map(|&c| c * taps..(c + 1) * taps).collect()
     }
 
-    /// The numbers of a row that belong to each unit of a group.
+    /// The elements of a row that belong to each unit of a group.
     pub fn unit_columns(&self, groups: &Groups, group: usize) -> Vec<Vec<usize>> {
         let units = groups.units_along(group, self.site, self.linear.weight_axes().1);
         units.into_iter().map(|channels| self.columns(&channels)).collect()
-    }
-
-    /// Weights and bias of each of its groups.
-    pub fn maps(&self, graph: &Graph) -> Option<Vec<Affine>> {
-        let (bias, o) = (self.linear.bias(graph)?, self.linear.outputs);
-        let map = |q: usize| {
-            let weight: Mat<f64> = self.linear.weight(graph, q)?;
-            Some(Affine { weight, bias: bias[q * o..(q + 1) * o].to_vec() })
-        };
-        (0..self.linear.groups).map(map).collect()
     }
 }

@@ -1,20 +1,20 @@
-//! `Gelu` written out as elementary operators.
+//! `Gelu` as a composition of elementary operators.
 
 use super::{Parts, Product, beside_scalar, is, scalar};
 use pare_graph::{Decline, NodeId, NodeRef, ValueRef, expect};
 use std::f64::consts::{FRAC_1_SQRT_2, PI};
 
-/// `Gelu` written out.
+/// `Gelu` as a composition: `x/2·(1 + erf(x/√2))` or `x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³)))`.
 pub(crate) struct Gelu<'g> {
     pub x: ValueRef<'g>,
-    /// Whether by a tanh.
+    /// `true` if it is the tanh approximation.
     pub approximate: bool,
-    /// Its nodes.
+    /// The nodes.
     pub parts: Parts,
 }
 
 impl<'g> Gelu<'g> {
-    /// The one that ends with this product.
+    /// Reads the composition that ends with this product.
     pub fn ending(at: NodeRef<'g>) -> Result<Self, Decline> {
         let product = Product::of(at)?;
         expect(is(product.constant, 0.5))?;
@@ -48,9 +48,9 @@ impl<'g> Gelu<'g> {
     }
 }
 
-/// Whether a node is the last one of a `Gelu` written out. Runtimes compute that in one pass over memory (ONNX Runtime's
-/// `GeluFusion`, `BiasGeluFusion` and `FastGeluFusion`) if no part is missing, so that its last factor must not go into
-/// a layer that follows: one product less for each element would cost five passes.
+/// Returns whether a node is the last one of a composed `Gelu`. Engines fuse the complete pattern (ONNX
+/// Runtime's `GeluFusion`, `BiasGeluFusion` and `FastGeluFusion`), so its last factor must not be folded into
+/// a following layer: that saves one product for each element and costs five passes over memory.
 pub(crate) fn ends_gelu(at: NodeRef<'_>) -> bool {
     (at.is("Mul") || at.is("Div"))
         && Gelu::ending(at).is_ok_and(|gelu| gelu.parts.are_alone(at, at.id).is_ok())
@@ -75,7 +75,7 @@ fn cubic(sum: ValueRef<'_>, x: ValueRef<'_>) -> Result<Vec<NodeId>, Decline> {
     expect(is(product.constant, 0.044_715))?;
     let mut parts = product.nodes;
     parts.push(add.id);
-    // x³ as a power, or as x·x·x.
+    // x³ is a power or x·x·x.
     if let [cube] = product.factors.as_slice() {
         let power = cube.produced_by("Pow")?;
         expect(power.input(0)?.id == x.id && scalar(power.input(1)?)? == 3.0)?;

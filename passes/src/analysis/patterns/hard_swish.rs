@@ -1,4 +1,4 @@
-//! `HardSwish` and the clipped line within it, written out as elementary operators.
+//! `HardSwish` and the clipped line within it, as compositions of elementary operators.
 
 use super::{Parts, Product, beside_scalar, is};
 use pare_graph::{Decline, NodeRef, ValueRef, expect, ops::ClipView};
@@ -13,7 +13,7 @@ pub(crate) struct Clipped<'g> {
 }
 
 impl<'g> Clipped<'g> {
-    /// Of a `Clip`, or `HardSigmoid`, which is one.
+    /// Reads a `Clip` of a line, or `HardSigmoid`.
     pub fn of(at: NodeRef<'g>) -> Result<Self, Decline> {
         if at.is("HardSigmoid") {
             expect(!at.has_references())?;
@@ -38,15 +38,16 @@ impl<'g> Clipped<'g> {
     }
 }
 
-/// `HardSwish` written out.
+/// `HardSwish` as a composition.
 pub(crate) struct HardSwish<'g> {
     pub x: ValueRef<'g>,
-    /// Its nodes.
+    /// The nodes.
     pub parts: Parts,
 }
 
 impl<'g> HardSwish<'g> {
-    /// The one that ends with this product: `x·clip(s·x + o, 0, h)·f` with `s·f = 1/6`, `o·f = 1/2` and `h·f = 1`.
+    /// Reads the composition that ends with this product: `x·clip(s·x + o, 0, h)·f` with `s·f = 1/6`,
+    /// `o·f = 1/2` and `h·f = 1`.
     pub fn ending(at: NodeRef<'g>) -> Result<Self, Decline> {
         let product = Product::of(at)?;
         let &[a, b] = product.factors.as_slice() else { return Err(Decline::Mismatch) };

@@ -1,4 +1,5 @@
-//! What patterns are made of: scalars, products, and nodes that only serve the pattern.
+//! Matchers for functions that are composed of elementary operators: scalars, products, and the nodes of a
+//! pattern.
 
 mod gelu;
 mod hard_swish;
@@ -9,14 +10,14 @@ pub(crate) use hard_swish::{Clipped, HardSwish};
 use crate::framework::matching::uniform;
 use pare_graph::{DataType, Decline, NodeId, NodeRef, ValueRef, expect};
 
-/// The value of a constant that broadcasts like a scalar, whatever the rank of the other operand.
+/// Returns the value of a constant that broadcasts as a scalar to operands of any rank.
 pub(crate) fn scalar(c: ValueRef<'_>) -> Result<f64, Decline> {
     let tensor = c.constant()?;
     expect(tensor.rank() == 0 || tensor.len() == 1 && tensor.rank() == 1)?;
     uniform(tensor).ok_or(Decline::Mismatch)
 }
 
-/// The operand of `x ∘ c` or `c ∘ x` beside a scalar constant, for a commutative operator.
+/// Returns `x` and the scalar `c` of `x ∘ c` or `c ∘ x`, for a commutative operator.
 pub(crate) fn beside_scalar(at: NodeRef<'_>) -> Result<(ValueRef<'_>, f64), Decline> {
     let (a, b) = (at.input(0)?, at.input(1)?);
     match (scalar(a), scalar(b)) {
@@ -26,27 +27,28 @@ pub(crate) fn beside_scalar(at: NodeRef<'_>) -> Result<(ValueRef<'_>, f64), Decl
     }
 }
 
-/// Whether two constants are the same but for the rounding of the exporter, who may have computed in f32: three
-/// operations there are off by less than 4 units of 2⁻²⁴.
-pub(crate) fn is(value: f64, wanted: f64) -> bool {
-    (value - wanted).abs() <= 4.0 * wanted.abs() * f64::from(f32::EPSILON) / 2.0
+/// Returns whether two constants are equal up to the rounding of an exporter that computes in f32: the
+/// relative error of three operations is below 4·2⁻²⁴.
+pub(crate) fn is(value: f64, expected: f64) -> bool {
+    (value - expected).abs() <= 4.0 * expected.abs() * f64::from(f32::EPSILON) / 2.0
 }
 
-/// Elements are `float`: for others the fused operator computes in another precision, or not at all.
+/// Declines unless the elements are `float`: for other types the fused operator has another precision, or
+/// does not exist.
 pub(crate) fn is_float(x: ValueRef<'_>) -> Result<(), Decline> {
     expect(x.dtype() == Some(DataType::Float))
 }
 
-/// A product written as a tree of `Mul` and `Div` by constants: a constant factor and the other factors.
+/// A tree of `Mul`, and of `Div` by constants, as a constant factor and the other factors.
 pub(crate) struct Product<'g> {
     pub constant: f64,
     pub factors: Vec<ValueRef<'g>>,
-    /// Nodes of the tree.
+    /// The nodes of the tree.
     pub nodes: Vec<NodeId>,
 }
 
 impl<'g> Product<'g> {
-    /// The product that `at` computes, through factors that have no other use.
+    /// Reads the product that `at` computes. Factors with other users are not expanded.
     pub fn of(at: NodeRef<'g>) -> Result<Self, Decline> {
         let mut product = Self { constant: 1.0, factors: vec![], nodes: vec![] };
         product.multiply(at, 4)?;
@@ -89,17 +91,17 @@ impl<'g> Product<'g> {
     }
 }
 
-/// The nodes that a pattern consists of. Those that are not its end must serve nothing else.
+/// The nodes of a pattern.
 pub(crate) struct Parts(pub Vec<NodeId>);
 
 impl Parts {
-    /// Declines if a value that a part makes is used by another node, unless it is `end`.
+    /// Declines if an output of a node other than `end` is used outside the pattern.
     pub fn are_alone(&self, at: NodeRef<'_>, end: NodeId) -> Result<(), Decline> {
         for &id in self.0.iter().filter(|&&id| id != end) {
             for output in at.graph.at(id).outputs().into_iter().flatten() {
                 let outside = output.users().iter().any(|(user, _)| !self.0.contains(&user.id));
                 if outside || output.value().is_output() {
-                    let why = format!("`{}` is used besides the pattern", output.name());
+                    let why = format!("`{}` is used outside the pattern", output.name());
                     return Err(Decline::because(why));
                 }
             }
@@ -110,7 +112,7 @@ impl Parts {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    /// The scalar constants that nodes mention, as a list of initializers.
+    /// The scalar constants that the text of nodes names, as a list of initializers.
     pub fn constants(all: &[(&str, f32)], nodes: &str) -> String {
         let words: Vec<_> = nodes.split(|c: char| !c.is_alphanumeric()).collect();
         let used = all.iter().filter(|(name, _)| words.contains(name));

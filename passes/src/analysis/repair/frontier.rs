@@ -1,4 +1,5 @@
-//! Going through a model step by step: only the values between what has run and what has not are held.
+//! Evaluating a model segment by segment: only the values between what has run and what has not are in
+//! memory.
 
 use crate::{
     analysis::calibration::{Probe, bytes_per_sample, no_samples, open_inputs},
@@ -7,97 +8,97 @@ use crate::{
 use pare_graph::{Graph, Model, NodeId, Tensor, ValueId};
 use std::{collections::HashSet, ops::Range};
 
-/// How far samples have come through a model.
-pub struct Frontier {
+/// The boundary between the nodes of a model that have run and those that have not.
+pub(super) struct Frontier {
     /// Nodes that have run.
     done: HashSet<NodeId>,
-    /// Values that the rest needs.
-    held: Vec<ValueId>,
-    /// Their tensors, batch by batch; `None` at the start, when they are the samples.
+    /// Values that the other nodes need.
+    values: Vec<ValueId>,
+    /// Their tensors, batch by batch; `None` at the inputs, where they are the samples.
     tensors: Option<Vec<Vec<Tensor>>>,
 }
 
-/// The next piece of the way.
-pub struct Step {
+/// The part of a model between a frontier and the next.
+pub(super) struct Segment {
     probe: Probe,
     names: Vec<String>,
-    /// How many of the values it gives are asked for; the others are the next frontier.
-    asked: usize,
+    /// The number of requested values among those it computes; the others are the next frontier.
+    requested: usize,
     next: Vec<ValueId>,
     done: HashSet<NodeId>,
 }
 
+/// The values that a segment computes from one batch.
+pub(super) struct SegmentValues {
+    /// The requested values.
+    pub requested: Vec<Tensor>,
+    /// The values of the next frontier.
+    pub next: Vec<Tensor>,
+}
+
 impl Frontier {
-    /// At the inputs of a model.
+    /// The frontier at the inputs of a model.
     pub fn new(graph: &Graph) -> Self {
-        Self { done: HashSet::new(), held: open_inputs(graph), tensors: None }
+        Self { done: HashSet::new(), values: open_inputs(graph), tensors: None }
     }
 
-    /// The nodes that must run before these values are there.
-    fn before(&self, graph: &Graph, values: &[ValueId]) -> HashSet<NodeId> {
-        let mut nodes = HashSet::new();
-        let mut queue = values.to_vec();
-        while let Some(value) = queue.pop() {
-            let Some((node, _)) = graph.producer(value) else { continue };
-            if !self.done.contains(&node) && nodes.insert(node) {
-                queue.extend(graph.inputs_of(node).into_iter().flatten());
-                queue.extend(graph.captured_by(node));
-            }
-        }
-        nodes
+    /// The nodes that have to run before these values are known.
+    fn pending(&self, graph: &Graph, values: &[ValueId]) -> HashSet<NodeId> {
+        let is_done = |v| graph.producer(v).is_some_and(|(node, _)| self.done.contains(&node));
+        graph.upstream(values.iter().copied(), is_done)
     }
 
-    /// Make ready to compute `wanted`, and what is needed to go on from there: what further nodes read, and what will be
-    /// asked for `later`.
-    pub fn step(
+    /// Loads the segment that computes `requested`. The next frontier holds what further nodes read, and the
+    /// values in `later`.
+    pub fn segment(
         &self,
         tools: Tools<'_>,
         model: &Model,
-        wanted: &[ValueId],
+        requested: &[ValueId],
         later: &[ValueId],
-    ) -> Result<Step, PassError> {
+    ) -> Result<Segment, PassError> {
         let graph = &model.graph;
-        let done: HashSet<_> = self.done.union(&self.before(graph, wanted)).copied().collect();
-        let made = done.iter().flat_map(|&n| graph.outputs_of(n).into_iter().flatten());
+        let done: HashSet<_> = self.done.union(&self.pending(graph, requested)).copied().collect();
+        let computed = done.iter().flat_map(|&n| graph.results(n));
         let mut next: Vec<_> =
-            made.chain(open_inputs(graph)).filter(|&v| graph.value(v).data.is_none()).collect();
-        let waits = |v: &ValueId| {
+            computed.chain(open_inputs(graph)).filter(|&v| graph.value(v).data.is_none()).collect();
+        let is_needed = |v: &ValueId| {
             let read = || graph.users(*v).iter().any(|(user, _)| !done.contains(user));
             graph.value(*v).is_output() || later.contains(v) || read()
         };
-        next.retain(waits);
+        next.retain(is_needed);
         next.sort_unstable();
-        let asked: Vec<_> = wanted.iter().chain(&next).copied().collect();
-        let probe = Probe::new(tools, model, &self.held, &asked)?;
-        let names = self.held.iter().map(|&v| graph.value(v).name.clone()).collect();
-        Ok(Step { probe, names, asked: wanted.len(), next, done })
+        let computed: Vec<_> = requested.iter().chain(&next).copied().collect();
+        let probe = Probe::new(tools, model, &self.values, &computed)?;
+        let names = self.values.iter().map(|&v| graph.value(v).name.clone()).collect();
+        Ok(Segment { probe, names, requested: requested.len(), next, done })
     }
 
-    /// Run a step for a batch: the values that were asked for, then those of the next frontier.
+    /// Runs a segment on the batch with this index.
     pub fn run(
         &self,
         tools: Tools<'_>,
-        step: &mut Step,
+        segment: &mut Segment,
         index: usize,
         batch: &Range<usize>,
-    ) -> Result<(Vec<Tensor>, Vec<Tensor>), PassError> {
+    ) -> Result<SegmentValues, PassError> {
         let feeds = match &self.tensors {
-            Some(tensors) => step.names.iter().cloned().zip(tensors[index].iter().cloned()).collect(),
+            Some(tensors) => segment.names.iter().cloned().zip(tensors[index].iter().cloned()).collect(),
             None => tools.samples.ok_or_else(no_samples)?.batch(batch.clone())?,
         };
-        let mut values = step.probe.run(&feeds)?;
-        let next = values.split_off(step.asked);
-        Ok((values, next))
+        let mut requested = segment.probe.run(&feeds)?;
+        let next = requested.split_off(segment.requested);
+        Ok(SegmentValues { requested, next })
     }
 
-    /// Move to the end of a step, whose values are these.
-    pub fn advance(&mut self, step: Step, tensors: Vec<Vec<Tensor>>) {
-        (self.done, self.held, self.tensors) = (step.done, step.next, Some(tensors));
+    /// Moves to the end of a segment, given the values there, batch by batch.
+    pub fn advance(&mut self, segment: Segment, tensors: Vec<Vec<Tensor>>) {
+        (self.done, self.values, self.tensors) = (segment.done, segment.next, Some(tensors));
     }
 }
 
-impl Step {
-    /// Bytes of a sample at the next frontier.
+impl Segment {
+    /// The bytes of one sample at the next frontier.
     pub fn bytes(&self, graph: &Graph) -> u64 {
         self.next.iter().map(|&v| bytes_per_sample(graph, v)).sum()
     }

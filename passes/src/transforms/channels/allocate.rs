@@ -1,24 +1,24 @@
-//! How many units each group keeps: the least summed loss that meets a budget.
+//! Allocation: the number of units that each group keeps, minimizing the summed loss within a cost budget.
 
 use crate::analysis::groups::cost::CostModel;
 use std::collections::BTreeMap;
 
-/// What a group may keep, and the loss of each choice.
+/// The loss of a group as a function of the number of units it keeps.
 #[derive(Clone, Debug)]
-pub struct Curve {
-    /// The group.
+pub struct LossCurve {
+    /// Index of the group.
     pub group: usize,
-    /// Units it has.
+    /// Number of units of the group.
     pub width: usize,
-    /// Losses by units kept, measured ones; all units cost nothing.
+    /// Measured losses by number of kept units; 0 at `width`.
     pub losses: BTreeMap<usize, f64>,
-    /// What may be kept, ascending: none below the least that was measured, and all.
+    /// Permitted numbers of kept units, ascending: none below the smallest measured one; includes `width`.
     pub choices: Vec<usize>,
 }
 
-impl Curve {
-    /// The loss of keeping so many units: linear between what was measured. (In the logarithm small losses would look
-    /// smaller than they are.)
+impl LossCurve {
+    /// Returns the loss of keeping `kept` units, interpolated linearly between measurements. (Logarithmic
+    /// interpolation would underestimate small losses.)
     pub fn loss(&self, kept: usize) -> f64 {
         let below = self.losses.range(..=kept).next_back();
         let above = self.losses.range(kept..).next();
@@ -29,35 +29,36 @@ impl Curve {
         }
     }
 
-    /// The least it may keep.
+    /// Returns the smallest permitted number of kept units.
     pub fn least(&self) -> usize {
         self.choices.first().copied().unwrap_or(self.width)
     }
 
-    /// The choice nearest to a count.
+    /// Returns the permitted number nearest to `wanted`.
     fn nearest(&self, wanted: f64) -> usize {
-        let far = |k: &&usize| (**k as f64 - wanted).abs();
-        self.choices.iter().min_by(|a, b| far(a).total_cmp(&far(b))).copied().unwrap_or(self.width)
+        let distance = |k: &&usize| (**k as f64 - wanted).abs();
+        self.choices.iter().min_by(|a, b| distance(a).total_cmp(&distance(b))).copied().unwrap_or(self.width)
     }
 }
 
-/// Units kept, by group.
-pub type Counts = BTreeMap<usize, usize>;
+/// Number of kept units by group.
+pub type Allocation = BTreeMap<usize, usize>;
 
-/// The cost when groups keep so many units.
-pub fn cost_of(model: &CostModel, curves: &[Curve], counts: &Counts) -> f64 {
+/// Returns the cost of an allocation.
+pub fn cost_of(model: &CostModel, curves: &[LossCurve], counts: &Allocation) -> f64 {
     let width = |g: usize| curves.iter().find(|c| c.group == g).map_or(0, |c| c.width);
     model.at(&|g| counts.get(&g).map_or(0, |kept| width(g) - kept))
 }
 
-/// The summed loss.
-pub fn loss_of(curves: &[Curve], counts: &Counts) -> f64 {
+/// Returns the summed loss of an allocation.
+pub fn loss_of(curves: &[LossCurve], counts: &Allocation) -> f64 {
     curves.iter().map(|c| c.loss(counts.get(&c.group).copied().unwrap_or(c.width))).sum()
 }
 
-/// Every group keeps the same share, the largest that meets the budget.
-pub fn uniform(model: &CostModel, curves: &[Curve], budget: f64) -> Option<Counts> {
-    let at = |share: f64| -> Counts {
+/// Returns the allocation in which every group keeps the same share of its units, the largest within the
+/// budget.
+pub fn uniform(model: &CostModel, curves: &[LossCurve], budget: f64) -> Option<Allocation> {
+    let at = |share: f64| -> Allocation {
         curves.iter().map(|c| (c.group, c.nearest(c.width as f64 * share))).collect()
     };
     let fits = |share: f64| cost_of(model, curves, &at(share)) <= budget;
@@ -72,16 +73,17 @@ pub fn uniform(model: &CostModel, curves: &[Curve], budget: f64) -> Option<Count
     Some(at(low))
 }
 
-/// The least loss within the budget: by dynamic programming if costs add up over groups, else by the better of
-/// the greedy walk and a programme on costs taken at its result.
-pub fn global(model: &CostModel, curves: &[Curve], budget: f64) -> Option<Counts> {
+/// Returns the allocation of least loss within the budget: by dynamic programming if costs are separable,
+/// otherwise the better of greedy descent and dynamic programming on costs linearized around its result.
+pub fn global(model: &CostModel, curves: &[LossCurve], budget: f64) -> Option<Allocation> {
     let groups: Vec<_> = curves.iter().map(|c| c.group).collect();
     if model.is_separable(&groups) {
-        let full = Counts::new();
+        let full = Allocation::new();
         return knapsack(model, curves, budget, &full);
     }
     let mut best = greedy(model, curves, budget)?;
-    // The others' sizes weigh on what a group saves, so the programme is solved again where the last one led.
+    // Savings of a group depend on the sizes of the others, so the linearization is repeated at each
+    // solution.
     for _ in 0..4 {
         let Some(next) = knapsack(model, curves, budget, &best) else { break };
         let next = descend(model, curves, budget, next);
@@ -93,23 +95,28 @@ pub fn global(model: &CostModel, curves: &[Curve], budget: f64) -> Option<Counts
     Some(best)
 }
 
-/// Repeatedly the step that loses least for what it saves.
-fn greedy(model: &CostModel, curves: &[Curve], budget: f64) -> Option<Counts> {
+/// Starts from the full widths and repeatedly takes the step with the least loss per saved cost.
+fn greedy(model: &CostModel, curves: &[LossCurve], budget: f64) -> Option<Allocation> {
     let full = curves.iter().map(|c| (c.group, c.width)).collect();
     descend(model, curves, budget, full)
 }
 
-fn descend(model: &CostModel, curves: &[Curve], budget: f64, mut counts: Counts) -> Option<Counts> {
+fn descend(
+    model: &CostModel,
+    curves: &[LossCurve],
+    budget: f64,
+    mut counts: Allocation,
+) -> Option<Allocation> {
     let parts: Vec<_> = curves.iter().map(|c| model.of(c.group)).collect();
     while cost_of(model, curves, &counts) > budget {
         let mut best: Option<(f64, usize, usize)> = None;
         for (curve, part) in curves.iter().zip(&parts) {
             let now = counts[&curve.group];
             let before = cost_of(part, curves, &counts);
-            let mut trial = counts.clone();
+            let mut candidate = counts.clone();
             for kept in curve.choices.iter().copied().filter(|&k| k < now) {
-                trial.insert(curve.group, kept);
-                let saved = before - cost_of(part, curves, &trial);
+                candidate.insert(curve.group, kept);
+                let saved = before - cost_of(part, curves, &candidate);
                 let lost = (curve.loss(kept) - curve.loss(now)).max(1e-12);
                 if saved > 0.0 && best.is_none_or(|(rate, ..)| lost / saved < rate) {
                     best = Some((lost / saved, curve.group, kept));
@@ -122,15 +129,15 @@ fn descend(model: &CostModel, curves: &[Curve], budget: f64, mut counts: Counts)
     Some(counts)
 }
 
-/// Bins of the budget.
+/// Number of bins that the budget is divided into.
 const BINS: usize = 2000;
 
-/// Dynamic programming over binned savings; what a group saves is taken with the others at `around`.
-fn knapsack(model: &CostModel, curves: &[Curve], budget: f64, around: &Counts) -> Option<Counts> {
-    let whole = cost_of(model, curves, around);
-    // Costs of each choice relative to all of this group's units, with the others as they are.
+/// Solves the multiple-choice knapsack over binned costs; the cost of each group is taken with the others at
+/// `around`.
+fn knapsack(model: &CostModel, curves: &[LossCurve], budget: f64, around: &Allocation) -> Option<Allocation> {
+    // Costs of each choice relative to the cheapest choice of its group.
     let mut tables = vec![];
-    let mut base = whole;
+    let mut base = cost_of(model, curves, around);
     for curve in curves {
         let part = model.of(curve.group);
         let at = |kept: usize| {
@@ -143,11 +150,11 @@ fn knapsack(model: &CostModel, curves: &[Curve], budget: f64, around: &Counts) -
         let choices = curve.choices.iter().copied().map(|k| (k, at(k) - least, curve.loss(k)));
         tables.push(choices.collect::<Vec<_>>());
     }
-    let room = budget - base;
-    if room < 0.0 {
+    let available = budget - base;
+    if available < 0.0 {
         return None;
     }
-    let unit = room / BINS as f64;
+    let unit = available / BINS as f64;
     let bins = |cost: f64| {
         if unit > 0.0 {
             (cost / unit - 1e-9).ceil().max(0.0) as usize
@@ -177,7 +184,7 @@ fn knapsack(model: &CostModel, curves: &[Curve], budget: f64, around: &Counts) -
     if loss[BINS].is_infinite() && loss[BINS] > 0.0 {
         return None;
     }
-    let (mut bin, mut counts) = (BINS, Counts::new());
+    let (mut bin, mut counts) = (BINS, Allocation::new());
     for ((curve, table), choice) in curves.iter().zip(&tables).zip(&taken).rev() {
         let (kept, cost, _) = table[choice[bin]];
         counts.insert(curve.group, kept);

@@ -1,21 +1,22 @@
-//! The pass for attention.
+//! The `prune-heads` pass.
 
 use super::{
-    order::Criterion,
-    prune::{Repair, Scope, prune_pass, prune_pass_with, with_options},
+    importance::Importance,
+    prune::{PruneRepair, PruneScope, prune_pass, with_prune_options},
 };
-use crate::analysis::groups::Kind;
+use crate::analysis::groups::GroupKind;
 
 prune_pass! {
-    /// Remove heads of attention, and let the others make up for them.
+    /// Remove attention heads, and refit the remaining weights.
     ///
-    /// A head is its rows of the query, key and value projections and its columns of the output projection; of grouped
-    /// queries, a head of keys and values with all heads that query it. Sizes that count heads are rewritten. Which heads go,
-    /// how many in each layer, and the repair are those of `prune-channels`, on unlabelled samples.
+    /// A head consists of its rows of the query, key and value projections and its columns of the output
+    /// projection; in grouped-query attention, of a key/value head and all heads that query it. Constants
+    /// that hold the number of heads are rewritten. Selection, allocation over layers and repair are those of
+    /// `prune-channels`, on unlabelled samples.
     ///
-    /// Declines where heads are part of the interface, as in a cache of keys and values.
+    /// Declines where the heads are part of the interface, as in a key/value cache.
     #[pass("prune-heads", Lossy)]
     pub struct PruneHeads {}
-    kinds: |_pass| &[Kind::Heads],
-    such_as: "ratio=0.25",
+    kinds: |_pass| &[GroupKind::Heads],
+    example: "ratio=0.25",
 }

@@ -1,21 +1,23 @@
-//! The pass for feed-forward networks.
+//! The `prune-hidden` pass.
 
 use super::{
-    order::Criterion,
-    prune::{Repair, Scope, prune_pass, prune_pass_with, with_options},
+    importance::Importance,
+    prune::{PruneRepair, PruneScope, prune_pass, with_prune_options},
 };
-use crate::analysis::groups::Kind;
+use crate::analysis::groups::GroupKind;
 
 prune_pass! {
-    /// Remove hidden units of feed-forward networks, and let the others make up for them.
+    /// Remove hidden units of feed-forward networks, and refit the remaining weights.
     ///
-    /// `y = W₂·f(W₁·x + b₁) + b₂` loses rows of `W₁` and columns of `W₂`; of a gated network, both products that meet in a
-    /// unit. Which units go, how many in each layer, and the repair are those of `prune-channels`: block-OBS, the
-    /// drift of the outputs, and sequential least squares, on unlabelled samples.
+    /// `y = W₂·f(W₁·x + b₁) + b₂` loses rows of `W₁` and columns of `W₂`; a gated network loses the rows of
+    /// both matrices whose products are multiplied. Selection, allocation over layers and repair are those of
+    /// `prune-channels`: block-OBS, the drift of the outputs, and sequential least squares, on unlabelled
+    /// samples.
     ///
-    /// Declines where a unit is read by what has no constant weights, and where no matrix makes and reads them.
+    /// Declines where a unit is read by an operator without constant weights, or is not both produced and
+    /// read by matrix products.
     #[pass("prune-hidden", Lossy)]
     pub struct PruneHidden {}
-    kinds: |_pass| &[Kind::Hidden],
-    such_as: "ratio=0.5",
+    kinds: |_pass| &[GroupKind::Hidden],
+    example: "ratio=0.5",
 }

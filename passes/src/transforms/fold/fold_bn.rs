@@ -124,7 +124,7 @@ mod tests {
         let wild = graph("", "", constant).replace("g = {2,1}", "g = {2e7,1}");
         assert_eq!(
             declines(FoldBn::default(), &wild),
-            ["BatchNormalization making `y` scales a channel by 2.000e7"]
+            ["BatchNormalization producing `y` scales a channel by 2.000e7"]
         );
     }
 }

@@ -122,7 +122,7 @@ mod tests {
         assert_eq!(why(&wider.replace("=> (float[N,2,4,2] y)", "=> (float[1,N,2,4,2] y)")), none);
         assert_eq!(why(&graph("float c = {2}", "Div(c, a)")), none);
         assert_eq!(why(&graph("float c = {2}", "Sub(c, a)")), none);
-        assert_eq!(why(&graph("float c = {0}", "Div(a, c)")), ["Div making `y` scales a channel by inf"]);
+        assert_eq!(why(&graph("float c = {0}", "Div(a, c)")), ["Div producing `y` scales a channel by inf"]);
     }
 
     #[test]

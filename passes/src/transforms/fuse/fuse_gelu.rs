@@ -92,7 +92,7 @@ mod tests {
         assert_eq!(declines(FuseGelu::default(), &graph(nodes)), none);
         let nodes = "a = Div(x, r) e = Erf(a) s = Add(e, one) m = Mul(x, s) y = Mul(m, half)";
         let used = graph(nodes).replace("[N,3] y)", "[N,3] y, float[N,3] e)");
-        assert_eq!(declines(FuseGelu::default(), &used), ["`e` is used besides the pattern"]);
+        assert_eq!(declines(FuseGelu::default(), &used), ["`e` is used outside the pattern"]);
         let old = graph(nodes).replace("\"\" : 20", "\"\" : 19");
         assert_eq!(declines(FuseGelu::default(), &old), none);
     }

@@ -272,7 +272,7 @@ mod tests {
         assert_eq!(declines(FuseLayerNorm::default(), &other), none);
         let used =
             graph(&format!("{NORM} y = Div(d, s)")).replace("[N,3,2] y)", "[N,3,2] y, float[N,3,1] v)");
-        assert_eq!(declines(FuseLayerNorm::default(), &used), ["`v` is used besides the pattern"]);
+        assert_eq!(declines(FuseLayerNorm::default(), &used), ["`v` is used outside the pattern"]);
         let old = graph(&format!("{NORM} y = Div(d, s)")).replace("\"\" : 17", "\"\" : 16");
         assert_eq!(declines(FuseLayerNorm::default(), &old), none);
     }

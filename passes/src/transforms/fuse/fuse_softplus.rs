@@ -90,6 +90,6 @@ mod tests {
             FuseSoftplus::default(),
             "g (float[N] x) => (float[N] y, float[N] f) { f = Softmax(x) y = Log(f) }",
         );
-        assert_eq!(why, ["`f` is used besides the pattern"]);
+        assert_eq!(why, ["`f` is used outside the pattern"]);
     }
 }

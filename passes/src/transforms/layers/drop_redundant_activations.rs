@@ -6,7 +6,10 @@ use crate::{
     },
     pass,
 };
-use pare_graph::{Decline, Model, NodeRef, ValueRef, expect, ops::ClipView};
+use pare_graph::{
+    Decline, Model, NodeRef, ValueRef, expect,
+    ops::{ClipView, Trait, operators_with},
+};
 
 pass! {
     /// Remove activations that are the identity on their inputs.
@@ -21,13 +24,11 @@ pass! {
     pub struct DropRedundantActivations {}
 }
 
-const ACTIVATIONS: &[&str] = &["Relu", "PRelu", "LeakyRelu", "Elu", "Celu", "ThresholdedRelu", "Abs", "Clip"];
-
 impl Pass for DropRedundantActivations {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
-        cx.rewrite(model, ACTIVATIONS, |at| {
+        let activations = [operators_with(Trait::Rectifier), vec!["Clip", "ThresholdedRelu"]].concat();
+        cx.rewrite(model, &activations, |at| {
             is_plain(at)?;
-            expect(ACTIVATIONS.contains(&at.op()))?;
             let x = at.input(0)?;
             expect(x.dtype().is_some_and(|d| d.is_float()) && is_identity(at, x)?)?;
             bypass(at, x)
@@ -59,7 +60,7 @@ fn is_identity(at: NodeRef<'_>, x: ValueRef<'_>) -> Result<bool, Decline> {
     };
     // An unbounded `Clip` still bounds infinities in some engines.
     let bounded = (unchanged.low, unchanged.high) != (f64::NEG_INFINITY, f64::INFINITY);
-    Ok(bounded && Interval::of(x).lies_in(unchanged))
+    Ok(bounded && Interval::of(x).is_within(unchanged))
 }
 
 #[cfg(test)]

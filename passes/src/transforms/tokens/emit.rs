@@ -1,11 +1,11 @@
-//! The nodes that merge tokens, in a patch.
+//! Construction of the nodes that merge tokens.
 //!
-//! Channels and sizes travel together: rows of `[size·x, size]`, so that one gather and one sum serve both, and their
-//! quotient is the mean. A merge of `r` of `N` tokens is then
+//! Channels and sizes are concatenated to rows `[size·x, size]`: one gather and one sum move both, and their
+//! quotient is the mean. A merge of `r` of `N` tokens is
 //!
 //! ```text
-//! S = m_a·m_bᵀ              a: every second token (from the first that is not protected), b: the others; |m| = 1
-//! best, dst = top1(S)       src = the r rows of a whose best is best, in descending order
+//! S = m_a·m_bᵀ              a: every second unprotected token, b: the others; |m| = 1
+//! best, dst = top1(S)       src = the r rows of a with the largest best, in descending order
 //! out = [protected, a without src in order, b + Σ src → dst]
 //! ```
 
@@ -13,23 +13,23 @@ use crate::framework::NodeBuilder;
 use pare_graph::{DataType, Node, Ref, Tensor, ops::SliceAxis};
 use serde::{Deserialize, Serialize};
 
-/// How the merged rows are added to the others.
+/// The operators that the addition of merged rows is lowered to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Emit {
-    /// `ScatterElements` that adds: operator set 16.
+pub enum Lowering {
+    /// `ScatterElements` with `reduction=add`: operator set 16.
     Scatter,
-    /// A product with a matrix of zeros and ones: operator set 13.
+    /// A product with a 0/1 matrix: operator set 13.
     Matmul,
 }
 
-/// What tokens are compared by, `[B,N,d]` or `[B,d,N]`.
+/// The features that tokens are compared by, `[B,N,d]` or `[B,d,N]`.
 #[derive(Clone, Copy)]
 pub(super) struct Metric {
     pub value: Ref,
-    /// The axis of tokens, 1 or 2.
+    /// The token axis, 1 or 2.
     pub token: usize,
-    /// `[B,N,1]`: what keeps a token of the first set from being merged, taken off its scores.
+    /// `[B,N,1]`: a penalty on merging a token of the first set, subtracted from its scores.
     pub weight: Option<Ref>,
 }
 
@@ -39,93 +39,93 @@ impl Metric {
     }
 }
 
-/// Tokens as rows `[B,N,C+1]` of weighted channels and the weight.
+/// Tokens as rows `[B,N,C+1]` of weighted channels and the size.
 #[derive(Clone, Copy)]
-pub(super) struct Rows {
+pub(super) struct TokenRows {
     pub value: Ref,
     pub tokens: usize,
     pub width: usize,
 }
 
-/// Ends of slices that go to the end.
+/// The end of a slice without end.
 const END: i64 = i64::MAX;
 
 pub(super) struct Emitter<'s, 'g, 'p> {
-    pub spell: &'s mut NodeBuilder<'g, 'p>,
-    pub emit: Emit,
-    /// Tokens at the front that are never merged, nor merged into: the class token, the distillation token.
+    pub builder: &'s mut NodeBuilder<'g, 'p>,
+    pub lowering: Lowering,
+    /// Number of leading tokens that are neither merged nor merged into: class and distillation tokens.
     pub protected: usize,
 }
 
 impl Emitter<'_, '_, '_> {
     fn op(&mut self, op: &str, inputs: &[Ref]) -> Ref {
-        self.spell.node(Node::new(op), inputs)
+        self.builder.node(Node::new(op), inputs)
     }
 
-    fn ints(&mut self, what: &str, values: &[i64]) -> Ref {
-        self.spell.constant(what, Tensor::vector(values))
+    fn ints(&mut self, hint: &str, values: &[i64]) -> Ref {
+        self.builder.constant(hint, Tensor::vector(values))
     }
 
     fn cut(&mut self, x: Ref, axis: usize, start: usize, end: i64, step: i64) -> Ref {
-        self.spell.slice(x, &[SliceAxis { axis, start: start as i64, end, step }])
+        self.builder.slice(x, &[SliceAxis { axis, start: start as i64, end, step }])
     }
 
-    /// The `k` largest along `axis`, in order: values and places.
+    /// Returns the `k` largest (or smallest) elements along `axis` in order: values and indices.
     fn top(&mut self, x: Ref, axis: i64, k: usize, largest: bool) -> (Ref, Ref) {
         let k = self.ints("k", &[k as i64]);
         let node =
             Node::new("TopK").with("axis", axis).with("largest", i64::from(largest)).with("sorted", 1_i64);
-        let [values, places] = self.spell.nodes(node, &[x, k], ["best", "place"]);
-        (values, places)
+        let [values, indices] = self.builder.nodes(node, &[x, k], ["best", "place"]);
+        (values, indices)
     }
 
-    /// `x` and its sizes as rows. Without sizes every token counts once.
-    pub fn rows(&mut self, x: Ref, size: Option<Ref>, tokens: usize, channels: usize) -> Rows {
+    /// Returns `x` and its sizes as rows. Without sizes, all sizes are 1.
+    pub fn rows(&mut self, x: Ref, size: Option<Ref>, tokens: usize, channels: usize) -> TokenRows {
         let value = if let Some(size) = size {
             let weighted = self.op("Mul", &[x, size]);
-            self.spell.node(Node::new("Concat").with("axis", 2_i64), &[weighted, size])
+            self.builder.node(Node::new("Concat").with("axis", 2_i64), &[weighted, size])
         } else {
-            // A further channel of ones.
+            // Append a channel of ones.
             let pads = self.ints("pads", &[0, 0, 0, 0, 0, 1]);
-            let one = self.spell.constant("one", Tensor::scalar(1_f32));
+            let one = self.builder.constant("one", Tensor::scalar(1_f32));
             self.op("Pad", &[x, pads, one])
         };
-        Rows { value, tokens, width: channels + 1 }
+        TokenRows { value, tokens, width: channels + 1 }
     }
 
-    /// Means of the channels, and sizes. The last node is the division, whose second operand are the sizes.
-    pub fn means(&mut self, rows: Rows) -> Ref {
+    /// Returns the means of the channels. The last node is the division by the sizes.
+    pub fn means(&mut self, rows: TokenRows) -> Ref {
         let parts = self.ints("parts", &[rows.width as i64 - 1, 1]);
         let node = Node::new("Split").with("axis", 2_i64);
-        let [sum, size] = self.spell.nodes(node, &[rows.value, parts], ["sum", "size"]);
+        let [sum, size] = self.builder.nodes(node, &[rows.value, parts], ["sum", "size"]);
         self.op("Div", &[sum, size])
     }
 
-    /// The sum over heads of `[B,H,..,..]`: for comparing directions as good as the mean. One product is faster than a
-    /// reduction over an axis in the middle.
+    /// Returns the sum of `[B,H,..,..]` over heads, which has the direction of the mean. A product is faster
+    /// than a reduction over an inner axis.
     pub fn over_heads(&mut self, k: Ref, heads: usize, target: &[i64]) -> Ref {
-        let flat = self.spell.reshape(k, &[0, heads as i64, -1]);
-        let ones = self.spell.constant("ones", ones(&[1, heads]));
+        let flat = self.builder.reshape(k, &[0, heads as i64, -1]);
+        let ones = self.builder.constant("ones", ones(&[1, heads]));
         let sum = self.op("MatMul", &[ones, flat]);
-        self.spell.reshape(sum, target)
+        self.builder.reshape(sum, target)
     }
 
-    /// Merge `r` tokens. `r` is at most what [`most`] says.
-    pub fn merge(&mut self, rows: Rows, metric: Metric, r: usize) -> Rows {
-        let Rows { tokens, width, .. } = rows;
+    /// Merges `r` tokens, at most [`max_merged`].
+    pub fn merge(&mut self, rows: TokenRows, metric: Metric, r: usize) -> TokenRows {
+        let TokenRows { tokens, width, .. } = rows;
         let [even, odd] = sets(tokens, self.protected);
-        let length = self.spell.node(
+        let unit = self.builder.node(
             Node::new("LpNormalization").with("axis", metric.token as i64 ^ 3).with("p", 2_i64),
             &[metric.value],
         );
-        let mut a = self.cut(length, metric.token, even.0, END, 2);
-        let mut b = self.cut(length, metric.token, odd.0, END, 2);
-        let turned = if metric.token == 1 { &mut b } else { &mut a };
-        *turned = self.spell.transpose(*turned, &[0, 2, 1]);
+        let mut a = self.cut(unit, metric.token, even.0, END, 2);
+        let mut b = self.cut(unit, metric.token, odd.0, END, 2);
+        let transposed = if metric.token == 1 { &mut b } else { &mut a };
+        *transposed = self.builder.transpose(*transposed, &[0, 2, 1]);
         let scores = self.op("MatMul", &[a, b]);
         let (mut best, near) = self.top(scores, -1, 1, true);
         if let Some(weight) = metric.weight {
-            // The same for all partners of a token, so that the nearest stays the nearest.
+            // The penalty is the same for all partners of a token, so it does not change the best one.
             let weight = self.cut(weight, 1, even.0, END, 2);
             best = self.op("Sub", &[best, weight]);
         }
@@ -133,37 +133,37 @@ impl Emitter<'_, '_, '_> {
         let (src, stay) = if r < even.1 {
             let parts = self.ints("parts", &[r as i64, (even.1 - r) as i64]);
             let node = Node::new("Split").with("axis", 1_i64);
-            let [src, stay] = self.spell.nodes(node, &[order, parts], ["src", "stay"]);
-            // As in the reference: in order if there is a class token.
+            let [src, stay] = self.builder.nodes(node, &[order, parts], ["src", "stay"]);
+            // As in the reference implementation: sorted if there is a class token.
             let stay = if self.protected > 0 { self.top(stay, 1, even.1 - r, false).0 } else { stay };
             (src, Some(stay))
         } else {
             (order, None)
         };
-        let dst = self.spell.node(Node::new("GatherElements").with("axis", 1_i64), &[near, src]);
+        let dst = self.builder.node(Node::new("GatherElements").with("axis", 1_i64), &[near, src]);
 
         let from = self.cut(rows.value, 1, even.0, END, 2);
         let into = self.cut(rows.value, 1, odd.0, END, 2);
         let gather = || Node::new("GatherND").with("batch_dims", 1_i64);
-        let moved = self.spell.node(gather(), &[from, src]);
-        let into = match self.emit {
-            Emit::Matmul => {
-                let row = self.spell.reshape(dst, &[0, 1, r as i64]);
-                let places: Vec<i64> = (0..odd.1 as i64).collect();
-                let column = Tensor::vector(&places).reshaped(&[odd.1, 1]).expect("as many elements");
-                let column = self.spell.constant("places", column);
-                let is = self.op("Equal", &[column, row]);
-                let matrix = self.spell.node(Node::new("Cast").with("to", 1_i64), &[is]);
+        let moved = self.builder.node(gather(), &[from, src]);
+        let into = match self.lowering {
+            Lowering::Matmul => {
+                let row = self.builder.reshape(dst, &[0, 1, r as i64]);
+                let positions: Vec<i64> = (0..odd.1 as i64).collect();
+                let column = Tensor::vector(&positions).reshaped(&[odd.1, 1]).expect("as many elements");
+                let column = self.builder.constant("places", column);
+                let equal = self.op("Equal", &[column, row]);
+                let matrix = self.builder.node(Node::new("Cast").with("to", 1_i64), &[equal]);
                 let sums = self.op("MatMul", &[matrix, moved]);
                 self.op("Add", &[into, sums])
             }
-            Emit::Scatter => {
+            Lowering::Scatter => {
                 let zeros =
                     Tensor::vector(&vec![0_i64; width]).reshaped(&[1, 1, width]).expect("as many elements");
-                let zeros = self.spell.constant("zeros", zeros);
-                let places = self.op("Add", &[dst, zeros]);
+                let zeros = self.builder.constant("zeros", zeros);
+                let indices = self.op("Add", &[dst, zeros]);
                 let node = Node::new("ScatterElements").with("axis", 1_i64).with("reduction", "add");
-                self.spell.node(node, &[into, places, moved])
+                self.builder.node(node, &[into, indices, moved])
             }
         };
         let mut parts = vec![];
@@ -171,45 +171,52 @@ impl Emitter<'_, '_, '_> {
             parts.push(self.cut(rows.value, 1, 0, self.protected as i64, 1));
         }
         if let Some(stay) = stay {
-            parts.push(self.spell.node(gather(), &[from, stay]));
+            parts.push(self.builder.node(gather(), &[from, stay]));
         }
         parts.push(into);
-        let value = self.spell.node(Node::new("Concat").with("axis", 1_i64), &parts);
-        Rows { value, tokens: tokens - r, width }
+        let value = self.builder.node(Node::new("Concat").with("axis", 1_i64), &parts);
+        TokenRows { value, tokens: tokens - r, width }
     }
 
-    /// `30α·a` for each token, `[B,N,1]`: `a` is how much the class token attends to it, in the mean over heads (FOLDER).
-    /// `attention` is `[B,H,N,N]` or `[B·H,N,N]`, with `axis` that of the queries.
-    pub fn attended(&mut self, attention: Ref, axis: usize, heads: usize, tokens: usize, alpha: f64) -> Ref {
+    /// Returns `30α·a` for each token, `[B,N,1]`, where `a` is the attention of the class token, averaged
+    /// over heads (FOLDER). `attention` is `[B,H,N,N]` or `[B·H,N,N]`; `axis` is the query axis.
+    pub fn class_attention(
+        &mut self,
+        attention: Ref,
+        axis: usize,
+        heads: usize,
+        tokens: usize,
+        alpha: f64,
+    ) -> Ref {
         let class = self.cut(attention, axis, 0, 1, 1);
-        let flat = self.spell.reshape(class, &[-1, heads as i64, tokens as i64]);
+        let flat = self.builder.reshape(class, &[-1, heads as i64, tokens as i64]);
         let share = Tensor::from_f64(DataType::Float, &[1, heads], &vec![30.0 * alpha / heads as f64; heads]);
-        let share = self.spell.constant("share", share.expect("as many elements"));
+        let share = self.builder.constant("share", share.expect("as many elements"));
         let sum = self.op("MatMul", &[share, flat]);
-        self.spell.reshape(sum, &[0, tokens as i64, 1])
+        self.builder.reshape(sum, &[0, tokens as i64, 1])
     }
 
-    /// Merge `r` tokens however many these are, halving again and again (FOLDER). From the second round on tokens are
-    /// compared by the weighted sums of what they were compared by, and what was attended to adds up.
-    pub fn fold(&mut self, rows: Rows, metric: Metric, dim: usize, mut r: usize) -> Rows {
-        if r <= most(rows.tokens, self.protected) {
+    /// Merges `r` tokens, at most [`max_folded`], by repeated halving (FOLDER). From the second round on,
+    /// tokens are compared by size-weighted sums of the metric, and attention penalties are summed.
+    pub fn fold(&mut self, rows: TokenRows, metric: Metric, dim: usize, mut r: usize) -> TokenRows {
+        if r <= max_merged(rows.tokens, self.protected) {
             return self.merge(rows, metric, r);
         }
-        // Let the metric travel in front of the channels, weighted like them, and behind the weights, which are sums.
+        // Rows are extended in front by the penalty and the size-weighted metric.
         let channels = rows.width;
-        let by_token = match metric.token {
+        let metric_rows = match metric.token {
             1 => metric.value,
-            _ => self.spell.transpose(metric.value, &[0, 2, 1]),
+            _ => self.builder.transpose(metric.value, &[0, 2, 1]),
         };
         let size = self.cut(rows.value, 2, channels - 1, END, 1);
-        let weighted = self.op("Mul", &[by_token, size]);
+        let weighted = self.op("Mul", &[metric_rows, size]);
         let parts: Vec<_> = metric.weight.into_iter().chain([weighted, rows.value]).collect();
-        let value = self.spell.node(Node::new("Concat").with("axis", 2_i64), &parts);
+        let value = self.builder.node(Node::new("Concat").with("axis", 2_i64), &parts);
         let (first, front) = (parts.len() - 2, parts.len() - 2 + dim);
-        let mut rows = Rows { value, width: front + channels, ..rows };
+        let mut rows = TokenRows { value, width: front + channels, ..rows };
         let mut metric = metric;
         while r > 0 {
-            let now = r.min(most(rows.tokens, self.protected));
+            let now = r.min(max_merged(rows.tokens, self.protected));
             if now == 0 {
                 break;
             }
@@ -221,57 +228,65 @@ impl Emitter<'_, '_, '_> {
             }
         }
         let value = self.cut(rows.value, 2, front, END, 1);
-        Rows { value, width: channels, ..rows }
+        TokenRows { value, width: channels, ..rows }
     }
 
-    /// Keep the tokens that the class token attends to most, by weight times length of the value (PPT).
-    /// `attention` is `[B,H,N,N]`, `value` `[B,H,N,d]`. Also whether the spread of that is at least `threshold`: `[B,1,1]`.
-    pub fn prune(&mut self, rows: Rows, attention: Ref, value: Ref, r: usize, threshold: f64) -> (Rows, Ref) {
+    /// Removes the `r` tokens of lowest significance, the attention of the class token times the norm of the
+    /// value (PPT). `attention` is `[B,H,N,N]`, `value` is `[B,H,N,d]`. Also returns whether the variance of
+    /// the significance is at least `threshold`, `[B,1,1]`.
+    pub fn prune(
+        &mut self,
+        rows: TokenRows,
+        attention: Ref,
+        value: Ref,
+        r: usize,
+        threshold: f64,
+    ) -> (TokenRows, Ref) {
         let others = rows.tokens - self.protected;
         let p = self.protected;
-        let class = self.spell.slice(
+        let class = self.builder.slice(
             attention,
             &[
                 SliceAxis { axis: 2, start: 0, end: 1, step: 1 },
                 SliceAxis { axis: 3, start: p as i64, end: END, step: 1 },
             ],
         );
-        let class = self.spell.squeeze(class, &[2]);
+        let class = self.builder.squeeze(class, &[2]);
         let value = self.cut(value, 2, p, END, 1);
-        let length = self.spell.reduce("ReduceL2", value, &[3], false);
-        let each = self.op("Mul", &[class, length]);
-        let sum = self.spell.reduce("ReduceSum", each, &[1], false);
-        let all = self.spell.reduce("ReduceSum", sum, &[1], true);
+        let norm = self.builder.reduce("ReduceL2", value, &[3], false);
+        let significance = self.op("Mul", &[class, norm]);
+        let sum = self.builder.reduce("ReduceSum", significance, &[1], false);
+        let all = self.builder.reduce("ReduceSum", sum, &[1], true);
         let share = self.op("Div", &[sum, all]);
         // Σ (share − 1/n)² / (n − 1)
-        let mean = self.spell.constant("mean", Tensor::scalar(1.0 / others as f32));
-        let off = self.op("Sub", &[share, mean]);
-        let square = self.op("Mul", &[off, off]);
-        let spread = self.spell.reduce("ReduceSum", square, &[1], true);
+        let mean = self.builder.constant("mean", Tensor::scalar(1.0 / others as f32));
+        let deviation = self.op("Sub", &[share, mean]);
+        let square = self.op("Mul", &[deviation, deviation]);
+        let variance = self.builder.reduce("ReduceSum", square, &[1], true);
         let bound = (threshold * (others as f64 - 1.0)) as f32;
-        let bound = self.spell.constant("bound", Tensor::scalar(bound));
-        let wide = self.op("Less", &[spread, bound]);
-        let wide = self.op("Not", &[wide]);
-        let wide = self.spell.unsqueeze(wide, &[2]);
+        let bound = self.builder.constant("bound", Tensor::scalar(bound));
+        let prune = self.op("Less", &[variance, bound]);
+        let prune = self.op("Not", &[prune]);
+        let prune = self.builder.unsqueeze(prune, &[2]);
 
         let (_, kept) = self.top(share, 1, others - r, true);
         let (kept, _) = self.top(kept, 1, others - r, false);
-        let kept = self.spell.unsqueeze(kept, &[2]);
+        let kept = self.builder.unsqueeze(kept, &[2]);
         let from = self.cut(rows.value, 1, p, END, 1);
-        let stay = self.spell.node(Node::new("GatherND").with("batch_dims", 1_i64), &[from, kept]);
+        let stay = self.builder.node(Node::new("GatherND").with("batch_dims", 1_i64), &[from, kept]);
         let front = self.cut(rows.value, 1, 0, p as i64, 1);
-        let value = self.spell.node(Node::new("Concat").with("axis", 1_i64), &[front, stay]);
-        (Rows { value, tokens: rows.tokens - r, width: rows.width }, wide)
+        let value = self.builder.node(Node::new("Concat").with("axis", 1_i64), &[front, stay]);
+        (TokenRows { value, tokens: rows.tokens - r, width: rows.width }, prune)
     }
 
-    /// One or the other, for each sample.
-    pub fn choose(&mut self, wide: Ref, pruned: Rows, merged: Rows) -> Rows {
-        let value = self.op("Where", &[wide, pruned.value, merged.value]);
-        Rows { value, ..merged }
+    /// Selects pruned or merged rows for each sample.
+    pub fn choose(&mut self, prune: Ref, pruned: TokenRows, merged: TokenRows) -> TokenRows {
+        let value = self.op("Where", &[prune, pruned.value, merged.value]);
+        TokenRows { value, ..merged }
     }
 }
 
-/// First token and count of the two sets that tokens are split into.
+/// Returns the first token and the size of the two alternating sets of tokens.
 fn sets(tokens: usize, protected: usize) -> [(usize, usize); 2] {
     let (a, b) = match protected {
         0 => (0, 1),
@@ -281,19 +296,19 @@ fn sets(tokens: usize, protected: usize) -> [(usize, usize); 2] {
     [a, b].map(|from| (from, tokens.saturating_sub(from).div_ceil(2)))
 }
 
-/// The most tokens that one merge can take away.
-pub(super) fn most(tokens: usize, protected: usize) -> usize {
+/// Returns the largest number of tokens that one merge can remove.
+pub(super) fn max_merged(tokens: usize, protected: usize) -> usize {
     let [even, odd] = sets(tokens, protected);
     if odd.1 == 0 { 0 } else { even.1.min((tokens - protected) / 2) }
 }
 
-/// The most tokens that merges one after another can take away.
-pub(super) fn furthest(tokens: usize, protected: usize) -> usize {
-    let mut left = tokens;
-    while let now @ 1.. = most(left, protected) {
-        left -= now;
+/// Returns the largest number of tokens that repeated merges can remove.
+pub(super) fn max_folded(tokens: usize, protected: usize) -> usize {
+    let mut remaining = tokens;
+    while let removed @ 1.. = max_merged(remaining, protected) {
+        remaining -= removed;
     }
-    tokens - left
+    tokens - remaining
 }
 
 fn ones(shape: &[usize]) -> Tensor {

@@ -1,152 +1,186 @@
-//! Merging through a whole graph: block after block one patch for the bias of its scores and one for the merge.
+//! Application of a merge plan to a graph: for each block, one patch for the bias of its scores and one for
+//! the merge.
 
 use super::{
-    Method, MetricOf,
-    emit::{Emit, Emitter, Metric, furthest, most},
-    refusal::Refusal,
-    survey::{Survey, blocks, tokens},
-    trace::{Change, Trace, trace},
+    decline::MergeDecline,
+    emit::{Emitter, Lowering, Metric, max_folded, max_merged},
+    options::{MergeMethod, TokenMetric},
+    token_analysis::{TokenAnalysis, blocks, residual_of, tokens},
+    trace::{ConstantEdit, TokenChange, Trace, trace},
 };
 use crate::{
     analysis::attention::{Attention, Form, Statics},
     framework::NodeBuilder,
 };
 use pare_graph::{
-    Applied, DataType, Dim, Graph, Node, NodeRef, Patch, Ref, Tensor, ValueId, ValueRef,
+    Applied, DataType, Dim, Graph, Model, Node, NodeRef, Patch, Ref, Tensor, ValueId, ValueRef,
     ops::{ReduceView, SliceAxis},
 };
 
-/// What is merged where, and how.
+/// The tokens to merge in each block, and how.
 #[derive(Clone, Debug)]
-pub(super) struct Plan {
-    pub method: Method,
-    /// Tokens to merge in each block.
+pub(super) struct MergePlan {
+    pub method: MergeMethod,
+    /// Number of tokens to merge in each block.
     pub counts: Vec<usize>,
-    pub metric: MetricOf,
+    pub metric: TokenMetric,
+    /// Whether later attentions add the logarithms of sizes to their scores.
     pub proportional: bool,
-    pub emit: Emit,
-    /// The spread of significance from which on PPT prunes instead of merging.
+    pub lowering: Lowering,
+    /// The variance of significance scores from which PPT prunes instead of merging.
     pub threshold: f64,
-    /// How much what the class token attends to is kept from being merged, by FOLDER.
+    /// The weight of the class token's attention in FOLDER, which protects tokens from being merged.
     pub alpha: f64,
-    /// Drop after the last attention what nobody reads.
-    pub drop_unread: bool,
-    /// Do so even if nothing is merged.
-    pub even_alone: bool,
+    pub unread: UnreadTokens,
 }
 
-/// What was done.
+/// The treatment of tokens that are unread after the last attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum UnreadTokens {
+    Keep,
+    /// They are dropped if any tokens are merged.
+    DropAfterMerges,
+    Drop,
+}
+
+impl MergePlan {
+    /// Returns whether the plan changes nothing.
+    pub fn is_empty(&self) -> bool {
+        self.unread != UnreadTokens::Drop && self.counts.iter().all(|&r| r == 0)
+    }
+}
+
+/// The result of a plan.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Done {
-    pub merged: usize,
+pub(super) struct Merged {
+    /// Tokens merged.
+    pub tokens: usize,
+    /// Blocks with merges.
     pub blocks: usize,
+    /// Unread tokens dropped.
     pub dropped: usize,
 }
 
-/// Applies patches.
-pub(super) type Apply<'a> = dyn FnMut(&mut Graph, Patch) -> Result<Option<Applied>, Refusal> + 'a;
+/// Applies a patch; `None` if no more patches are to be applied.
+pub(super) type Apply<'a> = dyn FnMut(&mut Graph, Patch) -> Result<Option<Applied>, MergeDecline> + 'a;
 
-/// Carry out a plan. `apply` may stop early, with `None`.
+/// Returns a copy of the model with the plan applied.
+pub(super) fn merged_model(
+    model: &Model,
+    plan: &MergePlan,
+    analysis: &TokenAnalysis,
+) -> Result<Model, MergeDecline> {
+    let mut copy = model.clone();
+    let mut apply = |graph: &mut Graph, patch| {
+        graph.apply(patch).map(Some).map_err(|e| MergeDecline::Method(e.to_string()))
+    };
+    merge(&mut copy.graph, plan, analysis, &mut apply)?;
+    Ok(copy)
+}
+
+/// The result of the last merge. Values are named: ids are not valid across patches.
+struct LastMerge {
+    /// The merged stream.
+    stream: String,
+    /// Its token axis.
+    token: usize,
+    /// The token sizes.
+    size: String,
+}
+
+/// Applies a plan to a graph.
 pub(super) fn merge(
     graph: &mut Graph,
-    plan: &Plan,
-    survey: &Survey,
+    plan: &MergePlan,
+    analysis: &TokenAnalysis,
     apply: &mut Apply<'_>,
-) -> Result<Done, Refusal> {
-    let mut done = Done::default();
-    // The value of sizes by name: ids do not outlive patches.
-    let mut size: Option<String> = None;
-    let mut stream: Option<(String, usize)> = None;
-    if plan.counts.iter().all(|&r| r == 0) && !plan.even_alone {
-        return Ok(done);
+) -> Result<Merged, MergeDecline> {
+    let mut merged = Merged::default();
+    if plan.is_empty() {
+        return Ok(merged);
     }
-    for block in 0..survey.blocks {
-        if let (Some(size), true) = (&size, plan.proportional) {
-            let attention = nth(graph, block)?;
-            let patch = bias(graph, &attention, size)?;
+    let mut last: Option<LastMerge> = None;
+    for block in 0..analysis.blocks {
+        if let (Some(last), true) = (&last, plan.proportional) {
+            let patch = size_bias(graph, &nth_attention(graph, block)?, &last.size)?;
             if apply(graph, patch)?.is_none() {
-                return Ok(done);
+                return Ok(merged);
             }
         }
         let attention = unfused(graph, block, apply)?;
         let now = tokens(graph, &attention)?;
-        if block + 1 == survey.blocks && survey.unread && plan.drop_unread {
-            if drop_unread(graph, &attention, now, survey.protected, apply)? {
-                done.dropped += now - survey.protected;
+        if block + 1 == analysis.blocks && analysis.unread && plan.unread != UnreadTokens::Keep {
+            if drop_unread(graph, &attention, now, analysis.protected, apply)? {
+                merged.dropped += now - analysis.protected;
             }
-            return Ok(done);
+            return Ok(merged);
         }
-        let limit = if plan.method == Method::Folder { furthest } else { most };
-        let r = plan.counts[block].min(limit(now, survey.protected));
+        let limit = if plan.method == MergeMethod::Folder { max_folded } else { max_merged };
+        let r = plan.counts[block].min(limit(now, analysis.protected));
         if r == 0 {
             continue;
         }
-        let change = Change { from: now, to: now - r, protected: survey.protected };
-        let residual = residual_of(graph, &attention)?;
-        let start = graph.value_ref(residual.0);
-        let name = start.name().to_owned();
-        let followed = trace(graph, &[(start, residual.1)], change, &Statics::of(graph))?;
-        let sizes = size.as_ref().and_then(|name| graph.find(name));
-        let patch = merged(graph, &attention, plan, change, sizes)?;
-        let Some(applied) = checked(graph, patch, &followed, change, apply)? else { return Ok(done) };
-        size = Some(sizes_of(graph, &applied).ok_or_else(|| Refusal::Method("sizes were lost".into()))?);
-        // The merged stream took over the name.
-        stream = Some((name, residual.1));
-        done.merged += r;
-        done.blocks += 1;
+        let change = TokenChange { from: now, to: now - r, protected: analysis.protected };
+        let (sum, token) = residual_of(graph, &attention)?;
+        let stream = graph.value_ref(sum).name().to_owned();
+        let traced = trace(graph, &[(graph.value_ref(sum), token)], change, &Statics::of(graph))?;
+        let sizes = last.as_ref().and_then(|last| graph.find(&last.size));
+        let patch = merge_patch(graph, &attention, plan, change, sizes)?;
+        let Some(applied) = apply_checked(graph, patch, &traced, change, apply)? else { return Ok(merged) };
+        // The merged stream has the name of the original one.
+        let size = sizes_of(graph, &applied).ok_or_else(sizes_not_found)?;
+        last = Some(LastMerge { stream, token, size });
+        merged.tokens += r;
+        merged.blocks += 1;
     }
-    if let (Some(size), Some((name, token))) = (size, stream) {
-        pools(graph, survey, &size, (&name, token), apply)?;
+    if let Some(last) = last {
+        weigh_pools(graph, analysis, &last, apply)?;
     }
-    Ok(done)
+    Ok(merged)
 }
 
-fn nth(graph: &Graph, block: usize) -> Result<Attention, Refusal> {
-    blocks(graph)?.into_iter().nth(block).ok_or(Refusal::NoAttention)
+fn sizes_not_found() -> MergeDecline {
+    MergeDecline::Method("the token sizes were not found".into())
 }
 
-/// The sum of the stream and the attention, and its axis of tokens.
-pub(super) fn residual_of(graph: &Graph, attention: &Attention) -> Result<(ValueId, usize), Refusal> {
-    let node = || graph.describe(attention.core);
-    let residual = attention.residual.as_ref().map_err(|&why| Refusal::Residual { node: node(), why })?;
-    let hidden =
-        || Refusal::Method(format!("{} does not give the sum it normalises", graph.describe(residual.node)));
-    Ok((residual.sum.ok_or_else(hidden)?, residual.token))
+fn nth_attention(graph: &Graph, block: usize) -> Result<Attention, MergeDecline> {
+    blocks(graph)?.into_iter().nth(block).ok_or(MergeDecline::NoAttention)
 }
 
-/// Apply a patch that changes the number of tokens, and check what became of it.
-fn checked(
+/// Applies a patch that changes the number of tokens, after checking the resulting shapes on a copy.
+fn apply_checked(
     graph: &mut Graph,
     mut patch: Patch,
-    followed: &Trace,
-    change: Change,
+    traced: &Trace,
+    change: TokenChange,
     apply: &mut Apply<'_>,
-) -> Result<Option<Applied>, Refusal> {
-    for (node, slot, tensor) in &followed.edits {
+) -> Result<Option<Applied>, MergeDecline> {
+    for ConstantEdit { node, slot, tensor } in &traced.edits {
         patch.set_constant(*node, *slot, "tokens", tensor.clone());
     }
-    let mut trial = graph.clone();
-    trial.apply(patch.clone()).map_err(|e| Refusal::Method(e.to_string()))?;
-    followed.holds(graph, &trial, change)?;
+    let mut copy = graph.clone();
+    copy.apply(patch.clone()).map_err(|e| MergeDecline::Method(e.to_string()))?;
+    traced.check(graph, &copy, change)?;
     apply(graph, patch)
 }
 
-/// The sizes after a merge: what its last division divides by.
+/// Returns the token sizes after a merge: the divisor of its last division.
 fn sizes_of(graph: &Graph, applied: &Applied) -> Option<String> {
     let division = applied.added.iter().rev().find(|&&id| graph.at(id).is("Div"))?;
     Some(graph.at(*division).input(1).ok()?.name().into())
 }
 
-/// The attention of a block; a `SkipLayerNormalization` behind it becomes a sum and a norm first, since tokens are merged
-/// in between.
-fn unfused(graph: &mut Graph, block: usize, apply: &mut Apply<'_>) -> Result<Attention, Refusal> {
-    let attention = nth(graph, block)?;
+/// Returns the attention of a block. A following `SkipLayerNormalization` is first split into a sum and a
+/// normalization, because tokens are merged between them.
+fn unfused(graph: &mut Graph, block: usize, apply: &mut Apply<'_>) -> Result<Attention, MergeDecline> {
+    let attention = nth_attention(graph, block)?;
     let Ok(residual) = &attention.residual else { return Ok(attention) };
     let at = graph.at(residual.node);
     if at.node().domain() != "com.microsoft" {
         return Ok(attention);
     }
-    let odd = || Refusal::Method(format!("{} is no sum and norm that can be taken apart", at.describe()));
+    let odd =
+        || MergeDecline::Method(format!("{} cannot be split into a sum and a normalization", at.describe()));
     let outputs = at.outputs();
     let unused =
         |slot: usize| outputs.get(slot).copied().flatten().is_none_or(|v| graph.use_count(v.id) == 0);
@@ -173,43 +207,41 @@ fn unfused(graph: &mut Graph, block: usize, apply: &mut Apply<'_>) -> Result<Att
         patch.replace(*y, sum);
     }
     apply(graph, patch)?;
-    nth(graph, block)
+    nth_attention(graph, block)
 }
 
-/// Add the logarithms of the sizes to the scores: a token that stands for `s` counts like `s` tokens.
-fn bias(graph: &Graph, attention: &Attention, size: &str) -> Result<Patch, Refusal> {
-    let size = graph
-        .find(size)
-        .map(|v| graph.value_ref(v))
-        .ok_or_else(|| Refusal::Method("sizes were lost".into()))?;
+/// Returns the patch that adds the logarithms of sizes to the scores of an attention: a token of size `s` is
+/// weighted like `s` tokens (proportional attention).
+fn size_bias(graph: &Graph, attention: &Attention, size: &str) -> Result<Patch, MergeDecline> {
+    let size = graph.find(size).map(|v| graph.value_ref(v)).ok_or_else(sizes_not_found)?;
     let core = graph.at(attention.core);
-    let odd = || Refusal::Method(format!("{} takes no bias of its scores", core.describe()));
+    let odd = || MergeDecline::Method(format!("{} has no input for a bias of its scores", core.describe()));
     let mut patch = Patch::at(core);
-    let mut spell = NodeBuilder::new(graph, &mut patch, size.name());
-    let log = spell.node(Node::new("Log"), &[size.into()]);
-    let row = spell.reshape(log, &[0, 1, 1, -1]);
+    let mut builder = NodeBuilder::new(graph, &mut patch, size.name());
+    let log = builder.node(Node::new("Log"), &[size.into()]);
+    let row = builder.reshape(log, &[0, 1, 1, -1]);
     if let (Some(scores), Some(weights)) = (attention.scores, attention.weights) {
         let scores = graph.value_ref(scores);
         let rank = scores.rank().map_err(|_| odd())?;
         let row = match (rank, attention.heads) {
             (4, _) => row,
             (3, Some(heads)) => {
-                // Samples and heads share an axis.
+                // Samples and heads share the first axis.
                 let zeros = zeros(&[1, heads, 1, 1]);
-                let zeros = spell.constant("heads", zeros);
-                let each = spell.node(Node::new("Add"), &[row, zeros]);
+                let zeros = builder.constant("heads", zeros);
+                let each = builder.node(Node::new("Add"), &[row, zeros]);
                 let last = scores.shape().and_then(<[Dim]>::last).and_then(Dim::known).ok_or_else(odd)?;
-                spell.reshape(each, &[-1, 1, last])
+                builder.reshape(each, &[-1, 1, last])
             }
             _ => return Err(odd()),
         };
-        let biased = spell.node(Node::new("Add"), &[scores.into(), row]);
+        let biased = builder.node(Node::new("Add"), &[scores.into(), row]);
         let inputs = core.inputs().into_iter().enumerate();
         let inputs: Vec<_> =
             inputs.map(|(i, v)| if i == 0 { Some(biased) } else { v.map(Ref::from) }).collect();
         let weights = graph.value_ref(weights);
-        let again = patch.node_with(core.node().clone(), &inputs, &[Some(weights.name())]);
-        patch.replace(weights, again[0].ok_or_else(odd)?);
+        let softmax = patch.node_with(core.node().clone(), &inputs, &[Some(weights.name())]);
+        patch.replace(weights, softmax[0].ok_or_else(odd)?);
         return Ok(patch);
     }
     let slot = match attention.form {
@@ -219,15 +251,15 @@ fn bias(graph: &Graph, attention: &Attention, size: &str) -> Result<Patch, Refus
     };
     // One row for each query.
     let queries = tokens(graph, attention)?;
-    let zeros = spell.constant("queries", zeros(&[1, 1, queries, 1]));
-    let whole = spell.node(Node::new("Add"), &[row, zeros]);
+    let zeros = builder.constant("queries", zeros(&[1, 1, queries, 1]));
+    let bias = builder.node(Node::new("Add"), &[row, zeros]);
     let mut inputs: Vec<_> = core.inputs().into_iter().map(|v| v.map(Ref::from)).collect();
     inputs.resize(inputs.len().max(slot + 1), None);
-    inputs[slot] = Some(whole);
+    inputs[slot] = Some(bias);
     let outputs = core.outputs();
     let hints: Vec<_> = outputs.iter().map(|v| v.map(ValueRef::name)).collect();
-    let made = patch.node_with(core.node().clone(), &inputs, &hints);
-    for (old, new) in outputs.iter().zip(made) {
+    let added = patch.node_with(core.node().clone(), &inputs, &hints);
+    for (old, new) in outputs.iter().zip(added) {
         if let (Some(old), Some(new)) = (old, new) {
             patch.replace(*old, new);
         }
@@ -239,91 +271,89 @@ fn zeros(shape: &[usize]) -> Tensor {
     Tensor::from_f64(DataType::Float, shape, &vec![0.0; shape.iter().product()]).expect("as many elements")
 }
 
-/// The patch that merges behind one attention.
-fn merged(
+/// Returns the patch that merges tokens after an attention.
+fn merge_patch(
     graph: &Graph,
     attention: &Attention,
-    plan: &Plan,
-    change: Change,
+    plan: &MergePlan,
+    change: TokenChange,
     size: Option<ValueId>,
-) -> Result<Patch, Refusal> {
+) -> Result<Patch, MergeDecline> {
     let (sum, token) = residual_of(graph, attention)?;
     let sum = graph.value_ref(sum);
-    let odd = |why: &str| Refusal::Method(format!("{} {why}", graph.describe(attention.core)));
+    let odd = |why: &str| MergeDecline::Method(format!("{} {why}", graph.describe(attention.core)));
     let channels = sum.shape().and_then(<[Dim]>::last).and_then(Dim::size);
-    let channels = channels.ok_or_else(|| Refusal::Open(sum.name().into()))?;
+    let channels = channels.ok_or_else(|| MergeDecline::Open(sum.name().into()))?;
     let r = change.from - change.to;
-    // Behind the attention too, whose operands are read.
+    // After the sum, and thereby after the attention, whose operands are read.
     let anchor = graph.producer(sum.id).map_or(attention.core, |p| p.0);
     let mut patch = Patch::anchored(anchor);
-    let mut spell = NodeBuilder::new(graph, &mut patch, sum.name());
-    let x = if token == 1 { sum.into() } else { spell.transpose(sum.into(), &[1, 0, 2]) };
-    let mut emitter = Emitter { spell: &mut spell, emit: plan.emit, protected: change.protected };
+    let mut builder = NodeBuilder::new(graph, &mut patch, sum.name());
+    let x = if token == 1 { sum.into() } else { builder.transpose(sum.into(), &[1, 0, 2]) };
+    let mut emitter = Emitter { builder: &mut builder, lowering: plan.lowering, protected: change.protected };
     let (metric, dim) = match plan.metric {
-        MetricOf::Feature => (Metric::new(x, 1), channels),
-        MetricOf::Key => keys(&mut emitter, graph, attention)?,
+        TokenMetric::Feature => (Metric::new(x, 1), channels),
+        TokenMetric::Key => keys(&mut emitter, graph, attention)?,
     };
     let rows = emitter.rows(x, size.map(Ref::from), change.from, channels);
     let rows = match plan.method {
-        Method::Tome => emitter.merge(rows, metric, r),
-        Method::Folder => {
+        MergeMethod::Tome => emitter.merge(rows, metric, r),
+        MergeMethod::Folder => {
             let mut metric = metric;
             if plan.alpha > 0.0 && change.protected > 0 {
                 let heads = attention.heads.zip(attention.weights);
                 let (heads, weights) = heads.ok_or_else(|| {
-                    odd("does not show its weights, which FOLDER looks at unless `alpha=0`")
+                    odd("has no output of its weights, which FOLDER needs unless `alpha=0`")
                 })?;
                 let weights = graph.value_ref(weights);
                 let rank = weights.rank().map_err(|_| odd("has weights of unknown rank"))?;
                 metric.weight =
-                    Some(emitter.attended(weights.into(), rank - 2, heads, change.from, plan.alpha));
+                    Some(emitter.class_attention(weights.into(), rank - 2, heads, change.from, plan.alpha));
             }
             emitter.fold(rows, metric, dim, r)
         }
-        Method::Ppt => {
+        MergeMethod::Ppt => {
             let weights =
-                attention.weights.ok_or_else(|| odd("does not show its weights, which PPT looks at"))?;
+                attention.weights.ok_or_else(|| odd("has no output of its weights, which PPT needs"))?;
             let value = graph.value_ref(attention.value.value);
             if value.rank() != Ok(4) || change.protected == 0 {
-                return Err(odd("has no class token, or no axis of heads, which PPT looks at"));
+                return Err(odd("has no class token or no head axis, which PPT needs"));
             }
             let merged = emitter.merge(rows, metric, r);
-            let (pruned, wide) = emitter.prune(rows, weights.into(), value.into(), r, plan.threshold);
-            emitter.choose(wide, pruned, merged)
+            let (pruned, select) = emitter.prune(rows, weights.into(), value.into(), r, plan.threshold);
+            emitter.choose(select, pruned, merged)
         }
     };
     let mut means = emitter.means(rows);
     if token == 0 {
-        means = spell.transpose(means, &[1, 0, 2]);
+        means = builder.transpose(means, &[1, 0, 2]);
     }
     patch.reshape(sum, means);
     Ok(patch)
 }
 
-/// The keys, summed over heads, and how many channels that has.
+/// Returns the keys, summed over heads, and their number of channels.
 fn keys(
     emitter: &mut Emitter<'_, '_, '_>,
     graph: &Graph,
     attention: &Attention,
-) -> Result<(Metric, usize), Refusal> {
+) -> Result<(Metric, usize), MergeDecline> {
     let core = graph.at(attention.core);
     let key = &attention.key;
     let value = graph.value_ref(key.value);
-    let odd = || {
-        Refusal::Method(format!("the keys of {} are laid out in a way that is not known", core.describe()))
-    };
+    let odd = || MergeDecline::Method(format!("the layout of the keys of {} is not known", core.describe()));
     let shape = value.shape().ok_or_else(odd)?;
     let heads = attention.heads.ok_or_else(odd)?;
     if attention.form == Form::Packed {
         let head = attention.head_size.ok_or_else(odd)?;
         let (weights, bias) = (core.input(1).map_err(|_| odd())?, core.optional(2));
-        let matrix = summed(weights, heads, head).ok_or_else(odd)?;
-        let matrix = emitter.spell.constant("keys", matrix);
-        let mut metric = emitter.spell.node(Node::new("MatMul"), &[value.into(), matrix]);
+        let matrix = summed_keys(weights, heads, head).ok_or_else(odd)?;
+        let matrix = emitter.builder.constant("keys", matrix);
+        let mut metric = emitter.builder.node(Node::new("MatMul"), &[value.into(), matrix]);
         if let Some(bias) = bias {
-            let bias = summed(bias, heads, head).ok_or_else(odd)?;
-            let bias = emitter.spell.constant("keys", bias);
-            metric = emitter.spell.node(Node::new("Add"), &[metric, bias]);
+            let bias = summed_keys(bias, heads, head).ok_or_else(odd)?;
+            let bias = emitter.builder.constant("keys", bias);
+            metric = emitter.builder.node(Node::new("Add"), &[metric, bias]);
         }
         return Ok((Metric::new(metric, 1), head));
     }
@@ -338,38 +368,39 @@ fn keys(
             Ok((Metric::new(value, if by_token { 1 } else { 2 }), dim))
         }
         (3, None) if attention.form == Form::Decomposed => {
-            // Samples and heads share an axis.
+            // Samples and heads share the first axis.
             let count = shape[token].size().ok_or_else(odd)?;
-            let flat = emitter.spell.reshape(value.into(), &[-1, heads as i64, (count * dim) as i64]);
+            let flat = emitter.builder.reshape(value.into(), &[-1, heads as i64, (count * dim) as i64]);
             let by_token = token < key.channel;
             let target = if by_token { [0, -1, dim as i64] } else { [0, dim as i64, -1] };
             let value = emitter.over_heads(flat, heads, &target);
             Ok((Metric::new(value, if by_token { 1 } else { 2 }), dim))
         }
         (3, None) => {
-            // All heads' channels on one axis; the operator may add a bias of its own.
+            // All heads share the channel axis; `MultiHeadAttention` may add a bias to the keys.
             let head = attention.head_size.filter(|h| h > &0 && dim % h == 0).ok_or_else(odd)?;
             let stack: Vec<f64> =
                 (0..dim * head).map(|i| f64::from(u8::from(i / head % head == i % head))).collect();
             let stack = Tensor::from_f64(DataType::Float, &[dim, head], &stack).map_err(|_| odd())?;
-            let mut whole = Ref::from(value);
+            let mut keys = Ref::from(value);
             if let (Form::MultiHead, Some(bias)) = (attention.form, core.optional(3)) {
                 let all = bias.constant_f64().map_err(|_| odd())?;
                 let part = all.get(dim..2 * dim).ok_or_else(odd)?;
                 let part = Tensor::from_f64(DataType::Float, &[dim], part).map_err(|_| odd())?;
-                let part = emitter.spell.constant("keys", part);
-                whole = emitter.spell.node(Node::new("Add"), &[whole, part]);
+                let part = emitter.builder.constant("keys", part);
+                keys = emitter.builder.node(Node::new("Add"), &[keys, part]);
             }
-            let stack = emitter.spell.constant("heads", stack);
-            let metric = emitter.spell.node(Node::new("MatMul"), &[whole, stack]);
+            let stack = emitter.builder.constant("heads", stack);
+            let metric = emitter.builder.node(Node::new("MatMul"), &[keys, stack]);
             Ok((Metric::new(metric, 1), head))
         }
         _ => Err(odd()),
     }
 }
 
-/// Of packed weights `[C, 3·H·d]`, or biases `[3·H·d]`, those of the keys, summed over heads: `[C, d]`, `[d]`.
-fn summed(packed: ValueRef<'_>, heads: usize, head: usize) -> Option<Tensor> {
+/// Returns the key part of packed weights `[C, 3·H·d]` or biases `[3·H·d]`, summed over heads: `[C, d]` or
+/// `[d]`.
+fn summed_keys(packed: ValueRef<'_>, heads: usize, head: usize) -> Option<Tensor> {
     let tensor = packed.constant().ok()?;
     let (&width, front) = tensor.shape().split_last()?;
     let hidden = heads * head;
@@ -385,66 +416,66 @@ fn summed(packed: ValueRef<'_>, heads: usize, head: usize) -> Option<Tensor> {
     Tensor::from_f64(tensor.dtype(), &shape, &sums).ok()
 }
 
-/// Behind the last attention keep the tokens that are read. Where that is one, only its query is asked, too.
+/// Drops the unread tokens after the last attention. Where only one token is read, only its query is
+/// computed. Returns whether the tokens were dropped.
 fn drop_unread(
     graph: &mut Graph,
     attention: &Attention,
     now: usize,
     kept: usize,
     apply: &mut Apply<'_>,
-) -> Result<bool, Refusal> {
-    let front = |patch: &mut Patch, graph: &Graph, value: ValueRef<'_>, axis: usize| {
+) -> Result<bool, MergeDecline> {
+    let slice = |patch: &mut Patch, graph: &Graph, value: ValueRef<'_>, axis: usize| {
         let cut = SliceAxis { axis, start: 0, end: kept as i64, step: 1 };
-        let made = NodeBuilder::new(graph, patch, value.name()).slice(value.into(), &[cut]);
-        patch.reshape(value, made);
+        let sliced = NodeBuilder::new(graph, patch, value.name()).slice(value.into(), &[cut]);
+        patch.reshape(value, sliced);
     };
-    let change = Change { from: now, to: kept, protected: kept };
+    let change = TokenChange { from: now, to: kept, protected: kept };
     let (sum, token) = residual_of(graph, attention)?;
     let sum = graph.value_ref(sum);
-    let followed = trace(graph, &[(sum, token)], change, &Statics::of(graph))?;
+    let traced = trace(graph, &[(sum, token)], change, &Statics::of(graph))?;
     let mut patch = Patch::anchored(graph.producer(sum.id).map_or(attention.core, |p| p.0));
-    front(&mut patch, graph, sum, token);
-    if checked(graph, patch, &followed, change, apply)?.is_none() {
+    slice(&mut patch, graph, sum, token);
+    if apply_checked(graph, patch, &traced, change, apply)?.is_none() {
         return Ok(false);
     }
     let query = &attention.query;
     let (Form::Decomposed, 1, Some(axis)) = (attention.form, kept, query.token) else { return Ok(true) };
     let value = graph.value_ref(query.value);
     let Some((producer, _)) = graph.producer(value.id) else { return Ok(true) };
-    // Where the sum cannot do with one row, all rows are computed.
-    let Ok(followed) = trace(graph, &[(value, axis)], change, &Statics::of(graph)) else { return Ok(true) };
+    // Where downstream nodes need all rows, all are computed.
+    let Ok(traced) = trace(graph, &[(value, axis)], change, &Statics::of(graph)) else { return Ok(true) };
     let mut patch = Patch::anchored(producer);
-    front(&mut patch, graph, value, axis);
-    checked(graph, patch, &followed, change, apply).map(|_| true).or(Ok(true))
+    slice(&mut patch, graph, value, axis);
+    apply_checked(graph, patch, &traced, change, apply).map(|_| true).or(Ok(true))
 }
 
-/// Means and sums over tokens count each as often as it stands for others. `stream` is what the last merge gave, with its
-/// axis of tokens.
-fn pools(
+/// Weighs the means and sums over tokens by the token sizes.
+fn weigh_pools(
     graph: &mut Graph,
-    survey: &Survey,
-    size: &str,
-    stream: (&str, usize),
+    analysis: &TokenAnalysis,
+    last: &LastMerge,
     apply: &mut Apply<'_>,
-) -> Result<(), Refusal> {
+) -> Result<(), MergeDecline> {
     let find = |name: &str| graph.find(name).map(|v| graph.value_ref(v));
-    let (Some(merged), Some(sizes)) = (find(stream.0), find(size)) else {
-        return Err(Refusal::Method("sizes were lost".into()));
+    let (Some(merged), Some(sizes)) = (find(&last.stream), find(&last.size)) else {
+        return Err(sizes_not_found());
     };
-    let now = merged.shape().and_then(|s| s[stream.1].size());
-    let now = now.ok_or_else(|| Refusal::Open(merged.name().into()))?;
-    let change = Change { from: now, to: now, protected: survey.protected };
-    let pools = trace(graph, &[(merged, stream.1), (sizes, 1)], change, &Statics::of(graph))?.pools;
+    let now = merged.shape().and_then(|s| s[last.token].size());
+    let now = now.ok_or_else(|| MergeDecline::Open(merged.name().into()))?;
+    let change = TokenChange { from: now, to: now, protected: analysis.protected };
+    let pools = trace(graph, &[(merged, last.token), (sizes, 1)], change, &Statics::of(graph))?.pools;
     for pool in pools {
-        let patch = pooled(graph.at(pool.node), size, pool.skipped, survey.tokens[0] - pool.skipped)?;
+        let all = analysis.tokens[0] - pool.skipped;
+        let patch = weighted_pool(graph.at(pool.node), &last.size, pool.skipped, all)?;
         apply(graph, patch)?;
     }
     Ok(())
 }
 
-/// `Σ size·x / all` instead of a mean of `x`.
-fn pooled(at: NodeRef<'_>, size: &str, skipped: usize, all: usize) -> Result<Patch, Refusal> {
-    let odd = || Refusal::Operator(at.describe());
+/// Returns the patch that replaces a mean of `x` by `Σ size·x / all`, and a sum by `Σ size·x`.
+fn weighted_pool(at: NodeRef<'_>, size: &str, skipped: usize, all: usize) -> Result<Patch, MergeDecline> {
+    let odd = || MergeDecline::Operator(at.describe());
     let graph = at.graph;
     let (x, y) = (at.input(0).map_err(|_| odd())?, at.output().map_err(|_| odd())?);
     let global = at.is("GlobalAveragePool");
@@ -456,20 +487,20 @@ fn pooled(at: NodeRef<'_>, size: &str, skipped: usize, all: usize) -> Result<Pat
     };
     let size = graph.find(size).map(|v| graph.value_ref(v)).ok_or_else(odd)?;
     let mut patch = Patch::at(at);
-    let mut spell = NodeBuilder::new(graph, &mut patch, y.name());
+    let mut builder = NodeBuilder::new(graph, &mut patch, y.name());
     let mut weights = Ref::from(size);
     if skipped > 0 {
         weights =
-            spell.slice(weights, &[SliceAxis { axis: 1, start: skipped as i64, end: i64::MAX, step: 1 }]);
+            builder.slice(weights, &[SliceAxis { axis: 1, start: skipped as i64, end: i64::MAX, step: 1 }]);
     }
     if axis == 2 {
-        weights = spell.transpose(weights, &[0, 2, 1]);
+        weights = builder.transpose(weights, &[0, 2, 1]);
     }
-    let weighted = spell.node(Node::new("Mul"), &[x.into(), weights]);
-    let mut sum = spell.reduce("ReduceSum", weighted, &[axis as i64], keepdims);
+    let weighted = builder.node(Node::new("Mul"), &[x.into(), weights]);
+    let mut sum = builder.reduce("ReduceSum", weighted, &[axis as i64], keepdims);
     if !at.is("ReduceSum") {
-        let share = spell.constant("share", Tensor::scalar(1.0 / all as f32));
-        sum = spell.node(Node::new("Mul"), &[sum, share]);
+        let share = builder.constant("share", Tensor::scalar(1.0 / all as f32));
+        sum = builder.node(Node::new("Mul"), &[sum, share]);
     }
     patch.replace(y, sum);
     Ok(patch)

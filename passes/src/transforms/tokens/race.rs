@@ -1,43 +1,27 @@
 //! Models timed in turns, as they would be deployed.
 
 use crate::framework::{PassError, Tools};
-use pare_graph::{EvaluateError, Graph, Model, Setting, Tensor, ValueId};
+use pare_graph::{EvaluateError, Graph, Model, Setting, Tensor, ValueId, evaluate::stopwatch::Stopwatch};
 
 /// Rounds in which each model is timed.
 const ROUNDS: usize = 15;
 /// Seconds that a model is run in each round, and how often at most.
-const ROUND: f64 = 0.02;
+const TURN: f64 = 0.02;
 const MOST_RUNS: usize = 50;
 /// Inputs of more elements are not made up.
 const MAX_INPUT: usize = 1 << 26;
 
-/// The time of each model for `batch` samples, in seconds: medians over rounds in which all of them run, so that what
-/// else the machine does falls on all alike. `None` without an engine.
+/// The time of each model for `batch` samples, in seconds: medians over rounds in which all of them run, so
+/// that what else the machine does falls on all alike. `None` without an engine.
 pub(super) fn race(tools: Tools<'_>, models: &[&Model], batch: usize) -> Result<Option<Vec<f64>>, PassError> {
     let (Some(engine), Some(first)) = (tools.engine, models.first()) else { return Ok(None) };
     let feeds = feeds(tools, &first.graph, batch)?;
     let named: Vec<_> = feeds.iter().map(|(n, t)| (n.as_str(), t)).collect();
     let setting = Setting::DEPLOYED.threads(tools.threads);
     let mut loaded = models.iter().map(|m| engine.load(m, setting)).collect::<Result<Vec<_>, _>>()?;
-    let mut runs = vec![];
-    for model in &mut loaded {
-        let once = median(model.time(&named, 3)?).max(1e-9);
-        runs.push(((ROUND / once) as usize).clamp(1, MOST_RUNS));
-    }
-    let mut times = vec![vec![]; loaded.len()];
-    for round in 0..ROUNDS {
-        for i in 0..loaded.len() {
-            // None always comes first.
-            let i = (i + round) % loaded.len();
-            times[i].push(median(loaded[i].time(&named, runs[i])?));
-        }
-    }
-    Ok(Some(times.into_iter().map(median).collect()))
-}
-
-fn median(mut times: Vec<f64>) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times.get(times.len() / 2).copied().unwrap_or(f64::NAN)
+    let stopwatch = Stopwatch::rounds(ROUNDS, TURN, 1..=MOST_RUNS);
+    let timings = stopwatch.measure(&mut loaded, |model, runs| model.time(&named, runs))?;
+    Ok(Some(timings.seconds.iter().map(|spread| spread.median).collect()))
 }
 
 /// Samples, or random numbers if there are too few.
@@ -52,7 +36,7 @@ fn feeds(tools: Tools<'_>, graph: &Graph, batch: usize) -> Result<Vec<(String, T
     let mut feeds = vec![];
     for id in crate::analysis::calibration::open_inputs(graph) {
         let value = graph.value_ref(id);
-        let odd = || EvaluateError(format!("values for `{}` cannot be made up", value.name()));
+        let odd = || EvaluateError::new(format!("values for `{}` cannot be made up", value.name()));
         let (shape, dtype) = (value.shape().ok_or_else(odd)?, value.dtype().ok_or_else(odd)?);
         let size = |(i, d): (usize, &pare_graph::Dim)| d.size().unwrap_or(if i == 0 { batch } else { 1 });
         let shape: Vec<_> = shape.iter().enumerate().map(size).collect();

@@ -3,18 +3,18 @@ use super::{
     *,
 };
 use crate::framework::{
-    NodeBuilder, Tools,
+    NodeBuilder, Pass, Tools,
     testing::{engine, run_pass_with, tools},
 };
 use pare_graph::{
-    DataType, Declared, Patch, Ref, Setting, Tensor, Type, ValueId, onnx,
+    DataType, Declared, Graph, Model, Patch, Ref, Setting, Tensor, Type, ValueId, onnx,
     text::{parse_model, print_graph},
 };
 use pare_runtime::Evaluator;
 use std::{collections::BTreeMap, fmt::Write, path::PathBuf};
 
-/// Inputs and outputs of the numpy ports, by case and name. `fixtures/tokens/port.py` wrote them.
-fn frozen() -> BTreeMap<String, BTreeMap<String, Tensor>> {
+/// Inputs and outputs of the numpy ports, by case and name, as written by `fixtures/tokens/port.py`.
+fn reference_cases() -> BTreeMap<String, BTreeMap<String, Tensor>> {
     let mut cases = BTreeMap::<_, BTreeMap<_, _>>::new();
     for line in include_str!("../../../../fixtures/tokens/frozen.txt").lines() {
         let mut words = line.split(' ');
@@ -27,30 +27,36 @@ fn frozen() -> BTreeMap<String, BTreeMap<String, Tensor>> {
     cases
 }
 
-/// The outputs of a model for these inputs, without the engine's own changes.
+/// Runs a model without the engine's optimizations.
 fn outputs(model: &Model, feeds: &[(&str, &Tensor)]) -> Vec<Tensor> {
     let evaluator = Evaluator::new(engine().clone());
     let evaluator: &dyn pare_graph::Evaluate = &evaluator;
     evaluator.load(model, Setting::PLAIN.threads(1)).unwrap().run(feeds).unwrap()
 }
 
-fn close(a: &Tensor, b: &Tensor, tolerance: f64, what: &str) {
+fn assert_close(a: &Tensor, b: &Tensor, tolerance: f64, what: &str) {
     assert_eq!(a.shape(), b.shape(), "{what}");
     for (i, (a, b)) in a.to_f64().unwrap().iter().zip(b.to_f64().unwrap()).enumerate() {
         assert!((a - b).abs() <= tolerance * b.abs().max(1.0), "{what}, element {i}: {a} and {b}");
     }
 }
 
-/// Make a value an output.
-fn show(graph: &mut Graph, value: ValueId) {
+/// Makes a value an output of the graph.
+fn add_output(graph: &mut Graph, value: ValueId) {
     let mut declared = Declared::default();
     declared.ty = Some(Type::tensor(DataType::Float, None));
     graph.set_declared(value, Some(declared));
     graph.add_output(value);
 }
 
-/// The nodes of one merge alone: inputs as frozen, outputs `y` and the sizes.
-fn alone(kind: &str, case: &BTreeMap<String, Tensor>, r: usize, protected: usize, emit: Emit) -> Model {
+/// A model of a single merge with the inputs of a reference case, and the outputs `y` and the token sizes.
+fn single_merge(
+    kind: &str,
+    case: &BTreeMap<String, Tensor>,
+    r: usize,
+    protected: usize,
+    lowering: Lowering,
+) -> Model {
     let dims =
         |name: &str| case[name].shape()[1..].iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     let mut inputs = String::new();
@@ -69,23 +75,23 @@ fn alone(kind: &str, case: &BTreeMap<String, Tensor>, r: usize, protected: usize
     let [_, heads, tokens, dim] = *case["k"].shape() else { panic!("k has four axes") };
     let channels = case["x"].shape()[2];
     let mut patch = Patch::anchored(graph.producer(z.id).unwrap().0);
-    let mut spell = NodeBuilder::new(graph, &mut patch, "merged");
-    let mut emitter = Emitter { spell: &mut spell, emit, protected };
+    let mut builder = NodeBuilder::new(graph, &mut patch, "merged");
+    let mut emitter = Emitter { builder: &mut builder, lowering, protected };
     let summed = emitter.over_heads(k.into(), heads, &[0, -1, dim as i64]);
     let mut metric = Metric::new(summed, 1);
     let rows = emitter.rows(z.into(), Some(size.into()), tokens, channels);
     let rows = match kind {
         "folder" => {
             if let Some(attention) = graph.find("attention") {
-                metric.weight = Some(emitter.attended(attention.into(), 2, heads, tokens, 1.0));
+                metric.weight = Some(emitter.class_attention(attention.into(), 2, heads, tokens, 1.0));
             }
             emitter.fold(rows, metric, dim, r)
         }
         "ppt" => {
             let merged = emitter.merge(rows, metric, r);
             let [attention, value]: [Ref; 2] = ["attention", "value"].map(|n| id(n).into());
-            let (pruned, wide) = emitter.prune(rows, attention, value, r, 7e-5);
-            emitter.choose(wide, pruned, merged)
+            let (pruned, prune) = emitter.prune(rows, attention, value, r, 7e-5);
+            emitter.choose(prune, pruned, merged)
         }
         _ => emitter.merge(rows, metric, r),
     };
@@ -94,47 +100,52 @@ fn alone(kind: &str, case: &BTreeMap<String, Tensor>, r: usize, protected: usize
     let applied = graph.apply(patch).unwrap();
     let division = *applied.added.iter().rev().find(|&&n| graph.at(n).is("Div")).unwrap();
     let size = graph.at(division).input(1).unwrap().id;
-    show(graph, size);
+    add_output(graph, size);
     model
 }
 
 #[test]
-fn merges_equal_the_numpy_ports() {
-    let cases = frozen();
+fn merges_like_the_numpy_ports() {
+    let cases = reference_cases();
     assert!(cases.len() >= 13, "{:?}", cases.keys());
     for (name, case) in &cases {
         let words: Vec<_> = name.split(':').collect();
         let (kind, r, protected) = (words[0], words[1].parse().unwrap(), words[2].parse().unwrap());
-        for emit in [Emit::Matmul, Emit::Scatter] {
-            let model = alone(kind.split('-').next().unwrap(), case, r, protected, emit);
+        for lowering in [Lowering::Matmul, Lowering::Scatter] {
+            let model = single_merge(kind.split('-').next().unwrap(), case, r, protected, lowering);
             let feeds: Vec<_> = case
                 .iter()
                 .filter(|(n, _)| !["y", "s"].contains(&n.as_str()))
                 .map(|(n, t)| (n.as_str(), t))
                 .collect();
-            let made = outputs(&model, &feeds);
-            close(&made[0], &case["y"], 1e-5, &format!("{name}, {emit:?}, means"));
-            close(&made[1], &case["s"], 1e-6, &format!("{name}, {emit:?}, sizes"));
+            let results = outputs(&model, &feeds);
+            assert_close(&results[0], &case["y"], 1e-5, &format!("{name}, {lowering:?}, means"));
+            assert_close(&results[1], &case["s"], 1e-6, &format!("{name}, {lowering:?}, sizes"));
             if kind != "ppt" {
                 let sum = |t: &Tensor| t.to_f64().unwrap().iter().sum::<f64>();
-                assert_eq!(sum(&made[1]), sum(&case["size"]), "{name}: sizes add up to the tokens");
+                assert_eq!(
+                    sum(&results[1]),
+                    sum(&case["size"]),
+                    "{name}: the sum of sizes is the number of tokens"
+                );
             }
         }
     }
 }
 
 #[test]
-fn what_can_be_taken_away() {
-    use super::emit::{furthest, most};
+fn limits_the_number_of_merges() {
+    use super::emit::{max_folded, max_merged};
     assert_eq!(
-        [most(17, 1), most(16, 0), most(18, 2), most(2, 1), most(1, 0), most(1, 1)],
+        [(17, 1), (16, 0), (18, 2), (2, 1), (1, 0), (1, 1)]
+            .map(|(tokens, protected)| max_merged(tokens, protected)),
         [8, 8, 8, 0, 0, 0]
     );
-    // A class token and one other, one token, two tokens and one other are left.
-    assert_eq!([furthest(577, 1), furthest(16, 0), furthest(18, 2)], [575, 15, 15]);
+    // All but one of the unprotected tokens.
+    assert_eq!([max_folded(577, 1), max_folded(16, 0), max_folded(18, 2)], [575, 15, 15]);
 }
 
-/// Two blocks of two heads over `tokens` tokens of 4 channels, written in one of several ways.
+/// Two blocks of two heads over `tokens` tokens of 4 channels, in one of several forms.
 fn transformer(form: &str, tokens: usize, stream: &str, head: &str) -> Model {
     let mut constants = String::new();
     let mut add = |name: &str, shape: &[usize]| {
@@ -221,16 +232,16 @@ fn transformer(form: &str, tokens: usize, stream: &str, head: &str) -> Model {
 const MEAN: &str = "pool = ReduceMean<keepdims = 0>(y1, one) logits = MatMul(pool, wc)";
 const CLASS: &str = "c = Gather<axis = 1>(y1, first) logits = MatMul(c, wc)";
 
-/// Tokens of 4 channels for 3 samples. From `front` on tokens come in pairs of twins.
-fn twins(tokens: usize, front: usize) -> Tensor {
+/// Tokens of 4 channels for 3 samples. From `front` on, tokens come in equal pairs.
+fn paired_tokens(tokens: usize, front: usize) -> Tensor {
     let mut rng = fastrand::Rng::with_seed(3);
     let mut values = vec![];
     for _ in 0..3 {
         let mut token = || (0..4).map(|_| rng.f32() * 4.0 - 2.0).collect::<Vec<_>>();
         let mut sample: Vec<Vec<f32>> = (0..front).map(|_| token()).collect();
         for _ in 0..(tokens - front) / 2 {
-            let twin = token();
-            sample.extend([twin.clone(), twin]);
+            let token = token();
+            sample.extend([token.clone(), token]);
         }
         values.extend(sample.concat());
     }
@@ -238,11 +249,11 @@ fn twins(tokens: usize, front: usize) -> Tensor {
 }
 
 fn merging(r: usize) -> MergeTokens {
-    MergeTokens { r: Counts::One(r), emit: Some(Emit::Matmul), ..MergeTokens::default() }
+    MergeTokens { r: TokenCounts::One(r), emit: Some(Lowering::Matmul), ..MergeTokens::default() }
 }
 
-/// The model after the pass, which must not decline.
-fn after(model: &Model, pass: MergeTokens) -> Model {
+/// Returns the model after the pass, which must not decline.
+fn merged(model: &Model, pass: MergeTokens) -> Model {
     let mut changed = model.clone();
     let report = run_pass_with(pass, &mut changed, Tools::default());
     let declined: Vec<_> = report.steps.iter().flat_map(|s| s.declined.keys()).collect();
@@ -251,25 +262,30 @@ fn after(model: &Model, pass: MergeTokens) -> Model {
 }
 
 #[test]
-fn twins_are_one_token_that_counts_twice_in_every_form() {
+fn merges_equal_tokens_exactly_in_all_forms() {
     for form in ["decomposed", "standard", "multi-head", "packed", "skip"] {
         for (tokens, head, front) in [(8, MEAN, 0), (9, CLASS, 1)] {
             let model = transformer(form, tokens, &format!("float[B,{tokens},4] x"), head);
-            let x = twins(tokens, front);
+            let x = paired_tokens(tokens, front);
             let before = outputs(&model, &[("x", &x)]);
-            // The second block merges none: its attention sees sizes.
-            let pass = MergeTokens { r: Counts::Each(vec![4, 0]), drop_unread: false, ..merging(0) };
-            let changed = after(&model, pass);
-            close(&outputs(&changed, &[("x", &x)])[0], &before[0], 1e-5, &format!("{form}, {tokens} tokens"));
-            // Without sizes it is not the same: the test can fail.
+            // The second block merges no tokens; its attention is weighted by sizes.
+            let pass = MergeTokens { r: TokenCounts::Each(vec![4, 0]), drop_unread: false, ..merging(0) };
+            let changed = merged(&model, pass);
+            assert_close(
+                &outputs(&changed, &[("x", &x)])[0],
+                &before[0],
+                1e-5,
+                &format!("{form}, {tokens} tokens"),
+            );
+            // Without sizes the outputs differ.
             let pass = MergeTokens {
-                r: Counts::Each(vec![4, 0]),
+                r: TokenCounts::Each(vec![4, 0]),
                 proportional: false,
                 drop_unread: false,
                 ..merging(0)
             };
-            let other = outputs(&after(&model, pass), &[("x", &x)]);
-            // All tokens count twice, but for the class token: only there sizes matter.
+            let other = outputs(&merged(&model, pass), &[("x", &x)]);
+            // Without a class token all sizes are equal and have no effect.
             if front == 1 {
                 let [a, b] = [&other[0], &before[0]].map(|t| t.to_f64().unwrap());
                 assert!(a.iter().zip(b).any(|(a, b)| (a - b).abs() > 1e-3), "{form}");
@@ -279,8 +295,8 @@ fn twins_are_one_token_that_counts_twice_in_every_form() {
 }
 
 #[test]
-fn all_forms_merge_alike() {
-    let x = twins(9, 9 - 8);
+fn merges_all_attention_forms_equally() {
+    let x = paired_tokens(9, 9 - 8);
     let noise = fastrand::Rng::with_seed(5).f32();
     let values: Vec<f32> =
         x.to_vec::<f32>().unwrap().iter().enumerate().map(|(i, v)| v + noise * (i % 7) as f32).collect();
@@ -288,39 +304,39 @@ fn all_forms_merge_alike() {
     for head in [MEAN, CLASS] {
         let run = |form: &str| {
             let model = transformer(form, 9, "float[B,9,4] x", head);
-            outputs(&after(&model, merging(2)), &[("x", &x)]).remove(0)
+            outputs(&merged(&model, merging(2)), &[("x", &x)]).remove(0)
         };
-        let wanted = run("decomposed");
+        let expected = run("decomposed");
         for form in ["standard", "multi-head", "packed", "skip"] {
-            close(&run(form), &wanted, 1e-5, form);
+            assert_close(&run(form), &expected, 1e-5, form);
         }
     }
 }
 
 #[test]
-fn tokens_that_nobody_reads_are_dropped_with_the_same_result() {
+fn drops_unread_tokens_with_equal_outputs() {
     let model = transformer("decomposed", 9, "float[B,9,4] x", CLASS);
-    let x = twins(9, 1);
+    let x = paired_tokens(9, 1);
     let kept = MergeTokens { drop_unread: false, ..merging(2) };
-    let dropped = after(&model, merging(2));
-    close(
+    let dropped = merged(&model, merging(2));
+    assert_close(
         &outputs(&dropped, &[("x", &x)])[0],
-        &outputs(&after(&model, kept), &[("x", &x)])[0],
+        &outputs(&merged(&model, kept), &[("x", &x)])[0],
         1e-5,
         "dropped",
     );
-    // The query of the class token alone, and its MLP.
+    // Only the query and the MLP of the class token are computed.
     let shape = |name: &str| dropped.graph.value(dropped.graph.find(name).unwrap()).fact.to_string();
     assert_eq!((shape("s1"), shape("f1")), ("float[B,2,1,7]".into(), "float[B,1,8]".into()));
 }
 
 #[test]
-fn merging_nothing_changes_nothing() {
+fn leaves_the_graph_unchanged_without_merges() {
     let model = transformer("decomposed", 9, "float[B,9,4] x", CLASS);
-    assert_eq!(print_graph(&after(&model, merging(0)).graph), print_graph(&model.graph));
+    assert_eq!(print_graph(&merged(&model, merging(0)).graph), print_graph(&model.graph));
 }
 
-/// Why the pass leaves a model alone.
+/// Returns the reasons why the pass declines.
 fn reasons(model: &Model) -> Vec<String> {
     let mut changed = model.clone();
     let report = run_pass_with(merging(2), &mut changed, Tools::default());
@@ -329,59 +345,59 @@ fn reasons(model: &Model) -> Vec<String> {
 }
 
 #[test]
-fn what_would_not_mean_the_same_is_refused_with_the_reason() {
-    let headed = |head: &str| transformer("decomposed", 9, "float[B,9,4] x", head);
+fn declines_where_merged_tokens_are_undefined() {
+    let with_head = |head: &str| transformer("decomposed", 9, "float[B,9,4] x", head);
     for (model, why) in [
-        (headed("c = Gather<axis = 1>(y1, third) logits = MatMul(c, wc)"), "Gather making `c` picks token 3 by its place"),
+        (with_head("c = Gather<axis = 1>(y1, third) logits = MatMul(c, wc)"), "Gather producing `c` selects token 3 by its position"),
         (
-            headed(
+            with_head(
                 "grid = Constant<value = int64[4] {0,3,3,4}>() g = Reshape(y1, grid) rows = ReduceMean<keepdims = 0>(g, one)
                  cells = ReduceMean<keepdims = 0>(rows, one) logits = MatMul(cells, wc)",
             ),
-            "Reshape making `g` lays tokens out in another shape",
+            "Reshape producing `g` changes the layout of the tokens",
         ),
         (
-            headed(
+            with_head(
                 "five = Constant<value = float[9,4] {1,2,3,4,5,6,7,8,9,1,2,3,4,5,6,7,8,9,1,2,3,4,5,6,7,8,9,1,2,3,4,5,6,7,8,9}>()
                  z = Add(y1, five) c = Gather<axis = 1>(z, first) logits = MatMul(c, wc)",
             ),
-            "`five` holds a value for each place and is used after the first merge",
+            "`five` has a value for each position and is used after the first merge",
         ),
         (
-            headed("z = Add(y1, x) c = Gather<axis = 1>(z, first) logits = MatMul(c, wc)"),
-            "`x` holds the tokens as they were before a merge and meets merged ones",
+            with_head("z = Add(y1, x) c = Gather<axis = 1>(z, first) logits = MatMul(c, wc)"),
+            "`x` has the tokens from before a merge and is combined with merged ones",
         ),
         (
-            headed("z = Concat<axis = 1>(y1, x) c = Gather<axis = 1>(z, first) logits = MatMul(c, wc)"),
-            "Concat making `z` joins tokens with others",
+            with_head("z = Concat<axis = 1>(y1, x) c = Gather<axis = 1>(z, first) logits = MatMul(c, wc)"),
+            "Concat producing `z` concatenates tokens with others",
         ),
         (
-            headed("a = ReduceSum(y1, last) b = Softmax<axis = 1>(a) z = Mul(y1, b) c = ReduceSum<keepdims = 0>(z, one)
+            with_head("a = ReduceSum(y1, last) b = Softmax<axis = 1>(a) z = Mul(y1, b) c = ReduceSum<keepdims = 0>(z, one)
                 logits = MatMul(c, wc)"),
-            "of Softmax making `b` it is not known what it does to tokens",
+            "the effect of Softmax producing `b` on tokens is not known",
         ),
         (
-            headed("z = CumSum(y1, first) c = Gather<axis = 1>(z, first) logits = MatMul(c, wc)"),
-            "of CumSum making `z` it is not known what it does to tokens",
+            with_head("z = CumSum(y1, first) c = Gather<axis = 1>(z, first) logits = MatMul(c, wc)"),
+            "the effect of CumSum producing `z` on tokens is not known",
         ),
     ] {
         assert_eq!(reasons(&model), [why]);
     }
     assert_eq!(
         reasons(&transformer("biased", 9, "float[B,9,4] x", CLASS)),
-        ["Softmax making `w0` has a bias for each pair of places, which merged tokens do not have"]
+        ["Softmax producing `w0` has a bias for each pair of positions, which merged tokens do not have"]
     );
     assert_eq!(
         reasons(&transformer("windows", 9, "float[B,9,4] x", CLASS)),
-        ["Softmax making `w0`: attention is within windows: it sees 3 tokens of the stream's 9"]
+        ["Softmax producing `w0`: attention is within windows of 3 of the 9 tokens of the stream"]
     );
-    // Tokens as an output.
-    let usual = pare_graph::text::print_model(&headed(CLASS));
-    let source = usual.replacen("(float[B,3] logits)", "(float[B,3] logits, float[B,9,4] y0)", 1);
-    let mut shown = parse_model(&source).unwrap();
-    shown.infer().unwrap();
-    assert_eq!(reasons(&shown), ["the output `y0` has an axis of tokens"]);
-    // An open number of tokens.
+    // Tokens in an output.
+    let text = pare_graph::text::print_model(&with_head(CLASS));
+    let source = text.replacen("(float[B,3] logits)", "(float[B,3] logits, float[B,9,4] y0)", 1);
+    let mut exposed = parse_model(&source).unwrap();
+    exposed.infer().unwrap();
+    assert_eq!(reasons(&exposed), ["the output `y0` has a token axis"]);
+    // A symbolic number of tokens.
     let open = transformer("standard", 9, "float[B,T,4] x", CLASS);
     assert_eq!(reasons(&open), ["the number of tokens in `x` is not fixed"]);
     assert_eq!(
@@ -396,14 +412,16 @@ fn what_would_not_mean_the_same_is_refused_with_the_reason() {
 }
 
 #[test]
-fn an_old_operator_set_is_named() {
+fn rejects_old_operator_sets_and_invalid_options() {
     let source = "<ir_version: 8, opset_import: [\"\" : 12]> g (float[2] x) => (float[2] y) { y = Relu(x) }";
     let mut model = parse_model(source).unwrap();
     let mut cx = crate::framework::testing::context(Tools::default());
     let error = merging(2).run(&mut model, &mut cx).unwrap_err();
     assert_eq!(error.to_string(), "merging tokens needs operator set 13, the model has 12");
     assert!(merging(2).validate().is_ok());
-    assert!(MergeTokens { r: Counts::Each(vec![1]), blocks: vec![0, 1], ..merging(1) }.validate().is_err());
+    assert!(
+        MergeTokens { r: TokenCounts::Each(vec![1]), blocks: vec![0, 1], ..merging(1) }.validate().is_err()
+    );
 }
 
 fn digits() -> Model {
@@ -413,7 +431,7 @@ fn digits() -> Model {
     model
 }
 
-/// Images like those of the fixtures in shape, for `n` samples.
+/// `n` random images of the shape of the fixtures.
 fn images(n: usize) -> Tensor {
     let mut rng = fastrand::Rng::with_seed(1);
     let values: Vec<f32> = (0..n * 64).map(|_| rng.f32() * 2.0 - 0.8).collect();
@@ -421,10 +439,10 @@ fn images(n: usize) -> Tensor {
 }
 
 #[test]
-fn sizes_add_up_in_every_block_and_samples_do_not_meet() {
-    for method in [Method::Tome, Method::Folder, Method::Ppt] {
+fn preserves_total_size_and_independence_of_samples() {
+    for method in [MergeMethod::Tome, MergeMethod::Folder, MergeMethod::Ppt] {
         let pass = MergeTokens { method, drop_unread: false, ..merging(3) };
-        let mut model = after(&digits(), pass);
+        let mut model = merged(&digits(), pass);
         let divisions: Vec<_> =
             model.graph.nodes().iter().copied().filter(|&n| model.graph.at(n).is("Div")).collect();
         let is_size =
@@ -434,36 +452,37 @@ fn sizes_add_up_in_every_block_and_samples_do_not_meet() {
             .filter_map(|n| model.graph.at(n).input(1).ok().filter(|v| is_size(*v)).map(|v| v.id))
             .collect();
         let merges = match method {
-            Method::Tome => 4,
-            Method::Folder => 2,
-            Method::Ppt => 3,
+            MergeMethod::Tome => 4,
+            MergeMethod::Folder => 2,
+            MergeMethod::Ppt => 3,
         };
         assert_eq!(sizes.len(), merges, "{method:?}");
-        sizes.into_iter().for_each(|v| show(&mut model.graph, v));
+        sizes.into_iter().for_each(|v| add_output(&mut model.graph, v));
         let all = images(8);
         let together = outputs(&model, &[("image", &all)]);
-        for size in together.iter().skip(1).filter(|_| method != Method::Ppt) {
+        for size in together.iter().skip(1).filter(|_| method != MergeMethod::Ppt) {
             let count = size.shape()[1];
             for sample in size.to_f64().unwrap().chunks(count) {
                 assert_eq!(sample.iter().sum::<f64>(), 17.0);
             }
         }
-        // One by one, three at once and eight at once give the same.
+        // The batch size has no effect.
         for batch in [1, 3] {
             let part =
                 Tensor::from_slice(&[batch, 1, 8, 8], &all.to_vec::<f32>().unwrap()[..batch * 64]).unwrap();
             let logits = outputs(&model, &[("image", &part)]).remove(0);
-            let same = &together[0].to_vec::<f32>().unwrap()[..batch * 10];
-            close(&logits, &Tensor::from_slice(&[batch, 10], same).unwrap(), 1e-5, "logits");
+            let expected = &together[0].to_vec::<f32>().unwrap()[..batch * 10];
+            assert_close(&logits, &Tensor::from_slice(&[batch, 10], expected).unwrap(), 1e-5, "logits");
         }
     }
 }
 
 #[test]
-fn the_faster_way_to_write_it_is_measured_and_the_speed_told() {
+fn reports_the_latency_of_the_faster_lowering() {
     let mut model = digits();
-    let pass = MergeTokens { r: Counts::One(2), ..MergeTokens::default() };
+    let pass = MergeTokens { r: TokenCounts::One(2), ..MergeTokens::default() };
     let report = run_pass_with(pass, &mut model, tools());
-    let notes = &report.steps[0].notes;
-    assert!(notes.iter().any(|n| n.contains("on this machine: ")), "{notes:?}");
+    let step = &report.steps[0];
+    assert!(step.figure("latency").is_some_and(|latency| latency > 0.0), "{step:?}");
+    assert!(step.count("tokens merged") > 0 && step.count("blocks with merges") > 0, "{step:?}");
 }

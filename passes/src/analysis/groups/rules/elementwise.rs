@@ -1,112 +1,38 @@
-//! Operators that compute each element from those at the same place.
+//! Elementwise operators, with broadcasting.
 
-use super::{Port, Tracer};
+use super::{Slot, Tracer};
 use pare_graph::{Dim, NodeRef};
 
-/// All of them, of one input or several that broadcast.
-pub const OPERATORS: &[&str] = &[
-    "Abs",
-    "Acos",
-    "Acosh",
-    "Add",
-    "And",
-    "Asin",
-    "Asinh",
-    "Atan",
-    "Atanh",
-    "BitShift",
-    "BitwiseAnd",
-    "BitwiseNot",
-    "BitwiseOr",
-    "BitwiseXor",
-    "Cast",
-    "CastLike",
-    "Ceil",
-    "Celu",
-    "Clip",
-    "Cos",
-    "Cosh",
-    "Div",
-    "Dropout",
-    "Elu",
-    "Equal",
-    "Erf",
-    "Exp",
-    "Floor",
-    "Gelu",
-    "Greater",
-    "GreaterOrEqual",
-    "HardSigmoid",
-    "HardSwish",
-    "Identity",
-    "IsInf",
-    "IsNaN",
-    "LeakyRelu",
-    "Less",
-    "LessOrEqual",
-    "Log",
-    "Max",
-    "Mean",
-    "Min",
-    "Mish",
-    "Mod",
-    "Mul",
-    "Neg",
-    "Not",
-    "Or",
-    "PRelu",
-    "Pow",
-    "Reciprocal",
-    "Relu",
-    "Round",
-    "Selu",
-    "Shrink",
-    "Sigmoid",
-    "Sign",
-    "Sin",
-    "Sinh",
-    "Softplus",
-    "Softsign",
-    "Sqrt",
-    "Sub",
-    "Sum",
-    "Swish",
-    "Tan",
-    "Tanh",
-    "ThresholdedRelu",
-    "Where",
-    "Xor",
-];
-
-/// Axes are aligned at the right; one of size 1 that is repeated ties nothing.
+/// Ties the axes of all inputs to those of the outputs, aligned at the right. Axes of size 1 that are
+/// broadcast are not tied.
 pub fn broadcast<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     let inputs = at.inputs().len();
     for (o, output) in at.outputs().into_iter().enumerate() {
         let Some(output) = output else { continue };
         let out = output.shape()?;
         for slot in 0..inputs {
-            let Some(dims) = t.dims(Port::In(slot)) else {
+            let Some(dims) = t.dims(Slot::In(slot)) else {
                 at.optional(slot).map_or(Some(()), |_| None)?;
                 continue;
             };
-            align(t, Port::In(slot), dims, Port::Out(o), out)?;
+            align(t, Slot::In(slot), dims, Slot::Out(o), out)?;
         }
     }
     Some(())
 }
 
-/// Tie the axes of an operand to those of the result it is broadcast to.
-pub fn align(t: &mut Tracer<'_>, from: Port, dims: &[Dim], to: Port, out: &[Dim]) -> Option<()> {
+/// Ties the axes of an operand to those of the result that it is broadcast to.
+pub fn align(t: &mut Tracer<'_>, from: Slot, dims: &[Dim], to: Slot, out: &[Dim]) -> Option<()> {
     let offset = out.len().checked_sub(dims.len())?;
     for (axis, dim) in dims.iter().enumerate() {
         let out_axis = axis + offset;
         if dim.known() == Some(1) && out[out_axis].known() != Some(1) {
-            t.axis(from, axis);
-            t.axis(to, out_axis);
+            t.handled_axis(from, axis);
+            t.handled_axis(to, out_axis);
         } else {
             t.tie((from, axis), (to, out_axis));
         }
     }
-    (0..offset).for_each(|axis| t.mention(to, axis));
+    (0..offset).for_each(|axis| t.handle(to, axis));
     Some(())
 }

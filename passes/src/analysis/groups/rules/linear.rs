@@ -1,7 +1,7 @@
-//! Operators that sum products over channels.
+//! Convolutions, matrix products and `Einsum`.
 
 use super::{
-    Port::{In, Out},
+    Slot::{In, Out},
     Tracer,
     elementwise::align,
 };
@@ -9,8 +9,9 @@ use crate::analysis::groups::cut::Cutter;
 use pare_graph::{Attribute, NodeRef};
 use std::collections::HashMap;
 
-/// `W` `[O, I/g, …]`: `O` goes with the output's channels, `I` with the input's. Depthwise convolutions and those of
-/// many groups lose whole groups; those of few groups lose as many channels of each.
+/// `W` `[O, I/g, …]`: ties `O` to the channels of the output and `I` to those of the input. Depthwise
+/// convolutions, and others with many groups, lose entire groups; those with few groups lose equally many
+/// channels of each.
 pub fn conv<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     let sizes = |t: &Tracer<'g>| Some((t.dims(In(1))?.first()?.size()?, t.dims(In(1))?.get(1)?.size()?));
     let (outputs, inputs) = sizes(t)?;
@@ -20,7 +21,12 @@ pub fn conv<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     grouped(
         t,
         group,
-        Sides { input: (In(0), 1), inputs: (In(1), 1), outputs: (In(1), 0), per: (inputs, outputs / group) },
+        GroupedAxes {
+            input: (In(0), 1),
+            inputs: (In(1), 1),
+            outputs: (In(1), 0),
+            per: GroupSize { inputs, outputs: outputs / group },
+        },
     )?;
     t.tie((In(1), 0), (Out(0), 1));
     if bias {
@@ -29,7 +35,7 @@ pub fn conv<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     Some(())
 }
 
-/// `W` `[I, O/g, …]`.
+/// `W` `[I, O/g, …]`: like [`conv`].
 pub fn conv_transpose<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     let dims = t.dims(In(1))?;
     let (inputs, outputs) = (dims.first()?.size()?, dims.get(1)?.size()?);
@@ -39,7 +45,12 @@ pub fn conv_transpose<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     grouped(
         t,
         group,
-        Sides { input: (Out(0), 1), inputs: (In(1), 1), outputs: (In(1), 0), per: (outputs, inputs / group) },
+        GroupedAxes {
+            input: (Out(0), 1),
+            inputs: (In(1), 1),
+            outputs: (In(1), 0),
+            per: GroupSize { inputs: outputs, outputs: inputs / group },
+        },
     )?;
     if at.optional(2).is_some() {
         t.tie((In(2), 0), (Out(0), 1));
@@ -47,54 +58,60 @@ pub fn conv_transpose<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     Some(())
 }
 
-/// The two sides of grouped weights: `inputs` counts channels within a group, `outputs` all channels, group by group;
-/// `input` is the axis of an activation whose channels `inputs` stands for.
-struct Sides {
-    input: (super::Port, usize),
-    inputs: (super::Port, usize),
-    outputs: (super::Port, usize),
-    /// Channels of a group on either side.
-    per: (usize, usize),
+/// The axes of grouped weights: `inputs` counts channels within a group, `outputs` all channels, group by
+/// group; `input` is the axis of the activation whose channels `inputs` counts.
+struct GroupedAxes {
+    input: (super::Slot, usize),
+    inputs: (super::Slot, usize),
+    outputs: (super::Slot, usize),
+    per: GroupSize,
 }
 
-fn grouped(t: &mut Tracer<'_>, group: usize, sides: Sides) -> Option<()> {
-    let [x, w, o] = [sides.input, sides.inputs, sides.outputs].map(|(port, axis)| t.axis(port, axis));
+/// The number of channels of a group on either side.
+#[derive(Clone, Copy)]
+struct GroupSize {
+    inputs: usize,
+    outputs: usize,
+}
+
+fn grouped(t: &mut Tracer<'_>, group: usize, axes: GroupedAxes) -> Option<()> {
+    let [x, w, o] = [axes.input, axes.inputs, axes.outputs].map(|(slot, axis)| t.handled_axis(slot, axis));
     let (Some(x), Some(w), Some(o)) = (x, w, o) else {
         x.into_iter().chain(w).chain(o).for_each(|axis| t.pin_axis(axis));
         return Some(());
     };
-    let (a, b) = sides.per;
+    let GroupSize { inputs: a, outputs: b } = axes.per;
     if t.axes[x].size != group * a || t.axes[o].size != group * b {
         return None;
     }
     if group == 1 {
         t.tie_axes(Some(x), Some(w));
-    } else if loses_groups(group, sides.per) {
-        // Whole groups: all channels of a group on both sides are one unit, each keeps its inner structure.
+    } else if loses_groups(group, axes.per) {
+        // Entire groups: all channels of a group on both sides are one unit.
         t.pin_axis(w);
         t.map(x, o, (0..group * a).map(|i| (i, i / a * b)));
         t.map(o, o, (0..group * b).map(|i| (i, i / b * b)));
     } else {
-        // As many of each group: channel i of all groups is one unit on the side of the input, likewise on the other.
+        // Equally many of each group: channel i of all groups is one unit, on either side.
         t.map(x, w, (0..group * a).map(|i| (i, i % a)));
         t.map(o, o, (0..group * b).map(|i| (i, i % b)));
     }
     Some(())
 }
 
-/// Whether a convolution loses whole groups, given the channels that a group has on either side.
-fn loses_groups(group: usize, per: (usize, usize)) -> bool {
-    group > 1 && group >= per.0.max(per.1)
+/// Returns whether a convolution loses entire groups.
+fn loses_groups(group: usize, per: GroupSize) -> bool {
+    group > 1 && group >= per.inputs.max(per.outputs)
 }
 
-/// Fewer groups, where whole groups went: as many as the input's channels still make.
+/// Sets `group` where entire groups were removed.
 pub fn regroup(c: &mut Cutter<'_>, at: NodeRef<'_>) -> Option<()> {
     let group = usize::try_from(at.int("group", 1)).ok().filter(|&g| g > 0)?;
     let weight = at.optional(1)?.shape()?;
-    let per = (weight.get(1)?.size()?, weight.first()?.size()? / group);
-    if let Some(left) = c.kept(at, In(0), 1).filter(|_| loses_groups(group, per)) {
+    let per = GroupSize { inputs: weight.get(1)?.size()?, outputs: weight.first()?.size()? / group };
+    if let Some(kept) = c.kept(at, In(0), 1).filter(|_| loses_groups(group, per)) {
         let inputs = at.optional(0)?.shape()?.get(1)?.size()? / group;
-        c.set_attribute(at, "group", Some(Attribute::Int(left.len().checked_div(inputs)? as i64)));
+        c.set_attribute(at, "group", Some(Attribute::Int(kept.len().checked_div(inputs)? as i64)));
     }
     Some(())
 }
@@ -114,7 +131,7 @@ pub fn gemm<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     Some(())
 }
 
-/// `Y[…, m, n] = Σ_k A[…, m, k]·B[…, k, n]`; the leading axes broadcast. Where both are activations, these count
+/// `Y[…, m, n] = Σ_k A[…, m, k]·B[…, k, n]`; the leading axes broadcast. Of two activations, they count
 /// heads.
 pub fn matmul<'g>(t: &mut Tracer<'g>, _: NodeRef<'g>) -> Option<()> {
     let (a, b, y) = (t.dims(In(0))?, t.dims(In(1))?, t.dims(Out(0))?);
@@ -133,7 +150,8 @@ pub fn matmul<'g>(t: &mut Tracer<'g>, _: NodeRef<'g>) -> Option<()> {
     Some(())
 }
 
-/// The letters of the axes of each operand and of the result; `None` where the equation does not name them all.
+/// Returns the letters of the axes of each operand and of the result; `None` if the equation does not name
+/// all of them once.
 pub fn einsum_axes(at: NodeRef<'_>) -> Option<(Vec<Vec<char>>, Vec<char>)> {
     let equation = at.string("equation", "");
     let (terms, result) = equation.split_once("->")?;
@@ -145,18 +163,19 @@ pub fn einsum_axes(at: NodeRef<'_>) -> Option<(Vec<Vec<char>>, Vec<char>)> {
     Some((terms.split(',').map(letters).collect::<Option<_>>()?, letters(result)?))
 }
 
-/// Axes of one letter go together. What is not summed over and belongs to two activations counts heads.
+/// Ties axes of the same letter. Axes of all operands that are not summed over count heads if no operand is
+/// constant.
 pub fn einsum<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     let (terms, result) = einsum_axes(at)?;
-    let mut first = HashMap::<char, (super::Port, usize)>::new();
+    let mut first = HashMap::<char, (super::Slot, usize)>::new();
     let operands = terms.iter().enumerate().map(|(slot, letters)| (In(slot), letters));
-    for (port, letters) in operands.chain([(Out(0), &result)]) {
+    for (slot, letters) in operands.chain([(Out(0), &result)]) {
         for (axis, &letter) in letters.iter().enumerate() {
             if let Some(&known) = first.get(&letter) {
-                t.tie(known, (port, axis));
+                t.tie(known, (slot, axis));
             } else {
-                t.axis(port, axis);
-                first.insert(letter, (port, axis));
+                t.handled_axis(slot, axis);
+                first.insert(letter, (slot, axis));
             }
         }
     }

@@ -1,7 +1,8 @@
-//! What each operator ties together, and what has to be rewritten when it loses indices.
+//! The rules of operators: the indices that they tie together, and the changes that they need when indices
+//! are removed.
 //!
-//! A rule mentions every axis that may lose indices. What it does not mention stays whole; so does everything at an
-//! operator without a rule.
+//! A rule handles every axis that may lose indices. Axes that it does not handle, and all axes of operators
+//! without a rule, are pinned.
 
 mod attention;
 mod elementwise;
@@ -11,21 +12,21 @@ mod pieces;
 mod recurrent;
 mod reshape;
 
-use super::tracer::{Port, Tracer};
+use super::tracer::{Slot, Tracer};
 use crate::analysis::groups::cut::Cutter;
-use pare_graph::NodeRef;
+use pare_graph::{NodeRef, ops::Trait};
 
-/// Says what a node ties together; `None` if that cannot be told.
+/// Ties the indices of a node; `None` if its attributes or shapes are not understood.
 pub type Trace = for<'g> fn(&mut Tracer<'g>, NodeRef<'g>) -> Option<()>;
 
-/// Makes attributes and shape constants of a node fit what is left; `None` if they cannot.
+/// Adapts attributes and shape constants of a node to the remaining indices; `None` if that is not possible.
 pub type Rewrite = fn(&mut Cutter<'_>, NodeRef<'_>) -> Option<()>;
 
-/// How an operator is treated.
+/// The rule of an operator.
 pub struct Rule {
-    /// What it ties together.
+    /// Ties indices.
     pub trace: Trace,
-    /// What to rewrite; most operators need nothing.
+    /// Adapts the node; most operators need no change.
     pub rewrite: Option<Rewrite>,
 }
 
@@ -37,20 +38,24 @@ const fn rewritten(trace: Trace, rewrite: Rewrite) -> Rule {
     Rule { trace, rewrite: Some(rewrite) }
 }
 
-/// The rule for a node.
+/// Returns the rule for a node.
 pub fn rule(at: NodeRef<'_>) -> Option<&'static Rule> {
     if at.has_references() {
         return None;
     }
-    match at.node().domain() {
+    static ELEMENTWISE: Rule = traced(elementwise::broadcast);
+    static REDUCE: Rule = rewritten(norm::reduce, norm::rescale_mean);
+    let own = match at.node().domain() {
         "" => standard(at.op()),
         "com.microsoft" => microsoft(at.op()),
         _ => None,
-    }
+    };
+    // `CastLike` reads no element of its second input, which need not broadcast; if it does, it is tied as well.
+    let elementwise = at.has(Trait::Elementwise) || at.is("CastLike");
+    own.or(elementwise.then_some(&ELEMENTWISE)).or(at.has(Trait::Reduction).then_some(&REDUCE))
 }
 
 fn standard(op: &str) -> Option<&'static Rule> {
-    static ELEMENTWISE: Rule = traced(elementwise::broadcast);
     static CONV: Rule = rewritten(linear::conv, linear::regroup);
     static CONV_TRANSPOSE: Rule = rewritten(linear::conv_transpose, linear::regroup);
     static GEMM: Rule = traced(linear::gemm);
@@ -58,7 +63,6 @@ fn standard(op: &str) -> Option<&'static Rule> {
     static PER_CHANNEL: Rule = traced(norm::per_channel);
     static LAYER_NORM: Rule = traced(norm::layer_norm);
     static ALONG: Rule = traced(norm::along);
-    static REDUCE: Rule = rewritten(norm::reduce, norm::rescale_mean);
     static GROUP_NORM: Rule = rewritten(norm::group_norm, norm::recount_groups);
     static RMS_NORM: Rule = rewritten(norm::rms_norm, norm::rescale_rms);
     static GRID: Rule = traced(norm::grid_sample);
@@ -112,22 +116,18 @@ fn standard(op: &str) -> Option<&'static Rule> {
         "Transpose" => &TRANSPOSE,
         "Expand" => &EXPAND,
         "Shape" => &SHAPE,
-        op if op.starts_with("Reduce") => &REDUCE,
-        op if elementwise::OPERATORS.contains(&op) => &ELEMENTWISE,
         _ => return None,
     })
 }
 
 static ROTARY: Rule = rewritten(attention::rotary, attention::recount);
 
-/// Operators that ONNX Runtime fuses others into.
+/// Rules of the operators into which ONNX Runtime fuses others.
 fn microsoft(op: &str) -> Option<&'static Rule> {
-    static ELEMENTWISE: Rule = traced(elementwise::broadcast);
     static FUSED: Rule = rewritten(attention::fused, attention::recount);
     static MULTI_HEAD: Rule = rewritten(attention::multi_head, attention::recount);
     static GROUP_QUERY: Rule = rewritten(attention::group_query, attention::recount);
     Some(match op {
-        "BiasGelu" | "FastGelu" | "Gelu" | "QuickGelu" => &ELEMENTWISE,
         "Attention" => &FUSED,
         "MultiHeadAttention" => &MULTI_HEAD,
         "GroupQueryAttention" => &GROUP_QUERY,
@@ -136,8 +136,8 @@ fn microsoft(op: &str) -> Option<&'static Rule> {
     })
 }
 
-/// The inputs, with their axes, whose elements a node adds up with weights: there, and only there, cutting an index is the
-/// same as a zero.
+/// Returns the inputs and axes that a node sums over. There, and only there, removing an index is equivalent
+/// to setting it to zero.
 pub fn sums(at: NodeRef<'_>) -> Vec<(usize, usize)> {
     let rank = |slot: usize| at.optional(slot).and_then(|v| v.rank().ok());
     let found = match at.op() {

@@ -1,7 +1,7 @@
-//! Operators that cut tensors into pieces and put them together.
+//! Concatenation, slicing, gathering, padding and resizing.
 
 use super::{
-    Port::{In, Out},
+    Slot::{In, Out},
     Tracer,
 };
 use crate::analysis::groups::cut::Cutter;
@@ -10,7 +10,7 @@ use pare_graph::{
     ops::{PadView, SliceView, SplitView, axis_of},
 };
 
-/// Inputs lie one behind the other along the axis.
+/// Ties each input to its range of the output.
 pub fn concat<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     let axis = axis_of(at).ok()?;
     let rank = t.rank(Out(0))?;
@@ -19,7 +19,7 @@ pub fn concat<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
         for other in (0..rank).filter(|&a| a != axis) {
             t.tie((In(slot), other), (Out(0), other));
         }
-        let (Some(from), Some(to)) = (t.axis(In(slot), axis), t.axis(Out(0), axis)) else {
+        let (Some(from), Some(to)) = (t.handled_axis(In(slot), axis), t.handled_axis(Out(0), axis)) else {
             (0..at.inputs().len()).for_each(|slot| t.pin(In(slot), axis));
             t.pin(Out(0), axis);
             return Some(());
@@ -31,7 +31,7 @@ pub fn concat<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     Some(())
 }
 
-/// Outputs lie one behind the other along the axis.
+/// Ties each output to its range of the input.
 pub fn split<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     let view = SplitView::of(at).ok()?;
     let rank = t.rank(In(0))?;
@@ -41,7 +41,9 @@ pub fn split<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
             for other in (0..rank).filter(|&a| a != view.axis) {
                 t.tie((In(0), other), (Out(out), other));
             }
-            let (Some(from), Some(to)) = (t.axis(In(0), view.axis), t.axis(Out(out), view.axis)) else {
+            let (Some(from), Some(to)) =
+                (t.handled_axis(In(0), view.axis), t.handled_axis(Out(out), view.axis))
+            else {
                 return None;
             };
             if t.axes[to].size != *size || offset + size > t.axes[from].size {
@@ -51,14 +53,14 @@ pub fn split<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
         }
         offset += size;
     }
-    // The sizes themselves.
+    // The vector of sizes.
     if at.optional(1).is_some() {
-        t.axis(In(1), 0);
+        t.handled_axis(In(1), 0);
     }
     Some(())
 }
 
-/// The sizes of the parts that are left.
+/// Sets the sizes of the parts.
 pub fn resplit(c: &mut Cutter<'_>, at: NodeRef<'_>) -> Option<()> {
     let view = SplitView::of(at).ok()?;
     let Some(kept) = c.kept(at, In(0), view.axis) else { return Some(()) };
@@ -78,7 +80,7 @@ pub fn resplit(c: &mut Cutter<'_>, at: NodeRef<'_>) -> Option<()> {
     Some(())
 }
 
-/// Index `i` of the output is index `start + i` of the input; other steps than 1 leave both whole.
+/// Ties index `i` of the output to index `start + i` of the input; steps other than 1 pin both axes.
 pub fn slice<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     let view = SliceView::of(at).ok()?;
     let rank = t.rank(In(0))?;
@@ -87,7 +89,9 @@ pub fn slice<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
             t.tie((In(0), axis), (Out(0), axis));
             continue;
         };
-        if let (Some(from), Some(to), 1) = (t.axis(In(0), axis), t.axis(Out(0), axis), cut.step) {
+        if let (Some(from), Some(to), 1) =
+            (t.handled_axis(In(0), axis), t.handled_axis(Out(0), axis), cut.step)
+        {
             let (start, count) = cut.on(t.axes[from].size);
             if count == t.axes[to].size {
                 t.map(from, to, (0..count).map(|i| (start + i, i)));
@@ -99,13 +103,13 @@ pub fn slice<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     }
     for slot in 1..at.inputs().len() {
         if at.optional(slot).is_some() {
-            t.axis(In(slot), 0);
+            t.handled_axis(In(slot), 0);
         }
     }
     Some(())
 }
 
-/// Where the pieces now start and end.
+/// Sets the new starts and ends.
 pub fn reslice(c: &mut Cutter<'_>, at: NodeRef<'_>) -> Option<()> {
     let view = SliceView::of(at).ok()?;
     let shape = at.optional(0)?.shape()?;
@@ -131,8 +135,8 @@ pub fn reslice(c: &mut Cutter<'_>, at: NodeRef<'_>) -> Option<()> {
     Some(())
 }
 
-/// Along the axis, index `k` of the output is index `indices[k]` of the input. A table that is looked up with computed
-/// indices stays whole along that axis.
+/// Ties index `k` of the output to index `indices[k]` of the input. With computed indices, the axis of the
+/// input is pinned.
 pub fn gather<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     let axis = axis_of(at).ok()?;
     let (rank, depth) = (t.rank(In(0))?, t.rank(In(1))?);
@@ -141,10 +145,10 @@ pub fn gather<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
         t.tie((In(0), other), (Out(0), out));
     }
     let indices = at.input(1).ok()?.constant_ints().ok();
-    match (indices, t.axis(In(0), axis)) {
+    match (indices, t.handled_axis(In(0), axis)) {
         (Some(indices), Some(from)) if depth == 1 => {
-            t.axis(In(1), 0);
-            let to = t.axis(Out(0), axis)?;
+            t.handled_axis(In(1), 0);
+            let to = t.handled_axis(Out(0), axis)?;
             let size = t.axes[from].size as i64;
             let places = indices.iter().map(|&i| usize::try_from(if i < 0 { i + size } else { i }).ok());
             let places: Vec<usize> = places.collect::<Option<_>>()?;
@@ -162,7 +166,7 @@ pub fn gather<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     Some(())
 }
 
-/// Where the elements that are left now lie.
+/// Sets the new indices of the remaining elements.
 pub fn regather(c: &mut Cutter<'_>, at: NodeRef<'_>) -> Option<()> {
     let axis = axis_of(at).ok()?;
     let from = c.kept(at, In(0), axis);
@@ -182,7 +186,7 @@ pub fn regather(c: &mut Cutter<'_>, at: NodeRef<'_>) -> Option<()> {
     c.set_indices(at, 1, "indices", &indices)
 }
 
-/// An axis that nothing is added to.
+/// Ties the axes that are not padded.
 pub fn pad<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     let view = PadView::of(at).ok()?;
     for (axis, pads) in view.pads.iter().enumerate() {
@@ -191,12 +195,12 @@ pub fn pad<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
         }
     }
     for slot in 1..at.inputs().len() {
-        (0..t.rank(In(slot)).unwrap_or(0)).for_each(|axis| t.mention(In(slot), axis));
+        t.handle_all(In(slot));
     }
     Some(())
 }
 
-/// An axis that keeps its size.
+/// Ties samples and channels if their size does not change.
 pub fn resize<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     if at.string("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize" {
         return None;
@@ -208,12 +212,12 @@ pub fn resize<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
         }
     }
     for slot in 1..at.inputs().len() {
-        (0..t.rank(In(slot)).unwrap_or(0)).for_each(|axis| t.mention(In(slot), axis));
+        t.handle_all(In(slot));
     }
     Some(())
 }
 
-/// The sizes that were asked for.
+/// Sets the size of the channel axis among the requested sizes.
 pub fn rescale(c: &mut Cutter<'_>, at: NodeRef<'_>) -> Option<()> {
     if c.kept(at, In(0), 1).is_none() || at.optional(3).is_none() {
         return Some(());
@@ -221,27 +225,29 @@ pub fn rescale(c: &mut Cutter<'_>, at: NodeRef<'_>) -> Option<()> {
     let axes = at.ints("axes").map(<[i64]>::to_vec);
     let Ok(mut sizes) = at.optional(3)?.constant_ints() else { return None };
     if sizes.is_empty() || axes.is_some() {
-        // The channels are not among the axes that are resized, or nothing is said about sizes.
+        // Channels are not among the resized axes, or scales are given instead of sizes.
         return Some(());
     }
     *sizes.get_mut(1)? = c.dims(at, Out(0))?.get(1)?.known()?;
     c.set_indices(at, 3, "sizes", &sizes)
 }
 
-/// Blocks of `b·b` channels become places, or the reverse.
+/// Ties the `b·b` channels that become one channel of `b·b` positions, or the reverse.
 pub fn depth_to_space<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     t.tie((In(0), 0), (Out(0), 0));
     let block = usize::try_from(at.int("blocksize", 1)).ok().filter(|&b| b > 0)?;
     let (deep, flat, last) = match at.op() {
-        "DepthToSpace" => (t.axis(In(0), 1)?, t.axis(Out(0), 1)?, at.string("mode", "DCR") == "CRD"),
-        _ => (t.axis(Out(0), 1)?, t.axis(In(0), 1)?, false),
+        "DepthToSpace" => {
+            (t.handled_axis(In(0), 1)?, t.handled_axis(Out(0), 1)?, at.string("mode", "DCR") == "CRD")
+        }
+        _ => (t.handled_axis(Out(0), 1)?, t.handled_axis(In(0), 1)?, false),
     };
-    let (channels, places) = (t.axes[flat].size, block.checked_mul(block)?);
-    if Some(t.axes[deep].size) != channels.checked_mul(places) {
+    let (channels, positions) = (t.axes[flat].size, block.checked_mul(block)?);
+    if Some(t.axes[deep].size) != channels.checked_mul(positions) {
         return None;
     }
-    // DCR: channel t·C + c is place t of channel c. CRD: channel c·b² + t.
-    let channel = |i: usize| if last { i / places } else { i % channels };
-    t.map(deep, flat, (0..channels * places).map(|i| (i, channel(i))));
+    // DCR: channel t·C + c is position t of channel c. CRD: channel c·b² + t.
+    let channel = |i: usize| if last { i / positions } else { i % channels };
+    t.map(deep, flat, (0..channels * positions).map(|i| (i, channel(i))));
     Some(())
 }

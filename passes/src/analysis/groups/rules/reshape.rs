@@ -1,20 +1,20 @@
 //! Operators that keep the elements and change the axes.
 
 use super::{
-    Port::{self, In, Out},
+    Slot::{self, In, Out},
     Tracer,
 };
 use crate::analysis::groups::cut::Cutter;
 use pare_graph::{Dim, Edge, NodeRef, Tensor, ops::TransposeView};
 use std::ops::Range;
 
-/// Axes of the input and of the output that hold the same elements, between two places where the products of the
-/// sizes agree.
+/// Splits the axes of the input and of the output into the shortest segments of equal size. The elements of
+/// two segments correspond one by one, since row-major order is kept.
 fn segments(from: &[Dim], to: &[Dim]) -> Option<Vec<(Range<usize>, Range<usize>)>> {
     let one = Dim::from(1_i64);
     let (mut i, mut j, mut found) = (0, 0, vec![]);
     while i < from.len() || j < to.len() {
-        // Axes of size 1 that stand alone: on both sides they belong together, else to nothing.
+        // Axes of size 1 between segments correspond to each other, or to no axis.
         match (from.get(i).map(|d| *d == one), to.get(j).map(|d| *d == one)) {
             (Some(true), Some(true)) => {
                 found.push((i..i + 1, j..j + 1));
@@ -38,12 +38,12 @@ fn segments(from: &[Dim], to: &[Dim]) -> Option<Vec<(Range<usize>, Range<usize>)
         let (mut p, mut q) = (from[i].clone(), to[j].clone());
         (i, j) = (i + 1, j + 1);
         while p != q {
-            // The side that is behind takes its next axis. Where symbols hide which, both orders are tried by division.
-            let behind = match (p.known(), q.known()) {
+            // The smaller side takes its next axis; with symbols, the side that divides the other.
+            let extend_input = match (p.known(), q.known()) {
                 (Some(p), Some(q)) => p < q,
                 _ => q.exact_div(&p).is_some(),
             };
-            if behind {
+            if extend_input {
                 p = &p * from.get(i)?;
                 i += 1;
             } else {
@@ -56,8 +56,8 @@ fn segments(from: &[Dim], to: &[Dim]) -> Option<Vec<(Range<usize>, Range<usize>)
     Some(found)
 }
 
-/// Row-major order is kept, so the elements of a segment correspond one by one. One axis on either side carries the
-/// units: heads if there are any, else the widest that can lose indices; the others of the segment stay whole.
+/// Ties one axis on either side of each segment: the axis of heads if there is one, else the widest that can
+/// lose indices. The other axes of the segment are pinned.
 pub fn reshape<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     let (from, to) = (t.dims(In(0))?, t.dims(Out(0))?);
     for (a, b) in segments(from, to)? {
@@ -65,28 +65,28 @@ pub fn reshape<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
             t.tie((In(0), a.start), (Out(0), b.start));
             continue;
         }
-        a.clone().for_each(|axis| t.mention(In(0), axis));
-        b.clone().for_each(|axis| t.mention(Out(0), axis));
+        a.clone().for_each(|axis| t.handle(In(0), axis));
+        b.clone().for_each(|axis| t.handle(Out(0), axis));
         if a.is_empty() || b.is_empty() {
             continue;
         }
         let sizes = |dims: &[Dim]| dims.iter().map(Dim::size).collect::<Option<Vec<_>>>();
-        let carried = match (sizes(&from[a.clone()]), sizes(&to[b.clone()])) {
+        let tied = match (sizes(&from[a.clone()]), sizes(&to[b.clone()])) {
             (Some(p), Some(q)) if !t.is_coarse() => {
-                let (u, v) = (carrier(t, In(0), &a, &p), carrier(t, Out(0), &b, &q));
+                let (u, v) = (tied_axis(t, In(0), &a, &p), tied_axis(t, Out(0), &b, &q));
                 u.zip(v).map(|(u, v)| (u, v, p, q))
             }
             _ => None,
         };
-        let Some((u, v, p, q)) = carried else {
-            t.note_segment(&a, &b);
+        let Some((u, v, p, q)) = tied else {
+            t.add_segment(&a, &b);
             if !t.is_coarse() {
                 a.for_each(|axis| t.pin(In(0), axis));
                 b.for_each(|axis| t.pin(Out(0), axis));
             }
             continue;
         };
-        let (x, y) = (t.axis(In(0), u)?, t.axis(Out(0), v)?);
+        let (x, y) = (t.handled_axis(In(0), u)?, t.handled_axis(Out(0), v)?);
         let total: usize = p.iter().product();
         if total > 1 << 20 {
             return None;
@@ -97,24 +97,24 @@ pub fn reshape<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
         a.filter(|&axis| axis != u).for_each(|axis| t.pin(In(0), axis));
         b.filter(|&axis| axis != v).for_each(|axis| t.pin(Out(0), axis));
     }
-    // The shape, or the axes, are constants or computed; both are rewritten.
     for slot in 1..at.inputs().len() {
-        (0..t.rank(In(slot)).unwrap_or(0)).for_each(|axis| t.mention(In(slot), axis));
+        t.handle_all(In(slot));
     }
     Some(())
 }
 
-fn carrier(t: &Tracer<'_>, port: Port, axes: &Range<usize>, sizes: &[usize]) -> Option<usize> {
+/// The axis of a segment that is tied to the other side.
+fn tied_axis(t: &Tracer<'_>, slot: Slot, axes: &Range<usize>, sizes: &[usize]) -> Option<usize> {
     if axes.len() == 1 {
         return Some(axes.start);
     }
-    let wide = axes.clone().zip(sizes).filter(|&(axis, &size)| size > 1 && !t.nature(port, axis).pinned);
-    // Of equally wide ones the first.
-    wide.max_by_key(|&(axis, &size)| (t.nature(port, axis).heads, size, std::cmp::Reverse(axis)))
+    let wide = axes.clone().zip(sizes).filter(|&(axis, &size)| size > 1 && !t.axis_use(slot, axis).pinned);
+    // The first of equally wide axes.
+    wide.max_by_key(|&(axis, &size)| (t.axis_use(slot, axis).heads, size, std::cmp::Reverse(axis)))
         .map(|(axis, _)| axis)
 }
 
-/// The target as it has to be now: constant again, with what is open left to be found out.
+/// Sets the target shape to a new constant; sizes that are not known remain `-1` or `0`.
 pub fn retarget(c: &mut Cutter<'_>, at: NodeRef<'_>) -> Option<()> {
     let (new, old) = (c.dims(at, Out(0))?, at.outputs().first().copied().flatten()?.shape()?);
     if new == old && c.dims(at, In(0))? == at.optional(0)?.shape()? {
@@ -126,7 +126,7 @@ pub fn retarget(c: &mut Cutter<'_>, at: NodeRef<'_>) -> Option<()> {
         at.optional(1)?.constant_ints().ok()
     };
     let mut target: Vec<i64> = match given {
-        // What the file says stays, but for sizes that change.
+        // Only entries of sizes that change are replaced.
         Some(given) if given.len() == new.len() => {
             let entry = |i: usize| match (given[i], new[i].known(), old[i] == new[i]) {
                 (entry, _, true) => Some(entry),
@@ -137,7 +137,7 @@ pub fn retarget(c: &mut Cutter<'_>, at: NodeRef<'_>) -> Option<()> {
             (0..new.len()).map(entry).collect::<Option<_>>()?
         }
         Some(given) if at.is("Expand") && given.len() < new.len() => {
-            // Missing axes in front are those of the input.
+            // Leading axes that are not given are those of the input.
             let tail = &new[new.len() - given.len()..];
             let entry = |(g, d): (&i64, &Dim)| if *g == 1 { Some(1) } else { d.known() };
             given.iter().zip(tail).map(entry).collect::<Option<_>>()?
@@ -145,13 +145,13 @@ pub fn retarget(c: &mut Cutter<'_>, at: NodeRef<'_>) -> Option<()> {
         _ => new.iter().map(|d| d.known().unwrap_or(-1)).collect(),
     };
     if at.is("Expand") {
-        // Where a size is not known the input has it already: 1 leaves it.
+        // The input has the sizes that are not known; 1 keeps them.
         target.iter_mut().filter(|t| **t < 0).for_each(|t| *t = 1);
         if repeats_unknown(&c.dims(at, In(0))?, &new)? {
             return None;
         }
     } else if target.iter().filter(|t| **t == -1).count() > 1 {
-        // 0 copies the size of the input at the same place.
+        // 0 copies the size of the same axis of the input.
         let input = c.dims(at, In(0))?;
         if at.int("allowzero", 0) != 0 {
             return None;
@@ -173,21 +173,21 @@ pub fn retarget(c: &mut Cutter<'_>, at: NodeRef<'_>) -> Option<()> {
     Some(())
 }
 
-/// Axes change places.
+/// Ties the permuted axes.
 pub fn transpose<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     let view = TransposeView::of(at).ok()?;
     view.perm.iter().enumerate().for_each(|(out, &axis)| t.tie((In(0), axis), (Out(0), out)));
     Some(())
 }
 
-/// Whether `Expand` repeats along an axis until it has a size that is not known: then no constant says how often.
+/// Returns whether `Expand` repeats along an axis of unknown size, for which no constant shape exists.
 fn repeats_unknown(input: &[Dim], output: &[Dim]) -> Option<bool> {
     let offset = output.len().checked_sub(input.len())?;
     let repeats = |i: usize| i < offset || input[i - offset] != output[i];
     Some((0..output.len()).any(|i| output[i].known().is_none() && repeats(i)))
 }
 
-/// Axes of size 1 are repeated; those that keep their size can lose indices, if the shape can be written anew.
+/// Ties the axes that keep their size; they are pinned if the shape cannot be replaced by a constant.
 pub fn expand<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     let (dims, out) = (t.dims(In(0))?, t.dims(Out(0))?);
     let offset = out.len().checked_sub(dims.len())?;
@@ -197,26 +197,25 @@ pub fn expand<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
             t.tie((In(0), axis), (Out(0), axis + offset));
             if computed {
                 let why = format!("{} computes its shape, which `safe` may resolve", at.describe());
-                let held = t.axis(In(0), axis)?;
-                t.pin_because(held, why);
+                let kept = t.handled_axis(In(0), axis)?;
+                t.pin_because(kept, why);
             }
         } else {
-            t.axis(In(0), axis);
+            t.handled_axis(In(0), axis);
         }
     }
-    t.axis(In(1), 0);
+    t.handled_axis(In(1), 0);
     Some(())
 }
 
-/// Index `i` of an axis that is repeated becomes `i`, `i + n`, and so on.
+/// Ties index `i` of a repeated axis to `i`, `i + n`, …
 pub fn tile<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     let repeats = at.optional(1)?.constant_ints().ok()?;
     for (axis, &count) in repeats.iter().enumerate() {
         if count == 1 {
             t.tie((In(0), axis), (Out(0), axis));
         } else {
-            // One that is too long to be followed stays whole, on both sides.
-            let (x, y) = (t.axis(In(0), axis)?, t.axis(Out(0), axis)?);
+            let (x, y) = (t.handled_axis(In(0), axis)?, t.handled_axis(Out(0), axis)?);
             let (n, all) = (t.axes[x].size, t.axes[y].size);
             if n == 0 || !all.is_multiple_of(n) {
                 return None;
@@ -224,27 +223,27 @@ pub fn tile<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
             t.map(x, y, (0..all).map(|i| (i % n, i)));
         }
     }
-    t.axis(In(1), 0);
+    t.handled_axis(In(1), 0);
     Some(())
 }
 
-/// A size that is read may go anywhere, so the axis stays whole; unless only other sizes are looked at.
+/// Pins the axes whose sizes are read: the values may be used for anything.
 pub fn shape<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     let rank = t.rank(In(0))?;
-    let read = read(at, rank).unwrap_or_else(|| (0..rank).collect());
+    let read = read_axes(at, rank).unwrap_or_else(|| (0..rank).collect());
     for axis in 0..rank {
         if read.contains(&axis) {
             t.pin(In(0), axis);
         } else {
-            t.axis(In(0), axis);
+            t.handled_axis(In(0), axis);
         }
     }
-    t.axis(Out(0), 0);
+    t.handled_axis(Out(0), 0);
     Some(())
 }
 
-/// The axes whose sizes are looked at, if all readers pick some.
-fn read(at: NodeRef<'_>, rank: usize) -> Option<Vec<usize>> {
+/// Returns the axes whose sizes are read, if all users select some.
+fn read_axes(at: NodeRef<'_>, rank: usize) -> Option<Vec<usize>> {
     let start = at.int("start", 0);
     let start = usize::try_from(if start < 0 { start + rank as i64 } else { start }).ok()?;
     let output = at.output().ok()?;
@@ -253,11 +252,11 @@ fn read(at: NodeRef<'_>, rank: usize) -> Option<Vec<usize>> {
     }
     let count = output.shape()?.first()?.size()?;
     let mut axes = vec![];
-    for (user, wire) in output.users() {
-        if wire != Edge::Input(0) || !(user.is("Gather") || user.is("Slice")) {
+    for (user, edge) in output.users() {
+        if edge != Edge::Input(0) || !(user.is("Gather") || user.is("Slice")) {
             return None;
         }
-        let places = if user.is("Gather") {
+        let indices = if user.is("Gather") {
             user.input(1).ok()?.constant_ints().ok()?
         } else {
             let view = pare_graph::ops::SliceView::of(user).ok()?;
@@ -265,7 +264,7 @@ fn read(at: NodeRef<'_>, rank: usize) -> Option<Vec<usize>> {
             let (first, n) = cut.on(count);
             (0..n as i64).map(|i| first as i64 + i * cut.step).collect()
         };
-        for i in places {
+        for i in indices {
             axes.push(start + usize::try_from(if i < 0 { i + count as i64 } else { i }).ok()?);
         }
     }

@@ -1,15 +1,15 @@
-//! Cutting is zeroing: on random graphs, what is left computes what the whole would with the cut channels at zero
-//! wherever they are summed over.
+//! Cutting equals zeroing: a cut graph computes the same outputs as the original with the cut channels set to
+//! zero wherever they are summed over.
 
 mod models;
 mod operators;
 
-use super::{Groups, Keep, Port, Site, cut::cut, site_of, sums};
+use super::{Groups, Keep, Site, Slot, cut::cut, site_of, sums};
 use crate::framework::testing::{model_at, tools};
 use pare_graph::{Graph, Model, Node, Patch, Run, Setting, Tensor, onnx, text};
 
-/// Makes the text of a random graph.
-struct Maker {
+/// Builds the text of a graph.
+struct GraphBuilder {
     rng: fastrand::Rng,
     lines: Vec<String>,
     constants: Vec<String>,
@@ -17,7 +17,7 @@ struct Maker {
     next: usize,
 }
 
-impl Maker {
+impl GraphBuilder {
     fn name(&mut self) -> String {
         self.next += 1;
         format!("v{}", self.next)
@@ -49,7 +49,7 @@ impl Maker {
 
     fn pick(&mut self, rank: usize) -> Option<(String, Vec<usize>)> {
         let fitting: Vec<_> = self.values.iter().filter(|(_, s)| s.len() == rank).cloned().collect();
-        // Mostly the newest, so that graphs get deep.
+        // One of the last three, for deep graphs.
         let from = fitting.len().saturating_sub(3);
         (!fitting.is_empty()).then(|| fitting[self.rng.usize(from..fitting.len())].clone())
     }
@@ -91,22 +91,30 @@ impl Maker {
         self.node(op, x, s);
     }
 
-    /// One more piece on a feature map `[C, H, W]`.
+    /// Appends an operator or block on a feature map `[C, H, W]`.
     fn map(&mut self) {
         let Some((x, s)) = self.pick(3) else { return };
-        let (c, h, w) = (s[0], s[1], s[2]);
         let wide = 2 + 2 * self.rng.usize(1..5);
         match self.rng.usize(0..27) {
+            case @ 0..=12 => self.map_layer(case, &x, &s, wide),
+            case => self.map_rearrangement(case, &x, &s, wide),
+        }
+    }
+
+    /// Appends a layer with weights, or a block of several.
+    fn map_layer(&mut self, case: usize, x: &str, s: &[usize], wide: usize) {
+        let (c, h, w) = (s[0], s[1], s[2]);
+        match case {
             0..=3 => {
                 let kernel = [1, 3][self.rng.usize(0..2)];
-                self.conv(&x, &s, wide, kernel, 1);
+                self.conv(x, s, wide, kernel, 1);
             }
             4 => {
                 let outputs = c * self.rng.usize(1..3);
-                self.conv(&x, &s, outputs, 3, c);
+                self.conv(x, s, outputs, 3, c);
             }
             5 if c % 2 == 0 => {
-                self.conv(&x, &s, wide, 3, 2);
+                self.conv(x, s, wide, 3, 2);
             }
             6 => {
                 let weight = self.floats(&[c, wide, 2, 2], -0.5, 0.5);
@@ -120,29 +128,37 @@ impl Maker {
             7 => {
                 let [g, b, m] = [0; 3].map(|_| self.floats(&[c], -0.5, 0.5));
                 let v = self.floats(&[c], 0.5, 1.5);
-                self.node("BatchNormalization", &format!("{x}, {g}, {b}, {m}, {v}"), &s);
+                self.node("BatchNormalization", &format!("{x}, {g}, {b}, {m}, {v}"), s);
             }
             8 if h * w > 1 => {
                 let [g, b] = [0; 2].map(|_| self.floats(&[c], -0.5, 0.5));
-                self.node("InstanceNormalization", &format!("{x}, {g}, {b}"), &s);
+                self.node("InstanceNormalization", &format!("{x}, {g}, {b}"), s);
             }
             9 => {
                 let slope = self.floats(&[c, 1, 1], 0.1, 0.5);
-                self.node("PRelu", &format!("{x}, {slope}"), &s);
+                self.node("PRelu", &format!("{x}, {slope}"), s);
             }
             10 | 11 => {
-                let (y, _) = self.conv(&x, &s, c, 3, 1);
+                let (y, _) = self.conv(x, s, c, 3, 1);
                 let op = ["Add", "Mul"][self.rng.usize(0..2)];
-                self.node(op, &format!("{x}, {y}"), &s);
+                self.node(op, &format!("{x}, {y}"), s);
             }
             12 => {
-                let pooled = self.node("GlobalAveragePool", &x, &[c, 1, 1]);
+                let pooled = self.node("GlobalAveragePool", x, &[c, 1, 1]);
                 let (y, _) = self.conv(&pooled, &[c, 1, 1], c, 1, 1);
                 let gate = self.node("Sigmoid", &y, &[c, 1, 1]);
-                self.node("Mul", &format!("{gate}, {x}"), &s);
+                self.node("Mul", &format!("{gate}, {x}"), s);
             }
+            _ => self.activation(x, s),
+        }
+    }
+
+    /// Appends an operator that joins, splits, permutes or resizes feature maps, or an activation.
+    fn map_rearrangement(&mut self, case: usize, x: &str, s: &[usize], wide: usize) {
+        let (c, h, w) = (s[0], s[1], s[2]);
+        match case {
             13 | 14 => {
-                let (y, t) = self.conv(&x, &s, wide, 1, 1);
+                let (y, t) = self.conv(x, s, wide, 1, 1);
                 self.node("Concat<axis = 1>", &format!("{x}, {y}"), &[c + t[0], h, w]);
             }
             15 if c >= 4 => {
@@ -162,7 +178,7 @@ impl Maker {
                 let mut places: Vec<_> = (0..c as i64).collect();
                 self.rng.shuffle(&mut places);
                 let indices = self.ints(&places);
-                self.node("Gather<axis = 1>", &format!("{x}, {indices}"), &s);
+                self.node("Gather<axis = 1>", &format!("{x}, {indices}"), s);
             }
             18 if c % 2 == 0 => {
                 let (split, back) = (
@@ -171,34 +187,34 @@ impl Maker {
                 );
                 let a = self.node("Reshape", &format!("{x}, {split}"), &[2, c / 2, h, w]);
                 let b = self.node("Transpose<perm = [0, 2, 1, 3, 4]>", &a, &[c / 2, 2, h, w]);
-                self.node("Reshape", &format!("{b}, {back}"), &s);
+                self.node("Reshape", &format!("{b}, {back}"), s);
             }
             19 if h % 2 == 0 && w % 2 == 0 => {
                 let op = ["MaxPool", "AveragePool"][self.rng.usize(0..2)];
-                self.node(&format!("{op}<kernel_shape = [2, 2], strides = [2, 2]>"), &x, &[c, h / 2, w / 2]);
+                self.node(&format!("{op}<kernel_shape = [2, 2], strides = [2, 2]>"), x, &[c, h / 2, w / 2]);
             }
             20 if c % 4 == 0 => {
                 let mode = ["DCR", "CRD"][self.rng.usize(0..2)];
                 let op = format!("DepthToSpace<blocksize = 2, mode = \"{mode}\">");
-                self.node(&op, &x, &[c / 4, 2 * h, 2 * w]);
+                self.node(&op, x, &[c / 4, 2 * h, 2 * w]);
             }
             21 if h < 9 => {
                 let sizes = self.ints(&[2, c as i64, 2 * h as i64, 2 * w as i64]);
                 self.node("Resize<mode = \"nearest\">", &format!("{x}, , , {sizes}"), &[c, 2 * h, 2 * w]);
             }
             23 if c % 4 == 0 => {
-                // A norm of groups, as exporters write it.
+                // Group normalisation as exporters decompose it.
                 let (split, back) = (self.ints(&[0, 4, -1]), self.ints(&[0, c as i64, h as i64, w as i64]));
                 let [scale, shift] = [self.floats(&[4], 0.5, 1.5), self.floats(&[4], -0.5, 0.5)];
                 let y = self.node("Reshape", &format!("{x}, {split}"), &[4, c / 4 * h * w]);
                 let z =
                     self.node("InstanceNormalization", &format!("{y}, {scale}, {shift}"), &[0, 0, 0, 0, 0]);
                 self.values.truncate(self.values.len() - 2);
-                self.node("Reshape", &format!("{z}, {back}"), &s);
+                self.node("Reshape", &format!("{z}, {back}"), s);
             }
             24 => {
                 let grid = self.floats(&[2, h, w, 2], -0.9, 0.9);
-                self.node("GridSample", &format!("{x}, {grid}"), &s);
+                self.node("GridSample", &format!("{x}, {grid}"), s);
             }
             25 if w < 9 => {
                 let repeats = self.ints(&[1, 1, 1, 2]);
@@ -208,11 +224,11 @@ impl Maker {
                 let pads = self.ints(&[0, 0, 1, 1, 0, 0, 0, 0]);
                 self.node("Pad", &format!("{x}, {pads}"), &[c, h + 1, w + 1]);
             }
-            _ => self.activation(&x, &s),
+            _ => self.activation(x, s),
         }
     }
 
-    /// From maps to rows or tokens.
+    /// Appends a conversion of a feature map to rows or tokens.
     fn flatten(&mut self) {
         let Some((x, s)) = self.pick(3) else { return };
         let (c, p) = (s[0], s[1] * s[2]);
@@ -236,7 +252,7 @@ impl Maker {
         }
     }
 
-    /// One more piece on rows `[F]`.
+    /// Appends an operator or block on rows `[F]`.
     fn rows(&mut self) {
         let Some((x, s)) = self.pick(1) else { return };
         let wide = 2 + 2 * self.rng.usize(1..5);
@@ -258,14 +274,14 @@ impl Maker {
         }
     }
 
-    /// One more piece on tokens `[T, C]`.
+    /// Appends an operator or block on tokens `[T, C]`.
     fn tokens(&mut self) {
         let Some((x, s)) = self.pick(2) else { return };
         let (t, c) = (s[0], s[1]);
         let wide = 2 + 2 * self.rng.usize(1..5);
         match self.rng.usize(0..11) {
             6 => {
-                // A norm without means, in pieces.
+                // A decomposed RMS norm.
                 let (axes, gamma) = (self.ints(&[-1]), self.floats(&[c], 0.5, 1.5));
                 let small = self.floats(&[1], 0.01, 0.01);
                 let mut last = self.node("Mul", &format!("{x}, {x}"), &s);
@@ -298,7 +314,7 @@ impl Maker {
                 self.node("Add", &format!("{x}, {y}"), &s);
             }
             1 => {
-                // Gated: two halves of one product.
+                // A gated MLP: two halves of one product.
                 let (h, _) = self.dense(&x, &s, 2 * wide);
                 let (a, b) = (self.name(), self.name());
                 self.lines.push(format!("{a}, {b} = Split<axis = 2, num_outputs = 2>({h})"));
@@ -319,7 +335,7 @@ impl Maker {
         }
     }
 
-    /// Two heads of queries for each of keys and values.
+    /// Appends grouped-query attention: two heads of queries for each of keys and values.
     fn grouped_attention(&mut self, x: &str, t: usize, c: usize) {
         let (units, d, none) = (self.rng.usize(2..4), self.rng.usize(2..4), [0; 5]);
         let (kept, heads) = (self.values.len(), 2 * units);
@@ -395,20 +411,20 @@ impl Maker {
 pub(crate) fn random_graph(seed: u64) -> Model {
     let rng = fastrand::Rng::with_seed(seed);
     let values = vec![("x".to_owned(), vec![3, 4, 4])];
-    let mut maker = Maker { rng, lines: vec![], constants: vec![], values, next: 0 };
-    maker.conv("x", &[3, 4, 4], 6, 3, 1);
-    let (maps, rest) = (maker.rng.usize(2..9), maker.rng.usize(1..6));
-    (0..maps).for_each(|_| maker.map());
-    (0..2).for_each(|_| maker.flatten());
-    for _ in 0..rest {
-        maker.rows();
-        maker.tokens();
+    let mut builder = GraphBuilder { rng, lines: vec![], constants: vec![], values, next: 0 };
+    builder.conv("x", &[3, 4, 4], 6, 3, 1);
+    let (maps, others) = (builder.rng.usize(2..9), builder.rng.usize(1..6));
+    (0..maps).for_each(|_| builder.map());
+    (0..2).for_each(|_| builder.flatten());
+    for _ in 0..others {
+        builder.rows();
+        builder.tokens();
     }
-    // Every end is read by something that makes an output.
+    // A layer that produces an output for each rank.
     let mut outputs = vec![];
     for rank in 1..=3 {
-        let Some((v, s)) = maker.pick(rank) else { continue };
-        let (y, _) = if rank == 3 { maker.conv(&v, &s, 3, 1, 1) } else { maker.dense(&v, &s, 3) };
+        let Some((v, s)) = builder.pick(rank) else { continue };
+        let (y, _) = if rank == 3 { builder.conv(&v, &s, 3, 1, 1) } else { builder.dense(&v, &s, 3) };
         let dims = if rank == 3 {
             format!("2,3,{},{}", s[1], s[2])
         } else if rank == 2 {
@@ -421,21 +437,21 @@ pub(crate) fn random_graph(seed: u64) -> Model {
     let source = format!(
         "g (float[2,3,4,4] x) => ({}) <{}> {{\n{}\n}}",
         outputs.join(", "),
-        maker.constants.join(",\n"),
-        maker.lines.join("\n")
+        builder.constants.join(",\n"),
+        builder.lines.join("\n")
     );
     let mut model = model_at(&source, 18);
     model.infer().unwrap_or_else(|e| panic!("seed {seed}: {e}\n{source}"));
     model
 }
 
-/// The graph with channels that do not stay multiplied by zero wherever they are summed over.
+/// The graph with the cut channels multiplied by zero wherever they are summed over.
 fn zeroed(graph: &Graph, groups: &Groups, keep: &Keep) -> Graph {
     let mut masks = vec![];
     for &id in graph.nodes().iter() {
         let at = graph.at(id);
         for (slot, axis) in sums(at) {
-            let Some(site) = site_of(at, Port::In(slot)).filter(|_| !at.input(slot).unwrap().is_constant())
+            let Some(site) = site_of(at, Slot::In(slot)).filter(|_| !at.input(slot).unwrap().is_constant())
             else {
                 continue;
             };
@@ -451,7 +467,7 @@ fn zeroed(graph: &Graph, groups: &Groups, keep: &Keep) -> Graph {
         }
     }
     let mut graph = graph.clone();
-    silence(&mut graph, groups, keep);
+    zero_hidden_units(&mut graph, groups, keep);
     for (output, slot, mask) in masks {
         let value = graph.find(&output).unwrap();
         let at = graph.value_ref(value).producer().unwrap();
@@ -467,8 +483,8 @@ fn zeroed(graph: &Graph, groups: &Groups, keep: &Keep) -> Graph {
     graph
 }
 
-/// Recurrent layers add up their hidden units themselves: there the weights are zero.
-fn silence(graph: &mut Graph, groups: &Groups, keep: &Keep) {
+/// Sets weights of recurrent layers to zero, since these sum over their hidden units themselves.
+fn zero_hidden_units(graph: &mut Graph, groups: &Groups, keep: &Keep) {
     let mut patch: Option<Patch> = None;
     for &id in graph.nodes().iter() {
         let at = graph.at(id);
@@ -494,9 +510,9 @@ fn loaded(model: &Model) -> Box<dyn Run> {
     tools().engine.unwrap().load(model, Setting::PLAIN).unwrap_or_else(|e| panic!("{e}\n{}", text()))
 }
 
-/// Cut some units of some groups at random, and compare with zeroing them. How many groups there were, and
-/// how many lost units.
-fn check_cut(model: &Model, feeds: &[(&str, &Tensor)], seed: u64) -> (usize, usize) {
+/// Cuts random units of random groups, and compares the outputs with those of zeroing. Returns the number of
+/// groups, and of those that lost units.
+fn compare_with_zeroing(model: &Model, feeds: &[(&str, &Tensor)], seed: u64) -> (usize, usize) {
     let graph = &model.graph;
     let groups = Groups::of(graph);
     let mut rng = fastrand::Rng::with_seed(seed);
@@ -508,7 +524,7 @@ fn check_cut(model: &Model, feeds: &[(&str, &Tensor)], seed: u64) -> (usize, usi
             keep.insert(id, units);
         }
     }
-    let less = cut(graph, &groups, &keep).unwrap_or_else(|e| {
+    let smaller = cut(graph, &groups, &keep).unwrap_or_else(|e| {
         panic!(
             "seed {seed}: {e}\n{}",
             text::print_graph_with(graph, text::PrintOptions { max_elements: Some(8) })
@@ -519,21 +535,21 @@ fn check_cut(model: &Model, feeds: &[(&str, &Tensor)], seed: u64) -> (usize, usi
         changed.graph = graph;
         changed
     };
-    let (reference, less) = (with(zeroed(graph, &groups, &keep)), with(less));
-    less.check().unwrap_or_else(|e| panic!("seed {seed}: {e}"));
-    compare(&reference, &less, feeds, seed);
+    let (reference, smaller) = (with(zeroed(graph, &groups, &keep)), with(smaller));
+    smaller.check().unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+    compare(&reference, &smaller, feeds, seed);
     let lost = keep.values().filter(|units| units.contains(&false)).count();
     (groups.prunable().count(), lost)
 }
 
-/// Both graphs give the same outputs, to rounding.
-fn compare(reference: &Model, less: &Model, feeds: &[(&str, &Tensor)], seed: u64) {
-    let (a, b) = (loaded(reference).run(feeds).unwrap(), loaded(less).run(feeds).unwrap());
+/// Checks that both models compute the same outputs up to rounding.
+fn compare(reference: &Model, other: &Model, feeds: &[(&str, &Tensor)], seed: u64) {
+    let (a, b) = (loaded(reference).run(feeds).unwrap(), loaded(other).run(feeds).unwrap());
     for (i, (a, b)) in a.iter().zip(&b).enumerate() {
         let (x, y) = (a.to_f64().unwrap(), b.to_f64().unwrap());
         let scale = x.iter().fold(1.0, |m: f64, v| m.max(v.abs()));
         let far = x.iter().zip(&y).map(|(p, q)| (p - q).abs()).fold(0.0, f64::max);
-        // Sums in another order: some 1e-7 of the largest term for each of a dozen layers.
+        // The order of summation differs: about 1e-7 of the largest term for each of a dozen layers.
         let text = || text::print_graph_with(&reference.graph, text::PrintOptions { max_elements: Some(8) });
         assert!(
             x.len() == y.len() && far <= 1e-4 * scale,
@@ -543,34 +559,34 @@ fn compare(reference: &Model, less: &Model, feeds: &[(&str, &Tensor)], seed: u64
     }
 }
 
-/// Inputs of a random graph.
+/// The input of a random graph.
 fn feed(seed: u64) -> Tensor {
     let mut rng = fastrand::Rng::with_seed(seed);
     let x: Vec<f32> = (0..96).map(|_| rng.f32() * 2.0 - 1.0).collect();
     Tensor::from_slice(&[2, 3, 4, 4], &x).unwrap()
 }
 
-/// Both, changed from one random graph, give the same outputs.
+/// Checks that two graphs that are derived from one random graph compute the same outputs.
 pub(crate) fn equal(a: &Graph, b: &Graph, seed: u64) {
     let of = |graph: &Graph| Model::of(graph.clone());
     compare(&of(a), &of(b), &[("x", &feed(seed))], seed);
 }
 
 #[test]
-fn cutting_is_zeroing_on_random_graphs() {
+fn cutting_equals_zeroing_on_random_graphs() {
     let (mut found, mut cut) = (0, 0);
     for seed in 0..500 {
         let model = random_graph(seed);
-        let (groups, lost) = check_cut(&model, &[("x", &feed(seed))], seed);
+        let (groups, lost) = compare_with_zeroing(&model, &[("x", &feed(seed))], seed);
         (found, cut) = (found + groups, cut + lost);
     }
-    // Graphs that nothing can be cut from would show nothing.
+    // The test is only significant if there is enough to cut.
     assert!(found > 1500 && cut > 1000, "{found} groups, {cut} cut");
 }
 
-/// Repeated over a batch whose size is computed: the shape cannot be written anew, and the channels stay.
+/// The shape of an `Expand` over a batch of computed size cannot be replaced by a constant.
 #[test]
-fn what_is_repeated_to_a_computed_shape_stays_whole() {
+fn pins_channels_expanded_to_a_computed_shape() {
     let read = |target: &str| {
         let ones = |n: usize| vec!["1"; n].join(",");
         let (w, token, v) = (ones(48), ones(6), ones(18));
@@ -584,14 +600,14 @@ fn what_is_repeated_to_a_computed_shape_stays_whole() {
         model.infer().unwrap();
         let groups = Groups::of(&model.graph);
         let six = groups.groups.iter().find(|g| g.width == 6).unwrap();
-        six.whole.clone()
+        six.pinned.clone()
     };
-    assert_eq!(read("sizes").unwrap(), "Expand making `t` computes its shape, which `safe` may resolve");
+    assert_eq!(read("sizes").unwrap(), "Expand producing `t` computes its shape, which `safe` may resolve");
     assert_eq!(read("ones"), None);
 }
 
 #[test]
-fn cutting_is_zeroing_on_a_trained_network() {
+fn cutting_equals_zeroing_on_a_trained_network() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/digits-cnn.onnx");
     let mut model = onnx::read(path, &onnx::ReadOptions::default()).unwrap();
     model.infer().unwrap();
@@ -599,7 +615,7 @@ fn cutting_is_zeroing_on_a_trained_network() {
     let x: Vec<f32> = (0..3 * 64).map(|_| rng.f32()).collect();
     let x = Tensor::from_slice(&[3, 1, 8, 8], &x).unwrap();
     for seed in 0..4 {
-        let (groups, lost) = check_cut(&model, &[("image", &x)], seed);
+        let (groups, lost) = compare_with_zeroing(&model, &[("image", &x)], seed);
         assert!(groups == 8 && lost > 3, "{groups} groups, {lost} cut");
     }
 }

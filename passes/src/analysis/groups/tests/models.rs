@@ -1,15 +1,15 @@
-//! Real models: each is cut at random and compared with zeroing, and each of its groups that stays whole says why.
+//! Real models: each is cut at random and compared with zeroing, and each pinned group has a reason.
 
-use super::check_cut;
+use super::compare_with_zeroing;
 use crate::{
     analysis::{groups::Groups, prepare::PREPARATION},
     framework::{Pipeline, RunOptions, run, testing::tools},
 };
 use pare_graph::{Model, Setting, onnx};
-use pare_runtime::{Samples, SharedSamples, input_specs};
+use pare_runtime::{SampleSet, SharedSamples, input_specs};
 use std::path::PathBuf;
 
-/// Folders of models: the shared one, and those that `PARE_MODELS` names.
+/// Folders of models: the shared one, and those in `PARE_MODELS`.
 fn folders() -> Vec<PathBuf> {
     let shared = std::env::var("PARE_SHARED")
         .map_or_else(|_| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared")), PathBuf::from);
@@ -22,7 +22,7 @@ fn folders() -> Vec<PathBuf> {
 
 fn prepared(path: &PathBuf) -> Result<Model, String> {
     let mut model = onnx::read(path, &onnx::ReadOptions::default()).map_err(|e| e.to_string())?;
-    let pipeline: Pipeline = PREPARATION.parse().map_err(|_| "the preparation is no pipeline")?;
+    let pipeline: Pipeline = PREPARATION.parse().map_err(|_| "the preparation is not a pipeline")?;
     run(&pipeline, &mut model, RunOptions { tools: tools(), stop_after: None }, &mut ())
         .map_err(|e| e.to_string())?;
     model.infer().map_err(|e| e.to_string())?;
@@ -31,9 +31,9 @@ fn prepared(path: &PathBuf) -> Result<Model, String> {
 
 /// Takes minutes: `cargo test -p pare-passes --lib real_models -- --ignored --nocapture`.
 #[test]
-#[ignore = "takes minutes, and models that are not in the repository"]
-#[allow(clippy::print_stdout)] // a table of what was cut
-fn cutting_is_zeroing_on_real_models() {
+#[ignore = "takes minutes, and needs models that are not in the repository"]
+#[allow(clippy::print_stdout)] // a table of the results
+fn cutting_equals_zeroing_on_real_models() {
     let mut cut = 0;
     for folder in folders() {
         let mut paths: Vec<_> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
@@ -53,18 +53,18 @@ fn cutting_is_zeroing_on_real_models() {
                 continue;
             }
             let groups = Groups::of(&model.graph);
-            let whole = groups.groups.iter().filter(|g| g.whole.is_some());
-            assert!(whole.clone().all(|g| g.whole.as_deref().is_some_and(|w| !w.is_empty())));
-            let samples = SharedSamples::from(Samples::generated(input_specs(&model), 0, 1));
+            let pinned = groups.groups.iter().filter(|g| g.pinned.is_some());
+            assert!(pinned.clone().all(|g| g.pinned.as_deref().is_some_and(|why| !why.is_empty())));
+            let samples = SharedSamples::from(SampleSet::generated(input_specs(&model), 0, 1));
             let Ok(sample) = pare_graph::Samples::batch(&samples, 0..1) else {
                 println!("{name}: no samples");
                 continue;
             };
             let feeds: Vec<_> = sample.iter().map(|(n, t)| (n.as_str(), t)).collect();
-            let (open, lost) = check_cut(&model, &feeds, 1);
+            let (open, lost) = compare_with_zeroing(&model, &feeds, 1);
             println!(
-                "{name}: {open} groups can lose units, {} stay whole; {lost} cut, equal to zeroing",
-                whole.count()
+                "{name}: {open} groups can lose units, {} are pinned; {lost} cut, equal to zeroing",
+                pinned.count()
             );
             cut += lost;
         }

@@ -1,35 +1,44 @@
-//! Every operator with a rule: units are found where they should be, and cutting them is zeroing.
+//! Each operator with a rule: the expected units are found, and cutting them equals zeroing.
 
-use super::{Maker, check_cut};
-use crate::analysis::groups::{Groups, Kind};
+use super::{GraphBuilder, compare_with_zeroing};
+use crate::analysis::groups::{GroupKind, Groups};
 use pare_graph::{Graph, Model, Tensor, text};
 
-/// A graph of operator set `opset` from an input of this shape (the first axis counts samples) to what `build` makes.
-fn graph(opset: i64, shape: &[usize], build: impl FnOnce(&mut Maker) -> (String, Vec<usize>)) -> Graph {
+/// A graph of operator set `opset` with an input `x` of this shape, whose first axis counts samples, and the
+/// output that `build` returns with its shape.
+fn graph(
+    opset: i64,
+    shape: &[usize],
+    build: impl FnOnce(&mut GraphBuilder) -> (String, Vec<usize>),
+) -> Graph {
     let rng = fastrand::Rng::with_seed(opset as u64);
-    let mut maker = Maker { rng, lines: vec![], constants: vec![], values: vec![], next: 0 };
-    let (y, out) = build(&mut maker);
+    let mut builder = GraphBuilder { rng, lines: vec![], constants: vec![], values: vec![], next: 0 };
+    let (y, out) = build(&mut builder);
     let dims = |s: &[usize]| s.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     let source = format!(
         "<ir_version: 10, opset_import: [\"\" : {opset}, \"com.microsoft\" : 1]>
         g (float[{}] x) => (float[{}] {y}) <{}> {{\n{}\n}}",
         dims(shape),
         dims(&out),
-        maker.constants.join(",\n"),
-        maker.lines.join("\n")
+        builder.constants.join(",\n"),
+        builder.lines.join("\n")
     );
     let mut model: Model = text::parse_model(&source).unwrap_or_else(|e| panic!("{e}\n{source}"));
     model.infer().unwrap_or_else(|e| panic!("{e}\n{source}"));
     model.graph
 }
 
-/// The groups that can lose units, as kind and width, after cutting each some ways.
-fn cut_some_ways(graph: &Graph, shape: &[usize]) -> Vec<(Kind, usize)> {
+/// The kinds and widths of groups that can lose units. Several random cuts are compared with zeroing.
+fn prunable_groups(graph: &Graph, shape: &[usize]) -> Vec<(GroupKind, usize)> {
     let count: usize = shape.iter().product();
     for seed in 0..6 {
         let mut rng = fastrand::Rng::with_seed(seed);
         let x: Vec<f32> = (0..count).map(|_| rng.f32() * 2.0 - 1.0).collect();
-        check_cut(&Model::of(graph.clone()), &[("x", &Tensor::from_slice(shape, &x).unwrap())], seed);
+        compare_with_zeroing(
+            &Model::of(graph.clone()),
+            &[("x", &Tensor::from_slice(shape, &x).unwrap())],
+            seed,
+        );
     }
     let groups = Groups::of(graph);
     let mut found: Vec<_> = groups.prunable().map(|(_, g)| (g.kind, g.width)).collect();
@@ -38,11 +47,11 @@ fn cut_some_ways(graph: &Graph, shape: &[usize]) -> Vec<(Kind, usize)> {
 }
 
 #[test]
-fn hidden_units_of_recurrent_layers_go_with_all_their_gates() {
+fn cuts_hidden_units_of_recurrent_layers_with_all_gates() {
     for (op, gates, extra) in [("LSTM", 4, ""), ("GRU", 3, ", linear_before_reset = 1"), ("RNN", 1, "")] {
         for (direction, d) in [("forward", 1), ("bidirectional", 2)] {
             let (t, b, i, h) = (5, 2, 3, 4);
-            let made = graph(18, &[t, b, i], |m| {
+            let graph = graph(18, &[t, b, i], |m| {
                 let w = m.floats(&[d, gates * h, i], -0.5, 0.5);
                 let r = m.floats(&[d, gates * h, h], -0.5, 0.5);
                 let bias = m.floats(&[d, 2 * gates * h], -0.5, 0.5);
@@ -59,7 +68,7 @@ fn hidden_units_of_recurrent_layers_go_with_all_their_gates() {
                 let v = m.floats(&[d * h, 2], -0.5, 0.5);
                 (m.node("MatMul", &format!("{f}, {v}"), &[]), vec![t, b, 2])
             });
-            assert_eq!(cut_some_ways(&made, &[t, b, i]), [(Kind::Channels, h)], "{op} {direction}");
+            assert_eq!(prunable_groups(&graph, &[t, b, i]), [(GroupKind::Channels, h)], "{op} {direction}");
         }
     }
 }
@@ -68,25 +77,25 @@ fn hidden_units_of_recurrent_layers_go_with_all_their_gates() {
 fn between_convolutions(
     opset: i64,
     c: usize,
-    f: impl FnOnce(&mut Maker, String) -> String,
-) -> Vec<(Kind, usize)> {
-    let made = graph(opset, &[2, 3, 4, 4], |m| {
+    f: impl FnOnce(&mut GraphBuilder, String) -> String,
+) -> Vec<(GroupKind, usize)> {
+    let graph = graph(opset, &[2, 3, 4, 4], |m| {
         let (h, _) = m.conv("x", &[3, 4, 4], c, 3, 1);
         let y = f(m, h);
         let w = m.floats(&[2, c, 1, 1], -0.5, 0.5);
         (m.node("Conv", &format!("{y}, {w}"), &[]), vec![2, 2, 4, 4])
     });
-    cut_some_ways(&made, &[2, 3, 4, 4])
+    prunable_groups(&graph, &[2, 3, 4, 4])
 }
 
 #[test]
-fn norms_of_groups_lose_whole_groups() {
+fn cuts_entire_groups_of_group_norms() {
     let found = between_convolutions(21, 8, |m, h| {
         let [s, b] = [0; 2].map(|_| m.floats(&[8], 0.5, 1.5));
         m.node("GroupNormalization<num_groups = 4>", &format!("{h}, {s}, {b}"), &[])
     });
-    assert_eq!(found, [(Kind::Channels, 4)]);
-    // The same in pieces, as exporters write it.
+    assert_eq!(found, [(GroupKind::Channels, 4)]);
+    // Decomposed, as exporters write it.
     let found = between_convolutions(18, 8, |m, h| {
         let (split, back) = (m.ints(&[0, 4, -1]), m.ints(&[2, 8, 4, 4]));
         let [s, b] = [m.floats(&[4], 1.0, 1.0), m.floats(&[4], 0.0, 0.0)];
@@ -94,31 +103,31 @@ fn norms_of_groups_lose_whole_groups() {
         let n = m.node("InstanceNormalization", &format!("{p}, {s}, {b}"), &[]);
         m.node("Reshape", &format!("{n}, {back}"), &[])
     });
-    assert_eq!(found, [(Kind::Channels, 4)]);
+    assert_eq!(found, [(GroupKind::Channels, 4)]);
 }
 
 /// `x → W → f → V`, on tokens `[2,3,4]`.
 fn between_matrices(
     opset: i64,
     c: usize,
-    f: impl FnOnce(&mut Maker, String) -> String,
-) -> Vec<(Kind, usize)> {
-    let made = graph(opset, &[2, 3, 4], |m| {
+    f: impl FnOnce(&mut GraphBuilder, String) -> String,
+) -> Vec<(GroupKind, usize)> {
+    let graph = graph(opset, &[2, 3, 4], |m| {
         let (h, _) = m.dense("x", &[3, 4], c);
         let y = f(m, h);
         let v = m.floats(&[c, 2], -0.5, 0.5);
         (m.node("MatMul", &format!("{y}, {v}"), &[]), vec![2, 3, 2])
     });
-    cut_some_ways(&made, &[2, 3, 4])
+    prunable_groups(&graph, &[2, 3, 4])
 }
 
 #[test]
-fn norms_without_means_are_scaled_for_what_is_gone() {
+fn rescales_rms_norms() {
     let found = between_matrices(23, 6, |m, h| {
         let s = m.floats(&[6], 0.5, 1.5);
         m.node("RMSNormalization<epsilon = 0.01>", &format!("{h}, {s}"), &[])
     });
-    assert_eq!(found, [(Kind::Hidden, 6)]);
+    assert_eq!(found, [(GroupKind::Hidden, 6)]);
     let found = between_matrices(18, 6, |m, h| {
         let (axes, s) = (m.ints(&[-1]), m.floats(&[6], 0.5, 1.5));
         let e = m.floats(&[1], 0.01, 0.01);
@@ -129,71 +138,71 @@ fn norms_without_means_are_scaled_for_what_is_gone() {
         let n = m.node("Div", &format!("{h}, {root}"), &[]);
         m.node("Mul", &format!("{n}, {s}"), &[])
     });
-    assert_eq!(found, [(Kind::Hidden, 6)]);
+    assert_eq!(found, [(GroupKind::Hidden, 6)]);
 }
 
 #[test]
-fn what_is_repeated_turned_around_or_named_by_letters_is_followed() {
+fn traces_tile_einsum_and_grid_sample() {
     let found = between_convolutions(18, 6, |m, h| {
         let ones = m.ints(&[1, 1, 1, 1]);
         m.node("Tile", &format!("{h}, {ones}"), &[])
     });
-    assert_eq!(found, [(Kind::Channels, 6)]);
+    assert_eq!(found, [(GroupKind::Channels, 6)]);
     let found = between_matrices(18, 6, |m, h| {
         let w = m.floats(&[6, 6], -0.5, 0.5);
         m.node("Einsum<equation = \"bti,io->bto\">", &format!("{h}, {w}"), &[])
     });
-    assert_eq!(found, [(Kind::Channels, 6), (Kind::Channels, 6)]);
+    assert_eq!(found, [(GroupKind::Channels, 6), (GroupKind::Channels, 6)]);
     let found = between_convolutions(20, 6, |m, h| {
         let grid = m.floats(&[2, 4, 4, 2], -0.9, 0.9);
         m.node("GridSample", &format!("{h}, {grid}"), &[])
     });
-    assert_eq!(found, [(Kind::Channels, 6)]);
+    assert_eq!(found, [(GroupKind::Channels, 6)]);
 }
 
-/// Query, key and value from `x` `[2,3,4]` by matrices, what `f` makes of them, and a matrix.
+/// Query, key and value from `x` `[2,3,4]` by matrices, the output of `f` for them, and a matrix.
 fn attention(
     opset: i64,
     widths: [usize; 3],
     out: usize,
-    f: impl FnOnce(&mut Maker, [String; 3]) -> String,
-) -> Vec<(Kind, usize)> {
-    let made = graph(opset, &[2, 3, 4], |m| {
+    f: impl FnOnce(&mut GraphBuilder, [String; 3]) -> String,
+) -> Vec<(GroupKind, usize)> {
+    let graph = graph(opset, &[2, 3, 4], |m| {
         let parts = widths.map(|w| m.dense("x", &[3, 4], w).0);
         let o = f(m, parts);
         let v = m.floats(&[out, 2], -0.5, 0.5);
         (m.node("MatMul", &format!("{o}, {v}"), &[]), vec![2, 3, 2])
     });
-    cut_some_ways(&made, &[2, 3, 4])
+    prunable_groups(&graph, &[2, 3, 4])
 }
 
 #[test]
-fn heads_of_fused_attention_go() {
+fn cuts_heads_of_fused_attention() {
     let found = attention(18, [8, 8, 12], 12, |m, [q, k, v]| {
         m.node("com.microsoft.MultiHeadAttention<num_heads = 4>", &format!("{q}, {k}, {v}"), &[])
     });
-    assert_eq!(found, [(Kind::Heads, 4)]);
+    assert_eq!(found, [(GroupKind::Heads, 4)]);
     let found = attention(18, [8, 8, 8], 8, |m, [q, k, v]| {
         let bias = m.floats(&[24], -0.5, 0.5);
         m.node("com.microsoft.MultiHeadAttention<num_heads = 4>", &format!("{q}, {k}, {v}, {bias}"), &[])
     });
-    assert_eq!(found, [(Kind::Heads, 4)]);
+    assert_eq!(found, [(GroupKind::Heads, 4)]);
     let found = attention(23, [12, 6, 6], 12, |m, [q, k, v]| {
         m.node("Attention<q_num_heads = 6, kv_num_heads = 3>", &format!("{q}, {k}, {v}"), &[])
     });
-    assert_eq!(found, [(Kind::Heads, 3)]);
-    let made = graph(18, &[2, 3, 4], |m| {
+    assert_eq!(found, [(GroupKind::Heads, 3)]);
+    let graph = graph(18, &[2, 3, 4], |m| {
         let (w, b) = (m.floats(&[4, 24], -0.5, 0.5), m.floats(&[24], -0.5, 0.5));
         let o = m.node("com.microsoft.Attention<num_heads = 4>", &format!("x, {w}, {b}"), &[]);
         let v = m.floats(&[8, 2], -0.5, 0.5);
         (m.node("MatMul", &format!("{o}, {v}"), &[]), vec![2, 3, 2])
     });
-    assert_eq!(cut_some_ways(&made, &[2, 3, 4]), [(Kind::Heads, 4)]);
+    assert_eq!(prunable_groups(&graph, &[2, 3, 4]), [(GroupKind::Heads, 4)]);
 }
 
 #[test]
-fn grouped_queries_go_with_their_keys_and_values() {
-    // Heads of 8, since the engine asks for that.
+fn cuts_grouped_queries_with_keys_and_values() {
+    // The engine needs heads of 8 channels.
     let found = attention(18, [48, 24, 24], 48, |m, [q, k, v]| {
         for (name, values) in [("last", "{2, 2}"), ("all", "{3}")] {
             let shape = if name == "last" { "int32[2]" } else { "int32[1]" };
@@ -205,15 +214,15 @@ fn grouped_queries_go_with_their_keys_and_values() {
             &[],
         )
     });
-    assert_eq!(found, [(Kind::Heads, 3)]);
-    // In pieces: keys and values are repeated for all that query them.
+    assert_eq!(found, [(GroupKind::Heads, 3)]);
+    // Decomposed: keys and values are repeated for all heads of queries.
     let found = attention(18, [12, 6, 6], 12, |m, [q, k, v]| {
-        let split = |m: &mut Maker, x: &str, n: i64| {
+        let split = |m: &mut GraphBuilder, x: &str, n: i64| {
             let shape = m.ints(&[0, 3, n, 2]);
             let y = m.node("Reshape", &format!("{x}, {shape}"), &[]);
             m.node("Transpose<perm = [0, 2, 1, 3]>", &y, &[])
         };
-        let repeat = |m: &mut Maker, x: &str| {
+        let repeat = |m: &mut GraphBuilder, x: &str| {
             let axes = m.ints(&[2]);
             let (wide, back) = (m.ints(&[2, 3, 2, 3, 2]), m.ints(&[2, 6, 3, 2]));
             let y = m.node("Unsqueeze", &format!("{x}, {axes}"), &[]);
@@ -230,33 +239,32 @@ fn grouped_queries_go_with_their_keys_and_values() {
         let shape = m.ints(&[0, 3, 12]);
         m.node("Reshape", &format!("{o}, {shape}"), &[])
     });
-    assert_eq!(found, [(Kind::Heads, 3)]);
+    assert_eq!(found, [(GroupKind::Heads, 3)]);
 }
 
 #[test]
-fn heads_are_turned_one_by_one() {
+fn cuts_heads_of_rotary_embeddings() {
     let found = attention(23, [12, 12, 12], 12, |m, [q, k, v]| {
         let [cos, sin] = [0; 2].map(|_| m.floats(&[2, 3, 2], -1.0, 1.0));
-        let turned = |m: &mut Maker, x: &str| {
+        let rotated = |m: &mut GraphBuilder, x: &str| {
             m.node("RotaryEmbedding<num_heads = 3>", &format!("{x}, {cos}, {sin}"), &[])
         };
-        let (q, k) = (turned(m, &q), turned(m, &k));
+        let (q, k) = (rotated(m, &q), rotated(m, &k));
         m.node("Attention<q_num_heads = 3, kv_num_heads = 3>", &format!("{q}, {k}, {v}"), &[])
     });
-    assert_eq!(found, [(Kind::Heads, 3)]);
+    assert_eq!(found, [(GroupKind::Heads, 3)]);
 }
 
-/// Scales and zero points for each channel are cut with the weights.
 #[test]
-fn quantized_weights_are_cut_with_their_scales() {
-    let made = graph(18, &[2, 3, 4, 4], |m| {
-        let quantized = |m: &mut Maker, x: &str| {
+fn cuts_quantized_weights_with_scales_and_zero_points() {
+    let graph = graph(18, &[2, 3, 4, 4], |m| {
+        let quantized = |m: &mut GraphBuilder, x: &str| {
             let s0 = m.name();
             m.constants.push(format!("float {s0} = {{0.02}}, uint8 {s0}_z = {{128}}"));
             let q = m.node("QuantizeLinear", &format!("{x}, {s0}, {s0}_z"), &[]);
             m.node("DequantizeLinear", &format!("{q}, {s0}, {s0}_z"), &[])
         };
-        let weight = |m: &mut Maker, o: usize, i: usize| {
+        let weight = |m: &mut GraphBuilder, o: usize, i: usize| {
             let (w, s) = (m.name(), m.floats(&[o], 0.005, 0.01));
             let values: Vec<_> = (0..o * i).map(|_| m.rng.i8(-100..100).to_string()).collect();
             m.constants.push(format!("int8[{o},{i},1,1] {w} = {{{}}}", values.join(",")));
@@ -272,5 +280,5 @@ fn quantized_weights_are_cut_with_their_scales() {
         let v = weight(m, 2, 6);
         (m.node("Conv", &format!("{q}, {v}"), &[]), vec![2, 2, 4, 4])
     });
-    assert_eq!(cut_some_ways(&made, &[2, 3, 4, 4]), [(Kind::Channels, 6)]);
+    assert_eq!(prunable_groups(&graph, &[2, 3, 4, 4]), [(GroupKind::Channels, 6)]);
 }

@@ -1,54 +1,46 @@
-//! How terms flow through a graph: each operator says what it makes of constants and multiples.
+//! Propagation of terms through a graph: the transfer function of each operator.
 
 use super::{
-    scalar::{elementwise, is_elementwise},
-    terms::{Interner, Term, Terms},
+    scalar::elementwise,
+    terms::{Interner, Term, Terms, plus},
 };
-use crate::analysis::groups::{Groups, LocalTracer, Port, Site, roles::Role};
+use crate::analysis::groups::{Groups, IndexClass, LocalTracer, Site, roles::LinearRole};
 use pare_graph::{
     Dim, Graph, NodeRef, ValueRef,
-    ops::{AffineView, PadMode, PadView, PoolView, ReduceView},
+    ops::{AffineView, PadMode, PadView, PoolView, ReduceView, Trait, is_deterministic},
 };
 use std::{
     collections::{BTreeMap, HashMap, hash_map::DefaultHasher},
     hash::{Hash, Hasher},
 };
 
-/// Operators that only move elements: the rules of the groups say which index becomes which.
-const MOVES: &[&str] = &[
-    "Concat",
-    "DepthToSpace",
-    "Expand",
-    "Flatten",
-    "Gather",
-    "Identity",
-    "Reshape",
-    "Slice",
-    "SpaceToDepth",
-    "Split",
-    "Squeeze",
-    "Transpose",
-    "Unsqueeze",
-];
+/// An axis of an output of a node.
+#[derive(Clone, Copy)]
+struct OutputAxis {
+    slot: usize,
+    axis: usize,
+    size: usize,
+}
 
-/// The terms of all axes along which groups lie that can lose units.
-pub fn flow(graph: &Graph, groups: &Groups, roles: &[Role]) -> Terms {
+/// Returns the terms along all axes of groups that can lose units.
+pub fn propagate(graph: &Graph, groups: &Groups, roles: &[LinearRole]) -> Terms {
     let roles: HashMap<_, _> = roles.iter().map(|r| (r.node, r)).collect();
     let mut tracer = LocalTracer::new(graph);
     let mut terms = Terms::default();
-    let open = |site, axis| groups.groups_along(site, axis).iter().any(|&g| groups.groups[g].whole.is_none());
+    let prunable =
+        |site, axis| groups.groups_along(site, axis).iter().any(|&g| groups.groups[g].pinned.is_none());
     for &id in graph.nodes().iter() {
         let at = graph.at(id);
         for (slot, output) in at.outputs().into_iter().enumerate() {
             let Some(output) = output else { continue };
             for axis in 0..output.shape().map_or(0, <[Dim]>::len) {
-                if !open(Site::Value(output.id), axis) {
+                if !prunable(Site::Value(output.id), axis) {
                     continue;
                 }
                 let Some(size) = output.shape().and_then(|s| s[axis].size()) else { continue };
                 let found = match roles.get(&id) {
                     Some(role) => linear(graph, role, &mut terms, axis),
-                    None => through(at, &mut tracer, &mut terms, (slot, axis, size)),
+                    None => transfer(at, &mut tracer, &mut terms, OutputAxis { slot, axis, size }),
                 };
                 if let Some(found) = found.filter(|t| t.len() == size) {
                     terms.set(output.id, axis, found);
@@ -59,12 +51,14 @@ pub fn flow(graph: &Graph, groups: &Groups, roles: &[Role]) -> Terms {
     terms
 }
 
-fn through<'g>(
+/// Returns the terms along an axis of an output of a node that is not linear; `None` if they are unknown.
+fn transfer<'g>(
     at: NodeRef<'g>,
     tracer: &mut LocalTracer<'g>,
     terms: &mut Terms,
-    (slot, axis, size): (usize, usize, usize),
+    output: OutputAxis,
 ) -> Option<Vec<Term>> {
+    let OutputAxis { slot, axis, size } = output;
     if !at.node().domain().is_empty() || at.has_references() {
         return None;
     }
@@ -79,17 +73,20 @@ fn through<'g>(
             let crops = at.string("coordinate_transformation_mode", "") == "tf_crop_and_resize";
             let from = at.input(0).ok()?;
             let read = (axis < 2 && !crops).then(|| terms.along(from.id, axis, size))?;
-            Some(grown(terms, read, true, false))
+            Some(homogeneous(terms, read, Homogeneity::Linear, Border::None))
         }
         "Pad" => pad(at, terms, axis, size),
-        op if MOVES.contains(&op) => moved(at, tracer, terms, (slot, axis, size)),
-        op if is_elementwise(op) && slot == 0 => pointwise(at, terms, axis, size),
+        _ if at.has(Trait::DataMovement) => moved(at, tracer, terms, output),
+        _ if slot == 0 && at.has(Trait::Elementwise) && is_deterministic(at) => {
+            pointwise(at, terms, axis, size)
+        }
         _ => None,
     }
 }
 
-/// `y_o = b_o + Σ W[o, i, t]·x_i[t]`: over zero-free padding a constant stays one, or joins the bias.
-fn linear(graph: &Graph, role: &Role, terms: &mut Terms, axis: usize) -> Option<Vec<Term>> {
+/// `y_o = b_o + Σ W[o, i, t]·x_i[t]`. Without padding a constant input is part of the bias; with zero padding
+/// it is a term like any other.
+fn linear(graph: &Graph, role: &LinearRole, terms: &mut Terms, axis: usize) -> Option<Vec<Term>> {
     let linear = &role.linear;
     let at = graph.at(role.node);
     let channels = if linear.is_conv() { 1 } else { graph.value_ref(at.output().ok()?.id).rank().ok()? - 1 };
@@ -99,13 +96,13 @@ fn linear(graph: &Graph, role: &Role, terms: &mut Terms, axis: usize) -> Option<
     let (inputs, taps) = (linear.channels, linear.taps());
     let read = terms.along(linear.input, linear.channel_axis(graph)?, inputs * linear.groups);
     let padded = linear.is_padded();
-    // The bias of a sum behind the node is added there.
-    let own = at.output().ok()?.id == linear.output;
-    let maps = role.maps(graph)?;
+    // The bias of a following `Add` is added by that node.
+    let has_bias = at.output().ok()?.id == linear.output;
+    let maps = role.linear.maps(graph)?;
     let (mut interner, mut found) = (Interner::default(), vec![]);
     for (q, map) in maps.iter().enumerate() {
         let read = &read[q * inputs..(q + 1) * inputs];
-        // Columns of what is computed, and those of constants that the padding lets through everywhere.
+        // The columns of each base; constants are one where padding makes them vary.
         let mut places = BTreeMap::new();
         for term in read.iter().filter(|t| t.value().is_none_or(|v| padded && v != 0.0)) {
             let next = places.len();
@@ -116,7 +113,7 @@ fn linear(graph: &Graph, role: &Role, terms: &mut Terms, axis: usize) -> Option<
         by_place.sort_unstable();
         by_place.hash(&mut hasher);
         for o in 0..linear.outputs {
-            let mut bias = if own { map.bias[o] } else { 0.0 };
+            let mut bias = if has_bias { map.bias[o] } else { 0.0 };
             let mut row = vec![0.0; places.len() * taps];
             for (i, term) in read.iter().enumerate() {
                 match (term.value(), places.get(&term.base)) {
@@ -154,7 +151,7 @@ fn affine(at: NodeRef<'_>, terms: &mut Terms, size: usize) -> Option<Vec<Term>> 
     Some(each.map(|(x, (&s, &t))| plus(&mut interner, terms, x.times(s), Term::constant(t))).collect())
 }
 
-/// A constant less its mean is nothing: what is left is the shift.
+/// A constant minus its mean is zero, so the output is the shift.
 fn instance_norm(at: NodeRef<'_>, terms: &mut Terms, size: usize) -> Option<Vec<Term>> {
     let shift = at.input(2).ok()?.constant_f64().ok()?;
     let read = terms.along(at.input(0).ok()?.id, 1, size);
@@ -162,64 +159,80 @@ fn instance_norm(at: NodeRef<'_>, terms: &mut Terms, size: usize) -> Option<Vec<
     Some(each.map(|(x, b)| if x.value().is_some() { Term::constant(b) } else { terms.fresh() }).collect())
 }
 
-/// `x + y`, where the larger share of a multiple comes first.
-pub fn plus(interner: &mut Interner, terms: &mut Terms, x: Term, y: Term) -> Term {
-    match (x.value(), y.value()) {
-        (Some(a), Some(b)) => Term::constant(a + b),
-        (_, Some(0.0)) => x,
-        (Some(0.0), _) => y,
-        (Some(_), None) => plus(interner, terms, y, x),
-        _ if x.base == y.base => Term { scale: x.scale + y.scale, ..x },
-        _ => interner.term(terms, vec![x.base, y.base], vec![y.scale / x.scale]).times(x.scale),
-    }
-}
-
-/// Averages are linear, maxima at least grow with what they are taken of.
+/// Average pooling is linear, max pooling positively homogeneous.
 fn pool(at: NodeRef<'_>, terms: &mut Terms, axis: usize, size: usize) -> Option<Vec<Term>> {
     let read = terms.along(at.input(0).ok()?.id, axis, size);
     let average = at.op().contains("Average");
-    // A mean over a border of zeros is no constant any more.
-    let bordered =
+    // A mean that counts zero padding is not constant.
+    let padded =
         average && PoolView::of(at).is_ok_and(|v| v.counts_padding && v.pads.iter().any(|p| *p != (0, 0)));
-    Some(grown(terms, read, average, bordered))
+    let border = if padded { Border::Zero } else { Border::None };
+    Some(homogeneous(terms, read, Homogeneity::linear_if(average), border))
 }
 
-/// Terms through something that is linear, or (`linear` unset) homogeneous for positive factors only.
-fn grown(terms: &mut Terms, read: Vec<Term>, linear: bool, bordered: bool) -> Vec<Term> {
+/// The factors `α` for which `f(α·x) = α·f(x)`.
+#[derive(Clone, Copy, PartialEq)]
+enum Homogeneity {
+    /// All.
+    Linear,
+    /// Positive ones.
+    Positive,
+}
+
+impl Homogeneity {
+    fn linear_if(linear: bool) -> Self {
+        if linear { Self::Linear } else { Self::Positive }
+    }
+}
+
+/// The border of a windowed operator.
+#[derive(Clone, Copy, PartialEq)]
+enum Border {
+    /// None, or ignored.
+    None,
+    /// Zeros.
+    Zero,
+}
+
+/// Returns the terms after a homogeneous function that maps constants to themselves, unless there is a
+/// border.
+fn homogeneous(terms: &mut Terms, read: Vec<Term>, by: Homogeneity, border: Border) -> Vec<Term> {
     let mut interner = Interner::default();
     let each = |x: Term| match x.value() {
         Some(0.0) => x,
-        Some(_) if !bordered => x,
+        Some(_) if border == Border::None => x,
         _ => {
-            let sign = if linear { 1.0 } else { x.scale.signum() };
+            let sign = if by == Homogeneity::Linear { 1.0 } else { x.scale.signum() };
             interner.term(terms, vec![x.base], vec![sign]).times(x.scale * sign)
         }
     };
     read.into_iter().map(each).collect()
 }
 
-/// Along an axis that stays.
+/// A reduction over other axes than the traced one.
 fn reduce(at: NodeRef<'_>, terms: &mut Terms, axis: usize, size: usize) -> Option<Vec<Term>> {
     let view = ReduceView::of(at).ok()?;
     let input = at.input(0).ok()?;
     let shape = input.shape()?;
-    let left: Vec<_> = (0..shape.len()).filter(|a| view.keepdims || !view.axes.contains(a)).collect();
-    let from = *left.get(axis).filter(|a| !view.axes.contains(a))?;
+    let remaining: Vec<_> = (0..shape.len()).filter(|a| view.keepdims || !view.axes.contains(a)).collect();
+    let from = *remaining.get(axis).filter(|a| !view.axes.contains(a))?;
     let read = terms.along(input.id, from, size);
     if !at.is("ReduceSum") {
-        return Some(grown(terms, read, at.is("ReduceMean"), false));
+        return Some(homogeneous(terms, read, Homogeneity::linear_if(at.is("ReduceMean")), Border::None));
     }
     let count = view.axes.iter().map(|&a| shape[a].size()).product::<Option<usize>>()? as f64;
-    let mean = grown(terms, read, true, false);
+    let mean = homogeneous(terms, read, Homogeneity::Linear, Border::None);
     Some(mean.into_iter().map(|x| x.times(count)).collect())
 }
 
-/// A border of the same constant changes nothing.
+/// A border of the same constant has no effect.
 fn pad(at: NodeRef<'_>, terms: &mut Terms, axis: usize, size: usize) -> Option<Vec<Term>> {
     let view = PadView::of(at).ok()?;
     (view.pads[axis] == (0, 0)).then_some(())?;
     let read = terms.along(at.input(0).ok()?.id, axis, size);
-    let PadMode::Constant(border) = view.mode else { return Some(grown(terms, read, true, false)) };
+    let PadMode::Constant(border) = view.mode else {
+        return Some(homogeneous(terms, read, Homogeneity::Linear, Border::None));
+    };
     let mut interner = Interner::default();
     let each = |x: Term| match x.value() {
         Some(value) if value == border => x,
@@ -228,26 +241,26 @@ fn pad(at: NodeRef<'_>, terms: &mut Terms, axis: usize, size: usize) -> Option<V
     Some(read.into_iter().map(each).collect())
 }
 
-/// Index by index, as the rule of the operator ties them.
+/// Relates indices as the group rule of the operator does.
 fn moved<'g>(
     at: NodeRef<'g>,
     tracer: &mut LocalTracer<'g>,
     terms: &mut Terms,
-    (slot, axis, size): (usize, usize, usize),
+    OutputAxis { slot, axis, size }: OutputAxis,
 ) -> Option<Vec<Term>> {
-    let classes = tracer.classes(at, (Port::Out(slot), axis))?;
+    let classes = tracer.classes(at, slot, axis)?;
     let mut found = vec![None; size];
     let mut interner = Interner::default();
     let mut sources = vec![];
-    for (ins, outs) in classes {
+    for IndexClass { inputs: ins, outputs: outs } in classes {
         let read: Vec<_> = ins.iter().map(|p| terms.along(p.value, p.axis, p.size)[p.index]).collect();
         let value = read.first().and_then(|t| t.value());
         if value.is_some() && read.iter().all(|t| t.value() == value) {
             outs.iter().for_each(|&out| found[out] = value.map(Term::constant));
             continue;
         }
-        // One index becomes several, or several one: in the same order everywhere. Bases of different values have
-        // nothing to say to each other.
+        // Indices that are split or joined keep their order everywhere. Bases of different values are
+        // unrelated.
         let Some((source, first)) = ins.first().map(|p| (p.value, p.axis)).zip(read.first()) else {
             continue;
         };
@@ -270,7 +283,8 @@ fn moved<'g>(
 
 fn pointwise(at: NodeRef<'_>, terms: &mut Terms, axis: usize, size: usize) -> Option<Vec<Term>> {
     let rank = at.outputs().first().copied().flatten()?.rank().ok()?;
-    let operands = at.inputs().into_iter().map(|v| operand(v, terms, (rank, axis, size)));
+    let result = ResultAxis { rank, axis, size };
+    let operands = at.inputs().into_iter().map(|v| operand(v, terms, result));
     let operands: Vec<_> = operands.collect::<Option<_>>()?;
     let mut interner = Interner::default();
     let each = |i: usize| {
@@ -280,11 +294,19 @@ fn pointwise(at: NodeRef<'_>, terms: &mut Terms, axis: usize, size: usize) -> Op
     Some((0..size).map(each).collect())
 }
 
-/// An operand at each index of an axis of the result that it is broadcast to.
+/// An axis of the result of an elementwise operator.
+#[derive(Clone, Copy)]
+struct ResultAxis {
+    rank: usize,
+    axis: usize,
+    size: usize,
+}
+
+/// Returns the terms of an operand that is broadcast along an axis of the result.
 fn operand(
     value: Option<ValueRef<'_>>,
     terms: &mut Terms,
-    (rank, axis, size): (usize, usize, usize),
+    ResultAxis { rank, axis, size }: ResultAxis,
 ) -> Option<Vec<Term>> {
     let Some(value) = value else { return Some(vec![Term::constant(0.0); size]) };
     let shape = value.shape()?;
@@ -292,7 +314,7 @@ fn operand(
     let Ok(tensor) = value.constant() else {
         return Some(match own {
             Some(own) => terms.along(value.id, own, size),
-            // The same for all indices.
+            // Broadcast: equal at all indices.
             None => vec![terms.fresh(); size],
         });
     };
@@ -303,7 +325,7 @@ fn operand(
     for (k, &v) in elements.iter().enumerate() {
         let i = k / inner.max(1) % count;
         let known: &mut Option<f64> = &mut seen[i];
-        // What differs along other axes is no number.
+        // Elements that differ along other axes are not a single number.
         *known = if known.is_none_or(|k| k == v) { Some(v) } else { Some(f64::NAN) };
     }
     let each = seen.into_iter().map(|v| match v {

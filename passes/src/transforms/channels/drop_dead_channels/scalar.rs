@@ -1,46 +1,10 @@
-//! What operators make of single numbers, and of multiples of something unknown.
+//! Elementwise operators on single numbers and on multiples of unknown tensors.
 
-use super::{
-    flow::plus,
-    terms::{Interner, Term, Terms},
-};
+use super::terms::{Interner, Term, Terms, plus};
 use pare_graph::{DataType, NodeRef, ops::ClipView};
+use statrs::function::erf::erf;
 
-/// Operators that compute each element from those at the same place, and are known here by their function.
-const UNARY: &[&str] = &[
-    "Abs",
-    "Cast",
-    "Clip",
-    "Dropout",
-    "Elu",
-    "Erf",
-    "Exp",
-    "Gelu",
-    "HardSigmoid",
-    "HardSwish",
-    "LeakyRelu",
-    "Log",
-    "Mish",
-    "Neg",
-    "Reciprocal",
-    "Relu",
-    "Selu",
-    "Sigmoid",
-    "Softplus",
-    "Softsign",
-    "Sqrt",
-    "Tanh",
-];
-
-/// Those of several operands.
-const NARY: &[&str] = &["Add", "Sub", "Mul", "Div", "Sum", "Max", "Min", "Mean", "Pow", "PRelu"];
-
-/// Whether it is one of them.
-pub fn is_elementwise(op: &str) -> bool {
-    UNARY.contains(&op) || NARY.contains(&op)
-}
-
-/// The result for these operands.
+/// Returns the result of an elementwise operator on these operands.
 pub fn elementwise(at: NodeRef<'_>, interner: &mut Interner, terms: &mut Terms, xs: &[Term]) -> Term {
     let op = at.op();
     if at.input(0).is_ok_and(|v| v.dtype().is_some_and(|d| !d.is_float())) {
@@ -52,10 +16,10 @@ pub fn elementwise(at: NodeRef<'_>, interner: &mut Interner, terms: &mut Terms, 
         None => terms.fresh(),
     };
     match (op, xs) {
-        ("Dropout", [x] | [x, _]) => *x,
+        ("Dropout", [x, ..]) => *x,
         ("Cast", [x, ..]) => {
-            let wide = at.outputs()[0].and_then(|v| v.dtype());
-            if matches!(wide, Some(DataType::Float | DataType::Double)) { *x } else { terms.fresh() }
+            let dtype = at.outputs()[0].and_then(|v| v.dtype());
+            if matches!(dtype, Some(DataType::Float | DataType::Double)) { *x } else { terms.fresh() }
         }
         ("Neg", [x]) => x.times(-1.0),
         ("Add", [x, y]) => plus(interner, terms, *x, *y),
@@ -73,7 +37,7 @@ pub fn elementwise(at: NodeRef<'_>, interner: &mut Interner, terms: &mut Terms, 
             _ if x.value() == Some(0.0) || y.scale == 0.0 => terms.fresh(),
             _ => interner.term(terms, vec![x.base, y.base], vec![]).times(x.scale / y.scale),
         },
-        // Positive factors pass through.
+        // Positively homogeneous.
         ("Relu" | "LeakyRelu" | "Abs", [x]) => match x.value() {
             Some(v) => known(terms, function(at, op, v)),
             None => interner.term(terms, vec![x.base], vec![x.scale.signum()]).times(x.scale.abs()),
@@ -87,17 +51,9 @@ pub fn elementwise(at: NodeRef<'_>, interner: &mut Interner, terms: &mut Terms, 
             }
             _ => terms.fresh(),
         },
-        (_, [x, rest @ ..]) if UNARY.contains(&op) => match x.value() {
-            Some(v) => known(terms, function(at, op, v)),
-            // Whatever else it reads, such as bounds, it reads for all channels.
-            None if rest.iter().all(|r| r.value().is_some()) => {
-                interner.term(terms, vec![x.base], vec![x.scale])
-            }
-            None => terms.fresh(),
-        },
         _ => {
             if let Some(values) = values {
-                return known(terms, combine(op, &values));
+                return known(terms, combine(op, &values).or_else(|| function(at, op, *values.first()?)));
             }
             let key = xs.iter().map(|x| x.base).collect();
             interner.term(terms, key, xs.iter().map(|x| x.scale).collect())
@@ -117,7 +73,7 @@ fn combine(op: &str, values: &[f64]) -> Option<f64> {
     }
 }
 
-/// The function of an operator with one operand, in f64.
+/// Evaluates a unary operator in f64; `None` if it is not known.
 fn function(at: NodeRef<'_>, op: &str, x: f64) -> Option<f64> {
     let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
     let softplus = |x: f64| x.max(0.0) + (-x.abs()).exp().ln_1p();
@@ -160,34 +116,4 @@ fn function(at: NodeRef<'_>, op: &str, x: f64) -> Option<f64> {
         "Tanh" => x.tanh(),
         _ => return None,
     })
-}
-
-/// `erf(x) = 2/√π·exp(-x²)·Σ 2ⁿ·x²ⁿ⁺¹/(2n+1)!!`: all terms have one sign, so none cancel (Abramowitz and Stegun 7.1.6).
-fn erf(x: f64) -> f64 {
-    if x.abs() > 6.0 {
-        return x.signum();
-    }
-    let (mut term, mut sum) = (x, x);
-    for n in 1..400 {
-        term *= 2.0 * x * x / f64::from(2 * n + 1);
-        sum += term;
-        if term.abs() <= 1e-17 * sum.abs() {
-            break;
-        }
-    }
-    std::f64::consts::FRAC_2_SQRT_PI * (-x * x).exp() * sum
-}
-
-#[cfg(test)]
-mod tests {
-    use super::erf;
-
-    #[test]
-    fn erf_is_that_of_the_tables() {
-        // Abramowitz and Stegun, table 7.1.
-        for (x, y) in [(0.0, 0.0), (0.5, 0.520_499_877_8), (1.0, 0.842_700_792_9), (2.0, 0.995_322_265_0)] {
-            assert!((erf(x) - y).abs() < 1e-10 && (erf(-x) + y).abs() < 1e-10);
-        }
-        assert!((erf(5.9) - 1.0).abs() < 1e-15);
-    }
 }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    analysis::groups::Kind,
+    analysis::groups::GroupKind,
     framework::{
         Effect, Report,
         testing::{check, declines, model, run_pass, run_pass_with, same, tools},
@@ -8,7 +8,7 @@ use crate::{
 };
 use pare_graph::{Tensor, onnx, text};
 
-/// What the pass makes of a graph, with proof that it computes the same, and how many channels went.
+/// Runs the pass on a graph and compares the outputs. Returns the result and the number of dropped channels.
 fn dropped(source: &str) -> (Model, u64) {
     let original = model(source);
     let mut changed = original.clone();
@@ -22,7 +22,7 @@ fn count(report: &Report) -> u64 {
 }
 
 #[test]
-fn a_constant_joins_the_bias_where_nothing_is_padded() {
+fn merges_constants_into_the_bias_without_padding() {
     check(
         DropDeadChannels {},
         "g (float[N,2] x) => (float[N,1] y)
@@ -34,22 +34,22 @@ fn a_constant_joins_the_bias_where_nothing_is_padded() {
     );
 }
 
-/// Three constants and a live channel over padding: one constant stays and speaks for the others.
+/// Three constants and a live channel over padding: the constants are merged into one of them.
 #[test]
-fn of_constants_over_padding_one_stays() {
+fn keeps_one_constant_over_padding() {
     let source = "g (float[1,1,4,4] x) => (float[1,1,4,4] y)
         <float[4,1,1,1] w = {1, 0, 0, 0}, float[4] b = {0.5, 2, -1, 4},
          float[1,4,3,3] v = {1,2,3,4,5,6,7,8,9, 1,0,1,0,1,0,1,0,1, 9,9,9,9,9,9,9,9,9, 2,1,2,1,2,1,2,1,2}> {
         h = Conv(x, w, b) a = Relu(h) y = Conv<pads = [1, 1, 1, 1]>(a, v) }";
-    let (changed, gone) = dropped(source);
+    let (changed, count) = dropped(source);
     let shape =
         |name: &str| changed.graph.value_ref(changed.graph.find(name).unwrap()).fixed_shape().unwrap();
-    // The third is zero behind the Relu.
-    assert_eq!((gone, shape("w")), (2, vec![2, 1, 1, 1]));
+    // The third constant is zero after the Relu.
+    assert_eq!((count, shape("w")), (2, vec![2, 1, 1, 1]));
 }
 
 #[test]
-fn multiples_are_taken_over_by_the_largest() {
+fn merges_multiples_into_the_largest() {
     check(
         DropDeadChannels {},
         "g (float[N,2] x) => (float[N,2] y)
@@ -62,7 +62,7 @@ fn multiples_are_taken_over_by_the_largest() {
 }
 
 #[test]
-fn what_is_not_homogeneous_keeps_multiples_apart_but_not_twins() {
+fn merges_only_equal_channels_before_inhomogeneous_functions() {
     let graph = |b: &str| {
         format!(
             "g (float[N,2] x) => (float[N,1] y)
@@ -75,7 +75,7 @@ fn what_is_not_homogeneous_keeps_multiples_apart_but_not_twins() {
 }
 
 #[test]
-fn opposite_channels_are_apart_behind_a_relu() {
+fn keeps_opposite_channels_before_relu() {
     let graph = |op: &str| {
         format!(
             "g (float[N,1] x) => (float[N,1] y) <float[1,2] w = {{1, -1}}, float[2,1] v = {{1, 2}}> {{
@@ -86,21 +86,21 @@ fn opposite_channels_are_apart_behind_a_relu() {
     assert_eq!(dropped(&graph("Neg")).1, 1);
 }
 
-/// Nobody reads the last channel of the second layer; then nobody reads the last of the first.
+/// The last channel of the second layer is unread; without it, the last channel of the first layer is unread.
 #[test]
-fn what_is_not_read_goes_with_what_only_it_reads() {
-    let (changed, gone) = dropped(
+fn drops_channels_read_only_by_dropped_channels() {
+    let (changed, count) = dropped(
         "g (float[N,1] x) => (float[N,1] y)
             <float[1,3] u = {1, 2, 3}, float[3,3] w = {1, 2, 3, 4, -5, 6, 0, 0, 7}, float[3,1] v = {1, 1, 0}> {
             a = MatMul(x, u) b = Sigmoid(a) c = MatMul(b, w) d = Sigmoid(c) y = MatMul(d, v) }",
     );
     let shape =
         |name: &str| changed.graph.value_ref(changed.graph.find(name).unwrap()).fixed_shape().unwrap();
-    assert_eq!((gone, shape("u"), shape("w")), (2, vec![1, 2], vec![2, 2]));
+    assert_eq!((count, shape("u"), shape("w")), (2, vec![1, 2], vec![2, 2]));
 }
 
 #[test]
-fn a_stream_keeps_what_one_of_its_writers_still_writes() {
+fn keeps_stream_channels_that_one_producer_computes() {
     let source = |v: &str| {
         format!(
             "g (float[N,1] x) => (float[N,1] y)
@@ -114,8 +114,8 @@ fn a_stream_keeps_what_one_of_its_writers_still_writes() {
 }
 
 #[test]
-fn constants_are_followed_through_norms_pools_shuffles_and_flattening() {
-    let (_, gone) = dropped(
+fn propagates_constants_through_norms_pools_and_flatten() {
+    let (_, count) = dropped(
         "g (float[2,1,4,4] x) => (float[2,1] y)
             <float[4,1,1,1] w = {1, 0, 2, 0}, float[4] b = {0, 1, 0, 2},
              float[4] s = {1, 2, 3, 4}, float[4] t = {0, -1, 1, 3}, float[4] m = {0, 0, 1, 0}, float[4] r = {1, 1, 1, 1},
@@ -125,11 +125,11 @@ fn constants_are_followed_through_norms_pools_shuffles_and_flattening() {
             p = MaxPool<kernel_shape = [2, 2], strides = [2, 2], pads = [0, 0, 0, 0]>(a)
             f = Flatten(p) y = Gemm(f, v, c) }",
     );
-    assert_eq!(gone, 2);
+    assert_eq!(count, 2);
 }
 
 #[test]
-fn weights_in_use_elsewhere_stay() {
+fn keeps_shared_weights() {
     let why = declines(
         DropDeadChannels {},
         "g (float[N,2] x) => (float[N,2] y, float[2,2] z)
@@ -139,23 +139,24 @@ fn weights_in_use_elsewhere_stay() {
     assert!(why.is_empty(), "{why:?}");
 }
 
-/// 30 % of the filters of each trained network at zero, with whatever its norms shift them to.
+/// 30 % of the filters of trained networks are set to zero; batch norms shift them to constants.
 #[test]
-fn zeroed_filters_of_trained_networks_go_and_the_outputs_stay() {
+fn drops_zeroed_filters_of_trained_networks() {
     for (name, least) in [("digits-cnn", 0.9), ("digits-vit", 1.0)] {
         let path = format!("{}/../fixtures/{name}.onnx", env!("CARGO_MANIFEST_DIR"));
-        let Ok(mut original) = onnx::read(&path, &onnx::ReadOptions::default()) else { continue };
+        let mut original = onnx::read(&path, &onnx::ReadOptions::default()).unwrap();
         original.infer().unwrap();
         let inner = zero_filters(&mut original, 7);
         let mut changed = original.clone();
         let report = run_pass(DropDeadChannels {}, &mut changed);
         same(&original, &changed, Effect::Rounding);
-        let gone = count(&report);
-        assert!(gone as f64 >= least * inner as f64, "{name}: {gone} of {inner}");
+        let dropped = count(&report);
+        assert!(dropped as f64 >= least * inner as f64, "{name}: {dropped} of {inner}");
     }
 }
 
-/// Set 30 % of the outputs of each linear operator to zero; how many of these are units inside a block.
+/// Sets 30 % of the outputs of each linear operator to zero. Returns the number of removable units among
+/// them.
 fn zero_filters(model: &mut Model, seed: u64) -> usize {
     let mut rng = fastrand::Rng::with_seed(seed);
     let groups = Groups::of(&model.graph);
@@ -166,15 +167,15 @@ fn zero_filters(model: &mut Model, seed: u64) -> usize {
         let Ok(tensor) = graph.value_ref(role.linear.weight).constant() else { continue };
         let (mut values, size) = (tensor.to_f64().unwrap(), tensor.shape()[axis]);
         let after: usize = tensor.shape()[axis + 1..].iter().product();
-        let open = role.makes(&groups).iter().all(|&g| {
+        let prunable = role.produces(&groups).iter().all(|&g| {
             let group = &groups.groups[g];
-            // A row of a head is no unit of its own.
-            group.whole.is_none() && !matches!(group.kind, Kind::Stream | Kind::Heads)
+            // A row of a head is not a unit.
+            group.pinned.is_none() && !matches!(group.kind, GroupKind::Stream | GroupKind::Heads)
         });
         for o in (0..size).filter(|_| rng.f64() < 0.3) {
             let of_o = |k: usize| k / after % size == o;
             (0..values.len()).filter(|&k| of_o(k)).for_each(|k| values[k] = 0.0);
-            inner += usize::from(open && !role.makes(&groups).is_empty());
+            inner += usize::from(prunable && !role.produces(&groups).is_empty());
         }
         let new = Tensor::from_f64(tensor.dtype(), tensor.shape(), &values).unwrap();
         patch.get_or_insert_with(|| Patch::anchored(role.node)).set_data(role.linear.weight, new);
@@ -183,30 +184,29 @@ fn zero_filters(model: &mut Model, seed: u64) -> usize {
     inner
 }
 
-/// Every drop of a random graph with zeroed, doubled and unread channels leaves what it computes.
 #[test]
-fn random_graphs_with_dead_channels_compute_the_same() {
-    let mut gone = 0;
+fn preserves_the_outputs_of_random_graphs() {
+    let mut dropped = 0;
     for seed in 0..80 {
         let mut original = crate::analysis::groups::tests::random_graph(seed);
         let mut rng = fastrand::Rng::with_seed(seed);
-        spoil(&mut original.graph, &mut rng);
+        kill_channels(&mut original.graph, &mut rng);
         let mut changed = original.clone();
         let report = run_pass(DropDeadChannels {}, &mut changed);
-        gone += count(&report);
+        dropped += count(&report);
         if count(&report) > 0 {
             crate::analysis::groups::tests::equal(&original.graph, &changed.graph, seed);
         }
     }
-    assert!(gone > 200, "{gone}");
+    assert!(dropped > 200, "{dropped}");
 }
 
-/// Zero some rows and columns of weights, and let some rows be multiples of others.
-fn spoil(graph: &mut Graph, rng: &mut fastrand::Rng) {
+/// Sets some rows and columns of weights to zero, and some rows to multiples of others.
+fn kill_channels(graph: &mut Graph, rng: &mut fastrand::Rng) {
     let mut patch: Option<Patch> = None;
     for role in roles(graph).iter().filter(|r| r.linear.owns_weight(graph)) {
-        let Some(mut maps) = role.maps(graph) else { continue };
-        for Affine { weight, bias } in &mut maps {
+        let Some(mut maps) = role.linear.maps(graph) else { continue };
+        for AffineMap { weight, bias } in &mut maps {
             for o in 0..weight.nrows() {
                 let factor = [0.0, 0.0, 1.0, 0.5][rng.usize(0..4)];
                 let from = rng.usize(0..weight.nrows());
@@ -231,9 +231,9 @@ fn spoil(graph: &mut Graph, rng: &mut fastrand::Rng) {
 }
 
 #[test]
-fn the_text_of_a_graph_without_dead_channels_stays() {
+fn leaves_graphs_without_dead_channels_unchanged() {
     let source = "g (float[N,1] x) => (float[N,1] y) <float[1,2] w = {1, 2}, float[2,1] v = {1, 2}> {
         h = MatMul(x, w) a = Sigmoid(h) y = MatMul(a, v) }";
-    let (changed, gone) = dropped(source);
-    assert_eq!((text::print_graph(&changed.graph), gone), (text::print_graph(&model(source).graph), 0));
+    let (changed, count) = dropped(source);
+    assert_eq!((text::print_graph(&changed.graph), count), (text::print_graph(&model(source).graph), 0));
 }

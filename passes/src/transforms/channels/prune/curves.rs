@@ -1,70 +1,79 @@
-//! What each group loses when it alone is cut.
+//! Loss curves: the drift of the outputs when one group alone is pruned.
 
-use super::work::Work;
+use super::search::PruneSearch;
 use crate::{
     analysis::{
         evaluation::HeldOut,
         groups::{Site, cost::CostModel},
     },
     framework::{Context, PassError},
-    transforms::channels::allocate::Curve,
+    transforms::channels::allocate::LossCurve,
 };
 use pare_graph::NodeId;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    ops::Range,
+};
 
 /// Levels of a curve: eighths of the width.
 const LEVELS: usize = 8;
-/// Multiply-accumulates that all curves together may take, and in runs of the model over the samples: more samples are
-/// looked at than these allow only up to the least.
-const EFFORT: f64 = 4e11;
-const EFFORT_RUNS: f64 = 0.5;
-const LEAST_SAMPLES: usize = 16;
+/// Multiply-accumulates spent on all curves together, in addition to `BUDGET_RUNS` runs of the model over all
+/// samples.
+const BUDGET: f64 = 4e11;
+const BUDGET_RUNS: f64 = 0.5;
+/// Number of samples that are run even beyond the budget.
+const MIN_SAMPLES: usize = 16;
 
-/// What groups may keep, ascending.
+/// The permitted numbers of kept units of each group, ascending.
 pub type Choices = BTreeMap<usize, Vec<usize>>;
 
-impl Work<'_> {
-    /// Curves that know nothing of losses: for sharing out evenly.
-    pub fn flat(&self, choices: Option<&Choices>) -> Vec<Curve> {
+impl PruneSearch<'_> {
+    /// Returns curves with linear losses, for uniform allocation. `choices` defaults to all multiples.
+    pub fn flat_curves(&self, choices: Option<&Choices>) -> Vec<LossCurve> {
         let flat = |&group: &usize| {
-            let (width, choices) = (self.stage.groups.groups[group].width, self.choices_of(group, choices));
+            let (width, choices) = (self.width(group), self.choices_of(group, choices));
             let least = choices.first().copied().unwrap_or(width);
-            Curve { group, width, losses: BTreeMap::from([(least, 1.0), (width, 0.0)]), choices }
+            LossCurve { group, width, losses: BTreeMap::from([(least, 1.0), (width, 0.0)]), choices }
         };
-        self.stage.chosen.iter().map(flat).collect()
+        self.subject.selected.iter().map(flat).collect()
     }
 
-    /// What a group may keep: by default every multiple.
     fn choices_of(&self, group: usize, choices: Option<&Choices>) -> Vec<usize> {
-        choices.and_then(|all| all.get(&group).cloned()).unwrap_or_else(|| {
-            steps(self.stage.groups.groups[group].width, self.ask.multiple, self.least(group))
-        })
+        choices
+            .and_then(|all| all.get(&group).cloned())
+            .unwrap_or_else(|| multiples(self.width(group), self.options.multiple, self.min_kept(group)))
     }
 
-    /// The drift when each group alone is cut to each level, beyond what the model has drifted already.
-    pub fn curves(&self, choices: Option<&Choices>, cx: &mut Context<'_>) -> Result<Vec<Curve>, PassError> {
-        let stage = &self.stage;
-        let trial = HeldOut::new(cx.tools, &self.original, self.held_out_for_curves())?;
-        let base = if stage.is_first() { 0.0 } else { trial.drift(&stage.model)? };
+    /// Measures the drift when each group alone is pruned to each level, less the drift of the current model.
+    /// `choices` defaults to all multiples.
+    pub fn measured_curves(
+        &self,
+        choices: Option<&Choices>,
+        cx: &mut Context<'_>,
+    ) -> Result<Vec<LossCurve>, PassError> {
+        let subject = &self.subject;
+        let held_out = HeldOut::new(cx.tools, &self.original, self.samples_for_curves())?;
+        let base = if subject.is_original() { 0.0 } else { held_out.drift(&subject.model)? };
         let mut curves = vec![];
-        for (i, &group) in stage.chosen.iter().enumerate() {
-            cx.tools.progress.step("curves", i as u64, stage.chosen.len() as u64);
-            let width = stage.groups.groups[group].width;
+        for (i, &group) in subject.selected.iter().enumerate() {
+            cx.tools.progress.step("curves", i as u64, subject.selected.len() as u64);
+            let width = self.width(group);
             let choices = self.choices_of(group, choices);
-            let mut curve = Curve { group, width, losses: BTreeMap::from([(width, 0.0)]), choices };
-            let start = trial.start(&stage.model, &self.touched(group))?;
-            for kept in self.levels(group, &curve.choices) {
+            let mut curve = LossCurve { group, width, losses: BTreeMap::from([(width, 0.0)]), choices };
+            let start = held_out.prefix(&subject.model, &self.changed_nodes(group))?;
+            for kept in levels(width, &curve.choices) {
                 let keep = self.keep(&[(group, kept)].into());
-                let changed = self.cut(&keep, self.local())?;
-                curve.losses.insert(kept, (trial.drift_from(&start, &changed)? - base).max(0.0));
+                let changed = self.cut(&keep, self.local_repair())?;
+                curve.losses.insert(kept, (held_out.drift_from(&start, &changed)? - base).max(0.0));
             }
-            // Losing more is never better: what a measurement says otherwise is noise.
+            // The loss cannot increase with the number of kept units; where it does in a measurement, that is
+            // noise.
             let mut least = f64::INFINITY;
             for loss in curve.losses.values_mut() {
                 least = least.min(*loss);
                 *loss = least;
             }
-            // What was not measured is not chosen.
+            // Only measured widths and those above are permitted.
             let measured = curve.losses.keys().next().copied().unwrap_or(width);
             curve.choices.retain(|&kept| kept >= measured);
             curves.push(curve);
@@ -73,37 +82,22 @@ impl Work<'_> {
         Ok(curves)
     }
 
-    /// Fewer samples where the model is large.
-    fn held_out_for_curves(&self) -> std::ops::Range<usize> {
-        let macs = CostModel::macs(&self.stage.model.graph, &self.stage.groups).at(&|_| 0);
+    /// Returns the held-out samples for curves; fewer for large models.
+    fn samples_for_curves(&self) -> Range<usize> {
+        let macs = CostModel::macs(&self.subject.model.graph, &self.subject.groups).at(&|_| 0);
         let all = macs * (self.split.fit.len() + self.split.held_out.len()) as f64;
-        // Suffixes are half of a model on average.
-        let each = macs / 2.0 * (LEVELS * self.stage.chosen.len()) as f64;
-        let count = ((EFFORT + EFFORT_RUNS * all) / each.max(1.0)) as usize;
-        let count = count.clamp(LEAST_SAMPLES.min(self.split.held_out.len()), self.split.held_out.len());
+        // Runs start at the pruned group, so they take half of the model on average.
+        let each = macs / 2.0 * (LEVELS * self.subject.selected.len()) as f64;
+        let count = ((BUDGET + BUDGET_RUNS * all) / each.max(1.0)) as usize;
+        let count = count.clamp(MIN_SAMPLES.min(self.split.held_out.len()), self.split.held_out.len());
         self.split.held_out.start..self.split.held_out.start + count
     }
 
-    /// Where a curve is measured: some eight of the choices, evenly.
-    pub fn levels(&self, group: usize, choices: &[usize]) -> Vec<usize> {
-        let width = self.stage.groups.groups[group].width;
-        let nearest = |eighth: usize| {
-            let wanted = (width * eighth).div_ceil(LEVELS);
-            choices.iter().copied().find(|&kept| kept >= wanted)
-        };
-        let mut levels: BTreeSet<_> = (1..LEVELS).filter_map(nearest).filter(|&k| k < width).collect();
-        // Down to an eighth a curve says little: the last steps cost most.
-        if levels.len() > 3 && levels.first().is_some_and(|&k| k * LEVELS <= width) {
-            levels.pop_first();
-        }
-        levels.into_iter().collect()
-    }
-
-    /// Nodes whose weights change when the group is cut.
-    pub fn touched(&self, group: usize) -> HashSet<NodeId> {
-        let graph = &self.stage.model.graph;
+    /// Returns the nodes whose weights change when the group is pruned.
+    pub fn changed_nodes(&self, group: usize) -> HashSet<NodeId> {
+        let graph = &self.subject.model.graph;
         let mut nodes = HashSet::new();
-        for member in &self.stage.groups.groups[group].members {
+        for member in &self.subject.groups.groups[group].members {
             match member.site {
                 Site::Use(node, _) => drop(nodes.insert(node)),
                 Site::Value(value) => {
@@ -116,8 +110,22 @@ impl Work<'_> {
     }
 }
 
-/// What a group may keep: multiples of `step` from `least` on, and all.
-pub fn steps(width: usize, step: usize, least: usize) -> Vec<usize> {
+/// Returns the choices at which a curve is measured: about eight, evenly spaced.
+fn levels(width: usize, choices: &[usize]) -> Vec<usize> {
+    let nearest = |eighth: usize| {
+        let wanted = (width * eighth).div_ceil(LEVELS);
+        choices.iter().copied().find(|&kept| kept >= wanted)
+    };
+    let mut levels: BTreeSet<_> = (1..LEVELS).filter_map(nearest).filter(|&k| k < width).collect();
+    // An allocation rarely keeps only an eighth of a group: the last steps lose the most.
+    if levels.len() > 3 && levels.first().is_some_and(|&k| k * LEVELS <= width) {
+        levels.pop_first();
+    }
+    levels.into_iter().collect()
+}
+
+/// Returns the multiples of `step` that are at least `least`, and `width`.
+pub fn multiples(width: usize, step: usize, least: usize) -> Vec<usize> {
     let mut choices: Vec<_> = (1..=width / step).map(|i| i * step).filter(|&k| k >= least).collect();
     if choices.last() != Some(&width) {
         choices.push(width);

@@ -1,48 +1,49 @@
-//! A target in time: what each group's layers take at each width, measured in the engine on this machine.
+//! Latency targets, measured in the engine on this machine.
 //!
-//! Engines compute channels in blocks, so time goes in steps, whatever the multiply-accumulates say. How large the step
-//! is gets measured on the widest group; then the piece of the model that each group touches is timed at every
-//! step, alone, so that what lies around it cancels out: `t(model, kept) ≈ t(model) + Σ_g (t_g(kept) − t_g(all))`. The
-//! result is timed against the original as a whole, and the budget corrected by what the sum did not foresee.
+//! Engines compute channels in blocks, so latency is a step function of the width. The step is measured on
+//! the widest group. Then the segment of the model around each group is timed at every step, and the latency
+//! of the model is predicted as `t(model, kept) ≈ t(model) + Σ_g (t_g(kept) − t_g(all))`. The result is timed
+//! against the original, and the budget is corrected by the error of the prediction.
 //!
-//! The minimum over many short turns is taken: load of the machine only ever adds time.
+//! Times are minima over many short runs: other load on the machine only adds time.
 
 use super::{
-    Scope,
-    curves::steps,
-    work::{Built, Effort, Work},
+    PruneScope,
+    curves::{Choices, multiples},
+    search::{Candidate, PruneSearch, RepairEffort},
 };
 use crate::{
     analysis::{
         calibration::{segment, size_of},
-        groups::cost::CostModel,
+        groups::cost::{CostModel, CostTable},
     },
     framework::{Context, PassError, Tools},
-    transforms::channels::{allocate::Counts, repair::Local},
+    transforms::channels::{allocate::Allocation, local_repair::LocalRepair},
 };
-use pare_graph::{EvaluateError, Fact, Graph, Model, NodeId, Run, Setting, Tensor, ValueId};
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use pare_graph::{
+    EvaluateError, Fact, Model, Run, Setting, Tensor, ValueId,
+    evaluate::stopwatch::{Estimator, Stopwatch},
+};
+use std::collections::BTreeMap;
 
-/// Steps that engines may have: the blocks of their kernels.
+/// Candidate steps: block sizes of engine kernels.
 const STEPS: [usize; 5] = [32, 16, 8, 4, 2];
-/// Rounding up to a step is free if it costs no more than this share on average.
-const FREE: f64 = 0.02;
-/// Widths below a multiple of the largest step that tell how large the step is.
+/// Rounding up to a step is free if it increases the time by at most this share on average.
+const TOLERANCE: f64 = 0.02;
+/// Number of widths that are timed to measure the step, up to a multiple of the largest candidate.
 const PROBED: usize = 32;
-/// Turns of each contender, and seconds of each turn.
-const TURNS: usize = 20;
+/// Rounds, and seconds of each contender in a round.
+const ROUNDS: usize = 20;
 const TURN: f64 = 2e-3;
-/// Corrections of the budget.
+/// Maximum number of corrections of the budget.
 const CORRECTIONS: usize = 5;
-/// A result so much below the target is near enough, as a share of the original's time.
-const NEAR: f64 = 0.015;
+/// Accepted distance below the target, as a share of the original's latency.
+const MARGIN: f64 = 0.015;
 
 /// A model that is timed.
 struct Contender {
     run: Box<dyn Run>,
     feeds: Vec<(String, Tensor)>,
-    runs: usize,
-    least: f64,
 }
 
 impl Contender {
@@ -56,20 +57,12 @@ impl Contender {
         };
         let inputs = model.graph.inputs().iter().filter(|&&v| model.graph.value(v).data.is_none());
         let feeds = inputs.map(feed).collect::<Result<_, PassError>>()?;
-        let mut new = Self { run, feeds, runs: 1, least: f64::INFINITY };
-        // The first runs touch memory for the first time.
-        new.turn()?;
-        new.least = f64::INFINITY;
-        new.turn()?;
-        new.runs = (TURN / new.least.max(1e-9)).ceil().clamp(1.0, 1e4) as usize;
-        Ok(new)
+        Ok(Self { run, feeds })
     }
 
-    fn turn(&mut self) -> Result<(), EvaluateError> {
+    fn time(&mut self, runs: usize) -> Result<Vec<f64>, EvaluateError> {
         let feeds: Vec<_> = self.feeds.iter().map(|(n, t)| (n.as_str(), t)).collect();
-        let times = self.run.time(&feeds, self.runs)?;
-        self.least = times.into_iter().fold(self.least, f64::min);
-        Ok(())
+        self.run.time(&feeds, runs)
     }
 }
 
@@ -90,165 +83,139 @@ fn made_up(fact: &Fact) -> Option<Tensor> {
 /// The least seconds that each model takes, in turns.
 fn race(tools: Tools<'_>, models: &[Model]) -> Result<Vec<f64>, PassError> {
     let mut contenders = models.iter().map(|m| Contender::new(tools, m)).collect::<Result<Vec<_>, _>>()?;
-    for _ in 0..TURNS {
-        contenders.iter_mut().try_for_each(Contender::turn)?;
-    }
-    Ok(contenders.iter().map(|c| c.least).collect())
+    let estimator = Estimator::Minimum;
+    let stopwatch = Stopwatch { warm_up: 2, estimator, ..Stopwatch::rounds(ROUNDS, TURN, 1..=10_000) };
+    let timings = stopwatch.measure(&mut contenders, Contender::time)?;
+    Ok(timings.seconds.iter().map(|spread| spread.min).collect())
 }
 
-/// What these nodes read from outside, and what of them is read outside.
-fn rim(graph: &Graph, nodes: &HashSet<NodeId>) -> (Vec<ValueId>, Vec<ValueId>) {
-    let (mut given, mut wanted) = (BTreeSet::new(), BTreeSet::new());
-    for &node in nodes {
-        let inputs = graph.inputs_of(node).into_iter().flatten().chain(graph.captured_by(node));
-        let outside = |v: &ValueId| {
-            graph.value(*v).data.is_none()
-                && graph.producer(*v).is_none_or(|(producer, _)| !nodes.contains(&producer))
-        };
-        given.extend(inputs.filter(outside));
-        let read = |v: &ValueId| {
-            graph.value(*v).is_output() || graph.users(*v).iter().any(|(user, _)| !nodes.contains(user))
-        };
-        wanted.extend(graph.outputs_of(node).into_iter().flatten().filter(read));
-    }
-    (given.into_iter().collect(), wanted.into_iter().collect())
+/// Measured latency by width.
+struct Timetable {
+    cost: CostModel,
+    choices: Choices,
 }
 
-impl Work<'_> {
-    /// The model in this share of the original's time.
-    pub fn reach_latency(
-        &mut self,
-        share: f64,
-        given: &Model,
-        cx: &mut Context<'_>,
-    ) -> Result<Built, PassError> {
-        let step = self.step(cx)?;
-        cx.figure("channel step", step as f64);
-        let (cost, choices) = self.timetable(step, given, cx)?;
-        let whole = cost.at(&|_| 0);
+impl PruneSearch<'_> {
+    /// Builds the candidate that keeps a share of the original's latency.
+    pub fn reach_latency(&mut self, share: f64, cx: &mut Context<'_>) -> Result<Candidate, PassError> {
+        let step = self.channel_step(cx)?;
+        cx.detail("channel step", step as f64);
+        let Timetable { cost, choices } = self.timetable(step, cx)?;
+        let total = cost.at(&|_| 0);
         let curves = match self.scope {
-            Scope::Global => self.curves(Some(&choices), cx)?,
-            Scope::Uniform => self.flat(Some(&choices)),
+            PruneScope::Global => self.measured_curves(Some(&choices), cx)?,
+            PruneScope::Uniform => self.flat_curves(Some(&choices)),
         };
-        let mut budget = share * whole;
-        let mut reached: Option<(f64, Counts)> = None;
+        let mut budget = share * total;
+        let mut reached: Option<(f64, Allocation)> = None;
         let mut least = f64::INFINITY;
         for i in 0..CORRECTIONS {
             cx.tools.progress.step("latency", i as u64, CORRECTIONS as u64);
-            let counts = match self.share_out(&cost, &curves, budget) {
-                Ok(counts) => counts,
-                // The measured results are what counts: below the sums' least there may be nothing to share out.
+            let allocation = match self.allocate(&cost, &curves, budget) {
+                Ok(allocation) => allocation,
+                // A corrected budget may be below the least predicted latency; an earlier result may still
+                // do.
                 Err(error) if i == 0 => return Err(error),
                 Err(_) => break,
             };
-            let candidate = self.cut(&self.keep(&counts), Local::None)?;
-            let times = race(cx.tools, &[given.clone(), candidate])?;
+            let candidate = self.cut(&self.keep(&allocation), LocalRepair::None)?;
+            let times = race(cx.tools, &[self.unprepared.clone(), candidate])?;
             let ratio = times[1] / times[0];
             least = least.min(ratio);
             if ratio <= share {
-                let nearer = reached.as_ref().is_none_or(|(best, _)| ratio > *best);
-                if nearer {
-                    reached = Some((ratio, counts));
+                if reached.as_ref().is_none_or(|(best, _)| ratio > *best) {
+                    reached = Some((ratio, allocation));
                 }
-                if ratio >= share - NEAR {
+                if ratio >= share - MARGIN {
                     break;
                 }
             }
-            // Aim at the middle of what is near enough.
-            budget += (share - NEAR / 2.0 - ratio) * whole;
+            budget += (share - MARGIN / 2.0 - ratio) * total;
         }
         cx.tools.progress.step("latency", CORRECTIONS as u64, CORRECTIONS as u64);
-        let Some((ratio, counts)) = reached else {
+        let Some((ratio, allocation)) = reached else {
             return Err(PassError::refused_with(
-                format!("`latency={share}` was not reached: {least:.3} of the time is left at least"),
-                self.ask.hint(),
+                format!("`latency={share}` was not reached: at least {least:.3} of the latency remains"),
+                self.options.hint(),
             ));
         };
-        cx.figure("latency", ratio);
-        let macs = self.macs();
-        let kept = crate::transforms::channels::allocate::cost_of(&macs, &curves, &counts) / macs.at(&|_| 0);
-        cx.figure("kept", kept);
-        let built = self.build(&counts, Effort::Full, cx)?;
-        built.drift.into_iter().for_each(|drift| cx.figure("drift", drift));
-        Ok(built)
+        cx.share("latency", ratio);
+        self.build(&allocation, RepairEffort::Full, cx)
     }
 
-    /// The piece of the model around a group when it keeps so many units.
-    fn piece(&self, group: usize, kept: usize) -> Result<Model, PassError> {
-        let (given, wanted) = rim(&self.stage.model.graph, &self.touched(group));
-        let mut model = self.cut(&self.keep(&[(group, kept)].into()), Local::None)?;
+    /// Returns the segment of the model around a group that keeps `kept` units.
+    fn segment(&self, group: usize, kept: usize) -> Result<Model, PassError> {
+        let boundary = self.subject.model.graph.boundary(&self.changed_nodes(group));
+        let mut model = self.cut(&self.keep(&[(group, kept)].into()), LocalRepair::None)?;
         model.infer()?;
-        // Its inputs keep what is known of them here; their own declarations know no symbols.
-        Ok(segment(&model, &given, &wanted).map_err(|e| EvaluateError(e.to_string()))?)
+        // The inputs of the segment keep their inferred types: declared types may lack symbolic sizes.
+        Ok(segment(&model, &boundary.inputs, &boundary.outputs).map_err(EvaluateError::from_error)?)
     }
 
-    /// The largest step to which rounding up the widths of the widest group costs no time.
-    fn step(&self, cx: &Context<'_>) -> Result<usize, PassError> {
-        let groups = &self.stage.groups.groups;
-        let Some(&widest) = self.stage.chosen.iter().max_by_key(|g| groups[**g].width) else { return Ok(1) };
-        let top = groups[widest].width / PROBED * PROBED;
+    /// Measures the channel step: the largest step to which the widths of the widest group can be rounded up
+    /// for free.
+    fn channel_step(&self, cx: &Context<'_>) -> Result<usize, PassError> {
+        let Some(&widest) = self.subject.selected.iter().max_by_key(|g| self.width(**g)) else {
+            return Ok(1);
+        };
+        let top = self.width(widest) / PROBED * PROBED;
         if top == 0 {
             return Ok(1);
         }
         let widths: Vec<_> = (top - PROBED + 1..=top).collect();
-        let pieces = widths.iter().map(|&k| self.piece(widest, k)).collect::<Result<Vec<_>, _>>()?;
-        let times = race(cx.tools, &pieces)?;
+        let segments = widths.iter().map(|&k| self.segment(widest, k)).collect::<Result<Vec<_>, _>>()?;
+        let times = race(cx.tools, &segments)?;
         Ok(step_of(&widths, &times))
     }
 
-    /// What each group may keep, and the seconds that follow.
-    fn timetable(
-        &self,
-        step: usize,
-        given: &Model,
-        cx: &mut Context<'_>,
-    ) -> Result<(CostModel, BTreeMap<usize, Vec<usize>>), PassError> {
+    /// Measures the latency of each group at its useful widths.
+    fn timetable(&self, step: usize, cx: &mut Context<'_>) -> Result<Timetable, PassError> {
         let (mut tables, mut choices) = (BTreeMap::new(), BTreeMap::new());
-        let total = self.stage.chosen.len() as u64;
-        for (i, &group) in self.stage.chosen.iter().enumerate() {
+        let total = self.subject.selected.len() as u64;
+        for (i, &group) in self.subject.selected.iter().enumerate() {
             cx.tools.progress.step("timing", i as u64, total);
-            let (width, least) = (self.stage.groups.groups[group].width, self.least(group));
-            let multiple = self.ask.multiple;
+            let (width, least) = (self.width(group), self.min_kept(group));
+            let multiple = self.options.multiple;
             let every = step.max(1).div_ceil(multiple) * multiple;
-            let mut widths = steps(width, every, least);
-            // Within the first step time may still fall: blocks that are not full can be cheaper.
-            let fine = steps(width.min(every), (every / 4).max(1).div_ceil(multiple) * multiple, least);
+            let mut widths = multiples(width, every, least);
+            // Within the first step the time may still decrease: partial blocks can be cheaper.
+            let fine = multiples(width.min(every), (every / 4).max(1).div_ceil(multiple) * multiple, least);
             widths.extend(fine);
             widths.sort_unstable();
             widths.dedup();
-            // Of very wide groups some dozens will do.
+            // At most 24 widths of each group are timed.
             let stride = widths.len().div_ceil(24);
             let mut widths: Vec<_> = widths.into_iter().rev().step_by(stride).collect();
             widths.reverse();
-            let pieces = widths.iter().map(|&k| self.piece(group, k)).collect::<Result<Vec<_>, _>>()?;
-            let times = race(cx.tools, &pieces)?;
+            let segments = widths.iter().map(|&k| self.segment(group, k)).collect::<Result<Vec<_>, _>>()?;
+            let times = race(cx.tools, &segments)?;
             let table = worthwhile(&widths, &times);
             choices.insert(group, table.keys().copied().collect());
-            tables.insert(group, (width, table));
+            tables.insert(group, CostTable { width, costs: table });
         }
         cx.tools.progress.step("timing", total, total);
-        let whole = race(cx.tools, std::slice::from_ref(given))?;
-        Ok((CostModel::tables(whole[0], &tables), choices))
+        let original = race(cx.tools, std::slice::from_ref(self.unprepared))?;
+        Ok(Timetable { cost: CostModel::tables(original[0], &tables), choices })
     }
 }
 
-/// The largest step for which the next multiple takes no more time than each width, on average.
+/// Returns the largest step for which rounding widths up to a multiple is free.
 fn step_of(widths: &[usize], times: &[f64]) -> usize {
     let time = |w: usize| widths.iter().position(|k| *k == w).map(|i| times[i]);
     let free = |step: &usize| {
         let ratios: Vec<_> =
             widths.iter().zip(times).filter_map(|(w, t)| Some(time(w.div_ceil(*step) * step)? / t)).collect();
-        !ratios.is_empty() && ratios.iter().sum::<f64>() / ratios.len() as f64 <= 1.0 + FREE
+        !ratios.is_empty() && ratios.iter().sum::<f64>() / ratios.len() as f64 <= 1.0 + TOLERANCE
     };
     STEPS.into_iter().find(free).unwrap_or(1)
 }
 
-/// Widths that no larger one is as fast as, with their times.
+/// Returns the widths that are faster than all larger ones, with their times.
 fn worthwhile(widths: &[usize], times: &[f64]) -> BTreeMap<usize, f64> {
     let mut table = BTreeMap::new();
     let mut best = f64::INFINITY;
     for (&w, &t) in widths.iter().zip(times).rev() {
-        if t < best * (1.0 - FREE / 2.0) {
+        if t < best * (1.0 - TOLERANCE / 2.0) {
             table.insert(w, t);
             best = t;
         }
@@ -261,7 +228,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_step_is_where_time_rises() {
+    fn finds_the_step_at_which_time_increases() {
         for step in [4, 8, 16] {
             let widths: Vec<_> = (33..=64).collect();
             let times: Vec<_> =
@@ -271,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_width_that_saves_nothing_is_no_choice() {
+    fn drops_widths_that_save_no_time() {
         let table = worthwhile(&[8, 12, 16, 24, 32], &[0.9, 1.2, 1.0, 1.5, 1.4]);
         assert_eq!(table.keys().copied().collect::<Vec<_>>(), [8, 16, 32]);
     }

@@ -1,97 +1,98 @@
-//! The pass: what is asked for, and the way there.
+//! Pruning of dependency groups: options, search, and application.
 
-mod choose;
 mod curves;
 mod latency;
 mod options;
+mod search;
+mod select;
 mod target;
 #[cfg(test)]
 mod tests;
-mod work;
 
-pub(in crate::transforms::channels) use options::{Ask, prune_pass, prune_pass_with, with_options};
+pub(in crate::transforms::channels) use options::{PruneOptions, prune_pass, with_prune_options};
 
-use super::order::Criterion;
+use super::importance::Importance;
 use crate::{
-    analysis::{groups::Kind, prepare::prepare},
+    analysis::{groups::GroupKind, prepare::prepare},
     framework::{Context, PassError},
 };
 use pare_graph::Model;
+use search::PruneSearch;
 use serde::{Deserialize, Serialize};
-use target::Target;
-use work::Work;
+use target::PruneTarget;
 
-/// How what is left makes up for what is gone.
+/// The repair of the remaining weights after units were removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Repair {
-    /// It does not.
+pub enum PruneRepair {
+    /// No repair.
     None,
-    /// By the mean of what is gone.
+    /// Removed units are replaced by their mean, in the biases of the readers.
     Mean,
-    /// By scaling and shifting every output to its mean and variance in the original: as batch norms do when their
-    /// statistics are taken anew.
+    /// Every output is scaled and shifted to its mean and variance in the original, as re-estimated batch
+    /// norm statistics would do.
     Moments,
-    /// By the best estimate of removed channels from those that stay.
+    /// Removed units are replaced by their best affine estimate from the kept ones.
     Merge,
-    /// By fitting each reader anew, from statistics of the original.
+    /// Each reader is refitted from statistics of the original.
     Patch,
-    /// By fitting operator after operator to the original's activations.
+    /// Each operator in topological order is refitted to reproduce the original's activations.
     Sequential,
 }
 
-/// How units are shared out over groups.
+/// The allocation of removed units over groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Scope {
-    /// By what they do to the outputs.
+pub enum PruneScope {
+    /// By the effect on the outputs.
     Global,
     /// The same share of each group.
     Uniform,
 }
 
 prune_pass! {
-    /// Remove channels, and let the others make up for them.
+    /// Remove channels, and refit the remaining weights.
     ///
-    /// Channels that depend on each other through any topology go together (see `pare inspect --groups`). Which go is
-    /// found out on unlabelled samples: block-OBS orders the units of each group, the drift of the outputs when a group
-    /// alone is cut says how many, and sequential least squares repairs what is left. No training.
+    /// Channels that depend on each other through any topology are removed together. Block-OBS on unlabelled
+    /// samples orders the units of each group, the drift of the outputs when one group alone is pruned
+    /// determines how many units each group loses, and sequential least squares refits the remaining weights.
+    /// There is no training.
     ///
-    /// Say how far to go by `macs`, `params`, `ratio` or `latency`; or by `max_drift`, `min_agreement` or
-    /// `max_accuracy_drop` alone, measured on samples that are held out: then as much goes as they allow. Without
-    /// samples the channels with the smallest weights go, the same share of every group, and nothing is repaired.
+    /// The target is one of `macs`, `params`, `ratio` and `latency`. Without a target, as many units are
+    /// removed as `max_drift`, `min_agreement` and `max_accuracy_drop` allow, measured on held-out samples.
+    /// Without samples, the channels with the smallest weights are removed, the same share of each group, and
+    /// nothing is refitted.
     #[pass("prune-channels", Lossy)]
     pub struct PruneChannels {
-        /// Prune residual streams too: groups that several layers write to.
+        /// Also prune residual streams: groups that several layers add to.
         pub streams: bool = false,
     }
     kinds: |pass| {
-        const KINDS: &[Kind] = &[Kind::Channels, Kind::Heads, Kind::Hidden, Kind::Stream];
+        const KINDS: &[GroupKind] = &[GroupKind::Channels, GroupKind::Heads, GroupKind::Hidden, GroupKind::Stream];
         if pass.streams { KINDS } else { &KINDS[..3] }
     },
-    such_as: "macs=0.5",
+    example: "macs=0.5",
 }
 
-impl Ask {
-    /// Prune the groups; `example` is what could be asked for.
+impl PruneOptions {
+    /// Prunes the groups of a model. `example` is the hint for a missing target.
     pub fn prune(&self, model: &mut Model, cx: &mut Context<'_>, example: &str) -> Result<(), PassError> {
-        let target = Target::of(self);
+        let target = PruneTarget::of(self);
         if target.is_none() && !self.limits().any() {
-            return Err(PassError::refused_with("it needs a target", example));
+            return Err(PassError::refused_with("a target is required", example));
         }
-        let given = model.clone();
+        let unprepared = model.clone();
         prepare(model, cx)?;
         if cx.stopped() {
             return Ok(());
         }
-        let mut work = Work::new(self, model, cx)?;
-        work.order(&given, cx)?;
-        let new = match target {
-            Some(target) => work.reach(target, &given, cx)?,
-            None => work.farthest(cx)?,
+        let mut search = PruneSearch::new(self, &unprepared, model, cx)?;
+        let pruned = match target {
+            Some(target) => search.reach(target, cx)?,
+            None => search.reach_limits(cx)?,
         };
         if cx.permit() {
-            *model = new;
+            *model = pruned;
         }
         Ok(())
     }

@@ -1,42 +1,46 @@
-//! What can be asked for: the options that all passes have which remove units of groups, declared once.
+//! The options of the pruning passes, declared once for all of them.
 
-use super::{Repair, Scope};
+use super::{PruneRepair, PruneScope};
 use crate::{
-    analysis::{evaluation::Limits, groups::Kind},
-    transforms::channels::order::Criterion,
+    analysis::{evaluation::QualityLimits, groups::GroupKind},
+    transforms::channels::importance::Importance,
 };
 
-/// Gives the list of options to another macro, behind what that one is told.
-macro_rules! with_options {
-    ($declare:ident! { $($told:tt)* }) => {
-        $declare! { { $($told)* }
-            /// Share of the multiply-accumulates of the model to keep.
+/// Invokes a macro with its arguments, followed by the list of options that all pruning passes share.
+macro_rules! with_prune_options {
+    ($macro:ident! { $($args:tt)* }) => {
+        $macro! { { $($args)* }
+            /// Share of the model's multiply-accumulates to keep.
             pub macs: Option<f64> = None,
-            /// Share of the parameters of the model to keep.
+            /// Share of the model's parameters to keep.
             pub params: Option<f64> = None,
-            /// Share of the units of each group to remove; with `scope=global` what the same multiply-accumulates buy.
+            /// Share of the units of each group to remove; with `scope=global`, units that save as many
+            /// multiply-accumulates as that.
             pub ratio: Option<f64> = None,
-            /// Share of the time to keep that a run of one sample takes: measured in the engine, on this machine.
+            /// Share of the latency of one sample to keep, measured in the engine on this machine.
             pub latency: Option<f64> = None,
-            /// The greatest drift: mean KL divergence of class scores, error over variance of other outputs.
+            /// Largest drift: mean KL divergence of class scores, squared error over variance of other
+            /// outputs.
             pub max_drift: Option<f64> = None,
-            /// The least share of samples that keep their class.
+            /// Smallest share of samples whose predicted class is unchanged.
             pub min_agreement: Option<f64> = None,
-            /// The greatest loss of accuracy; needs labels.
+            /// Largest loss of accuracy; needs labels.
             pub max_accuracy_drop: Option<f64> = None,
-            /// What makes a unit matter. Of weights alone: `l1`, `l2`, `bn-scale`, `fpgm`, `random`. Of activations: `apoz`,
-            /// `variance`, `entropy`, `wanda`, `obd`, `energy`, `obs`. Of what happens without it: `skeleton`, `sensitivity`.
-            /// By default `obs` with samples, else `l2`.
-            pub criterion: Option<Criterion> = None,
-            /// How units are shared out over groups: `global` or `uniform`. By default `global` with samples.
-            pub scope: Option<Scope> = None,
-            /// `none`, `mean`, `moments`, `merge`, `patch` or `sequential`. By default `sequential` with samples.
-            pub repair: Option<Repair> = None,
-            /// Counts that are kept are multiples of this. With `latency` the step of the machine, if it is larger.
+            /// Importance criterion. From weights: `l1`, `l2`, `bn-scale`, `fpgm`, `random`. From
+            /// activations: `apoz`, `variance`, `entropy`, `wanda`, `obd`, `energy`, `obs`. From ablation:
+            /// `skeleton`, `sensitivity`. Default: `obs` with samples, otherwise `l2`.
+            pub criterion: Option<Importance> = None,
+            /// Allocation over groups: `global` or `uniform`. Default: `global` with samples.
+            pub scope: Option<PruneScope> = None,
+            /// `none`, `mean`, `moments`, `merge`, `patch` or `sequential`. Default: `sequential` with
+            /// samples.
+            pub repair: Option<PruneRepair> = None,
+            /// Numbers of kept units are multiples of this; with `latency`, of the machine's step if that is
+            /// larger.
             pub multiple: usize = 1,
-            /// Units that every group keeps.
+            /// Smallest number of units that a group keeps.
             pub min_kept: usize = 1,
-            /// Only groups whose names match one of these patterns, `*` for anything.
+            /// Only groups whose names match one of these patterns; `*` matches anything.
             pub only: Vec<String> = vec![],
             /// No group whose name matches one of these patterns.
             pub except: Vec<String> = vec![],
@@ -44,17 +48,22 @@ macro_rules! with_options {
     };
 }
 
-/// Declare a pass that removes units: its documentation, options of its own behind those of all, the kinds of groups that
-/// it prunes, and what to ask of it.
+/// Declares a pruning pass: its documentation, its own options after the shared ones, the kinds of groups
+/// that it prunes, and an example of a target. `with_prune_options` must be in scope.
 macro_rules! prune_pass {
-    ($($told:tt)*) => { with_options! { prune_pass_with! { $($told)* } } };
-}
-
-macro_rules! prune_pass_with {
+    ({ options } $($(#[doc = $fdoc:literal])+ pub $field:ident: $ty:ty = $default:expr,)*) => {
+        /// The options of a pruning pass.
+        #[derive(Clone, Debug)]
+        pub struct PruneOptions {
+            /// Kinds of groups to prune.
+            pub kinds: &'static [GroupKind],
+            $($(#[doc = $fdoc])+ pub $field: $ty,)*
+        }
+    };
     ({
         $(#[doc = $doc:literal])+ #[pass($name:literal, $effect:ident)] pub struct $Pass:ident { $($own:tt)* }
         kinds: |$pass:ident| $kinds:expr,
-        such_as: $example:literal,
+        example: $example:literal,
     } $($(#[doc = $fdoc:literal])+ pub $field:ident: $ty:ty = $default:expr,)*) => {
         crate::pass! {
             $(#[doc = $doc])+
@@ -63,15 +72,15 @@ macro_rules! prune_pass_with {
         }
 
         impl $Pass {
-            fn ask(&self) -> $crate::transforms::channels::prune::Ask {
+            fn options(&self) -> crate::transforms::channels::prune::PruneOptions {
                 let $pass = self;
-                $crate::transforms::channels::prune::Ask { kinds: $kinds, $($field: self.$field.clone(),)* }
+                crate::transforms::channels::prune::PruneOptions { kinds: $kinds, $($field: self.$field.clone(),)* }
             }
         }
 
         impl crate::framework::Pass for $Pass {
             fn validate(&self) -> Result<(), String> {
-                self.ask().validate()
+                self.options().validate()
             }
 
             fn run(
@@ -79,32 +88,25 @@ macro_rules! prune_pass_with {
                 model: &mut pare_graph::Model,
                 cx: &mut crate::framework::Context<'_>,
             ) -> Result<(), crate::framework::PassError> {
-                self.ask().prune(model, cx, concat!("such as `", $name, "{", $example, "}`"))
+                self.options().prune(model, cx, concat!("such as `", $name, "{", $example, "}`"))
             }
         }
     };
+    ($($declaration:tt)*) => { with_prune_options! { prune_pass! { $($declaration)* } } };
 }
 
-pub(in crate::transforms::channels) use {prune_pass, prune_pass_with, with_options};
+pub(in crate::transforms::channels) use {prune_pass, with_prune_options};
 
-macro_rules! declare_ask {
-    ({} $($(#[doc = $fdoc:literal])+ pub $field:ident: $ty:ty = $default:expr,)*) => {
-        /// What is asked of a pass that removes units.
-        #[derive(Clone, Debug)]
-        pub struct Ask {
-            /// Kinds of groups to prune.
-            pub kinds: &'static [Kind],
-            $($(#[doc = $fdoc])+ pub $field: $ty,)*
-        }
-    };
-}
+with_prune_options! { prune_pass! { options } }
 
-with_options! { declare_ask! {} }
-
-impl Ask {
-    /// Whether the options make sense together.
+impl PruneOptions {
+    /// Checks that the options are consistent; the error is a sentence.
     pub fn validate(&self) -> Result<(), String> {
-        let targets = self.targets();
+        let targets: Vec<_> =
+            [("macs", self.macs), ("params", self.params), ("ratio", self.ratio), ("latency", self.latency)]
+                .into_iter()
+                .filter_map(|(name, value)| Some((name, value?)))
+                .collect();
         for (name, value) in &targets {
             if !(*value > 0.0 && *value < 1.0) {
                 return Err(format!("`{name}` is a share between 0 and 1, not {value}"));
@@ -112,7 +114,7 @@ impl Ask {
         }
         self.limits().validate()?;
         if targets.len() > 1 {
-            return Err("only one of `macs`, `params`, `ratio`, `latency` can be asked for".into());
+            return Err("only one of `macs`, `params`, `ratio`, `latency` can be given".into());
         }
         if self.multiple == 0 {
             return Err("`multiple` is at least 1".into());
@@ -120,25 +122,18 @@ impl Ask {
         Ok(())
     }
 
-    /// The targets that are given, by name.
-    fn targets(&self) -> Vec<(&'static str, f64)> {
-        let all =
-            [("macs", self.macs), ("params", self.params), ("ratio", self.ratio), ("latency", self.latency)];
-        all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
-    }
-
-    /// What the outputs may differ by.
-    pub fn limits(&self) -> Limits {
-        Limits {
+    /// Returns the limits on the change of the outputs.
+    pub fn limits(&self) -> QualityLimits {
+        QualityLimits {
             max_drift: self.max_drift,
             min_agreement: self.min_agreement,
             max_accuracy_drop: self.max_accuracy_drop,
         }
     }
 
-    /// What to do where groups that are left whole stand in the way.
+    /// Returns the hint for a target that groups which are not pruned make unreachable.
     pub fn hint(&self) -> &'static str {
-        let streams = self.kinds.contains(&Kind::Channels) && !self.kinds.contains(&Kind::Stream);
-        if streams { "ask for less, or allow `streams=true`" } else { "ask for less" }
+        let streams = self.kinds.contains(&GroupKind::Channels) && !self.kinds.contains(&GroupKind::Stream);
+        if streams { "use a larger share, or `streams=true`" } else { "use a larger share" }
     }
 }

@@ -168,7 +168,7 @@ mod tests {
         assert_eq!(changed.graph.node_count(), 1);
         same(&model(before), &changed, crate::framework::Effect::Exact);
         let why = declines(FoldConstants::default(), before);
-        assert_eq!(why, ["Exp making `b` needs an engine"]);
+        assert_eq!(why, ["Exp producing `b` needs an engine"]);
     }
 
     #[test]
@@ -229,7 +229,7 @@ mod tests {
             "main (float[262144] x) => (float[262144] y) <float[262144] w = {{{weights}}}> {{
             e = Exp(w) f = Neg(e) y = Add(x, f) }}"
         );
-        assert_eq!(declines(FoldConstants::default(), &engine), ["Exp making `e` needs an engine"]);
+        assert_eq!(declines(FoldConstants::default(), &engine), ["Exp producing `e` needs an engine"]);
     }
 
     #[test]
@@ -372,7 +372,7 @@ mod tests {
             setting: pare_graph::Setting,
         ) -> Result<Box<dyn pare_graph::Run>, pare_graph::EvaluateError> {
             if model.graph.nodes().iter().any(|&n| model.graph.node(n).is(self.0)) {
-                return Err(pare_graph::EvaluateError(format!("no {} here", self.0)));
+                return Err(pare_graph::EvaluateError::new(format!("no {} here", self.0)));
             }
             tools().engine.unwrap().load(model, setting)
         }

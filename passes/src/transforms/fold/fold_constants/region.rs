@@ -5,6 +5,7 @@ use crate::framework::Context;
 use pare_graph::{
     DataType, Declared, Evaluate, Graph, Model, NodeId, NodeRef, Setting, Tensor, Type, Value, ValueId,
     ops::{
+        Trait,
         eval::{EvalError, evaluate},
         is_deterministic,
     },
@@ -46,9 +47,6 @@ const ROOM_FOR_RESULTS: u64 = 64 << 20;
 
 /// Tensors of up to this size are initializers of the model given to the engine; larger ones are its inputs.
 const INLINE: usize = 1 << 10;
-
-/// Operators that define a quantized model. They are kept even if their inputs are constant.
-const QUANTIZATION: &[&str] = &["QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"];
 
 impl<'c> Region<'c> {
     /// Finds the constant nodes and computes their results within the budget.
@@ -239,49 +237,31 @@ impl<'c> Region<'c> {
         ir_version: Option<i64>,
         wanted: &[ValueId],
     ) -> Result<Vec<Tensor>, String> {
-        let mut needed: HashSet<NodeId> = HashSet::new();
-        let mut queue: Vec<NodeId> = wanted.iter().map(|v| self.pending[v]).collect();
-        while let Some(node) = queue.pop() {
-            if needed.insert(node) {
-                let inputs = graph.inputs_of(node).into_iter().flatten();
-                queue.extend(inputs.filter_map(|v| self.pending.get(&v).copied()));
-            }
-        }
-
+        let nodes = graph.upstream(wanted.iter().copied(), |v| !self.pending.contains_key(&v));
         let mut part = Graph::new(graph.opsets.clone());
         part.name = Some("constants".into());
         let (mut copies, mut feeds) = (HashMap::new(), vec![]);
-        for &node in self.nodes.iter().filter(|n| needed.contains(n)) {
-            let mut copy = |value: ValueId| {
-                if let Some(&copy) = copies.get(&value) {
-                    return Ok(copy);
-                }
-                let original = graph.value(value);
-                let mut new = Value::named(&original.name);
-                let tensor = self.tensor(graph, value);
-                if let Some(tensor) = tensor.filter(|t| t.size_in_bytes() <= INLINE) {
-                    new = Value::constant(&original.name, tensor.clone());
-                } else if let Some(tensor) = tensor {
-                    let dims: Vec<_> = tensor.shape().iter().map(|&n| n.into()).collect();
-                    new.declared = Some(declared(Type::tensor(tensor.dtype(), Some(&dims))));
-                } else if let Some(dtype) = original.fact.dtype() {
-                    new.declared = Some(declared(Type::tensor(dtype, original.fact.shape())));
-                }
-                let input = tensor.is_some() && new.data.is_none();
-                let copy = part.add_value(new).map_err(|e| e.to_string())?;
-                if let Some(tensor) = tensor.filter(|_| input) {
-                    part.add_input(copy);
-                    feeds.push((original.name.as_str(), tensor));
-                }
-                copies.insert(value, copy);
-                Ok::<_, String>(copy)
-            };
-            let mut all = |values: Vec<Option<ValueId>>| -> Result<Vec<_>, String> {
-                values.into_iter().map(|v| v.map(&mut copy).transpose()).collect()
-            };
-            let (inputs, outputs) = (all(graph.inputs_of(node))?, all(graph.outputs_of(node))?);
-            part.add_node(graph.node(node).clone(), &inputs, &outputs).map_err(|e| e.to_string())?;
-        }
+        let result = graph.copy_nodes(&nodes, &mut part, &mut copies, |part, id| {
+            let Value { name, fact, .. } = graph.value(id);
+            let tensor = self.tensor(graph, id);
+            if let Some(tensor) = tensor.filter(|t| t.size_in_bytes() <= INLINE) {
+                return part.add_value(Value::constant(name, tensor.clone()));
+            }
+            let mut copy = Value::named(name);
+            if let Some(tensor) = tensor {
+                let dims: Vec<_> = tensor.shape().iter().map(|&n| n.into()).collect();
+                copy.declared = Some(declared(Type::tensor(tensor.dtype(), Some(&dims))));
+            } else if let Some(dtype) = fact.dtype() {
+                copy.declared = Some(declared(Type::tensor(dtype, fact.shape())));
+            }
+            let copy = part.add_value(copy)?;
+            if let Some(tensor) = tensor {
+                part.add_input(copy);
+                feeds.push((name.as_str(), tensor));
+            }
+            Ok(copy)
+        });
+        result.map_err(|e| e.to_string())?;
         wanted.iter().for_each(|v| part.add_output(copies[v]));
         let mut model = Model::of(part);
         model.ir_version = ir_version;
@@ -319,7 +299,8 @@ pub(super) fn unshared_captures(graph: &Graph, unshared: &mut HashSet<String>) {
 /// Whether a node can be evaluated ahead of time if its inputs are constant.
 fn is_foldable(at: NodeRef<'_>) -> bool {
     let without_bodies = at.graph.captured_by(at.id).is_empty() && at.node().subgraphs().next().is_none();
-    without_bodies && !at.has_references() && !QUANTIZATION.contains(&at.op()) && is_deterministic(at)
+    // Engines recognise a quantized operator by the quantizations around it.
+    without_bodies && !at.has_references() && !at.has(Trait::Quantization) && is_deterministic(at)
 }
 
 fn declared(ty: Type) -> Declared {

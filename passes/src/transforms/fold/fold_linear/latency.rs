@@ -1,8 +1,7 @@
 //! Latency of layers and of their composite, measured on small models in interleaved rounds.
 
 use pare_graph::{
-    DataType, Declared, Decline, Evaluate, EvaluateError, Graph, Model, Setting, Tensor, Type, Value,
-    ValueId, ValueRef,
+    DataType, Declared, Decline, Evaluate, EvaluateError, Graph, Model, Setting, Tensor, Type, ValueRef,
 };
 use std::{cell::RefCell, collections::HashMap};
 
@@ -27,7 +26,7 @@ pub struct Timing {
 const ROUNDS: usize = 9;
 const ENOUGH: usize = 8;
 /// Seconds that a form is run per round, and the largest number of runs.
-const ROUND: f64 = 0.02;
+const TURN: f64 = 0.02;
 const MOST_RUNS: usize = 200;
 /// The largest number of elements of an input.
 const MAX_INPUT: usize = 1 << 26;
@@ -91,14 +90,15 @@ impl<'e> CompositionTimer<'e> {
     ) -> Result<Timing, EvaluateError> {
         let mut rng = fastrand::Rng::with_seed(self.seed);
         let values: Vec<_> = (0..x.1.iter().product()).map(|_| rng.f64() * 2.0 - 1.0).collect();
-        let x = Tensor::from_f64(x.0, &x.1, &values).map_err(|e| EvaluateError(e.to_string()))?;
-        let feeds = [("x", &x)];
+        let x = Tensor::from_f64(x.0, &x.1, &values).map_err(EvaluateError::from_error)?;
+        let name = before.value(before.inputs()[0]).name.clone();
+        let feeds = [(name.as_str(), &x)];
         let load = |graph| self.engine.load(&Model::of(graph), self.setting);
         let mut forms = [load(before)?, load(after)?];
         let mut runs = [0; 2];
         for (form, runs) in forms.iter_mut().zip(&mut runs) {
             let once = median(form.time(&feeds, 3)?).max(1e-9);
-            *runs = ((ROUND / once) as usize).clamp(3, MOST_RUNS);
+            *runs = ((TURN / once) as usize).clamp(3, MOST_RUNS);
         }
         let (mut times, mut wins) = ([vec![], vec![]], 0);
         for round in 0..ROUNDS {
@@ -118,10 +118,9 @@ fn median(mut times: Vec<f64>) -> f64 {
     times.get(times.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// Extracts the nodes between a value and others into a graph of its own, and returns it with the type and
-/// shape of its input `x`: one sample, and [`super::cost::NOMINAL`] for sizes that are not fixed.
+/// The graph that computes `outputs` from `input`, with the type and shape of `input`: one sample, and
+/// [`super::cost::NOMINAL`] for sizes that are not fixed.
 fn extracted(input: ValueRef<'_>, outputs: &[ValueRef<'_>]) -> Option<(Graph, (DataType, Vec<usize>))> {
-    let graph = input.graph;
     let nominal = |(axis, dim): (usize, &pare_graph::Dim)| {
         dim.size().unwrap_or(if axis == 0 { 1 } else { super::cost::NOMINAL })
     };
@@ -130,51 +129,16 @@ fn extracted(input: ValueRef<'_>, outputs: &[ValueRef<'_>]) -> Option<(Graph, (D
     count.filter(|&n| n <= MAX_INPUT)?;
     let dtype = input.dtype()?;
 
-    let mut small = Graph::new(graph.opsets.clone());
+    let ids: Vec<_> = outputs.iter().map(|output| output.id).collect();
+    let mut small = input.graph.extract(&[input.id], &ids).ok()?;
+    let &[x] = small.inputs() else { return None };
+    if small.outputs().len() != outputs.len() {
+        return None;
+    }
     let dims: Vec<_> = shape.iter().map(|&d| pare_graph::Dim::from(d)).collect();
-    let mut x = Value::named("x");
-    x.declared = Some(declared(dtype, Some(&dims)));
-    x.fact = pare_graph::Fact::tensor(dtype, dims);
-    let x = small.add_value(x).ok()?;
-    small.add_input(x);
-    let mut made = HashMap::<ValueId, ValueId>::from([(input.id, x)]);
-
-    let mut wanted = std::collections::HashSet::new();
-    let mut queue: Vec<_> = outputs.iter().map(|o| o.id).collect();
-    while let Some(value) = queue.pop() {
-        let Some((node, _)) = graph.producer(value).filter(|_| value != input.id) else { continue };
-        if wanted.insert(node) {
-            queue.extend(graph.inputs_of(node).into_iter().flatten());
-        }
-    }
-    for &id in graph.nodes().iter().filter(|id| wanted.contains(id)) {
-        let mut inputs = vec![];
-        for value in graph.inputs_of(id) {
-            let Some(value) = value else {
-                inputs.push(None);
-                continue;
-            };
-            if let (false, Ok(tensor)) = (made.contains_key(&value), graph.value_ref(value).constant()) {
-                let name = small.fresh_name("w");
-                made.insert(value, small.add_value(Value::constant(&name, tensor.clone())).ok()?);
-            }
-            inputs.push(Some(*made.get(&value)?));
-        }
-        let results: Option<Vec<_>> = graph
-            .outputs_of(id)
-            .into_iter()
-            .map(|value| {
-                let name = small.fresh_name("y");
-                let new = small.add_value(Value::named(&name)).ok()?;
-                made.insert(value?, new);
-                Some(Some(new))
-            })
-            .collect();
-        small.add_node(graph.node(id).clone(), &inputs, &results?).ok()?;
-    }
-    for output in outputs {
-        let id = *made.get(&output.id)?;
-        small.add_output(id);
+    small.set_declared(x, Some(declared(dtype, Some(&dims))));
+    small.set_fact(x, pare_graph::Fact::tensor(dtype, dims));
+    for (id, output) in small.outputs().to_vec().into_iter().zip(outputs) {
         small.set_declared(id, Some(declared(output.dtype()?, None)));
     }
     small.reinfer().ok()?;

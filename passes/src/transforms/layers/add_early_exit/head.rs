@@ -1,12 +1,15 @@
 //! The head of an exit: pooled features, a ridge regression to the logits, and the confidence threshold.
 
 use crate::{
-    analysis::calibration::{Affine, NotFinite, floats},
+    analysis::{
+        calibration::{NotFinite, floats},
+        linear::AffineMap,
+    },
     framework::PassError,
     statistics::{Rows, Sums, map_rows},
 };
 use faer::Mat;
-use pare_graph::{EvaluateError, Tensor};
+use pare_graph::{EvaluateError, Tensor, evaluate::quality::top};
 use std::ops::Range;
 
 /// The number of folds of the cross-validation.
@@ -33,7 +36,7 @@ impl Pool {
         let (shape, values) = (tensor.shape(), floats(tensor)?);
         let samples = shape.first().copied().unwrap_or(0);
         let size = values.len().checked_div(samples).unwrap_or(0);
-        let unexpected = || EvaluateError("the shape of a tensor differs from the inferred one".into());
+        let unexpected = || EvaluateError::new("the shape of a tensor differs from the inferred one");
         let channels = match self {
             Self::Positions => shape.get(1),
             _ => shape.last(),
@@ -75,7 +78,7 @@ pub struct Threshold {
 
 /// Fits a head to all samples. Its threshold is determined by cross-validation; `None` if no threshold
 /// reaches `agreement`.
-pub fn fit(x: &Rows, y: &Rows, agreement: f64) -> Result<(Affine, Option<Threshold>), NotFinite> {
+pub fn fit(x: &Rows, y: &Rows, agreement: f64) -> Result<(AffineMap, Option<Threshold>), NotFinite> {
     let n = x.count();
     let fold = |i: usize| -> Range<usize> { n * i / FOLDS..n * (i + 1) / FOLDS };
     let prior = Mat::zeros(y.width, x.width);
@@ -92,7 +95,7 @@ pub fn fit(x: &Rows, y: &Rows, agreement: f64) -> Result<(Affine, Option<Thresho
         let (r, head) = (fold(i), fit_without(Some(i))?);
         let scores = map_rows(x.all().some(r.start, r.len()), head.weight.as_ref(), &head.bias);
         for (k, scores) in scores.data.chunks_exact(y.width).enumerate() {
-            let agrees = argmax(scores) == argmax(y.all().row(r.start + k));
+            let agrees = top(scores) == top(y.all().row(r.start + k));
             predictions.push(Prediction { confidence: confidence(scores), agrees });
         }
     }
@@ -112,11 +115,6 @@ pub struct Prediction {
 fn confidence(scores: &[f32]) -> f32 {
     let most = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     1.0 / scores.iter().map(|&s| (s - most).exp()).sum::<f32>()
-}
-
-/// The first index of the highest score.
-pub fn argmax(scores: &[f32]) -> Option<usize> {
-    (0..scores.len()).max_by(|&a, &b| scores[a].total_cmp(&scores[b]).then(b.cmp(&a)))
 }
 
 /// The lowest threshold above which the number of wrong predictions is allowed (see [`allowed_errors`]).

@@ -7,10 +7,11 @@ mod tests;
 
 use crate::{
     analysis::{
-        calibration::{Affine, NotFinite, observe, open_inputs},
+        calibration::{NotFinite, observe, open_inputs},
         flow::Flow,
+        linear::AffineMap,
     },
-    framework::{Context, Counter, Pass, PassError},
+    framework::{Context, Counter, Hint, Pass, PassError},
     pass,
     statistics::Rows,
 };
@@ -55,7 +56,7 @@ struct ExitPoint {
 struct Exit {
     tensor: ValueId,
     pool: Pool,
-    head: Affine,
+    head: AffineMap,
     threshold: Threshold,
     /// Mean multiply-accumulates per sample.
     macs: f64,
@@ -74,8 +75,10 @@ impl Pass for AddEarlyExit {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
         let count = cx.tools.samples.map_or(0, pare_graph::Samples::len);
         if cx.tools.engine.is_none() || count < MIN_SAMPLES {
-            let hint = format!("give at least {MIN_SAMPLES} samples, better some hundreds");
-            return Err(PassError::refused_with("it needs samples, and an engine to run them", hint));
+            return Err(PassError::refused_with(
+                "it needs samples, and an engine to run them",
+                Hint::MoreSamples(MIN_SAMPLES),
+            ));
         }
         let symbolic_batch = self.has_symbolic_batch(model)?;
         let scores = Scores::of(&model.graph)?;
@@ -192,7 +195,7 @@ impl AddEarlyExit {
             if last || graph.producer(cut).is_none() || fact.dtype() != Some(DataType::Float) {
                 continue;
             }
-            let before: u64 = surgery::needed(graph, cut).iter().filter_map(|n| macs.get(n)).sum();
+            let before: u64 = graph.upstream([cut], |_| false).iter().filter_map(|n| macs.get(n)).sum();
             let fixed = fact.shape().is_some_and(|s| s.iter().skip(1).all(|d| d.size().is_some()));
             let pools: &[Pool] = match fact.shape().map(<[Dim]>::len) {
                 Some(4..) => &[Pool::Positions],

@@ -2,11 +2,11 @@
 
 use super::{Exit, Scores, head::Pool};
 use crate::{
-    analysis::calibration::{Affine, open_inputs},
+    analysis::{calibration::open_inputs, linear::AffineMap},
     framework::PassError,
 };
 use pare_graph::{
-    Attribute, Axis, AxisSize, DataType, Declared, Dim, Graph, GraphError, Node, NodeId, Patch, Ref, Tensor,
+    Attribute, Axis, AxisSize, DataType, Declared, Dim, Graph, GraphError, Node, Patch, Ref, Tensor,
     TensorError, Type, TypeKind, Value, ValueId,
 };
 use std::collections::{HashMap, HashSet};
@@ -77,7 +77,7 @@ fn pooled(patch: &mut Patch, exit: &Exit, opset: i64) -> Result<Ref, TensorError
 }
 
 /// The head as a `Gemm`.
-fn linear(patch: &mut Patch, head: &Affine, features: Ref) -> Result<Ref, TensorError> {
+fn linear(patch: &mut Patch, head: &AffineMap, features: Ref) -> Result<Ref, TensorError> {
     let (k, c) = (head.weight.nrows(), head.weight.ncols());
     let w: Vec<f64> = (0..c * k).map(|i| head.weight[(i % k, i / k)]).collect();
     let w = patch.constant("exit_weight", Tensor::from_f64(DataType::Float, &[c, k], &w)?);
@@ -97,18 +97,6 @@ fn early_branch(graph: &Graph, given: &str, declared: Declared) -> Result<Graph,
     Ok(early)
 }
 
-/// The nodes that a value depends on.
-pub fn needed(graph: &Graph, value: ValueId) -> HashSet<NodeId> {
-    let (mut nodes, mut queue) = (HashSet::new(), vec![value]);
-    while let Some(value) = queue.pop() {
-        let Some((node, _)) = graph.producer(value) else { continue };
-        if nodes.insert(node) {
-            queue.extend(graph.inputs_of(node).into_iter().flatten().chain(graph.captured_by(node)));
-        }
-    }
-    nodes
-}
-
 /// The branch that computes `output` from `cut`, which it captures. Constants without other uses are moved
 /// inside.
 fn late_branch(
@@ -117,42 +105,25 @@ fn late_branch(
     output: ValueId,
     declared: Declared,
 ) -> Result<Graph, GraphError> {
-    let before = needed(graph, cut);
-    let after = needed(graph, output);
+    let before = graph.upstream([cut], |_| false);
+    let moved: HashSet<_> = graph.upstream([output], |_| false).difference(&before).copied().collect();
     let mut inner = graph.nested();
     inner.name = Some("rest".into());
-    let mut ids: HashMap<ValueId, ValueId> = HashMap::new();
-    let moves = |n: &NodeId| after.contains(n) && !before.contains(n);
-    for &node in graph.nodes().iter().filter(|n| moves(n)) {
-        let mut copy = |value: ValueId, inner: &mut Graph| -> Result<ValueId, GraphError> {
-            if let Some(&id) = ids.get(&value) {
-                return Ok(id);
-            }
-            let old = graph.value(value);
-            let computed = graph.producer(value).is_some_and(|(n, _)| moves(&n));
-            let own = old.tensor().is_some() && graph.users(value).iter().all(|(n, _)| moves(n));
-            let id = if computed || own {
-                let name = if value == output { graph.fresh_name(&old.name) } else { old.name.clone() };
-                let mut new = Value::named(&name);
-                new.fact = old.fact.clone();
-                new.data = old.data.clone();
-                inner.add_value(new)?
-            } else {
-                inner.find_or_capture(&old.name)
-            };
-            ids.insert(value, id);
-            Ok(id)
-        };
-        for captured in graph.captured_by(node) {
-            copy(captured, &mut inner)?;
+    let mut copies = HashMap::new();
+    graph.copy_nodes(&moved, &mut inner, &mut copies, |inner, id| {
+        let value = graph.value(id);
+        let is_computed = graph.producer(id).is_some_and(|(node, _)| moved.contains(&node));
+        let is_own = value.tensor().is_some() && graph.users(id).iter().all(|(node, _)| moved.contains(node));
+        if !is_computed && !is_own {
+            return Ok(inner.find_or_capture(&value.name));
         }
-        let inputs = graph.inputs_of(node).into_iter().map(|v| v.map(|v| copy(v, &mut inner)).transpose());
-        let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
-        let outputs = graph.outputs_of(node).into_iter().map(|v| v.map(|v| copy(v, &mut inner)).transpose());
-        let outputs = outputs.collect::<Result<Vec<_>, _>>()?;
-        inner.add_node(graph.node(node).clone(), &inputs, &outputs)?;
-    }
-    if let Some(&last) = ids.get(&output) {
+        let name = if id == output { graph.fresh_name(&value.name) } else { value.name.clone() };
+        let mut copy = Value::named(&name);
+        copy.fact = value.fact.clone();
+        copy.data = value.data.clone();
+        inner.add_value(copy)
+    })?;
+    if let Some(&last) = copies.get(&output) {
         inner.set_declared(last, Some(declared));
         inner.add_output(last);
     }

@@ -1,5 +1,5 @@
 use super::{
-    head::{Prediction, allowed_errors, argmax, threshold},
+    head::{Prediction, allowed_errors, threshold},
     *,
 };
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
         testing::{model, tools},
     },
 };
-use pare_graph::onnx;
+use pare_graph::{evaluate::quality::top, onnx};
 use pare_runtime::{Limits, Port, PortDim, Samples, SharedSamples};
 use std::path::PathBuf;
 
@@ -61,7 +61,7 @@ fn easy_samples_exit_early_and_others_are_unchanged() {
         let shape = changed.graph.value(changed.graph.inputs()[0]).fact.fixed_shape();
         assert_eq!(shape.unwrap(), [1, 1, 8, 8]);
         let (full, early) = (logits(&original, 200), logits(&changed, 200));
-        let same = full.iter().zip(&early).filter(|(a, b)| argmax(a) == argmax(b)).count();
+        let same = full.iter().zip(&early).filter(|(a, b)| top(a) == top(b)).count();
         let unchanged = full
             .iter()
             .zip(&early)

@@ -8,9 +8,8 @@ use super::{BlockRepair, BlockSearch, RemovedBlock};
 use crate::{
     analysis::{
         blocks::{Block, blocks},
-        calibration::{Affine, Linear},
         evaluation::HeldOut,
-        repair::left,
+        linear::{AffineMap, Linear},
     },
     framework::PassError,
 };
@@ -21,7 +20,7 @@ use pare_graph::{Graph, Model, Patch};
 const STEPS: u32 = 10;
 
 /// The weights of a block, by layer and group.
-type BlockWeights = Vec<Vec<Affine>>;
+type BlockWeights = Vec<Vec<AffineMap>>;
 
 /// A kept block and the removed blocks merged into it, in order.
 struct Merge {
@@ -58,19 +57,12 @@ pub(super) fn merged(
 
 /// The linear layers of a block, in order.
 fn layers(graph: &Graph, block: &Block) -> Vec<Linear> {
-    block.body.iter().filter_map(|&n| left(graph, n)).collect()
+    block.body.iter().filter_map(|&n| Linear::owned(graph, n)).collect()
 }
 
 /// Weights and biases of each layer, by group.
 fn weights(graph: &Graph, block: &Block) -> Option<BlockWeights> {
-    let of = |layer: &Linear| {
-        let (bias, o) = (layer.bias(graph)?, layer.outputs);
-        let group = |q: usize| {
-            Some(Affine { weight: layer.weight(graph, q)?, bias: bias[q * o..(q + 1) * o].to_vec() })
-        };
-        (0..layer.groups).map(group).collect::<Option<Vec<_>>>()
-    };
-    layers(graph, block).iter().map(of).collect()
+    layers(graph, block).iter().map(|layer| layer.maps(graph)).collect()
 }
 
 /// Assigns each removed block to the nearest kept block with the same layers before it, or else after it.
@@ -122,8 +114,8 @@ fn build(plain: &Model, merges: &[Merge], eta: Option<f64>) -> Option<Model> {
 }
 
 /// `θ_l + η·Σ (θ - θ_l)`.
-fn merged_map(merge: &Merge, layer: usize, group: usize, eta: Option<f64>) -> Option<Affine> {
-    let at = |all: &[Vec<Affine>]| all.get(layer)?.get(group).cloned();
+fn merged_map(merge: &Merge, layer: usize, group: usize, eta: Option<f64>) -> Option<AffineMap> {
+    let at = |all: &[Vec<AffineMap>]| all.get(layer)?.get(group).cloned();
     let own = at(&merge.own)?;
     let Some(eta) = eta else { return at(merge.others.last()?) };
     let mut result = own.clone();

@@ -10,7 +10,7 @@ mod tests;
 use crate::{
     analysis::{
         blocks::{Block, blocks, chains, layers},
-        evaluation::{HeldOut, Limits, Measured},
+        evaluation::{HeldOut, Quality, QualityLimits},
         prepare::prepare,
         samples::Split,
     },
@@ -153,8 +153,8 @@ impl Pass for DropBlocks {
 }
 
 impl DropBlocks {
-    fn limits(&self) -> Limits {
-        Limits {
+    fn limits(&self) -> QualityLimits {
+        QualityLimits {
             max_drift: self.max_drift,
             min_agreement: self.min_agreement,
             max_accuracy_drop: self.max_accuracy_drop,
@@ -208,7 +208,7 @@ impl BlockSearch<'_, '_> {
         };
         let wanted = wanted.min(all.len());
         let limits = self.pass.limits();
-        let (mut removed, mut best): (Vec<RemovedBlock>, Option<(Model, Measured)>) = (vec![], None);
+        let (mut removed, mut best): (Vec<RemovedBlock>, Option<(Model, Quality)>) = (vec![], None);
         let mut units = 0;
         let mut first: Option<Scores> = None;
         while units < wanted {
@@ -308,7 +308,7 @@ impl BlockSearch<'_, '_> {
         removed: &[RemovedBlock],
         held_out: &HeldOut<'_>,
         cx: &mut Context<'_>,
-    ) -> Result<(Model, Measured), PassError> {
+    ) -> Result<(Model, Quality), PassError> {
         let mut plain = self.original.clone();
         let replacements = remove_blocks(&mut plain, removed)?;
         plain.infer()?;
@@ -328,7 +328,7 @@ impl BlockSearch<'_, '_> {
     }
 }
 
-fn report_quality(measured: &Measured, cx: &mut Context<'_>) {
+fn report_quality(measured: &Quality, cx: &mut Context<'_>) {
     cx.figure("drift", measured.drift);
     if let Some(agreement) = measured.agreement {
         cx.figure("agreement", agreement);

@@ -15,7 +15,8 @@ use super::{BlockRepair, BlockSearch, RemovedBlock, merge};
 use crate::{
     analysis::{
         evaluation::HeldOut,
-        repair::{Refit, Setting, behind, left, sequential},
+        linear::Linear,
+        repair::{Refit, Repair, RepairOptions, dependents},
     },
     framework::PassError,
 };
@@ -65,8 +66,9 @@ impl BlockSearch<'_, '_> {
 
     fn refitted(&self, plain: &Model, refits: &[Refit], lambda: f64) -> Result<Model, PassError> {
         let mut model = plain.clone();
-        let setting = Setting::new(lambda);
-        sequential(self.tools, &self.original, &mut model, refits, self.split.fit.clone(), setting)?;
+        let samples = self.split.fit.clone();
+        let repair = Repair { tools: self.tools, original: &self.original, refits, samples };
+        repair.refit(&mut model, RepairOptions::new(lambda))?;
         model.infer()?;
         Ok(model)
     }
@@ -125,7 +127,7 @@ fn before_repeated_clips(graph: &Graph, mut value: ValueId) -> ValueId {
 
 /// The refittable layers of a graph, by their outputs.
 fn layers(graph: &Graph) -> HashMap<ValueId, NodeId> {
-    let of = |&node: &NodeId| left(graph, node).map(|l| (l.output, node));
+    let of = |&node: &NodeId| Linear::owned(graph, node).map(|l| (l.output, node));
     graph.nodes().iter().filter_map(of).collect()
 }
 
@@ -137,10 +139,17 @@ fn writers(original: &Graph, changed: &Graph, gaps: &[Gap]) -> Vec<Refit> {
     for gap in gaps {
         let before = writer_before(changed, &layers, gap.stream).map(|writer| {
             let sum = writer.is_term.then_some(gap.target);
-            Refit { node: writer.node, target: gap.target, sum, kept: None, free: None, behind: false }
+            Refit {
+                node: writer.node,
+                target: gap.target,
+                sum,
+                kept: None,
+                free: None,
+                output_transform: false,
+            }
         });
         let next = || {
-            let after = behind(changed, &readers(changed, gap.stream));
+            let after = dependents(changed, &readers(changed, gap.stream));
             let refit =
                 |&node: &NodeId| refit_of(original, changed, node, &after).filter(|r| r.sum.is_some());
             changed.nodes().iter().find_map(refit)
@@ -191,15 +200,15 @@ fn writer_before(
 
 /// The refit of a writer restricted to a linear map of its output, diagonal if `per_channel`.
 fn output_map(graph: &Graph, writer: &Refit, per_channel: bool) -> Option<Refit> {
-    let layer = left(graph, writer.node)?;
+    let layer = Linear::owned(graph, writer.node)?;
     let (groups, o) = (layer.groups, layer.outputs);
     let diagonal = || (0..groups * o * o).map(|i| i / o % o == i % o).collect();
-    Some(Refit { behind: true, free: per_channel.then(diagonal), ..writer.clone() })
+    Some(Refit { output_transform: true, free: per_channel.then(diagonal), ..writer.clone() })
 }
 
 /// The refit of a layer to its output in the original, or to that of the sum that it is a term of.
 fn refit_of(original: &Graph, changed: &Graph, node: NodeId, after: &HashSet<ValueId>) -> Option<Refit> {
-    let layer = left(changed, node)?;
+    let layer = Linear::owned(changed, node)?;
     let output = changed.value_ref(layer.output);
     if !after.contains(&output.id) || output.value().is_output() && !layer.takes_bias() {
         return None;
@@ -209,13 +218,13 @@ fn refit_of(original: &Graph, changed: &Graph, node: NodeId, after: &HashSet<Val
     let sum = output.sole_user().ok().filter(|at| at.is("Add")).and_then(|at| at.output().ok());
     let sum = sum.and_then(same);
     let target = same(output).or(sum)?;
-    Some(Refit { node, target, sum, kept: None, free: None, behind: false })
+    Some(Refit { node, target, sum, kept: None, free: None, output_transform: false })
 }
 
 /// The refits of the writers and of every layer after a gap.
 fn all_refits(original: &Graph, changed: &Graph, gaps: &[Gap], writers: &[Refit]) -> Vec<Refit> {
     let starts = gaps.iter().flat_map(|g| readers(changed, g.stream)).collect();
-    let after = behind(changed, &starts);
+    let after = dependents(changed, &starts);
     let refit = |&node: &NodeId| match writers.iter().find(|w| w.node == node) {
         Some(writer) => Some(writer.clone()),
         None => refit_of(original, changed, node, &after),

@@ -5,13 +5,15 @@ use crate::{
     analysis::{
         activation::{Activation, activations},
         blocks::Block,
-        calibration::{Pairs, entropy, floats, max_sliced_relative, observe, size_of},
+        calibration::{JointMoments, entropy, floats, max_sliced_relative, observe, size_of},
         evaluation::HeldOut,
     },
     framework::PassError,
     statistics::Rows,
 };
-use pare_graph::{Edge, EvaluateError, Graph, Model, Tensor, ValueId, ops::ClipView};
+use pare_graph::{
+    Edge, EvaluateError, Graph, Model, Tensor, ValueId, evaluate::quality::cosine, ops::ClipView,
+};
 
 /// The number of samples for scores.
 const SAMPLES: usize = 256;
@@ -193,7 +195,7 @@ struct ActivationInput {
     value: ValueId,
     /// The channel axis.
     axis: usize,
-    pairs: Pairs,
+    moments: JointMoments,
 }
 
 impl SpanStatistics {
@@ -204,7 +206,11 @@ impl SpanStatistics {
                 let input = |&value: &ValueId| {
                     let shape = graph.value(value).fact.shape()?;
                     let axis = channel_axis(shape.len());
-                    Some(ActivationInput { value, axis, pairs: Pairs::new(size_of(shape.get(axis)?)?) })
+                    Some(ActivationInput {
+                        value,
+                        axis,
+                        moments: JointMoments::new(size_of(shape.get(axis)?)?),
+                    })
                 };
                 Self::Signs { criterion, inner: span.inner.iter().filter_map(input).collect() }
             }
@@ -213,13 +219,13 @@ impl SpanStatistics {
     }
 
     fn add<'v>(&mut self, span: &Span, at: &dyn Fn(ValueId) -> Option<&'v Tensor>) -> Result<(), PassError> {
-        let missing = || EvaluateError("a value was not computed".into());
+        let missing = || EvaluateError::new("a value was not computed");
         let value = |v: ValueId| at(v).ok_or_else(missing);
         if let Self::Signs { inner, .. } = self {
-            for ActivationInput { value: id, axis, pairs } in inner {
+            for ActivationInput { value: id, axis, moments } in inner {
                 let tensor = value(*id)?;
                 let x = floats(tensor)?;
-                pairs.add(&x, &x, tensor.shape(), *axis);
+                moments.add(&x, &x, tensor.shape(), *axis);
             }
             return Ok(());
         }
@@ -268,8 +274,8 @@ impl SpanStatistics {
             }
             Self::Signs { criterion, inner } => {
                 let of = |input: &ActivationInput| match criterion {
-                    BlockCriterion::Tlc => entropy::of_gaussians(&input.pairs),
-                    _ => entropy::of_signs(&input.pairs),
+                    BlockCriterion::Tlc => entropy::of_gaussians(&input.moments),
+                    _ => entropy::of_signs(&input.moments),
                 };
                 let n = inner.len() as f64;
                 (n > 0.0).then(|| inner.iter().map(of).sum::<f64>() / n)
@@ -297,15 +303,4 @@ fn mean(rows: &[Vec<f32>]) -> Vec<f32> {
     let mut sum = vec![0.0; rows.first().map_or(0, Vec::len)];
     rows.iter().for_each(|row| sum.iter_mut().zip(row).for_each(|(s, v)| *s += v));
     sum
-}
-
-/// The cosine similarity; 1 if both vectors are zero, 0 if one is.
-fn cosine(x: &[f32], y: &[f32]) -> f64 {
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
-    let (xx, yy) = (dot(x, x), dot(y, y));
-    match (xx > 0.0, yy > 0.0) {
-        (true, true) => dot(x, y) / (xx * yy).sqrt(),
-        (false, false) => 1.0,
-        _ => 0.0,
-    }
 }

@@ -37,7 +37,7 @@ fn drop_from(
     Ok((changed, report))
 }
 
-fn measured(original: &Model, changed: &Model, samples: &dyn pare_graph::Samples) -> Measured {
+fn measured(original: &Model, changed: &Model, samples: &dyn pare_graph::Samples) -> Quality {
     let tools = Tools { samples: Some(samples), threads: 1, ..tools() };
     HeldOut::new(tools, original, 0..samples.len()).unwrap().measure(changed).unwrap()
 }

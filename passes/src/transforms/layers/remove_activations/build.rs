@@ -3,8 +3,8 @@
 use super::{ActivationSearch, replace::replace};
 use crate::{
     analysis::{
-        calibration::Linear,
-        repair::{Refit, Setting, behind, left, sequential},
+        linear::Linear,
+        repair::{Refit, Repair, RepairOptions, dependents},
     },
     framework::PassError,
 };
@@ -76,12 +76,13 @@ impl ActivationSearch<'_, '_> {
         let refits = self.refits(&start.graph, removed, corresponding);
         let (lambdas, samples) =
             if quick { (&LAMBDAS[1..2], QUICK_REFIT_SAMPLES) } else { (&LAMBDAS[..], REFIT_SAMPLES) };
-        let range = 0..self.split.fit.end.min(samples);
+        let samples = 0..self.split.fit.end.min(samples);
+        let repair = Repair { tools: self.tools, original: &self.model, refits: &refits, samples };
         for &lambda in lambdas {
             let mut model = start.clone();
-            let full = Setting::new(lambda);
-            let setting = if quick { Setting { rounds: 1, ..full } } else { full };
-            sequential(self.tools, &self.model, &mut model, &refits, range.clone(), setting)?;
+            let full = RepairOptions::new(lambda);
+            let options = if quick { RepairOptions { rounds: 1, ..full } } else { full };
+            repair.refit(&mut model, options)?;
             let drift = held_out.drift(&model)?;
             // A NaN drift of the candidate before is replaced.
             if best.drift.is_none_or(|best| !(best <= drift)) {
@@ -129,21 +130,21 @@ impl ActivationSearch<'_, '_> {
         let original = &self.model.graph;
         let removed: HashSet<NodeId> =
             removed.iter().flat_map(|&i| self.sites[i].activation.nodes.iter().copied()).collect();
-        let affected = behind(original, &removed);
+        let affected = dependents(original, &removed);
         // The value of the original that a value of the candidate should reproduce, if it is affected.
         let wanted = |v: ValueRef<'_>| {
             let value = corresponding.get(v.name()).copied().or_else(|| original.find(v.name()))?;
             (affected.contains(&value) && original.value_ref(value).shape() == v.shape()).then_some(value)
         };
         let refit = |&node: &NodeId| {
-            let linear: Linear = left(changed, node)?;
+            let linear = Linear::owned(changed, node)?;
             let output = changed.value_ref(linear.output);
             let sum = output.sole_user().ok().filter(|at| at.is("Add")).and_then(|at| at.output().ok());
             let (target, sum) = (wanted(output), sum.and_then(wanted));
             // Without a bias the fit cannot reproduce the mean of the logits, which costs more than it gains.
             let last = output.value().is_output() && !linear.takes_bias();
             let target = target.or(sum).filter(|_| !last)?;
-            Some(Refit { node, target, sum, kept: None, free: None, behind: false })
+            Some(Refit { node, target, sum, kept: None, free: None, output_transform: false })
         };
         changed.nodes().iter().filter_map(refit).collect()
     }

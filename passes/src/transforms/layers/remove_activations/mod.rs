@@ -10,13 +10,13 @@ mod tests;
 use crate::{
     analysis::{
         activation::{Activation, activations, channel_axis},
-        calibration::{Pairs, floats, observe},
+        calibration::{JointMoments, floats, observe},
         composition::By,
-        evaluation::{HeldOut, Limits},
+        evaluation::{HeldOut, QualityLimits},
         prepare::prepare,
         samples::Split,
     },
-    framework::{Context, Counter, Pass, PassError, Scratch, Tools, glob::matches},
+    framework::{Context, Counter, Hint, Pass, PassError, Scratch, Tools, glob::matches},
     pass,
 };
 use build::CandidateModel;
@@ -113,9 +113,9 @@ pass! {
 }
 
 impl RemoveActivations {
-    fn limits(&self) -> Limits {
+    fn limits(&self) -> QualityLimits {
         let Self { max_drift, min_agreement, max_accuracy_drop, .. } = *self;
-        Limits { max_drift, min_agreement, max_accuracy_drop }
+        QualityLimits { max_drift, min_agreement, max_accuracy_drop }
     }
 
     /// Whether activations are removed in the order of their scores.
@@ -202,7 +202,10 @@ impl<'p, 't> ActivationSearch<'p, 't> {
             pass.replacement.unwrap_or(if sampled { Replacement::Affine } else { Replacement::Identity });
         let refit = pass.refit.unwrap_or(sampled);
         if pass.crop && !refit {
-            return Err(PassError::refused_with("`crop` needs samples to fit to", "give samples"));
+            return Err(PassError::refused_with(
+                "`crop` needs samples to fit to",
+                Hint::NeedsSamples { otherwise: None },
+            ));
         }
         let needs = pass.is_ranked() && criterion.needs_samples()
             || replacement == Replacement::Affine
@@ -228,8 +231,8 @@ impl<'p, 't> ActivationSearch<'p, 't> {
             Replacement::Identity => search.sites.iter().map(|s| vec![Line::IDENTITY; s.channels]).collect(),
             Replacement::Affine => {
                 let all: Vec<_> = (0..search.sites.len()).collect();
-                let pairs = search.pairs(&search.model, &all)?;
-                pairs.iter().map(|p| p.channels.iter().map(Line::fit).collect()).collect()
+                let moments = search.moments(&search.model, &all)?;
+                moments.iter().map(|m| m.channels.iter().map(Line::fit).collect()).collect()
             }
         };
         Ok(search)
@@ -329,27 +332,27 @@ impl<'p, 't> ActivationSearch<'p, 't> {
     }
 
     /// The moments of inputs and outputs of these activations in `model`.
-    fn pairs(&self, model: &Model, sites: &[usize]) -> Result<Vec<Pairs>, PassError> {
+    fn moments(&self, model: &Model, sites: &[usize]) -> Result<Vec<JointMoments>, PassError> {
         let graph = &model.graph;
         let mut wanted = vec![];
         for &i in sites {
             let found = self.find(graph, i)?;
             wanted.extend([found.input, found.output]);
         }
-        let mut pairs: Vec<_> = sites.iter().map(|&i| Pairs::new(self.sites[i].channels)).collect();
+        let mut moments: Vec<_> = sites.iter().map(|&i| JointMoments::new(self.sites[i].channels)).collect();
         observe(self.tools, model, &wanted, self.split.statistics(), "statistics", &mut |_, values| {
-            for ((pairs, &i), xy) in pairs.iter_mut().zip(sites).zip(values.chunks_exact(2)) {
-                pairs.add(&floats(&xy[0])?, &floats(&xy[1])?, xy[0].shape(), self.sites[i].axis);
+            for ((moments, &i), xy) in moments.iter_mut().zip(sites).zip(values.chunks_exact(2)) {
+                moments.add(&floats(&xy[0])?, &floats(&xy[1])?, xy[0].shape(), self.sites[i].axis);
             }
             Ok(())
         })?;
-        for (pairs, &i) in pairs.iter().zip(sites) {
-            if !pairs.is_finite() {
+        for (moments, &i) in moments.iter().zip(sites) {
+            if !moments.is_finite() {
                 let name = &self.sites[i].activation.name;
                 return Err(PassError::refused(format!("`{name}` is not finite on the samples")));
             }
         }
-        Ok(pairs)
+        Ok(moments)
     }
 
     /// An activation in a candidate that still has it.

@@ -1,9 +1,6 @@
 //! Replacement of an activation by an affine map of each channel.
 
-use crate::analysis::{
-    activation::Activation,
-    calibration::{Linear, Pair},
-};
+use crate::analysis::{activation::Activation, calibration::ChannelMoments, linear::Linear};
 use pare_graph::{DataType, Decline, Graph, Node, NodeRef, Patch, Ref, Tensor, ValueRef, expect};
 
 /// The map `slope·z + intercept`.
@@ -17,8 +14,8 @@ impl Line {
     pub const IDENTITY: Self = Self { slope: 1.0, intercept: 0.0 };
 
     /// The least-squares line through the samples of a channel.
-    pub fn fit(pair: &Pair) -> Self {
-        let (slope, intercept) = pair.line();
+    pub fn fit(moments: &ChannelMoments) -> Self {
+        let (slope, intercept) = moments.line();
         Self { slope, intercept }
     }
 }

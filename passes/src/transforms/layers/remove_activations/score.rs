@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     analysis::calibration::{
-        Pair,
+        ChannelMoments,
         entropy::{above_zero, entropy},
     },
     framework::{Context, PassError},
@@ -66,7 +66,7 @@ impl ActivationSearch<'_, '_> {
             }
             return Ok(scores);
         }
-        for (pairs, &i) in self.pairs(model, remaining)?.iter().zip(remaining) {
+        for (pairs, &i) in self.moments(model, remaining)?.iter().zip(remaining) {
             let channels = &pairs.channels;
             let score = match self.criterion {
                 ActivationCriterion::Slope | ActivationCriterion::Entropy => {
@@ -83,8 +83,10 @@ impl ActivationSearch<'_, '_> {
                     mean((0..channels.len()).map(|c| entropy(above_zero(ratio(c)))))
                 }
                 ActivationCriterion::TlcAblation => {
-                    let switched =
-                        |p: &Pair| Line { slope: if p.x_mean > 0.0 { 1.0 } else { 0.0 }, intercept: 0.0 };
+                    let switched = |p: &ChannelMoments| Line {
+                        slope: if p.x_mean > 0.0 { 1.0 } else { 0.0 },
+                        intercept: 0.0,
+                    };
                     self.drift_without(model, i, &channels.iter().map(switched).collect::<Vec<_>>())?
                 }
                 ActivationCriterion::Loss => {
@@ -104,7 +106,7 @@ impl ActivationSearch<'_, '_> {
         let found = self.find(graph, site)?;
         // The replacement may also rewrite the `Add` before the activation.
         let sum = graph.producer(found.input).map(|(node, _)| node);
-        let start = held_out.start(model, &found.nodes.iter().copied().chain(sum).collect())?;
+        let start = held_out.prefix(model, &found.nodes.iter().copied().chain(sum).collect())?;
         let mut changed = model.clone();
         self.apply(&mut changed.graph, replace(graph, &found, self.sites[site].axis, lines), site)?;
         held_out.drift_from(&start, &changed)

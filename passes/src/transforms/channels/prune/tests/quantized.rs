@@ -1,19 +1,21 @@
-//! On a quantized network: scales and zero points go with the weights, and only biases make up for what is gone.
+//! Pruning of a quantized network: scales and zero points are cut with the weights, and only biases are
+//! repaired.
 
-use super::super::{PruneChannels, Repair, Scope};
+use super::super::{PruneChannels, PruneRepair, PruneScope};
 use crate::{
     analysis::evaluation::HeldOut,
     framework::{
         Effect, Pass, Tools,
         testing::{check, model, same, tools},
     },
-    transforms::channels::{PruneHeads, PruneHidden, order::Criterion},
+    transforms::channels::{PruneHeads, PruneHidden, importance::Importance},
 };
 use pare_graph::{Model, text};
-use pare_runtime::{Samples, SharedSamples, input_specs};
+use pare_runtime::{SampleSet, SharedSamples, input_specs};
 
-/// Two convolutions. Of the four channels between them 0 is zero by its zero point and 2 by its numbers, with biases of
-/// zero; 1 and 3 are the larger for their scales, whatever their numbers.
+/// Two convolutions with four channels between them. Channel 0 is zero because its weights equal the zero
+/// point, channel 2 because its weights are 0; both biases are zero. Channels 1 and 3 have small integers,
+/// but large scales.
 fn network(kept: &[usize]) -> String {
     let constants = constants(kept);
     format!(
@@ -38,7 +40,7 @@ fn row(values: impl IntoIterator<Item = i64>) -> String {
     values.into_iter().map(|v| v.to_string()).collect::<Vec<_>>().join(", ")
 }
 
-/// The constants of the network with these of its four channels.
+/// The constants of the network restricted to some of its four channels.
 fn constants(kept: &[usize]) -> String {
     let k = kept.len();
     let pick = |values: [&str; 4]| kept.iter().map(|&c| values[c]).collect::<Vec<_>>().join(", ");
@@ -59,7 +61,7 @@ fn constants(kept: &[usize]) -> String {
 }
 
 #[test]
-fn channels_go_with_their_scales_and_cutting_zeros_changes_nothing() {
+fn cuts_scales_with_channels_and_preserves_outputs_without_zeros() {
     let pass = PruneChannels { ratio: Some(0.5), ..PruneChannels::default() };
     check(pass.clone(), &network(&[0, 1, 2, 3]), &network(&[1, 3]));
     let original = model(&network(&[0, 1, 2, 3]));
@@ -69,16 +71,16 @@ fn channels_go_with_their_scales_and_cutting_zeros_changes_nothing() {
 }
 
 #[test]
-fn biases_take_the_mean_of_what_is_gone_and_weights_stay() {
+fn repairs_biases_by_the_mean_and_keeps_weights() {
     let mut original = model(&network(&[0, 1, 2, 3]));
     original.infer().unwrap();
-    let samples = SharedSamples::from(Samples::generated(input_specs(&original), 0, 64));
+    let samples = SharedSamples::from(SampleSet::generated(input_specs(&original), 0, 64));
     let with = Tools { samples: Some(&samples), ..tools() };
-    let trial = HeldOut::new(with, &original, 0..64).unwrap();
+    let held_out = HeldOut::new(with, &original, 0..64).unwrap();
     let pruned = |repair, criterion| -> Model {
         let pass = PruneChannels {
             ratio: Some(0.75),
-            scope: Some(Scope::Uniform),
+            scope: Some(PruneScope::Uniform),
             criterion,
             repair,
             ..PruneChannels::default()
@@ -87,23 +89,22 @@ fn biases_take_the_mean_of_what_is_gone_and_weights_stay() {
         pass.run(&mut changed, &mut crate::framework::testing::context(with)).unwrap();
         changed
     };
-    let (none, mean) = (pruned(Some(Repair::None), None), pruned(Some(Repair::Mean), None));
-    let drifts = [&none, &mean].map(|m| trial.drift(m).unwrap());
+    let (none, mean) = (pruned(Some(PruneRepair::None), None), pruned(Some(PruneRepair::Mean), None));
+    let drifts = [&none, &mean].map(|m| held_out.drift(m).unwrap());
     assert!(drifts[1] < 0.8 * drifts[0], "{drifts:?}");
-    let stored = |model: &Model, name: &str| {
+    let tensor = |model: &Model, name: &str| {
         model.graph.value(model.graph.find(name).unwrap()).tensor().unwrap().clone()
     };
     for name in ["w1q", "w2q", "w1s", "w2s", "b2s", "b1q"] {
-        assert_eq!(stored(&none, name), stored(&mean, name), "{name}");
+        assert_eq!(tensor(&none, name), tensor(&mean, name), "{name}");
     }
-    assert_ne!(stored(&none, "b2q"), stored(&mean, "b2q"));
-    // What is asked for by default does the same where nothing else can be fitted.
-    assert_eq!(text::print_graph(&pruned(None, Some(Criterion::Obs)).graph), text::print_graph(&mean.graph));
+    assert_ne!(tensor(&none, "b2q"), tensor(&mean, "b2q"));
+    // The default repair is the same here: weights are quantized.
+    assert_eq!(text::print_graph(&pruned(None, Some(Importance::Obs)).graph), text::print_graph(&mean.graph));
 }
 
-/// What cannot be pruned says why: the groups, or their number.
 #[test]
-fn a_model_without_such_groups_is_refused_with_their_reasons() {
+fn rejects_models_without_prunable_groups() {
     let refused = |pass: &dyn Pass, source: &str| {
         let mut model = model(source);
         pass.run(&mut model, &mut crate::framework::testing::context(Tools::default()))
@@ -115,15 +116,15 @@ fn a_model_without_such_groups_is_refused_with_their_reasons() {
         "main (float[1,2] x) => (float[1,3] y) <float[2,3] w = {1, 2, 3, 4, 5, 6}> { y = MatMul(x, w) }";
     assert_eq!(
         refused(&pass, one),
-        "`main` has no group that can lose channels: `w` stays whole: it is the input `x`; \
-         `y` stays whole: it is the output `y`"
+        "`main` has no group that can lose channels: `w` is skipped: it is the input `x`; \
+         `y` is skipped: it is the output `y`"
     );
     let heads = PruneHeads { ratio: Some(0.5), ..PruneHeads::default() };
     assert_eq!(
         refused(&heads, &network(&[0, 1, 2, 3])),
-        "`main` has no group that can lose heads: `h` holds channels inside a block; \
-         `w1q` stays whole: it is the input `x`; `y` stays whole: it is the output `y`"
+        "`main` has no group that can lose heads: `h` is a group of channels; \
+         `w1q` is skipped: it is the input `x`; `y` is skipped: it is the output `y`"
     );
     let none = PruneHidden::default();
-    assert_eq!(refused(&none, one), "it needs a target");
+    assert_eq!(refused(&none, one), "a target is required");
 }

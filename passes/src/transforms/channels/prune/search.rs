@@ -1,0 +1,365 @@
+//! The state of a pruning search, and the construction of candidates.
+
+use super::{PruneOptions, PruneRepair, PruneScope, select::select_groups};
+use crate::analysis::samples::{POSITIONS, Split};
+use crate::{
+    analysis::{
+        calibration::{RemovalOrder, Sampling, input_sums},
+        evaluation::HeldOut,
+        groups::{
+            GroupKind, Groups, Keep,
+            cost::CostModel,
+            cut::cut,
+            roles::{LinearRole, refits, roles},
+        },
+        repair::{self, Refit, RepairOptions},
+    },
+    framework::{Context, Counter, PassError, Tools},
+    transforms::channels::{
+        allocate::Allocation,
+        importance::{BatchNormScales, Importance, Ranking},
+        local_repair::{InputSums, LocalRepair, ReaderRepair},
+    },
+};
+use pare_graph::{Graph, Model, NodeId, Samples};
+use std::collections::{BTreeMap, HashMap};
+
+/// Ridge parameter `λ` of a fit to many samples.
+const LAMBDA: f64 = 1e-3;
+/// Ridge parameter of a more conservative fit.
+const LAMBDA_CONSERVATIVE: f64 = 1e-2;
+
+/// A pruning search: the settings in effect, the original model, and the model that is pruned.
+pub struct PruneSearch<'p> {
+    pub options: &'p PruneOptions,
+    pub importance: Importance,
+    pub scope: PruneScope,
+    pub repair: PruneRepair,
+    /// The samples for fits and for held-out evaluation.
+    pub split: Split,
+    /// The model before preparation, with its batch norms.
+    pub unprepared: &'p Model,
+    /// The prepared model, which results are compared with.
+    pub original: Model,
+    /// The model that is pruned next.
+    pub subject: PrunableModel,
+    /// Number of units of the selected groups of the original.
+    total_units: usize,
+}
+
+/// A model with its groups and the removal order of their units.
+pub struct PrunableModel {
+    pub model: Model,
+    pub groups: Groups,
+    pub roles: Vec<LinearRole>,
+    /// The groups to prune.
+    pub selected: Vec<usize>,
+    pub orders: BTreeMap<usize, RemovalOrder>,
+    pub sums: InputSums,
+    /// The remaining outputs, as indices in the original, of operators that lost outputs in an earlier stage.
+    original_outputs: HashMap<NodeId, Vec<usize>>,
+    /// Operators that lost inputs in an earlier stage.
+    reduced: Vec<NodeId>,
+}
+
+/// A pruned and repaired model.
+pub struct Candidate {
+    pub model: Model,
+    pub keep: Keep,
+    /// The drift on held-out samples, if it was measured.
+    pub drift: Option<f64>,
+}
+
+/// The number of repairs that are compared for a candidate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RepairEffort {
+    /// One repair, on the samples for statistics.
+    Quick,
+    /// Several repairs on all samples, of which the best is kept.
+    Full,
+}
+
+/// A cost as a function of the removed units.
+pub type CostOf = fn(&Graph, &Groups) -> CostModel;
+
+impl<'p> PruneSearch<'p> {
+    pub fn new(
+        options: &'p PruneOptions,
+        unprepared: &'p Model,
+        model: &Model,
+        cx: &mut Context<'_>,
+    ) -> Result<Self, PassError> {
+        let sampled = cx.tools.samples.is_some() && cx.tools.engine.is_some();
+        let (importance, scope, repair) = match cx.tools.statistics {
+            _ if sampled => (Importance::Obs, PruneScope::Global, PruneRepair::Sequential),
+            Some(_) => (Importance::Obs, PruneScope::Uniform, PruneRepair::Patch),
+            None => (Importance::L2, PruneScope::Uniform, PruneRepair::None),
+        };
+        let importance = options.criterion.unwrap_or(importance);
+        let scope = options.scope.unwrap_or(scope);
+        let repair = options.repair.unwrap_or(repair);
+        let sums = importance.needs_sums() || repair.needs_sums();
+        let runs = importance.needs_runs()
+            || scope == PruneScope::Global
+            || matches!(repair, PruneRepair::Moments | PruneRepair::Sequential)
+            || options.limits().any();
+        let required = runs || sums && cx.tools.statistics.is_none();
+        let split = Split::when(required, cx.tools, "criterion=l2,scope=uniform,repair=none")?;
+        if options.max_accuracy_drop.is_some() && cx.tools.samples.and_then(Samples::labels).is_none() {
+            return Err(PassError::refused_with(
+                "`max_accuracy_drop` needs labels",
+                "add an array `labels` to the samples, or use `min_agreement`",
+            ));
+        }
+        let subject = PrunableModel::new(model.clone(), options, cx)?;
+        let total_units = subject.selected.iter().map(|&g| subject.groups.groups[g].width).sum();
+        let original = model.clone();
+        let mut search =
+            Self { options, importance, scope, repair, split, unprepared, original, subject, total_units };
+        search.rank_units(cx)?;
+        Ok(search)
+    }
+
+    /// Computes the removal order of the units of each selected group.
+    fn rank_units(&mut self, cx: &mut Context<'_>) -> Result<(), PassError> {
+        self.subject.sums = if self.importance.needs_sums() || self.repair.needs_sums() {
+            self.input_sums(cx.tools)?
+        } else {
+            HashMap::new()
+        };
+        let scales = BatchNormScales::of(self.unprepared);
+        let subject = &self.subject;
+        let ranking = Ranking {
+            tools: cx.tools,
+            model: &subject.model,
+            groups: &subject.groups,
+            roles: &subject.roles,
+            sums: &subject.sums,
+            scales: &scales,
+            samples: self.split.statistics(),
+        };
+        let mut orders = BTreeMap::new();
+        for (i, &group) in subject.selected.iter().enumerate() {
+            orders.insert(group, ranking.order(group, self.importance)?);
+            cx.tools.progress.step("order", i as u64 + 1, subject.selected.len() as u64);
+        }
+        self.subject.orders = orders;
+        Ok(())
+    }
+
+    /// Returns the sums over the inputs of the readers of the selected groups.
+    fn input_sums(&self, tools: Tools<'_>) -> Result<InputSums, PassError> {
+        let subject = &self.subject;
+        let reads = |r: &&LinearRole| r.reads(&subject.groups).iter().any(|g| subject.selected.contains(g));
+        let readers: Vec<_> = subject.roles.iter().filter(reads).collect();
+        let operators: Vec<_> = readers.iter().map(|r| &r.linear).collect();
+        let range = self.split.statistics();
+        let sampling = Sampling { positions: POSITIONS, seed: tools.seed };
+        // Given statistics are those of the original, not of a pruned model.
+        let tools = Tools { statistics: tools.statistics.filter(|_| subject.is_original()), ..tools };
+        let sums = input_sums(tools, &subject.model, &operators, range, sampling)?;
+        Ok(readers.iter().map(|r| r.node).zip(sums).collect())
+    }
+
+    /// Returns the number of units of a group.
+    pub fn width(&self, group: usize) -> usize {
+        self.subject.groups.groups[group].width
+    }
+
+    /// Returns the smallest number of units that a group keeps.
+    pub fn min_kept(&self, group: usize) -> usize {
+        self.options.min_kept.max(1).min(self.width(group))
+    }
+
+    /// Returns the kept units of an allocation.
+    pub fn keep(&self, allocation: &Allocation) -> Keep {
+        let mut keep = Keep::new();
+        for (&group, &kept) in allocation {
+            let width = self.width(group);
+            if kept < width {
+                let mut units = vec![true; width];
+                let order = self.subject.orders.get(&group).map_or(&[][..], |o| &o.units);
+                order.iter().take(width - kept).for_each(|&u| units[u] = false);
+                keep.insert(group, units);
+            }
+        }
+        keep
+    }
+
+    /// Returns the local repair of candidates.
+    pub fn local_repair(&self) -> LocalRepair {
+        match self.repair {
+            PruneRepair::None | PruneRepair::Moments => LocalRepair::None,
+            PruneRepair::Mean => LocalRepair::Mean,
+            PruneRepair::Merge => LocalRepair::Merge(LAMBDA),
+            PruneRepair::Patch | PruneRepair::Sequential => LocalRepair::Patch(LAMBDA),
+        }
+    }
+
+    /// Returns the model with only the kept units, locally repaired.
+    pub fn cut(&self, keep: &Keep, repair: LocalRepair) -> Result<Model, PassError> {
+        let PrunableModel { model, groups, roles, sums, .. } = &self.subject;
+        let mut graph = cut(&model.graph, groups, keep).map_err(|e| PassError::refused(e.to_string()))?;
+        ReaderRepair { original: &model.graph, roles, sums, groups, keep, repair }.apply(&mut graph)?;
+        let mut changed = model.clone();
+        changed.graph = graph;
+        Ok(changed)
+    }
+
+    /// Builds and repairs the candidate of an allocation.
+    pub fn build(
+        &self,
+        allocation: &Allocation,
+        effort: RepairEffort,
+        cx: &mut Context<'_>,
+    ) -> Result<Candidate, PassError> {
+        let keep = self.keep(allocation);
+        let mut model = self.cut(&keep, self.local_repair())?;
+        let drift = match self.repair {
+            _ if keep.is_empty() && self.subject.is_original() => Some(0.0),
+            PruneRepair::None | PruneRepair::Mean | PruneRepair::Merge | PruneRepair::Patch => None,
+            PruneRepair::Moments => {
+                let (refits, samples) = (&self.refits(&keep, true), self.split.fit.clone());
+                let repair = repair::Repair { tools: cx.tools, original: &self.original, refits, samples };
+                repair.match_moments(&mut model)?;
+                None
+            }
+            PruneRepair::Sequential => {
+                let (repaired, drift) = self.sequentially_repaired(model, &keep, effort, cx)?;
+                model = repaired;
+                Some(drift)
+            }
+        };
+        Ok(Candidate { model, keep, drift })
+    }
+
+    /// Returns the refits after a removal: of the operators that lost inputs, or of all operators downstream.
+    fn refits(&self, keep: &Keep, all: bool) -> Vec<Refit> {
+        let PrunableModel { model, groups, roles, reduced, .. } = &self.subject;
+        let mut refits = refits(&model.graph, roles, groups, keep, reduced, all);
+        for refit in &mut refits {
+            refit.kept = self.subject.outputs_in_original(refit.node, refit.kept.take());
+        }
+        refits
+    }
+
+    /// Returns the better of a locally repaired model and its sequential repairs, with its drift.
+    fn sequentially_repaired(
+        &self,
+        local: Model,
+        keep: &Keep,
+        effort: RepairEffort,
+        cx: &mut Context<'_>,
+    ) -> Result<(Model, f64), PassError> {
+        let tools = cx.tools;
+        let held_out = HeldOut::new(tools, &self.original, self.split.held_out.clone())?;
+        let mut best = (local.clone(), held_out.drift(&local)?);
+        let mut details = vec![("drift, local repair".to_owned(), best.1)];
+        let variants = [(LAMBDA, true), (LAMBDA_CONSERVATIVE, false)];
+        let (variants, fit) = match effort {
+            RepairEffort::Full => (&variants[..], self.split.fit.clone()),
+            RepairEffort::Quick => (&variants[..1], self.split.statistics()),
+        };
+        for &(lambda, all) in variants {
+            let mut candidate = local.clone();
+            let (refits, samples) = (&self.refits(keep, all), fit.clone());
+            let repair = repair::Repair { tools, original: &self.original, refits, samples };
+            repair.refit(&mut candidate, RepairOptions::new(lambda))?;
+            let drift = held_out.drift(&candidate)?;
+            let refitted = if all { "all layers" } else { "readers" };
+            details.push((format!("drift, {refitted} refitted at λ={lambda}"), drift));
+            if drift < best.1 {
+                best = (candidate, drift);
+            }
+        }
+        if effort == RepairEffort::Full {
+            details.into_iter().for_each(|(name, value)| cx.detail(name, value));
+        }
+        Ok(best)
+    }
+
+    /// Continues the search from a candidate. Results are still compared with the original.
+    pub fn advance(&mut self, candidate: Candidate, cx: &mut Context<'_>) -> Result<(), PassError> {
+        let Candidate { mut model, keep, .. } = candidate;
+        model.infer()?;
+        let mut next = PrunableModel::new(model, self.options, &mut cx.scratch().context())?;
+        let PrunableModel { groups, roles, reduced, .. } = &self.subject;
+        for role in roles {
+            let kept = self.subject.outputs_in_original(role.node, role.kept_outputs(groups, &keep));
+            if let Some(kept) = kept {
+                next.original_outputs.insert(role.node, kept);
+            }
+            if role.kept_inputs(groups, &keep).is_some() {
+                next.reduced.push(role.node);
+            }
+        }
+        next.reduced.extend(reduced);
+        self.subject = next;
+        self.rank_units(cx)
+    }
+
+    /// Returns the share of the original's cost that remains when only `keep` is kept of the subject.
+    pub fn remaining_cost(&self, cost: CostOf, keep: &Keep) -> f64 {
+        let removed = |g: usize| keep.get(&g).map_or(0, |units| units.iter().filter(|kept| !**kept).count());
+        let graph = &self.original.graph;
+        let original = cost(graph, &Groups::of(graph)).at(&|_| 0);
+        cost(&self.subject.model.graph, &self.subject.groups).at(&removed) / original
+    }
+
+    /// Reports the removed units, the remaining multiply-accumulates and the drift of the result.
+    pub fn report(&self, result: &Candidate, cx: &mut Context<'_>) {
+        let width = |model: &Model| {
+            let groups = Groups::of(&model.graph);
+            groups.groups.iter().map(|g| g.width as u64).sum::<u64>()
+        };
+        let counter = match self.options.kinds {
+            [GroupKind::Heads] => Counter::new("head removed", "heads removed"),
+            [GroupKind::Hidden] => Counter::new("hidden unit removed", "hidden units removed"),
+            _ => Counter::new("channel removed", "channels removed"),
+        };
+        let removed = width(&self.original).saturating_sub(width(&result.model));
+        cx.count_of(counter, removed, self.total_units as u64);
+        cx.share("MACs", self.remaining_cost(CostModel::macs, &result.keep));
+        if let Some(drift) = result.drift {
+            cx.figure("drift", drift);
+        }
+    }
+}
+
+impl PrunableModel {
+    fn new(model: Model, options: &PruneOptions, cx: &mut Context<'_>) -> Result<Self, PassError> {
+        let groups = Groups::of(&model.graph);
+        let roles = roles(&model.graph);
+        let selected = select_groups(options, &model.graph, &groups, cx)?;
+        Ok(Self {
+            model,
+            groups,
+            roles,
+            selected,
+            orders: BTreeMap::new(),
+            sums: HashMap::new(),
+            original_outputs: HashMap::new(),
+            reduced: vec![],
+        })
+    }
+
+    /// Returns whether nothing has been removed yet.
+    pub fn is_original(&self) -> bool {
+        self.reduced.is_empty()
+    }
+
+    /// Translates the kept outputs of an operator, `None` for all, to indices in the original.
+    fn outputs_in_original(&self, node: NodeId, kept: Option<Vec<usize>>) -> Option<Vec<usize>> {
+        match (self.original_outputs.get(&node), kept) {
+            (None, kept) => kept,
+            (Some(outputs), None) => Some(outputs.clone()),
+            (Some(outputs), Some(kept)) => Some(kept.into_iter().map(|i| outputs[i]).collect()),
+        }
+    }
+}
+
+impl PruneRepair {
+    fn needs_sums(self) -> bool {
+        !matches!(self, Self::None | Self::Moments)
+    }
+}
