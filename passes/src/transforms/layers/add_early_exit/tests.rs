@@ -5,31 +5,21 @@ use super::{
 use crate::{
     analysis::calibration::floats,
     framework::{
-        Pipeline, Report, RunError, RunOptions, Tools, run,
-        testing::{model, tools},
+        Report, RunError, Tools,
+        testing::{self, fixture, model, read, tools, try_pass},
     },
 };
-use pare_graph::{evaluate::quality::top, onnx};
-use pare_runtime::{Limits, Port, PortDim, Samples, SharedSamples};
-use std::path::PathBuf;
-
-fn fixtures(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fixtures").join(name)
-}
+use pare_graph::evaluate::quality::top;
+use pare_runtime::SharedSamples;
 
 fn samples() -> SharedSamples {
-    let dims = [PortDim::Unknown, PortDim::Fixed(1), PortDim::Fixed(8), PortDim::Fixed(8)];
-    let ports = [Port::tensor("image", DataType::Float, &dims)];
-    let file = fixtures("digits-calibration.npz");
-    SharedSamples::from(Samples::open(&file, &ports, Limits::default()).unwrap())
+    testing::samples("digits-calibration.npz", &read(fixture("digits-cnn.onnx")))
 }
 
 fn add_exit(pass: AddEarlyExit, model: &mut Model) -> Result<Report, RunError> {
     let samples = samples();
-    let mut pipeline = Pipeline::default();
-    pipeline.push(pass);
     let tools = Tools { samples: Some(&samples), threads: 1, ..tools() };
-    run(&pipeline, model, RunOptions { tools, stop_after: None }, &mut ())
+    try_pass(pass, model, tools)
 }
 
 /// The logits of the first samples, computed one at a time.
@@ -50,7 +40,7 @@ fn logits(model: &Model, count: usize) -> Vec<Vec<f32>> {
 #[test]
 fn easy_samples_exit_early_and_others_are_unchanged() {
     for name in ["digits-cnn.onnx", "digits-vit.onnx"] {
-        let original = onnx::read(fixtures(name), &onnx::ReadOptions::default()).unwrap();
+        let original = read(fixture(name));
         let mut changed = original.clone();
         let pass = AddEarlyExit { allow_interface_change: true, ..AddEarlyExit::default() };
         let report = add_exit(pass, &mut changed).unwrap();
@@ -92,7 +82,7 @@ fn thresholds_bound_errors_and_do_not_separate_ties() {
 
 #[test]
 fn refuses_batches_other_outputs_and_unknown_tensors() {
-    let cnn = onnx::read(fixtures("digits-cnn.onnx"), &onnx::ReadOptions::default()).unwrap();
+    let cnn = read(fixture("digits-cnn.onnx"));
     let why = |pass: AddEarlyExit, model: &Model| add_exit(pass, &mut model.clone()).unwrap_err().to_string();
     assert_eq!(
         why(AddEarlyExit::default(), &cnn),

@@ -2,24 +2,19 @@
 
 use super::*;
 use crate::framework::{
-    Pipeline, Report, RunError, RunOptions, run,
-    testing::{brief, model, tools},
+    Report, RunError,
+    testing::{brief, fixture, model, read, tools, try_pass},
 };
-use pare_graph::{DataType, onnx};
-use pare_runtime::{Limits as SampleLimits, Port, PortDim, Samples, SharedSamples};
+use pare_graph::DataType;
+use pare_runtime::{Port, PortDim, SampleLimits, SampleSet, SharedSamples};
 use std::ops::Range;
-use std::path::PathBuf;
-
-fn fixtures() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fixtures")
-}
 
 fn digits(name: &str) -> (Model, SharedSamples) {
-    let model = onnx::read(fixtures().join(name), &onnx::ReadOptions::default()).unwrap();
+    let model = read(fixture(name));
     let dims = [PortDim::Unknown, PortDim::Fixed(1), PortDim::Fixed(8), PortDim::Fixed(8)];
     let ports = [Port::tensor("image", DataType::Float, &dims)];
     let mut samples =
-        Samples::open(&fixtures().join("digits-calibration.npz"), &ports, SampleLimits::default()).unwrap();
+        SampleSet::open(&fixture("digits-calibration.npz"), &ports, SampleLimits::default()).unwrap();
     samples.truncate(256);
     (model, SharedSamples::from(samples))
 }
@@ -30,10 +25,8 @@ fn drop_from(
     samples: &dyn pare_graph::Samples,
 ) -> Result<(Model, Report), RunError> {
     let mut changed = model.clone();
-    let mut pipeline = Pipeline::default();
-    pipeline.push(pass);
     let tools = Tools { samples: Some(samples), threads: 1, ..tools() };
-    let report = run(&pipeline, &mut changed, RunOptions { tools, stop_after: None }, &mut ())?;
+    let report = try_pass(pass, &mut changed, tools)?;
     Ok((changed, report))
 }
 
@@ -218,10 +211,7 @@ fn refuses_invalid_options_and_models() {
     );
     let one = DropBlocks { count: Some(1), ..DropBlocks::default() };
     assert_eq!(refused(one.clone(), &chain), "`drop-blocks`: `g` has no residual block that can be removed");
-    let mut model = cnn.clone();
-    let mut pipeline = Pipeline::default();
-    pipeline.push(one);
-    let error = run(&pipeline, &mut model, RunOptions::default(), &mut ()).unwrap_err().to_string();
+    let error = try_pass(one, &mut cnn.clone(), Tools::default()).unwrap_err().to_string();
     assert_eq!(error, "`drop-blocks`: it needs samples, and an engine to run them");
     assert!(DropBlocks { ratio: Some(1.5), ..DropBlocks::default() }.validate().is_err());
     assert!(DropBlocks { count: Some(0), ..DropBlocks::default() }.validate().is_err());

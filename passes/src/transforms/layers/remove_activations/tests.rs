@@ -2,15 +2,13 @@ use super::*;
 use crate::{
     analysis::calibration::entropy::entropy,
     framework::{
-        Pipeline, Report, RunOptions, Tools, run,
-        testing::{check, engine, model, tools},
+        Tools,
+        testing::{self, check, fixture, model, read, run_pass_with, tools, try_pass},
     },
     transforms::layers::remove_activations::score::batch_norm_ratios,
 };
-use pare_graph::{EvaluateError, Samples, Tensor, onnx};
-use pare_runtime::{LoadOptions, ModelSource, SharedSamples};
+use pare_graph::{EvaluateError, Samples, Tensor};
 use std::ops::Range;
-use std::path::Path;
 
 /// Random samples of one input.
 struct RandomSamples {
@@ -44,17 +42,8 @@ fn tools_with(samples: &dyn Samples) -> Tools<'_> {
     Tools { samples: Some(samples), ..tools() }
 }
 
-fn remove(pass: RemoveActivations, model: &mut Model, tools: Tools<'_>) -> Report {
-    let mut pipeline = Pipeline::default();
-    pipeline.push(pass);
-    run(&pipeline, model, RunOptions { tools, stop_after: None }, &mut ()).unwrap()
-}
-
 fn refusal(pass: RemoveActivations, source: &str, tools: Tools<'_>) -> String {
-    let mut pipeline = Pipeline::default();
-    pipeline.push(pass);
-    let options = RunOptions { tools, stop_after: None };
-    run(&pipeline, &mut model(source), options, &mut ()).unwrap_err().to_string()
+    try_pass(pass, &mut model(source), tools).unwrap_err().to_string()
 }
 
 /// Values of a model on all samples.
@@ -100,7 +89,7 @@ fn reports_why_nothing_is_removed() {
     ] {
         let original = model(&network("a = Tanh(z)"));
         let mut changed = original.clone();
-        let report = remove(pass, &mut changed, tools_with(&samples));
+        let report = run_pass_with(pass, &mut changed, tools_with(&samples));
         assert_eq!(ops(&changed), ["Gemm", "Tanh", "Gemm"], "{reason}");
         let declined: Vec<_> = report.steps.last().unwrap().declined.keys().collect();
         assert!(declined.iter().any(|why| why.starts_with(reason)), "{declined:?}");
@@ -127,7 +116,7 @@ fn replaces_each_activation_by_its_least_squares_line() {
         let original = model(&network(nodes));
         let mut changed = original.clone();
         let pass = RemoveActivations { count: Some(1), refit: Some(false), ..RemoveActivations::default() };
-        let report = remove(pass, &mut changed, tools_with(&samples));
+        let report = run_pass_with(pass, &mut changed, tools_with(&samples));
         assert_eq!(ops(&changed), ["Gemm"], "{nodes}");
         let step = report.steps.last().unwrap();
         assert_eq!(step.count("activations removed"), 1);
@@ -172,7 +161,7 @@ fn distributes_line_over_the_terms_of_a_sum() {
     let mut changed = model(RESIDUAL);
     let names = vec!["a".into()];
     let pass = RemoveActivations { names, refit: Some(false), ..RemoveActivations::default() };
-    remove(pass, &mut changed, tools_with(&samples));
+    run_pass_with(pass, &mut changed, tools_with(&samples));
     // Only the factor of the other term remains; there is no batch norm and no shift.
     assert_eq!(ops(&changed), ["Conv", "Sigmoid", "Sin", "Conv", "Mul", "Add", "Abs"]);
 }
@@ -187,7 +176,7 @@ fn refit_compensates_for_the_removed_activation_before_a_sum() {
         let names = vec!["a".into()];
         let pass =
             RemoveActivations { names, replacement, refit: Some(refit), ..RemoveActivations::default() };
-        remove(pass, &mut changed, tools_with(&samples));
+        run_pass_with(pass, &mut changed, tools_with(&samples));
         let got = values(&changed, &samples, &["y"])[0].to_f64().unwrap();
         wanted.iter().zip(&got).map(|(a, b)| (a - b).powi(2)).sum::<f64>()
     };
@@ -223,7 +212,7 @@ fn preserves_outputs_of_always_active_units() {
                 criterion: Some(criterion),
                 ..RemoveActivations::default()
             };
-            let report = remove(pass, &mut changed, tools_with(&samples));
+            let report = run_pass_with(pass, &mut changed, tools_with(&samples));
             assert_eq!(
                 report.steps.last().unwrap().count("activations removed"),
                 2,
@@ -246,7 +235,7 @@ fn crops_composites_that_cost_more_than_both_layers() {
             z = Conv<pads = [1,1,1,1]>(x, w) a = Tanh(z) y = Conv<pads = [1,1,1,1]>(a, v) }",
     );
     let pass = RemoveActivations { names: vec!["a".into()], crop: true, ..RemoveActivations::default() };
-    let report = remove(pass, &mut changed, tools_with(&samples));
+    let report = run_pass_with(pass, &mut changed, tools_with(&samples));
     assert_eq!(ops(&changed), ["Conv"]);
     let conv = changed.graph.at(changed.graph.nodes()[0]);
     assert_eq!(conv.input(1).unwrap().fixed_shape().unwrap(), [1, 1, 3, 3]);
@@ -278,7 +267,7 @@ fn collapses_linear_end_into_one_matrix_per_start() {
         refit: Some(false),
         ..RemoveActivations::default()
     };
-    remove(pass, &mut changed, tools_with(&samples));
+    run_pass_with(pass, &mut changed, tools_with(&samples));
     assert_eq!(ops(&changed), ["Conv", "Sigmoid", "Flatten", "Gemm"]);
     // The same model written without the activation.
     let wanted = model(&source.replace("a = Relu(p)", "a = Identity(p)"));
@@ -324,7 +313,7 @@ fn reads_batch_norms_before_folding_them() {
     let criterion = Some(ActivationCriterion::Tlc);
     let score = |beta: &str| {
         let pass = RemoveActivations { count: Some(1), criterion, ..RemoveActivations::default() };
-        remove(pass, &mut model(&source(beta)), tools_with(&samples))
+        run_pass_with(pass, &mut model(&source(beta)), tools_with(&samples))
             .steps
             .last()
             .unwrap()
@@ -342,7 +331,7 @@ fn stops_at_limits_and_reports_them() {
     let mut changed = model(&network("a = Relu(z)"));
     let before = changed.clone();
     let pass = RemoveActivations { max_drift: Some(1e-6), ..RemoveActivations::default() };
-    let report = remove(pass, &mut changed, tools_with(&samples));
+    let report = run_pass_with(pass, &mut changed, tools_with(&samples));
     assert_eq!(changed.graph.node_count(), before.graph.node_count());
     let notes = &report.steps.last().unwrap().notes;
     assert!(notes.len() == 1 && notes[0].starts_with("`a` is kept: the drift of "), "{notes:?}");
@@ -378,21 +367,14 @@ fn refusals_name_the_missing_prerequisite() {
 
 #[test]
 fn lines_with_refit_drift_less_than_identities_on_a_trained_network() {
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures");
-    let mut original = onnx::read(fixtures.join("digits-cnn.onnx"), &onnx::ReadOptions::default()).unwrap();
-    original.infer().unwrap();
-    let source = ModelSource::bytes(onnx::to_bytes(&original).unwrap());
-    let session = engine().load(&source, &LoadOptions::default()).unwrap();
-    let path = fixtures.join("digits-calibration.npz");
-    let samples =
-        pare_runtime::Samples::open(&path, session.inputs(), pare_runtime::Limits::default()).unwrap();
-    let samples = SharedSamples::from(samples);
+    let original = read(fixture("digits-cnn.onnx"));
+    let samples = testing::samples("digits-calibration.npz", &original);
     let measured = |names: &[&str], replacement, refit| {
         let mut changed = original.clone();
         let names = names.iter().map(ToString::to_string).collect();
         let pass =
             RemoveActivations { names, replacement, refit: Some(refit), ..RemoveActivations::default() };
-        remove(pass, &mut changed, tools_with(&samples)).steps.last().unwrap().figure("drift").unwrap()
+        run_pass_with(pass, &mut changed, tools_with(&samples)).steps.last().unwrap().figure("drift").unwrap()
     };
     for names in [&["*body.0/Relu", "*tail.2*"][..], &["*Relu_1"], &["*"]] {
         let identity = measured(names, Some(Replacement::Identity), false);
