@@ -88,7 +88,7 @@ impl Fault {
             RunError::Panicked { pass, .. } => Kind::Panicked(pass),
             RunError::Broken { pass, .. } => Kind::Broken(pass),
             RunError::Pass { pass, error: PassError::NotConverging(_) } => Kind::NotConverging(pass),
-            RunError::Pass { .. } | RunError::Input { .. } => return None,
+            _ => return None,
         };
         Some(Self { kind, why: error.to_string() })
     }
