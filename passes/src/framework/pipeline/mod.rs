@@ -15,11 +15,12 @@ mod parser;
 mod tests;
 mod toml;
 
+#[doc(hidden)]
 pub use self::toml::read_toml;
+pub use pare_graph::nearest;
 
 use super::{Effect, Hint, Pass, Registry, pass_support::Options};
 use ::toml::{Table, Value};
-use pare_graph::nearest;
 use parser::Parser;
 use std::{fmt, ops::Range};
 

@@ -54,7 +54,7 @@ impl Samples for Prefix<'_> {
 
 fn pruned(pass: &PruneChannels, with: Tools<'_>) -> Result<(Model, crate::framework::StepReport), PassError> {
     let mut model = digits();
-    let mut cx = crate::framework::testing::context(with);
+    let mut cx = testing::context(with);
     pass.run(&mut model, &mut cx)?;
     model.check().unwrap();
     model.infer().unwrap();
@@ -236,7 +236,7 @@ fn prunes_heads_and_hidden_units_to_limits() {
     };
     let share = |pass: &dyn Pass, limit: f64| {
         let mut model = original.clone();
-        pass.run(&mut model, &mut crate::framework::testing::context(with)).unwrap();
+        pass.run(&mut model, &mut testing::context(with)).unwrap();
         model.infer().unwrap();
         assert!(held_out.drift(&model).unwrap() <= limit);
         macs(&model) / macs(&original)
@@ -254,7 +254,7 @@ fn uses_merged_statistics_without_samples() {
     let mut prepared = digits();
     crate::analysis::prepare::prepare(
         &mut prepared,
-        &mut crate::framework::testing::context(Tools::default()),
+        &mut testing::context(Tools::default()),
     )
     .unwrap();
     // All positions of all samples, so both halves together cover the same rows.
