@@ -4,14 +4,14 @@ use super::{
 };
 use crate::framework::{
     NodeBuilder, Pass, Tools,
-    testing::{engine, run_pass_with, tools},
+    testing::{engine, read_fixture, run_pass_with, tools},
 };
 use pare_graph::{
-    DataType, Declared, Graph, Model, Patch, Ref, Setting, Tensor, Type, ValueId, onnx,
+    DataType, Declared, Graph, Model, Patch, Ref, Setting, Tensor, Type, ValueId,
     text::{parse_model, print_graph},
 };
 use pare_runtime::Evaluator;
-use std::{collections::BTreeMap, fmt::Write, path::PathBuf};
+use std::{collections::BTreeMap, fmt::Write};
 
 /// Inputs and outputs of the numpy ports, by case and name, as written by `fixtures/tokens/port.py`.
 fn reference_cases() -> BTreeMap<String, BTreeMap<String, Tensor>> {
@@ -425,10 +425,7 @@ fn rejects_old_operator_sets_and_invalid_options() {
 }
 
 fn digits() -> Model {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fixtures/digits-vit.onnx");
-    let mut model = onnx::read(&path, &onnx::ReadOptions::default()).unwrap();
-    model.infer().unwrap();
-    model
+    read_fixture("digits-vit.onnx")
 }
 
 /// `n` random images of the shape of the fixtures.
