@@ -48,11 +48,11 @@ struct Contender {
 impl Contender {
     fn new(tools: Tools<'_>, model: &Model) -> Result<Self, PassError> {
         let engine = tools.engine.ok_or_else(|| PassError::refused("`latency` needs an engine"))?;
-        // One thread unless told otherwise, as `pare bench` has it.
+        // One thread unless the tools set a number.
         let run = engine.load(model, Setting::DEPLOYED.threads(tools.threads.max(1)))?;
         let feed = |&v: &ValueId| {
             let value = model.graph.value(v);
-            Ok((value.name.clone(), made_up(&value.fact).ok_or_else(|| untimed(&value.name))?))
+            Ok((value.name.clone(), random_input(&value.fact).ok_or_else(|| unknown_shape(&value.name))?))
         };
         let inputs = model.graph.inputs().iter().filter(|&&v| model.graph.value(v).data.is_none());
         let feeds = inputs.map(feed).collect::<Result<_, PassError>>()?;
@@ -73,12 +73,12 @@ impl Contender {
     }
 }
 
-fn untimed(name: &str) -> PassError {
+fn unknown_shape(name: &str) -> PassError {
     PassError::refused(format!("`latency` cannot be measured: the shape of `{name}` is not known"))
 }
 
-/// A tensor of one sample: neither zeros nor denormals, which may be faster or slower than numbers are.
-fn made_up(fact: &Fact) -> Option<Tensor> {
+/// Returns a random tensor of one sample. Zeros and denormals could be faster or slower than other numbers.
+fn random_input(fact: &Fact) -> Option<Tensor> {
     let shape = fact.shape()?.iter().map(size_of).collect::<Option<Vec<_>>>()?;
     let dtype = fact.dtype()?;
     let count: usize = shape.iter().product();
@@ -87,7 +87,7 @@ fn made_up(fact: &Fact) -> Option<Tensor> {
     Tensor::from_f64(dtype, &shape, &(0..count).map(value).collect::<Vec<_>>()).ok()
 }
 
-/// The least seconds that each model takes, in turns.
+/// Returns the minimum latency of each model in seconds, measured in interleaved rounds.
 fn race(tools: Tools<'_>, models: &[Model]) -> Result<Vec<f64>, PassError> {
     let mut contenders = models.iter().map(|m| Contender::new(tools, m)).collect::<Result<Vec<_>, _>>()?;
     for _ in 0..TURNS {

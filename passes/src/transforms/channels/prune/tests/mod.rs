@@ -9,7 +9,7 @@ use crate::{
     transforms::channels::{PruneHeads, PruneHidden, importance::Importance},
 };
 use pare_graph::{Evaluate, EvaluateError, Model, Run, Samples, Setting, Tensor, onnx, ops::Bindings};
-use pare_runtime::{QualityLimits, SharedSamples, input_specs};
+use pare_runtime::{Limits, SharedSamples, input_specs};
 use std::{ops::Range, path::Path};
 
 fn fixture(name: &str) -> std::path::PathBuf {
