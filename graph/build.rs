@@ -1,4 +1,4 @@
-//! Compiles ONNX's protobuf files: the messages (prost), and a table of the fields each message knows.
+//! Compiles the protobuf files of ONNX to the messages (prost) and a table of their fields.
 
 use prost_types::{DescriptorProto, FileDescriptorSet, field_descriptor_proto::Type};
 use std::{collections::BTreeMap, env, error::Error, fmt::Write, fs, path::Path};
@@ -10,13 +10,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let files = protox::compile(FILES, ["proto"])?;
     let out = env::var("OUT_DIR")?;
     fs::write(Path::new(&out).join("schema.rs"), schema(&files)?)?;
-    // Bytes that are slices of the file, so that reading copies no weight.
+    // `Bytes` are slices of the file, so reading does not copy weights.
     prost_build::Config::new().bytes(["."]).disable_comments(["."]).compile_fds(files)?;
     Ok(())
 }
 
-/// `SCHEMA`: every message with its name and its fields (number, name, and for a nested message its place in
-/// the table), by which unknown fields are found. prost drops those silently.
+/// `SCHEMA`: the name of every message, and the number and name of its fields, with the index of the type of
+/// a nested message. It is used to detect unknown fields, which prost drops.
 fn schema(files: &FileDescriptorSet) -> Result<String, Box<dyn Error>> {
     let mut messages = BTreeMap::new();
     for file in &files.file {

@@ -7,7 +7,7 @@ use crate::{
     voice::{self, Voice},
 };
 use pare_runtime::{
-    BenchOptions, Contender, Feed, LoadOptions, Optimize, bench, generate, input_specs, symbol_plans,
+    Contender, Feed, LoadOptions, Optimize, Stopwatch, bench, generate, input_specs, symbol_plans,
 };
 use serde_json::json;
 use std::{path::Path, time::Duration};
@@ -41,8 +41,8 @@ pub fn run(args: &BenchArgs, common: &Common, voice: &Voice) -> Result<Done, Fai
     }
     let min_time =
         Duration::try_from_secs_f64(args.time).map_err(|e| Failure::new(format!("`--time`: {e}")))?;
-    let defaults = BenchOptions::default();
-    let limits = BenchOptions {
+    let defaults = Stopwatch::default();
+    let limits = Stopwatch {
         rounds: args.rounds,
         min_time,
         max_time: defaults.max_time.max(min_time * 2),
@@ -97,7 +97,7 @@ pub fn feeds(
     for (name, size) in &mut plan {
         // The first axis counts samples, by the common habit, if it is open at all.
         let first_axis = specs.iter().filter_map(|s| match &s.kind {
-            pare_runtime::Kind::Tensor { dims: Some(dims), .. } => dims.first().map(|d| (s, d)),
+            pare_runtime::PortKind::Tensor { dims: Some(dims), .. } => dims.first().map(|d| (s, d)),
             _ => None,
         });
         let is_batch =

@@ -34,7 +34,7 @@ pub fn run(args: &CalibrateArgs, common: &Common, voice: &Voice) -> Result<Done,
         threads: common.threads,
         memory: args.memory,
     };
-    run_pipeline(&pipeline, &mut model, RunOptions { tools, stop_after: None }, &mut ())?;
+    run_pipeline(&pipeline, &mut model, RunOptions::new(tools), &mut ())?;
     model.infer().map_err(|e| Failure::new(e.to_string()))?;
     let sampling = Sampling { positions: args.places, seed: common.seed };
     let mut statistics = collect_statistics(tools, &model, 0..samples.len(), sampling)

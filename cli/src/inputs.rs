@@ -1,9 +1,13 @@
 //! What commands read: models, samples, and the engine to run them with.
 
-use crate::{args::Common, failure::Failure, voice::Voice};
+use crate::{
+    args::Common,
+    failure::{Failure, worded},
+    voice::Voice,
+};
 use pare_graph::{Evaluate, EvaluateError, Model, Run, Setting, onnx};
 use pare_runtime::{
-    Engine, EngineError, Evaluator, Limits, LoadOptions, ModelSource, Port, Resolved, Samples,
+    Engine, EngineError, Evaluator, LoadOptions, ModelSource, Port, Resolved, SampleLimits, SampleSet,
     beyond_generation, input_specs, resolve, symbol_plans,
 };
 use std::{
@@ -87,7 +91,7 @@ impl<'v> Engines<'v> {
 
 /// An error with its hint on a line of its own.
 fn told(error: EngineError) -> String {
-    let hint = error.hint().map_or_else(String::new, |h| format!("\n{h}"));
+    let hint = error.hint().map_or_else(String::new, |h| format!("\n{}", worded(h)));
     format!("{error}{hint}")
 }
 
@@ -122,12 +126,12 @@ pub fn check_dims(dims: &[(String, i64)], model: &Model) -> Result<(), Failure> 
 }
 
 /// Samples from a file or folder.
-pub fn samples(path: &Path, model: &Model) -> Result<Samples, Failure> {
-    Ok(Samples::open(path, &ports(model), Limits::default())?)
+pub fn samples(path: &Path, model: &Model) -> Result<SampleSet, Failure> {
+    Ok(SampleSet::open(path, &ports(model), SampleLimits::default())?)
 }
 
 /// Given samples, or generated ones.
-pub fn samples_or_generated(path: Option<&Path>, model: &Model, seed: u64) -> Result<Samples, Failure> {
+pub fn samples_or_generated(path: Option<&Path>, model: &Model, seed: u64) -> Result<SampleSet, Failure> {
     if let Some(path) = path {
         return samples(path, model);
     }
@@ -136,7 +140,7 @@ pub fn samples_or_generated(path: Option<&Path>, model: &Model, seed: u64) -> Re
         let message = format!("no samples can be generated for input `{}`, which is {}", odd.name, odd.kind);
         return Err(Failure::new(message).hint("give some with `--samples`"));
     }
-    Ok(Samples::for_model(model, seed))
+    Ok(SampleSet::for_model(model, seed))
 }
 
 /// Whether the result could be written, asked before the work rather than after it.

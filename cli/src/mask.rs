@@ -29,7 +29,7 @@ pub fn run(args: &MaskArgs, common: &Common, voice: &Voice) -> Result<Done, Fail
         memory: args.memory,
     };
     let mut after = before.clone();
-    run_pipeline(&pipeline, &mut after, RunOptions { tools, stop_after: None }, &mut ())?;
+    run_pipeline(&pipeline, &mut after, RunOptions::new(tools), &mut ())?;
     let mask = Mask::between(&before, &after).map_err(|e| {
         Failure::new(format!("the pipeline leaves no mask of `{}`: {e}", args.model.display())).hint(
             "weights keep their names and shapes with `sparsify{…,cascade=false}`, and without `fold-bn`",

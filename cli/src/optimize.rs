@@ -337,8 +337,8 @@ impl Proven {
         };
         text += &proof::to_text(overall);
         if !self.each.is_empty() {
-            let row = |(passes, effect, proof): &(String, Effect, pare_runtime::Report)| {
-                let worst = proof.drift.outputs().iter().map(|(_, d)| d.max_rel).fold(0.0, f64::max);
+            let row = |(passes, effect, proof): &(String, Effect, pare_runtime::ProofReport)| {
+                let worst = proof.deviation.outputs().iter().map(|(_, d)| d.max_rel).fold(0.0, f64::max);
                 let verdict = match &proof.outcome {
                     Outcome::Equal => "equal",
                     Outcome::Differs { .. } if *effect == Effect::Lossy => "drifts",
@@ -364,14 +364,14 @@ fn steps(report: &Report, verbose: bool) -> String {
     let mut text = String::new();
     for step in &report.steps {
         let asked = verbose || step.effect == Some(Effect::Lossy);
-        if step.patches == 0 && (step.declined.is_empty() || !asked) && step.notes.is_empty() {
+        if step.patches == 0 && (step.declined().next().is_none() || !asked) && step.notes.is_empty() {
             continue;
         }
         let mut did: Vec<_> = step.counted().collect();
-        if did.is_empty() && step.figures.is_empty() {
+        if did.is_empty() && step.figures().next().is_none() {
             did.push(counted(step.patches, "changes"));
         }
-        let figures = step.figures.iter().filter(|(_, figure)| verbose || !figure.detail);
+        let figures = step.figures().filter(|(_, figure)| verbose || !figure.detail);
         did.extend(figures.map(|(what, figure)| match figure.unit {
             FigureUnit::Percent => format!("{what} {:.1} %", 100.0 * figure.value),
             _ => format!("{what} {}", voice::figure(figure.value)),
@@ -380,12 +380,12 @@ fn steps(report: &Report, verbose: bool) -> String {
         for note in step.notes.iter().chain(&step.interface) {
             text += &format!("  {note}\n");
         }
-        let mut reasons: Vec<_> = step.declined.iter().collect();
-        reasons.sort_by_key(|(_, n)| std::cmp::Reverse(**n));
+        let mut reasons: Vec<_> = step.declined().collect();
+        reasons.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
         let shown = if verbose { reasons.len() } else { REASONS };
         for (why, n) in reasons.iter().take(shown) {
             text +=
-                &format!("  left alone: {why}{}\n", if **n > 1 { format!(" (×{n})") } else { String::new() });
+                &format!("  left alone: {why}{}\n", if *n > 1 { format!(" (×{n})") } else { String::new() });
         }
         if reasons.len() > shown {
             text +=

@@ -2,7 +2,7 @@
 
 use crate::{
     args::PassesArgs,
-    failure::{Done, Failure},
+    failure::{Done, Failure, worded},
     voice::Voice,
 };
 use pare_passes::{Effect, PassInfo, registry};
@@ -28,8 +28,9 @@ pub fn run(args: &PassesArgs, voice: &Voice) -> Result<Done, Failure> {
     // The parser of pipelines knows how to suggest a near name.
     let Some(info) = registry::REGISTRY.find(name) else {
         let error = name.parse::<pare_passes::Pipeline>().err();
-        let (message, hint) =
-            error.map_or((format!("there is no pass `{name}`"), None), |e| (e.message, e.hint));
+        let (message, hint) = error.map_or((format!("there is no pass `{name}`"), None), |e| {
+            (e.message, e.hint.as_ref().map(worded))
+        });
         return Err(Failure { message, detail: None, hint });
     };
     voice.report(|| describe(info), || explain(info));

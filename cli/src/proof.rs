@@ -1,9 +1,8 @@
 //! Running two models and saying how far apart they are.
 
 use crate::{failure::Failure, inputs::Engines, voice};
-use pare_graph::{Model, Type, ValueId};
 use pare_runtime::{
-    Deviation, Metrics, ModelSource, Outcome, ProofOptions, Report, Samples, prove, upper_limit,
+    Deviation, Metrics, ModelSource, Outcome, ProofOptions, ProofReport, SampleSet, prove, upper_limit,
 };
 use serde_json::{Value, json};
 
@@ -109,10 +108,10 @@ impl Limits {
     }
 
     /// The limits that a report breaks, a sentence each.
-    pub fn broken(&self, report: &Report) -> Vec<String> {
+    pub fn broken(&self, report: &ProofReport) -> Vec<String> {
         let mut broken = vec![];
         if let Some(limit) = self.drift {
-            for (name, deviation) in report.drift.outputs() {
+            for (name, deviation) in report.deviation.outputs() {
                 let drift = if deviation.misplaced > 0 { f64::INFINITY } else { deviation.max_rel };
                 if let Some(why) = &deviation.mismatch {
                     broken.push(format!("`{name}` {why}"));
@@ -161,7 +160,7 @@ impl Limits {
         }
         for &(measure, limit) in &self.measures {
             let mut seen = false;
-            for (name, deviation) in report.drift.outputs() {
+            for (name, deviation) in report.deviation.outputs() {
                 if let Some(why) = &deviation.mismatch {
                     broken.push(format!("`{name}`: {why}"));
                     continue;
@@ -205,33 +204,15 @@ pub fn compare(
     engines: &Engines<'_>,
     reference: &ModelSource,
     candidate: &ModelSource,
-    samples: &mut Samples,
+    samples: &mut SampleSet,
     options: ProofOptions,
-) -> Result<Report, Failure> {
+) -> Result<ProofReport, Failure> {
     let options = ProofOptions { load: engines.load_options(), ..options };
     let engine = engines.engine()?;
     let given = !samples.is_generated();
-    let report = prove(engine.as_ref(), reference, candidate, samples.batches(BATCH), &options)?;
-    Ok(Report { given, ..report })
-}
-
-/// The first difference between what two files declare as inputs and outputs, as a sentence.
-pub fn interface_change(original: &Model, changed: &Model) -> Option<String> {
-    let declared = |model: &Model, values: &[ValueId]| -> Vec<(String, Option<Type>)> {
-        let value = |&id: &ValueId| {
-            let value = model.graph.value(id);
-            (value.name.clone(), value.declared.as_ref().and_then(|d| d.ty.clone()))
-        };
-        values.iter().map(value).collect()
-    };
-    let both = |role: &str, a: &[ValueId], b: &[ValueId]| {
-        let (before, after) = (declared(original, a), declared(changed, b));
-        let first = before.iter().zip(&after).find(|(a, b)| a != b).map(|(a, _)| a.0.clone());
-        let odd = || (before.len() != after.len()).then(|| format!("the number of {role}s changed"));
-        first.map(|name| format!("the {role} `{name}` is declared in another way")).or_else(odd)
-    };
-    let (a, b) = (&original.graph, &changed.graph);
-    both("input", a.inputs(), b.inputs()).or_else(|| both("output", a.outputs(), b.outputs()))
+    let mut report = prove(engine.as_ref(), reference, candidate, samples.batches(BATCH), &options)?;
+    report.given = given;
+    Ok(report)
 }
 
 /// A share for people.
@@ -240,13 +221,13 @@ pub fn percent(share: f64) -> String {
 }
 
 /// The report for machines.
-pub fn to_json(report: &Report, engine: &str) -> Value {
+pub fn to_json(report: &ProofReport, engine: &str) -> Value {
     let (outcome, why) = match &report.outcome {
         Outcome::Equal => ("equal", None),
         Outcome::Differs { why, .. } => ("differs", Some(why)),
         Outcome::Unproven { why } => ("unproven", Some(why)),
     };
-    let outputs = report.drift.outputs().iter().map(|(name, d)| {
+    let outputs = report.deviation.outputs().iter().map(|(name, d)| {
         json!({
             "name": name, "max_abs": d.max_abs, "max_rel": d.max_rel, "cosine": d.cosine(), "snr_db": finite(d.snr_db()),
             "top1_agreement": d.top1_agreement(), "differing": d.differing, "misplaced": d.misplaced, "count": d.count,
@@ -271,10 +252,10 @@ fn finite(x: f64) -> Option<f64> {
 }
 
 /// The report for people.
-pub fn to_text(report: &Report) -> String {
+pub fn to_text(report: &ProofReport) -> String {
     let mut text = String::new();
     let rows: Vec<_> = report
-        .drift
+        .deviation
         .outputs()
         .iter()
         .map(|(name, d)| {

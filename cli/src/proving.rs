@@ -16,7 +16,7 @@ use pare_graph::{
 use pare_passes::{
     Effect, Observer, Pass, PassError, Report, RunError, RunOptions, Tools, reduce::reduce, run,
 };
-use pare_runtime::{ModelSource, Outcome, ProofOptions, Report as Proof, Samples};
+use pare_runtime::{ModelSource, Outcome, ProofOptions, ProofReport as Proof, SampleSet, declared_change};
 use std::{
     cell::RefCell,
     path::{Path, PathBuf},
@@ -115,7 +115,7 @@ impl<'p> Proving<'p> {
         stop_after: Option<u64>,
         observer: &mut dyn Observer,
     ) -> Result<Report, RunError> {
-        run(&self.work.pipeline, model, RunOptions { tools: self.tools, stop_after }, observer)
+        run(&self.work.pipeline, model, RunOptions::new(self.tools).stop_after(stop_after), observer)
     }
 
     /// Compare the result with the original, and stages with each other.
@@ -124,12 +124,12 @@ impl<'p> Proving<'p> {
         original: &Model,
         model: &Model,
         stages: &[Stage],
-        test: Option<Samples>,
+        test: Option<SampleSet>,
         narrowed: bool,
     ) -> Result<Proven, Failure> {
         let effect = stages.iter().map(|s| s.effect).max().unwrap_or(Effect::Exact);
-        let most_deployed = (effect == Effect::Lossy).then_some(ROUNDED);
-        let options = ProofOptions { narrowed, most_deployed, ..ProofOptions::default() };
+        let max_deployed = (effect == Effect::Lossy).then_some(ROUNDED);
+        let options = ProofOptions { narrowed, max_deployed, ..ProofOptions::default() };
         let mut overall = if narrowed {
             self.compare_narrowed(original, model, options)?
         } else {
@@ -146,17 +146,17 @@ impl<'p> Proving<'p> {
             failures.extend(limits.broken(&overall));
         }
         if !narrowed {
-            failures.extend(proof::interface_change(original, model));
+            failures.extend(declared_change(original, model));
         }
         let by_stage = self.work.prove == Prove::Each;
         if effect == Effect::Lossy || by_stage {
-            let most = (!by_stage).then_some(ROUNDED);
+            let max_samples = (!by_stage).then_some(ROUNDED);
             for stage in stages.iter().filter(|s| by_stage || s.effect < Effect::Lossy) {
                 let proof = self.compare(
                     &stage.before,
                     &stage.after,
                     None,
-                    ProofOptions { most, ..ProofOptions::default() },
+                    ProofOptions { max_samples, ..ProofOptions::default() },
                 )?;
                 let passes = stage.passes.join(", ");
                 match &proof.outcome {
@@ -190,7 +190,7 @@ impl<'p> Proving<'p> {
         &self,
         a: &Model,
         b: &Model,
-        test: Option<Samples>,
+        test: Option<SampleSet>,
         options: ProofOptions,
     ) -> Result<Proof, Failure> {
         let mut samples = match test {

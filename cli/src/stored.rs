@@ -7,7 +7,7 @@ use crate::{
 };
 use pare_graph::{Model, onnx};
 use pare_passes::Report;
-use pare_runtime::{BenchOptions, Contender, LoadOptions, ModelSource, bench};
+use pare_runtime::{Contender, LoadOptions, ModelSource, Stopwatch, bench};
 use serde_json::json;
 use std::{path::Path, time::Duration};
 
@@ -62,7 +62,7 @@ impl Stored {
             let session = engines.engine()?.load(&ModelSource::bytes(bytes), &options)?;
             contenders.push(Contender::new(session, &feeds)?);
         }
-        let limits = BenchOptions { min_time: Duration::from_millis(300), ..BenchOptions::default() };
+        let limits = Stopwatch { min_time: Duration::from_millis(300), ..Stopwatch::default() };
         let timing = bench(&mut contenders, &limits)?;
         let seconds = (timing.seconds[0].median, timing.seconds[1].median);
         Ok(Some(Self { before, after, seconds, speed: 1.0 / timing.ratios[1].median }))

@@ -7,7 +7,7 @@ use crate::{
     proof::{self, Limits},
     voice::Voice,
 };
-use pare_runtime::{Outcome, ProofOptions, Tolerance};
+use pare_runtime::{Outcome, ProofOptions, StatePair, Tolerance};
 use serde_json::json;
 
 pub fn run(args: &VerifyArgs, common: &Common, voice: &Voice) -> Result<Done, Failure> {
@@ -28,7 +28,7 @@ pub fn run(args: &VerifyArgs, common: &Common, voice: &Voice) -> Result<Done, Fa
         tolerance: Tolerance { given: args.tolerance.clone(), ..Tolerance::default() },
         any_order: true,
         steps: args.steps,
-        state: args.state.clone(),
+        state: args.state.iter().cloned().map(|(input, output)| StatePair { input, output }).collect(),
         ..ProofOptions::default()
     };
     let report = proof::compare(&engines, &reference.source, &candidate.source, &mut samples, options)?;

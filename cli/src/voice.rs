@@ -223,7 +223,7 @@ mod tests {
             ("softplus and mish fused", "1 softplus or mish fused"),
             ("products with bias fused", "1 product with bias fused"),
             ("gathers moved before views", "1 gather moved before views"),
-            ("layers in eight bits", "1 layer in eight bits"),
+            ("layers quantized", "1 layer quantized"),
             ("branches that nothing can follow", "1 branch that nothing can follow"),
             ("batch norms folded", "1 batch norm folded"),
             ("changes", "1 change"),

@@ -1,9 +1,9 @@
-//! Reads models, infers and checks them, and says what they cost: `check MODEL...`; one line each.
+//! Checks and infers models and prints their cost, one line each: `check MODEL...`.
 
 use pare_graph::{Model, onnx, ops::Bindings};
 use std::time::Instant;
 
-fn look(path: &str) -> Result<String, String> {
+fn summary(path: &str) -> Result<String, String> {
     let mut model: Model =
         onnx::read(path, &onnx::ReadOptions::default()).map_err(|e| format!("read: {e}"))?;
     let start = Instant::now();
@@ -33,7 +33,7 @@ fn look(path: &str) -> Result<String, String> {
 #[allow(clippy::print_stdout)]
 fn main() {
     for path in std::env::args().skip(1) {
-        match look(&path) {
+        match summary(&path) {
             Ok(text) => println!("ok {path}: {text}"),
             Err(text) => println!("BAD {path}: {text}"),
         }

@@ -1,6 +1,7 @@
-//! What inference knows of every value of a model, as JSON by name: `shapes MODEL [symbol=size]...`.
-//! With sizes for symbols, `size` tells what the shape is then. `--bare` forgets what the file declares of values
-//! other than inputs.
+//! Prints the inferred facts of all values of a model as JSON: `shapes MODEL [symbol=size]...`.
+//!
+//! `size` is the shape with the given sizes of symbols. `--bare` ignores the declarations of values other
+//! than inputs.
 
 use pare_graph::{Dim, Fact, onnx};
 use std::{collections::HashMap, error::Error, fmt::Write, time::Instant};
@@ -53,10 +54,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (bare, sizes): (Vec<_>, Vec<_>) = args.partition(|a| a == "--bare");
     let sizes: HashMap<String, i64> = sizes.into_iter().filter_map(size).collect();
     let mut model = onnx::read(&path, &onnx::ReadOptions::default())?;
-    // The reader may have inferred already: then again, to see how long that takes.
     if !bare.is_empty() {
-        let made: Vec<_> = model.graph.values().filter(|&v| model.graph.producer(v).is_some()).collect();
-        made.into_iter().for_each(|v| model.graph.set_declared(v, None));
+        let computed: Vec<_> = model.graph.values().filter(|&v| model.graph.producer(v).is_some()).collect();
+        computed.into_iter().for_each(|v| model.graph.set_declared(v, None));
     }
     let start = Instant::now();
     model.infer()?;

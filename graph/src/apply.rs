@@ -2,8 +2,9 @@
 
 use crate::{
     Applied, Graph, Node, NodeId, Patch, PatchError, Ref, Value, ValueId,
-    graph::{Rank, rename_captures},
+    graph::edit::rename_captures,
     journal::Journal,
+    node::Rank,
     patch::{Edit, NewNode, Replacement},
 };
 
@@ -31,8 +32,8 @@ impl Graph {
     ///
     /// # Errors
     ///
-    /// The patch refers to something that is not in the graph, changes a type, creates a cycle, connects parts of the
-    /// interface directly, or makes shape inference fail.
+    /// The patch refers to something that is not in the graph, changes a type, creates a cycle, connects
+    /// parts of the interface directly, or makes shape inference fail.
     pub fn apply(&mut self, patch: Patch) -> Result<Applied, PatchError> {
         self.check_refs(&patch)?;
         let mut journal = Journal::new(self);
@@ -136,8 +137,8 @@ impl Graph {
         Ok(edited)
     }
 
-    /// The rank for the first new node: after the producers of everything that new nodes read, before all nodes that
-    /// will read them. `None` if no such rank is free; then all nodes are renumbered afterwards.
+    /// The rank for the first new node: after the producers of everything that new nodes read, before all
+    /// nodes that will read them. `None` if no such rank is free; then all nodes are renumbered afterwards.
     fn place(&self, patch: &Patch) -> Result<Option<Rank>, PatchError> {
         let old = |r: Ref| if let Ref::Old(id) = r { Some(id) } else { None };
         let read: Vec<_> = patch.refs().filter_map(old).collect();
@@ -199,7 +200,8 @@ impl Graph {
         Ok(Added { values, nodes })
     }
 
-    /// Renames the captures in the subgraphs of a new node to the names that the given values have in this graph.
+    /// Renames the captures in the subgraphs of a new node to the names that the given values have in this
+    /// graph.
     fn recapture(&self, node: &mut Node, mut captures: Vec<(&str, ValueId)>) {
         captures.retain(|&(name, id)| self.value(id).name != name);
         // In two steps, since a new name may be the old name of another.

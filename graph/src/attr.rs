@@ -26,14 +26,14 @@ pub enum Attribute {
         name: String,
         kind: i32,
     },
-    /// An attribute whose type says nothing and that holds nothing (`UNDEFINED`).
+    /// An attribute without type and value (`UNDEFINED`).
     Undefined,
 }
 
 /// A sparse tensor (ONNX `SparseTensorProto`).
 #[derive(Clone, Debug, PartialEq)]
 pub struct SparseTensor {
-    /// The elements that are not zero, `[NNZ]`.
+    /// The nonzero elements, `[NNZ]`.
     pub values: Tensor,
     /// Their positions, `[NNZ]` row-major or `[NNZ, rank]`.
     pub indices: Tensor,
@@ -42,7 +42,7 @@ pub struct SparseTensor {
 }
 
 impl Attribute {
-    /// The subgraphs inside, in order.
+    /// The subgraphs, in order.
     pub fn graphs(&self) -> &[Graph] {
         match self {
             Self::Graph(graph) => std::slice::from_ref(graph),
@@ -51,7 +51,7 @@ impl Attribute {
         }
     }
 
-    /// The subgraphs inside, to be changed.
+    /// The subgraphs, in order.
     pub fn graphs_mut(&mut self) -> &mut [Graph] {
         match self {
             Self::Graph(graph) => std::slice::from_mut(graph),
@@ -66,7 +66,7 @@ impl Attribute {
     }
 }
 
-/// Bit-equal values; subgraphs never compare equal (comparing two needs an isomorphism).
+/// Bitwise equality. Subgraphs never compare equal, since that is graph isomorphism.
 impl PartialEq for Attribute {
     fn eq(&self, other: &Self) -> bool {
         use Attribute as A;

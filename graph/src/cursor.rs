@@ -1,13 +1,13 @@
-//! What a rewrite rule sees: a node or a value with its surroundings, read-only. Every question may decline.
+//! Read-only references to nodes and values, as rewrite rules use them. Lookups that fail are declines.
 
 use crate::{Attribute, DataType, Dim, Edge, Graph, Node, NodeId, Tensor, Value, ValueId};
 
-/// Why a rule left a place alone.
+/// The reason why a rule does not apply to a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decline {
-    /// The pattern is not there; nothing to report.
+    /// The pattern does not match; not reported.
     Mismatch,
-    /// The pattern is there, but rewriting it would be wrong or useless.
+    /// The pattern matches, but rewriting it would be wrong or useless.
     Because(String),
 }
 
@@ -18,24 +18,24 @@ impl Decline {
     }
 }
 
-/// `Mismatch` unless the condition holds.
+/// Declines with [`Decline::Mismatch`] unless the condition holds.
 pub fn expect(condition: bool) -> Result<(), Decline> {
     if condition { Ok(()) } else { Err(Decline::Mismatch) }
 }
 
-/// A node under the eyes of a rule.
+/// Read-only reference to a node and its graph.
 #[derive(Clone, Copy)]
 pub struct NodeRef<'g> {
-    /// The graph it stands in.
+    /// The graph.
     pub graph: &'g Graph,
     /// The node.
     pub id: NodeId,
 }
 
-/// A value under the eyes of a rule.
+/// Read-only reference to a value and its graph.
 #[derive(Clone, Copy)]
 pub struct ValueRef<'g> {
-    /// The graph it stands in.
+    /// The graph.
     pub graph: &'g Graph,
     /// The value.
     pub id: ValueId,
@@ -52,7 +52,7 @@ impl<'g> NodeRef<'g> {
         &self.node().op
     }
 
-    /// Whether it is the standard operator `op`.
+    /// Whether the node is the standard operator `op`.
     pub fn is(self, op: &str) -> bool {
         self.node().is(op)
     }
@@ -62,34 +62,32 @@ impl<'g> NodeRef<'g> {
         self.graph.opset(self.node().domain()).unwrap_or(1)
     }
 
-    /// The node in words: operator and name.
+    /// Operator and name for messages; see [`Graph::describe`].
     pub fn describe(self) -> String {
         self.graph.describe(self.id)
     }
 
-    /// The value in input `slot`; declines if the node has none there.
+    /// Input `slot`; declines if it is omitted.
     pub fn input(self, slot: usize) -> Result<ValueRef<'g>, Decline> {
         self.optional(slot).ok_or(Decline::Mismatch)
     }
 
-    /// The value in input `slot`, if there is one.
+    /// Input `slot`, unless it is omitted.
     pub fn optional(self, slot: usize) -> Option<ValueRef<'g>> {
-        self.graph.input(self.id, slot).map(|id| ValueRef { graph: self.graph, id })
+        self.graph.input(self.id, slot).map(|id| self.graph.value_ref(id))
     }
 
-    /// All inputs by slot.
+    /// The inputs by slot.
     pub fn inputs(self) -> Vec<Option<ValueRef<'g>>> {
-        let wired = |id| ValueRef { graph: self.graph, id };
-        self.graph.inputs_of(self.id).into_iter().map(|v| v.map(wired)).collect()
+        self.graph.inputs_of(self.id).into_iter().map(|v| v.map(|id| self.graph.value_ref(id))).collect()
     }
 
-    /// All outputs by slot.
+    /// The outputs by slot.
     pub fn outputs(self) -> Vec<Option<ValueRef<'g>>> {
-        let wired = |id| ValueRef { graph: self.graph, id };
-        self.graph.outputs_of(self.id).into_iter().map(|v| v.map(wired)).collect()
+        self.graph.outputs_of(self.id).into_iter().map(|v| v.map(|id| self.graph.value_ref(id))).collect()
     }
 
-    /// The only output; declines if further ones are used.
+    /// The first output; declines if other outputs are used.
     pub fn output(self) -> Result<ValueRef<'g>, Decline> {
         let first = self.graph.output(self.id, 0).ok_or(Decline::Mismatch)?;
         expect(self.graph.results(self.id).all(|o| o == first || self.graph.use_count(o) == 0))?;
@@ -125,7 +123,7 @@ impl<'g> NodeRef<'g> {
         }
     }
 
-    /// A string attribute, or its default. Bytes that are no UTF-8 count as the default.
+    /// A string attribute, or its default if it is absent or not UTF-8.
     pub fn string(self, name: &str, default: &'static str) -> &'g str {
         match self.attr(name) {
             Some(Attribute::String(v)) => std::str::from_utf8(v).unwrap_or(default),
@@ -133,7 +131,8 @@ impl<'g> NodeRef<'g> {
         }
     }
 
-    /// Whether the attribute is a reference to one of the calling node (in functions): its value is not known.
+    /// Whether an attribute refers to an attribute of the calling node (in functions), so that its value is
+    /// unknown.
     pub fn has_references(self) -> bool {
         self.node().attributes.values().any(|a| matches!(a, Attribute::Reference { .. }))
     }
@@ -145,34 +144,34 @@ impl<'g> ValueRef<'g> {
         self.graph.value(self.id)
     }
 
-    /// Its name.
+    /// The name.
     pub fn name(self) -> &'g str {
         &self.value().name
     }
 
-    /// Its element type, if known.
+    /// The element type, if known.
     pub fn dtype(self) -> Option<DataType> {
         self.value().fact.dtype()
     }
 
-    /// Its shape, if known.
+    /// The shape, if known.
     pub fn shape(self) -> Option<&'g [Dim]> {
         self.value().fact.shape()
     }
 
-    /// Its number of dimensions; declines if unknown.
+    /// The number of dimensions; declines if it is unknown.
     pub fn rank(self) -> Result<usize, Decline> {
         let unknown = || Decline::because(format!("the rank of `{}` is unknown", self.name()));
         self.shape().map(<[Dim]>::len).ok_or_else(unknown)
     }
 
-    /// Its shape where every size is a number; declines otherwise.
+    /// The shape; declines unless all sizes are numbers.
     pub fn fixed_shape(self) -> Result<Vec<usize>, Decline> {
         let unknown = || Decline::because(format!("the shape of `{}` is not fixed", self.name()));
         self.value().fact.fixed_shape().ok_or_else(unknown)
     }
 
-    /// The node that makes it, if it is the first output of one.
+    /// The node whose first output the value is.
     pub fn producer(self) -> Option<NodeRef<'g>> {
         match self.graph.producer(self.id)? {
             (id, 0) => Some(NodeRef { graph: self.graph, id }),
@@ -180,18 +179,18 @@ impl<'g> ValueRef<'g> {
         }
     }
 
-    /// The node that makes it; declines unless that is the standard operator `op`.
+    /// The producer; declines unless it is the standard operator `op`.
     pub fn produced_by(self, op: &str) -> Result<NodeRef<'g>, Decline> {
         self.producer().filter(|at| at.is(op)).ok_or(Decline::Mismatch)
     }
 
-    /// The nodes that use it, with how; subgraphs count through the node they belong to.
+    /// The uses by nodes. A use in a subgraph is a [`Edge::Capture`] by the node that contains it.
     pub fn users(self) -> Vec<(NodeRef<'g>, Edge)> {
-        let at = |(id, wire)| (NodeRef { graph: self.graph, id }, wire);
-        self.graph.users(self.id).into_iter().map(at).collect()
+        self.graph.users(self.id).into_iter().map(|(id, edge)| (self.graph.at(id), edge)).collect()
     }
 
-    /// The only node that uses it, as an input; declines if there are more uses, or it is a graph output.
+    /// The only user, which reads the value as an input; declines if there are other uses, including graph
+    /// outputs.
     pub fn sole_user(self) -> Result<NodeRef<'g>, Decline> {
         self.sole_use()?;
         match self.users().first() {
@@ -200,7 +199,7 @@ impl<'g> ValueRef<'g> {
         }
     }
 
-    /// Declines unless it is used exactly once.
+    /// Declines unless the value has exactly one use.
     pub fn sole_use(self) -> Result<(), Decline> {
         match self.graph.use_count(self.id) {
             1 => Ok(()),
@@ -208,10 +207,10 @@ impl<'g> ValueRef<'g> {
         }
     }
 
-    /// Its elements, if it is a constant: an initializer that nobody may override, or the output of a
-    /// `Constant` node, also behind `Identity`.
+    /// The elements of a constant: an initializer that the caller cannot override, or the output of a
+    /// `Constant` node, possibly followed by `Identity` nodes.
     pub fn constant(mut self) -> Result<&'g Tensor, Decline> {
-        // A chain of `Identity` of any length must not cost the stack, nor every question its whole length.
+        // A bound on chains of `Identity` nodes.
         for _ in 0..64 {
             if self.value().data.is_some() {
                 let overridable =
@@ -228,17 +227,17 @@ impl<'g> ValueRef<'g> {
         Err(Decline::Mismatch)
     }
 
-    /// Whether it is a constant.
+    /// Whether the value is a constant; see [`ValueRef::constant`].
     pub fn is_constant(self) -> bool {
         self.constant().is_ok()
     }
 
-    /// The elements of a constant in f64; declines if it is none, or not numeric.
+    /// The elements of a constant in f64; declines if the value is not a constant, or not numeric.
     pub fn constant_f64(self) -> Result<Vec<f64>, Decline> {
         self.constant()?.to_f64().ok_or(Decline::Mismatch)
     }
 
-    /// The only element of a constant with one element.
+    /// The element of a constant with one element, in f64.
     pub fn scalar(self) -> Result<f64, Decline> {
         self.constant()?.single().ok_or(Decline::Mismatch)
     }
@@ -250,12 +249,12 @@ impl<'g> ValueRef<'g> {
 }
 
 impl Graph {
-    /// The node with its surroundings.
+    /// A reference to a node.
     pub fn at(&self, id: NodeId) -> NodeRef<'_> {
         NodeRef { graph: self, id }
     }
 
-    /// The value with its surroundings.
+    /// A reference to a value.
     pub fn value_ref(&self, id: ValueId) -> ValueRef<'_> {
         ValueRef { graph: self, id }
     }

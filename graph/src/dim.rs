@@ -1,8 +1,8 @@
 //! Sizes of dimensions as expressions over symbols.
 //!
-//! A [`Dim`] is a polynomial with integer coefficients in a normal form, so that equal expressions compare
-//! equal however they were computed: `2·(N+1) - 2` is `2·N`. What is no polynomial (floor division, maximum,
-//! minimum) is an atom of it. Anything that would overflow becomes a fresh unknown instead.
+//! A [`Dim`] is a polynomial with integer coefficients in normal form, so expressions that are equal as
+//! polynomials compare equal: `2·(N+1) - 2` is `2·N`. Floor divisions, maxima and minima are atoms of the
+//! polynomial. A result that would overflow is a fresh unknown.
 
 mod display;
 #[cfg(test)]
@@ -21,7 +21,7 @@ pub struct Dim(Repr);
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Repr {
     Known(i64),
-    /// Coefficients by monomial; never empty, never constant, no zero coefficient.
+    /// Coefficients by monomial; not constant, without zero coefficients.
     Sum(Arc<BTreeMap<Monomial, i64>>),
 }
 
@@ -30,24 +30,24 @@ fn next() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// A product of atoms, sorted; the empty product is 1.
+/// A sorted product of atoms; the empty product is 1.
 type Monomial = Vec<Atom>;
 
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Atom {
     /// A symbol of the model (`dim_param`).
     Symbol(Arc<str>),
-    /// A size nothing is known about, equal only to itself.
+    /// An unknown size, equal only to itself.
     Unknown(u64),
-    /// An element of a shape tensor nothing is known about, not even that it is a size.
+    /// An unknown element of a shape tensor, which may be negative.
     Integer(u64),
     FloorDiv(Box<(Dim, Dim)>),
     Max(Box<(Dim, Dim)>),
     Min(Box<(Dim, Dim)>),
 }
 
-/// Beyond this many terms or atoms, nested ones included, an expression says nothing useful any more and
-/// becomes an unknown: so every operation takes bounded time.
+/// Limits of the terms and atoms, including nested ones, of an expression. Larger expressions become unknown,
+/// so every operation takes bounded time.
 const MAX_TERMS: usize = 32;
 const MAX_ATOMS: usize = 128;
 
@@ -57,13 +57,13 @@ impl Dim {
         Self::atom(Atom::Symbol(name.into()))
     }
 
-    /// A size nothing is known about: equal to its clones, different from every other.
+    /// An unknown size: equal to its clones, different from all others.
     pub fn unknown() -> Self {
         Self::atom(Atom::Unknown(next()))
     }
 
-    /// An element of a shape tensor nothing is known about: other than an unknown size it may be negative, as
-    /// the -1 of `Reshape`.
+    /// An unknown element of a shape tensor. Unlike an unknown size it may be negative, such as the -1 of
+    /// `Reshape`.
     pub fn integer() -> Self {
         Self::atom(Atom::Integer(next()))
     }
@@ -72,7 +72,7 @@ impl Dim {
         Self(Repr::Sum(Arc::new(BTreeMap::from([(vec![atom], 1)]))))
     }
 
-    /// The integer, if it is one.
+    /// The integer, if the expression is constant.
     pub fn known(&self) -> Option<i64> {
         match self.0 {
             Repr::Known(n) => Some(n),
@@ -80,7 +80,7 @@ impl Dim {
         }
     }
 
-    /// The integer as a size, if it is a non-negative one.
+    /// The integer, if the expression is constant and not negative.
     pub fn size(&self) -> Option<usize> {
         usize::try_from(self.known()?).ok()
     }
@@ -93,12 +93,12 @@ impl Dim {
         }
     }
 
-    /// Whether nothing is known about it (a lone unknown).
+    /// Whether the expression is a single unknown.
     pub fn is_unknown(&self) -> bool {
         matches!(self.single_atom(), Some(Atom::Unknown(_) | Atom::Integer(_)))
     }
 
-    /// Whether it is an expression over sizes and numbers alone, no other integers (see [`Dim::integer`]).
+    /// Whether the expression contains no integers that are not sizes (see [`Dim::integer`]).
     pub fn is_of_sizes(&self) -> bool {
         let Repr::Sum(terms) = &self.0 else { return true };
         terms.keys().flatten().all(|atom| match atom {
@@ -166,7 +166,7 @@ impl Dim {
         Self::from_terms(terms)
     }
 
-    /// The quotient where the division leaves no remainder whatever the symbols are; `None` otherwise.
+    /// The quotient, if the division has no remainder for any values of the symbols.
     pub fn exact_div(&self, by: &Self) -> Option<Self> {
         let divisor = by.terms();
         let (by_monomial, &by_factor) = divisor.iter().next()?;
@@ -175,14 +175,14 @@ impl Dim {
         }
         let mut quotient = BTreeMap::new();
         for (monomial, c) in self.terms() {
-            let mut rest = monomial;
+            let mut factors = monomial;
             for atom in by_monomial {
-                rest.remove(rest.iter().position(|a| a == atom)?);
+                factors.remove(factors.iter().position(|a| a == atom)?);
             }
             if c.checked_rem(by_factor)? != 0 {
                 return None;
             }
-            quotient.insert(rest, c / by_factor);
+            quotient.insert(factors, c / by_factor);
         }
         Some(Self::from_terms(quotient))
     }
@@ -204,18 +204,19 @@ impl Dim {
         if let Some(flat) = self.nested_floor(d) {
             return flat;
         }
-        // ⌊(d·q + r) / d⌋ = q + ⌊r / d⌋: whole multiples leave the atom, so that equal quotients look equal.
-        let (mut whole, mut rest) = (BTreeMap::new(), BTreeMap::new());
+        // ⌊(d·q + r) / d⌋ = q + ⌊r / d⌋, a normal form of quotients.
+        let (mut quotient, mut remainder) = (BTreeMap::new(), BTreeMap::new());
         for (monomial, c) in self.terms() {
-            whole.insert(monomial.clone(), c.div_euclid(d));
-            rest.insert(monomial, c.rem_euclid(d));
+            quotient.insert(monomial.clone(), c.div_euclid(d));
+            remainder.insert(monomial, c.rem_euclid(d));
         }
-        let rest = Self::from_terms(rest);
-        let fraction = if rest.known().is_some() { Self::from(0) } else { rest.nest(by, Atom::FloorDiv) };
-        &Self::from_terms(whole) + &fraction
+        let remainder = Self::from_terms(remainder);
+        let is_constant = remainder.known().is_some();
+        let fraction = if is_constant { Self::from(0) } else { remainder.nest(by, Atom::FloorDiv) };
+        &Self::from_terms(quotient) + &fraction
     }
 
-    /// `⌊(⌊a/m⌋ + b) / d⌋ = ⌊(a + m·b) / (m·d)⌋`, as strided convolutions after each other make them.
+    /// `⌊(⌊a/m⌋ + b) / d⌋ = ⌊(a + m·b) / (m·d)⌋`, as for successive strided convolutions.
     fn nested_floor(&self, d: i64) -> Option<Self> {
         let Repr::Sum(terms) = &self.0 else { return None };
         let b = terms.get(&vec![]).copied().unwrap_or(0);
@@ -248,8 +249,8 @@ impl Dim {
         self.extremum(other, i64::min, Atom::Min)
     }
 
-    /// The size of an axis that has both sizes: the more specific one, a number before an expression before an
-    /// unknown. `None` if the numbers differ; different expressions may have equal values.
+    /// The size of an axis that has both sizes: the more specific one, a number before an expression before
+    /// an unknown. `None` if the numbers differ; different expressions may have equal values.
     pub(crate) fn unify(&self, other: &Self) -> Option<Self> {
         match (self.known(), other.known()) {
             (Some(a), Some(b)) if a != b => None,
@@ -259,13 +260,13 @@ impl Dim {
         }
     }
 
-    /// Whether it is the smaller one of `other` and something else.
-    pub fn is_minimum_with(&self, other: &Self) -> bool {
+    /// Whether the expression is the minimum of `other` and something else.
+    pub(crate) fn is_minimum_with(&self, other: &Self) -> bool {
         matches!(self.single_atom(), Some(Atom::Min(p)) if p.0 == *other || p.1 == *other)
     }
 
     fn extremum(&self, other: &Self, f: fn(i64, i64) -> i64, atom: fn(Box<(Self, Self)>) -> Atom) -> Self {
-        // a and a + n compare whatever a is.
+        // `a` and `a + n` are comparable for every `a`.
         match (self - other).known() {
             Some(n) if f(n, 0) == n => return self.clone(),
             Some(_) => return other.clone(),
@@ -289,12 +290,13 @@ impl Dim {
         }
     }
 
-    /// The value when every symbol `s` is `size(s)`; `None` if a symbol or unknown has no value, or on overflow.
+    /// The value with `size(s)` for every symbol `s`; `None` if a symbol or unknown has no value, or on
+    /// overflow.
     pub fn eval(&self, size: &dyn Fn(&str) -> Option<i64>) -> Option<i64> {
         self.eval_or(size, None)
     }
 
-    /// The same, with every unknown size taken for `unknown`.
+    /// As [`eval`](Self::eval), with `unknown` for every unknown size.
     pub fn eval_or(&self, size: &dyn Fn(&str) -> Option<i64>, unknown: Option<i64>) -> Option<i64> {
         let mut sum = 0_i64;
         for (monomial, coefficient) in self.terms() {
@@ -320,13 +322,12 @@ impl Dim {
         Some(sum)
     }
 
-    /// Whether it is known to be at least `bound`, taking every symbol for a size of at least 1 and every unknown
-    /// for one of at least 0.
+    /// Whether the value is at least `bound`, given that symbols are at least 1 and unknown sizes at least 0.
     pub fn at_least(&self, bound: i64) -> bool {
         self.least().is_some_and(|n| n >= bound)
     }
 
-    /// A lower bound: the sum of those of the terms, none of which may be subtracted.
+    /// A lower bound: the sum of the bounds of the terms; `None` if a term is subtracted.
     fn least(&self) -> Option<i64> {
         let of_atom = |a: &Atom| match a {
             Atom::Symbol(_) => Some(1),
@@ -346,7 +347,7 @@ impl Dim {
     }
 }
 
-/// The number of atoms, nested ones included.
+/// The number of atoms, including nested ones.
 fn atoms(terms: &BTreeMap<Monomial, i64>) -> usize {
     let of_atom = |a: &Atom| match a {
         Atom::Symbol(_) | Atom::Unknown(_) | Atom::Integer(_) => 1,

@@ -78,12 +78,12 @@ impl DataType {
         Some(dtype)
     }
 
-    /// Its number in `TensorProto.DataType`.
+    /// The number in `TensorProto.DataType`.
     pub fn number(self) -> i32 {
         self as i32
     }
 
-    /// Its name in ONNX textual syntax.
+    /// The name in ONNX textual syntax.
     pub fn name(self) -> &'static str {
         TABLE[self as usize - 1].1
     }
@@ -102,7 +102,7 @@ impl DataType {
         }
     }
 
-    /// Whether it is a real floating-point type of any width.
+    /// Whether the type is a real floating-point type of any width.
     pub fn is_float(self) -> bool {
         use T::{
             Bfloat16, Double, Float, Float4E2M1, Float6E2M3, Float6E3M2, Float8E4M3Fn, Float8E4M3Fnuz,
@@ -125,7 +125,7 @@ impl DataType {
         )
     }
 
-    /// Whether it is an integer type, signed or not; `Bool` is none.
+    /// Whether the type is a signed or unsigned integer type, which `Bool` is not.
     pub fn is_integer(self) -> bool {
         !self.is_float() && !matches!(self, T::String | T::Bool | T::Complex64 | T::Complex128)
     }
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_is_in_the_order_of_the_numbers() {
+    fn table_is_ordered_by_number() {
         for (i, &(dtype, name, _)) in TABLE.iter().enumerate() {
             assert_eq!(dtype.number() as usize, i + 1);
             assert_eq!(DataType::from_number(dtype.number()), Some(dtype));

@@ -1,12 +1,12 @@
-//! Copying the body of a subgraph or a function into the graph around it.
+//! Inlining of subgraphs and functions.
 
 use crate::{Attribute, Decline, Fact, Function, Graph, Node, Patch, Ref, Value, ValueId, expect};
 use indexmap::IndexMap;
 use std::{collections::HashMap, sync::Arc};
 
 impl Patch {
-    /// Add the nodes and initializers of `body`. `given` tells what stands for the inputs of the body and for what
-    /// it captures (`None`: an omitted optional input). Returns what stands for the body's outputs.
+    /// Adds the nodes and initializers of `body`. `given` maps the names of its inputs and captures to values
+    /// (`None`: an omitted optional input). Returns the values that correspond to its outputs.
     pub fn inline(&mut self, body: &Graph, given: impl Fn(&str) -> Option<Ref>) -> Result<Vec<Ref>, Decline> {
         let mut refs = HashMap::<ValueId, Option<Ref>>::new();
         for &id in body.inputs() {
@@ -25,7 +25,7 @@ impl Patch {
             for input in body.inputs_of(id) {
                 inputs.push(match input {
                     None => None,
-                    // A value that nothing makes is an error of the model, not ours to hide.
+                    // A value without a producer is an error of the model, which must be reported.
                     Some(input) => *refs.get(&input).ok_or(Decline::Mismatch)?,
                 });
             }
@@ -45,8 +45,8 @@ impl Patch {
 }
 
 impl Function {
-    /// The body as it stands for one call in `graph`: attributes that refer to the caller's have their values, and
-    /// names in its subgraphs are new there.
+    /// The body specialized for one call in `graph`: references to attributes of the caller are replaced by
+    /// their values, and the names in its subgraphs are unique in `graph`.
     pub fn instance(&self, call: &Node, graph: &Graph) -> Graph {
         let mut body = self.body.clone();
         body.bind_attributes(&call.attributes, &self.defaults);
@@ -56,8 +56,8 @@ impl Function {
 }
 
 impl Graph {
-    /// Replaces references to attributes of the calling node by their values, or by the defaults of the function.
-    /// An attribute that has neither is removed.
+    /// Replaces references to attributes of the calling node by their values, or by the defaults of the
+    /// function. An attribute that has neither is removed.
     pub(crate) fn bind_attributes(
         &mut self,
         given: &IndexMap<String, Attribute>,
@@ -82,12 +82,12 @@ impl Graph {
     }
 }
 
-/// Make nested graphs those of `outer`: its operator sets, its pool of names, no name that is taken there.
+/// Makes a graph and its subgraphs nested graphs of `outer`: with its operator sets and unique names.
 fn adopt(graph: &mut Graph, outer: &Graph, is_top: bool) {
     graph.names = outer.names.clone();
     graph.opsets = Arc::clone(&outer.opsets);
     for id in graph.values().collect::<Vec<_>>() {
-        // What was inferred and declared holds for all calls together, and may say less than for this one.
+        // Facts and declarations hold for all calls, and may be less specific than those of this call.
         if is_top {
             let value = graph.value_mut(id);
             *value = Value { declared: None, ..value.clone() };

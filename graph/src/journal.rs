@@ -29,7 +29,7 @@ impl Journal {
         self.graph = Some(graph.clone().into());
     }
 
-    /// Records what inference may change.
+    /// Records all facts, which inference may change.
     pub fn keep_facts(&mut self, graph: &Graph) {
         self.edits.push(Inverse::SetFacts(Facts::of(graph)));
     }
@@ -81,7 +81,7 @@ impl Journal {
     }
 }
 
-/// What inference knows about the values of a graph and of its subgraphs.
+/// The facts of a graph and of its subgraphs.
 struct Facts {
     values: Vec<ValueFacts>,
     subgraphs: Vec<(NodeId, Vec<Facts>)>,

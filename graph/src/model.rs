@@ -1,9 +1,8 @@
-//! A whole model: the main graph, local functions, imports, metadata.
+//! Models: the main graph, local functions, imports, metadata.
 
 use crate::{
-    Attribute, Graph, Type,
-    graph::Metadata,
-    onnx::{FunctionExtra, ModelExtra},
+    Attribute, Graph, Metadata,
+    extra::{FunctionExtra, ModelExtra},
 };
 use std::{path::Path, sync::Arc};
 
@@ -12,15 +11,15 @@ use std::{path::Path, sync::Arc};
 pub struct Model {
     /// Version of the file format.
     pub ir_version: Option<i64>,
-    /// Operator sets by domain, as written in the file.
+    /// Operator set versions by domain, as written in the file.
     pub opsets: Arc<Vec<(String, i64)>>,
-    /// Tool that made the model.
+    /// The tool that produced the model.
     pub producer_name: Option<String>,
-    /// Its version.
+    /// Version of that tool.
     pub producer_version: Option<String>,
     /// Namespace of the model.
     pub domain: Option<String>,
-    /// Version of the model itself.
+    /// Version of the model.
     pub model_version: Option<i64>,
     /// Doc string.
     pub doc: Option<String>,
@@ -36,11 +35,11 @@ pub struct Model {
 /// A model-local function (ONNX `FunctionProto`). Its inputs and outputs are those of the body, untyped.
 #[derive(Clone, Debug, Default)]
 pub struct Function {
-    /// Name: nodes call it by this as their operator.
+    /// Name, which is the operator of nodes that call the function.
     pub name: String,
     /// Domain.
     pub domain: String,
-    /// Overload, to tell functions of one name apart.
+    /// Overload, which distinguishes functions with the same name.
     pub overload: Option<String>,
     /// Attributes without default.
     pub attributes: Vec<String>,
@@ -51,7 +50,7 @@ pub struct Function {
     pub(crate) extra: FunctionExtra,
 }
 
-/// New names in a clone are those that they would have been in the original: each has a pool of its own.
+/// A clone has its own pool of names, so new names in it are the same as they would be in the original.
 impl Clone for Model {
     fn clone(&self) -> Self {
         let mut clone = Self {
@@ -77,17 +76,17 @@ impl Clone for Model {
 }
 
 impl Model {
-    /// A model around one graph, of file format version 8.
+    /// A model of IR version 8 with this main graph.
     pub fn of(graph: Graph) -> Self {
         Self { ir_version: Some(8), opsets: graph.opsets.clone(), graph, ..Self::default() }
     }
 
-    /// Every graph that is no subgraph of another: the main graph, then the bodies of the functions.
+    /// The main graph, then the bodies of the functions.
     pub fn graphs_mut(&mut self) -> impl Iterator<Item = &mut Graph> {
         std::iter::once(&mut self.graph).chain(self.functions.iter_mut().map(|f| &mut f.body))
     }
 
-    /// The number of nodes, those in subgraphs and functions included.
+    /// The number of nodes, including those in subgraphs and functions.
     pub fn node_count(&self) -> usize {
         fn count(graph: &Graph) -> usize {
             let inside = |&id: &crate::NodeId| graph.node(id).subgraphs().map(count).sum::<usize>();
@@ -96,13 +95,13 @@ impl Model {
         count(&self.graph) + self.functions.iter().map(|f| count(&f.body)).sum::<usize>()
     }
 
-    /// The function a node calls, if it calls one of this model.
+    /// The function with this domain, name and overload.
     pub fn function(&self, domain: &str, name: &str, overload: &str) -> Option<&Function> {
         let is = |f: &&Function| f.name == name && f.domain == domain;
         self.functions.iter().find(|f| is(f) && f.overload.as_deref().unwrap_or("") == overload)
     }
 
-    /// Set a metadata entry, in its place if the key is there.
+    /// Sets a metadata entry; an existing entry keeps its position.
     pub fn set_metadata(&mut self, key: &str, value: &str) {
         let value = Some(value.to_owned());
         match self.metadata.iter_mut().find(|(k, _)| k.as_deref() == Some(key)) {
@@ -116,14 +115,9 @@ impl Model {
         self.metadata.iter().find(|(k, _)| k.as_deref() == Some(key))?.1.as_deref()
     }
 
-    /// The files it was read from: its own, and those with external data. A model from memory has only the latter.
+    /// The files that are mapped: the model file, unless the model was read from memory, and its external
+    /// data.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         self.extra.mappings.iter().map(|mapping| mapping.path())
-    }
-
-    /// The declared types of the main graph's inputs that a caller must give, by name.
-    pub fn required_inputs(&self) -> Vec<(&str, Option<&Type>)> {
-        let required = self.graph.inputs().iter().map(|&v| self.graph.value(v)).filter(|v| v.data.is_none());
-        required.map(|v| (v.name.as_str(), v.declared.as_ref().and_then(|d| d.ty.as_ref()))).collect()
     }
 }

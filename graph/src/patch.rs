@@ -31,8 +31,8 @@ impl From<ValueRef<'_>> for Ref {
     }
 }
 
-/// A change to a graph, which [`Graph::apply`](crate::Graph::apply) checks and then applies as a unit. Nodes and
-/// values that are unused afterwards are removed.
+/// A change to a graph, which [`Graph::apply`](crate::Graph::apply) checks and then applies as a unit. Nodes
+/// and values that are unused afterwards are removed.
 ///
 /// ```
 /// use pare_graph::{Node, Patch, text};
@@ -85,6 +85,7 @@ pub(crate) struct Replacement {
 
 /// The nodes that `apply` affected, for the worklist of a rewriter.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct Applied {
     /// Nodes that were added.
     pub added: Vec<NodeId>,
@@ -170,7 +171,8 @@ impl Patch {
         self.capturing(hint, node, inputs, &[])
     }
 
-    /// Adds a node with omitted inputs (`None`) or several outputs, named after their hints (`None`: omitted).
+    /// Adds a node with omitted inputs (`None`) or several outputs, named after their hints (`None`:
+    /// omitted).
     pub fn node_with(
         &mut self,
         node: Node,
@@ -213,8 +215,8 @@ impl Patch {
         self.edits.push(Edit::Replace(Replacement { old: old.id, new: new.into(), reshapes: false }));
     }
 
-    /// As [`replace`](Self::replace), but the new value may have another shape; all shapes are inferred again. For
-    /// changes that propagate to all later values, such as a smaller number of tokens.
+    /// As [`replace`](Self::replace), but the new value may have another shape; all shapes are inferred
+    /// again. For changes that propagate to all later values, such as a smaller number of tokens.
     pub fn reshape(&mut self, old: ValueRef<'_>, new: impl Into<Ref>) {
         self.edits.push(Edit::Replace(Replacement { old: old.id, new: new.into(), reshapes: true }));
     }
@@ -229,15 +231,15 @@ impl Patch {
         self.edits.push(Edit::SetAttribute { node, name: name.into(), value });
     }
 
-    /// Connects input `slot` of a node, which may be omitted so far, to a new initializer of any shape, named after
-    /// `hint`; all shapes are inferred again. Other users of the previous value keep it.
+    /// Connects input `slot` of a node, which may be omitted so far, to a new initializer of any shape, named
+    /// after `hint`; all shapes are inferred again. Other users of the previous value keep it.
     pub fn set_constant(&mut self, node: NodeId, slot: usize, hint: &str, tensor: Tensor) {
         let constant = Value::constant(hint, tensor).into();
         self.edits.push(Edit::SetConstant { node, slot, constant });
     }
 
-    /// Connects input `slot` of a node to another value of compatible type and shape. Other users of the previous
-    /// value keep it.
+    /// Connects input `slot` of a node to another value of compatible type and shape. Other users of the
+    /// previous value keep it.
     pub fn set_input(&mut self, node: NodeId, slot: usize, value: impl Into<Ref>) {
         self.edits.push(Edit::SetInput { node, slot, value: value.into() });
     }

@@ -115,9 +115,9 @@ impl Graph {
 
     /// The graph that computes `outputs` from `inputs`.
     ///
-    /// Its inputs are those of `inputs` that it reads, in this order, then all other values that it reads and does
-    /// not compute, except initializers. Values keep their names and facts; only the interface is declared. An
-    /// output that is also an input, or that no node computes, is omitted.
+    /// Its inputs are those of `inputs` that it reads, in this order, then all other values that it reads and
+    /// does not compute, except initializers. Values keep their names and facts; only the interface is
+    /// declared. An output that is also an input, or that no node computes, is omitted.
     pub fn extract(&self, inputs: &[ValueId], outputs: &[ValueId]) -> Result<Self, GraphError> {
         let nodes = self.upstream(outputs.iter().copied(), |v| inputs.contains(&v));
         let mut part = Self::new(self.opsets.clone());
@@ -197,22 +197,24 @@ impl Graph {
 }
 
 impl Model {
-    /// The model that computes `outputs` from `inputs`, both values of the main graph; see [`Graph::extract`].
-    /// Functions are copied.
+    /// The model that computes `outputs` from `inputs`, both values of the main graph; see
+    /// [`Graph::extract`]. Functions are copied.
     pub fn extract(&self, inputs: &[ValueId], outputs: &[ValueId]) -> Result<Self, GraphError> {
         Ok(self.with_graph(self.graph.extract(inputs, outputs)?))
     }
 
     /// The model of these `nodes` of the main graph.
     ///
-    /// Its inputs are the values that the nodes read and none of them computes. Its outputs are the outputs of the
-    /// model, the values that other nodes read, and unused values among those the nodes compute. Initializers and
-    /// functions are copied. `None` if an input would be of unknown type, or if there is no output.
+    /// Its inputs are the values that the nodes read and none of them computes. Its outputs are the outputs
+    /// of the model, the values that other nodes read, and unused values among those the nodes compute.
+    /// Initializers and functions are copied. `None` if an input would be of unknown type, or if there is no
+    /// output.
     pub fn extract_nodes(&self, nodes: &HashSet<NodeId>) -> Option<Self> {
         Some(self.with_graph(self.graph.extract_nodes(nodes)?))
     }
 
-    /// The model with only the outputs for which `keep` holds, and what they depend on. `None` if there is none.
+    /// The model with only the outputs for which `keep` holds, and what they depend on. `None` if there is
+    /// none.
     pub fn with_outputs(&self, keep: impl Fn(&str) -> bool) -> Option<Self> {
         let (kept, removed): (Vec<_>, Vec<_>) =
             self.graph.outputs().iter().copied().partition(|&o| keep(&self.graph.value(o).name));

@@ -1,6 +1,6 @@
 //! Constant tensors: element type, shape and bytes.
 
-use crate::{DataType, graph::Metadata};
+use crate::{DataType, Metadata};
 use bytes::Bytes;
 use half::{bf16, f16};
 use std::sync::Arc;
@@ -21,16 +21,16 @@ enum Data {
     Strings(Arc<[Bytes]>),
 }
 
-/// How the tensor stood in its file, so that an untouched one is written back the same way.
+/// The storage of a tensor in its file, so that an unchanged tensor is written in the same way.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Origin {
     pub storage: Storage,
-    /// Its name, where that is not the name of a value.
+    /// Name, if it is not the name of a value.
     pub name: Option<String>,
     pub doc: Option<String>,
     pub metadata: Metadata,
     pub segment: Option<(Option<i64>, Option<i64>)>,
-    /// `data_location`: whether it stood in a file of its own.
+    /// `data_location`: whether the tensor is stored as external data.
     pub location: Option<i32>,
     /// The entries of `external_data` (location, offset, length, checksum).
     pub external: Metadata,
@@ -42,12 +42,13 @@ pub(crate) enum Storage {
     Raw,
     /// In the typed field of its element type (`float_data`, `int32_data`, …).
     Typed,
-    /// In `int32_data`, by these numbers, which do not follow from the elements (as 255 for the int8 -1).
+    /// In `int32_data`, as these numbers, which the elements do not determine (such as 255 for the int8 -1).
     Integers(Vec<i32>),
 }
 
-/// Why a tensor could not be made.
+/// The reason why a tensor cannot be constructed or read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum TensorError {
     /// The bytes do not fill the shape.
     #[error("a {dtype} tensor of shape {shape:?} takes {wanted} bytes, not {got}")]
@@ -56,7 +57,7 @@ pub enum TensorError {
         dtype: DataType,
         /// Shape.
         shape: Vec<usize>,
-        /// Bytes that the shape asks for.
+        /// Bytes that the shape requires.
         wanted: usize,
         /// Bytes given.
         got: usize,
@@ -69,15 +70,15 @@ pub enum TensorError {
     Type(DataType, &'static str),
 }
 
-/// Rust types that are ONNX element types.
+/// Rust types that correspond to ONNX element types.
 pub trait Element: Copy + 'static {
     /// The element type.
     const DTYPE: DataType;
-    /// Read from little-endian bytes, exactly `size_of::<Self>()` of them.
+    /// Reads an element from `size_of::<Self>()` little-endian bytes.
     fn read(bytes: &[u8]) -> Self;
-    /// Write as little-endian bytes, exactly `size_of::<Self>()` of them.
+    /// Writes the element as `size_of::<Self>()` little-endian bytes.
     fn store(self, to: &mut [u8]);
-    /// Append as little-endian bytes.
+    /// Appends the element as little-endian bytes.
     fn write(self, to: &mut Vec<u8>) {
         let end = to.len();
         to.resize(end + size_of::<Self>(), 0);
@@ -114,15 +115,15 @@ impl Element for bool {
     }
 }
 
-/// As many elements as `values` has, in bytes.
+/// The elements as little-endian bytes.
 fn packed<T: Element>(values: impl ExactSizeIterator<Item = T>) -> Vec<u8> {
     let mut data = vec![0; values.len() * size_of::<T>()];
     data.chunks_exact_mut(size_of::<T>()).zip(values).for_each(|(to, value)| value.store(to));
     data
 }
 
-/// Packs elements of `bits` bits, each given as a byte, from the low bits up as in `raw_data`. Elements of 8 bits
-/// are returned as they are.
+/// Packs elements of `bits` bits, each given as a byte, from the low bits up as in `raw_data`. Elements of 8
+/// bits are returned as they are.
 pub fn pack_bits(bits: u32, codes: &[u8]) -> Vec<u8> {
     if bits >= 8 {
         return codes.to_vec();
@@ -146,7 +147,11 @@ pub fn element_count(shape: &[usize]) -> Option<usize> {
 }
 
 impl Tensor {
-    /// A tensor over packed little-endian `data`, checked against the shape.
+    /// A tensor of packed little-endian `data`.
+    ///
+    /// # Errors
+    ///
+    /// `data` does not have the size that type and shape require.
     pub fn new(dtype: DataType, shape: &[usize], data: impl Into<Bytes>) -> Result<Self, TensorError> {
         let data = data.into();
         let too_large = || TensorError::TooLarge(shape.to_vec());
@@ -162,7 +167,7 @@ impl Tensor {
         Ok(Self { dtype, shape: shape.into(), data: Data::Packed(data), origin: None })
     }
 
-    /// A tensor of strings (any bytes).
+    /// A tensor of strings, which may be any bytes.
     pub fn strings(shape: &[usize], items: Vec<Bytes>) -> Result<Self, TensorError> {
         let (dtype, got) = (DataType::String, items.len());
         match element_count(shape) {
@@ -176,24 +181,23 @@ impl Tensor {
         Ok(Self { dtype, shape: shape.into(), data: Data::Strings(items.into()), origin: None })
     }
 
-    /// A tensor of `values`, as many as the shape holds.
+    /// A tensor of `values` in row-major order.
     pub fn from_slice<T: Element>(shape: &[usize], values: &[T]) -> Result<Self, TensorError> {
         Self::new(T::DTYPE, shape, packed(values.iter().copied()))
     }
 
-    /// A tensor of one dimension.
+    /// A tensor of rank 1.
     pub fn vector<T: Element>(values: &[T]) -> Self {
-        let made = Self::from_slice(&[values.len()], values);
-        made.expect("a vector is as long as its values")
+        Self::from_slice(&[values.len()], values).expect("the shape matches the values")
     }
 
-    /// A tensor without dimensions.
+    /// A tensor of rank 0.
     pub fn scalar<T: Element>(value: T) -> Self {
         Self::from_slice(&[], &[value]).expect("a scalar holds one value")
     }
 
-    /// `values`, computed in f64 and rounded once, here, to `dtype` (a float or integer type of at
-    /// least 8 bits that is no 8-bit float; integers round half to even and saturate).
+    /// A tensor of `values` rounded to `dtype`: a float type of at least 16 bits, an integer type of at least
+    /// 8 bits, or bool. Integers are rounded half to even and saturate.
     pub fn from_f64(dtype: DataType, shape: &[usize], values: &[f64]) -> Result<Self, TensorError> {
         macro_rules! write {
             ($($d:ident => |$v:ident| $e:expr),* $(,)?) => {
@@ -215,8 +219,8 @@ impl Tensor {
         Self::new(dtype, shape, data)
     }
 
-    /// The elements times factors, in f64, each rounded once: `run` neighbours take the same factor, the next `run` the
-    /// next one, and after the last one the first follows. For floats of at least 16 bits.
+    /// The elements multiplied by factors in f64 and rounded once, for float types of at least 16 bits. Each
+    /// factor is applied to `run` consecutive elements; the factors are repeated cyclically.
     pub fn scaled(&self, run: usize, factors: &[f64]) -> Result<Self, TensorError> {
         let data = match self.dtype {
             DataType::Float => self.scaled_as(run, factors, f64::from, |v| v as f32),
@@ -241,7 +245,6 @@ impl Tensor {
         let period = (run * width * factors.len()).max(1);
         for (from, to) in self.bytes().chunks(period).zip(data.chunks_mut(period)) {
             if run == 1 {
-                // One loop over all factors.
                 let pairs = from.chunks_exact(width).zip(to.chunks_exact_mut(width));
                 pairs.zip(factors).for_each(|((from, to), &f)| scale(from, to, f));
                 continue;
@@ -254,9 +257,9 @@ impl Tensor {
         data
     }
 
-    /// Whether no element is infinite or not a number; strings and complex numbers are none of it.
+    /// Whether no element is infinite or NaN. True for strings and complex numbers.
     pub fn is_finite(&self) -> bool {
-        // `fold` has no way out of the loop, and so goes by many elements at a time.
+        // `fold` does not exit early, so the loop is vectorized.
         match self.dtype {
             DataType::Float => self.elements::<f32>().fold(true, |all, v| all & v.is_finite()),
             DataType::Double => self.elements::<f64>().fold(true, |all, v| all & v.is_finite()),
@@ -284,7 +287,7 @@ impl Tensor {
         self.shape.iter().product()
     }
 
-    /// Whether there is no element.
+    /// Whether the tensor has no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -322,18 +325,17 @@ impl Tensor {
         Ok(self.elements().collect())
     }
 
-    /// The elements of a float tensor where they lie, if they lie as they do in memory of this machine.
+    /// The elements of a float tensor without a copy, if alignment and byte order permit.
     pub fn as_f32(&self) -> Option<&[f32]> {
-        let here = cfg!(target_endian = "little") && self.dtype == DataType::Float;
-        here.then(|| bytemuck::try_cast_slice(self.bytes()).ok()).flatten()
+        let is_native = cfg!(target_endian = "little") && self.dtype == DataType::Float;
+        is_native.then(|| bytemuck::try_cast_slice(self.bytes()).ok()).flatten()
     }
 
     fn elements<T: Element>(&self) -> impl Iterator<Item = T> + '_ {
         self.bytes().chunks_exact(size_of::<T>()).map(T::read)
     }
 
-    /// The elements in f64; `None` for strings and complex numbers. 64-bit integers above 2^53 lose
-    /// their last digits.
+    /// The elements in f64; `None` for strings and complex numbers. 64-bit integers above 2^53 are rounded.
     pub fn to_f64(&self) -> Option<Vec<f64>> {
         use DataType as D;
         Some(match self.dtype {
@@ -348,7 +350,7 @@ impl Tensor {
         })
     }
 
-    /// The elements of an integer or bool tensor; `None` for other types and for `uint64` above
+    /// The elements of an integer or bool tensor; `None` for other types and if a `uint64` exceeds
     /// `i64::MAX`.
     pub fn to_i64(&self) -> Option<Vec<i64>> {
         use DataType as D;
@@ -369,12 +371,12 @@ impl Tensor {
         })
     }
 
-    /// The only element of a tensor with one element, in f64.
+    /// The element of a tensor with one element, in f64.
     pub fn single(&self) -> Option<f64> {
         if self.len() == 1 { self.to_f64()?.first().copied() } else { None }
     }
 
-    /// The only element of an integer tensor with one element.
+    /// The element of an integer tensor with one element.
     pub fn single_i64(&self) -> Option<i64> {
         if self.len() == 1 { self.to_i64()?.first().copied() } else { None }
     }
@@ -390,7 +392,7 @@ impl Tensor {
         })
     }
 
-    /// The same elements under another shape of as many elements.
+    /// The same elements with another shape of the same size.
     pub fn reshaped(&self, shape: &[usize]) -> Result<Self, TensorError> {
         match &self.data {
             Data::Packed(bytes) => Self::new(self.dtype, shape, bytes.clone()),
@@ -430,7 +432,7 @@ fn minifloat(dtype: DataType, code: u8) -> f64 {
     sign * (lead + mantissa) * 2_f64.powi(power)
 }
 
-/// Equal element type, shape and bits; how the tensor was stored does not count.
+/// Equal element type, shape and bits; the storage in the file is ignored.
 impl PartialEq for Tensor {
     fn eq(&self, other: &Self) -> bool {
         (self.dtype, &self.shape, &self.data) == (other.dtype, &other.shape, &other.data)
@@ -452,14 +454,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lengths_are_checked_and_never_trusted() {
+    fn rejects_data_of_wrong_length() {
         assert!(Tensor::new(DataType::Float, &[2, 2], vec![0; 16]).is_ok());
         assert!(Tensor::new(DataType::Float, &[2, 2], vec![0; 15]).is_err());
         assert!(Tensor::new(DataType::Float, &[1 << 40, 1 << 40], vec![]).is_err());
     }
 
     #[test]
-    fn small_integers_unpack_from_the_low_bits_with_their_sign() {
+    fn unpacks_small_integers_with_sign() {
         let t = Tensor::new(DataType::Int4, &[3], vec![0xf1, 0x08]).unwrap();
         assert_eq!(t.to_i64().unwrap(), [1, -1, -8]);
         let t = Tensor::new(DataType::Uint2, &[5], vec![0b11_10_01_00, 0b10]).unwrap();
@@ -469,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn small_floats_have_the_values_of_their_tables() {
+    fn small_floats_match_their_tables() {
         let value = |d, c| minifloat(d, c);
         assert_eq!(value(DataType::Float8E4M3Fn, 0x7e), 448.0);
         assert_eq!(value(DataType::Float8E4M3Fn, 0x01), 2_f64.powi(-9));
@@ -483,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn factors_go_by_runs_and_over_again() {
+    fn scales_runs_cyclically() {
         let t = Tensor::from_slice(&[2, 2, 2], &[1_f32, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]).unwrap();
         let scaled = |run, factors: &[f64]| t.scaled(run, factors).unwrap().to_f64().unwrap();
         assert_eq!(scaled(4, &[1.0, 2.0]), [1.0, 2.0, 3.0, 4.0, 10.0, 12.0, 14.0, 16.0]);
@@ -496,7 +498,7 @@ mod tests {
     }
 
     #[test]
-    fn rounding_happens_once() {
+    fn rounds_once() {
         let t = Tensor::from_f64(DataType::Float16, &[2], &[1.0 / 3.0, 65520.0]).unwrap();
         assert_eq!(t.to_f64().unwrap(), [0.333_251_953_125, f64::INFINITY]);
         let t = Tensor::from_f64(DataType::Int8, &[3], &[0.5, 1.5, 300.0]).unwrap();

@@ -1,4 +1,4 @@
-//! Types as a file declares them, and facts as inference knows them.
+//! Declared types, and inferred facts.
 
 use crate::{DataType, Dim, Tensor};
 use std::fmt;
@@ -6,13 +6,13 @@ use std::fmt;
 /// A declared type (ONNX `TypeProto`).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Type {
-    /// What kind of value it is.
+    /// The kind of value.
     pub kind: TypeKind,
-    /// What the value stands for (`TypeProto.denotation`).
+    /// Semantics of the value (`TypeProto.denotation`).
     pub denotation: Option<String>,
 }
 
-/// The kinds of value ONNX knows. `None` inside means that the file leaves it open.
+/// The kinds of values in ONNX. `None` inside means unspecified.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
 pub enum TypeKind {
@@ -28,9 +28,9 @@ pub enum TypeKind {
 /// One dimension of a declared shape.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Axis {
-    /// Its size.
+    /// The size.
     pub size: AxisSize,
-    /// What the axis stands for (`Dimension.denotation`).
+    /// Semantics of the axis (`Dimension.denotation`).
     pub denotation: Option<String>,
 }
 
@@ -44,7 +44,7 @@ pub enum AxisSize {
 }
 
 impl Type {
-    /// A tensor type; a `Dim` that is neither a number nor a symbol becomes an unknown axis.
+    /// A tensor type. A size that is neither a number nor a symbol becomes unknown.
     pub fn tensor(dtype: DataType, shape: Option<&[Dim]>) -> Self {
         let axis = |d: &Dim| Axis {
             size: match (d.known(), d.as_symbol()) {
@@ -58,8 +58,8 @@ impl Type {
         Self { kind: TypeKind::Tensor { dtype: Some(dtype), shape }, denotation: None }
     }
 
-    /// What this declaration tells inference. Negative sizes and symbols that are empty or `?` count as unknown:
-    /// some exporters write those for every open size.
+    /// The fact that this declaration implies. Negative sizes and the symbols `` and `?`, which some
+    /// exporters write for all unknown sizes, are unknown.
     pub fn fact(&self) -> Fact {
         let of = |ty: &Option<Box<Self>>| Box::new(ty.as_ref().map_or(Fact::Unknown, |t| t.fact()));
         match &self.kind {
@@ -80,30 +80,30 @@ impl Type {
     }
 }
 
-/// What inference knows about a value.
+/// The inferred type of a value.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub enum Fact {
-    /// Nothing.
+    /// Nothing is known.
     #[default]
     Unknown,
-    /// It is a dense tensor.
+    /// A dense tensor.
     Tensor(TensorFact),
-    /// It is a sequence of such values.
+    /// A sequence of such values.
     Sequence(Box<Fact>),
-    /// It is such a value or nothing.
+    /// An optional of such a value.
     Optional(Box<Fact>),
-    /// It is a map, a sparse tensor or an opaque value.
+    /// A map, a sparse tensor or an opaque value.
     Other,
 }
 
-/// What inference knows about a tensor.
+/// The inferred type, shape and content of a tensor.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct TensorFact {
     /// Element type.
     pub dtype: Option<DataType>,
     /// Sizes of the dimensions.
     pub shape: Option<Vec<Dim>>,
-    /// The elements of a small integer tensor of rank 0 or 1, as in shape arithmetic; of a bool one 0 or 1.
+    /// The elements of a small integer tensor of rank 0 or 1, as in shape arithmetic; 0 or 1 for bool.
     pub content: Option<Vec<Dim>>,
 }
 
@@ -113,7 +113,7 @@ impl Fact {
         Self::Tensor(TensorFact { dtype: Some(dtype), shape: Some(shape), content: None })
     }
 
-    /// What is known about a constant.
+    /// The fact of a constant.
     pub fn of_constant(tensor: &Tensor) -> Self {
         // Shape arithmetic works on short vectors; longer ones are data.
         let small = tensor.rank() <= 1 && tensor.len() <= 64 && tensor.dtype().is_integer();
@@ -125,7 +125,7 @@ impl Fact {
         })
     }
 
-    /// The element type, of a tensor.
+    /// The element type of a tensor.
     pub fn dtype(&self) -> Option<DataType> {
         match self {
             Self::Tensor(t) => t.dtype,
@@ -133,7 +133,7 @@ impl Fact {
         }
     }
 
-    /// The shape, of a tensor.
+    /// The shape of a tensor.
     pub fn shape(&self) -> Option<&[Dim]> {
         match self {
             Self::Tensor(t) => t.shape.as_deref(),
@@ -141,7 +141,7 @@ impl Fact {
         }
     }
 
-    /// The elements, of a small integer tensor.
+    /// The elements of a small integer tensor.
     pub fn content(&self) -> Option<&[Dim]> {
         match self {
             Self::Tensor(t) => t.content.as_deref(),
@@ -149,12 +149,12 @@ impl Fact {
         }
     }
 
-    /// The shape where every size is a number.
+    /// The shape of a tensor, if all sizes are numbers.
     pub fn fixed_shape(&self) -> Option<Vec<usize>> {
         self.shape()?.iter().map(Dim::size).collect()
     }
 
-    /// Both facts together: what one leaves open the other may tell. `None` if they contradict each other.
+    /// The most general fact that implies both; `None` if they contradict each other.
     pub fn unify(&self, other: &Self) -> Option<Self> {
         Some(match (self, other) {
             (Self::Unknown, fact) | (fact, Self::Unknown) => fact.clone(),
@@ -206,7 +206,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unifying_keeps_what_either_knows_and_sees_contradictions() {
+    fn unify_combines_facts_and_rejects_contradictions() {
         let n = || Dim::symbol("N");
         let a = Fact::tensor(DataType::Float, vec![n(), Dim::unknown()]);
         let b = Fact::tensor(DataType::Float, vec![Dim::unknown(), Dim::from(3_i64)]);

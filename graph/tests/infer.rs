@@ -1,4 +1,4 @@
-//! Inference of types and shapes: a table of operators, then what spans several nodes.
+//! Inference of types and shapes: tables of operators, and interactions of several nodes.
 
 #![allow(clippy::unwrap_used)]
 
@@ -20,7 +20,7 @@ fn shown(graph: &Graph, name: &str) -> String {
     }
 }
 
-/// Infer, and hold the facts of the values named in `expected` (`y float[2]; z …`) against it.
+/// Checks the inferred facts against `expected` (`y float[2]; z …`).
 fn check(opset: i64, text: &str, expected: &str) {
     let mut graph = graph(opset, text);
     graph.infer_with(&[]).unwrap_or_else(|e| panic!("{e}\n{text}"));
@@ -34,8 +34,8 @@ fn table(opset: i64, rows: &[(&str, &str)]) {
     rows.iter().for_each(|(text, expected)| check(opset, text, expected));
 }
 
-/// Inference refuses with this message.
-fn refused(opset: i64, text: &str, message: &str) {
+/// Checks that inference fails with this message.
+fn rejects(opset: i64, text: &str, message: &str) {
     let error = graph(opset, text).infer_with(&[]).expect_err(text);
     assert_eq!(error.to_string(), message, "{text}");
 }
@@ -75,7 +75,7 @@ fn shapes_are_computed_with_symbols() {
             "(float[N,S,64] x) => (y, z) <int64[4] t = {0, 0, 8, 8}> { y = Reshape(x, t) z = Transpose<perm = [0, 2, 1, 3]>(y) }",
             "y float[N,S,8,8]; z float[N,8,S,8]",
         ),
-        // A size that is not a shape's: it may be the -1.
+        // An integer that is not a size may be -1.
         ("(float[N,6] x, int64[1] k) => (y) <int64[1] a = {3}> { t = Concat<axis = 0>(k, a) y = Reshape(x, t) }", "y float[2*N,3]"),
         ("(float[N,6] x, int64[3] t) => (y) { y = Reshape(x, t) }", "y float[?,?,?]"),
         ("(float[0,6] x) => (y) <int64[2] t = {0, 3}> { y = Reshape<allowzero = 1>(x, t) }", "y float[0,3]"),
@@ -92,14 +92,14 @@ fn shapes_are_computed_with_symbols() {
         ("(float[N,S] x) => (r) <int64 z = {0}, int64 o = {1}> { s = Shape<start = 1>(x) n = Squeeze(s) r = Range(z, n, o) }", "n int64[] {S}; r int64[S]"),
         ("(float[N,S] x) => (r) <int64 z = {2}, int64 l = {11}, int64 d = {3}> { r = Range(z, l, d) }", "r int64[3] {2,5,8}"),
         ("(float[N,S] x) => (p) { s = Shape(x) p = ReduceProd<keepdims = 0>(s) c = Size(x) }", "p int64[] {N*S}; c int64[] {N*S}"),
-        // -1 in the target of an Expand means the size that is there: as exporters write it.
+        // Exporters write -1 in the target of an Expand for an unchanged size.
         (
             "(float[N,1] x) => (y) <int64[2] t = {-1, 5}, int64[1] m = {-1}, int64[2] o = {1, 1}> {
                 is = Equal(t, m) u = Where(is, o, t) y = Expand(x, u)
             }",
             "u int64[2] {1,5}; y float[N,5]",
         ),
-        // Sizes that are scaled in floats.
+        // Sizes that are scaled as floats.
         (
             "(float[1,3,H,8] x) => (y) <float[2] k = {1.5, 2.0}, int64[1] a = {2}, int64[1] e = {4}, int64[2] nc = {1, 3}> {
                 s = Shape(x) p = Slice(s, a, e) f = Cast<to = 1>(p) g = Mul(f, k) h = Floor(g) i = Cast<to = 7>(h)
@@ -168,7 +168,7 @@ fn axes_are_attributes_or_inputs() {
 }
 
 #[test]
-fn windows_follow_their_attributes() {
+fn windows_respect_their_attributes() {
     let conv = |attributes: &str, expected: &str| {
         let text = format!(
             "(float[N,4,H,9] x, float[8,2,3,3] w) => (y) {{ y = Conv<group = 2{attributes}>(x, w) }}"
@@ -190,7 +190,7 @@ fn windows_follow_their_attributes() {
     };
     pool(", strides = [2, 2]", "floor((H)/(2)),4");
     pool(", strides = [2, 2], ceil_mode = 1", "floor((H+1)/(2)),5");
-    // The last window would start in the padding behind: it is left out.
+    // A last window that would start in the trailing padding is omitted.
     pool(", strides = [3, 3], pads = [0, 0, 1, 1], ceil_mode = 1", "floor((H+2)/(3)),3");
 
     let transposed = |attributes: &str, expected: &str| {
@@ -208,7 +208,7 @@ fn windows_follow_their_attributes() {
         ("(float[N,C,H,W] x) => (y) { y = GlobalAveragePool(x) }", "y float[N,C,1,1]"),
         ("(uint8[1,3,8,8] x, float s, uint8 z, uint8[4,3,3,3] w, float a, uint8 b, float c, int8 d) => (y) { y = QLinearConv(x, s, z, w, a, b, c, d) }", "y int8[1,4,6,6]"),
         ("(float[N,8,H,W] x) => (y, z) { y = DepthToSpace<blocksize = 2>(x) z = SpaceToDepth<blocksize = 2>(y) }", "y float[N,2,2*H,2*W]; z float[N,8,H,W]"),
-        // Strides after each other are one stride.
+        // Successive strides are combined.
         (
             "(float[1,1,H,8] x, float[1,1,3,3] w) => (y) {
                 a = Conv<strides = [2, 2], pads = [1, 1, 1, 1]>(x, w) y = Conv<strides = [2, 2], pads = [1, 1, 1, 1]>(a, w)
@@ -318,10 +318,10 @@ fn pieces() {
 }
 
 #[test]
-fn what_is_not_known_is_no_error() {
+fn accepts_unknown_operators() {
     check(17, "(float[N] x) => (y) { y = some.domain.Odd(x) }", "y unknown");
     check(17, "(x) => (y) { y = Relu(x) }", "y ?[...]");
-    // A declaration tells what a custom operator makes, and what is unknown of others.
+    // Declarations provide the types of custom operators and missing facts of others.
     check(
         17,
         "(float[N] x) => (float[3] y) <float[3] a> { a = some.domain.Odd(x) y = Relu(a) }",
@@ -332,7 +332,7 @@ fn what_is_not_known_is_no_error() {
         "(float[N,4] x) => (y) <int64[2,K] i> { i = NonZero(x) y = Neg(i) }",
         "i int64[2,K]; y int64[2,K]",
     );
-    // One that became wrong does not count.
+    // Declarations that became wrong are ignored.
     check(
         17,
         "(float[N,4] x) => (y) <float[N,9] a> { a = Relu(x) y = Neg(a) }",
@@ -342,56 +342,56 @@ fn what_is_not_known_is_no_error() {
 
 #[test]
 fn contradictions_name_the_node() {
-    refused(
+    rejects(
         17,
         "(float[2] a, float[3] b) => (y) { [plus] y = Add(a, b) }",
         "Add `plus`: [2] and [3] cannot be broadcast together",
     );
-    refused(
+    rejects(
         17,
         "(float[2] a, int64[2] b) => (y) { y = Add(a, b) }",
         "Add producing `y`: `a` float[2] and `b` int64[2] differ in element type",
     );
-    refused(
+    rejects(
         17,
         "(float[N,4] a, float[5,6] b) => (y) { y = MatMul(a, b) }",
         "MatMul producing `y`: `a` float[N,4] and `b` float[5,6] cannot be multiplied",
     );
-    refused(
+    rejects(
         17,
         "(float[N,4] a, float[5,6] b) => (y) { y = Gemm(a, b) }",
         "Gemm producing `y`: axis 1 of `a` float[N,4] and axis 0 of `b` float[5,6] differ",
     );
-    refused(
+    rejects(
         17,
         "(float[2,4] a, float[3,4] b) => (y) { y = Concat<axis = 1>(a, b) }",
         "Concat producing `y`: `a` float[2,4] and `b` float[3,4] differ along axis 0",
     );
-    refused(
+    rejects(
         17,
         "(float[2,4] a) => (y) { y = Softmax(a) z = ArgMax<axis = 2>(a) }",
         "ArgMax producing `z`: axis 2 is outside of a tensor of rank 2",
     );
-    refused(
+    rejects(
         17,
         "(float[2,4] a) => (y) <int64[1] t = {7}> { y = Reshape(a, t) }",
         "Reshape producing `y`: `a` float[2,4] cannot be reshaped to [7]",
     );
-    refused(
+    rejects(
         17,
         "(float[2,4] a) => (double[2,4] y) { y = Relu(a) }",
         "Relu producing `y`: `y` is float[2,4], but declared as double[2,4]",
     );
-    refused(
+    rejects(
         17,
         "(float[N,5,8,8] x, float[8,4,3,3] w) => (y) { y = Conv(x, w) }",
         "Conv producing `y`: `x` float[N,5,8,8] has not the 4 channels that `w` float[8,4,3,3] takes",
     );
-    // Symbols never contradict.
+    // Symbols do not contradict each other.
     check(17, "(float[N,K] a, float[5,6] b) => (float[M,6] y) { y = MatMul(a, b) }", "y float[N,6]");
 }
 
-/// A file's wrong shape of an output gives way to the computed one; what fitted must go on to fit.
+/// A wrong declared shape of an output is replaced by the inferred one; a correct one must stay correct.
 #[test]
 fn declared_shapes_of_outputs() {
     check(17, "(float[2,4] a) => (float[3,4,1] y) { y = Relu(a) }", "y float[2,4]");

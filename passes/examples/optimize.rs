@@ -1,6 +1,7 @@
-//! Run a pipeline over a model, without proof: `optimize IN OUT PIPELINE`. Prints what each pass did.
+//! Runs a pipeline over a model without verification and prints the report of each pass: `optimize IN OUT
+//! PIPELINE`.
 //!
-//! With `--list PIPELINE`, pairs of paths come on stdin, separated by tabs, one pair a line.
+//! With `--list PIPELINE`, reads tab-separated pairs of paths from stdin, one pair per line.
 
 use pare_graph::onnx::{ReadOptions, WriteOptions, read, write};
 use pare_passes::{Pipeline, Report, RunOptions, run};
@@ -16,8 +17,14 @@ fn optimize(from: &str, to: &str, pipeline: &Pipeline) -> Result<Report, Box<dyn
 #[allow(clippy::print_stdout)]
 fn print(report: &Report) {
     for step in &report.steps {
-        println!("{:<18}{:>6} patches {:>9.1?}  {:?}", step.pass, step.patches, step.time, step.counts);
-        for (why, places) in &step.declined {
+        println!(
+            "{:<18}{:>6} patches {:>9.1?}  {:?}",
+            step.pass,
+            step.patches,
+            step.time,
+            step.counts().collect::<Vec<_>>()
+        );
+        for (why, places) in step.declined() {
             println!("{:>24} {why}", format!("{places} ×"));
         }
     }

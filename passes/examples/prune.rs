@@ -2,7 +2,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used, missing_docs)]
 use pare_graph::{Evaluate, Setting, onnx};
 use pare_passes::{Pipeline, Progress, RunOptions, Tools, run};
-use pare_runtime::{EngineChoice, Evaluator, Limits, Samples, SharedSamples, resolve};
+use pare_runtime::{EngineChoice, Evaluator, SampleLimits, SampleSet, SharedSamples, resolve};
 use std::{sync::Mutex, time::Instant};
 
 struct Clock(Mutex<(String, Instant)>);
@@ -30,7 +30,9 @@ fn main() {
         let bytes = onnx::to_bytes(&model).unwrap();
         let source = pare_runtime::ModelSource::bytes(bytes);
         let session = engine.load(&source, &pare_runtime::LoadOptions::default()).unwrap();
-        SharedSamples::from(Samples::open(path.as_ref(), session.inputs(), Limits::default()).unwrap())
+        SharedSamples::from(
+            SampleSet::open(path.as_ref(), session.inputs(), SampleLimits::default()).unwrap(),
+        )
     });
     let clock = Clock(Mutex::new((String::new(), Instant::now())));
     let start = Instant::now();
@@ -41,14 +43,21 @@ fn main() {
         threads: 2,
         ..Tools::default()
     };
-    match run(&pipeline, &mut model, RunOptions { tools, stop_after: None }, &mut ()) {
+    match run(&pipeline, &mut model, RunOptions::new(tools), &mut ()) {
         Ok(report) => {
             for step in report.steps {
-                println!("{}: {:?} {:?}", step.pass, step.counts, step.figures);
-                step.declined.iter().take(12).for_each(|(why, n)| println!("  {n} × {why}"));
+                println!(
+                    "{}: {:?} {:?}",
+                    step.pass,
+                    step.counts().collect::<Vec<_>>(),
+                    step.figures().collect::<Vec<_>>()
+                );
+                step.declined().take(12).for_each(|(why, n)| println!("  {n} × {why}"));
             }
         }
-        Err(e) => return println!("error: {e}; hint: {}", e.hint().unwrap_or("")),
+        Err(e) => {
+            return println!("error: {e}; hint: {}", e.hint().map(ToString::to_string).unwrap_or_default());
+        }
     }
     let cost = model.cost(&pare_graph::ops::Bindings::default());
     println!("{} MACs, {} params, {:.1} s", cost.macs, cost.params, start.elapsed().as_secs_f64());

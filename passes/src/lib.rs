@@ -1,8 +1,14 @@
-//! Passes over ONNX graphs and the pipelines they run in.
+//! Passes over ONNX graphs, and pipelines of passes.
 //!
-//! A [`Pass`] is declared by [`pass!`], listed in [`registry::PASSES`], named in a [`Pipeline`] and run by [`run`].
-//! The folders are named after what is taken away: overhead (`cleanup`), composition (`fold`), channels, layers,
-//! tokens, weights. How to add a pass stands in this crate's README.
+//! A [`Pass`] is declared with [`pass!`], listed in [`registry::PASSES`], named in a [`Pipeline`] and
+//! executed by [`run`].
+//!
+//! * [`framework`]: passes, pipelines, the runner and its reports.
+//! * [`analysis`]: the questions that passes ask about models, such as which channels form a group.
+//! * [`transforms`]: the passes, in folders named after what they remove.
+//! * [`statistics`]: sums over activations, which merge and are stored in files.
+//!
+//! The README of this crate explains how to add a pass.
 
 pub mod analysis;
 pub mod framework;
@@ -12,12 +18,12 @@ pub mod statistics;
 pub mod transforms;
 
 pub use framework::{
-    Context, Counter, Declared, Effect, Figure, FigureUnit, NoProgress, Observer, OptionInfo, Pass,
+    Context, Counter, Declared, Effect, Figure, FigureUnit, Hint, NoProgress, Observer, OptionInfo, Pass,
     PassError, PassInfo, Pipeline, PipelineError, Preset, Progress, Registry, Report, RunError, RunOptions,
-    Step, StepReport, Tools, run,
+    StepReport, Tools, run,
 };
 
-/// The README's code is tested.
+/// Tests the code of the README.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

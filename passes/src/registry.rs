@@ -6,9 +6,9 @@ use crate::{
 };
 use std::str::FromStr;
 
-/// Every pass, in the order in which `pare passes` lists them. A new pass is a new file and one line here.
+/// Every pass, in the order in which passes are listed.
 pub static PASSES: &[&PassInfo] = &[
-    // what computes nothing
+    // redundant computation
     &cleanup::DropDead::INFO,
     &cleanup::DropNoops::INFO,
     &cleanup::DropNeutral::INFO,
@@ -37,7 +37,7 @@ pub static PASSES: &[&PassInfo] = &[
     &fold::FoldBn::INFO,
     &fold::FoldScale::INFO,
     &fold::FoldLinear::INFO,
-    // operators recognised
+    // fused operators
     &fuse::FuseGemm::INFO,
     &fuse::FuseLayerNorm::INFO,
     &fuse::FuseGelu::INFO,
@@ -56,7 +56,7 @@ pub static PASSES: &[&PassInfo] = &[
     &channels::PruneHeads::INFO,
     // fewer tokens
     &tokens::MergeTokens::INFO,
-    // fewer bits of weights
+    // sparse and quantized weights
     &weights::Sparsify::INFO,
     &weights::ApplyMask::INFO,
     &weights::Quantize::INFO,
@@ -65,20 +65,22 @@ pub static PASSES: &[&PassInfo] = &[
 /// Every preset.
 pub static PRESETS: &[Preset] = &[Preset {
     name: "safe",
-    docs: "Everything exact or rounding that makes a model smaller or no slower; the default.",
+    docs: "All exact and rounding passes that make a model smaller and no slower. The default.",
     text: SAFE,
 }];
 
-// Why in this order:
-//  1. Constants first, since every other pass asks for them. A branch that is known brings its own.
-//  2. Shapes, which make targets and places constant; then what depends on them can be computed.
-//  3. No-ops and repeats, so that patterns lie side by side.
-//  4. What rearranges: products first that hide transposes. Transposes before reshapes: two that cancel are better gone than turned into reshapes.
-//  5. Twins, before patterns: what is computed twice looks like a value in use elsewhere.
-//  6. Folds into the product before them. Scales and shifts that exporters write out of a batch norm come last, then
-//     products into products, for which no activation may stand in between.
-//  7. Operators recognised, from what no fold took.
-// Dead nodes go with whatever made them dead; what nobody needed from the start, at the beginning.
+// The order:
+//  1. Constants first, since every other pass requires them. Resolved branches add their own constants.
+//  2. Shapes, which turn targets and indices into constants; then constant folding evaluates what depends on
+//     them.
+//  3. No-ops and repeats, so that the nodes of a pattern are adjacent.
+//  4. Layout: products that hide transposes first. Transposes before reshapes, since a pair that cancels is
+//     better removed than turned into reshapes.
+//  5. Duplicates before patterns, since a value that is computed twice looks like a value with another use.
+//  6. Folds into the preceding linear layer. Scales and shifts that exporters write for a batch norm come
+//     last, then products into products, which must be adjacent.
+//  7. Fused operators, from the nodes that no fold absorbed. Patches remove the nodes that they leave without
+//     uses. Nodes that are unused from the start are removed by `drop-dead`.
 const SAFE: &str = "drop-dead,(\
     lift-constants,inline-branches,resolve-shapes,fuse-sizes,fold-absorbing,fold-constants,\
     drop-noops,drop-neutral,drop-idempotent,merge-casts,merge-clips,drop-redundant-activations,\
@@ -88,7 +90,7 @@ const SAFE: &str = "drop-dead,(\
     fuse-layer-norm,fuse-gelu,fuse-hard-swish,fuse-softplus,fuse-space-to-depth,fuse-gemm\
     )*,drop-dead";
 
-/// Every pass and preset of this crate.
+/// All passes and presets of this crate.
 pub static REGISTRY: Registry = Registry { passes: PASSES, presets: PRESETS };
 
 impl Default for Pipeline {
@@ -107,7 +109,7 @@ impl FromStr for Pipeline {
 }
 
 impl Pipeline {
-    /// Parses the TOML form with the passes of this crate.
+    /// Parses the TOML form. Names are looked up in [`REGISTRY`].
     pub fn from_toml(text: &str) -> Result<Self, PipelineError> {
         Self::parse_toml(text, &REGISTRY)
     }

@@ -1,13 +1,13 @@
-//! How far two models' outputs lie apart.
+//! Deviation between the outputs of two models.
 
 use crate::{Value, engine::describe};
 use pare_graph::{DataType, Tensor, evaluate::quality};
 
-/// How far one output of a candidate lies from the reference, over all runs so far.
+/// Deviation of one output of a candidate from the reference, over all runs so far.
 ///
-/// Floats are measured; integers, bools and strings are counted where they differ. Numbers that are not
-/// finite must stand in the same places with the same sign, and count as `misplaced` where they do not;
-/// they take no part in the other measures. `-0` equals `0`.
+/// Floats are measured; for integers, bools and strings, unequal elements are counted. Values that are not
+/// finite must have the same position and sign in both, or they count as `misplaced`; the other measures
+/// ignore them. `-0` equals `0`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Deviation {
     /// Element type of the reference.
@@ -16,19 +16,19 @@ pub struct Deviation {
     pub count: u64,
     /// Elements that are not equal.
     pub differing: u64,
-    /// Places where only one of the two is NaN or infinite, or both in different ways.
+    /// Elements of which only one is NaN or infinite, or both are in different ways.
     pub misplaced: u64,
-    /// Largest |reference - candidate|.
+    /// max |reference - candidate|.
     pub max_abs: f64,
-    /// Largest |reference - candidate| of a run, over the largest |reference| of that run.
+    /// max |reference - candidate| / max |reference| of a run; the largest of all runs.
     pub max_rel: f64,
-    /// Largest |reference|.
+    /// max |reference|.
     pub max_reference: f64,
-    /// The first difference of type, shape or presence; nothing is measured then.
+    /// The first difference of type, shape or presence, which excludes a measurement.
     pub mismatch: Option<String>,
-    /// Of each run: the largest |reference - candidate|, and the largest |reference|.
-    pub runs: Vec<(f64, f64)>,
-    /// Rows of class scores whose highest score is the same class in both.
+    /// Maxima of each run.
+    pub runs: Vec<RunMaxima>,
+    /// Rows of class scores with the same class of highest score in both.
     agreeing: u64,
     /// Rows of class scores.
     rows: u64,
@@ -38,15 +38,24 @@ pub struct Deviation {
     error_squares: f64,
 }
 
+/// Maxima of one output in one run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RunMaxima {
+    /// max |reference - candidate|.
+    pub error: f64,
+    /// max |reference|.
+    pub reference: f64,
+}
+
 impl Deviation {
-    /// The deviation of one value.
+    /// The deviation between two values.
     pub fn between(reference: &Value, candidate: &Value) -> Self {
         let mut deviation = Self::default();
         deviation.add(reference, candidate);
         deviation
     }
 
-    /// Take in another run's value.
+    /// Adds the values of another run.
     pub fn add(&mut self, reference: &Value, candidate: &Value) {
         match (reference, candidate) {
             (Value::Tensor(a), Value::Tensor(b)) if (a.dtype(), a.shape()) == (b.dtype(), b.shape()) => {
@@ -78,7 +87,7 @@ impl Deviation {
         } else {
             self.count += a.len() as u64;
         }
-        // By their bits: integers above 2^53 may be equal in f64 and differ in truth.
+        // Bitwise: different integers above 2^53 may be equal in f64.
         if !is_measured(a.dtype()) {
             self.differing += unequal(a, b);
         }
@@ -86,14 +95,14 @@ impl Deviation {
 
     fn add_numbers(&mut self, reference: &[f64], candidate: &[f64]) {
         let float = self.dtype.is_some_and(is_measured);
-        let (mut run_abs, mut run_reference) = (0_f64, 0_f64);
+        let mut run = RunMaxima { error: 0.0, reference: 0.0 };
         for (&a, &b) in reference.iter().zip(candidate) {
             if a.is_finite() {
-                run_reference = run_reference.max(a.abs());
+                run.reference = run.reference.max(a.abs());
             }
             if a.is_finite() && b.is_finite() {
                 let error = (a - b).abs();
-                run_abs = run_abs.max(error);
+                run.error = run.error.max(error);
                 self.dot += a * b;
                 self.reference_squares += a * a;
                 self.candidate_squares += b * b;
@@ -105,10 +114,10 @@ impl Deviation {
             }
         }
         self.count += reference.len() as u64;
-        self.max_abs = self.max_abs.max(run_abs);
-        self.max_reference = self.max_reference.max(run_reference);
-        self.max_rel = self.max_rel.max(ratio(run_abs, run_reference));
-        self.runs.push((run_abs, run_reference));
+        self.max_abs = self.max_abs.max(run.error);
+        self.max_reference = self.max_reference.max(run.reference);
+        self.max_rel = self.max_rel.max(ratio(run.error, run.reference));
+        self.runs.push(run);
     }
 
     fn add_classes(&mut self, shape: &[usize], reference: &[f64], candidate: &[f64]) {
@@ -121,7 +130,7 @@ impl Deviation {
         }
     }
 
-    /// Take in what was collected elsewhere for the same output.
+    /// Adds the deviation of the same output over other runs.
     pub fn merge(&mut self, other: &Self) {
         self.dtype = self.dtype.or(other.dtype);
         self.mismatch = self.mismatch.take().or_else(|| other.mismatch.clone());
@@ -140,14 +149,15 @@ impl Deviation {
         self.error_squares += other.error_squares;
     }
 
-    /// The largest difference of a run in units of that run's scale: its largest |reference|, but no less than
-    /// a thousandth of the largest of all runs, since where values cancel to almost nothing only rounding is left.
+    /// max |reference - candidate| / scale of a run, the largest of all runs. The scale is the run's max
+    /// |reference|, but at least a thousandth of that of all runs: where values cancel to almost nothing,
+    /// only rounding errors remain.
     pub fn scaled(&self) -> f64 {
-        let least = SMALL * self.max_reference;
-        self.runs.iter().map(|&(error, reference)| ratio(error, reference.max(least))).fold(0.0, f64::max)
+        let least = MIN_SCALE * self.max_reference;
+        self.runs.iter().map(|run| ratio(run.error, run.reference.max(least))).fold(0.0, f64::max)
     }
 
-    /// The cosine of the angle between both, all elements of all runs as one vector; 1 if both are zero.
+    /// Cosine similarity of both, all elements of all runs as one vector; 1 if both are zero.
     pub fn cosine(&self) -> f64 {
         let norms = (self.reference_squares * self.candidate_squares).sqrt();
         if norms > 0.0 {
@@ -157,7 +167,8 @@ impl Deviation {
         }
     }
 
-    /// Signal to noise in decibels: the reference's energy over the difference's; infinite if equal.
+    /// Signal-to-noise ratio in dB: the energy of the reference over that of the difference; infinite if
+    /// equal.
     pub fn snr_db(&self) -> f64 {
         if self.error_squares == 0.0 {
             return f64::INFINITY;
@@ -165,35 +176,36 @@ impl Deviation {
         10.0 * (self.reference_squares / self.error_squares).log10()
     }
 
-    /// The root of the mean squared difference.
+    /// Root mean square of the difference.
     pub fn rmse(&self) -> f64 {
         if self.count == 0 { 0.0 } else { (self.error_squares / self.count as f64).sqrt() }
     }
 
-    /// The share of rows in which both name the same class, if the output looks like class scores.
+    /// Share of rows with the same class in both, if the output has the shape of class scores.
     pub fn top1_agreement(&self) -> Option<f64> {
         (self.rows > 0).then(|| self.agreeing as f64 / self.rows as f64)
     }
 
-    /// Whether nothing differs, not even by rounding.
+    /// Whether all elements are equal.
     pub fn is_zero(&self) -> bool {
         self.mismatch.is_none() && self.differing == 0 && self.misplaced == 0
     }
 }
 
-/// Values are held against no smaller a scale than this share of the largest value of all runs.
-const SMALL: f64 = 1e-3;
+/// Least scale of a run, as a share of the largest value of all runs.
+const MIN_SCALE: f64 = 1e-3;
 
-fn ratio(part: f64, whole: f64) -> f64 {
-    if part == 0.0 { 0.0 } else { part / whole }
+/// `error / scale`, and 0 for 0 / 0.
+fn ratio(error: f64, scale: f64) -> f64 {
+    if error == 0.0 { 0.0 } else { error / scale }
 }
 
-/// Whether values of this type are measured; others must be equal.
+/// Whether values of this type are measured; others are counted.
 pub(crate) fn is_measured(dtype: DataType) -> bool {
     dtype.is_float() || matches!(dtype, DataType::Complex64 | DataType::Complex128)
 }
 
-/// The elements in f64, complex ones as two each; `None` for strings.
+/// The elements in f64, each complex one as two; `None` for strings.
 fn parts(tensor: &Tensor) -> Option<Vec<f64>> {
     let part = match tensor.dtype() {
         DataType::Complex64 => DataType::Float,
@@ -203,7 +215,7 @@ fn parts(tensor: &Tensor) -> Option<Vec<f64>> {
     Tensor::new(part, &[tensor.len() * 2], tensor.bytes().clone()).ok()?.to_f64()
 }
 
-/// Elements that differ.
+/// The number of unequal elements.
 fn unequal(a: &Tensor, b: &Tensor) -> u64 {
     if let (Some(a), Some(b)) = (a.as_strings(), b.as_strings()) {
         return a.iter().zip(b).filter(|(a, b)| a != b).count() as u64;
@@ -225,13 +237,12 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// No run yet.
+    /// A comparison without runs.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Take in the outputs of one run. Outputs are matched by name; one that only one side has is a
-    /// mismatch.
+    /// Adds the outputs of one run, matched by name. An output that only one side has is a mismatch.
     pub fn add(&mut self, reference: &[(String, Value)], candidate: &[(String, Value)]) {
         self.runs += 1;
         for (name, value) in reference {
@@ -248,15 +259,15 @@ impl Comparison {
     }
 
     fn entry(&mut self, name: &str) -> &mut Deviation {
-        let place = self.outputs.iter().position(|(known, _)| known == name);
-        let place = place.unwrap_or_else(|| {
+        let index = self.outputs.iter().position(|(known, _)| known == name);
+        let index = index.unwrap_or_else(|| {
             self.outputs.push((name.to_owned(), Deviation::default()));
             self.outputs.len() - 1
         });
-        &mut self.outputs[place].1
+        &mut self.outputs[index].1
     }
 
-    /// Take in what was collected elsewhere for the same models.
+    /// Adds the runs of another comparison of the same models.
     pub fn merge(&mut self, other: &Self) {
         self.runs += other.runs;
         for (name, deviation) in &other.outputs {
@@ -274,7 +285,7 @@ impl Comparison {
         self.outputs.iter().find(|(known, _)| known == name).map(|(_, deviation)| deviation)
     }
 
-    /// Runs taken in.
+    /// The number of runs.
     pub fn runs(&self) -> usize {
         self.runs
     }
@@ -290,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn floats_are_measured() {
+    fn measures_floats() {
         let d = between(&[1.0_f32, -4.0], &[1.5, -4.0]);
         assert_eq!((d.max_abs, d.max_rel, d.max_reference), (0.5, 0.125, 4.0));
         assert_eq!((d.count, d.differing, d.misplaced), (2, 1, 0));
@@ -300,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_values_have_no_deviation_at_all() {
+    fn equal_values_have_no_deviation() {
         let d = between(&[0.0_f32, 1.0], &[-0.0, 1.0]);
         assert!(d.is_zero());
         assert_eq!((d.cosine(), d.snr_db(), d.max_rel), (1.0, f64::INFINITY, 0.0));
@@ -311,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_are_not_finite_must_stand_in_place() {
+    fn counts_misplaced_nan_and_infinity() {
         let (nan, inf) = (f32::NAN, f32::INFINITY);
         let same = between(&[nan, inf, -inf, 1.0], &[nan, inf, -inf, 1.0]);
         assert!(same.is_zero() && same.max_reference == 1.0);
@@ -322,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn integers_bools_and_strings_are_counted() {
+    fn counts_unequal_integers_bools_and_strings() {
         let d = between(&[1_i64, 2, 3], &[1, 5, 3]);
         assert_eq!((d.differing, d.max_abs, d.top1_agreement()), (1, 3.0, None));
         let large = between(&[i64::MAX], &[i64::MAX - 1]);
@@ -339,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn shapes_and_types_must_be_the_same() {
+    fn reports_mismatched_types_and_shapes() {
         let a: Value = Tensor::from_slice(&[1, 2], &[0_f32; 2]).unwrap().into();
         let b: Value = Tensor::from_slice(&[2], &[0_f32; 2]).unwrap().into();
         let d = Deviation::between(&a, &b);
@@ -360,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn collecting_apart_and_together_is_the_same() {
+    fn merging_equals_collecting_together() {
         let feed = |x: f32| vec![("y".to_owned(), Value::Tensor(Tensor::vector(&[x, 1.0])))];
         let (mut all, mut a, mut b) = (Comparison::new(), Comparison::new(), Comparison::new());
         all.add(&feed(1.0), &feed(1.5));
@@ -376,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn complex_numbers_are_measured_by_part() {
+    fn measures_complex_numbers_by_part() {
         let complex = |values: &[f32]| {
             let parts = Tensor::vector(values);
             Value::Tensor(Tensor::new(DataType::Complex64, &[1], parts.bytes().clone()).unwrap())

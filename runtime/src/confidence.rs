@@ -1,12 +1,13 @@
-//! What samples tell about all inputs.
+//! Confidence limits: from samples to all inputs.
 
 use statrs::distribution::{Beta, ContinuousCDF};
 
-/// The upper limit of a share of which `hits` were seen among `of` samples, at this `confidence` (one-sided).
+/// Returns the one-sided upper confidence limit of a share, from `hits` among `of` samples.
 ///
-/// Clopper and Pearson, "The use of confidence or fiducial limits illustrated in the case of the binomial" (1934):
-/// the largest share under which so few hits are not less likely than `1 - confidence`, the `confidence` quantile of
-/// Beta(hits + 1, of - hits). It holds for any number of samples, as long as they are drawn like the inputs to come.
+/// Clopper and Pearson, "The use of confidence or fiducial limits illustrated in the case of the binomial"
+/// (1934): the largest share for which at most `hits` hits have a probability of at least `1 - confidence`.
+/// This is the `confidence` quantile of Beta(hits + 1, of - hits). It holds for any number of samples drawn
+/// from the distribution of the inputs.
 pub fn upper_limit(hits: u64, of: u64, confidence: f64) -> f64 {
     if hits >= of {
         return 1.0;
@@ -19,7 +20,7 @@ pub fn upper_limit(hits: u64, of: u64, confidence: f64) -> f64 {
 mod tests {
     use super::*;
 
-    /// P(at most `hits` of `of`) at this share, the sum itself.
+    /// P(at most `hits` of `of`) for this share, by summation.
     fn at_most(hits: u64, of: u64, share: f64) -> f64 {
         let mut term = (1.0 - share).powi(of as i32);
         let mut sum = term;
@@ -31,7 +32,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_is_where_so_few_hits_become_unlikely() {
+    fn limit_is_the_quantile_of_the_binomial() {
         for (hits, of) in [(0, 100), (1, 100), (3, 500), (5, 48), (40, 50)] {
             let limit = upper_limit(hits, of, 0.95);
             assert!((at_most(hits, of, limit) - 0.05).abs() < 1e-6, "{hits} of {of}: {limit}");

@@ -1,22 +1,22 @@
-//! What every engine offers: load a model, say what goes in and out, run it.
+//! Interface of engines: load a model, describe its inputs and outputs, run it.
 
-use crate::EngineError;
+use crate::error::EngineError;
 use bytes::Bytes;
 use pare_graph::{DataType, Tensor};
 use std::{any::Any, fmt, path::PathBuf};
 
-/// A value that goes into a model or comes out of it.
+/// An input or output value of a model.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     /// A dense tensor.
     Tensor(Tensor),
-    /// Values of one type, in order; may be empty.
+    /// Values of one type; may be empty.
     Sequence(Vec<Value>),
-    /// Keys and values at the same places of two tensors of one dimension.
+    /// Keys and values at the same positions of two vectors.
     Map {
         /// Integers or strings.
         keys: Tensor,
-        /// As many values.
+        /// One value per key.
         values: Tensor,
     },
     /// A value that may be absent.
@@ -24,7 +24,7 @@ pub enum Value {
 }
 
 impl Value {
-    /// The tensor, if it is one (a present optional tensor counts).
+    /// The tensor, also inside of an optional value.
     pub fn as_tensor(&self) -> Option<&Tensor> {
         match self {
             Self::Tensor(tensor) => Some(tensor),
@@ -40,7 +40,7 @@ impl From<Tensor> for Value {
     }
 }
 
-/// Values by name: what a model is fed with, or what it gave.
+/// Values by name: the inputs or the outputs of a run.
 pub type Feed = Vec<(String, Value)>;
 
 /// One dimension of a port.
@@ -48,7 +48,7 @@ pub type Feed = Vec<(String, Value)>;
 pub enum PortDim {
     /// A fixed size.
     Fixed(usize),
-    /// Any size, the same wherever this name stands.
+    /// Any size, but the same for each occurrence of the name.
     Symbol(String),
     /// Any size.
     Unknown,
@@ -66,7 +66,7 @@ impl fmt::Display for PortDim {
 
 /// The type of a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum PortKind {
     /// A dense tensor.
     Tensor {
         /// Element type.
@@ -74,10 +74,10 @@ pub enum Kind {
         /// Dimensions; `None` if the number of dimensions is not known.
         dims: Option<Vec<PortDim>>,
     },
-    /// A sequence of such values.
-    Sequence(Box<Kind>),
-    /// Such a value, or none.
-    Optional(Box<Kind>),
+    /// A sequence of values of one type.
+    Sequence(Box<PortKind>),
+    /// A value of this type, or none.
+    Optional(Box<PortKind>),
     /// A map.
     Map {
         /// Element type of the keys.
@@ -85,11 +85,11 @@ pub enum Kind {
         /// Element type of the values.
         value: DataType,
     },
-    /// A type this crate does not know, in the engine's words.
+    /// An unsupported type, as the engine names it.
     Other(String),
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for PortKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tensor { dtype, dims: None } => write!(f, "{dtype}"),
@@ -105,8 +105,11 @@ impl fmt::Display for Kind {
     }
 }
 
-impl Kind {
-    /// Whether `value` may stand here; if not, what it is and what is taken.
+impl PortKind {
+    /// Checks whether `value` has this type.
+    ///
+    /// # Errors
+    /// A sentence with both types.
     pub fn accepts(&self, value: &Value) -> Result<(), String> {
         let fits = match (self, value) {
             (Self::Tensor { dtype, dims }, Value::Tensor(tensor)) => {
@@ -132,7 +135,7 @@ fn fits(dims: Option<&[PortDim]>, shape: &[usize]) -> bool {
     dims.is_none_or(|dims| dims.len() == shape.len() && dims.iter().zip(shape).all(same))
 }
 
-/// What `value` is: its type in the notation of [`Kind`], and of a sequence how long it is.
+/// The type of `value` in the notation of [`PortKind`], with the length of a sequence.
 pub(crate) fn describe(value: &Value) -> String {
     match value {
         Value::Tensor(tensor) => {
@@ -155,42 +158,42 @@ pub struct Port {
     /// Its name in the graph.
     pub name: String,
     /// Its type.
-    pub kind: Kind,
+    pub kind: PortKind,
 }
 
 impl Port {
-    /// A dense tensor's port.
+    /// The port of a dense tensor.
     pub fn tensor(name: &str, dtype: DataType, dims: &[PortDim]) -> Self {
-        Self { name: name.to_owned(), kind: Kind::Tensor { dtype, dims: Some(dims.to_vec()) } }
+        Self { name: name.to_owned(), kind: PortKind::Tensor { dtype, dims: Some(dims.to_vec()) } }
     }
 
-    /// The dimensions, if it takes a tensor of known rank.
+    /// The dimensions of a tensor of known rank.
     pub fn dims(&self) -> Option<&[PortDim]> {
         match &self.kind {
-            Kind::Tensor { dims, .. } => dims.as_deref(),
+            PortKind::Tensor { dims, .. } => dims.as_deref(),
             _ => None,
         }
     }
 
-    /// The element type, if it takes a tensor.
+    /// The element type of a tensor.
     pub fn dtype(&self) -> Option<DataType> {
         match &self.kind {
-            Kind::Tensor { dtype, .. } => Some(*dtype),
+            PortKind::Tensor { dtype, .. } => Some(*dtype),
             _ => None,
         }
     }
 }
 
-/// Where a model is.
+/// Location of a model.
 #[derive(Clone, Debug)]
 pub enum ModelSource {
-    /// In a file; external data lies beside it.
+    /// A file, with external data in the same folder.
     File(PathBuf),
-    /// In memory.
+    /// Bytes in memory.
     Bytes {
-        /// The serialised model.
+        /// The serialized model.
         bytes: Bytes,
-        /// The folder that paths of external data start from.
+        /// The folder that paths of external data are relative to.
         folder: Option<PathBuf>,
     },
 }
@@ -217,31 +220,31 @@ impl fmt::Display for ModelSource {
     }
 }
 
-/// How much an engine may rewrite a model while it loads.
+/// Level of the engine's own optimizations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Optimize {
-    /// Nothing: what the file says is what runs.
+    /// None: the model runs as written.
     Off,
-    /// Redundancies are removed.
+    /// Removal of redundancies.
     Basic,
-    /// Operators are fused.
+    /// Fusion of operators.
     Extended,
-    /// Everything, memory layout too: how a model runs when deployed.
+    /// All, with changes of memory layout, as in deployment.
     #[default]
     All,
 }
 
-/// How a model is loaded.
+/// Options for loading a model.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
-    /// Threads within one operator; 0 leaves it to the engine.
+    /// Threads within one operator; 0 is the engine's choice.
     pub threads: usize,
     /// The engine's own optimizations.
     pub optimize: Optimize,
-    /// Libraries of custom operators; they run with all rights of this process, so only what the user
-    /// named belongs here.
+    /// Libraries of custom operators. They run with all rights of this process: only load those that the user
+    /// named.
     pub custom_op_libraries: Vec<PathBuf>,
-    /// Whether idle threads spin instead of sleeping; faster between runs, and in everybody else's way.
+    /// Whether idle threads spin instead of sleeping: faster between runs, at the cost of other processes.
     pub spinning: bool,
 }
 
@@ -259,42 +262,41 @@ impl LoadOptions {
     }
 }
 
-/// Something that runs ONNX models.
+/// An engine that runs ONNX models.
 pub trait Engine: Send + Sync {
-    /// What people call it.
+    /// Its name in reports and errors.
     fn name(&self) -> &str;
 
     /// Its version.
     fn version(&self) -> String;
 
-    /// Whether the engine can do as `options` say, whatever the model is: whether it takes the libraries of custom
-    /// operators.
+    /// Checks whether the engine can load the libraries of custom operators in `options`.
     fn check(&self, options: &LoadOptions) -> Result<(), EngineError>;
 
-    /// Load `model`.
+    /// Loads `model`.
     fn load(&self, model: &ModelSource, options: &LoadOptions) -> Result<Box<dyn Session>, EngineError>;
 }
 
 /// A loaded model.
 pub trait Session: Send {
-    /// What has to be fed, in the model's order, without inputs that have a default.
+    /// The required inputs (those without a default), in the model's order.
     fn inputs(&self) -> &[Port];
 
-    /// What comes out, in the model's order.
+    /// The outputs, in the model's order.
     fn outputs(&self) -> &[Port];
 
-    /// Convert `feeds` once for many runs. Optional inputs may be left out.
+    /// Converts `feeds` once for many runs. Optional inputs may be omitted.
     fn prepare(&mut self, feeds: &[(String, Value)]) -> Result<Prepared, EngineError>;
 
-    /// Run and leave the outputs with the engine: what timing measures.
+    /// Runs without reading the outputs, as timing needs it.
     fn run_prepared(&mut self, feeds: &Prepared) -> Result<(), EngineError>;
 
-    /// Run and give the outputs, in the model's order.
+    /// Runs and returns the outputs, in the model's order.
     fn run(&mut self, feeds: &[(String, Value)]) -> Result<Feed, EngineError>;
 }
 
-/// Feeds in the form that one session takes.
-pub struct Prepared(pub(crate) Box<dyn Any + Send>);
+/// Feeds in the representation of one session.
+pub struct Prepared(pub Box<dyn Any + Send>);
 
 impl fmt::Debug for Prepared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -302,16 +304,19 @@ impl fmt::Debug for Prepared {
     }
 }
 
-/// Check `feeds` against `inputs`: no required input is missing and each value fits its port. Names that
-/// are no port are left to the engine: they may be inputs with a default.
-pub(crate) fn check_feeds(inputs: &[Port], feeds: &[(String, Value)]) -> Result<(), EngineError> {
+/// Checks that every required input has a value of its type. Other names are not checked: they may be inputs
+/// with a default.
+///
+/// # Errors
+/// [`EngineError::Input`] for the first input without a value that fits.
+pub fn check_feeds(inputs: &[Port], feeds: &[(String, Value)]) -> Result<(), EngineError> {
     for port in inputs {
         match feeds.iter().find(|(name, _)| *name == port.name) {
             Some((_, value)) => port
                 .kind
                 .accepts(value)
                 .map_err(|reason| EngineError::Input { input: port.name.clone(), reason })?,
-            None if matches!(port.kind, Kind::Optional(_)) => {}
+            None if matches!(port.kind, PortKind::Optional(_)) => {}
             None => {
                 let reason = format!("needs a value of type {}", port.kind);
                 return Err(EngineError::Input { input: port.name.clone(), reason });
@@ -334,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_feed_that_does_not_fit_is_told_what_is_taken() {
+    fn reports_feeds_that_do_not_fit() {
         let good = Tensor::from_slice(&[3, 2], &[0_f32; 6]).unwrap();
         assert!(check_feeds(&[port()], &feed("x", good.clone())).is_ok());
         let text = |feeds: Feed| check_feeds(&[port()], &feeds).unwrap_err().to_string();
@@ -346,8 +351,8 @@ mod tests {
     }
 
     #[test]
-    fn optional_inputs_may_be_missing_absent_or_plain() {
-        let port = Port { name: "x".into(), kind: Kind::Optional(Box::new(port().kind)) };
+    fn accepts_missing_absent_and_plain_optionals() {
+        let port = Port { name: "x".into(), kind: PortKind::Optional(Box::new(port().kind)) };
         let tensor = Tensor::from_slice(&[1, 2], &[0_f32; 2]).unwrap();
         assert!(check_feeds(std::slice::from_ref(&port), &[]).is_ok());
         assert!(port.kind.accepts(&Value::Optional(None)).is_ok());

@@ -1,65 +1,75 @@
-//! What can go wrong with engines.
+//! Errors of engines.
 
-use crate::{install::InstallError, locate::Tried};
-use std::path::PathBuf;
+use crate::{
+    cache::VERSION,
+    hint::{Hint, Tried},
+};
+use std::{io, path::PathBuf};
 
-/// Why a model could not be loaded or run.
+/// Name of the embedded engine.
+pub(crate) const TRACT: &str = "tract";
+
+/// Why a model cannot be loaded or run.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum EngineError {
-    /// No library was found, or none that can be used.
+    /// The crate was built without this engine.
+    #[error("this program is built without {0}")]
+    NotBuilt(&'static str),
+    /// No usable library was found.
     #[error("no usable ONNX Runtime library among {} places", .0.len())]
     NotFound(Vec<Tried>),
-    /// A library was asked for by name and cannot be used.
+    /// The library that was requested cannot be used.
     #[error("the ONNX Runtime library `{}` ({from}) cannot be used: {reason}", path.display())]
     Library {
         /// The library.
         path: PathBuf,
-        /// Who named it.
+        /// The source of the path.
         from: String,
-        /// Why not.
+        /// The reason.
         reason: String,
     },
-    /// No library was found, and none could be fetched.
+    /// No library was found, and installing one failed.
     #[error("no ONNX Runtime library was found, and installing one failed: {0}")]
     Install(#[from] InstallError),
-    /// Another library is in use already; a process can hold one.
+    /// Another library is in use; a process can hold one.
     #[error("ONNX Runtime is already loaded from `{}`", .0.display())]
     Taken(PathBuf),
-    /// A library of custom operators was asked for and cannot be used.
+    /// The library of custom operators that was requested cannot be used.
     #[error("the library of custom operators `{}` cannot be used: {reason}", library.display())]
     CustomOps {
         /// The library.
         library: PathBuf,
-        /// Why not.
+        /// The reason.
         reason: String,
     },
-    /// The engine refused the model.
+    /// The engine cannot load the model.
     #[error("{engine} cannot load {model}: {reason}")]
     Load {
         /// Name of the engine.
         engine: String,
         /// The model.
         model: String,
-        /// The engine's words.
+        /// The engine's message.
         reason: String,
     },
-    /// The engine failed while it ran.
+    /// The engine failed during a run.
     #[error("{engine} cannot run the model: {reason}")]
     Run {
         /// Name of the engine.
         engine: String,
-        /// The engine's words.
+        /// The engine's message.
         reason: String,
     },
-    /// A value does not fit its input, or is missing.
+    /// A value is missing or does not fit its input.
     #[error("input `{input}` {reason}")]
     Input {
         /// Name of the input.
         input: String,
-        /// What is wrong.
+        /// The reason.
         reason: String,
     },
-    /// The engine cannot pass values of this type in or out.
+    /// The engine cannot exchange values of this type.
     #[error("{engine} takes no {what}")]
     Unsupported {
         /// Name of the engine.
@@ -70,54 +80,90 @@ pub enum EngineError {
 }
 
 impl EngineError {
-    /// What the user can do about it.
-    pub fn hint(&self) -> Option<String> {
+    /// The remedy, if one is known.
+    pub fn hint(&self) -> Option<Hint> {
         match self {
-            Self::NotFound(tried) => Some(not_found_hint(tried)),
-            Self::Library { .. } => {
-                Some("ONNX Runtime 1.18 or later is needed; `pare runtime install` fetches one".to_owned())
-            }
-            Self::Install(error) => error.hint(),
-            Self::Taken(_) => Some("start another process for another library".to_owned()),
+            Self::NotFound(tried) => Some(Hint::InstallRuntime { tried: tried.clone() }),
+            Self::Library { .. } => Some(Hint::ReplaceRuntime),
+            Self::Install(error) => Some(error.hint()),
+            Self::Taken(_) => Some(Hint::NewProcess),
             Self::Load { reason, .. } | Self::CustomOps { reason, .. } => load_hint(reason),
-            Self::Unsupported { engine, .. } if engine == crate::tract::NAME => {
-                Some("use ONNX Runtime: `pare runtime install`".to_owned())
-            }
-            Self::Run { .. } | Self::Input { .. } | Self::Unsupported { .. } => None,
+            Self::Unsupported { engine, .. } if engine == TRACT => Some(Hint::UseOnnxRuntime),
+            Self::NotBuilt(_) | Self::Run { .. } | Self::Input { .. } | Self::Unsupported { .. } => None,
         }
     }
 }
 
-fn not_found_hint(tried: &[Tried]) -> String {
-    let hint = "`pare runtime install` fetches one, or set ORT_DYLIB_PATH".to_owned();
-    let places = tried.iter().map(|place| format!("  {}: {}", place.from, place.reason));
-    std::iter::once(hint).chain(places).collect::<Vec<_>>().join("\n")
-}
-
-fn load_hint(reason: &str) -> Option<String> {
-    let says = |words: &[&str]| words.iter().any(|word| reason.contains(word));
-    if says(&["takes no libraries"]) {
-        Some("use ONNX Runtime: `pare runtime install`".to_owned())
-    } else if says(&["is under development", "max supported", "Unsupported model IR version"]) {
-        Some("the model is newer than this engine; `pare runtime install` fetches a newer one".to_owned())
-    } else if says(&["undefined symbol: Py"]) {
-        // So it is with the one inside Python's `onnxruntime_extensions`.
-        Some(
-            "this library only works inside Python; build onnxruntime-extensions as a shared library"
-                .to_owned(),
-        )
-    } else if says(&["is not a registered function/op", "domain_version", "No opset import for domain"]) {
-        Some("custom operators come with a library of their own: `--custom-ops LIBRARY`".to_owned())
+fn load_hint(reason: &str) -> Option<Hint> {
+    let contains = |words: &[&str]| words.iter().any(|word| reason.contains(word));
+    if contains(&["takes no libraries"]) {
+        Some(Hint::UseOnnxRuntime)
+    } else if contains(&["is under development", "max supported", "Unsupported model IR version"]) {
+        Some(Hint::NewerRuntime)
+    } else if contains(&["undefined symbol: Py"]) {
+        // The library inside Python's `onnxruntime_extensions` is one of these.
+        Some(Hint::StandaloneCustomOps)
+    } else if contains(&["is not a registered function/op", "domain_version", "No opset import for domain"]) {
+        Some(Hint::LoadCustomOps)
     } else {
         None
     }
 }
 
-/// An engine's message as one line without a final period.
-pub(crate) fn tidy(message: &str) -> String {
-    let line = message.split_whitespace().collect::<Vec<_>>().join(" ");
-    let line = line.trim_end_matches(['.', ' ']);
-    if line.is_empty() { "no reason given".to_owned() } else { line.to_owned() }
+/// Why ONNX Runtime was not installed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InstallError {
+    /// There is no wheel for this machine.
+    #[error("there is no ONNX Runtime {VERSION} wheel for {0}")]
+    Platform(String),
+    /// Neither `PARE_CACHE` nor a home folder is set.
+    #[error("no folder is known to keep the library in")]
+    NoCache,
+    /// Python cannot be started.
+    #[error("python3 was not found")]
+    NoPython,
+    /// `pip` failed.
+    #[error("pip could not fetch ONNX Runtime {VERSION}: {0}")]
+    Pip(String),
+    /// The wheel is not the expected one.
+    #[error("the wheel `{file}` has SHA-256 {got}, not {wanted}")]
+    Hash {
+        /// Name of the wheel.
+        file: String,
+        /// The expected hash.
+        wanted: String,
+        /// Its hash.
+        got: String,
+    },
+    /// The wheel cannot be read.
+    #[error("the wheel cannot be read: {0}")]
+    Archive(String),
+    /// The unpacked library cannot be used on this machine.
+    #[error("the library cannot be used: {0}")]
+    Library(String),
+    /// A file cannot be written.
+    #[error("`{}` cannot be written: {error}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's error.
+        error: io::Error,
+    },
+}
+
+impl InstallError {
+    /// The remedy.
+    pub fn hint(&self) -> Hint {
+        match self {
+            Self::Platform(_) | Self::Library(_) => Hint::RuntimeForPlatform,
+            Self::NoCache | Self::Io { .. } => Hint::WritableCache,
+            Self::NoPython => Hint::InstallPython,
+            Self::Pip(reason) if reason.contains("No module named pip") => Hint::InstallPip,
+            Self::Pip(_) => Hint::CheckNetwork,
+            Self::Hash { .. } | Self::Archive(_) => Hint::RetryDownload,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -125,27 +171,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_become_one_line() {
-        assert_eq!(tidy("Load failed:\n  bad node.\n"), "Load failed: bad node");
-        assert_eq!(tidy(" .\n"), "no reason given");
-    }
-
-    #[test]
-    fn hints_name_the_remedy() {
+    fn derives_hints_from_load_errors() {
         let load = |reason: &str| EngineError::Load {
             engine: "ONNX Runtime".into(),
             model: "`a.onnx`".into(),
             reason: reason.into(),
         };
         let error = load("Fatal error: com.x:Foo(-1) is not a registered function/op");
-        assert!(error.hint().unwrap().contains("--custom-ops"));
+        assert_eq!(error.hint(), Some(Hint::LoadCustomOps));
         assert_eq!(
             error.to_string(),
             "ONNX Runtime cannot load `a.onnx`: Fatal error: com.x:Foo(-1) is not a registered function/op"
         );
         let python =
             load("Failed to load library a.so with error: a.so: undefined symbol: PyInstanceMethod_Type");
-        assert!(python.hint().unwrap().contains("only works inside Python"));
+        assert_eq!(python.hint(), Some(Hint::StandaloneCustomOps));
         assert_eq!(load("something else").hint(), None);
     }
 }

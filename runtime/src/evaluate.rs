@@ -1,6 +1,6 @@
-//! Engines and samples as passes ask for them (`pare_graph::Evaluate`, `pare_graph::Samples`).
+//! Engines and samples behind the traits that passes use: `pare_graph::Evaluate` and `pare_graph::Samples`.
 
-use crate::{Engine, EngineError, LoadOptions, ModelSource, Optimize, Samples, Session, Value};
+use crate::{Engine, EngineError, LoadOptions, ModelSource, Optimize, SampleSet, Session, Value};
 use pare_graph::{Evaluate, EvaluateError, Model, Run, Setting, Tensor, onnx};
 use std::{
     ops::Range,
@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-/// An engine that runs models straight from the graph.
+/// An engine that loads models from memory.
 #[derive(Clone)]
 pub struct Evaluator {
     engine: Arc<dyn Engine>,
@@ -17,12 +17,12 @@ pub struct Evaluator {
 }
 
 impl Evaluator {
-    /// An evaluator over this engine.
+    /// An evaluator with this engine.
     pub fn new(engine: Arc<dyn Engine>) -> Self {
         Self { engine, custom_op_libraries: Vec::new() }
     }
 
-    /// With libraries of custom operators.
+    /// Adds libraries of custom operators.
     #[must_use]
     pub fn with_custom_ops(mut self, libraries: &[PathBuf]) -> Self {
         self.custom_op_libraries = libraries.to_vec();
@@ -63,7 +63,7 @@ impl Run for Loaded {
         let outputs = self.0.run(&feed(feeds)).map_err(failed)?;
         let tensor = |(name, value): (String, Value)| match value {
             Value::Tensor(tensor) => Ok(tensor),
-            _ => Err(EvaluateError::new(format!("output `{name}` is no tensor"))),
+            _ => Err(EvaluateError::new(format!("output `{name}` is not a tensor"))),
         };
         outputs.into_iter().map(tensor).collect()
     }
@@ -80,15 +80,15 @@ impl Run for Loaded {
     }
 }
 
-/// Samples that several readers may share.
+/// Samples that threads can share.
 pub struct SharedSamples {
-    samples: Mutex<Samples>,
+    samples: Mutex<SampleSet>,
     count: usize,
     labels: Option<Vec<i64>>,
 }
 
-impl From<Samples> for SharedSamples {
-    fn from(samples: Samples) -> Self {
+impl From<SampleSet> for SharedSamples {
+    fn from(samples: SampleSet) -> Self {
         let (count, labels) = (samples.len(), samples.labels().map(<[i64]>::to_vec));
         Self { samples: Mutex::new(samples), count, labels }
     }
@@ -104,7 +104,7 @@ impl pare_graph::Samples for SharedSamples {
         let feed = samples.batch(range).map_err(EvaluateError::from_error)?;
         let tensor = |(name, value): (String, Value)| match value {
             Value::Tensor(tensor) => Ok((name, tensor)),
-            _ => Err(EvaluateError::new(format!("the samples of `{name}` are no tensors"))),
+            _ => Err(EvaluateError::new(format!("the samples of `{name}` are not tensors"))),
         };
         feed.into_iter().map(tensor).collect()
     }

@@ -1,10 +1,16 @@
-//! An engine for tests: its models are named by their bytes and add a number.
+//! An engine for tests. Its models are named by their bytes and add a number.
 
 use crate::{
     Engine, EngineError, Feed, LoadOptions, ModelSource, Optimize, Port, PortDim, Prepared, Session, Value,
 };
 use pare_graph::{DataType, Tensor};
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 /// A model `y = x + offset`.
 #[derive(Clone, Debug, Default)]
@@ -12,10 +18,10 @@ pub(crate) struct Fake {
     pub offset: f32,
     /// Added to the offset when optimizations are on.
     pub noise: f32,
-    /// Fails if the first number is at least this.
+    /// Fails if the first number is at least this large.
     pub fails_at: Option<f32>,
-    /// How long a run takes.
-    pub takes: Duration,
+    /// The number of runs so far.
+    pub runs: Arc<AtomicUsize>,
 }
 
 impl Fake {
@@ -53,7 +59,7 @@ impl Engine for FakeEngine {
         let ModelSource::Bytes { bytes, .. } = model else { unreachable!() };
         let Some(found) = self.0.get(&bytes[..]) else {
             let (engine, model) = ("fake".to_owned(), model.to_string());
-            return Err(EngineError::Load { engine, model, reason: "it is not known".to_owned() });
+            return Err(EngineError::Load { engine, model, reason: "it is unknown".to_owned() });
         };
         let mut fake = found.clone();
         if options.optimize != Optimize::Off {
@@ -83,10 +89,10 @@ impl Session for FakeSession {
     }
 
     fn run(&mut self, feeds: &[(String, Value)]) -> Result<Feed, EngineError> {
-        std::thread::sleep(self.0.takes);
+        self.0.runs.fetch_add(1, Ordering::Relaxed);
         let values = feeds[0].1.as_tensor().unwrap().to_vec::<f32>().unwrap();
         if self.0.fails_at.is_some_and(|limit| values[0] >= limit) {
-            let reason = "it does not want to".to_owned();
+            let reason = "the number is too large".to_owned();
             return Err(EngineError::Run { engine: "fake".to_owned(), reason });
         }
         Ok(feed("y", &values.iter().map(|value| value + self.0.offset).collect::<Vec<_>>()))

@@ -1,22 +1,21 @@
-//! Fetching the ONNX Runtime this crate is tested with.
+//! Installation of the ONNX Runtime version that this crate is tested with.
 //!
-//! The library is taken out of the wheel that the ONNX Runtime project publishes on PyPI, fetched by the
-//! user's own `pip` (so mirrors and proxies are already set up) and checked against the hash below.
+//! The library comes from the wheel that the ONNX Runtime project publishes on PyPI. The user's own `pip`
+//! downloads it (mirrors and proxies are configured there), and its SHA-256 must be the one below.
 
-use crate::{error::tidy, locate};
+pub use crate::{cache::VERSION, error::InstallError};
+
+use crate::{cache::folder_in, locate, message::one_line};
 use sha2::{Digest, Sha256};
 use std::{
-    ffi::OsString,
     fs::{self, File},
     io::{self, Read},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
-/// The version that is fetched.
-pub const VERSION: &str = "1.32.0";
-
-/// A wheel of [`VERSION`]. The library is the same for every Python, so one tag per platform is enough.
+/// A wheel of [`VERSION`]. The library does not depend on the version of Python: one wheel per platform is
+/// enough.
 struct Wheel {
     os: &'static str,
     arch: &'static str,
@@ -51,107 +50,19 @@ const WHEELS: [Wheel; 4] = [
     },
 ];
 
-/// No library in a wheel is larger; a limit against archives that lie.
-const LARGEST: u64 = 1 << 30;
-
-/// Why nothing was installed.
-#[derive(Debug, thiserror::Error)]
-pub enum InstallError {
-    /// There is no wheel for this machine.
-    #[error("there is no ONNX Runtime {VERSION} wheel for {0}")]
-    Platform(String),
-    /// Neither `PARE_CACHE` nor a home folder is set.
-    #[error("no folder is known to keep the library in")]
-    NoCache,
-    /// Python could not be started.
-    #[error("python3 was not found")]
-    NoPython,
-    /// `pip` failed.
-    #[error("pip could not fetch ONNX Runtime {VERSION}: {0}")]
-    Pip(String),
-    /// The wheel is not the one that was expected.
-    #[error("the wheel `{file}` has SHA-256 {got}, not {wanted}")]
-    Hash {
-        /// Name of the wheel.
-        file: String,
-        /// The expected hash.
-        wanted: String,
-        /// Its hash.
-        got: String,
-    },
-    /// The wheel could not be read.
-    #[error("the wheel cannot be read: {0}")]
-    Archive(String),
-    /// The library was unpacked and cannot be used on this machine.
-    #[error("the library cannot be used: {0}")]
-    Library(String),
-    /// The file system said no.
-    #[error("`{}` cannot be written: {error}", path.display())]
-    Io {
-        /// What was touched.
-        path: PathBuf,
-        /// The system's words.
-        error: io::Error,
-    },
-}
-
-impl InstallError {
-    /// What the user can do about it.
-    pub fn hint(&self) -> Option<String> {
-        let by_hand = "or point ORT_DYLIB_PATH at an ONNX Runtime library of 1.18 or later";
-        Some(match self {
-            Self::Platform(_) | Self::Library(_) => {
-                "point ORT_DYLIB_PATH at an ONNX Runtime library built for this machine".to_owned()
-            }
-            Self::NoCache | Self::Io { .. } => "set PARE_CACHE to a folder that can be written".to_owned(),
-            Self::NoPython => format!("install Python with pip, {by_hand}"),
-            Self::Pip(reason) if reason.contains("No module named pip") => {
-                format!("install pip (`python3 -m ensurepip`), {by_hand}")
-            }
-            Self::Pip(_) => format!("check the network, {by_hand}"),
-            Self::Hash { .. } | Self::Archive(_) => {
-                format!("the index or mirror that pip asks gave another file; try again, {by_hand}")
-            }
-        })
-    }
-}
-
-/// Where the library is kept: `$PARE_CACHE` or the system's folder for caches.
-pub fn folder() -> Option<PathBuf> {
-    folder_in(&|name| std::env::var_os(name))
-}
-
-pub(crate) fn folder_in(lookup: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    let path = |name: &str| lookup(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let own = path("PARE_CACHE");
-    let system = || {
-        let base = if cfg!(windows) {
-            path("LOCALAPPDATA")
-        } else if cfg!(target_os = "macos") {
-            path("HOME").map(|home| home.join("Library").join("Caches"))
-        } else {
-            let wanted = path("XDG_CACHE_HOME").filter(|folder| folder.is_absolute());
-            wanted.or_else(|| path("HOME").map(|home| home.join(".cache")))
-        };
-        base.map(|base| base.join("pare"))
-    };
-    own.or_else(system).map(|root| root.join(format!("onnxruntime-{VERSION}")))
-}
-
-/// The library in our folder, if it is there and can be used.
-pub fn installed() -> Option<PathBuf> {
-    library_in(&folder()?)
-}
+/// Limit for an unpacked library, against hostile archives.
+const MAX_LIBRARY: u64 = 1 << 30;
 
 fn library_in(folder: &Path) -> Option<PathBuf> {
     let files = fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path());
     files.into_iter().find(|path| locate::is_library(path) && locate::probe(path).is_ok())
 }
 
-/// Fetch the library unless it is there already, and give its path. `progress` hears one line before
-/// anything is fetched.
+/// Installs the library unless it is there already, and returns its path. `progress` receives one line before
+/// the download.
 pub fn install(progress: &mut dyn FnMut(&str)) -> Result<PathBuf, InstallError> {
-    install_to(&folder().ok_or(InstallError::NoCache)?, progress)
+    let folder = folder_in(&|name| std::env::var_os(name)).ok_or(InstallError::NoCache)?;
+    install_to(&folder, progress)
 }
 
 fn install_to(folder: &Path, progress: &mut dyn FnMut(&str)) -> Result<PathBuf, InstallError> {
@@ -163,44 +74,44 @@ fn install_to(folder: &Path, progress: &mut dyn FnMut(&str)) -> Result<PathBuf, 
     let wheel = wheel.ok_or_else(|| InstallError::Platform(format!("{os} on {arch}")))?;
 
     let root = folder.parent().ok_or(InstallError::NoCache)?;
-    fs::create_dir_all(root).map_err(at(root))?;
-    // Beside its later place, so that a rename moves it.
-    let work = tempfile::tempdir_in(root).map_err(at(root))?;
+    fs::create_dir_all(root).map_err(io_error(root))?;
+    // In the same file system as the target, for the rename.
+    let work = tempfile::tempdir_in(root).map_err(io_error(root))?;
     progress(&format!("fetching ONNX Runtime {VERSION} with pip (once, into {})", folder.display()));
     let file = download(wheel, work.path())?;
     check_hash(&file, wheel.sha256)?;
 
     let unpacked = work.path().join("unpacked");
-    fs::create_dir(&unpacked).map_err(at(&unpacked))?;
+    fs::create_dir(&unpacked).map_err(io_error(&unpacked))?;
     unpack(&file, &unpacked)?;
-    let path = library_in(&unpacked).ok_or_else(|| why_unusable(&unpacked))?;
+    let path = library_in(&unpacked).ok_or_else(|| unusable_reason(&unpacked))?;
     let name = path.file_name().unwrap_or_default().to_owned();
-    // A folder without a usable library is a leftover of ours; a usable one comes from another process
-    // that was faster.
+    // A folder without a usable library is left from an interrupted installation; a usable one comes from a
+    // process that was faster.
     if folder.exists() && library_in(folder).is_none() {
-        fs::remove_dir_all(folder).map_err(at(folder))?;
+        fs::remove_dir_all(folder).map_err(io_error(folder))?;
     }
     match fs::rename(&unpacked, folder) {
-        Err(error) if library_in(folder).is_none() => Err(at(folder)(error)),
+        Err(error) if library_in(folder).is_none() => Err(io_error(folder)(error)),
         _ => Ok(folder.join(name)),
     }
 }
 
-fn at(path: &Path) -> impl FnOnce(io::Error) -> InstallError {
+fn io_error(path: &Path) -> impl FnOnce(io::Error) -> InstallError {
     let path = path.to_owned();
     move |error| InstallError::Io { path, error }
 }
 
-fn why_unusable(folder: &Path) -> InstallError {
+fn unusable_reason(folder: &Path) -> InstallError {
     let files = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     match files.into_iter().find(|path| locate::is_library(path)) {
         Some(path) => InstallError::Library(locate::probe(&path).err().unwrap_or_default()),
-        None => InstallError::Archive("it holds no library".to_owned()),
+        None => InstallError::Archive("it contains no library".to_owned()),
     }
 }
 
-/// Let `pip` fetch the wheel into `folder`. That folder is also where it runs: modules that lie in the
-/// user's current folder must not be imported.
+/// Downloads the wheel into `folder` with `pip`, which also runs there: Python must not import modules from
+/// the user's current folder.
 fn download(wheel: &Wheel, folder: &Path) -> Result<PathBuf, InstallError> {
     let wanted = format!("onnxruntime=={VERSION}");
     let options =
@@ -221,24 +132,24 @@ fn download(wheel: &Wheel, folder: &Path) -> Result<PathBuf, InstallError> {
         return Err(InstallError::Pip(last_error(&output.stderr)));
     }
     let file = folder.join(format!("onnxruntime-{VERSION}-cp312-cp312-{}.whl", wheel.platform));
-    if file.is_file() { Ok(file) } else { Err(InstallError::Pip("it gave another file".to_owned())) }
+    if file.is_file() { Ok(file) } else { Err(InstallError::Pip("it returned another file".to_owned())) }
 }
 
-/// The line of pip's output that says what went wrong: the last one marked as an error, or the last.
+/// The last line of pip's output that is marked as an error, or else its last line.
 fn last_error(output: &[u8]) -> String {
     let text = String::from_utf8_lossy(output);
     let mut lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     lines.reverse();
     let marked = lines.iter().find_map(|line| line.strip_prefix("ERROR: "));
-    tidy(marked.or(lines.first().copied()).unwrap_or_default())
+    one_line(marked.or(lines.first().copied()).unwrap_or_default())
 }
 
 fn check_hash(file: &Path, wanted: &str) -> Result<(), InstallError> {
     let mut hash = Sha256::new();
-    let mut reader = File::open(file).map_err(at(file))?;
+    let mut reader = File::open(file).map_err(io_error(file))?;
     let mut buffer = vec![0; 1 << 16];
     loop {
-        match reader.read(&mut buffer).map_err(at(file))? {
+        match reader.read(&mut buffer).map_err(io_error(file))? {
             0 => break,
             n => hash.update(&buffer[..n]),
         }
@@ -253,10 +164,10 @@ fn check_hash(file: &Path, wanted: &str) -> Result<(), InstallError> {
     Err(InstallError::Hash { file, wanted: wanted.to_owned(), got })
 }
 
-/// Take the library and its helper, and nothing else, out of a wheel.
+/// Unpacks the library and its helper from a wheel, and no other file.
 fn unpack(file: &Path, to: &Path) -> Result<(), InstallError> {
-    let broken = |error: zip::result::ZipError| InstallError::Archive(tidy(&error.to_string()));
-    let mut archive = zip::ZipArchive::new(File::open(file).map_err(at(file))?).map_err(broken)?;
+    let broken = |error: zip::result::ZipError| InstallError::Archive(one_line(&error.to_string()));
+    let mut archive = zip::ZipArchive::new(File::open(file).map_err(io_error(file))?).map_err(broken)?;
     for index in 0..archive.len() {
         let entry = archive.by_index(index).map_err(broken)?;
         let name = String::from_utf8_lossy(entry.name_raw()).into_owned();
@@ -266,10 +177,10 @@ fn unpack(file: &Path, to: &Path) -> Result<(), InstallError> {
             continue;
         }
         let path = to.join(name);
-        let mut out = File::create(&path).map_err(at(&path))?;
-        let size = io::copy(&mut entry.take(LARGEST), &mut out).map_err(at(&path))?;
-        if size == LARGEST {
-            return Err(InstallError::Archive(format!("`{name}` is larger than it can be")));
+        let mut out = File::create(&path).map_err(io_error(&path))?;
+        let size = io::copy(&mut entry.take(MAX_LIBRARY), &mut out).map_err(io_error(&path))?;
+        if size == MAX_LIBRARY {
+            return Err(InstallError::Archive(format!("`{name}` is larger than any release")));
         }
     }
     Ok(())
@@ -278,25 +189,11 @@ fn unpack(file: &Path, to: &Path) -> Result<(), InstallError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Hint;
     use std::io::Write;
 
     #[test]
-    fn the_folder_follows_the_environment() {
-        let lookup = |name: &str| match name {
-            "PARE_CACHE" => Some("/cache".into()),
-            "HOME" => Some("/home".into()),
-            _ => None,
-        };
-        assert_eq!(folder_in(&lookup), Some(Path::new("/cache").join("onnxruntime-1.32.0")));
-        if cfg!(target_os = "linux") {
-            let home = |name: &str| (name == "HOME").then(|| "/home".into());
-            assert_eq!(folder_in(&home), Some("/home/.cache/pare/onnxruntime-1.32.0".into()));
-        }
-        assert_eq!(folder_in(&|_| None), None);
-    }
-
-    #[test]
-    fn another_file_than_expected_is_refused() {
+    fn rejects_another_hash() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("a.whl");
         fs::write(&file, "abc").unwrap();
@@ -307,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_libraries_are_unpacked() {
+    fn unpacks_only_libraries() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("a.whl");
         let mut archive = zip::ZipWriter::new(File::create(&file).unwrap());
@@ -327,28 +224,28 @@ mod tests {
         unpack(&file, &to).unwrap();
         let found: Vec<_> = fs::read_dir(&to).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(found, [library]);
-        assert!(matches!(why_unusable(&to), InstallError::Library(_)));
+        assert!(matches!(unusable_reason(&to), InstallError::Library(_)));
     }
 
     #[test]
-    #[ignore = "fetches 30 MB from the package index"]
-    fn the_library_is_fetched_once() {
+    #[ignore = "downloads 30 MB from the package index"]
+    fn downloads_the_library_once() {
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("onnxruntime");
         let mut lines = Vec::new();
         let path = install_to(&folder, &mut |line| lines.push(line.to_owned())).unwrap();
         assert_eq!((locate::probe(&path).as_deref(), lines.len()), (Ok(VERSION), 1));
         assert_eq!(install_to(&folder, &mut |_| unreachable!()).unwrap(), path);
-        let left: Vec<_> = fs::read_dir(root.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
-        assert_eq!(left, [folder]);
+        let entries: Vec<_> = fs::read_dir(root.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(entries, [folder]);
     }
 
     #[test]
-    fn pip_errors_are_told_in_one_line() {
+    fn reports_pip_errors_in_one_line() {
         let output = b"WARNING: retrying\nERROR: Could not find a version.\nERROR: No matching distribution found.\n\n[notice] x";
         assert_eq!(last_error(output), "No matching distribution found");
         let missing = last_error(b"/usr/bin/python3: No module named pip\n");
         assert_eq!(missing, "/usr/bin/python3: No module named pip");
-        assert!(InstallError::Pip(missing).hint().unwrap().contains("ensurepip"));
+        assert_eq!(InstallError::Pip(missing).hint(), Hint::InstallPip);
     }
 }

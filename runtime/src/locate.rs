@@ -1,10 +1,10 @@
-//! Finding an ONNX Runtime library on this machine.
+//! Search for an ONNX Runtime library on this machine.
 //!
-//! Order: the path that was asked for, `ORT_DYLIB_PATH`, our own folder, `onnxruntime/capi` of the active
-//! virtual environment and of the Python in `PATH`, the system's library folders. The first two are
-//! wishes: when they cannot be used, nothing else is taken in their place.
+//! Order: the path given, `ORT_DYLIB_PATH`, the folder of the installed library, `onnxruntime/capi` of the
+//! active virtual environment and of the Python in `PATH`, the system's library folders. The first two are
+//! requests: if they cannot be used, nothing else takes their place.
 
-use crate::{EngineError, error::tidy};
+use crate::{cache::folder_in, error::EngineError, hint::Tried, message::one_line};
 use std::{
     cmp::Reverse,
     ffi::{CStr, OsString},
@@ -13,49 +13,44 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// The oldest 1.x release whose interface this crate can use.
+/// The oldest 1.x release with the interface that this crate uses.
 const OLDEST_MINOR: u32 = ort::MINOR_VERSION;
 
-/// A library that can be used.
+/// A usable library.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Located {
     /// The library file.
     pub path: PathBuf,
     /// Its version, such as `1.32.0`.
     pub version: String,
-    /// Where it was found, in words.
+    /// The kind of place where it was found, such as `VIRTUAL_ENV`.
     pub from: String,
 }
 
-/// A place that was looked at in vain.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tried {
-    /// The place, in words or as a path.
-    pub from: String,
-    /// What was wrong.
-    pub reason: String,
-}
-
-/// A library file that was found, whether it can be used or not.
+/// A library file, usable or not.
 #[derive(Clone, Debug)]
 pub struct Candidate {
     /// The library file.
     pub path: PathBuf,
-    /// Where it was found, in words.
+    /// The kind of place where it was found, such as `VIRTUAL_ENV`.
     pub from: String,
-    /// Its version, or why it cannot be used.
+    /// Its version, or the reason why it cannot be used.
     pub version: Result<String, String>,
 }
 
-/// The first usable library. `wish` is a library file or a folder that holds one.
-pub fn locate(wish: Option<&Path>) -> Result<Located, EngineError> {
-    locate_in(wish, &|name| std::env::var_os(name))
+/// Returns the first usable library. `requested` is a library file or a folder that contains one.
+///
+/// # Errors
+/// [`EngineError::Library`] if the requested library cannot be used, [`EngineError::NotFound`] if there is
+/// none.
+pub fn locate(requested: Option<&Path>) -> Result<Located, EngineError> {
+    locate_in(requested, &|name| std::env::var_os(name))
 }
 
-/// Every library found, in the order in which they would be taken.
-pub fn candidates(wish: Option<&Path>) -> Vec<Candidate> {
+/// Returns every library found, in search order.
+pub fn candidates(requested: Option<&Path>) -> Vec<Candidate> {
     let lookup = |name: &str| std::env::var_os(name);
-    let places = wishes(wish, &lookup).into_iter().chain(usual_places(&lookup));
+    let places = requested_places(requested, &lookup).into_iter().chain(default_places(&lookup));
     let files = places.flat_map(|place| {
         let from = place.from;
         place.files.into_iter().map(move |path| (path, from.clone()))
@@ -65,14 +60,14 @@ pub fn candidates(wish: Option<&Path>) -> Vec<Candidate> {
 
 type Lookup<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
-/// A place to look at, and the library files there.
-struct Place {
+/// A place to search, and its library files.
+struct SearchPlace {
     from: String,
     root: PathBuf,
     files: Vec<PathBuf>,
 }
 
-impl Place {
+impl SearchPlace {
     fn new(from: &str, root: PathBuf) -> Self {
         let files = if root.is_dir() { libraries_in(&root) } else { vec![root.clone()] };
         Self { from: from.to_owned(), root, files }
@@ -82,7 +77,7 @@ impl Place {
         Self { from: from.to_owned(), files: libraries_in(&root), root }
     }
 
-    /// The first file that can be used, or why none can.
+    /// The first usable file, or the reasons why there is none.
     fn first(&self) -> Result<Located, String> {
         let mut reasons = Vec::new();
         for path in &self.files {
@@ -100,13 +95,13 @@ impl Place {
     }
 }
 
-fn locate_in(wish: Option<&Path>, lookup: Lookup) -> Result<Located, EngineError> {
-    if let Some(place) = wishes(wish, lookup).first() {
+fn locate_in(requested: Option<&Path>, lookup: Lookup) -> Result<Located, EngineError> {
+    if let Some(place) = requested_places(requested, lookup).first() {
         let (path, from) = (place.root.clone(), place.from.clone());
         return place.first().map_err(|reason| EngineError::Library { path, from, reason });
     }
     let mut tried = Vec::new();
-    for place in usual_places(lookup) {
+    for place in default_places(lookup) {
         match place.first() {
             Ok(located) => return Ok(located),
             Err(reason) => tried.push(Tried { from: place.from, reason }),
@@ -115,22 +110,23 @@ fn locate_in(wish: Option<&Path>, lookup: Lookup) -> Result<Located, EngineError
     Err(EngineError::NotFound(tried))
 }
 
-/// What the user asked for by name; the first one binds.
-fn wishes(wish: Option<&Path>, lookup: Lookup) -> Vec<Place> {
-    let option = wish.map(|path| Place::new("the path given", path.to_owned()));
+/// The places that the user requested; only the first counts.
+fn requested_places(requested: Option<&Path>, lookup: Lookup) -> Vec<SearchPlace> {
+    let option = requested.map(|path| SearchPlace::new("the path given", path.to_owned()));
     let variable = lookup("ORT_DYLIB_PATH").filter(|value| !value.is_empty());
-    let variable = variable.map(|value| Place::new("ORT_DYLIB_PATH", value.into()));
+    let variable = variable.map(|value| SearchPlace::new("ORT_DYLIB_PATH", value.into()));
     option.into_iter().chain(variable).collect()
 }
 
-/// The places looked at without being asked. An iterator, because asking Python takes a moment.
-fn usual_places(lookup: Lookup<'_>) -> impl Iterator<Item = Place> + '_ {
-    let own = crate::install::folder_in(lookup).map(|folder| Place::folder("installed by pare", folder));
+/// The places searched without a request. Lazy, because starting Python takes a moment.
+fn default_places(lookup: Lookup<'_>) -> impl Iterator<Item = SearchPlace> + '_ {
+    let own = folder_in(lookup).map(|folder| SearchPlace::folder("installed by pare", folder));
     let environment = lookup("VIRTUAL_ENV").into_iter().flat_map(|root| environment_sites(root.as_ref()));
-    let environment = environment.map(|site| Place::folder("VIRTUAL_ENV", capi(&site)));
+    let environment = environment.map(|site| SearchPlace::folder("VIRTUAL_ENV", capi(&site)));
     let python = std::iter::once_with(python_sites).flatten();
-    let python = python.map(|site| Place::folder("Python's site-packages", capi(&site)));
-    let system = system_folders(lookup).into_iter().map(|folder| Place::folder("system libraries", folder));
+    let python = python.map(|site| SearchPlace::folder("Python's site-packages", capi(&site)));
+    let system =
+        system_folders(lookup).into_iter().map(|folder| SearchPlace::folder("system libraries", folder));
     own.into_iter().chain(environment).chain(python).chain(system)
 }
 
@@ -150,15 +146,15 @@ fn environment_sites(root: &Path) -> Vec<PathBuf> {
 
 /// `site-packages` of the Python in `PATH`. Isolated mode keeps modules of the current folder out.
 fn python_sites() -> Vec<PathBuf> {
-    const ASK: &str = "import site, sysconfig\n\
+    const SCRIPT: &str = "import site, sysconfig\n\
         for p in (sysconfig.get_path('platlib'), sysconfig.get_path('purelib'), site.getusersitepackages()): print(p)";
-    let ask = |python: &&str| {
+    let run = |python: &&str| {
         let mut command = Command::new(python);
-        let output = command.args(["-I", "-c", ASK]).stdin(Stdio::null()).output().ok()?;
+        let output = command.args(["-I", "-c", SCRIPT]).stdin(Stdio::null()).output().ok()?;
         output.status.success().then_some(output.stdout)
     };
-    let Some(answer) = ["python3", "python"].iter().find_map(ask) else { return Vec::new() };
-    let mut sites: Vec<_> = String::from_utf8_lossy(&answer).lines().map(PathBuf::from).collect();
+    let Some(output) = ["python3", "python"].iter().find_map(run) else { return Vec::new() };
+    let mut sites: Vec<_> = String::from_utf8_lossy(&output).lines().map(PathBuf::from).collect();
     sites.dedup();
     sites
 }
@@ -167,10 +163,10 @@ fn system_folders(lookup: Lookup) -> Vec<PathBuf> {
     let variable = if cfg!(target_os = "macos") { "DYLD_LIBRARY_PATH" } else { "LD_LIBRARY_PATH" };
     let listed = lookup(variable).unwrap_or_default();
     let listed: Vec<_> = std::env::split_paths(&listed).filter(|path| path.is_absolute()).collect();
-    let usual: &[&str] = if cfg!(target_os = "macos") {
+    let standard: &[&str] = if cfg!(target_os = "macos") {
         &["/opt/homebrew/lib", "/usr/local/lib"]
     } else if cfg!(windows) {
-        // The copy in System32 belongs to the system and is too old.
+        // Windows' own copy in System32 is too old.
         &[]
     } else {
         &[
@@ -182,14 +178,14 @@ fn system_folders(lookup: Lookup) -> Vec<PathBuf> {
             "/opt/onnxruntime/lib",
         ]
     };
-    listed.into_iter().chain(usual.iter().map(PathBuf::from)).collect()
+    listed.into_iter().chain(standard.iter().map(PathBuf::from)).collect()
 }
 
-/// ONNX Runtime's library files in a folder, the newest first.
+/// ONNX Runtime's library files in a folder, newest first.
 fn libraries_in(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut found: Vec<_> = entries.map(|entry| entry.path()).filter(|path| is_library(path)).collect();
-    // Numbers, so that 1.32 comes before 1.9; the longer name of two is the file, the other a link to it.
+    // Compared as numbers: 1.32 is newer than 1.9. A name without a version is a link to one with a version.
     found.sort_by_cached_key(|path| {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let numbers = name.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse::<u32>().ok());
@@ -198,7 +194,7 @@ fn libraries_in(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Whether the file's name is that of ONNX Runtime's main library on this system.
+/// Whether `path` has the file name of ONNX Runtime's main library on this system.
 pub(crate) fn is_library(path: &Path) -> bool {
     let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return false };
     if cfg!(windows) {
@@ -208,24 +204,25 @@ pub(crate) fn is_library(path: &Path) -> bool {
     if cfg!(target_os = "macos") { rest.ends_with("dylib") } else { rest == "so" || rest.starts_with("so.") }
 }
 
-/// The version of the library at `path`, or why it cannot be used. Loads it, which runs its initialisers.
+/// Returns the version of the library at `path`, or the reason why it cannot be used. Loads the library,
+/// which runs its initializers.
 #[allow(unsafe_code)]
 pub fn probe(path: &Path) -> Result<String, String> {
     if !path.is_file() {
         return Err(format!("no file `{}`", path.display()));
     }
-    // SAFETY: loading runs the library's initialisers; the caller asks for exactly that.
+    // SAFETY: loading runs the library's initializers, which is documented.
     let library = unsafe { libloading::Library::new(path) }.map_err(|error| {
-        // The error itself only says that loading failed; the system's words are its source.
+        // The system's message is the source of the error.
         let system = std::error::Error::source(&error).map(ToString::to_string);
-        tidy(&system.unwrap_or_else(|| error.to_string()))
+        one_line(&system.unwrap_or_else(|| error.to_string()))
     })?;
     type Base = unsafe extern "C" fn() -> *const ort::sys::OrtApiBase;
     // SAFETY: ONNX Runtime exports the function with this type in every version.
     let base = unsafe { library.get::<Base>(b"OrtGetApiBase\0") };
     let base = base.map_err(|_| format!("`{}` is not ONNX Runtime", path.display()))?;
-    // SAFETY: the function takes nothing and gives a table that lives as long as the library; the version
-    // is a string constant in it.
+    // SAFETY: the function takes no arguments and returns a table that is valid as long as the library; the
+    // version is a string constant in it.
     let version = unsafe {
         let Some(base) = base().as_ref() else { return Err("it has no interface".to_owned()) };
         CStr::from_ptr((base.GetVersionString)()).to_string_lossy().into_owned()
@@ -246,9 +243,10 @@ fn minor(version: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Hint;
 
     #[test]
-    fn a_wish_that_cannot_be_used_is_an_error_that_names_it() {
+    fn rejects_unusable_requests_by_name() {
         let folder = tempfile::tempdir().unwrap();
         let broken = folder.path().join("libonnxruntime.so.1.99.0");
         fs::write(&broken, "no library").unwrap();
@@ -259,7 +257,7 @@ mod tests {
             assert!(text.starts_with("the ONNX Runtime library `"), "{text}");
             assert!(text.contains(&path.display().to_string()), "{text}");
             assert!(!text.contains("dlopen failed"), "{text}");
-            assert!(error.hint().unwrap().contains("pare runtime install"));
+            assert_eq!(error.hint(), Some(Hint::ReplaceRuntime));
         }
         let variable = |name: &str| (name == "ORT_DYLIB_PATH").then(|| missing.clone().into_os_string());
         let text = locate_in(None, &variable).unwrap_err().to_string();
@@ -267,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn usual_places_are_all_listed_when_none_holds_a_library() {
+    fn searches_all_default_places() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().to_owned();
         let capi = root.join("lib/python3.12/site-packages/onnxruntime/capi");
@@ -278,7 +276,7 @@ mod tests {
             "VIRTUAL_ENV" | "PARE_CACHE" => Some(root.clone().into_os_string()),
             _ => None,
         };
-        let places: Vec<_> = usual_places(&lookup).collect();
+        let places: Vec<_> = default_places(&lookup).collect();
         assert_eq!(places[0].from, "installed by pare");
         if cfg!(target_os = "linux") {
             assert_eq!(places[1].files, [capi.join(name)]);
@@ -289,7 +287,7 @@ mod tests {
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn the_newest_library_comes_first_and_helpers_do_not_count() {
+    fn prefers_the_newest_library() {
         let folder = tempfile::tempdir().unwrap();
         let names = ["libonnxruntime.so.1.9.0", "libonnxruntime.so.1.32.0", "libonnxruntime.so"];
         for name in names.iter().chain(&["libonnxruntime_providers_shared.so", "libonnxruntime.txt"]) {
@@ -301,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_are_read() {
+    fn parses_versions() {
         assert_eq!(minor("1.32.0"), Some(32));
         assert_eq!(minor("2.1"), None);
         assert_eq!(minor("1.x"), None);

@@ -1,12 +1,12 @@
-//! Choosing the engine.
+//! Choice of the engine.
 
-use crate::{Engine, EngineError, Located, OrtEngine, TractEngine, install, locate};
+use crate::{Engine, EngineError};
 use std::{fmt, path::PathBuf, str::FromStr, sync::Arc};
 
-/// Which engine is wanted.
+/// An engine that can be requested.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EngineKind {
-    /// ONNX Runtime if it can be had, else tract.
+    /// ONNX Runtime if it is available, else tract.
     #[default]
     Auto,
     /// ONNX Runtime.
@@ -27,24 +27,25 @@ impl FromStr for EngineKind {
     }
 }
 
-/// What the user asked for.
+/// A request for an engine.
 #[derive(Clone, Debug, Default)]
 pub struct EngineChoice {
     /// The engine.
     pub engine: EngineKind,
-    /// The ONNX Runtime library, or a folder that holds it.
+    /// The ONNX Runtime library, or a folder that contains it.
     pub library: Option<PathBuf>,
-    /// Fetch nothing. `PARE_OFFLINE=1` says the same.
+    /// Download nothing; `PARE_OFFLINE=1` has the same effect.
     pub offline: bool,
 }
 
 /// The engine that was chosen.
+#[non_exhaustive]
 pub struct Resolved {
     /// The engine.
     pub engine: Arc<dyn Engine>,
-    /// Which one it is and why, in one line.
+    /// Its name, version and the reason for the choice, in one line.
     pub note: String,
-    /// Whether it stands in for ONNX Runtime, which the user should know.
+    /// Whether it replaces an ONNX Runtime that is not available, which the user should know.
     pub fallback: bool,
 }
 
@@ -57,44 +58,67 @@ impl fmt::Debug for Resolved {
     }
 }
 
-/// Find the engine that `choice` asks for; fetch ONNX Runtime if there is none and that is allowed.
-/// `progress` hears one line before anything is fetched.
+/// Returns the engine that `choice` requests. Installs ONNX Runtime if there is none and `choice` allows it;
+/// `progress` receives one line before the download.
+///
+/// # Errors
+/// The requested engine is not available; without a request, neither engine is.
 pub fn resolve(choice: &EngineChoice, progress: &mut dyn FnMut(&str)) -> Result<Resolved, EngineError> {
     if choice.engine == EngineKind::Tract {
-        let note = format!("{} {}, as asked", crate::tract::NAME, crate::tract::VERSION);
-        return Ok(Resolved { engine: Arc::new(TractEngine::new()), note, fallback: false });
+        return tract("as requested", false);
     }
     let reason = match find_ort(choice, progress) {
         Ok((engine, from)) => {
             let note = format!("{} {} ({from})", engine.name(), engine.version());
-            return Ok(Resolved { engine: Arc::new(engine), note, fallback: false });
+            return Ok(Resolved { engine, note, fallback: false });
         }
-        // A library that was named and fails is the user's to know about, not to work around.
-        Err(error @ (EngineError::NotFound(_) | EngineError::Install(_))) => error,
+        Err(error @ (EngineError::NotFound(_) | EngineError::Install(_) | EngineError::NotBuilt(_))) => error,
+        // A requested library that cannot be used is an error, whatever else is available.
         Err(error) => return Err(error),
     };
     if choice.engine == EngineKind::Ort {
         return Err(reason);
     }
-    let note = format!("{} {}, because {reason}", crate::tract::NAME, crate::tract::VERSION);
-    Ok(Resolved { engine: Arc::new(TractEngine::new()), note, fallback: true })
+    tract(&format!("because {reason}"), true).map_err(|_| reason)
 }
 
+#[cfg(feature = "tract")]
+fn tract(why: &str, fallback: bool) -> Result<Resolved, EngineError> {
+    let engine = Arc::new(crate::TractEngine::new());
+    let note = format!("{} {}, {why}", engine.name(), engine.version());
+    Ok(Resolved { engine, note, fallback })
+}
+
+#[cfg(not(feature = "tract"))]
+fn tract(_: &str, _: bool) -> Result<Resolved, EngineError> {
+    Err(EngineError::NotBuilt(crate::error::TRACT))
+}
+
+#[cfg(feature = "ort")]
+#[cfg_attr(not(feature = "install"), allow(unused_variables))]
 fn find_ort(
     choice: &EngineChoice,
     progress: &mut dyn FnMut(&str),
-) -> Result<(OrtEngine, String), EngineError> {
-    let located = match locate(choice.library.as_deref()) {
-        Err(EngineError::NotFound(_)) if !offline(choice) => {
-            let path = install::install(progress)?;
-            Located { path, version: install::VERSION.to_owned(), from: "installed now".to_owned() }
+) -> Result<(Arc<dyn Engine>, String), EngineError> {
+    let located = match crate::locate(choice.library.as_deref()) {
+        #[cfg(feature = "install")]
+        Err(EngineError::NotFound(_)) if !is_offline(choice) => {
+            let path = crate::install::install(progress)?;
+            let version = crate::install::VERSION.to_owned();
+            crate::Located { path, version, from: "installed now".to_owned() }
         }
         result => result?,
     };
-    Ok((OrtEngine::new(&located)?, located.from))
+    Ok((Arc::new(crate::OrtEngine::new(&located)?), located.from))
 }
 
-fn offline(choice: &EngineChoice) -> bool {
+#[cfg(not(feature = "ort"))]
+fn find_ort(_: &EngineChoice, _: &mut dyn FnMut(&str)) -> Result<(Arc<dyn Engine>, String), EngineError> {
+    Err(EngineError::NotBuilt("ONNX Runtime"))
+}
+
+#[cfg(feature = "install")]
+fn is_offline(choice: &EngineChoice) -> bool {
     let variable = std::env::var_os("PARE_OFFLINE");
     choice.offline || variable.is_some_and(|value| !value.is_empty() && value != "0")
 }
@@ -104,15 +128,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tract_is_there_without_looking() {
+    #[cfg(feature = "tract")]
+    fn resolves_tract_without_a_search() {
         let choice = EngineChoice { engine: EngineKind::Tract, ..EngineChoice::default() };
         let resolved = resolve(&choice, &mut |_| unreachable!()).unwrap();
         assert_eq!((resolved.engine.name(), resolved.fallback), ("tract", false));
-        assert!(resolved.note.ends_with(", as asked"));
+        assert!(resolved.note.ends_with(", as requested"));
     }
 
     #[test]
-    fn a_bad_library_is_not_worked_around() {
+    #[cfg(feature = "ort")]
+    fn rejects_unusable_libraries_without_a_fallback() {
         let library = Some(PathBuf::from("/nonexistent/libonnxruntime.so"));
         let choice = EngineChoice { library, offline: true, ..EngineChoice::default() };
         let error = resolve(&choice, &mut |_| unreachable!()).unwrap_err();
@@ -120,7 +146,14 @@ mod tests {
     }
 
     #[test]
-    fn engines_have_names() {
+    #[cfg(not(any(feature = "ort", feature = "tract")))]
+    fn reports_that_no_engine_is_built_in() {
+        let error = resolve(&EngineChoice::default(), &mut |_| unreachable!()).unwrap_err();
+        assert_eq!(error.to_string(), "this program is built without ONNX Runtime");
+    }
+
+    #[test]
+    fn parses_names_of_engines() {
         assert_eq!("ort".parse(), Ok(EngineKind::Ort));
         assert_eq!("onnx".parse::<EngineKind>().unwrap_err(), "no engine is named `onnx`: auto, ort, tract");
     }

@@ -1,8 +1,8 @@
-//! A model with its weights rounded otherwise.
+//! Perturbation of a model's weights by one rounding.
 //!
-//! Where a loop feeds values back, one rounding grows from step to step, and the engine's optimizations, which leave the
-//! bodies of loops as they are, do not show how far. Weights moved to a neighbouring number do: every product is then off by
-//! about what a rounding takes off it (backward error, Higham, Accuracy and Stability of Numerical Algorithms, 1.5).
+//! In a loop a rounding error grows from step to step. The engine's optimizations do not change loop bodies
+//! and so do not show how far. Weights moved to a neighbouring number do: the error of every product is then
+//! about that of one rounding (backward error: Higham, Accuracy and Stability of Numerical Algorithms, 1.5).
 
 use crate::{ModelSource, epsilon};
 use fastrand::Rng;
@@ -11,9 +11,10 @@ use pare_graph::{
     onnx::{self, ReadOptions},
 };
 
-/// The model with each element of its float matrices moved up or down by a machine epsilon of its size, if it has a `Loop`
-/// or a `Scan`. Vectors and scalars stay: some are sizes. So does what lies inside of subgraphs.
-pub(crate) fn rounded_otherwise(model: &ModelSource) -> Option<ModelSource> {
+/// The model with each element `w` of its float matrices changed to `w ± ε·w`, ε the machine epsilon of its
+/// type; `None` without a `Loop` or `Scan`. Vectors and scalars are not changed, since some are sizes;
+/// neither are subgraphs.
+pub(crate) fn perturbed(model: &ModelSource) -> Option<ModelSource> {
     let mut model = match model {
         ModelSource::File(path) => onnx::read(path, &ReadOptions::default()).ok()?,
         ModelSource::Bytes { bytes, folder } => onnx::read_bytes(bytes.clone(), folder.as_deref()).ok()?,
@@ -24,8 +25,8 @@ pub(crate) fn rounded_otherwise(model: &ModelSource) -> Option<ModelSource> {
     let mut patch = Patch::anchored(*model.graph.nodes().first()?);
     let mut rng = Rng::with_seed(0);
     for id in model.graph.initializers() {
-        if let Some(moved) = moved(&model.graph, id, &mut rng) {
-            patch.set_data(id, moved);
+        if let Some(tensor) = perturbed_matrix(&model.graph, id, &mut rng) {
+            patch.set_data(id, tensor);
         }
     }
     model.graph.apply(patch).ok()?;
@@ -44,9 +45,9 @@ fn has_loop(model: &Model) -> bool {
     inside(&model.graph) || model.functions.iter().any(|f| inside(&f.body))
 }
 
-fn moved(graph: &Graph, id: ValueId, rng: &mut Rng) -> Option<Tensor> {
+fn perturbed_matrix(graph: &Graph, id: ValueId, rng: &mut Rng) -> Option<Tensor> {
     let Some(Constant::Dense(tensor)) = &graph.value(id).data else { return None };
-    // Narrower floats are codes of a quantization: the next one is no rounding away.
+    // Narrower floats are quantization codes, which are more than one rounding apart.
     if tensor.shape().len() < 2 || !tensor.dtype().is_float() || tensor.dtype().bits() < 16 {
         return None;
     }
@@ -61,7 +62,7 @@ mod tests {
     use pare_graph::text::parse_graph;
 
     #[test]
-    fn matrices_of_models_with_loops_move_by_one_rounding() {
+    fn perturbs_matrices_of_models_with_loops() {
         let text = |body: &str| {
             format!(
                 "g (int64 n, bool c, float[1,2] x) => (y) <float[2,2] w = {{1,-3,0,0.1}}, float[2] b = {{1,2}}> {{ {body} }}"
@@ -73,7 +74,7 @@ mod tests {
         };
         let looped = "y = Loop(n, c, x) <body = b (int64 i, bool k, float[1,2] h) => (bool l, float[1,2] o) {
             l = Identity(k) o = MatMul(h, w) }> z = Add(x, b)";
-        let Some(ModelSource::Bytes { bytes, .. }) = rounded_otherwise(&source(looped)) else { panic!() };
+        let Some(ModelSource::Bytes { bytes, .. }) = perturbed(&source(looped)) else { panic!() };
         let moved = onnx::read_bytes(bytes, None).unwrap();
         let data = |name: &str| {
             let id = moved.graph.find(name).unwrap();
@@ -84,6 +85,6 @@ mod tests {
             let off = (new - old).abs() / f64::from(f32::EPSILON);
             assert!(off <= 1.5 * old.abs() && (off > 0.4 * old.abs() || old == 0.0), "{old} is {new}");
         }
-        assert!(rounded_otherwise(&source("y = MatMul(x, w)")).is_none());
+        assert!(perturbed(&source("y = MatMul(x, w)")).is_none());
     }
 }

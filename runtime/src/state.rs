@@ -1,27 +1,36 @@
-//! Models with state: outputs that are an input of the next run.
+//! Models with state: outputs that are inputs of the next run.
 
-use crate::{Feed, Kind, Port, PortDim};
+use crate::{Feed, Port, PortDim, PortKind};
 
-/// Inputs that take up what an output of the last run left, with that output: those of the same type, and of names
-/// that begin alike, such as `state` and `stateN`, `h_in` and `h_out`, `conv_cache` and `conv_cache_out`.
-pub fn state_pairs(inputs: &[Port], outputs: &[Port]) -> Vec<(String, String)> {
-    let mut pairs: Vec<(String, String)> = vec![];
+/// An input whose next value is an output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatePair {
+    /// Name of the input.
+    pub input: String,
+    /// Name of the output.
+    pub output: String,
+}
+
+/// Derives the state of a model: inputs and outputs of the same type and with a common start of their names,
+/// such as `state` and `stateN`, `h_in` and `h_out`, `conv_cache` and `conv_cache_out`.
+pub(crate) fn state_pairs(inputs: &[Port], outputs: &[Port]) -> Vec<StatePair> {
+    let mut pairs: Vec<StatePair> = vec![];
     for input in inputs {
         let stem = stem(&input.name);
         let fits = |output: &&Port| {
-            same(&input.kind, &output.kind)
+            same_type(&input.kind, &output.kind)
                 && output.name.to_ascii_lowercase().starts_with(&stem)
-                && pairs.iter().all(|(_, taken)| *taken != output.name)
+                && pairs.iter().all(|pair| pair.output != output.name)
         };
-        // The shortest name is the nearest.
+        // The shortest name is the most similar.
         if let Some(output) = outputs.iter().filter(fits).min_by_key(|o| o.name.len()) {
-            pairs.push((input.name.clone(), output.name.clone()));
+            pairs.push(StatePair { input: input.name.clone(), output: output.name.clone() });
         }
     }
     pairs
 }
 
-/// What is left of a name without its role and number.
+/// A name without its role and number.
 fn stem(name: &str) -> String {
     let name = name.to_ascii_lowercase();
     let name = name.trim_end_matches(|c: char| c.is_ascii_digit());
@@ -29,9 +38,9 @@ fn stem(name: &str) -> String {
     roles.iter().find_map(|role| name.strip_suffix(role)).unwrap_or(name).to_owned()
 }
 
-fn same(a: &Kind, b: &Kind) -> bool {
+fn same_type(a: &PortKind, b: &PortKind) -> bool {
     match (a, b) {
-        (Kind::Tensor { dtype: a, dims: Some(x) }, Kind::Tensor { dtype: b, dims: Some(y) }) => {
+        (PortKind::Tensor { dtype: a, dims: Some(x) }, PortKind::Tensor { dtype: b, dims: Some(y) }) => {
             let fits = |(x, y): (&PortDim, &PortDim)| match (x, y) {
                 (PortDim::Fixed(x), PortDim::Fixed(y)) => x == y,
                 _ => true,
@@ -42,12 +51,12 @@ fn same(a: &Kind, b: &Kind) -> bool {
     }
 }
 
-/// Put what a run left into the inputs of the next.
-pub(crate) fn carry(pairs: &[(String, String)], outputs: &Feed, feed: &mut Feed) {
-    for (input, output) in pairs {
-        let left = outputs.iter().find(|(name, _)| name == output);
+/// Copies the state from the outputs of a run to the inputs of the next.
+pub(crate) fn carry(pairs: &[StatePair], outputs: &Feed, feed: &mut Feed) {
+    for StatePair { input, output } in pairs {
+        let value = outputs.iter().find(|(name, _)| name == output);
         let place = feed.iter_mut().find(|(name, _)| name == input);
-        if let (Some((_, value)), Some((_, place))) = (left, place) {
+        if let (Some((_, value)), Some((_, place))) = (value, place) {
             place.clone_from(value);
         }
     }
@@ -64,22 +73,22 @@ mod tests {
     }
 
     #[test]
-    fn state_is_known_by_name_and_type() {
+    fn derives_state_from_names_and_types() {
         let inputs = [port("input", &[1, 8]), port("state", &[2, 4]), port("h_in", &[3]), port("c0", &[3])];
         let outputs =
             [port("output", &[1, 2]), port("cN", &[3]), port("stateN", &[2, 4]), port("h_out", &[3])];
         let pairs = state_pairs(&inputs, &outputs);
-        let pairs: Vec<_> = pairs.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
+        let pairs: Vec<_> = pairs.iter().map(|pair| (pair.input.as_str(), pair.output.as_str())).collect();
         assert_eq!(pairs, [("state", "stateN"), ("h_in", "h_out"), ("c0", "cN")]);
         assert!(state_pairs(&[port("x", &[3])], &[port("xyz", &[4])]).is_empty());
     }
 
     #[test]
-    fn what_was_left_is_taken_up() {
+    fn carries_state_to_the_next_run() {
         let value = |x: f32| Tensor::vector(&[x]).into();
         let mut feed: Feed = vec![("x".into(), value(1.0)), ("s".into(), value(0.0))];
         let outputs: Feed = vec![("y".into(), value(5.0)), ("sN".into(), value(7.0))];
-        carry(&[("s".into(), "sN".into())], &outputs, &mut feed);
+        carry(&[StatePair { input: "s".into(), output: "sN".into() }], &outputs, &mut feed);
         assert_eq!(feed, [("x".into(), value(1.0)), ("s".into(), value(7.0))]);
     }
 }

@@ -1,40 +1,39 @@
-//! What difference is rounding, and what is a fault.
+//! Distinction between rounding errors and wrong results.
 
 use crate::{Comparison, Deviation, compare::is_measured};
 use pare_graph::DataType;
 
-/// How far outputs may lie apart and still count as the same function, rounded differently.
+/// The deviation that counts as rounding of the same function.
 ///
-/// The yardstick is the model's own noise: the original run with the engine's optimizations off and on
-/// computes the same function with sums in another order, so how far these two lie apart (the floor)
-/// is how far rounding alone carries this model on these samples. A candidate is one more such
-/// reordering. Its largest error is the maximum of as many draws from a similar distribution; `factor`
-/// covers the spread of such maxima, and that a rewrite may reorder more than the engine does.
+/// The reference is the model's own noise: with the engine's optimizations off and on, the original computes
+/// the same function with sums in another order. The deviation between these two, the *floor*, is the effect
+/// of rounding alone for this model and these samples. A candidate is another such reordering. Its largest
+/// error is the maximum of as many draws from a similar distribution; `factor` covers the spread of such
+/// maxima, and reorderings that the engine does not perform.
 ///
-/// The engine leaves the bodies of loops as they are, and there a rounding may grow from step to step: models with loops
-/// are also run with their weights rounded otherwise.
+/// The engine does not optimize the bodies of loops, where a rounding error may grow from step to step:
+/// models with loops also run with perturbed weights.
 ///
-/// The floor can be zero where the engine had nothing to reorder, so a part that does not depend on it
-/// is allowed too: `roundings` machine epsilons of the output's type, scaled by its largest value. In
-/// single and double precision this stands for the roundings on the way through the network. Types of
-/// 16 bits and less are computed in wider registers and rounded at the end of an operator, so
-/// `narrow_roundings` is smaller.
+/// The floor is zero where the engine reorders nothing. Therefore a constant part is allowed too: `roundings`
+/// machine epsilons of the output's type, times its largest value. In single and double precision it
+/// represents the roundings on the path through the network. Types of at most 16 bits are computed in wider
+/// registers and rounded at the end of an operator, so `narrow_roundings` is smaller.
 ///
-/// Both are taken relative to the scale of each run ([`Deviation::scaled`]), so that a run with large values
-/// hides nothing in the others. `tests/tables/mutations.md` shows what this catches, and that right rewrites stay
-/// within 4 times the floor or 2 epsilons: the factors leave room for models that are not among those.
+/// Both parts are relative to the scale of each run ([`Deviation::scaled`]): a run with large values must not
+/// hide errors of others. `tests/tables/mutations.md` shows the detected errors, and that correct rewrites
+/// stay within 4 times the floor or 2 epsilons; the factors leave a margin for other models.
 ///
-/// Integers, bools and strings do not round: they must be equal, except for as large a share (times
-/// `factor`) as the floor itself shows to flip.
+/// Integers, bools and strings do not round. They must be equal, except for `factor` times the share that
+/// differs in the floor.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tolerance {
-    /// Times the floor.
+    /// Allowed multiple of the floor.
     pub factor: f64,
-    /// Machine epsilons for floats of 32 and 64 bits.
+    /// Allowed machine epsilons for floats of 32 and 64 bits.
     pub roundings: f64,
-    /// Machine epsilons for narrower floats.
+    /// Allowed machine epsilons for narrower floats.
     pub narrow_roundings: f64,
-    /// Differences that are accepted instead, by output; one without a name holds for all others.
+    /// Absolute tolerances that replace these, by output; one with an empty name holds for all other outputs.
     pub given: Vec<(String, f64)>,
 }
 
@@ -44,12 +43,12 @@ impl Default for Tolerance {
     }
 }
 
-/// What [`Tolerance`] allows one output.
+/// The deviation that a [`Tolerance`] allows for one output.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Allowed {
-    /// Largest |reference - candidate| of floats.
+pub(crate) struct Allowed {
+    /// max |reference - candidate| of floats.
     pub abs: f64,
-    /// Largest |reference - candidate| of floats in a run, in units of that run's scale.
+    /// max |reference - candidate| of floats in a run, relative to the run's scale.
     pub rel: f64,
     /// Share of integers, bools or strings that may differ.
     pub share: f64,
@@ -58,8 +57,8 @@ pub struct Allowed {
 }
 
 impl Tolerance {
-    /// What an output with this `floor` is allowed; `reference` is the largest |value| it takes.
-    pub fn from_floor(&self, floor: &Deviation, dtype: Option<DataType>, reference: f64) -> Allowed {
+    /// The allowed deviation of an output with this `floor`; `reference` is its largest |value|.
+    pub(crate) fn from_floor(&self, floor: &Deviation, dtype: Option<DataType>, reference: f64) -> Allowed {
         let epsilon = dtype.map_or(0.0, epsilon);
         let wide = dtype.is_some_and(|dtype| dtype.bits() >= 32);
         let roundings = if wide { self.roundings } else { self.narrow_roundings };
@@ -73,7 +72,8 @@ impl Tolerance {
         }
     }
 
-    /// Judge every output of `candidate` by its floor. The worst output is named.
+    /// Compares every output of `candidate` with its floor. The verdict names the output with the largest
+    /// excess.
     pub fn judge(&self, candidate: &Comparison, floor: &Comparison) -> Verdict {
         let none = Deviation::default();
         let faults = candidate.outputs().iter().filter_map(|(name, deviation)| {
@@ -87,7 +87,7 @@ impl Tolerance {
         }
     }
 
-    /// Why `deviation` is more than rounding, and by which factor.
+    /// The factor by which `deviation` exceeds the allowed one, and a sentence about it.
     fn fault(&self, name: &str, deviation: &Deviation, floor: &Deviation) -> Option<(f64, String)> {
         if let Some(mismatch) = &deviation.mismatch {
             return Some((f64::INFINITY, mismatch.clone()));
@@ -95,11 +95,11 @@ impl Tolerance {
         let allowed = self.from_floor(floor, deviation.dtype, deviation.max_reference);
         let count = deviation.count.max(1) as f64;
         if deviation.misplaced as f64 / count > allowed.misplaced {
-            let places = deviation.misplaced;
-            let why = format!("{places} of {count} values are NaN or infinite on one side only");
+            let misplaced = deviation.misplaced;
+            let why = format!("{misplaced} of {count} values are NaN or infinite on one side only");
             return Some((f64::INFINITY, why));
         }
-        let given = |wanted: &str| self.given.iter().find(|(n, _)| n == wanted).map(|(_, limit)| *limit);
+        let given = |output: &str| self.given.iter().find(|(n, _)| n == output).map(|(_, limit)| *limit);
         if let Some(limit) = given(name).or_else(|| given("")) {
             let is = deviation.max_abs;
             let why = || format!("it is off by up to {is:.3e}, and {limit:e} is accepted");
@@ -124,7 +124,7 @@ impl Tolerance {
     }
 }
 
-/// The distance from 1 to the next number of this type; 0 for types that do not round.
+/// Machine epsilon: the distance from 1 to the next number of this type; 0 for types that do not round.
 pub fn epsilon(dtype: DataType) -> f64 {
     use DataType as D;
     match dtype {
@@ -140,16 +140,16 @@ pub fn epsilon(dtype: DataType) -> f64 {
     }
 }
 
-/// Whether two models compute the same function, as far as the samples show.
+/// Whether two models compute the same function on the samples.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// They agree within rounding.
+    /// They agree within the tolerance.
     Equal,
-    /// They do not.
+    /// They differ.
     Differs {
-        /// The output that lies furthest off; empty if it is not one output's fault.
+        /// The output with the largest excess.
         output: String,
-        /// What is wrong, in one sentence.
+        /// The difference, in one sentence.
         why: String,
     },
 }
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn differences_are_judged_by_the_models_own_noise() {
+    fn judges_by_the_noise_of_the_model() {
         let tolerance = Tolerance::default();
         let quiet = compare(&[1.0_f32, -8.0], &[1.0, -8.0]);
         let noisy = compare(&[1.0_f32, -8.0], &[1.001, -8.0]);
@@ -190,13 +190,13 @@ mod tests {
         assert!(tolerance.judge(&off, &noisy).is_equal());
         let text = why(tolerance.judge(&off, &quiet));
         assert_eq!(text, "`y`: it is off by up to 5.000e-3, and rounding explains 3.052e-5");
-        // Some roundings of the largest value are allowed without any noise.
+        // Without noise, some roundings of the largest value are allowed.
         let close = compare(&[1.0_f32, -8.0], &[1.0, -8.00002]);
         assert!(tolerance.judge(&close, &quiet).is_equal());
     }
 
     #[test]
-    fn large_values_in_one_run_hide_nothing_in_another() {
+    fn judges_runs_by_their_own_scale() {
         let runs = |first: f32, second: f32| {
             let mut all = compare(&[1000.0_f32], &[first]);
             all.merge(&compare(&[1.0_f32], &[second]));
@@ -210,14 +210,14 @@ mod tests {
             text,
             "`y`: a run is off by 5.000e-3 of its largest value, and rounding explains 9.766e-6"
         );
-        // What cancels to nothing is held against the scale of the rest.
+        // Values that cancel to nothing are relative to the scale of the others.
         let mut cancelled = compare(&[1000.0_f32, 1.0], &[1000.0, 1.0]);
         cancelled.merge(&compare(&[0.0_f32, 0.0], &[1e-6, 0.0]));
         assert!(tolerance.judge(&cancelled, &runs(1000.0, 1.0)).is_equal());
     }
 
     #[test]
-    fn an_accepted_difference_takes_the_place_of_rounding() {
+    fn given_tolerances_replace_rounding() {
         let (off, none) = (compare(&[1.0_f32, -8.0], &[1.0, -8.5]), Comparison::new());
         let with = |given: &[(&str, f64)]| {
             let given = given.iter().map(|&(n, x)| (n.to_owned(), x)).collect();
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn integers_may_flip_only_where_noise_flips_them() {
+    fn allows_flipped_integers_in_proportion_to_the_floor() {
         let tolerance = Tolerance::default();
         let quiet = compare(&[1_i64, 2, 3, 4], &[1, 2, 3, 4]);
         let flipped = compare(&[1_i64, 2, 3, 4], &[1, 2, 3, 5]);
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_are_not_finite_are_faults_of_their_own() {
+    fn rejects_misplaced_nan_and_mismatched_shapes() {
         let tolerance = Tolerance::default();
         let nan = compare(&[1.0_f32, 2.0], &[1.0, f32::NAN]);
         let none = Comparison::new();
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_allowed_scales_with_type_and_size() {
+    fn allowance_scales_with_type_and_size() {
         let floor = Deviation::default();
         let allowed = |dtype, size| Tolerance::default().from_floor(&floor, Some(dtype), size).abs;
         assert_eq!(allowed(DataType::Float, 2.0), 64.0 * f64::from(f32::EPSILON));

@@ -1,12 +1,11 @@
-//! The embedded engine.
+//! tract, the embedded engine.
 //!
-//! tract is compiled in and needs nothing on the machine, but it knows fewer operators and element types
-//! than ONNX Runtime. It fixes all shapes before it plans, so a plan is made for each set of input shapes
-//! and kept.
+//! tract needs no library on the machine, but supports fewer operators and element types than ONNX Runtime. A
+//! plan of tract holds for fixed shapes: the session builds one for each set of input shapes and keeps it.
 
 use crate::{
-    Engine, EngineError, Feed, Kind, LoadOptions, ModelSource, Optimize, Port, PortDim, Prepared, Session,
-    Value, barrier::guarded, engine::check_feeds, error::tidy,
+    Engine, EngineError, Feed, LoadOptions, ModelSource, Optimize, Port, PortDim, PortKind, Prepared,
+    Session, Value, engine::check_feeds, error::TRACT, message::one_line, panic::catch_panic,
 };
 use pare_graph::{DataType, Tensor};
 use std::{collections::HashMap, fs, sync::Arc};
@@ -22,20 +21,18 @@ use tract_onnx::{
     tract_hir::infer::{Factoid, GenericFactoid},
 };
 
-/// What people call it.
-pub const NAME: &str = "tract";
-/// Its version.
-pub const VERSION: &str = "0.23.9";
+/// Version of the crate `tract-onnx`.
+const VERSION: &str = "0.23.9";
 
-/// Shapes for which plans are kept; more would hold the weights that many times.
-const PLANS: usize = 8;
+/// Most plans that are kept: each has its own copy of the weights.
+const MAX_PLANS: usize = 8;
 
 /// The embedded engine.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TractEngine;
 
 impl TractEngine {
-    /// The engine; there is nothing to set up.
+    /// The engine, which needs no setup.
     pub fn new() -> Self {
         Self
     }
@@ -43,7 +40,7 @@ impl TractEngine {
 
 impl Engine for TractEngine {
     fn name(&self) -> &str {
-        NAME
+        TRACT
     }
 
     fn version(&self) -> String {
@@ -53,16 +50,16 @@ impl Engine for TractEngine {
     fn check(&self, options: &LoadOptions) -> Result<(), EngineError> {
         let first = options.custom_op_libraries.first().cloned();
         let refused =
-            |library| EngineError::CustomOps { library, reason: format!("{NAME} takes no libraries") };
+            |library| EngineError::CustomOps { library, reason: format!("{TRACT} takes no libraries") };
         first.map_or(Ok(()), |library| Err(refused(library)))
     }
 
     fn load(&self, model: &ModelSource, options: &LoadOptions) -> Result<Box<dyn Session>, EngineError> {
         self.check(options)?;
         let load =
-            |reason: String| EngineError::Load { engine: NAME.to_owned(), model: model.to_string(), reason };
-        let read = guarded(|| read(model)).flatten().map_err(load)?;
-        let ports = guarded(|| ports(&read)).flatten().map_err(load)?;
+            |reason: String| EngineError::Load { engine: TRACT.to_owned(), model: model.to_string(), reason };
+        let read = catch_panic(|| read(model)).flatten().map_err(load)?;
+        let ports = catch_panic(|| ports(&read)).flatten().map_err(load)?;
         let session = TractSession { model: read, ports, optimize: options.optimize, plans: HashMap::new() };
         Ok(Box::new(session))
     }
@@ -81,14 +78,14 @@ fn read(model: &ModelSource) -> Result<InferenceModel, String> {
     let folder = folder.as_ref().map(|folder| folder.to_string_lossy());
     let parsed = onnx.parse(&proto, folder.as_deref()).map_err(text)?;
     match parsed.unresolved_inputs.first() {
-        Some(name) => Err(format!("nothing gives `{name}`")),
+        Some(name) => Err(format!("nothing produces `{name}`")),
         None => Ok(parsed.model),
     }
 }
 
-/// An error of tract with its causes, in one line.
+/// The message of an error and its causes, in one line.
 fn text(error: tract_onnx::prelude::TractError) -> String {
-    tidy(&format!("{error:#}"))
+    one_line(&format!("{error:#}"))
 }
 
 struct Ports {
@@ -113,9 +110,9 @@ fn ports(model: &InferenceModel) -> Result<Ports, String> {
     })
 }
 
-fn kind(fact: &InferenceFact) -> Kind {
+fn kind(fact: &InferenceFact) -> PortKind {
     let Some(dtype) = fact.datum_type.concretize().and_then(from_tract) else {
-        return Kind::Other("a type that is not told".to_owned());
+        return PortKind::Other("an unknown type".to_owned());
     };
     let dims = (!fact.shape.is_open()).then(|| {
         let dim = |dim: &GenericFactoid<TDim>| match dim.concretize() {
@@ -127,27 +124,28 @@ fn kind(fact: &InferenceFact) -> Kind {
         };
         fact.shape.dims().map(dim).collect()
     });
-    Kind::Tensor { dtype, dims }
+    PortKind::Tensor { dtype, dims }
 }
 
-type Plan = Arc<SimplePlan<TypedFact, Box<dyn TypedOp>>>;
+type RunnablePlan = Arc<SimplePlan<TypedFact, Box<dyn TypedOp>>>;
+/// Shapes of all inputs.
 type Signature = Vec<Vec<usize>>;
 
 struct TractSession {
     model: InferenceModel,
     ports: Ports,
     optimize: Optimize,
-    plans: HashMap<Signature, Plan>,
+    plans: HashMap<Signature, RunnablePlan>,
 }
 
 impl TractSession {
-    /// The plan for these inputs, made now if it is new.
-    fn plan(&mut self, inputs: &[TValue]) -> Result<Plan, EngineError> {
+    /// The plan for the shapes of `inputs`.
+    fn plan(&mut self, inputs: &[TValue]) -> Result<RunnablePlan, EngineError> {
         let signature: Signature = inputs.iter().map(|value| value.shape().to_vec()).collect();
         if let Some(plan) = self.plans.get(&signature) {
             return Ok(plan.clone());
         }
-        let plan = guarded(|| {
+        let plan = catch_panic(|| {
             let mut model = self.model.clone();
             for (index, value) in inputs.iter().enumerate() {
                 let fact = InferenceFact::dt_shape(value.datum_type(), value.shape());
@@ -161,7 +159,7 @@ impl TractSession {
             typed.and_then(IntoRunnable::into_runnable).map_err(text)
         });
         let plan = plan.flatten().map_err(run_error)?;
-        if self.plans.len() >= PLANS {
+        if self.plans.len() >= MAX_PLANS {
             self.plans.clear();
         }
         self.plans.insert(signature, plan.clone());
@@ -172,8 +170,8 @@ impl TractSession {
         check_feeds(&self.ports.inputs, feeds)?;
         let known = |name: &String| self.ports.inputs.iter().any(|port| port.name == *name);
         if let Some((name, _)) = feeds.iter().find(|(name, _)| !known(name)) {
-            // tract makes a constant of an input with a default.
-            let reason = "is no input that tract lets the caller set".to_owned();
+            // tract turns an input with a default into a constant.
+            let reason = "is not an input that tract lets the caller set".to_owned();
             return Err(EngineError::Input { input: name.clone(), reason });
         }
         let value = |port: &Port| {
@@ -188,7 +186,7 @@ impl TractSession {
 
     fn execute(&mut self, inputs: &TVec<TValue>) -> Result<TVec<TValue>, EngineError> {
         let plan = self.plan(inputs)?;
-        guarded(|| plan.run(inputs.clone()).map_err(text)).flatten().map_err(run_error)
+        catch_panic(|| plan.run(inputs.clone()).map_err(text)).flatten().map_err(run_error)
     }
 }
 
@@ -219,19 +217,19 @@ impl Session for TractSession {
         let values = self.values(feeds)?;
         let outputs = self.execute(&values)?;
         let names = self.ports.outputs.iter().map(|port| port.name.clone());
-        names.zip(&outputs).map(|(name, value)| Ok((name, from_value(value)?.into()))).collect()
+        names.zip(&outputs).map(|(name, value)| Ok((name, from_tract_value(value)?.into()))).collect()
     }
 }
 
-/// Prepared inputs; `TValue` itself may not move between threads.
+/// Prepared inputs, as `Arc`s because `TValue` is not `Send`.
 struct Inputs(Vec<Arc<TractTensor>>);
 
 fn run_error(reason: String) -> EngineError {
-    EngineError::Run { engine: NAME.to_owned(), reason }
+    EngineError::Run { engine: TRACT.to_owned(), reason }
 }
 
 fn unsupported(what: &str) -> EngineError {
-    EngineError::Unsupported { engine: NAME.to_owned(), what: what.to_owned() }
+    EngineError::Unsupported { engine: TRACT.to_owned(), what: what.to_owned() }
 }
 
 fn from_tract(dtype: DatumType) -> Option<DataType> {
@@ -244,7 +242,7 @@ fn from_tract(dtype: DatumType) -> Option<DataType> {
         DatumType::I8 => DataType::Int8,
         DatumType::I16 => DataType::Int16,
         DatumType::I32 => DataType::Int32,
-        // Shapes are integers of their own kind inside tract.
+        // tract computes shapes with its own integer type.
         DatumType::I64 | DatumType::TDim => DataType::Int64,
         DatumType::F16 => DataType::Float16,
         DatumType::F32 => DataType::Float,
@@ -254,7 +252,7 @@ fn from_tract(dtype: DatumType) -> Option<DataType> {
     })
 }
 
-/// Element types with the same bytes on both sides.
+/// Evaluates `$body` with `$element` bound to the Rust type of `$dtype`, which both sides store alike.
 macro_rules! for_plain {
     ($dtype:expr, $element:ident => $body:expr, else $other:expr) => {
         match $dtype {
@@ -292,7 +290,7 @@ fn to_tract(tensor: &Tensor) -> Result<TractTensor, EngineError> {
     }, else Err(unsupported(&format!("{} tensors", tensor.dtype()))))
 }
 
-fn from_value(value: &TractTensor) -> Result<Tensor, EngineError> {
+fn from_tract_value(value: &TractTensor) -> Result<Tensor, EngineError> {
     let dtype = from_tract(value.datum_type());
     let dtype = dtype.ok_or_else(|| unsupported(&format!("{:?} tensors", value.datum_type())))?;
     let broken = |error: String| run_error(format!("an output cannot be read: {error}"));
@@ -318,7 +316,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_survive_the_way_in_and_out() {
+    fn converts_values_both_ways() {
         let floats = Tensor::from_slice(&[2, 1], &[1.5_f32, f32::NAN]).unwrap();
         let halves = Tensor::vector(&[half::f16::from_f32(0.1)]);
         let bools = Tensor::vector(&[true, false, true]);
@@ -326,20 +324,20 @@ mod tests {
         let empty = Tensor::from_slice(&[0, 3], &[0_u8; 0]).unwrap();
         let strings = Tensor::strings(&[1], vec!["a b".into()]).unwrap();
         for tensor in [floats, halves, bools, longs, empty, strings] {
-            assert_eq!(from_value(&to_tract(&tensor).unwrap()).unwrap(), tensor);
+            assert_eq!(from_tract_value(&to_tract(&tensor).unwrap()).unwrap(), tensor);
         }
     }
 
     #[test]
-    fn unknown_element_types_are_named_with_a_remedy() {
+    fn reports_unsupported_element_types() {
         let tensor = Tensor::new(DataType::Bfloat16, &[1], vec![0; 2]).unwrap();
         let error = to_tract(&tensor).unwrap_err();
         assert_eq!(error.to_string(), "tract takes no bfloat16 tensors");
-        assert!(error.hint().unwrap().contains("ONNX Runtime"));
+        assert_eq!(error.hint(), Some(crate::Hint::UseOnnxRuntime));
     }
 
     #[test]
-    fn what_is_no_model_is_an_error() {
+    fn rejects_invalid_models() {
         let load = |bytes: &'static [u8]| {
             TractEngine::new().load(&ModelSource::bytes(bytes), &LoadOptions::default()).err().unwrap()
         };

@@ -1,43 +1,30 @@
-//! Real models through real engines. Each test says so and passes when its files or the library are not
-//! there.
-#![allow(clippy::print_stdout, clippy::unwrap_used)]
+//! Real models in both engines.
+#![allow(clippy::unwrap_used)]
 
 use pare_runtime::{
-    BenchOptions, Comparison, Contender, Engine, EngineChoice, EngineError, EngineKind, InputSpec, Limits,
-    LoadOptions, Metrics, ModelSource, Optimize, Outcome, ProofOptions, Samples, Session, TractEngine, bench,
-    prove, resolve,
+    Comparison, Contender, Engine, EngineChoice, EngineKind, Hint, InputSpec, LoadOptions, Metrics,
+    ModelSource, Optimize, Outcome, ProofOptions, SampleLimits, SampleSet, Session, Stopwatch, TractEngine,
+    bench, prove, resolve,
 };
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
-/// A file of the folder `shared` beside the repository, or of `PARE_SHARED`.
-fn shared(file: &str) -> Option<PathBuf> {
-    let beside = || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared"));
-    let folder = std::env::var_os("PARE_SHARED").map_or_else(beside, PathBuf::from);
-    let path = folder.join(file);
-    if path.is_file() {
-        return Some(path);
-    }
-    println!("skipped: `{}` is not there", path.display());
-    None
+fn fixture(file: &str) -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures")).join(file)
 }
 
-fn ort() -> Option<Arc<dyn Engine>> {
-    let choice = EngineChoice { engine: EngineKind::Ort, offline: true, ..EngineChoice::default() };
-    match resolve(&choice, &mut |_| {}) {
-        Ok(resolved) => {
-            println!("{}", resolved.note);
-            Some(resolved.engine)
-        }
-        Err(EngineError::NotFound(_)) => {
-            println!("skipped: no ONNX Runtime library");
-            None
-        }
-        Err(error) => panic!("{error}"),
-    }
+/// A file of `PARE_SHARED`, or of the folder `shared` beside the repository.
+fn shared(file: &str) -> PathBuf {
+    let beside = || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared"));
+    std::env::var_os("PARE_SHARED").map_or_else(beside, PathBuf::from).join(file)
+}
+
+/// ONNX Runtime, which these tests need.
+fn ort() -> Arc<dyn Engine> {
+    let choice = EngineChoice { engine: EngineKind::Ort, ..EngineChoice::default() };
+    resolve(&choice, &mut |_| {}).unwrap().engine
 }
 
 fn load(engine: &dyn Engine, path: &Path, optimize: Optimize) -> Box<dyn Session> {
@@ -46,26 +33,19 @@ fn load(engine: &dyn Engine, path: &Path, optimize: Optimize) -> Box<dyn Session
 }
 
 #[test]
-fn both_engines_recognise_digits_and_agree() {
-    let (Some(model), Some(data)) = (shared("models/digits-cnn.onnx"), shared("data/digits.npz")) else {
-        return;
-    };
+fn engines_agree_on_digits() {
+    let (model, data) = (fixture("digits-cnn.onnx"), fixture("digits.npz"));
     let mut tract = load(&TractEngine::new(), &model, Optimize::All);
-    let mut samples = Samples::open(&data, tract.inputs(), Limits::default()).unwrap();
-    let mut other = ort().map(|engine| load(&*engine, &model, Optimize::All));
-    if let Some(ort) = &other {
-        assert_eq!(ort.inputs(), tract.inputs());
-        assert_eq!(ort.outputs()[0].name, tract.outputs()[0].name);
-    }
+    let mut samples = SampleSet::open(&data, tract.inputs(), SampleLimits::default()).unwrap();
+    let mut ort = load(&*ort(), &model, Optimize::All);
+    assert_eq!(ort.inputs(), tract.inputs());
+    assert_eq!(ort.outputs()[0].name, tract.outputs()[0].name);
     samples.truncate(100);
     let (mut comparison, mut metrics) = (Comparison::new(), Metrics::default());
     for batch in samples.batches(50) {
         let batch = batch.unwrap();
         let outputs = tract.run(&batch.feed).unwrap();
-        let reference = match &mut other {
-            Some(session) => session.run(&batch.feed).unwrap(),
-            None => outputs.clone(),
-        };
+        let reference = ort.run(&batch.feed).unwrap();
         let scores = |feed: &[(String, pare_runtime::Value)]| feed[0].1.as_tensor().unwrap().clone();
         metrics.add(&scores(&reference), &scores(&outputs), batch.labels.as_deref());
         comparison.add(&reference, &outputs);
@@ -78,53 +58,55 @@ fn both_engines_recognise_digits_and_agree() {
 }
 
 #[test]
-fn a_model_equals_itself_and_not_another() {
-    let names = ["models/digits-cnn.onnx", "models/digits-init.onnx", "data/digits.npz"];
-    let [Some(model), Some(other), Some(data)] = names.map(shared) else { return };
-    let Some(engine) = ort() else { return };
+fn proof_distinguishes_models() {
+    let [model, other, data] = ["digits-cnn.onnx", "digits-init.onnx", "digits.npz"].map(fixture);
+    let engine = ort();
     let session = load(&*engine, &model, Optimize::Off);
-    let mut samples = Samples::open(&data, session.inputs(), Limits::default()).unwrap();
+    let mut samples = SampleSet::open(&data, session.inputs(), SampleLimits::default()).unwrap();
     samples.truncate(32);
     let (model, other) = (ModelSource::File(model), ModelSource::File(other));
     let options = ProofOptions::default();
     let report = prove(&*engine, &model, &model, samples.batches(16), &options).unwrap();
     assert_eq!((report.outcome, report.samples, report.skipped), (Outcome::Equal, 32, 0));
-    assert!(report.drift.outputs()[0].1.is_zero());
+    assert!(report.deviation.outputs()[0].1.is_zero());
     let floor = &report.floor.outputs()[0].1;
     assert!(floor.max_rel < 1e-5, "{floor:?}");
 
-    let mut generated = Samples::generated(session.inputs().iter().map(InputSpec::from).collect(), 1, 2);
+    let mut generated = SampleSet::generated(session.inputs().iter().map(InputSpec::from).collect(), 1, 2);
     let report = prove(&*engine, &model, &other, generated.batches(1), &options).unwrap();
     let Outcome::Differs { output, why } = report.outcome else { panic!("{:?}", report.outcome) };
     assert_eq!(output, session.outputs()[0].name);
     assert!(why.starts_with("it is off by up to "), "{why}");
 }
 
+fn proves_model_equal_to_itself(path: PathBuf) {
+    let engine = ort();
+    let session = load(&*engine, &path, Optimize::Off);
+    let inputs = session.inputs().iter().map(InputSpec::from).collect();
+    let mut samples = SampleSet::generated(inputs, 0, 1);
+    let model = ModelSource::File(path);
+    let report = prove(&*engine, &model, &model, samples.batches(1), &ProofOptions::default()).unwrap();
+    assert_eq!(report.outcome, Outcome::Equal, "{model}: {:?}", report.notes);
+}
+
 #[test]
-fn every_model_equals_itself_on_generated_samples() {
-    let Some(folder) = shared("models/README.md").and_then(|path| path.parent().map(PathBuf::from)) else {
-        return;
-    };
-    let Some(engine) = ort() else { return };
-    for name in ["digits-fold", "digits-vit", "mnist-8", "silero-16k-op15", "gtcrn-simple", "magika-v3-3"] {
-        let path = folder.join(format!("{name}.onnx"));
-        let session = load(&*engine, &path, Optimize::Off);
-        let inputs = session.inputs().iter().map(InputSpec::from).collect();
-        let mut samples = Samples::generated(inputs, 0, 1);
-        let model = ModelSource::File(path);
-        let report = prove(&*engine, &model, &model, samples.batches(1), &ProofOptions::default()).unwrap();
-        let floor = report.floor.outputs().iter().map(|(_, d)| d.max_rel).fold(0.0, f64::max);
-        println!(
-            "{name}: {:?}, floor {floor:.1e}, skipped {}, {:?}",
-            report.outcome, report.skipped, report.notes
-        );
-        assert_eq!(report.outcome, Outcome::Equal, "{name}");
+fn models_equal_themselves_on_generated_samples() {
+    for file in ["digits-fold.onnx", "digits-vit.onnx"] {
+        proves_model_equal_to_itself(fixture(file));
     }
 }
 
 #[test]
-fn errors_of_onnx_runtime_are_one_sentence() {
-    let (Some(model), Some(engine)) = (shared("models/digits-cnn.onnx"), ort()) else { return };
+#[ignore = "needs the models in PARE_SHARED"]
+fn shared_models_equal_themselves_on_generated_samples() {
+    for name in ["mnist-8", "silero-16k-op15", "gtcrn-simple", "magika-v3-3"] {
+        proves_model_equal_to_itself(shared(&format!("models/{name}.onnx")));
+    }
+}
+
+#[test]
+fn reports_errors_of_onnx_runtime_in_one_sentence() {
+    let (model, engine) = (fixture("digits-cnn.onnx"), ort());
     let options = LoadOptions::default();
     let error = engine.load(&ModelSource::bytes(&b"no model"[..]), &options).err().unwrap();
     let text = error.to_string();
@@ -140,28 +122,24 @@ fn errors_of_onnx_runtime_are_one_sentence() {
 }
 
 #[test]
-fn prepared_feeds_are_timed() {
-    let (Some(model), Some(data)) = (shared("models/digits-cnn.onnx"), shared("data/digits.npz")) else {
-        return;
-    };
-    let Some(engine) = ort() else { return };
+fn times_prepared_feeds() {
+    let (model, data) = (fixture("digits-cnn.onnx"), fixture("digits.npz"));
+    let engine = ort();
     let mut contenders: Vec<_> = [Optimize::All, Optimize::Off]
         .into_iter()
         .map(|optimize| {
             let session = load(&*engine, &model, optimize);
-            let mut samples = Samples::open(&data, session.inputs(), Limits::default()).unwrap();
+            let mut samples = SampleSet::open(&data, session.inputs(), SampleLimits::default()).unwrap();
             Contender::new(session, &[samples.batch(0..1).unwrap()]).unwrap()
         })
         .collect();
-    let options = BenchOptions { min_time: Duration::from_millis(50), rounds: 5, ..BenchOptions::default() };
-    let report = bench(&mut contenders, &options).unwrap();
-    println!("{report:?}");
-    assert!(report.rounds >= 5 && report.seconds.iter().all(|spread| spread.median > 0.0));
+    let timings = bench(&mut contenders, &Stopwatch::rounds(5, 1e-3, 1..=10)).unwrap();
+    assert_eq!((timings.rounds, timings.seconds.len()), (5, 2));
 }
 
 #[test]
-fn external_data_is_found_beside_the_file_and_in_the_folder_given() {
-    let Some(model) = shared("models/digits-cnn.onnx") else { return };
+fn loads_external_data_from_both_kinds_of_folders() {
+    let model = fixture("digits-cnn.onnx");
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("split.onnx");
     let read = pare_graph::onnx::read(&model, &pare_graph::onnx::ReadOptions::default()).unwrap();
@@ -171,27 +149,25 @@ fn external_data_is_found_beside_the_file_and_in_the_folder_given() {
     let bytes = std::fs::read(&path).unwrap().into();
     let sources =
         [ModelSource::File(path), ModelSource::Bytes { bytes, folder: Some(folder.path().to_owned()) }];
-    let engines: Vec<Arc<dyn Engine>> =
-        ort().into_iter().chain([Arc::new(TractEngine::new()) as Arc<dyn Engine>]).collect();
-    for engine in engines {
-        let mut whole = load(&*engine, &model, Optimize::Off);
-        let inputs: Vec<_> = whole.inputs().iter().map(InputSpec::from).collect();
-        let feed = Samples::generated(inputs, 3, 1).batch(0..1).unwrap();
-        let wanted = whole.run(&feed).unwrap();
+    for engine in [ort(), Arc::new(TractEngine::new())] {
+        let mut single = load(&*engine, &model, Optimize::Off);
+        let inputs: Vec<_> = single.inputs().iter().map(InputSpec::from).collect();
+        let feed = SampleSet::generated(inputs, 3, 1).batch(0..1).unwrap();
+        let expected = single.run(&feed).unwrap();
         for source in &sources {
             let options = LoadOptions { optimize: Optimize::Off, ..LoadOptions::default() };
             let got = engine.load(source, &options).unwrap().run(&feed).unwrap();
-            assert_eq!(got, wanted, "{} {source}", engine.name());
+            assert_eq!(got, expected, "{} {source}", engine.name());
         }
     }
 }
 
 #[test]
-fn custom_operators_come_only_with_their_library() {
-    let (Some(model), Some(engine)) = (shared("models/super-resolution-prepost.onnx"), ort()) else { return };
-    let source = ModelSource::File(model);
+#[ignore = "needs the models in PARE_SHARED"]
+fn custom_operators_need_their_library() {
+    let (source, engine) = (ModelSource::File(shared("models/super-resolution-prepost.onnx")), ort());
     let error = engine.load(&source, &LoadOptions::default()).err().unwrap();
-    assert!(error.hint().unwrap().contains("--custom-ops"), "{error}");
+    assert_eq!(error.hint(), Some(Hint::LoadCustomOps), "{error}");
     let options =
         LoadOptions { custom_op_libraries: vec!["/nonexistent.so".into()], ..LoadOptions::default() };
     let text = engine.load(&source, &options).err().unwrap().to_string();

@@ -1,105 +1,83 @@
-//! ONNX's own tests of operators, when `ONNX_NODE_TESTS` names the folder that holds them: every element
-//! type, sequences and optionals go in and come out.
+//! ONNX's own tests of operators, in both engines: values of every element type, sequences and optional
+//! values are converted both ways. The tests are in `fixtures/nodes`, or in the folder `ONNX_NODE_TESTS`.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 use pare_runtime::{
-    Deviation, EngineChoice, EngineError, EngineKind, LoadOptions, ModelSource, Optimize, SamplesError,
-    Value, read_test_data, resolve,
+    Deviation, Engine, EngineChoice, EngineError, EngineKind, LoadOptions, ModelSource, Optimize,
+    TractEngine, Value, read_test_data, resolve,
 };
 use std::{collections::BTreeMap, fs, path::Path};
 
-enum Fate {
-    Passed,
-    /// The outputs are not those expected.
-    Off(String),
+/// Why a test did not pass.
+enum Failure {
+    /// The outputs deviate from the expected ones.
+    Deviates(String),
     /// The engine cannot load or run the model.
-    Refused(String),
-    /// Values did not get in or out: this crate's fault.
-    Lost(String),
+    Rejected(String),
+    /// A value cannot be read or converted, which is a defect of this crate.
+    Conversion(String),
 }
 
-impl Fate {
-    fn why(&self) -> &str {
-        match self {
-            Self::Passed => "",
-            Self::Off(why) | Self::Refused(why) | Self::Lost(why) => why,
-        }
-    }
-}
-
-fn run(engine: &dyn pare_runtime::Engine, folder: &Path) -> Fate {
+fn run(engine: &dyn Engine, folder: &Path) -> Result<(), Failure> {
     let options = LoadOptions { optimize: Optimize::Off, ..LoadOptions::default() };
-    let mut session = match engine.load(&ModelSource::File(folder.join("model.onnx")), &options) {
-        Ok(session) => session,
-        Err(error) => return Fate::Refused(error.to_string()),
+    let loaded = engine.load(&ModelSource::File(folder.join("model.onnx")), &options);
+    let mut session = loaded.map_err(|error| Failure::Rejected(error.to_string()))?;
+    let read = |role: &str, ports: &_| {
+        let data = read_test_data(&folder.join("test_data_set_0"), role, ports);
+        data.map_err(|error| Failure::Conversion(error.to_string()))
     };
-    let data = folder.join("test_data_set_0");
-    let lost = |error: SamplesError| Fate::Lost(error.to_string());
-    let feed = match read_test_data(&data, "input", session.inputs()) {
-        Ok(feed) => feed,
-        Err(error) => return lost(error),
-    };
-    let wanted = match read_test_data(&data, "output", session.outputs()) {
-        Ok(feed) => feed,
-        Err(error) => return lost(error),
-    };
-    let got = match session.run(&feed) {
-        Ok(outputs) => outputs,
-        Err(error @ EngineError::Run { .. }) => return Fate::Refused(error.to_string()),
-        Err(error) => return Fate::Lost(error.to_string()),
-    };
-    for (name, wanted) in &wanted {
-        let Some((_, got)) = got.iter().find(|(other, _)| other == name) else {
-            return Fate::Off(format!("`{name}` is missing"));
+    let (feed, expected) = (read("input", session.inputs())?, read("output", session.outputs())?);
+    let outputs = session.run(&feed).map_err(|error| match error {
+        EngineError::Run { .. } => Failure::Rejected(error.to_string()),
+        _ => Failure::Conversion(error.to_string()),
+    })?;
+    for (name, expected) in &expected {
+        let Some((_, output)) = outputs.iter().find(|(other, _)| other == name) else {
+            return Err(Failure::Deviates(format!("`{name}` is missing")));
         };
-        let plain = |value: &Value| match value {
+        let present = |value: &Value| match value {
             Value::Optional(Some(inner)) => (**inner).clone(),
             value => value.clone(),
         };
-        let deviation = Deviation::between(&plain(wanted), &plain(got));
-        let off = deviation.max_rel > 2e-2 || deviation.misplaced > 0 || deviation.mismatch.is_some();
-        if off || (deviation.differing > 0 && deviation.max_abs == 0.0) {
-            return Fate::Off(format!("{deviation:?}"));
+        let deviation = Deviation::between(&present(expected), &present(output));
+        let deviates = deviation.max_rel > 2e-2 || deviation.misplaced > 0 || deviation.mismatch.is_some();
+        if deviates || (deviation.differing > 0 && deviation.max_abs == 0.0) {
+            return Err(Failure::Deviates(format!("{deviation:?}")));
         }
     }
-    Fate::Passed
+    Ok(())
 }
 
 #[test]
-fn values_of_every_type_get_in_and_out() {
-    let Some(folder) = std::env::var_os("ONNX_NODE_TESTS") else {
-        println!("skipped: ONNX_NODE_TESTS is not set");
-        return;
-    };
-    let choice = EngineChoice { engine: EngineKind::Ort, offline: true, ..EngineChoice::default() };
-    let Ok(resolved) = resolve(&choice, &mut |_| {}) else {
-        println!("skipped: no ONNX Runtime library");
-        return;
-    };
-    for engine in [&*resolved.engine, &pare_runtime::TractEngine::new()] {
+fn converts_values_of_every_type() {
+    let fixtures = || concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/nodes").into();
+    let folder = std::env::var_os("ONNX_NODE_TESTS").unwrap_or_else(fixtures);
+    let choice = EngineChoice { engine: EngineKind::Ort, ..EngineChoice::default() };
+    let ort = resolve(&choice, &mut |_| {}).unwrap().engine;
+    for engine in [&*ort, &TractEngine::new()] {
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-        let mut lost = Vec::new();
-        let mut folders: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let mut failed_conversions = Vec::new();
+        let entries = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+        let mut folders: Vec<_> = entries.filter(|path| path.is_dir()).collect();
         folders.sort();
         for folder in folders {
             let name = folder.file_name().unwrap().to_string_lossy().into_owned();
-            let fate = run(engine, &folder);
-            let kind = match &fate {
-                Fate::Passed => "passed",
-                Fate::Off(_) => "off",
-                Fate::Refused(_) => "refused",
-                Fate::Lost(_) => "lost",
+            let (outcome, why) = match run(engine, &folder) {
+                Ok(()) => ("passed", None),
+                Err(Failure::Deviates(why)) => ("deviates", Some(why)),
+                Err(Failure::Rejected(why)) => ("rejected", Some(why)),
+                Err(Failure::Conversion(why)) => {
+                    failed_conversions.push(name.clone());
+                    ("conversion", Some(why))
+                }
             };
-            *counts.entry(kind).or_default() += 1;
-            if !matches!(fate, Fate::Passed) {
-                println!("{} {name}: {kind} {}", engine.name(), fate.why());
-            }
-            if matches!(fate, Fate::Lost(_)) {
-                lost.push(name);
+            *counts.entry(outcome).or_default() += 1;
+            if let Some(why) = why {
+                println!("{} {name}: {outcome} {why}", engine.name());
             }
         }
         println!("{} {counts:?}", engine.name());
-        // tract takes fewer types, and says so.
-        assert!(lost.is_empty() || engine.name() == "tract", "{lost:?}");
+        // tract supports fewer types.
+        assert!(failed_conversions.is_empty() || engine.name() == "tract", "{failed_conversions:?}");
     }
 }

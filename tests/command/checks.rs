@@ -12,7 +12,7 @@ fn outputs_in_another_order_are_matched_by_name() {
     assert_eq!(code(&same), 0, "{}", stderr(&same));
     let notes = json(&same)["notes"].to_string();
     assert!(
-        notes.contains("the inputs come in another order") && notes.contains("the outputs come"),
+        notes.contains("the inputs are in another order") && notes.contains("the outputs are"),
         "{notes}"
     );
 }

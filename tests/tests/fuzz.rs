@@ -10,7 +10,7 @@ use crate::support::{number, root};
 use fastrand::Rng;
 use pare_graph::{Model, onnx, ops::Bindings, text};
 use pare_passes::{Effect, Pipeline, RunError, RunOptions, registry, run};
-use pare_runtime::{Limits, Port, PortDim, Samples, input_specs};
+use pare_runtime::{Port, PortDim, SampleLimits, SampleSet, input_specs};
 use pare_tests::{
     fuzz::{mutate, mutate_message},
     random,
@@ -222,8 +222,8 @@ fn samples(bytes: &[u8]) {
     fs::write(file.path(), bytes).unwrap();
     let dims = [PortDim::Unknown, PortDim::Fixed(1), PortDim::Fixed(8), PortDim::Fixed(8)];
     let ports = [Port::tensor("image", pare_graph::DataType::Float, &dims)];
-    let limits = Limits { total: 64 << 20, memory: 16 << 20 };
-    if let Ok(mut samples) = Samples::open(file.path(), &ports, limits) {
+    let limits = SampleLimits { total: 64 << 20, memory: 16 << 20 };
+    if let Ok(mut samples) = SampleSet::open(file.path(), &ports, limits) {
         let _ = samples.batch(0..4);
     }
 }

@@ -85,7 +85,7 @@ fn every_broken_file_is_told_in_a_sentence() {
         (
             "garbage",
             b"<html>not found</html>".to_vec(),
-            "the file is damaged or no ONNX file: no field starts where one should in ModelProto",
+            "the file is damaged or not an ONNX file: a field of ModelProto is invalid",
         ),
         ("no graph", file::int(1, 8), "the model has no graph"),
         (
@@ -103,37 +103,37 @@ fn every_broken_file_is_told_in_a_sentence() {
         (
             "made twice",
             model(18, &[relu(), node("Neg", &["x"], &["y"])]),
-            "`y` has two producers, Relu producing `y` and by Neg producing `y`",
+            "`y` has two producers, Relu producing `y` and Neg producing `y`",
         ),
         (
             "undefined",
             model(18, &[node("Add", &["x", "nowhere"], &["y"])]),
-            "`nowhere` is used by Add producing `y`, but nothing makes it",
+            "`nowhere` is used by Add producing `y`, but has no producer",
         ),
         (
             "output not made",
             model(18, &[node("Relu", &["x"], &["z"])]),
-            "`y` is used as an output, but nothing makes it",
+            "`y` is used as an output, but has no producer",
         ),
         (
             "unknown operator",
             model(18, &[node("Rellu", &["x"], &["y"])]),
-            "Rellu producing `y` is no operator of ai.onnx in operator set 18",
+            "Rellu producing `y` is not an operator of ai.onnx in operator set 18",
         ),
         (
             "too new an operator",
             model(11, &[node("Gelu", &["x"], &["y"])]),
-            "Gelu producing `y` is no operator of ai.onnx in operator set 11",
+            "Gelu producing `y` is not an operator of ai.onnx in operator set 11",
         ),
         (
             "too new an operator set",
             model(9999, &[relu()]),
-            "operator set 9999 of ai.onnx is not known; the newest known one is 28",
+            "operator set 9999 of ai.onnx is unknown; the newest known one is 28",
         ),
         (
             "no operator set",
             model(0, &[relu()]),
-            "operator set 0 of ai.onnx is not known; the newest known one is 28",
+            "operator set 0 of ai.onnx is unknown; the newest known one is 28",
         ),
         (
             "too many inputs",
@@ -154,19 +154,19 @@ fn every_broken_file_is_told_in_a_sentence() {
         (
             "external absolute",
             add(outside.path().to_str().unwrap()),
-            "the tensor `w` has its data at `/outside`, which is no path inside of the model's folder",
+            "the tensor `w` has its data at `/outside`, which is not a path in the model's folder",
         ),
         (
             "external above",
             add("../good.bin"),
-            "the tensor `w` has its data at `../good.bin`, which is no path inside of the model's folder",
+            "the tensor `w` has its data at `../good.bin`, which is not a path in the model's folder",
         ),
         (
             "external link",
             add("link.bin"),
-            "the tensor `w` has its data in `link.bin`, a link out of the model's folder",
+            "the tensor `w` has its data in `link.bin`, a link to a file outside of the model's folder",
         ),
-        ("external folder", add("."), "the tensor `w` has its data in `.`, which is no regular file"),
+        ("external folder", add("."), "the tensor `w` has its data in `.`, which is not a regular file"),
     ];
     let mut wrong = vec![];
     for (case, bytes, wanted) in cases {
@@ -271,7 +271,7 @@ fn functions_that_call_each_other_are_refused() {
     bytes.extend(function("f", "g"));
     bytes.extend(function("g", "f"));
     let told = complaint(bytes, None);
-    assert!(told.contains("functions call each other in a circle"), "{told}");
+    assert!(told.contains("functions are recursive"), "{told}");
 }
 
 #[test]
@@ -300,10 +300,10 @@ fn data_in_a_pipe_is_refused_and_not_waited_for() {
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let bytes = model(18, &[node("Add", &["x", "w"], &["y"]), external("pipe.bin")]);
     let told = complaint(bytes, Some(folder.path()));
-    assert_eq!(told, "the tensor `w` has its data in `pipe.bin`, which is no regular file");
+    assert_eq!(told, "the tensor `w` has its data in `pipe.bin`, which is not a regular file");
     // Nor are models and samples read from one.
     let told = onnx::read(&pipe, &onnx::ReadOptions::default()).unwrap_err().to_string();
     assert!(told.contains("pipe.bin"), "{told}");
-    let samples = pare_runtime::Samples::open(&pipe, &[], pare_runtime::Limits::default());
+    let samples = pare_runtime::SampleSet::open(&pipe, &[], pare_runtime::SampleLimits::default());
     assert!(samples.err().unwrap().to_string().contains("is no file"));
 }

@@ -13,7 +13,7 @@
 //! The default run takes 2,000 graphs through every pass. `PARE_LAWS=20000` takes that many, `PARE_SEED=17` starts at
 //! another seed.
 
-use crate::support::{Truth, after, brief, bytes, number, same_interface};
+use crate::support::{Reference, after, brief, bytes, number, same_interface};
 use pare_graph::{Model, onnx, text};
 use pare_passes::{Effect, Pipeline, registry};
 use pare_tests::random;
@@ -30,15 +30,15 @@ use std::{
 const GRAPHS: u64 = 2000;
 
 /// The graph of this seed, and how it runs. It is one that the laws speak of: sound, and nothing is lost in its file.
-fn model(seed: u64) -> Result<(Model, Truth), String> {
+fn model(seed: u64) -> Result<(Model, Reference), String> {
     let (source, opset) = random::graph(seed);
     let say = |why: String| format!("{why}\nopset {opset}\n{source}");
     let model = Model::of(text::parse_graph(&source, opset).map_err(|e| say(e.to_string()))?);
     model.check().map_err(|e| say(e.to_string()))?;
     written_and_read(&model)?;
-    let mut truth = Truth::of(&model, 2).map_err(say)?;
-    truth.same_outputs(&model, Effect::Exact).map_err(say)?;
-    Ok((model, truth))
+    let mut reference = Reference::new(&model, 2).map_err(say)?;
+    reference.check_equal(&model, true).map_err(say)?;
+    Ok((model, reference))
 }
 
 /// The bytes of the model, if they give the same model again.
@@ -52,7 +52,7 @@ fn written_and_read(model: &Model) -> Result<Vec<u8>, String> {
     }
 }
 
-fn hold(pipeline: &Pipeline, effect: Effect, model: &Model, truth: &mut Truth) -> Result<(), String> {
+fn hold(pipeline: &Pipeline, effect: Effect, model: &Model, reference: &mut Reference) -> Result<(), String> {
     let (changed, report) = after(pipeline, model)?;
     let (repeated, _) = after(pipeline, model)?;
     let print = text::print_model(&changed);
@@ -77,7 +77,9 @@ fn hold(pipeline: &Pipeline, effect: Effect, model: &Model, truth: &mut Truth) -
     if text::print_model(&again) != print {
         return Err(format!("a second run still changes it from\n{}to\n{}", brief(&changed), brief(&again)));
     }
-    truth.same_outputs(&changed, effect).map_err(|why| format!("{why}\nchanged to\n{}", brief(&changed)))
+    reference
+        .check_equal(&changed, effect == Effect::Exact)
+        .map_err(|why| format!("{why}\nchanged to\n{}", brief(&changed)))
 }
 
 /// Failures of each pass, with the seeds they happened at.
@@ -90,9 +92,9 @@ const NOT_RUN: &str = "the engine";
 fn judge(seed: u64, pipelines: &[(&'static str, Effect)], failures: &Mutex<Failures>) {
     let fail = |who, why| failures.lock().unwrap().entry(who).or_default().push((seed, why));
     match model(seed) {
-        Ok((original, mut truth)) => {
+        Ok((original, mut reference)) => {
             for &(name, effect) in pipelines {
-                if let Err(why) = hold(&name.parse().unwrap(), effect, &original, &mut truth) {
+                if let Err(why) = hold(&name.parse().unwrap(), effect, &original, &mut reference) {
                     fail(name, format!("{why}\nfrom\n{}", brief(&original)));
                 }
             }

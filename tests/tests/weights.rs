@@ -32,7 +32,7 @@ fn a_mask_of_the_trained_network_fits_the_one_at_initialization() {
         let Some(old) = value.tensor().filter(|t| t.dtype() == pare_graph::DataType::Float) else { continue };
         let (old, new) = (old.to_vec::<f32>().unwrap(), weights(&ticket, &value.name));
         for (k, (old, new)) in old.iter().zip(&new).enumerate() {
-            let stays = mask.tensors.get(&value.name).is_none_or(|(_, stays)| stays[k]);
+            let stays = mask.tensors.get(&value.name).is_none_or(|mask| mask.keep[k]);
             let wanted = if stays { old.to_bits() } else { 0 };
             assert_eq!(new.to_bits(), wanted, "`{}`, element {k}", value.name);
         }

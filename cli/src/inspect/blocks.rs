@@ -15,7 +15,7 @@ use pare_passes::{
         flow::Flow,
     },
 };
-use pare_runtime::{BenchOptions, Contender, Feed, LoadOptions, ModelSource, Optimize, bench};
+use pare_runtime::{Contender, Feed, LoadOptions, ModelSource, Optimize, Stopwatch, bench};
 use serde_json::json;
 use std::time::Duration;
 
@@ -125,7 +125,7 @@ fn times(
         for model in places.iter().filter_map(|&i| without[i].as_ref()) {
             contenders.push(contender(model, &feeds)?);
         }
-        let limits = BenchOptions { min_time: Duration::from_secs(2), rounds: 20, ..BenchOptions::default() };
+        let limits = Stopwatch { min_time: Duration::from_secs(2), rounds: 20, ..Stopwatch::default() };
         let report = bench(&mut contenders, &limits)?;
         for (&i, ratio) in places.iter().zip(&report.ratios[1..]) {
             saved[i] = Some(1.0 - ratio.median);

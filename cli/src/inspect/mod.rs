@@ -11,7 +11,7 @@ use crate::{
     voice::{self, Voice},
 };
 use pare_graph::{Dim, Fact, Graph, Model, ops::Bindings, text};
-use pare_runtime::{InputSpec, Kind, PortDim, input_specs};
+use pare_runtime::{InputSpec, PortDim, PortKind, input_specs};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -107,7 +107,7 @@ fn shortened(fact: &Fact) -> String {
 /// those of any real run.
 fn open_sizes(inputs: &[InputSpec], sizes: &Bindings) -> Vec<String> {
     let inner = |input: &InputSpec| match &input.kind {
-        Kind::Tensor { dims, .. } => dims.iter().flatten().skip(1).cloned().collect(),
+        PortKind::Tensor { dims, .. } => dims.iter().flatten().skip(1).cloned().collect(),
         _ => vec![],
     };
     let symbol = |dim: PortDim| match dim {

@@ -1,57 +1,57 @@
-//! Calls of the functions a model defines.
+//! Calls of the functions of a model.
 
-use super::{CheckError, Fault, circle, operator::check_count};
-use crate::{Function, Graph, Model, NodeRef, graph::standard_domain};
+use super::{CheckError, Fault, find_cycle, operator::check_count};
+use crate::{Function, Graph, Model, NodeRef, standard_domain};
 use std::collections::{HashMap, HashSet};
 
-/// The functions of a model by what a node calls them: domain, name, overload.
+/// The functions of a model by domain, name and overload.
 #[derive(Default)]
 pub(crate) struct Functions<'m> {
     list: &'m [Function],
-    places: HashMap<(&'m str, &'m str, &'m str), usize>,
+    indices: HashMap<(&'m str, &'m str, &'m str), usize>,
 }
 
 impl<'m> Functions<'m> {
-    /// Refuses two of one name, and circles: ONNX knows no recursion.
+    /// Rejects duplicate names, and recursion, which ONNX does not support.
     pub(crate) fn of(model: &'m Model) -> Result<Self, CheckError> {
-        let mut functions = Self { list: &model.functions, places: HashMap::new() };
+        let mut functions = Self { list: &model.functions, indices: HashMap::new() };
         for (i, f) in model.functions.iter().enumerate() {
             let key = (standard_domain(&f.domain), f.name.as_str(), f.overload.as_deref().unwrap_or(""));
-            if functions.places.insert(key, i).is_some() {
+            if functions.indices.insert(key, i).is_some() {
                 return Err(top(Fault::FunctionTwice(f.name.clone())));
             }
         }
-        functions.refuse_recursion()?;
+        functions.reject_recursion()?;
         Ok(functions)
     }
 
-    /// The place of the function a node calls, among those of the model.
-    pub(crate) fn place(&self, at: NodeRef<'_>) -> Option<usize> {
+    /// The index of the function that a node calls.
+    pub(crate) fn index(&self, at: NodeRef<'_>) -> Option<usize> {
         if self.list.is_empty() {
             return None;
         }
         let node = at.node();
-        self.places.get(&(node.domain(), node.op.as_str(), node.overload.as_deref().unwrap_or(""))).copied()
+        self.indices.get(&(node.domain(), node.op.as_str(), node.overload.as_deref().unwrap_or(""))).copied()
     }
 
-    /// The function at a place.
-    pub(crate) fn get(&self, place: usize) -> &'m Function {
-        &self.list[place]
+    /// The function with this index.
+    pub(crate) fn get(&self, index: usize) -> &'m Function {
+        &self.list[index]
     }
 
-    /// The functions that the nodes of a graph and its subgraphs call themselves.
+    /// The functions that nodes of a graph and its subgraphs call directly.
     fn calls(&self, graph: &Graph) -> HashSet<usize> {
         let (mut found, mut graphs) = (HashSet::new(), vec![graph]);
         while let Some(graph) = graphs.pop() {
             for &id in graph.nodes().iter() {
-                found.extend(self.place(graph.at(id)));
+                found.extend(self.index(graph.at(id)));
                 graphs.extend(graph.node(id).subgraphs());
             }
         }
         found
     }
 
-    /// The functions that are called from a graph on, also by one another.
+    /// The functions that a graph calls directly or indirectly.
     pub(super) fn called_from(&self, graph: &Graph) -> HashSet<usize> {
         let mut found = self.calls(graph);
         let mut queue: Vec<_> = found.iter().copied().collect();
@@ -61,8 +61,8 @@ impl<'m> Functions<'m> {
         found
     }
 
-    /// Take away functions that call no other that is left; what stays calls in circles.
-    fn refuse_recursion(&self) -> Result<(), CheckError> {
+    /// Removes functions that call no remaining function; the others are recursive.
+    fn reject_recursion(&self) -> Result<(), CheckError> {
         let calls: Vec<_> = self.list.iter().map(|f| self.calls(&f.body)).collect();
         let mut callers = vec![vec![]; calls.len()];
         for (caller, callees) in calls.iter().enumerate() {
@@ -77,7 +77,8 @@ impl<'m> Functions<'m> {
             }
         }
         let Some(start) = open.iter().position(|&n| n > 0) else { return Ok(()) };
-        let mut path = circle(start, |i| calls[i].iter().copied().filter(|&callee| open[callee] > 0).min());
+        let mut path =
+            find_cycle(start, |i| calls[i].iter().copied().filter(|&callee| open[callee] > 0).min());
         path.extend(path.first().copied());
         Err(top(Fault::Recursion(path.into_iter().map(|i| self.list[i].name.clone()).collect())))
     }
@@ -87,7 +88,7 @@ fn top(fault: Fault) -> CheckError {
     CheckError { fault: fault.into(), within: vec![] }
 }
 
-/// A call gives no more inputs and takes no more outputs than the function has; those at the end may be left out.
+/// Checks that a call has at most as many inputs and outputs as the function; trailing ones may be omitted.
 pub(super) fn check_call(at: NodeRef<'_>, function: &Function) -> Result<(), Fault> {
     let domain = at.node().domain();
     if at.graph.opset(domain).is_none() {

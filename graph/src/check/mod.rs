@@ -1,8 +1,9 @@
-//! Is a model sound? Structure, then every node against the schema of its operator, in all nested graphs.
+//! Validation of models: the structure, and every node against the schema of its operator, in all nested
+//! graphs.
 //!
-//! The rules are those of the ONNX checker where ONNX Runtime shares them. Where that is lenient, so is this: nodes
-//! may stand in any order, subgraphs may repeat names that are not yet taken where they stand, and a function
-//! nobody calls may use operators nobody knows.
+//! The rules are those of the ONNX checker as far as ONNX Runtime enforces them. Nodes may be in any order,
+//! subgraphs may reuse names that are defined later in outer graphs, and functions that are not called may
+//! use unknown operators.
 
 mod error;
 mod functions;
@@ -14,19 +15,27 @@ pub(crate) use functions::Functions;
 use crate::{Graph, Model, NodeId, ValueId, ops::newest_opset};
 use std::collections::HashSet;
 
-/// No sound model nests its subgraphs deeper.
+/// Limit of the depth of subgraphs.
 const MAX_DEPTH: usize = 100;
 
 impl Graph {
-    /// Check a graph that stands in no other, with its subgraphs. Nodes of an imported domain that the standard
-    /// does not describe pass; [`Model::check`] knows which of them call functions.
+    /// Checks a graph that is not a subgraph, and its subgraphs. Nodes of imported nonstandard domains are
+    /// valid; [`Model::check`] also checks calls of functions.
+    ///
+    /// # Errors
+    ///
+    /// The first fault found.
     pub fn check(&self) -> Result<(), CheckError> {
         Checker::new(&Functions::default(), true).graph(self)
     }
 }
 
 impl Model {
-    /// Check the main graph and the bodies of all functions.
+    /// Checks the main graph and the bodies of all functions.
+    ///
+    /// # Errors
+    ///
+    /// The first fault found.
     pub fn check(&self) -> Result<(), CheckError> {
         let functions = Functions::of(self)?;
         let called = functions.called_from(&self.graph);
@@ -40,8 +49,8 @@ impl Model {
     }
 }
 
-/// Operators of a set that the table does not describe could mean anything.
-fn known_opsets(graph: &Graph) -> Result<(), Fault> {
+/// Checks that the operator sets are in the schema table.
+fn check_opsets(graph: &Graph) -> Result<(), Fault> {
     for (domain, version) in graph.opsets.iter() {
         match newest_opset(domain) {
             Some(newest) if *version > newest || *version < 1 => {
@@ -54,14 +63,14 @@ fn known_opsets(graph: &Graph) -> Result<(), Fault> {
     Ok(())
 }
 
-/// A walk through a graph and its subgraphs.
+/// Traversal of a graph and its subgraphs.
 struct Checker<'m> {
     functions: &'m Functions<'m>,
-    /// Whether nodes are held against their schemas.
+    /// Whether nodes are checked against their schemas.
     operators: bool,
-    /// The graphs around the one under check, outermost first, in words.
+    /// Descriptions of the enclosing graphs, outermost first.
     within: Vec<String>,
-    /// Names that are taken by the graphs around, each graph's own.
+    /// Names defined by each of the enclosing graphs.
     outer: Vec<HashSet<&'m str>>,
 }
 
@@ -78,11 +87,11 @@ impl<'m> Checker<'m> {
         if self.outer.len() > MAX_DEPTH {
             return Err(self.fail(Fault::TooDeep(MAX_DEPTH)));
         }
-        known_opsets(graph).and_then(|()| self.structure(graph)).map_err(|fault| self.fail(fault))?;
+        check_opsets(graph).and_then(|()| self.structure(graph)).map_err(|fault| self.fail(fault))?;
         let order = graph.nodes();
         let nests = |id: NodeId| graph.node(id).subgraphs().next().is_some();
         let names = |v: ValueId| graph.value(v).name.as_str();
-        // What a subgraph must not name again: what is given, and what nodes before it make.
+        // The names that a subgraph must not define: inputs, initializers, and outputs of previous nodes.
         let mut taken = HashSet::new();
         if order.iter().any(|&id| nests(id)) {
             taken.extend(graph.values().filter(|&v| graph.producer(v).is_none()).map(names));
@@ -95,7 +104,7 @@ impl<'m> Checker<'m> {
                 taken = self.outer.pop().unwrap_or_default();
             }
             if !taken.is_empty() {
-                taken.extend(graph.outputs_of(id).into_iter().flatten().map(names));
+                taken.extend(graph.results(id).map(names));
             }
         }
         Ok(())
@@ -119,30 +128,30 @@ impl<'m> Checker<'m> {
                 return Err(Fault::Shadowing { node: at.describe(), value: output.name().into() });
             }
         }
-        match self.functions.place(at) {
+        match self.functions.index(at) {
             _ if !self.operators => Ok(()),
-            Some(place) => functions::check_call(at, self.functions.get(place)),
+            Some(index) => functions::check_call(at, self.functions.get(index)),
             None => operator::check(at),
         }
     }
 
-    /// Every value is made once, by what the graph says makes it, and before it is used.
+    /// Checks that every value has exactly one producer.
     fn structure(&self, graph: &Graph) -> Result<(), Fault> {
         let top = self.outer.is_empty();
         check_boundary(graph, top)?;
         for id in graph.values() {
             let value = graph.value(id);
-            // Names are looked up in all of memory, so this takes as long as the rest together.
+            // Looking up names takes as long as all other checks.
             if cfg!(debug_assertions) && graph.find(&value.name) != Some(id) {
                 return Err(Fault::Unsound(value.name.clone()));
             }
-            let given = match () {
+            let source = match () {
                 () if value.is_captured() => Some("an outer graph"),
                 () if value.is_input() => Some("the graph's inputs"),
                 () if value.data.is_some() => Some("an initializer"),
                 () => None,
             };
-            match (graph.producer(id), given) {
+            match (graph.producer(id), source) {
                 (Some((node, _)), Some(first)) => {
                     let (value, first) = (value.name.clone(), first.into());
                     return Err(Fault::MultipleProducers { value, first, second: graph.describe(node) });
@@ -156,7 +165,7 @@ impl<'m> Checker<'m> {
         for &id in order.iter() {
             for (slot, output) in graph.outputs_of(id).into_iter().enumerate() {
                 let Some(output) = output else { continue };
-                if let Some(first) = graph.producer(output).filter(|&made| made != (id, slot)) {
+                if let Some(first) = graph.producer(output).filter(|&producer| producer != (id, slot)) {
                     let (value, first) = (graph.value(output).name.clone(), graph.describe(first.0));
                     return Err(Fault::MultipleProducers { value, first, second: graph.describe(id) });
                 }
@@ -166,7 +175,7 @@ impl<'m> Checker<'m> {
     }
 }
 
-/// The lists of inputs and outputs say the same as the values; what an output names is made.
+/// Checks that inputs and outputs are consistent with the values, and that outputs have producers.
 fn check_boundary(graph: &Graph, top: bool) -> Result<(), Fault> {
     let mut seen = HashSet::new();
     for &id in graph.inputs() {
@@ -186,18 +195,20 @@ fn check_boundary(graph: &Graph, top: bool) -> Result<(), Fault> {
             return Err(Fault::Unsound("outputs".into()));
         }
         let value = graph.value(id);
-        let made = graph.producer(id).is_some() || value.is_input() || value.data.is_some();
+        let has_source = graph.producer(id).is_some() || value.is_input() || value.data.is_some();
         match () {
             () if !value.is_output() => return Err(Fault::Unsound(value.name.clone())),
             () if value.is_captured() && !top => return Err(Fault::OutputOfOuterGraph(value.name.clone())),
-            () if value.is_captured() || !made => return Err(Fault::OutputNoProducer(value.name.clone())),
+            () if value.is_captured() || !has_source => {
+                return Err(Fault::OutputNoProducer(value.name.clone()));
+            }
             () => {}
         }
     }
     Ok(())
 }
 
-/// A value that nothing makes must not be used.
+/// Checks that a value without producer is unused.
 fn undefined(graph: &Graph, id: ValueId) -> Result<(), Fault> {
     match graph.users(id).first() {
         Some(&(user, _)) => {
@@ -207,21 +218,20 @@ fn undefined(graph: &Graph, id: ValueId) -> Result<(), Fault> {
     }
 }
 
-/// The nodes of one cycle, in words, in the order in which they need each other.
+/// Descriptions of the nodes of a cycle, producers first.
 fn cycle(graph: &Graph) -> Vec<String> {
-    let rest = graph.unordered_nodes();
-    let stuck: HashSet<_> = rest.iter().copied().collect();
-    let needs = |id: NodeId| {
-        let used = graph.inputs_of(id).into_iter().flatten().chain(graph.captured_by(id));
-        used.filter_map(|v| graph.producer(v)).map(|p| p.0).find(|p| stuck.contains(p))
+    let unordered = graph.unordered_nodes();
+    let set: HashSet<_> = unordered.iter().copied().collect();
+    let dependency = |id: NodeId| {
+        graph.operands(id).filter_map(|v| graph.producer(v)).map(|p| p.0).find(|p| set.contains(p))
     };
-    let mut nodes = rest.first().map(|&start| circle(start, needs)).unwrap_or_default();
+    let mut nodes = unordered.first().map(|&start| find_cycle(start, dependency)).unwrap_or_default();
     nodes.reverse();
     nodes.into_iter().map(|id| graph.describe(id)).collect()
 }
 
-/// The circle that a walk along `next` ends up in.
-fn circle<T: Copy + Eq + std::hash::Hash>(start: T, next: impl Fn(T) -> Option<T>) -> Vec<T> {
+/// The cycle that is reached from `start` along `next`.
+fn find_cycle<T: Copy + Eq + std::hash::Hash>(start: T, next: impl Fn(T) -> Option<T>) -> Vec<T> {
     let (mut path, mut seen, mut here) = (vec![], HashSet::new(), start);
     while seen.insert(here) {
         path.push(here);

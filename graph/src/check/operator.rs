@@ -1,4 +1,4 @@
-//! A node against the schema of its operator.
+//! Validation of a node against the schema of its operator.
 
 use super::{Fault, error::nearest};
 use crate::{
@@ -6,11 +6,11 @@ use crate::{
     ops::{self, Arity, AttributeKind, Formal, Schema},
 };
 
-/// ORT takes these as imported in every model; models that rely on it exist.
+/// ONNX Runtime imports these domains implicitly, and models rely on that.
 const ALWAYS_IMPORTED: &[&str] =
     &["ai.onnx.ml", "ai.onnx.preview.training", "com.microsoft", "com.microsoft.nchwc"];
 
-/// Check a node that calls no function of the model. Nodes of domains the standard does not describe pass.
+/// Checks a node that does not call a function of the model. Nodes of nonstandard domains are valid.
 pub(super) fn check(at: NodeRef<'_>) -> Result<(), Fault> {
     let (domain, node) = (at.node().domain(), || at.describe());
     let Some(opset) = at.graph.opset(domain) else {
@@ -86,7 +86,7 @@ fn check_formals<'s>(
 fn check_attributes(at: NodeRef<'_>, schema: &Schema) -> Result<(), Fault> {
     let given = &at.node().attributes;
     for (name, value) in given {
-        // Names with two underscores are for tools; ONNX leaves them alone.
+        // Names with two underscores are reserved for tools.
         if name.starts_with("__") {
             continue;
         }
@@ -101,7 +101,7 @@ fn check_attributes(at: NodeRef<'_>, schema: &Schema) -> Result<(), Fault> {
             return Err(Fault::AttributeKind { node: at.describe(), name, given, kind });
         }
     }
-    // Which attribute holds the value is free, so that the schema requires none.
+    // Any one of several attributes holds the value, so none is required by the schema.
     if schema.name == "Constant" && given.keys().filter(|name| !name.starts_with("__")).count() != 1 {
         return Err(Fault::NotOneValue(at.describe()));
     }
@@ -111,11 +111,11 @@ fn check_attributes(at: NodeRef<'_>, schema: &Schema) -> Result<(), Fault> {
     }
 }
 
-/// Bodies take and give what their node hands them and wants of them.
+/// Checks the numbers of inputs and outputs of subgraphs.
 fn check_subgraphs(at: NodeRef<'_>, inputs: usize, outputs: usize) -> Result<(), Fault> {
     let (inputs, outputs) = match at.op() {
         "If" => (0, outputs),
-        // Inputs: the number of the turn and the condition; the node's first two say how long to go on.
+        // The body has the inputs iteration number and condition where the node has trip count and condition.
         "Loop" => (inputs.max(2), outputs + 1),
         "Scan" if at.opset() < 9 => (inputs.saturating_sub(1), outputs),
         "Scan" => (inputs, outputs),
@@ -142,7 +142,7 @@ fn check_types(
     for (formal, value, is_input) in inputs.chain(outputs) {
         let (Some(formal), Some(value)) = (formal, value) else { continue };
         let fact = &value.value().fact;
-        // ORT lets nodes make more types than they should, such as a `Cast` to one that came later.
+        // ONNX Runtime allows outputs of further types, such as a `Cast` to a type that was added later.
         let strict = is_input || formal.variable.is_none();
         if strict && !formal.types.allows(fact) {
             let (value, given) = (value.name().into(), fact.to_string());
@@ -163,7 +163,7 @@ fn check_types(
     Ok(())
 }
 
-/// What must be equal for two types to be one: how often wrapped in what, and the element type.
+/// Identifies a type: the nesting of sequences and optionals, and the element type.
 type Key = (u32, DataType);
 
 fn key(fact: &Fact) -> Option<Key> {

@@ -1,4 +1,4 @@
-//! How sizes are written: `2*N+1`, `floor((H+1)/(2))`, `max(N, 3)`; `?` for what is not known.
+//! Display of sizes: `2*N+1`, `floor((H+1)/(2))`, `max(N, 3)`; `?` for unknowns.
 
 use super::{Atom, Dim, Repr};
 use std::fmt;
@@ -9,7 +9,7 @@ impl fmt::Display for Dim {
             Repr::Known(n) => return write!(f, "{n}"),
             Repr::Sum(terms) => terms,
         };
-        // Symbols before the constant: `N+1`, as one writes it.
+        // Symbols before the constant, as in `N+1`.
         for (i, (monomial, &c)) in terms.iter().rev().enumerate() {
             let sign = if c < 0 {
                 "-"

@@ -1,5 +1,3 @@
-//! Sizes compute, compare and print as they should.
-
 use super::*;
 
 fn n() -> Dim {
@@ -10,14 +8,14 @@ fn k(n: i64) -> Dim {
 }
 
 #[test]
-fn equal_expressions_are_equal() {
+fn equal_expressions_compare_equal() {
     assert_eq!(&(&k(2) * &(&n() + &k(1))) - &k(2), &k(2) * &n());
     assert_eq!((&n() - &n()).known(), Some(0));
     assert_ne!(Dim::unknown(), Dim::unknown());
 }
 
 #[test]
-fn division_takes_out_whole_multiples() {
+fn floor_division_extracts_multiples() {
     let x = &(&k(4) * &n()) + &k(7);
     assert_eq!(x.floor_div(&k(4)), &n() + &k(1));
     assert_eq!(n().ceil_div(&k(2)).to_string(), "floor((N+1)/(2))");
@@ -31,13 +29,13 @@ fn division_takes_out_whole_multiples() {
 }
 
 #[test]
-fn overflow_is_unknown() {
+fn overflow_becomes_unknown() {
     assert!((&k(i64::MAX) + &k(1)).is_unknown());
     assert!((&k(i64::MAX) * &n()).eval(&|_| Some(2)).is_none());
 }
 
 #[test]
-fn expressions_stay_small() {
+fn large_expressions_become_unknown() {
     let mut x = &n() + &k(1);
     for _ in 0..200 {
         x = (&x * &x).floor_div(&k(3)).maximum(&(&x + &n()));
@@ -47,7 +45,7 @@ fn expressions_stay_small() {
 }
 
 #[test]
-fn extremes_of_comparable_expressions_are_known() {
+fn simplifies_extrema_of_comparable_expressions() {
     let m = &n() + &k(1);
     assert_eq!(n().maximum(&m), m);
     assert_eq!(n().minimum(&m), n());

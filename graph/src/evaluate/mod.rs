@@ -1,6 +1,7 @@
 //! The interface through which passes run models and read samples. Engines implement it elsewhere.
 
 pub mod quality;
+pub mod stopwatch;
 
 use crate::{Model, Tensor};
 use std::{error::Error, fmt, ops::Range, sync::Arc};

@@ -1,19 +1,22 @@
-//! Attributes, both ways.
+//! Decoding and encoding of attributes.
 
 use super::{
     ReadError, WriteError,
     encode::Encoder,
-    extra::AttributeExtra,
-    proto::{AttributeProto, attribute_proto::AttributeType as Kind},
     read::Reader,
     tensor::{sparse_from, sparse_to, tensor_from, tensor_to},
     types::{type_from, type_to},
 };
-use crate::{Attribute, Graph};
+use crate::{
+    Attribute, Graph,
+    extra::AttributeExtra,
+    proto::{AttributeProto, attribute_proto::AttributeType as Kind},
+};
 use std::mem::take;
 
 impl Reader {
-    /// An attribute with its name; `of` is its node or function in words, `scope` the graph that its subgraphs see.
+    /// Name and value of an attribute; `of` describes its node or function, and `scope` is the graph around
+    /// its subgraphs.
     pub(super) fn attribute(
         &self,
         mut proto: AttributeProto,
@@ -60,7 +63,7 @@ impl Reader {
             }
             Kind::TypeProto => {
                 let value = ty(proto.tp.as_ref().ok_or_else(empty)?)?;
-                // What the type cannot say (an element type of 0) stays in the message.
+                // The message is kept if the type cannot represent it (an element type of 0).
                 proto.tp.take_if(|tp| type_to(&value) == *tp);
                 Attribute::Type(value)
             }
@@ -92,7 +95,7 @@ impl Reader {
     }
 }
 
-/// The type of an attribute that does not tell it, as before IR version 2: that of the one value there is.
+/// The type of an attribute without a type field, as before IR version 2: that of its only value.
 fn kind_by_value(proto: &AttributeProto) -> Result<Kind, ()> {
     let candidates = [
         (proto.f.is_some(), Kind::Float),
@@ -110,8 +113,8 @@ fn kind_by_value(proto: &AttributeProto) -> Result<Kind, ()> {
         (!proto.sparse_tensors.is_empty(), Kind::SparseTensors),
         (!proto.type_protos.is_empty(), Kind::TypeProtos),
     ];
-    let mut there = candidates.iter().filter(|c| c.0);
-    match (there.next(), there.next()) {
+    let mut present = candidates.iter().filter(|c| c.0);
+    match (present.next(), present.next()) {
         (None, _) => Ok(Kind::Undefined),
         (Some(one), None) => Ok(one.1),
         _ => Err(()),
@@ -126,17 +129,31 @@ impl Encoder {
         extra: Option<&AttributeExtra>,
     ) -> Result<AttributeProto, WriteError> {
         let mut proto = extra.map(|e| e.rest.clone()).unwrap_or_default();
-        let absent = extra.is_some_and(|e| e.absent);
         proto.name = Some(name.into());
-        let mut empty_list = false;
+        if let Attribute::Reference { name, kind } = value {
+            proto.ref_attr_name = Some(name.clone());
+            proto.r#type = if *kind == 0 { proto.r#type } else { Some(*kind) };
+            return Ok(proto);
+        }
+        let kind = self.set_value(&mut proto, value, extra.is_some_and(|e| e.absent))?;
+        // Attributes without type, as before IR version 2, are kept so if the value determines the type.
+        let is_untyped = extra.is_some() && matches!(proto.r#type, None | Some(0)) && !is_empty_list(value);
+        if !is_untyped {
+            proto.r#type = Some(kind as i32);
+        }
+        Ok(proto)
+    }
+
+    /// Stores the value in the field of its type. Scalars that are zero or empty are omitted if `absent`.
+    fn set_value(
+        &self,
+        proto: &mut AttributeProto,
+        value: &Attribute,
+        absent: bool,
+    ) -> Result<Kind, WriteError> {
         let tensor = |t| self.tensor(tensor_to(t, None), t);
-        let kind = match value {
-            Attribute::Undefined => Kind::Undefined,
-            Attribute::Reference { name, kind } => {
-                proto.ref_attr_name = Some(name.clone());
-                proto.r#type = if *kind == 0 { proto.r#type } else { Some(*kind) };
-                return Ok(proto);
-            }
+        Ok(match value {
+            Attribute::Undefined | Attribute::Reference { .. } => Kind::Undefined,
             Attribute::Float(v) => {
                 proto.f = (!absent || v.to_bits() != 0).then_some(*v);
                 Kind::Float
@@ -163,53 +180,53 @@ impl Encoder {
             }
             Attribute::Type(t) => {
                 let same = |tp: &_| type_from(tp, "").is_ok_and(|old| old == *t);
-                proto.tp = proto.tp.filter(same).or_else(|| Some(type_to(t)));
+                proto.tp = proto.tp.take().filter(same).or_else(|| Some(type_to(t)));
                 Kind::TypeProto
             }
             Attribute::Floats(v) => {
-                empty_list = v.is_empty();
                 proto.floats.clone_from(v);
                 Kind::Floats
             }
             Attribute::Ints(v) => {
-                empty_list = v.is_empty();
                 proto.ints.clone_from(v);
                 Kind::Ints
             }
             Attribute::Strings(v) => {
-                empty_list = v.is_empty();
                 proto.strings.clone_from(v);
                 Kind::Strings
             }
             Attribute::Tensors(v) => {
-                empty_list = v.is_empty();
                 proto.tensors = v.iter().map(tensor).collect();
                 Kind::Tensors
             }
             Attribute::Graphs(v) => {
-                empty_list = v.is_empty();
                 proto.graphs = v.iter().map(|g| self.deeper(g)).collect::<Result<_, _>>()?;
                 Kind::Graphs
             }
             Attribute::SparseTensors(v) => {
-                empty_list = v.is_empty();
                 proto.sparse_tensors = v.iter().map(|s| sparse_to(s, None)).collect();
                 Kind::SparseTensors
             }
             Attribute::Types(v) => {
-                empty_list = v.is_empty();
                 let old = proto.type_protos.iter().map(|tp| type_from(tp, "").ok());
                 if !old.eq(v.iter().cloned().map(Some)) {
                     proto.type_protos = v.iter().map(type_to).collect();
                 }
                 Kind::TypeProtos
             }
-        };
-        // An attribute without type, as before IR version 2, stays so while its value tells the type.
-        let untyped = extra.is_some() && matches!(proto.r#type, None | Some(0)) && !empty_list;
-        if !untyped {
-            proto.r#type = Some(kind as i32);
-        }
-        Ok(proto)
+        })
+    }
+}
+
+fn is_empty_list(value: &Attribute) -> bool {
+    match value {
+        Attribute::Floats(v) => v.is_empty(),
+        Attribute::Ints(v) => v.is_empty(),
+        Attribute::Strings(v) => v.is_empty(),
+        Attribute::Tensors(v) => v.is_empty(),
+        Attribute::Graphs(v) => v.is_empty(),
+        Attribute::SparseTensors(v) => v.is_empty(),
+        Attribute::Types(v) => v.is_empty(),
+        _ => false,
     }
 }

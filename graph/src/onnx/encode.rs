@@ -1,40 +1,39 @@
-//! From a [`Model`] to the messages of its file. Tensors share their bytes with it.
+//! Encoding of a [`Model`] as protobuf messages. Tensors share their bytes with the model.
 
 use super::{
-    WriteError,
-    extra::{AttributeExtra, Info, Kept, Known},
-    metadata_to, opsets_to,
-    proto::{
-        FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorAnnotation, TensorProto,
-        ValueInfoProto,
-    },
+    WriteError, metadata_to, opsets_to,
     tensor::{EXTERNAL, sparse_to, tensor_to},
     types::{declared_from, declared_to},
 };
 use crate::{
     Attribute, Constant, DataType, Declared, Fact, Function, Graph, GraphError, Model, NodeId, Tensor, Type,
     Value, ValueId,
+    extra::{AttributeExtra, InfoEntry, InterfaceEntry, Known},
+    proto::{
+        AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
+        TensorAnnotation, TensorProto, ValueInfoProto,
+    },
 };
 use std::collections::HashMap;
 
-/// From this IR version on an initializer need not be an input too.
+/// The first IR version in which initializers need not be inputs.
 pub(super) const FREE_INITIALIZERS: i64 = 4;
 
-/// Smaller tensors stay in the model file, where its readers see them at once (as in onnx's own writer).
+/// Smaller tensors are stored in the model file, as by the writer of the onnx package.
 pub(super) const SMALL: usize = 1024;
 
-/// What can be read: a subgraph within k others is message 3k + 4 from the outside.
+/// The readable depth of subgraphs: a subgraph in `k` others has message depth `3k + 4`.
 const MAX_SUBGRAPHS: usize = (super::wire::MAX_DEPTH - 2) / 3;
 
-/// Makes messages at some level of subgraphs.
+/// Encodes messages at some depth of subgraphs.
 #[derive(Clone, Copy)]
 pub(super) struct Encoder {
-    /// Large new tensors are to stand in the data file.
+    /// Large new tensors are stored in the data file.
     external: bool,
     depth: usize,
 }
 
-/// The whole model. Tensors for the data file are marked `EXTERNAL` and still have their bytes in `raw_data`.
+/// The message of a model. Tensors for the data file are marked `EXTERNAL`, with their bytes in `raw_data`.
 pub(super) fn model(model: &Model) -> Result<ModelProto, WriteError> {
     let encoder = Encoder { external: model.extra.external, depth: 0 };
     let mut proto = ModelProto {
@@ -51,19 +50,19 @@ pub(super) fn model(model: &Model) -> Result<ModelProto, WriteError> {
         functions: model.functions.iter().map(|f| encoder.function(f)).collect::<Result<_, _>>()?,
         configuration: model.extra.configuration.clone(),
     };
-    // Passes make initializers that are no inputs, which readers of older versions would miss among them.
+    // Passes add initializers that are not inputs, which readers of older versions reject.
     let old = model.ir_version.is_some_and(|v| v < FREE_INITIALIZERS);
     if old && !model.extra.loose && has_free_initializers(&model.graph) {
         proto.ir_version = Some(FREE_INITIALIZERS);
         if proto.opset_import.is_empty() {
-            // What files before IR version 3, which had no imports, mean.
+            // The default before IR version 3, which has no imports.
             proto.opset_import.push(OperatorSetIdProto { domain: Some(String::new()), version: Some(1) });
         }
     }
     Ok(proto)
 }
 
-/// Whether some initializer, here or in a subgraph, is no input.
+/// Whether an initializer of the graph or of a subgraph is not an input.
 pub(super) fn has_free_initializers(graph: &Graph) -> bool {
     graph.initializers().iter().any(|&v| !graph.value(v).is_input())
         || graph.nodes().iter().any(|&n| graph.node(n).subgraphs().any(has_free_initializers))
@@ -78,7 +77,7 @@ impl Encoder {
         Self { depth: self.depth + 1, ..self }.graph(graph)
     }
 
-    /// The message of a tensor; a new one may go to the data file.
+    /// The message of a tensor, marked if it belongs in the data file.
     pub(super) fn tensor(self, mut proto: TensorProto, tensor: &Tensor) -> TensorProto {
         let large = proto.raw_data.as_ref().is_some_and(|raw| raw.len() >= SMALL);
         if self.external && large && tensor.origin.is_none() {
@@ -106,10 +105,10 @@ impl Encoder {
                 None => {}
             }
         }
-        let there = |(known, a): &&(Known, TensorAnnotation)| {
+        let is_current = |(known, a): &&(Known, TensorAnnotation)| {
             !known || a.names().all(|name| graph.find(name).is_some())
         };
-        let kept = graph.extra.annotations.iter().filter(there);
+        let kept = graph.extra.annotations.iter().filter(is_current);
         proto.quantization_annotation = kept.map(|(_, a)| a.clone()).collect();
         Ok(proto)
     }
@@ -136,7 +135,7 @@ impl Encoder {
         })
     }
 
-    /// An initializer of a function as the node that makes it.
+    /// The `Constant` node of an initializer of a function.
     fn constant(self, value: &Value) -> NodeProto {
         let (name, attribute) = match &value.data {
             Some(Constant::Sparse(s)) => ("sparse_value", Attribute::SparseTensor(s.clone())),
@@ -151,7 +150,7 @@ impl Encoder {
         }
     }
 
-    /// Topological order, ties as in the file; the file's own order while an unsorted file is untouched.
+    /// The nodes in topological order, ties in file order; in file order while an unsorted file is unchanged.
     fn nodes(self, graph: &Graph) -> Result<Vec<NodeProto>, WriteError> {
         let mut order = graph.nodes().to_vec();
         if let Some(&node) = graph.unordered_nodes().first() {
@@ -184,21 +183,21 @@ impl Encoder {
         self,
         attributes: &indexmap::IndexMap<String, Attribute>,
         extra: Option<&HashMap<String, AttributeExtra>>,
-    ) -> Result<Vec<super::proto::AttributeProto>, WriteError> {
+    ) -> Result<Vec<AttributeProto>, WriteError> {
         let encode =
             |(name, value): (&String, _)| self.attribute(name, value, extra.and_then(|e| e.get(name)));
         attributes.iter().map(encode).collect()
     }
 }
 
-/// The entries of the inputs or outputs.
+/// The entries of inputs or outputs.
 fn interface(graph: &Graph, ids: &[ValueId], output: bool) -> Vec<ValueInfoProto> {
     let kept = graph.extra.interface.iter().filter(|k| k.output == output);
-    let kept: HashMap<_, _> = kept.map(|k| (k.place, k)).collect();
-    let entry = |(place, &id): (usize, &ValueId)| {
+    let kept: HashMap<_, _> = kept.map(|k| (k.position, k)).collect();
+    let entry = |(position, &id): (usize, &ValueId)| {
         let value = graph.value(id);
-        let as_read = |k: &&&Kept| k.entry.name() == value.name && k.declared == value.declared;
-        match (kept.get(&place).filter(as_read), &value.declared) {
+        let as_read = |k: &&&InterfaceEntry| k.entry.name() == value.name && k.declared == value.declared;
+        match (kept.get(&position).filter(as_read), &value.declared) {
             (Some(kept), _) => kept.entry.clone(),
             (None, Some(declared)) => declared_to(&value.name, declared),
             (None, None) => {
@@ -215,8 +214,7 @@ fn type_of(fact: &Fact) -> Option<Type> {
     tensor.dtype.map(|dtype: DataType| Type::tensor(dtype, tensor.shape.as_deref()))
 }
 
-/// The entries of `value_info` in the order of the file. One that contradicts what is known by now about its value
-/// is left out: better none than a wrong one.
+/// The entries of `value_info` in file order. An entry that contradicts the fact of its value is omitted.
 fn value_info(graph: &Graph) -> Vec<ValueInfoProto> {
     let mut entries = vec![];
     for id in graph.values() {
@@ -226,13 +224,13 @@ fn value_info(graph: &Graph) -> Vec<ValueInfoProto> {
             entries.push((*order, value.seq, declared_to(&value.name, declared)));
         }
     }
-    for Info { place, known, wrong, entry } in &graph.extra.value_info {
+    for InfoEntry { position, known, wrong, entry } in &graph.extra.value_info {
         let keep = match graph.find(entry.name()) {
             None => !known,
             Some(id) => *wrong || declared_from(entry).is_ok_and(|d| d.agrees(&graph.value(id).fact)),
         };
         if keep {
-            entries.push((*place, 0, entry.clone()));
+            entries.push((*position, 0, entry.clone()));
         }
     }
     entries.sort_by_key(|e| (e.0, e.1));

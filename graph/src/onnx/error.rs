@@ -1,29 +1,34 @@
-//! Why a file cannot be read or written.
+//! Errors of reading and writing.
 
-use crate::{GraphError, onnx::wire::MAX_DEPTH};
-use std::{io, path::PathBuf};
+use super::wire::MAX_DEPTH;
+use crate::{GraphError, mapped::MapError};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
-/// Why a model or a tensor cannot be read.
+/// The reason why a model or a tensor cannot be read.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ReadError {
     /// The file cannot be opened or mapped.
     #[error("cannot read `{}`: {source}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
-    /// A folder, a device or a pipe.
-    #[error("`{}` is no regular file", .0.display())]
+    /// The path is a folder, a device or a pipe.
+    #[error("`{}` is not a regular file", .0.display())]
     NotAFile(PathBuf),
-    /// No bytes at all.
+    /// The file has no bytes.
     #[error("the file is empty")]
     Empty,
-    /// The bytes are no such protobuf message.
-    #[error("the file is damaged or no ONNX file: {0}")]
+    /// The bytes are not a valid protobuf message.
+    #[error("the file is damaged or not an ONNX file: {0}")]
     NotOnnx(String),
-    /// A field that would be lost, from a later version of ONNX or not of ONNX at all.
+    /// A field that would be lost, of a later version of ONNX or unrelated to ONNX.
     #[error("{message} has the unknown field {number}, which would be lost")]
     UnknownField {
         /// Name of the protobuf message.
@@ -31,106 +36,117 @@ pub enum ReadError {
         /// Number of the field.
         number: u64,
     },
-    /// Messages within messages without end.
+    /// Messages are nested too deep.
     #[error("messages are nested deeper than {MAX_DEPTH} levels")]
     TooDeep,
-    /// A model without a graph.
+    /// The model has no graph.
     #[error("the model has no graph")]
     NoGraph,
-    /// A value that is used, but that nothing makes.
-    #[error("`{value}` is used {by}, but nothing makes it")]
+    /// A value is used, but has no producer.
+    #[error("`{value}` is used {by}, but has no producer")]
     Undefined {
         /// The value.
         value: String,
-        /// Who uses it, in words.
+        /// Description of the user.
         by: String,
     },
-    /// The file that holds a tensor's elements is not there, or may not be opened.
-    #[error("{place} has its data in `{location}`, which cannot be opened: {source}")]
+    /// The file with the elements of a tensor cannot be opened.
+    #[error("{tensor} has its data in `{location}`, which cannot be opened: {source}")]
     MissingData {
-        /// The tensor, in words.
-        place: String,
-        /// Where its data should be, as the model says.
+        /// Description of the tensor.
+        tensor: String,
+        /// The location of its data according to the model.
         location: String,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
     /// Something in the model contradicts the format.
-    #[error("{place} {why}")]
+    #[error("{object} {why}")]
     Invalid {
-        /// What is wrong, in words.
-        place: String,
-        /// What is wrong with it.
+        /// Description of the invalid object.
+        object: String,
+        /// Description of the fault.
         why: String,
     },
-    /// The graph refuses.
+    /// The graph is invalid.
     #[error(transparent)]
     Graph(#[from] GraphError),
 }
 
 impl ReadError {
-    /// What may help.
+    /// A remedy for the user.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Empty | Self::NotOnnx(_) => {
-                Some("download or export it again; what Git LFS left as a pointer, `git lfs pull` fetches")
-            }
-            Self::NotAFile(_) => Some("give the `.onnx` file itself"),
-            Self::MissingData { .. } => Some(
-                "the file with the weights belongs beside the model, under the name it was exported with",
+            Self::Empty | Self::NotOnnx(_) => Some(
+                "download or export it again; `git lfs pull` fetches files that Git LFS stores as pointers",
             ),
-            Self::UnknownField { .. } => Some("a later version of `pare` may know it"),
+            Self::NotAFile(_) => Some("give the path of the `.onnx` file"),
+            Self::MissingData { .. } => {
+                Some("the file with the weights must be in the folder of the model, under its original name")
+            }
+            Self::UnknownField { .. } => Some("a later version of `pare` may support it"),
             _ => None,
         }
     }
 
-    pub(crate) fn invalid(place: impl Into<String>, why: impl Into<String>) -> Self {
-        Self::Invalid { place: place.into(), why: why.into() }
+    pub(super) fn of_mapping(error: MapError, path: &Path) -> Self {
+        match error {
+            MapError::Io(source) => Self::Io { path: path.to_owned(), source },
+            MapError::NotAFile => Self::NotAFile(path.to_owned()),
+            MapError::Empty => Self::Empty,
+        }
+    }
+
+    pub(crate) fn invalid(object: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::Invalid { object: object.into(), why: why.into() }
     }
 }
 
-/// Why a model cannot be written. What stood at the destination before is still there, whole.
+/// The reason why a model cannot be written. The previous file at the destination is unchanged.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum WriteError {
-    /// A file cannot be made, filled or renamed.
+    /// A file cannot be created, written or renamed.
     #[error("cannot write `{}`: {source}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
     /// The destination is a folder, a device or a pipe.
-    #[error("`{}` is no regular file", .0.display())]
+    #[error("`{}` is not a regular file", .0.display())]
     NotAFile(PathBuf),
-    /// The destination has no file name that another file could refer to.
-    #[error("`{}` is no file name in UTF-8", .0.display())]
+    /// The destination has no file name in UTF-8, which external data requires.
+    #[error("`{}` has no file name in UTF-8", .0.display())]
     Name(PathBuf),
-    /// Protobuf allows no more than 2 GiB, less one byte.
+    /// The model exceeds the limit of protobuf, 2 GiB less one byte.
     #[error("the model takes {bytes} bytes without its external data; protobuf allows {limit}")]
     TooLarge {
-        /// Bytes the model would take.
+        /// Size of the model in bytes.
         bytes: usize,
-        /// Bytes it may take.
+        /// The limit in bytes.
         limit: usize,
     },
-    /// Subgraphs within subgraphs that no reader could read.
+    /// Subgraphs are nested deeper than readers support.
     #[error("subgraphs are nested too deep at {0}")]
     TooDeep(String),
-    /// Nodes that need each other have no order.
+    /// The nodes form a cycle.
     #[error(transparent)]
     Graph(#[from] GraphError),
-    /// The stream given by the caller failed.
+    /// Writing to the stream of the caller failed.
     #[error("cannot write the model: {0}")]
     Stream(#[source] io::Error),
 }
 
 impl WriteError {
-    /// What may help.
+    /// A remedy for the user.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::NotAFile(_) => Some("give the name of a file, or `-` for stdout"),
-            Self::TooLarge { .. } => Some("write to a file: weights then go to a second one beside it"),
+            Self::NotAFile(_) => Some("give the path of a regular file"),
+            Self::TooLarge { .. } => {
+                Some("write to a file: weights are then stored in a second file beside it")
+            }
             _ => None,
         }
     }

@@ -1,14 +1,16 @@
-//! Tensors in files of their own (`external_data`).
+//! External data of tensors (`external_data`).
 
 use super::{
     ReadError, ReadOptions, WriteError,
     encode::SMALL,
-    mapped::Mapping,
+    tensor::{EXTERNAL, describe, layout, tensor_from},
+};
+use crate::{
+    mapped::{MapError, Mapping},
     proto::{
         AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, StringStringEntryProto,
         TensorProto,
     },
-    tensor::{EXTERNAL, describe, layout, tensor_from},
 };
 use bytes::Bytes;
 use std::{
@@ -17,7 +19,7 @@ use std::{
     sync::Arc,
 };
 
-/// Call `f` with every tensor of the model: in graphs, subgraphs, functions and training graphs.
+/// Calls `f` with every tensor of the model: in graphs, subgraphs, functions and training graphs.
 fn tensors<E>(
     model: &mut ModelProto,
     f: &mut impl FnMut(&mut TensorProto) -> Result<(), E>,
@@ -65,7 +67,7 @@ fn in_sparse<E>(
 
 // ---- reading
 
-/// Give every external tensor its bytes, as a slice of the mapped file, in `raw_data`. Returns the mappings.
+/// Sets `raw_data` of every external tensor to a slice of the mapped file. Returns the mappings.
 pub(super) fn load(
     model: &mut ModelProto,
     folder: Option<&Path>,
@@ -79,7 +81,7 @@ pub(super) fn load(
     Ok(files.mappings)
 }
 
-/// The files with external data, by location; each is mapped once.
+/// The files with external data by location; each is mapped once.
 struct Files<'a> {
     folder: Option<&'a Path>,
     options: &'a ReadOptions,
@@ -89,8 +91,8 @@ struct Files<'a> {
 
 impl Files<'_> {
     fn load(&mut self, tensor: &mut TensorProto) -> Result<(), ReadError> {
-        let place = describe(tensor);
-        let refuse = |why: String| ReadError::invalid(&place, why);
+        let object = describe(tensor);
+        let refuse = |why: String| ReadError::invalid(&object, why);
         if tensor.raw_data.is_some() {
             return Err(refuse("has both raw_data and external data".into()));
         }
@@ -104,7 +106,7 @@ impl Files<'_> {
         let number = |key: &str| -> Result<Option<usize>, ReadError> {
             let parse = |text: &str| {
                 text.parse()
-                    .map_err(|_| refuse(format!("has external data of {key} `{text}`, which is no size")))
+                    .map_err(|_| refuse(format!("has external data of {key} `{text}`, which is not a size")))
             };
             entry(key)?.map(parse).transpose()
         };
@@ -114,7 +116,7 @@ impl Files<'_> {
         let offset = number("offset")?.unwrap_or(0);
         let length = number("length")?.or_else(|| dtype.bytes_for(crate::element_count(&shape)?));
         let length = length.ok_or_else(|| refuse("has external data of unknown length".into()))?;
-        let file = self.open(location, &place)?;
+        let file = self.open(location, &object)?;
         let end = offset.checked_add(length).filter(|&end| end <= file.len());
         let Some(end) = end else {
             let size = file.len();
@@ -130,64 +132,64 @@ impl Files<'_> {
         if let Some(file) = self.open.get(location) {
             return Ok(file.clone());
         }
-        let nowhere = || format!("has its data in the file `{location}`, and no folder is given to look in");
-        let folder = self.folder.ok_or_else(|| ReadError::invalid(of, nowhere()))?;
+        let no_folder = || format!("has its data in the file `{location}`, but no folder is given");
+        let folder = self.folder.ok_or_else(|| ReadError::invalid(of, no_folder()))?;
         let path = resolve(folder, location, of, self.options)?;
         let file = match Mapping::open(&path) {
             Ok((mapping, file)) => {
                 self.mappings.push(mapping);
                 file
             }
-            // An empty file cannot be mapped, and need not be.
-            Err(ReadError::Empty) => Bytes::new(),
-            Err(error) => return Err(error),
+            // An empty file cannot be mapped.
+            Err(MapError::Empty) => Bytes::new(),
+            Err(error) => return Err(ReadError::of_mapping(error, &path)),
         };
         self.open.insert(location.into(), file.clone());
         Ok(file)
     }
 }
 
-/// The file at `location` in `folder`, whose owner trusts the model with what lies in it, but with nothing else.
+/// The path of the file at `location` in `folder`. The model may access this folder, but nothing else.
 fn resolve(folder: &Path, location: &str, of: &str, options: &ReadOptions) -> Result<PathBuf, ReadError> {
     let refuse = |why: String| Err(ReadError::invalid(of, why));
     let inside = |c: Component<'_>| matches!(c, Component::Normal(_) | Component::CurDir);
-    // A backslash separates folders on some systems only: no model needs one.
+    // A backslash is a separator on some systems only.
     let plain = !location.is_empty() && !location.contains(['\\', '\0']);
     if !plain || !Path::new(location).components().all(inside) {
-        return refuse(format!(
-            "has its data at `{location}`, which is no path inside of the model's folder"
-        ));
+        return refuse(format!("has its data at `{location}`, which is not a path in the model's folder"));
     }
-    let missing = |source| ReadError::MissingData { place: of.into(), location: location.into(), source };
+    let missing = |source| ReadError::MissingData { tensor: of.into(), location: location.into(), source };
     let path = folder.join(location).canonicalize().map_err(missing)?;
     if !options.follow_links && !path.starts_with(folder.canonicalize().map_err(missing)?) {
-        return refuse(format!("has its data in `{location}`, a link out of the model's folder"));
+        return refuse(format!(
+            "has its data in `{location}`, a link to a file outside of the model's folder"
+        ));
     }
     match std::fs::metadata(&path) {
         Ok(meta) if meta.is_file() => Ok(path),
-        Ok(_) => refuse(format!("has its data in `{location}`, which is no regular file")),
+        Ok(_) => refuse(format!("has its data in `{location}`, which is not a regular file")),
         Err(e) => Err(missing(e)),
     }
 }
 
 // ---- writing
 
-/// Which tensors go to the data file.
+/// The tensors to store in the data file.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Which {
-    /// Those that are marked `EXTERNAL`.
+    /// Tensors that are marked `EXTERNAL`.
     Marked,
-    /// All but the small ones.
+    /// All tensors of at least [`SMALL`] bytes.
     Large,
 }
 
-/// What goes to the data file, in order: where it starts and what it is.
+/// The content of the data file: offsets and bytes, in order.
 pub(super) type Pieces = Vec<(u64, Bytes)>;
 
-/// Move tensors out of `model` to a data file at `location` beside it. Equal slices are stored once.
+/// Moves tensors from `model` to a data file at `location`. Equal slices are stored once.
 pub(super) fn unload(model: &mut ModelProto, which: Which, location: &str) -> Result<Pieces, WriteError> {
     let (mut pieces, mut end) = (Pieces::new(), 0);
-    let mut places = HashMap::new();
+    let mut offsets = HashMap::new();
     tensors(model, &mut |tensor| -> Result<(), WriteError> {
         if which == Which::Large {
             pack_large(tensor);
@@ -197,8 +199,8 @@ pub(super) fn unload(model: &mut ModelProto, which: Which, location: &str) -> Re
         }
         let Some(raw) = tensor.raw_data.take() else { return Ok(()) };
         let length = raw.len();
-        let offset = *places.entry((raw.as_ptr(), length)).or_insert_with(|| {
-            // Pages, so that a large tensor can be mapped alone; cache lines for the others.
+        let offset = *offsets.entry((raw.as_ptr(), length)).or_insert_with(|| {
+            // Page alignment, so large tensors can be mapped individually; cache lines for the others.
             let align: u64 = match length {
                 0 => 1,
                 1..0x1_0000 => 64,
@@ -210,7 +212,7 @@ pub(super) fn unload(model: &mut ModelProto, which: Which, location: &str) -> Re
             offset
         });
         let entries = &mut tensor.external_data;
-        // A checksum is that of a whole file, which is another one now.
+        // The checksum is that of the previous file.
         entries.retain(|e| e.key() != "checksum");
         for (key, value) in
             [("location", location.into()), ("offset", offset.to_string()), ("length", length.to_string())]
@@ -225,22 +227,22 @@ pub(super) fn unload(model: &mut ModelProto, which: Which, location: &str) -> Re
     Ok(pieces)
 }
 
-/// Name of the data file of the model file `name`, from a hash of its content. All are equally long.
+/// Name of the data file of the model file `name`, with the hash of its content. The length is constant.
 pub(super) fn location(name: &str, hash: u64) -> String {
     format!("{name}.{hash:016x}.data")
 }
 
-/// Say that all external tensors, which have a place already, lie in `location`.
+/// Sets the location of all external tensors.
 pub(super) fn relocate(model: &mut ModelProto, location: &str) {
     let never = tensors(model, &mut |tensor| -> Result<(), std::convert::Infallible> {
-        let places = tensor.external_data.iter_mut().filter(|e| e.key() == "location");
-        places.for_each(|entry| entry.value = Some(location.into()));
+        let locations = tensor.external_data.iter_mut().filter(|e| e.key() == "location");
+        locations.for_each(|entry| entry.value = Some(location.into()));
         Ok(())
     });
     never.unwrap_or_else(|e| match e {});
 }
 
-/// Remove data files that earlier models of this name had.
+/// Removes the data files of previous models with this name.
 pub(super) fn sweep(folder: &Path, name: &str, keep: Option<&Path>) {
     let stale = |path: &Path| {
         let file = path.file_name().and_then(|n| n.to_str());

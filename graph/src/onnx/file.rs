@@ -1,6 +1,7 @@
-//! Files that appear whole or not at all, and streaming messages into them.
+//! Atomic creation of files, and streaming of messages.
 
-use super::{WriteError, mapped::Mapping};
+use super::WriteError;
+use crate::mapped::Mapping;
 use bytes::{Buf, BufMut, Bytes, buf::UninitSlice};
 use std::{
     fs::{self, File, OpenOptions},
@@ -12,21 +13,21 @@ use std::{
     },
 };
 
-/// A file under a temporary name, locked while it is written, gone unless it is put in its place.
+/// A file with a temporary name, locked while it is written, and removed unless it is renamed.
 pub(super) struct Temporary {
     pub file: File,
     path: PathBuf,
 }
 
-/// Temporary files that are there now, for [`abandon`].
+/// The existing temporary files, for [`abandon`].
 static LIVE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
 fn live() -> MutexGuard<'static, Vec<PathBuf>> {
     LIVE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Remove every temporary file, for a process that is about to end: no file is put in its place from now on, whoever
-/// tries waits for the end.
+/// Removes all temporary files, for a process that is about to exit. Later attempts to write a file block
+/// until then.
 pub fn abandon() {
     let live = live();
     for path in live.iter() {
@@ -44,7 +45,7 @@ impl Temporary {
             let path = folder.join(format!(".pare-{}-{n}.tmp", std::process::id()));
             match OpenOptions::new().write(true).create_new(true).open(&path) {
                 Ok(file) => {
-                    // Some file systems have no locks; then nobody can tell that this file is stale either.
+                    // On file systems without locks, `sweep` does not remove stale files either.
                     let _ = file.try_lock();
                     live().push(path.clone());
                     return Ok(Self { file, path });
@@ -55,12 +56,12 @@ impl Temporary {
         }
     }
 
-    /// Make sure that the content is on the disk.
+    /// Flushes the content to disk.
     pub fn sync(&self, to: &Path) -> Result<(), WriteError> {
         self.file.sync_all().map_err(|source| WriteError::Io { path: to.to_owned(), source })
     }
 
-    /// Put the file in its place.
+    /// Renames the file to its destination.
     pub fn rename(mut self, to: &Path) -> Result<(), WriteError> {
         let mut live = live();
         fs::rename(&self.path, to).map_err(|source| WriteError::Io { path: to.to_owned(), source })?;
@@ -80,7 +81,7 @@ impl Drop for Temporary {
     }
 }
 
-/// Remove temporary files in `folder` that a killed run left behind: nobody holds their lock any more.
+/// Removes temporary files in `folder` that are not locked, which a killed process left.
 pub(super) fn sweep(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
@@ -95,10 +96,10 @@ pub(super) fn sweep(folder: &Path) {
     }
 }
 
-/// A buffer for prost that passes on what it gets, so that no message is ever whole in memory.
+/// A buffer for prost that writes to a stream, so messages are never entirely in memory.
 pub(super) struct Stream<'a, W> {
     to: W,
-    /// Where weights may come from.
+    /// Files that weights may be slices of.
     mappings: &'a [Arc<Mapping>],
     buffer: Box<[u8]>,
     filled: usize,
@@ -120,7 +121,7 @@ impl<'a, W: Write> Stream<'a, W> {
         self.pass(filled, |s, n| s.to.write_all(&s.buffer[..n]));
     }
 
-    /// After a failure everything else is dropped: `finish` tells.
+    /// After a failure all further bytes are dropped; `finish` returns the error.
     fn pass(&mut self, n: usize, write: impl FnOnce(&mut Self, usize) -> io::Result<()>) {
         if self.failed.is_none() {
             self.failed = write(self, n).err();
@@ -128,8 +129,8 @@ impl<'a, W: Write> Stream<'a, W> {
         }
     }
 
-    /// Write bytes past the buffer. Weights come from their file by the handle: through the mapping they would
-    /// pile up in memory.
+    /// Writes bytes without buffering. Weights are read through their file handle: reading them through the
+    /// mapping would load it into memory.
     pub fn copy(&mut self, bytes: &[u8]) {
         self.flush();
         let mut own = vec![];
@@ -147,7 +148,7 @@ impl<'a, W: Write> Stream<'a, W> {
         }
     }
 
-    /// Write the pieces of a data file, zeros between them.
+    /// Writes the pieces of a data file with zeros between them.
     pub fn pieces(&mut self, pieces: &[(u64, Bytes)]) {
         for (offset, bytes) in pieces {
             self.flush();
@@ -157,7 +158,7 @@ impl<'a, W: Write> Stream<'a, W> {
         }
     }
 
-    /// How many bytes were written.
+    /// The number of bytes written.
     pub fn finish(mut self) -> io::Result<u64> {
         self.flush();
         match self.failed {
@@ -167,8 +168,8 @@ impl<'a, W: Write> Stream<'a, W> {
     }
 }
 
-// SAFETY: `chunk_mut` gives out the unfilled rest of the buffer, which is initialised and never empty, and
-// `advance_mut` counts what was put there, checked when the slice is taken.
+// SAFETY: `chunk_mut` returns the remaining part of the buffer, which is initialized and never empty.
+// `advance_mut` counts the bytes written to it, which is checked when the buffer is sliced.
 #[allow(unsafe_code)]
 unsafe impl<W: Write> BufMut for Stream<'_, W> {
     fn remaining_mut(&self) -> usize {

@@ -1,11 +1,7 @@
-//! From a file to a [`Model`].
+//! Decoding of a file to a [`Model`].
 
 use super::{
-    FunctionExtra, ModelExtra, NodeExtra, ReadError, external,
-    extra::{Info, Kept, NodeBag},
-    mapped::Mapping,
-    metadata_from, opsets_from,
-    proto::{FunctionProto, GraphProto, ModelProto, NodeProto, ValueInfoProto},
+    ReadError, external, metadata_from, opsets_from,
     tensor::{sparse_from, tensor_from},
     types::{declared_from, declared_to},
     wire,
@@ -13,26 +9,29 @@ use super::{
 use crate::{
     Constant, Declared, Edge, Fact, Function, Graph, GraphError, Model, Node, NodeId, TensorFact, Value,
     ValueId,
+    extra::{FunctionExtra, InfoEntry, InterfaceEntry, ModelExtra, NodeBag, NodeExtra},
+    mapped::Mapping,
+    proto::{FunctionProto, GraphProto, ModelProto, NodeProto, ValueInfoProto},
 };
 use bytes::Bytes;
 use prost::Message;
 use std::{collections::HashSet, path::Path, sync::Arc};
 
-/// How to read.
+/// Options of [`read`].
 #[derive(Clone, Debug, Default)]
 pub struct ReadOptions {
-    /// Follow links that lead external data out of the model's folder, as model caches make them. Not for models
-    /// from strangers: such a link may point to any file of this machine.
+    /// Follow links to external data outside of the model's folder, as in model caches. Unsafe for untrusted
+    /// models: such a link may point to any file of this machine.
     pub follow_links: bool,
 }
 
-/// Read a model. The file and those with its external data are mapped: weights stay slices of them, so the files
-/// must not be changed in place while the model lives.
+/// Reads a model. The file and its external data are mapped, and weights are slices of the mappings: the
+/// files must not be changed in place while the model exists.
 pub fn read(path: impl AsRef<Path>, options: &ReadOptions) -> Result<Model, ReadError> {
     let path = path.as_ref();
-    let (mapping, bytes) = Mapping::open(path)?;
+    let (mapping, bytes) = Mapping::open(path).map_err(|e| ReadError::of_mapping(e, path))?;
     let proto = message(bytes)?;
-    // Typed lists were copied out: what they occupied in the mapping is not needed any more.
+    // Typed lists have been copied, so their part of the mapping is not needed any more.
     mapping.forget();
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut model = model_from(proto, Some(folder), options)?;
@@ -40,12 +39,12 @@ pub fn read(path: impl AsRef<Path>, options: &ReadOptions) -> Result<Model, Read
     Ok(model)
 }
 
-/// Bytes of the files that a model was read from, external data included; 0 if it came from memory.
+/// Size in bytes of the files that a model was read from, including external data; 0 for a model from memory.
 pub fn bytes_on_disk(model: &Model) -> u64 {
     model.extra.mappings.iter().map(|m| m.bytes()).sum()
 }
 
-/// Read a model from memory; its external data, if it has any, from files in `external_folder`.
+/// Reads a model from memory, and its external data from files in `external_folder`.
 pub fn read_bytes(bytes: impl Into<Bytes>, external_folder: Option<&Path>) -> Result<Model, ReadError> {
     model_from(message(bytes.into())?, external_folder, &ReadOptions::default())
 }
@@ -70,8 +69,8 @@ fn model_from(
         let function = reader.function(function)?;
         let overload = function.overload.clone().unwrap_or_default();
         if !seen.insert((function.name.clone(), function.domain.clone(), overload)) {
-            let place = format!("the function `{}` of domain `{}`", function.name, function.domain);
-            return Err(ReadError::invalid(place, "is defined twice"));
+            let object = format!("the function `{}` of domain `{}`", function.name, function.domain);
+            return Err(ReadError::invalid(object, "is defined twice"));
         }
         functions.push(function);
     }
@@ -98,12 +97,12 @@ fn model_from(
     })
 }
 
-/// Decode a message that [`wire::check`] has let pass.
+/// Decodes a message that [`wire::check`] has accepted.
 pub(super) fn decode<M: Message + Default>(bytes: Bytes) -> Result<M, ReadError> {
     M::decode(bytes).map_err(|e| ReadError::NotOnnx(e.to_string()))
 }
 
-/// Makes graphs; `root` shares its operator sets and names with all of them.
+/// Builds graphs, which share the operator sets and the names of `root`.
 pub(super) struct Reader {
     root: Graph,
 }
@@ -123,7 +122,7 @@ impl Reader {
         graph.name = proto.name;
         graph.doc = proto.doc_string;
         graph.metadata = metadata_from(proto.metadata_props);
-        // Initializers first: they are written in the order in which values were made.
+        // Initializers first, since they are written in the order in which values are added.
         for tensor in proto.initializer {
             let name = named(tensor.name.clone(), "an initializer")?;
             graph.add_value(Value::constant(&name, tensor_from(tensor)?))?;
@@ -134,7 +133,7 @@ impl Reader {
             let data = Some(Constant::Sparse(sparse_from(sparse, &format!("`{name}`"))?));
             graph.add_value(Value { fact: Fact::Other, data, ..Value::named(&name) })?;
         }
-        for (place, entry) in proto.input.into_iter().enumerate() {
+        for (position, entry) in proto.input.into_iter().enumerate() {
             let name = named(entry.name.clone(), "a graph input")?;
             let id = match graph.find(&name) {
                 Some(id) if graph.value(id).is_input() => return Err(GraphError::DuplicateName(name).into()),
@@ -142,20 +141,20 @@ impl Reader {
                 None => graph.add_value(Value::named(&name))?,
             };
             graph.add_input(id);
-            declare(&mut graph, id, entry, false, place)?;
+            declare(&mut graph, id, entry, false, position)?;
         }
         self.nodes(&mut graph, proto.node)?;
-        for (place, entry) in proto.output.into_iter().enumerate() {
+        for (position, entry) in proto.output.into_iter().enumerate() {
             let id = graph.find_or_capture(&named(entry.name.clone(), "a graph output")?);
             graph.add_output(id);
-            declare(&mut graph, id, entry, true, place)?;
+            declare(&mut graph, id, entry, true, position)?;
         }
         value_info(&mut graph, proto.value_info)?;
         for annotation in proto.quantization_annotation {
             let known = annotation.names().all(|name| graph.find(name).is_some());
             graph.extra.annotations.push((known, annotation));
         }
-        settle(&mut graph)?;
+        check_order(&mut graph)?;
         Ok(graph)
     }
 
@@ -187,7 +186,7 @@ impl Reader {
             body.add_output(id);
         }
         value_info(&mut body, proto.value_info)?;
-        settle(&mut body)?;
+        check_order(&mut body)?;
         no_captures(&body)?;
         Ok(Function {
             name,
@@ -204,7 +203,7 @@ impl Reader {
         })
     }
 
-    /// All outputs first, since a file need not be sorted.
+    /// Adds the outputs of all nodes first, since a file need not be sorted.
     fn nodes(&self, graph: &mut Graph, protos: Vec<NodeProto>) -> Result<(), ReadError> {
         for proto in &protos {
             for output in proto.output.iter().filter(|o| !o.is_empty()) {
@@ -259,7 +258,7 @@ impl Reader {
     }
 }
 
-/// A name that must be there.
+/// A mandatory name.
 fn named(name: Option<String>, of: &str) -> Result<String, ReadError> {
     name.filter(|n| !n.is_empty()).ok_or_else(|| ReadError::invalid(of, "has no name"))
 }
@@ -275,8 +274,8 @@ fn describe(proto: &NodeProto) -> String {
     }
 }
 
-/// With everything in place: refuse cycles, remember an order that is not topological.
-fn settle(graph: &mut Graph) -> Result<(), ReadError> {
+/// Rejects cycles, and records an order that is not topological.
+fn check_order(graph: &mut Graph) -> Result<(), ReadError> {
     if let Some(&node) = graph.unordered_nodes().first() {
         return Err(GraphError::Cycle(graph.describe(node)).into());
     }
@@ -287,7 +286,7 @@ fn settle(graph: &mut Graph) -> Result<(), ReadError> {
     Ok(())
 }
 
-/// The root must not use values of an outer graph, since there is none.
+/// Checks that a root graph captures nothing.
 fn no_captures(graph: &Graph) -> Result<(), ReadError> {
     let Some(&id) = graph.captures().first() else { return Ok(()) };
     let by = match graph.users(id).first() {
@@ -298,30 +297,30 @@ fn no_captures(graph: &Graph) -> Result<(), ReadError> {
     Err(ReadError::Undefined { value: graph.value(id).name.clone(), by })
 }
 
-/// Describe an input or output by its entry, unless an earlier entry has done so.
+/// Declares an input or output by its entry, unless an earlier entry did.
 fn declare(
     graph: &mut Graph,
     id: ValueId,
     entry: ValueInfoProto,
     output: bool,
-    place: usize,
+    position: usize,
 ) -> Result<(), ReadError> {
     let declared = declared_from(&entry)?;
     if graph.value(id).declared.is_none() {
-        know(graph, id, &declared);
+        set_declared_fact(graph, id, &declared);
         graph.set_declared(id, Some(declared));
     }
     let value = graph.value(id);
     let declared = value.declared.clone();
     if declared.as_ref().map(|d| declared_to(&value.name, d)).as_ref() != Some(&entry) {
-        graph.extra.interface.push(Kept { output, place, declared, entry });
+        graph.extra.interface.push(InterfaceEntry { output, position, declared, entry });
     }
     Ok(())
 }
 
-/// What a declaration tells about a value. An initializer that is an input may be overridden: its elements are
-/// not known, and its shape only as far as it is declared.
-fn know(graph: &mut Graph, id: ValueId, declared: &Declared) {
+/// Sets the fact of a value from its declaration. The elements of an initializer that is also an input are
+/// unknown, since it may be overridden, and its shape is known only as far as it is declared.
+fn set_declared_fact(graph: &mut Graph, id: ValueId, declared: &Declared) {
     let value = graph.value(id);
     let fact = declared.ty.as_ref().map_or(Fact::Unknown, crate::Type::fact);
     match (&value.fact, &fact) {
@@ -335,23 +334,23 @@ fn know(graph: &mut Graph, id: ValueId, declared: &Declared) {
 }
 
 fn value_info(graph: &mut Graph, entries: Vec<ValueInfoProto>) -> Result<(), ReadError> {
-    for (place, entry) in entries.into_iter().enumerate() {
-        let (place, declared) = (place as u64, declared_from(&entry)?);
+    for (position, entry) in entries.into_iter().enumerate() {
+        let (position, declared) = (position as u64, declared_from(&entry)?);
         let id = graph.find(entry.name());
         let wrong = id.is_some_and(|id| !declared.agrees(&graph.value(id).fact));
         if let Some(id) = id.filter(|&id| graph.value(id).declared.is_none()) {
-            know(graph, id, &declared);
+            set_declared_fact(graph, id, &declared);
             if declared_to(entry.name(), &declared) == entry {
-                graph.set_declared(id, Some(Declared { order: Some(place), ..declared }));
+                graph.set_declared(id, Some(Declared { order: Some(position), ..declared }));
                 continue;
             }
             graph.set_declared(id, Some(declared));
         }
         if id.is_none() {
-            // No new value may take the name and the type with it.
+            // A new value of this name would take over the entry.
             graph.names.take(entry.name());
         }
-        graph.extra.value_info.push(Info { place, known: id.is_some(), wrong, entry });
+        graph.extra.value_info.push(InfoEntry { position, known: id.is_some(), wrong, entry });
     }
     Ok(())
 }

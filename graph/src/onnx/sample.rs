@@ -1,14 +1,16 @@
-//! Values in files, as the data sets of ONNX's tests hold them.
+//! Values in files, as in the test data sets of ONNX.
 
 use super::{
     ReadError,
-    proto::{MapProto, OptionalProto, SequenceProto, SparseTensorProto, TensorProto},
     read::decode,
     tensor::{EXTERNAL, sparse_from, tensor_from, tensor_to},
     types::element_type,
     wire,
 };
-use crate::{DataType, SparseTensor, Tensor, TypeKind};
+use crate::{
+    DataType, SparseTensor, Tensor, TypeKind,
+    proto::{MapProto, OptionalProto, SequenceProto, SparseTensorProto, TensorProto},
+};
 use bytes::Bytes;
 use prost::Message;
 
@@ -17,22 +19,27 @@ use prost::Message;
 pub enum Item {
     /// A dense tensor.
     Tensor(Tensor),
-    /// A sparse one.
+    /// A sparse tensor.
     SparseTensor(SparseTensor),
     /// A sequence of values.
     Sequence(Vec<Item>),
-    /// Keys (a vector of integers or strings) and as many values.
+    /// Keys, a vector of integers or strings, and their values.
     Map(Tensor, Vec<Item>),
     /// An optional value, or its absence.
     Optional(Option<Box<Item>>),
 }
 
-/// Read a tensor (ONNX `TensorProto`).
+/// Reads a tensor (ONNX `TensorProto`).
 pub fn tensor_from_bytes(bytes: &[u8]) -> Result<Tensor, ReadError> {
     tensor(message::<TensorProto>(bytes, "TensorProto")?)
 }
 
-/// The bytes of a tensor file, `name` inside.
+/// The name in a tensor file, if it has one.
+pub fn tensor_name(bytes: &[u8]) -> Option<String> {
+    message::<TensorProto>(bytes, "TensorProto").ok()?.name.filter(|name| !name.is_empty())
+}
+
+/// The bytes of a file with a tensor named `name`.
 pub fn tensor_to_bytes(tensor: &Tensor, name: &str) -> Vec<u8> {
     let mut proto = tensor_to(tensor, Some(name));
     if proto.data_location.take_if(|l| *l == EXTERNAL).is_some() {
@@ -41,8 +48,8 @@ pub fn tensor_to_bytes(tensor: &Tensor, name: &str) -> Vec<u8> {
     proto.encode_to_vec()
 }
 
-/// Read a value of the kind that the model declares; the file itself does not tell. An optional value may also stand
-/// there without its wrapping, as in ONNX's own tests.
+/// Reads a value of the kind that the model declares, since the file does not contain it. The message of an
+/// optional value may be that of the value itself, as in the tests of ONNX.
 pub fn value_from_bytes(bytes: &[u8], kind: &TypeKind) -> Result<Item, ReadError> {
     match kind {
         TypeKind::Sequence(_) => sequence(message(bytes, "SequenceProto")?).map(Item::Sequence),
@@ -60,7 +67,7 @@ pub fn value_from_bytes(bytes: &[u8], kind: &TypeKind) -> Result<Item, ReadError
 }
 
 fn message<M: Message + Default>(bytes: &[u8], name: &str) -> Result<M, ReadError> {
-    // A sequence without elements may well be an empty file.
+    // The message of an empty sequence may have no bytes.
     if bytes.is_empty() && name != "TensorProto" {
         return Ok(M::default());
     }
@@ -103,12 +110,13 @@ fn map(proto: MapProto) -> Result<Item, ReadError> {
     let keys = keys.map_err(|e| refuse(&e.to_string()))?;
     let values = proto.values.map(sequence).transpose()?.unwrap_or_default();
     if values.len() != keys.len() {
-        return Err(refuse("has not as many values as keys"));
+        return Err(refuse("has different numbers of keys and values"));
     }
     Ok(Item::Map(keys, values))
 }
 
-/// Whether it holds a value of this kind, or none. A sequence may look like an optional value of something else.
+/// Whether the optional contains a value of this kind or nothing. The bytes of a sequence may decode as an
+/// optional of another kind.
 fn holds(proto: &OptionalProto, kind: &TypeKind) -> bool {
     let [tensor, sparse, sequence, map, optional] = [
         proto.tensor_value.is_some(),
@@ -117,7 +125,7 @@ fn holds(proto: &OptionalProto, kind: &TypeKind) -> bool {
         proto.map_value.is_some(),
         proto.optional_value.is_some(),
     ];
-    let this = match kind {
+    let is_of_kind = match kind {
         TypeKind::Tensor { .. } => tensor,
         TypeKind::SparseTensor { .. } => sparse,
         TypeKind::Sequence(_) => sequence,
@@ -125,7 +133,7 @@ fn holds(proto: &OptionalProto, kind: &TypeKind) -> bool {
         TypeKind::Optional(_) => optional,
         TypeKind::Unset | TypeKind::Opaque { .. } => true,
     };
-    this || ![tensor, sparse, sequence, map, optional].contains(&true)
+    is_of_kind || ![tensor, sparse, sequence, map, optional].contains(&true)
 }
 
 fn optional(proto: OptionalProto) -> Result<Item, ReadError> {
@@ -152,9 +160,11 @@ mod tests {
     }
 
     #[test]
-    fn tensors_come_back() {
+    fn tensors_round_trip() {
         let t = Tensor::from_slice(&[2, 1], &[1.5_f32, -2.0]).unwrap();
-        assert_eq!(tensor_from_bytes(&tensor_to_bytes(&t, "input")).unwrap(), t);
+        let file = tensor_to_bytes(&t, "input");
+        assert_eq!((tensor_from_bytes(&file).unwrap(), tensor_name(&file)), (t, Some("input".into())));
+        assert_eq!((tensor_name(b""), tensor_name(b"\xff\xff")), (None, None));
         assert_eq!(tensor_from_bytes(b"").unwrap_err().to_string(), "the file is empty");
         let external = TensorProto { raw_data: None, data_location: Some(EXTERNAL), ..plain(&[1]) };
         let why = tensor_from_bytes(&external.encode_to_vec()).unwrap_err().to_string();
@@ -162,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn sequences_maps_and_optionals() {
+    fn reads_sequences_maps_and_optionals() {
         let sequence = TypeKind::Sequence(None);
         let item = |values: &[i64]| Item::Tensor(Tensor::vector(values));
         let two = SequenceProto { tensor_values: vec![plain(&[1]), plain(&[2, 3])], ..Default::default() };
@@ -179,7 +189,7 @@ mod tests {
         let both = OptionalProto { tensor_value: Some(plain(&[1])), ..some };
         assert!(value_from_bytes(&both.encode_to_vec(), &optional).is_err());
 
-        // Two tensors without wrapping, where a sequence is declared.
+        // A sequence without the message of the optional.
         let inner = crate::Type { kind: TypeKind::Sequence(None), denotation: None };
         let wrapped = TypeKind::Optional(Some(Box::new(inner)));
         assert_eq!(value_from_bytes(&two.encode_to_vec(), &wrapped).unwrap(), read);
@@ -191,11 +201,11 @@ mod tests {
         assert_eq!(read, Item::Map(Tensor::vector(&[-1_i32, 7]), vec![item(&[1]), item(&[2, 3])]));
         let short = MapProto { keys: vec![1], ..map };
         let why = value_from_bytes(&short.encode_to_vec(), &kind).unwrap_err().to_string();
-        assert_eq!(why, "a map has not as many values as keys");
+        assert_eq!(why, "a map has different numbers of keys and values");
     }
 
     #[test]
-    fn deep_sequences_are_refused() {
+    fn rejects_deep_sequences() {
         let mut bytes = vec![];
         for _ in 0..10_000 {
             let mut outer = vec![0x2a];

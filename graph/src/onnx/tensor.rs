@@ -1,20 +1,19 @@
-//! Tensors, both ways. Their elements come packed in `raw_data`, in one of six typed lists, or from another file.
+//! Decoding and encoding of tensors. Elements are in `raw_data`, in one of six typed lists, or in another
+//! file.
 
-use super::{
-    ReadError, metadata_from, metadata_to,
-    proto::{SparseTensorProto, TensorProto, tensor_proto},
-};
+use super::{ReadError, metadata_from, metadata_to};
 use crate::{
     DataType, SparseTensor, Tensor, element_count, pack_bits,
+    proto::{SparseTensorProto, TensorProto, tensor_proto},
     tensor::{Origin, Storage},
 };
 use bytes::Bytes;
 use std::sync::Arc;
 
-/// `data_location` of a tensor in a file of its own.
+/// `data_location` of a tensor with external data.
 pub(super) const EXTERNAL: i32 = tensor_proto::DataLocation::External as i32;
 
-/// A tensor in words, for messages.
+/// Description of a tensor for messages.
 pub(super) fn describe(proto: &TensorProto) -> String {
     match proto.name() {
         "" => "a tensor without name".into(),
@@ -22,7 +21,7 @@ pub(super) fn describe(proto: &TensorProto) -> String {
     }
 }
 
-/// Shape and element type of a tensor, checked.
+/// Element type and shape of a tensor.
 pub(super) fn layout(proto: &TensorProto) -> Result<(DataType, Vec<usize>), ReadError> {
     let refuse = |why: String| ReadError::invalid(describe(proto), why);
     let dtype = match proto.data_type {
@@ -35,10 +34,10 @@ pub(super) fn layout(proto: &TensorProto) -> Result<(DataType, Vec<usize>), Read
     Ok((dtype, proto.dims.iter().map(size).collect::<Result<_, _>>()?))
 }
 
-/// A tensor. One in a file of its own must have got its bytes already, as `raw_data`.
+/// A tensor. External data must have been loaded to `raw_data`.
 pub(super) fn tensor_from(mut proto: TensorProto) -> Result<Tensor, ReadError> {
-    let place = describe(&proto);
-    let refuse = |why: String| ReadError::invalid(place.clone(), why);
+    let object = describe(&proto);
+    let refuse = |why: String| ReadError::invalid(object.clone(), why);
     let (dtype, shape) = layout(&proto)?;
     if let Some(location) = proto.data_location.filter(|l| ![0, EXTERNAL].contains(l)) {
         return Err(refuse(format!("has the unknown data location {location}")));
@@ -62,9 +61,9 @@ pub(super) fn tensor_from(mut proto: TensorProto) -> Result<Tensor, ReadError> {
             (Tensor::strings(&shape, items).map_err(misfit)?, Storage::Typed)
         }
         None => {
-            // Four 6-bit elements and three fill the same bytes: count before packing.
-            let six = dtype.bits() == 6;
-            if six && Some(proto.int32_data.len()) != element_count(&shape) {
+            // Three and four 6-bit elements have the same number of bytes, so elements are counted before
+            // packing.
+            if dtype.bits() == 6 && Some(proto.int32_data.len()) != element_count(&shape) {
                 let (got, want) = (proto.int32_data.len(), element_count(&shape).unwrap_or(usize::MAX));
                 return Err(refuse(format!("does not fill its shape: {got} elements for {want}")));
             }
@@ -98,7 +97,7 @@ fn filled_lists(proto: &TensorProto) -> Vec<&'static str> {
     lists.iter().filter(|l| l.1 > 0).map(|l| l.0).collect()
 }
 
-/// The typed list that elements of this type stand in.
+/// The typed list for elements of this type.
 fn list_of(dtype: DataType) -> &'static str {
     match dtype {
         DataType::Float | DataType::Complex64 => "float_data",
@@ -110,7 +109,7 @@ fn list_of(dtype: DataType) -> &'static str {
     }
 }
 
-/// The typed list as packed little-endian elements; `None` if a number has no place in its type.
+/// The typed list as packed little-endian elements; `None` if a number exceeds its type.
 fn pack(dtype: DataType, proto: &mut TensorProto) -> Option<Bytes> {
     let mut data = vec![];
     match dtype {
@@ -134,7 +133,7 @@ fn pack(dtype: DataType, proto: &mut TensorProto) -> Option<Bytes> {
             let codes: Vec<_> = proto.int32_data.iter().map(|&code| code as u8).collect();
             data = pack_bits(6, &codes);
         }
-        // Below 8 bits each number is one byte of several elements.
+        // Below 8 bits each number is a byte that holds several elements.
         _ => {
             let width = dtype.bits().div_ceil(8) as usize;
             proto.int32_data.iter().for_each(|v| data.extend_from_slice(&v.to_le_bytes()[..width]));
@@ -143,7 +142,7 @@ fn pack(dtype: DataType, proto: &mut TensorProto) -> Option<Bytes> {
     Some(data.into())
 }
 
-/// The elements as `int32_data` spells them.
+/// The elements as `int32_data`.
 fn unpack_int32(tensor: &Tensor) -> Vec<i32> {
     let bytes = tensor.bytes();
     match tensor.dtype() {
@@ -160,8 +159,8 @@ fn unpack_int32(tensor: &Tensor) -> Vec<i32> {
     }
 }
 
-/// The message of a tensor. `name` is that of its value; without one it keeps the name from its file.
-/// A tensor from another file has its bytes in `raw_data` here: the writer moves them out.
+/// The message of a tensor. `name` is the name of its value; by default the name in its file. External data
+/// is in `raw_data`; the writer moves it to the data file.
 pub(super) fn tensor_to(tensor: &Tensor, name: Option<&str>) -> TensorProto {
     let fresh = Origin::default();
     let origin = tensor.origin.as_deref().unwrap_or(&fresh);
@@ -184,7 +183,7 @@ pub(super) fn tensor_to(tensor: &Tensor, name: Option<&str>) -> TensorProto {
     proto
 }
 
-/// The elements in the typed list of their type.
+/// Stores the elements in the typed list of their type.
 fn fill_list(tensor: &Tensor, proto: &mut TensorProto) {
     let bytes = tensor.bytes();
     let fours = || bytes.chunks_exact(4).map(|c| [c[0], c[1], c[2], c[3]]);
@@ -202,7 +201,7 @@ fn fill_list(tensor: &Tensor, proto: &mut TensorProto) {
     }
 }
 
-/// A sparse tensor and the name of its values, which is its own.
+/// A sparse tensor.
 pub(super) fn sparse_from(proto: SparseTensorProto, of: &str) -> Result<SparseTensor, ReadError> {
     let missing = |what| ReadError::invalid(of, format!("has a sparse tensor without {what}"));
     let values = tensor_from(proto.values.ok_or_else(|| missing("values"))?)?;

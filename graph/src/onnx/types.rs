@@ -1,15 +1,15 @@
-//! Declared types, both ways.
+//! Decoding and encoding of declared types.
 
-use super::{
-    ReadError, metadata_from, metadata_to,
+use super::{ReadError, metadata_from, metadata_to};
+use crate::{
+    Axis, AxisSize, DataType, Declared, Fact, Type, TypeKind,
     proto::{
         TensorShapeProto, TypeProto, ValueInfoProto, tensor_shape_proto::Dimension,
         tensor_shape_proto::dimension::Value as Size, type_proto, type_proto::Value as Kind,
     },
 };
-use crate::{Axis, AxisSize, DataType, Declared, Fact, Type, TypeKind};
 
-/// The element type of this number; `None` where the file leaves it open.
+/// The element type with this number; `None` if it is unspecified.
 pub(super) fn element_type(number: Option<i32>, of: &str) -> Result<Option<DataType>, ReadError> {
     match number {
         None | Some(0) => Ok(None),
@@ -20,7 +20,7 @@ pub(super) fn element_type(number: Option<i32>, of: &str) -> Result<Option<DataT
     }
 }
 
-/// A type; `of` names what has it, for messages.
+/// A type; `of` describes its owner for messages.
 pub(super) fn type_from(proto: &TypeProto, of: &str) -> Result<Type, ReadError> {
     let inner = |ty: &Option<Box<TypeProto>>| -> Result<Option<Box<Type>>, ReadError> {
         ty.as_ref().map(|t| type_from(t, of).map(Box::new)).transpose()
@@ -120,7 +120,7 @@ pub(super) fn declared_to(name: &str, declared: &Declared) -> ValueInfoProto {
 }
 
 impl Declared {
-    /// Whether it says nothing against what is known.
+    /// Whether the declaration does not contradict the fact.
     pub(super) fn agrees(&self, fact: &Fact) -> bool {
         self.ty.as_ref().is_none_or(|ty| ty.fact().unify(fact).is_some())
     }

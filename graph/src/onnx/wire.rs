@@ -1,8 +1,8 @@
-//! A walk over the protobuf wire format that finds fields the messages do not know.
+//! Detection of unknown fields in the protobuf wire format.
 //!
-//! prost skips unknown fields, so they would be lost; and comparing lengths before and after would not tell,
-//! since a file may be encoded in other ways (packed lists, long varints). The walk jumps over the weights: it
-//! touches only the bytes between them.
+//! prost skips unknown fields, so they would be lost. Comparing the length of the file with that of the
+//! encoded message is not sufficient, since encodings differ (packed lists, long varints). The walk skips the
+//! bytes of weights.
 
 use super::ReadError;
 use schema::SCHEMA;
@@ -12,7 +12,7 @@ mod schema {
     include!(concat!(env!("OUT_DIR"), "/schema.rs"));
 }
 
-/// Messages within messages that are read; prost and the other implementations of protobuf have the same limit.
+/// The maximal depth of messages, as in prost and other implementations of protobuf.
 pub(crate) const MAX_DEPTH: usize = 100;
 
 pub(crate) struct Message {
@@ -23,11 +23,11 @@ pub(crate) struct Message {
 pub(crate) struct Field {
     number: u64,
     name: &'static str,
-    /// Where the message in it stands in the table; `None` for numbers, strings and bytes.
+    /// Index of the type of a nested message in the table; `None` for numbers, strings and bytes.
     nested: Option<usize>,
 }
 
-/// Refuse `bytes` if they are not a message `name`, or hold a field unknown to it.
+/// Checks that `bytes` are a message `name` without unknown fields.
 pub(crate) fn check(bytes: &[u8], name: &str) -> Result<(), ReadError> {
     let message = SCHEMA.iter().find(|m| m.name == name).expect("the message is in the proto files");
     if bytes.is_empty() {
@@ -38,7 +38,8 @@ pub(crate) fn check(bytes: &[u8], name: &str) -> Result<(), ReadError> {
     unknown.map_or(Ok(()), Err)
 }
 
-/// An unknown field is remembered only: bytes that are no message at all look like having some, too.
+/// The first unknown field is recorded in `unknown`: invalid messages, which are errors, may seem to contain
+/// some.
 fn walk(
     mut bytes: &[u8],
     message: &Message,
@@ -49,10 +50,10 @@ fn walk(
         return Err(ReadError::TooDeep);
     }
     while !bytes.is_empty() {
-        let garbage = || ReadError::NotOnnx(format!("no field starts where one should in {}", message.name));
+        let garbage = || ReadError::NotOnnx(format!("a field of {} is invalid", message.name));
         let key = varint(&mut bytes).ok_or_else(garbage)?;
         let (number, wire) = (key >> 3, key & 7);
-        // Edge types 3 and 4 are groups, which ONNX never had; 6 and 7 do not exist.
+        // Wire types 3 and 4 are groups, which ONNX does not use; 6 and 7 do not exist.
         if number == 0 || number >= 1 << 29 || !matches!(wire, 0 | 1 | 2 | 5) {
             return Err(garbage());
         }
@@ -100,38 +101,38 @@ fn varint(bytes: &mut &[u8]) -> Option<u64> {
 mod tests {
     use super::*;
 
-    fn refused(bytes: &[u8]) -> String {
+    fn error(bytes: &[u8]) -> String {
         check(bytes, "ModelProto").unwrap_err().to_string()
     }
 
     #[test]
-    fn unknown_fields_are_named_wherever_they_stand() {
-        assert_eq!(refused(&[0xf8, 0x07, 1]), "ModelProto has the unknown field 127, which would be lost");
+    fn reports_unknown_fields_at_any_depth() {
+        assert_eq!(error(&[0xf8, 0x07, 1]), "ModelProto has the unknown field 127, which would be lost");
         // graph (7) > node (1) > 99: varint
         assert_eq!(
-            refused(&[0x3a, 5, 0x0a, 3, 0x98, 0x06, 7]),
+            error(&[0x3a, 5, 0x0a, 3, 0x98, 0x06, 7]),
             "NodeProto has the unknown field 99, which would be lost"
         );
         assert!(check(&[0x08, 8, 0x3a, 0], "ModelProto").is_ok());
-        // Varints may be longer than they need to be.
+        // Varints need not be minimal.
         assert!(check(&[0x08, 0x88, 0x80, 0x00], "ModelProto").is_ok());
     }
 
     #[test]
-    fn cut_and_garbled_files_are_refused() {
-        assert_eq!(refused(&[]), "the file is empty");
+    fn rejects_truncated_and_invalid_files() {
+        assert_eq!(error(&[]), "the file is empty");
         assert_eq!(
-            refused(&[0x3a, 200, 1, 0x0a]),
-            "the file is damaged or no ONNX file: it ends within ModelProto.graph"
+            error(&[0x3a, 200, 1, 0x0a]),
+            "the file is damaged or not an ONNX file: it ends within ModelProto.graph"
         );
-        let garbage = "the file is damaged or no ONNX file: no field starts where one should in ModelProto";
+        let garbage = "the file is damaged or not an ONNX file: a field of ModelProto is invalid";
         for bytes in [&b"PK\x03\x04"[..], b"\x89PNG\r\n", b"<html>", &[0xff; 20]] {
-            assert_eq!(refused(bytes), garbage);
+            assert_eq!(error(bytes), garbage);
         }
     }
 
     #[test]
-    fn nesting_of_ten_thousand_is_refused() {
+    fn rejects_deep_nesting() {
         // training_info (20) > algorithm (2) > node (1) > attribute (5) > g (6) > node …
         let mut bytes = vec![];
         for i in 0..10_000 {
@@ -141,13 +142,13 @@ mod tests {
             outer.extend(&bytes);
             bytes = outer;
         }
-        // The last key put outside was of an attribute's graph (9,999 % 3 = 0): two more make it a model's.
+        // The outermost key is an attribute's graph (9,999 % 3 = 0): three more complete a model.
         for key in [0x2a, 0x0a, 0x3a] {
             let mut outer = vec![key];
             prost::encode_length_delimiter(bytes.len(), &mut outer).unwrap();
             outer.extend(&bytes);
             bytes = outer;
         }
-        assert_eq!(refused(&bytes), "messages are nested deeper than 100 levels");
+        assert_eq!(error(&bytes), "messages are nested deeper than 100 levels");
     }
 }

@@ -1,12 +1,11 @@
-//! From a [`Model`] to a file, streamed: no weight is copied but to its place.
+//! Streaming of a [`Model`] to a file, without copies of the weights in memory.
 
 use super::{
     WriteError, encode,
     external::{self, Pieces, Which},
     file::{self, Stream, Temporary},
-    proto::ModelProto,
 };
-use crate::Model;
+use crate::{Model, proto::ModelProto};
 use prost::Message;
 use rapidhash::v3::{DEFAULT_RAPID_SECRETS, RapidStreamHasherV3};
 use std::{
@@ -14,16 +13,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// How to write.
+/// Options of [`write`](super::write()).
 #[derive(Clone, Debug)]
 pub struct WriteOptions {
-    /// Bytes that the model file may have; beyond, tensors move to the data file. Protobuf's own limit by default.
+    /// Maximal size of the model file in bytes; tensors of larger models are stored in a data file. The limit
+    /// of protobuf by default.
     pub limit: usize,
-    /// Wait until the content is on the disk before it takes its place, so that no crash leaves half a file.
+    /// Flush the content to disk before the file is renamed, so a crash cannot leave a partial file.
     pub sync: bool,
 }
 
-/// Protobuf counts bytes in an `int`.
+/// Protobuf represents sizes as `int`.
 const PROTOBUF_LIMIT: usize = i32::MAX as usize;
 
 impl Default for WriteOptions {
@@ -32,19 +32,21 @@ impl Default for WriteOptions {
     }
 }
 
-/// What was written.
+/// The files that were written.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Written {
-    /// Bytes in the model file.
+    /// Size of the model file in bytes.
     pub bytes: u64,
-    /// The data file with its bytes, if there is one.
+    /// The data file, if there is one, and its size in bytes.
     pub data: Option<(PathBuf, u64)>,
 }
 
-/// Write a model to `path`, all of it or nothing. A model that came with external data, and one too large for a
-/// single file, gets a second one beside it, named `<file name>.<hash>.data` after its content. The place may be that
-/// of a file the model was read from. Where a pass made initializers in a model of an IR version before 4, the version becomes 4, since
-/// before that every initializer had to be an input.
+/// Writes a model to `path` atomically. `path` may be a file that the model was read from.
+///
+/// If the model had external data or is too large for one file, weights are stored in a second file beside
+/// it, named `<file name>.<hash of the content>.data`. If passes added initializers to a model of an IR
+/// version before 4, where every initializer must be an input, the version becomes 4.
 pub fn write(model: &Model, path: impl AsRef<Path>, options: &WriteOptions) -> Result<Written, WriteError> {
     let path = path.as_ref();
     let name = path.file_name().and_then(|n| n.to_str()).ok_or_else(|| WriteError::Name(path.to_owned()))?;
@@ -53,8 +55,8 @@ pub fn write(model: &Model, path: impl AsRef<Path>, options: &WriteOptions) -> R
 
     must_be_file(path)?;
     file::sweep(folder);
-    // Two files cannot take their places at once. So the data file is named after its content: until the model
-    // takes its place the old one finds the data that it always had, and from then on the new one finds its own.
+    // Two files cannot be renamed atomically. Since the data file is named after its content, the old model
+    // file refers to the old data until it is replaced, and the new model file to the new data.
     let data = if pieces.is_empty() {
         None
     } else {
@@ -87,14 +89,14 @@ pub fn write(model: &Model, path: impl AsRef<Path>, options: &WriteOptions) -> R
     Ok(Written { bytes, data })
 }
 
-/// See to it that names in `folder` outlive a crash, before anything relies on them. Not every system can do that.
+/// Flushes the entries of `folder` to disk, where the system supports that.
 fn sync_names(folder: &Path, options: &WriteOptions) {
     if options.sync {
         let _ = fs::File::open(folder).and_then(|f| f.sync_all());
     }
 }
 
-/// Hashes what passes.
+/// Hashes the bytes that are written.
 struct Hashing<'h, W>(W, &'h mut RapidStreamHasherV3<'static>);
 
 impl<W: io::Write> io::Write for Hashing<'_, W> {
@@ -109,7 +111,7 @@ impl<W: io::Write> io::Write for Hashing<'_, W> {
     }
 }
 
-/// A filled temporary file that is to become `path`.
+/// A temporary file with content, which is renamed to `path` later.
 fn fill(
     folder: &Path,
     path: &Path,
@@ -124,7 +126,7 @@ fn fill(
     Ok((temporary, bytes))
 }
 
-/// Renaming would replace a device or a pipe by a file.
+/// Checks that renaming would not replace a device or a pipe.
 fn must_be_file(path: &Path) -> Result<(), WriteError> {
     match fs::metadata(path) {
         Ok(meta) if !meta.is_file() => Err(WriteError::NotAFile(path.to_owned())),
@@ -137,7 +139,7 @@ fn encode_to<W: io::Write>(proto: &ModelProto, mut stream: Stream<'_, W>) -> io:
     stream.finish()
 }
 
-/// The messages of the model file, at most `limit` bytes, and what goes to the data file.
+/// The message of the model file, at most `limit` bytes, and the content of the data file.
 fn split(model: &Model, location: &str, limit: usize) -> Result<(ModelProto, Pieces), WriteError> {
     let mut proto = encode::model(model)?;
     let mut pieces = external::unload(&mut proto, Which::Marked, location)?;
@@ -154,18 +156,18 @@ fn fits(proto: &ModelProto, limit: usize) -> Result<usize, WriteError> {
     if bytes > limit { Err(WriteError::TooLarge { bytes, limit }) } else { Ok(bytes) }
 }
 
-/// Write a model into a stream. External data is taken in; all must fit into 2 GiB.
+/// Writes a model to a stream. External data is included; the model must not exceed 2 GiB.
 pub fn write_to(model: &Model, to: impl io::Write) -> Result<u64, WriteError> {
-    let proto = whole(model)?;
+    let proto = inlined(model)?;
     encode_to(&proto, Stream::new(to, &model.extra.mappings)).map_err(WriteError::Stream)
 }
 
-/// The bytes of a model file. External data is taken in; all must fit into 2 GiB.
+/// The bytes of a model file. External data is included; the model must not exceed 2 GiB.
 pub fn to_bytes(model: &Model) -> Result<Vec<u8>, WriteError> {
-    Ok(whole(model)?.encode_to_vec())
+    Ok(inlined(model)?.encode_to_vec())
 }
 
-fn whole(model: &Model) -> Result<ModelProto, WriteError> {
+fn inlined(model: &Model) -> Result<ModelProto, WriteError> {
     let mut proto = encode::model(model)?;
     external::inline(&mut proto);
     fits(&proto, PROTOBUF_LIMIT)?;

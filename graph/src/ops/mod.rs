@@ -1,4 +1,4 @@
-//! What is known about operators: schemas, shape rules, cost.
+//! Operators: schemas and traits, typed views, shape inference, evaluation and cost.
 
 mod cost;
 pub mod eval;
@@ -9,7 +9,7 @@ mod view;
 pub use cost::{Bindings, Cost, NodeCost, is_parameter};
 pub use infer::InferError;
 pub use schema::{
-    Arity, AttributeKind, AttributeSchema, Formal, Schema, TypeSet, is_known_domain, newest_opset, operators,
-    schema,
+    Arity, AttributeKind, AttributeSchema, Formal, Schema, Trait, TypeSet, is_known_domain, newest_opset,
+    operators, operators_with, schema, traits,
 };
 pub use view::*;

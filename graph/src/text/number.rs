@@ -1,13 +1,13 @@
-//! Floats as text: the shortest decimal that reads back to the same bits.
+//! Floats as text: the shortest decimal that parses to the same bits.
 
 use super::is_float_word;
 use std::fmt::Write;
 
-/// A float that reads and writes itself exactly.
+/// A float type with exact parsing and printing.
 pub(super) trait Real: Copy {
-    /// Read `1`, `-0.5e3`, `inf`, `-nan`, `nan(0x…)`; `None` if it is no such thing or overflows.
+    /// Parses `1`, `-0.5e3`, `inf`, `-nan`, `nan(0x…)`; `None` if the text is invalid or overflows.
     fn parse(text: &str) -> Option<Self>;
-    /// Write with a point, an exponent or letters, so that it is seen to be no integer.
+    /// Prints with a point, an exponent or letters, which distinguish floats from integers.
     fn print(self, to: &mut String);
 }
 
@@ -37,7 +37,7 @@ macro_rules! real {
                     v if !plain.contains(&v.to_bits()) => write!(to, "nan({:#x})", v.to_bits()),
                     v => write!(to, "{}nan", if v.is_sign_negative() { "-" } else { "" }),
                 };
-                written.expect("a string takes any text");
+                written.expect("writing to a string does not fail");
             }
         }
     };
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn floats_come_back_bit_by_bit() {
+    fn floats_round_trip() {
         let special = [0, 1, 0x7f80_0000, 0xff80_0000, 0x7fc0_0000, 0xffc0_0000, 0x7f80_0001, 0xffc1_2345];
         let mut random = fastrand::Rng::with_seed(7);
         for bits in special.into_iter().chain((0..20_000).map(|_| random.u32(..))) {
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn only_numbers_are_read() {
+    fn rejects_text_that_is_not_a_number() {
         assert_eq!(f32::parse("-INFINITY"), Some(f32::NEG_INFINITY));
         assert_eq!(f32::parse("-0").map(f32::to_bits), Some(0x8000_0000));
         for wrong in ["", "-", "1e", "--1", "1e39", "nah", "nan(0x3f800000)", "nan(0x)", "+1", "1_0"] {

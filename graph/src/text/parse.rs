@@ -1,5 +1,5 @@
-//! Reading models, functions, graphs and nodes. Names are resolved when a graph has been read to its end, so
-//! nodes may stand in any order.
+//! Parsing of models, functions, graphs and nodes. Names are resolved at the end of a graph, so nodes may be
+//! in any order.
 
 use super::{
     TextError,
@@ -10,14 +10,14 @@ use super::{
 use crate::{Function, Graph, Model, Node};
 use std::{mem, sync::Arc};
 
-/// Graphs in graphs, types in types: deeper nesting is refused, since the parser recurses.
+/// Limit of the nesting of graphs and types, since the parser is recursive.
 const MAX_DEPTH: usize = 64;
 
 pub(super) struct Parser<'a> {
     lexer: Lexer<'a>,
-    /// The token that comes next, and the byte where it begins.
+    /// The next token and its byte offset.
     pub token: Token<'a>,
-    pub place: usize,
+    pub offset: usize,
     depth: usize,
 }
 
@@ -25,42 +25,42 @@ pub(super) struct Parser<'a> {
 impl<'a> Parser<'a> {
     pub fn new(source: &'a str) -> Result<Self, TextError> {
         let mut lexer = Lexer::new(source);
-        let (place, token) = lexer.next()?;
-        Ok(Self { lexer, token, place, depth: 0 })
+        let (offset, token) = lexer.next()?;
+        Ok(Self { lexer, token, offset, depth: 0 })
     }
 
     pub fn advance(&mut self) -> Result<Token<'a>, TextError> {
-        let (place, token) = self.lexer.next()?;
-        self.place = place;
+        let (offset, token) = self.lexer.next()?;
+        self.offset = offset;
         Ok(mem::replace(&mut self.token, token))
     }
 
-    pub fn error(&self, place: usize, message: impl Into<String>) -> TextError {
-        self.lexer.error(place, message)
+    pub fn error(&self, offset: usize, message: impl Into<String>) -> TextError {
+        self.lexer.error(offset, message)
     }
 
-    pub fn error_at<T>(&self, place: usize, message: impl Into<String>) -> Result<T, TextError> {
-        Err(self.error(place, message))
+    pub fn error_at<T>(&self, offset: usize, message: impl Into<String>) -> Result<T, TextError> {
+        Err(self.error(offset, message))
     }
 
     pub fn expected<T>(&self, what: &str) -> Result<T, TextError> {
-        self.error_at(self.place, format!("expected {what}, found {}", self.token))
+        self.error_at(self.offset, format!("expected {what}, found {}", self.token))
     }
 
     pub fn is(&self, mark: char) -> bool {
         self.token == Token::Mark(mark)
     }
 
-    /// Take the mark if it comes next.
+    /// Consumes the next token if it is `mark`.
     pub fn eat(&mut self, mark: char) -> Result<bool, TextError> {
-        let there = self.is(mark);
-        if there {
+        let is_next = self.is(mark);
+        if is_next {
             self.advance()?;
         }
-        Ok(there)
+        Ok(is_next)
     }
 
-    pub fn want(&mut self, mark: char) -> Result<(), TextError> {
+    pub fn require(&mut self, mark: char) -> Result<(), TextError> {
         if self.eat(mark)? { Ok(()) } else { self.expected(&format!("`{mark}`")) }
     }
 
@@ -68,7 +68,7 @@ impl<'a> Parser<'a> {
         if self.token == Token::End { Ok(()) } else { self.expected("the end of the text") }
     }
 
-    /// An identifier, plain or in quotes.
+    /// An identifier, optionally quoted.
     pub fn name(&mut self, what: &str) -> Result<String, TextError> {
         match &self.token {
             Token::Word(_) | Token::Text(_) => {}
@@ -92,7 +92,7 @@ impl<'a> Parser<'a> {
         Ok(number)
     }
 
-    /// `item (, item)*` up to and with the closing mark; nothing at all is an empty list.
+    /// `(item (, item)*)?` and the closing mark.
     pub fn list<T>(
         &mut self,
         close: char,
@@ -113,7 +113,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// `a.b.c`, plain or in quotes.
+    /// `a.b.c`, optionally quoted.
     pub fn dotted(&mut self, what: &str) -> Result<Vec<String>, TextError> {
         let mut parts = vec![self.name(what)?];
         while self.eat('.')? {
@@ -122,13 +122,14 @@ impl<'a> Parser<'a> {
         Ok(parts)
     }
 
-    /// Run a rule that may contain itself.
+    /// Applies a recursive rule.
     pub fn nested<T>(
         &mut self,
         rule: impl FnOnce(&mut Self) -> Result<T, TextError>,
     ) -> Result<T, TextError> {
         if self.depth == MAX_DEPTH {
-            return self.error_at(self.place, format!("graphs and types are nested deeper than {MAX_DEPTH}"));
+            return self
+                .error_at(self.offset, format!("graphs and types are nested deeper than {MAX_DEPTH}"));
         }
         self.depth += 1;
         let result = rule(self);
@@ -143,8 +144,8 @@ impl Parser<'_> {
         let mut model = Model::default();
         if self.eat('<')? {
             self.list('>', |p| {
-                let (place, key) = (p.place, p.name("a keyword")?);
-                p.want(':')?;
+                let (offset, key) = (p.offset, p.name("a keyword")?);
+                p.require(':')?;
                 match key.as_str() {
                     "ir_version" => model.ir_version = Some(p.integer("an integer")?),
                     "model_version" => model.model_version = Some(p.integer("an integer")?),
@@ -156,7 +157,7 @@ impl Parser<'_> {
                     "metadata_props" => {
                         model.metadata = p.pairs()?.into_iter().map(|(k, v)| (Some(k), Some(v))).collect();
                     }
-                    _ => return p.error_at(place, format!("a model has no `{key}`")),
+                    _ => return p.error_at(offset, format!("a model has no `{key}`")),
                 }
                 Ok(())
             })?;
@@ -174,14 +175,14 @@ impl Parser<'_> {
         let (mut opsets, mut doc) = (Arc::default(), None);
         if self.eat('<')? {
             self.list('>', |p| {
-                let (place, key) = (p.place, p.name("a keyword")?);
-                p.want(':')?;
+                let (offset, key) = (p.offset, p.name("a keyword")?);
+                p.require(':')?;
                 match key.as_str() {
                     "opset_import" => opsets = p.opsets()?,
                     "domain" => function.domain = p.text("a string")?,
                     "overload" => function.overload = Some(p.text("a string")?),
                     "doc_string" => doc = Some(p.text("a string")?),
-                    _ => return p.error_at(place, format!("a function has no `{key}`")),
+                    _ => return p.error_at(offset, format!("a function has no `{key}`")),
                 }
                 Ok(())
             })?;
@@ -192,9 +193,9 @@ impl Parser<'_> {
         function.name = self.name("the name of a function")?;
         if self.eat('<')? {
             self.list('>', |p| {
-                let (place, name) = (p.place, p.name("the name of an attribute")?);
+                let (offset, name) = (p.offset, p.name("the name of an attribute")?);
                 if function.attributes.contains(&name) || function.defaults.contains_key(&name) {
-                    return p.error_at(place, format!("the function has two attributes `{name}`"));
+                    return p.error_at(offset, format!("the function has two attributes `{name}`"));
                 }
                 if p.is(':') || p.is('=') {
                     let default = p.attribute_value(&name, &function.body)?;
@@ -209,7 +210,7 @@ impl Parser<'_> {
         Ok(function)
     }
 
-    /// A graph, read into `graph`, which is empty and knows its operator sets and the names taken around it.
+    /// Parses a graph into `graph`, which is empty but has its operator sets and pool of names.
     pub fn graph(&mut self, mut graph: Graph) -> Result<Graph, TextError> {
         let name = self.name("the name of a graph")?;
         self.named_graph(name, &mut graph)?;
@@ -223,19 +224,19 @@ impl Parser<'_> {
 
     /// `(inputs) => (outputs) <initializers and types> {nodes}`
     fn interface_and_nodes(&mut self, graph: &mut Graph) -> Result<(), TextError> {
-        self.want('(')?;
+        self.require('(')?;
         let inputs = self.list(')', Self::entry)?;
         if self.token != Token::Arrow {
             return self.expected("`=>`");
         }
         self.advance()?;
-        self.want('(')?;
+        self.require('(')?;
         let outputs = self.list(')', Self::entry)?;
         if let Some(output) = outputs.iter().find(|o| o.data.is_some()) {
-            return self.error_at(output.place, format!("the output `{}` cannot have a value", output.name));
+            return self.error_at(output.offset, format!("the output `{}` cannot have a value", output.name));
         }
         let others = if self.eat('<')? { self.list('>', Self::entry)? } else { vec![] };
-        self.want('{')?;
+        self.require('{')?;
         let mut calls = vec![];
         while !self.eat('}')? {
             let call = self.call(graph)?;
@@ -246,27 +247,27 @@ impl Parser<'_> {
 
     fn entry(&mut self) -> Result<Entry, TextError> {
         let ty = if self.at_type() { Some(self.ty()?) } else { None };
-        let (place, name) = (self.place, self.name("a type or a name")?);
+        let (offset, name) = (self.offset, self.name("a type or a name")?);
         let data = match &ty {
-            Some(ty) if self.eat('=')? => Some(self.constant(ty, place, &name)?),
+            Some(ty) if self.eat('=')? => Some(self.constant(ty, offset, &name)?),
             None if self.is('=') => {
-                return self.error_at(place, format!("`{name}` has a value but no type"));
+                return self.error_at(offset, format!("`{name}` has a value but no type"));
             }
             _ => None,
         };
-        Ok(Entry { ty, name, data, place })
+        Ok(Entry { ty, name, data, offset })
     }
 
     /// `[name] outputs = domain.Op:overload<attributes>(inputs)`, attributes before or after the inputs.
     fn call(&mut self, graph: &Graph) -> Result<Call, TextError> {
-        let place = self.place;
+        let offset = self.offset;
         let mut node = Node::default();
         if self.eat('[')? {
             node.name = Some(if self.is(']') { String::new() } else { self.name("the name of a node")? });
-            self.want(']')?;
+            self.require(']')?;
         }
         let outputs = self.operands()?;
-        self.want('=')?;
+        self.require('=')?;
         let mut parts = self.dotted("an operator")?;
         node.op = parts.pop().unwrap_or_default();
         node.domain = (!parts.is_empty()).then(|| parts.join("."));
@@ -274,17 +275,16 @@ impl Parser<'_> {
             node.overload = Some(self.name("an overload")?);
         }
         self.attributes(&mut node, graph)?;
-        self.want('(')?;
+        self.require('(')?;
         let inputs = self.operands()?;
-        self.want(')')?;
+        self.require(')')?;
         if node.attributes.is_empty() {
             self.attributes(&mut node, graph)?;
         }
-        Ok(Call { node, inputs, outputs, place })
+        Ok(Call { node, inputs, outputs, offset })
     }
 
-    /// Names between commas. Nothing before a comma is an omitted operand, as `""` is; a comma at the end says
-    /// nothing.
+    /// Names separated by commas. An empty item and `""` are omitted operands; a trailing comma is ignored.
     fn operands(&mut self) -> Result<Vec<String>, TextError> {
         let mut names = vec![];
         loop {
@@ -304,9 +304,9 @@ impl Parser<'_> {
             return Ok(());
         }
         self.list('>', |p| {
-            let (place, name) = (p.place, p.name("the name of an attribute")?);
+            let (offset, name) = (p.offset, p.name("the name of an attribute")?);
             if node.attributes.contains_key(&name) {
-                return p.error_at(place, format!("the node has two attributes `{name}`"));
+                return p.error_at(offset, format!("the node has two attributes `{name}`"));
             }
             let value = p.attribute_value(&name, graph)?;
             node.attributes.insert(name, value);
@@ -317,10 +317,10 @@ impl Parser<'_> {
 
     /// `["" : 17, "x.y" : 1]`
     fn opsets(&mut self) -> Result<Arc<Vec<(String, i64)>>, TextError> {
-        self.want('[')?;
+        self.require('[')?;
         let opsets = self.list(']', |p| {
             let domain = p.text("a domain in quotes")?;
-            p.want(':')?;
+            p.require(':')?;
             Ok((domain, p.integer("a version")?))
         })?;
         Ok(Arc::new(opsets))
@@ -328,10 +328,10 @@ impl Parser<'_> {
 
     /// `["key": "value"]`
     pub fn pairs(&mut self) -> Result<Vec<(String, String)>, TextError> {
-        self.want('[')?;
+        self.require('[')?;
         self.list(']', |p| {
             let key = p.text("a key in quotes")?;
-            p.want(':')?;
+            p.require(':')?;
             Ok((key, p.text("a value in quotes")?))
         })
     }

@@ -1,4 +1,4 @@
-//! Reading types, tensors and the values of attributes.
+//! Parsing of types, tensors and attribute values.
 
 use super::{
     KINDS, TextError,
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     Attribute, Axis, AxisSize, Constant, DataType, Element, Graph, SparseTensor, Tensor, Type, TypeKind,
-    tensor::Origin,
+    pack_bits, tensor::Origin,
 };
 use bytes::Bytes;
 use half::{bf16, f16};
@@ -23,7 +23,7 @@ impl Parser<'_> {
     fn type_kind(&mut self) -> Result<TypeKind, TextError> {
         if let Token::Word(word @ ("seq" | "optional" | "map" | "sparse_tensor" | "opaque")) = self.token {
             self.advance()?;
-            self.want('(')?;
+            self.require('(')?;
             let kind = match word {
                 "seq" => TypeKind::Sequence(self.item_type()?),
                 "optional" => TypeKind::Optional(self.item_type()?),
@@ -38,13 +38,13 @@ impl Parser<'_> {
                 }
                 _ => self.opaque()?,
             };
-            self.want(')')?;
+            self.require(')')?;
             return Ok(kind);
         }
         let open = self.is('?');
         let dtype = self.element_type()?;
         if open && self.eat('(')? {
-            self.want(')')?;
+            self.require(')')?;
             return Ok(TypeKind::Unset);
         }
         Ok(TypeKind::Tensor { dtype, shape: self.shape()? })
@@ -64,7 +64,7 @@ impl Parser<'_> {
         Ok(Some(dtype))
     }
 
-    /// Nothing for a scalar, `[]` for an unknown rank, `[2,N,?]`.
+    /// Empty for a scalar, `[]` for an unknown rank, `[2,N,?]`.
     fn shape(&mut self) -> Result<Option<Vec<Axis>>, TextError> {
         if !self.eat('[')? {
             return Ok(Some(vec![]));
@@ -83,7 +83,7 @@ impl Parser<'_> {
         Ok(if axes.is_empty() { None } else { Some(axes) })
     }
 
-    /// Nothing, `name`, or `domain, name`; either may have dots.
+    /// Empty, `name`, or `domain, name`; both may contain dots.
     fn opaque(&mut self) -> Result<TypeKind, TextError> {
         if self.is(')') {
             return Ok(TypeKind::Opaque { domain: None, name: None });
@@ -99,38 +99,38 @@ impl Parser<'_> {
 
 // ---- tensors
 impl Parser<'_> {
-    /// The elements of a tensor, dense or sparse, of a type read before. `place` and `name` are for messages.
-    pub fn constant(&mut self, ty: &Type, place: usize, name: &str) -> Result<Constant, TextError> {
+    /// The elements of a dense or sparse tensor of the given type. `offset` and `name` are for messages.
+    pub fn constant(&mut self, ty: &Type, offset: usize, name: &str) -> Result<Constant, TextError> {
         let called = if name.is_empty() { "the tensor".into() } else { format!("`{name}`") };
         let (dtype, axes, sparse) = match &ty.kind {
             TypeKind::Tensor { dtype: Some(dtype), shape: Some(axes) } => (*dtype, axes, false),
             TypeKind::SparseTensor { dtype: Some(dtype), shape: Some(axes) } => (*dtype, axes, true),
             _ => {
-                let wanted = "has a value, so its type must be a tensor of known element type and rank";
-                return self.error_at(place, format!("{called} {wanted}"));
+                let why = "has a value, so its type must be a tensor of known element type and rank";
+                return self.error_at(offset, format!("{called} {why}"));
             }
         };
         let sizes: Option<Vec<usize>> = axes.iter().map(size).collect();
         let Some(shape) = sizes else {
-            return self.error_at(place, format!("{called} has a value, so its sizes must be numbers"));
+            return self.error_at(offset, format!("{called} has a value, so its sizes must be numbers"));
         };
         if self.is('[') {
             self.pairs()?;
-            let why = "lies in a file of its own, which a text does not bring along";
-            return self.error_at(place, format!("{called} {why}"));
+            let why = "has external data, which the textual syntax does not support";
+            return self.error_at(offset, format!("{called} {why}"));
         }
-        self.want('{')?;
+        self.require('{')?;
         if !sparse {
-            return Ok(Constant::Dense(self.elements(dtype, &shape, place, &called)?));
+            return Ok(Constant::Dense(self.elements(dtype, &shape, offset, &called)?));
         }
         let values = self.tensor()?;
-        self.want(',')?;
+        self.require(',')?;
         let indices = self.tensor()?;
-        self.want('}')?;
+        self.require('}')?;
         if values.dtype() != dtype {
             return self.error_at(
-                place,
-                format!("{called} is said to be {dtype} but has {} values", values.dtype()),
+                offset,
+                format!("{called} is declared as {dtype} but has {} values", values.dtype()),
             );
         }
         let dims = shape.into_iter().map(|d| d as i64).collect();
@@ -138,35 +138,35 @@ impl Parser<'_> {
     }
 
     fn tensor(&mut self) -> Result<Tensor, TextError> {
-        let place = self.place;
+        let offset = self.offset;
         let ty = self.ty()?;
-        match self.constant_after(&ty, place)? {
+        match self.constant_after(&ty, offset)? {
             Some(Constant::Dense(tensor)) => Ok(tensor),
-            _ => self.error_at(place, "expected a dense tensor"),
+            _ => self.error_at(offset, "expected a dense tensor"),
         }
     }
 
-    /// What may follow a type: `name? =? {elements}`; `None` if that does not.
-    fn constant_after(&mut self, ty: &Type, place: usize) -> Result<Option<Constant>, TextError> {
+    /// `name? =? {elements}` after a type; `None` if it is absent.
+    fn constant_after(&mut self, ty: &Type, offset: usize) -> Result<Option<Constant>, TextError> {
         let named = matches!(self.token, Token::Word(_) | Token::Text(_));
         if !named && !self.is('{') && !self.is('=') {
             return Ok(None);
         }
         let name = if named { self.name("a name")? } else { String::new() };
         self.eat('=')?;
-        let mut constant = self.constant(ty, place, &name)?;
+        let mut constant = self.constant(ty, offset, &name)?;
         if let (false, Constant::Dense(tensor)) = (name.is_empty(), &mut constant) {
             tensor.origin = Some(Origin { name: Some(name), ..Origin::default() }.into());
         }
         Ok(Some(constant))
     }
 
-    /// `1, 2, 3}`; memory grows with what is there, never with what the shape says.
+    /// `1, 2, 3}`. Memory is proportional to the text, not to the shape.
     fn elements(
         &mut self,
         dtype: DataType,
         shape: &[usize],
-        place: usize,
+        offset: usize,
         called: &str,
     ) -> Result<Tensor, TextError> {
         use DataType as D;
@@ -186,11 +186,14 @@ impl Parser<'_> {
             _ => Tensor::new(dtype, shape, self.integers(dtype)?),
         };
         tensor.or_else(|_| {
-            self.error_at(place, format!("{called} has not as many elements as its shape {shape:?} holds"))
+            self.error_at(
+                offset,
+                format!("{called} has a different number of elements than its shape {shape:?}"),
+            )
         })
     }
 
-    /// Floats up to `}`. Integers among them are refused where they would stand for bit patterns.
+    /// Floats up to `}`. Integers are rejected unless `integers`, since they could be meant as bit patterns.
     fn reals<R: Real>(
         &mut self,
         integers: bool,
@@ -199,7 +202,7 @@ impl Parser<'_> {
         let mut data = vec![];
         self.list('}', |p| {
             if !integers && matches!(p.token, Token::Number(n) if is_integer(n)) {
-                return p.expected("a number with a point or an exponent, as the first one has");
+                return p.expected("a number with a point or an exponent, like the first one");
             }
             write(p.real()?, &mut data);
             Ok(())
@@ -214,7 +217,7 @@ impl Parser<'_> {
         Ok(value)
     }
 
-    /// Integers up to `}`, packed. Floats of at most 16 bits are given as their bit patterns.
+    /// Integers up to `}`, packed. Floats of at most 16 bits are bit patterns.
     fn integers(&mut self, dtype: DataType) -> Result<Vec<u8>, TextError> {
         use DataType as D;
         let bits = dtype.bits();
@@ -222,7 +225,7 @@ impl Parser<'_> {
         let (least, most) =
             if signed { (-(1_i128 << (bits - 1)), (1 << (bits - 1)) - 1) } else { (0, (1 << bits) - 1) };
         let what = format!("an integer from {least} to {most} ({dtype})");
-        let (mut data, mut rest, mut held) = (vec![], 0_u8, 0);
+        let mut data = vec![];
         self.list('}', |p| {
             let Token::Number(text) = p.token else { return p.expected(&what) };
             let value = text.parse::<i128>().ok().filter(|v| (least..=most).contains(v));
@@ -232,21 +235,10 @@ impl Parser<'_> {
                 data.extend_from_slice(&value.to_le_bytes()[..bits as usize / 8]);
                 return Ok(());
             }
-            // Small elements fill bytes from the low bits up.
-            let window = u16::from(rest) | (value as u16 & ((1 << bits) - 1)) << held;
-            held += bits;
-            rest = window as u8;
-            if held >= 8 {
-                data.push(rest);
-                rest = (window >> 8) as u8;
-                held -= 8;
-            }
+            data.push(value as u8);
             Ok(())
         })?;
-        if held > 0 {
-            data.push(rest);
-        }
-        Ok(data)
+        Ok(if bits < 8 { pack_bits(bits, &data) } else { data })
     }
 
     fn string(&mut self) -> Result<Bytes, TextError> {
@@ -263,7 +255,7 @@ impl Parser<'_> {
 
 // ---- attributes
 impl Parser<'_> {
-    /// `: kind = value`, with at least one of the two; subgraphs are nested in `graph`.
+    /// `: kind = value`, where one of kind and value may be absent; subgraphs are nested in `graph`.
     pub fn attribute_value(&mut self, name: &str, graph: &Graph) -> Result<Attribute, TextError> {
         let mut kind = None;
         if self.eat(':')? {
@@ -277,13 +269,15 @@ impl Parser<'_> {
                 return Ok(Attribute::Undefined);
             }
         }
-        self.want('=')?;
-        let place = self.place;
+        self.require('=')?;
+        let offset = self.offset;
         let value = if self.eat('[')? {
             let item = kind.map(|k| k.trim_end_matches('s'));
             let items = self.list(']', |p| p.single(item, graph))?;
             match (items.is_empty(), kind) {
-                (true, None) => return self.error_at(place, format!("the empty list `{name}` needs a type")),
+                (true, None) => {
+                    return self.error_at(offset, format!("the empty list `{name}` needs a type"));
+                }
                 (true, Some(kind)) => empty_list(kind),
                 (false, _) => list(items),
             }
@@ -291,19 +285,19 @@ impl Parser<'_> {
             Some(self.single(kind, graph)?)
         };
         match (value, kind) {
-            (None, None) => self.error_at(place, format!("the values of `{name}` are not all of one type")),
+            (None, None) => self.error_at(offset, format!("the values of `{name}` have different types")),
             (Some(value), None) => Ok(value),
             (Some(value), Some(kind)) if kind_of(&value).is_none_or(|k| k == kind) => Ok(value),
-            (_, Some(kind)) => self.error_at(place, format!("`{name}` is no {kind}")),
+            (_, Some(kind)) => self.error_at(offset, format!("`{name}` is not of type {kind}")),
         }
     }
 
-    /// One value; an integer is a float where a float is asked for.
+    /// One value; an integer is converted if `kind` is a float.
     fn single(&mut self, kind: Option<&str>, graph: &Graph) -> Result<Attribute, TextError> {
         if self.at_type() {
-            let place = self.place;
+            let offset = self.offset;
             let ty = self.ty()?;
-            return Ok(match self.constant_after(&ty, place)? {
+            return Ok(match self.constant_after(&ty, offset)? {
                 None => Attribute::Type(ty),
                 Some(Constant::Dense(tensor)) => Attribute::Tensor(tensor),
                 Some(Constant::Sparse(sparse)) => Attribute::SparseTensor(sparse),
@@ -336,7 +330,7 @@ impl Parser<'_> {
     }
 }
 
-/// The type of an attribute's value, as it is written; `None` for references and for nothing.
+/// The name of the type of an attribute value; `None` for references and undefined values.
 fn kind_of(value: &Attribute) -> Option<&'static str> {
     use Attribute as A;
     Some(match value {
@@ -371,7 +365,7 @@ fn empty_list(kind: &str) -> Option<Attribute> {
     })
 }
 
-/// The values as one list; `None` if they are not of one type.
+/// The values as a list; `None` if their types differ.
 fn list(items: Vec<Attribute>) -> Option<Attribute> {
     macro_rules! all {
         ($one:ident => $many:ident, $item:ident => $value:expr) => {{

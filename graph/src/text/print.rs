@@ -1,4 +1,4 @@
-//! Printing, in the form that the official parser reads wherever it has one.
+//! Printing of models and graphs; without extensions the official parser reads the text.
 
 use super::{PrintOptions, is_float_word, is_identifier, is_type_word};
 use crate::{AxisSize, Constant, Function, Graph, Model, Node, NodeId, TypeKind, ValueId};
@@ -12,7 +12,7 @@ pub(super) struct Printer {
 
 const STEP: usize = 3;
 
-// ---- words
+// ---- tokens
 impl Printer {
     pub fn new(options: PrintOptions) -> Self {
         Self { out: String::new(), options, indent: 0 }
@@ -24,7 +24,7 @@ impl Printer {
     }
 
     pub fn put(&mut self, text: impl Display) {
-        write!(self.out, "{text}").expect("a string takes any text");
+        write!(self.out, "{text}").expect("writing to a string does not fail");
     }
 
     fn line(&mut self) {
@@ -46,7 +46,7 @@ impl Printer {
         }
     }
 
-    /// Characters as they are, but for quotes and backslashes.
+    /// A quoted string; quotes and backslashes are escaped.
     pub fn quoted(&mut self, text: &str) {
         self.out.push('"');
         for part in text.split_inclusive(['"', '\\']) {
@@ -77,7 +77,7 @@ impl Printer {
         self.out.push('"');
     }
 
-    /// A name; in quotes too if a type or a number might be read instead.
+    /// A name; also quoted if it could be parsed as a type or a number.
     fn name(&mut self, name: &str) {
         if is_identifier(name) && !is_type_word(name) && !is_float_word(name) {
             self.out.push_str(name);
@@ -86,7 +86,7 @@ impl Printer {
         }
     }
 
-    /// A name where nothing else can stand.
+    /// A name where a type or a number is not allowed.
     pub fn plain(&mut self, name: &str) {
         if is_identifier(name) { self.out.push_str(name) } else { self.quoted(name) }
     }
@@ -296,15 +296,15 @@ impl Printer {
             self.out.push(':');
             self.plain(overload);
         }
-        // Subgraphs read better behind the inputs.
-        let behind = node.subgraphs().next().is_some();
-        if !behind {
+        // Subgraphs are more readable after the inputs.
+        let after = node.subgraphs().next().is_some();
+        if !after {
             self.attributes(node);
         }
         self.out.push('(');
         self.operands(graph, graph.inputs_of(id));
         self.out.push(')');
-        if behind {
+        if after {
             self.out.push(' ');
             self.attributes(node);
         }
@@ -323,8 +323,8 @@ impl Printer {
     }
 }
 
-/// How many initializers can be given as values of inputs: all that are inputs, if their types are the
-/// declared ones and reading them in the order of the inputs leaves the order of the initializers as it is.
+/// The number of initializers that can be printed as values of inputs: all that are inputs, if they have the
+/// declared types, and if parsing them in the order of the inputs preserves the order of the initializers.
 fn inline_initializers(graph: &Graph, initializers: &[ValueId]) -> usize {
     let inputs: Vec<_> = graph.inputs().iter().copied().filter(|&v| graph.value(v).data.is_some()).collect();
     let typed = |&id: &ValueId| {
@@ -345,7 +345,7 @@ fn inline_initializers(graph: &Graph, initializers: &[ValueId]) -> usize {
     }
 }
 
-/// The values of `value_info`: those that stood there, and new ones that are declared nowhere else.
+/// The values of `value_info`: those of the file, and new ones that are not declared elsewhere.
 fn value_infos(graph: &Graph) -> Vec<ValueId> {
     let mut infos = vec![];
     for id in graph.values() {

@@ -1,4 +1,4 @@
-//! Printing types, tensors and the values of attributes.
+//! Printing of types, tensors and attribute values.
 
 use super::{KINDS, number::Real, print::Printer};
 use crate::{Attribute, Axis, AxisSize, DataType, Element, SparseTensor, Tensor, Type, TypeKind};
@@ -108,7 +108,7 @@ impl Printer {
 
     pub fn elements(&mut self, tensor: &Tensor) {
         use DataType as D;
-        let people = self.options.max_elements.is_some();
+        let by_value = self.options.max_elements.is_some();
         self.out.push('{');
         match tensor.dtype() {
             D::String => {
@@ -117,8 +117,8 @@ impl Printer {
             }
             D::Float | D::Complex64 => self.numbers::<f32>(tensor, Self::short_real),
             D::Double | D::Complex128 => self.numbers::<f64>(tensor, Self::short_real),
-            D::Float16 if people => self.numbers::<f16>(tensor, |p, v| v.to_f32().print(&mut p.out)),
-            D::Bfloat16 if people => self.numbers::<bf16>(tensor, |p, v| v.to_f32().print(&mut p.out)),
+            D::Float16 if by_value => self.numbers::<f16>(tensor, |p, v| v.to_f32().print(&mut p.out)),
+            D::Bfloat16 if by_value => self.numbers::<bf16>(tensor, |p, v| v.to_f32().print(&mut p.out)),
             D::Float16 | D::Bfloat16 | D::Uint16 => self.numbers::<u16>(tensor, Self::put),
             D::Int16 => self.numbers::<i16>(tensor, Self::put),
             D::Int32 => self.numbers::<i32>(tensor, Self::put),
@@ -149,7 +149,7 @@ impl Printer {
         }
     }
 
-    /// Whole numbers without their point: among elements of a known type they need none.
+    /// A float without a trailing `.0`, which elements of a known type do not need.
     fn short_real(&mut self, value: impl Real) {
         value.print(&mut self.out);
         if self.out.ends_with(".0") {
@@ -160,7 +160,7 @@ impl Printer {
 
 // ---- attributes
 impl Printer {
-    /// `name = value`; the type stands there where the value alone does not tell it.
+    /// `name = value`, with the type if the value does not determine it.
     pub fn attribute(&mut self, name: &str, value: &Attribute) {
         use Attribute as A;
         self.plain(name);

@@ -1,9 +1,9 @@
-//! Text in, text out; and what the official parser makes of the same texts, frozen.
+//! Round trips of texts, and frozen results of the official parser.
 
 use super::*;
 use crate::{Attribute, Constant, DataType, Dim, Fact};
 
-/// The canonical print of a graph, after checking that it reads back to itself.
+/// The canonical text of a graph, which must round-trip.
 fn canon(source: &str) -> String {
     let once = print_graph(&parse_graph(source, 17).unwrap_or_else(|e| panic!("{e}\n{source}")));
     let again = print_graph(&parse_graph(&once, 17).unwrap_or_else(|e| panic!("{e}\n{once}")));
@@ -11,13 +11,13 @@ fn canon(source: &str) -> String {
     once
 }
 
-/// The only node of `g () => () { … }` that is printed for `node`.
+/// The canonical text of a node.
 fn node(node: &str) -> String {
     let text = canon(&format!("g () => () {{ {node} }}"));
     text.strip_prefix("g () => () {\n   ").unwrap().strip_suffix("\n}\n").unwrap().into()
 }
 
-/// The initializer printed for `entry`.
+/// The canonical text of an initializer.
 fn initializer(entry: &str) -> String {
     let text = canon(&format!("g () => () <{entry}> {{}}"));
     text.strip_prefix("g () => () <\n   ").unwrap().strip_suffix("\n> {\n}\n").unwrap().into()
@@ -28,7 +28,7 @@ fn message(source: &str) -> String {
 }
 
 #[test]
-fn every_part_of_a_graph_comes_back() {
+fn graphs_round_trip() {
     let text = "\
 net (float[N,2] x, float[2] w = {1,0.5}) => (float[N,2] \"out/y\", b) <
    int64 k = {3},
@@ -54,7 +54,7 @@ net (float[N,2] x, float[2] w = {1,0.5}) => (float[N,2] \"out/y\", b) <
     assert_eq!(value("x").fact, Fact::tensor(DataType::Float, vec![Dim::symbol("N"), Dim::from(2)]));
     assert!(value("x").is_input() && value("w").is_input() && value("out/y").is_output());
     assert!(matches!(&value("w").data, Some(Constant::Dense(t)) if t.to_f64().unwrap() == [1.0, 0.5]));
-    // A caller may override `w`, so only its type is known; `k` is constant.
+    // The caller may override `w`, so only its type is known; `k` is constant.
     assert_eq!((value("w").fact.content(), value("k").fact.content()), (None, Some(&[Dim::from(3)][..])));
     assert_eq!(value("deep").fact.shape(), None);
     let branch = graph.nodes()[3];
@@ -65,9 +65,9 @@ net (float[N,2] x, float[2] w = {1,0.5}) => (float[N,2] \"out/y\", b) <
 }
 
 #[test]
-fn nodes_may_be_written_in_many_ways() {
+fn parses_variants_of_nodes() {
     assert_eq!(node("[n]y=Op(x)<a=1>"), "[n] y = Op<a = 1>(x)");
-    assert_eq!(node("y = Op(, x,) # the last comma says nothing\n"), "y = Op(\"\", x)");
+    assert_eq!(node("y = Op(, x,) # a trailing comma is ignored\n"), "y = Op(\"\", x)");
     assert_eq!(node("y, = ai.onnx.ml.Op(,)"), "y = ai.onnx.ml.Op(\"\")");
     assert_eq!(node("[] y = Op()"), "[\"\"] y = Op()");
     assert_eq!(
@@ -83,7 +83,7 @@ fn nodes_may_be_written_in_many_ways() {
 }
 
 #[test]
-fn attributes_of_every_kind() {
+fn attributes_round_trip() {
     let same =
         |attribute: &str| assert_eq!(node(&format!("= Op<{attribute}>()")), format!("= Op<{attribute}>()"));
     same("i = -9223372036854775808, f = 1.0, s = \"a\nb\\\\\\\"\", e = \"\"");
@@ -113,7 +113,7 @@ fn attributes_of_every_kind() {
 }
 
 #[test]
-fn tensors_of_every_element_type() {
+fn tensors_round_trip() {
     let same = |entry: &str| assert_eq!(initializer(entry), entry);
     same("float[7] w = {0.1,-0,1e-45,3.4028235e38,inf,-nan,nan(0xffc00001)}");
     same("double[3] w = {0.1,5e-324,nan}");
@@ -148,7 +148,7 @@ fn tensors_of_every_element_type() {
 }
 
 #[test]
-fn initializers_keep_their_order() {
+fn keeps_the_order_of_initializers() {
     // `a` comes before `b` in the file, but after it among the inputs.
     let text = "g (float b, float a) => () <\n   float a = {1},\n   float b = {2}\n> {\n}\n";
     assert_eq!(canon(text), text);
@@ -160,7 +160,7 @@ fn initializers_keep_their_order() {
 }
 
 #[test]
-fn dumps_show_the_first_elements_and_halves_by_value() {
+fn shortened_tensors_show_first_elements() {
     let text = "g () => () <float[4] w = {1,2,3,4}, float16[2] h = {15360,1}, int64[0] e = {}> {}";
     let graph = parse_graph(text, 17).unwrap();
     let dump = |n| print_graph_with(&graph, PrintOptions { max_elements: Some(n) });
@@ -172,23 +172,20 @@ fn dumps_show_the_first_elements_and_halves_by_value() {
 }
 
 #[test]
-fn errors_say_what_was_expected_and_where() {
+fn reports_expected_token_and_position() {
     let cases = [
         ("", "line 1, column 1: expected the name of a graph, found the end of the text"),
         ("g (float[2] x) -> (y) {}", "line 1, column 16: expected `=>`, found the number -"),
         ("g () => () {\n  y = Relu(x y)\n}", "line 2, column 14: expected `)`, found `y`"),
         ("g () => () { y = Relu(x)", "line 1, column 25: expected `=`, found the end of the text"),
         ("g () => () {} x", "line 1, column 15: expected the end of the text, found `x`"),
-        ("g () => () { € = Op() }", "line 1, column 14: '€' is no character of the syntax"),
-        ("é", "line 1, column 1: 'é' is no character of the syntax"),
-        ("g () => () { \"é\" = \"abc", "line 1, column 20: the string that begins here has no end"),
+        ("g () => () { € = Op() }", "line 1, column 14: '€' is not a character of the syntax"),
+        ("é", "line 1, column 1: 'é' is not a character of the syntax"),
+        ("g () => () { \"é\" = \"abc", "line 1, column 20: the string that starts here is not closed"),
         ("g () => () { = Op<a = []>() }", "line 1, column 23: the empty list `a` needs a type"),
-        (
-            "g () => () { = Op<a = [1, 1.0]>() }",
-            "line 1, column 23: the values of `a` are not all of one type",
-        ),
-        ("g () => () { = Op<a: float = \"x\">() }", "line 1, column 30: `a` is no float"),
-        ("g () => () { = Op<a: ints = 1>() }", "line 1, column 29: `a` is no ints"),
+        ("g () => () { = Op<a = [1, 1.0]>() }", "line 1, column 23: the values of `a` have different types"),
+        ("g () => () { = Op<a: float = \"x\">() }", "line 1, column 30: `a` is not of type float"),
+        ("g () => () { = Op<a: ints = 1>() }", "line 1, column 29: `a` is not of type ints"),
         (
             "g () => () { = Op<a: number = 1>() }",
             "line 1, column 22: expected the type of an attribute, found `number`",
@@ -200,7 +197,7 @@ fn errors_say_what_was_expected_and_where() {
         ),
         (
             "g () => () <float[3] w = {1, 2}> {}",
-            "line 1, column 22: `w` has not as many elements as its shape [3] holds",
+            "line 1, column 22: `w` has a different number of elements than its shape [3]",
         ),
         (
             "g () => () <float[N] w = {1}> {}",
@@ -213,7 +210,7 @@ fn errors_say_what_was_expected_and_where() {
         ("g () => () <w = {1}> {}", "line 1, column 13: `w` has a value but no type"),
         (
             "g () => () <float[1] w = [\"location\": \"w.bin\"]> {}",
-            "line 1, column 22: `w` lies in a file of its own, which a text does not bring along",
+            "line 1, column 22: `w` has external data, which the textual syntax does not support",
         ),
         (
             "g () => () <uint8[1] w = {256}> {}",
@@ -221,19 +218,16 @@ fn errors_say_what_was_expected_and_where() {
         ),
         (
             "g () => () <float16[2] w = {1.0, 1}> {}",
-            "line 1, column 34: expected a number with a point or an exponent, as the first one has, found the number 1",
+            "line 1, column 34: expected a number with a point or an exponent, like the first one, found the number 1",
         ),
         ("g (float x) => (int64 x) {}", "line 1, column 23: `x` is declared with two types"),
-        ("g (x, x) => () {}", "line 1, column 7: the name `x` is given to two values"),
-        (
-            "g (x) => () {\n x = Op() }",
-            "line 2, column 2: `x` has two producers, the graph's inputs and by Op",
-        ),
+        ("g (x, x) => () {}", "line 1, column 7: two values are named `x`"),
+        ("g (x) => () {\n x = Op() }", "line 2, column 2: `x` has two producers, the graph's inputs and Op"),
         (
             "g () => () { [a] x = Op() [b] x = Op() }",
-            "line 1, column 27: `x` has two producers, Op `a` and by Op `b`",
+            "line 1, column 27: `x` has two producers, Op `a` and Op `b`",
         ),
-        ("g () => () { x, x = Op() }", "line 1, column 14: the name `x` is given to two values"),
+        ("g () => () { x, x = Op() }", "line 1, column 14: two values are named `x`"),
     ];
     for (source, wanted) in cases {
         assert_eq!(message(source), wanted, "{source}");
@@ -243,9 +237,9 @@ fn errors_say_what_was_expected_and_where() {
 }
 
 #[test]
-fn hostile_texts_are_refused_in_little_space() {
+fn rejects_hostile_text_without_large_allocations() {
     let big = "g () => () <float[99999999999,99999999999] w = {1}, int8[4000000000] v = {}> {}";
-    assert!(message(big).contains("has not as many elements"));
+    assert!(message(big).contains("has a different number of elements"));
     assert!(message("g () => () <float[-1] w = {1}> {}").contains("sizes must be numbers"));
     let depth = 100_000;
     let types = format!("g ({}float) => () {{}}", "seq(".repeat(depth));
@@ -256,9 +250,9 @@ fn hostile_texts_are_refused_in_little_space() {
     assert_eq!(canon(&fine).matches("If").count(), 60);
 }
 
-/// Deletes, doubles and swaps pieces of a text that has nearly everything.
+/// Deletes, duplicates and swaps parts of a text with nearly all features.
 #[test]
-fn no_text_makes_the_parser_panic() {
+fn parser_does_not_panic() {
     let mut random = fastrand::Rng::with_seed(3);
     for _ in 0..3_000 {
         let mut bytes = OFFICIAL.as_bytes().to_vec();
@@ -284,7 +278,7 @@ fn no_text_makes_the_parser_panic() {
 }
 
 #[test]
-fn a_long_chain_is_read_and_printed() {
+fn long_chains_round_trip() {
     let line = |i| format!("   [\"/n/{i}\"] x{} = Op<axis = {i}, pads = [0, 1]>(x{i})\n", i + 1);
     let nodes: String = (0..20_000).map(line).collect();
     let text = format!("g (float[2] x0) => (float[2] x20000) {{\n{nodes}}}\n");
@@ -300,7 +294,7 @@ const OFFICIAL: &str = include_str!("tests/official.txt");
 const PRINTED: &str = include_str!("tests/printed.txt");
 
 #[test]
-fn the_official_parser_reads_our_print_as_the_source() {
+fn official_parser_reads_printed_text() {
     let model = parse_model(OFFICIAL).unwrap();
     assert_eq!(print_model(&model), PRINTED);
     assert_eq!(print_model(&parse_model(PRINTED).unwrap()), PRINTED);

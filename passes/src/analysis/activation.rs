@@ -1,10 +1,10 @@
 //! Activation functions: single operators, and compositions of several nodes.
 
-use crate::{
-    analysis::patterns::{Gelu, HardSwish},
-    framework::matching::is_plain,
+use crate::analysis::patterns::{Gelu, HardSwish};
+use pare_graph::{
+    Decline, Graph, NodeId, NodeRef, ValueId, ValueRef, expect,
+    ops::{ClipView, Trait},
 };
-use pare_graph::{Decline, Graph, NodeId, NodeRef, ValueId, ValueRef, expect, ops::ClipView};
 use std::collections::{HashSet, VecDeque};
 
 /// An activation function, applied to each element.
@@ -20,21 +20,8 @@ pub struct Activation {
     pub output: ValueId,
 }
 
-/// Operators that are activations. `Sigmoid` is not, since it is mostly a gate.
-const SINGLE: &[&str] = &[
-    "Relu",
-    "LeakyRelu",
-    "PRelu",
-    "Clip",
-    "HardSwish",
-    "Gelu",
-    "Elu",
-    "Celu",
-    "Selu",
-    "Mish",
-    "Swish",
-    "Tanh",
-];
+/// Activations that produce gates and scales: their range matters, and the identity does not have it.
+const GATES: [&str; 3] = ["Sigmoid", "HardSigmoid", "Softplus"];
 
 /// Returns all activations of a graph in topological order. Gates (a `Sigmoid` whose output multiplies
 /// another value) are not activations.
@@ -52,8 +39,7 @@ pub fn activations(graph: &Graph) -> Vec<Activation> {
 
 fn single(at: NodeRef<'_>) -> Result<Activation, Decline> {
     let op = at.op();
-    let contributed = at.node().domain() == "com.microsoft" && op == "Gelu";
-    expect(contributed || SINGLE.contains(&op) && is_plain(at).is_ok())?;
+    expect(at.has(Trait::Activation) && !GATES.contains(&op) && !at.has_references())?;
     if op == "Clip" {
         let view = ClipView::of(at)?;
         expect(view.low < view.high && (view.low.is_finite() || view.high.is_finite()))?;
@@ -139,8 +125,7 @@ pub fn channel_axis(value: ValueRef<'_>) -> Option<usize> {
         "MatMul" | "Gemm" | "LayerNormalization" => Some(last),
         _ => None,
     };
-    let keeps_axes =
-        |at: NodeRef<'_>| !matches!(at.op(), "Transpose" | "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze");
+    let keeps_axes = |at: NodeRef<'_>| !at.has(Trait::View) || at.is("Identity");
     let is_similar = |v: &ValueRef<'_>| v.rank() == Ok(rank) && !v.is_constant();
     // Breadth first, upstream and downstream in turn.
     let mut queue = VecDeque::from([(value, true), (value, false)]);

@@ -6,7 +6,7 @@
 use crate::framework::matching::is_plain;
 use pare_graph::{
     NodeRef, ValueRef,
-    ops::{ClipView, PadMode, PadView, PoolView},
+    ops::{ClipView, PadMode, PadView, PoolView, Trait},
 };
 
 /// The closed interval from `low` to `high`.
@@ -124,11 +124,7 @@ impl Search {
     fn node(&mut self, at: NodeRef<'_>, depth: usize) -> Option<Interval> {
         let mut input = |slot: usize| Some(self.value(at.optional(slot)?, depth));
         Some(match at.op() {
-            "Sigmoid" | "HardSigmoid" | "Softmax" => Interval::UNIT,
             "Tanh" | "Softsign" | "Erf" | "Sin" | "Cos" => Interval::new(-1.0, 1.0),
-            "Exp" | "Sqrt" | "Softplus" | "ReduceL1" | "ReduceL2" | "ReduceSumSquare" => {
-                Interval { low: 0.0, ..Interval::ALL }
-            }
             "LogSoftmax" => Interval { high: 0.0, ..Interval::ALL },
             "Abs" => input(0)?.abs(),
             "Relu" | "Clip" => {
@@ -174,10 +170,7 @@ impl Search {
             "Max" => self.all(at, depth)?.into_iter().reduce(Interval::max)?,
             "Min" => self.all(at, depth)?.into_iter().reduce(Interval::min)?,
             "Where" => input(1)?.hull(input(2)?),
-            // Operators that select or move elements keep their bounds.
-            "Identity" | "Reshape" | "Transpose" | "Flatten" | "Squeeze" | "Unsqueeze" | "Slice"
-            | "Split" | "Gather" | "GatherElements" | "GatherND" | "Expand" | "Tile" | "DepthToSpace"
-            | "SpaceToDepth" | "ReduceMax" | "ReduceMin" | "GlobalMaxPool" => input(0)?,
+            "ReduceMax" | "ReduceMin" | "GlobalMaxPool" => input(0)?,
             "MaxPool" if at.outputs().len() < 2 => input(0)?,
             "Pad" => match PadView::of(at).ok()?.mode {
                 PadMode::Constant(value) => input(0)?.hull(Interval::new(value, value)),
@@ -196,6 +189,9 @@ impl Search {
                 let low = if x.low >= 0.0 { 0.0 } else { f64::NEG_INFINITY };
                 Interval::new(low, if x.high <= 0.0 { 0.0 } else { f64::INFINITY })
             }
+            _ if at.has(Trait::DataMovement) => input(0)?,
+            _ if at.has(Trait::UnitInterval) => Interval::UNIT,
+            _ if at.has(Trait::NonNegative) => Interval { low: 0.0, ..Interval::ALL },
             _ => return None,
         })
     }

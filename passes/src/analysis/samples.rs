@@ -1,6 +1,6 @@
 //! The samples of a pass that fits weights: those to fit to, and those held out.
 
-use crate::framework::{PassError, Tools};
+use crate::framework::{Hint, PassError, Tools};
 use pare_graph::Samples;
 use std::ops::Range;
 
@@ -34,15 +34,14 @@ impl Split {
     /// If there is no engine, or fewer than 16 samples.
     pub fn required(tools: Tools<'_>, otherwise: Option<&str>) -> Result<Self, PassError> {
         if tools.samples.is_none() || tools.engine.is_none() {
-            let otherwise = otherwise.map(|o| format!(", or ask for `{o}`")).unwrap_or_default();
-            let hint = format!("give them with `--samples`{otherwise}");
+            let hint = Hint::NeedsSamples { otherwise: otherwise.map(Into::into) };
             return Err(PassError::refused_with("it needs samples, and an engine to run them", hint));
         }
         let split = Self::of(tools);
         match split.held_out.end {
             count if count < MIN_SAMPLES => Err(PassError::refused_with(
                 format!("{count} samples are too few"),
-                format!("give {MIN_SAMPLES} or more, better some hundred"),
+                Hint::MoreSamples(MIN_SAMPLES),
             )),
             _ => Ok(split),
         }

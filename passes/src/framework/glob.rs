@@ -1,6 +1,6 @@
-//! Name patterns in which `*` matches any text.
+//! Name patterns.
 
-/// Whether a name matches a pattern in which `*` stands for anything.
+/// Returns true if `name` matches `pattern`, in which `*` matches any text.
 pub fn matches(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or("");
@@ -21,7 +21,7 @@ mod tests {
     use super::matches;
 
     #[test]
-    fn a_star_stands_for_anything() {
+    fn star_matches_any_text() {
         for (pattern, name) in
             [("conv1", "conv1"), ("*", "x"), ("a*c*e", "abcde"), ("layer3*", "layer3.conv")]
         {

@@ -1,13 +1,13 @@
-//! Conditions that several rules share.
+//! Conditions and patches shared by several rules.
 
-use pare_graph::{Decline, NodeRef, Patch, Tensor, ValueRef, expect};
+use pare_graph::{Decline, NodeRef, Patch, Tensor, ValueRef, expect, ops::Trait};
 
-/// Whether both shapes are known and equal for all values of the symbols.
+/// Returns true if both shapes are known and equal for all values of the symbolic dims.
 pub(crate) fn same_shape(a: ValueRef<'_>, b: ValueRef<'_>) -> bool {
     a.shape().is_some() && a.shape() == b.shape()
 }
 
-/// The value that every element of a constant has; `None` if they differ, if there are none, or for strings.
+/// The value shared by all elements of a tensor; `None` if they differ, for empty tensors, and for strings.
 pub(crate) fn uniform(tensor: &Tensor) -> Option<f64> {
     let width = tensor.dtype().bits() as usize / 8;
     let first = tensor.bytes().get(..width).filter(|_| width > 0)?;
@@ -17,21 +17,29 @@ pub(crate) fn uniform(tensor: &Tensor) -> Option<f64> {
     Tensor::new(tensor.dtype(), &[], first.to_vec()).ok()?.single()
 }
 
-/// Whether broadcasting `x` with the constant `c` leaves the shape of `x`, given the shape of the result.
+/// Returns true if broadcasting `x` with the constant `c` does not change the shape of `x`. `result` is the
+/// broadcast value.
 pub(crate) fn spans(x: ValueRef<'_>, c: &Tensor, result: ValueRef<'_>) -> bool {
     let ones = c.shape().iter().all(|&d| d == 1);
     let short = c.rank() == 0 || x.shape().is_some_and(|s| s.len() >= c.rank());
     ones && short || same_shape(x, result)
 }
 
-/// The patch that lets `by` take the place of the node's only used output.
+/// A patch that replaces the only used output of a node by `by`.
 pub(crate) fn bypass(at: NodeRef<'_>, by: ValueRef<'_>) -> Result<Patch, Decline> {
     let mut patch = Patch::at(at);
     patch.replace(at.output()?, by);
     Ok(patch)
 }
 
-/// A standard operator whose attributes are all known.
+/// Returns true if every output element is a function of the input elements at its index. A random operator is not:
+/// its draws follow the order of elements.
+pub(crate) fn is_pointwise(at: NodeRef<'_>) -> bool {
+    at.has(Trait::Elementwise) && !at.has(Trait::Random)
+}
+
+/// Matches operators of the standard domain whose attributes have values (in functions, attributes may refer
+/// to the caller's).
 pub(crate) fn is_plain(at: NodeRef<'_>) -> Result<(), Decline> {
     expect(at.node().domain().is_empty() && !at.has_references())
 }

@@ -1,21 +1,31 @@
-//! What a pass is and how pipelines of passes run. Knows no single pass.
+//! Passes, pipelines and the runner. The framework knows no individual pass.
 
 mod context;
-pub mod glob;
+mod error;
+pub(crate) mod glob;
+mod hint;
 pub(crate) mod matching;
+mod nested;
 pub(crate) mod node_builder;
 mod pass;
 pub mod pipeline;
 mod registry;
 mod report;
+mod rewrite;
 mod run;
 #[cfg(test)]
 pub(crate) mod testing;
+mod tools;
 
-pub use context::{Context, NoProgress, Progress, Tools};
+pub use context::Context;
+pub use error::{PassError, RunError};
+pub use hint::Hint;
+pub use nested::Scratch;
 pub(crate) use node_builder::NodeBuilder;
 pub use pass::{Declared, Effect, OptionInfo, Pass, PassInfo, pass_support};
-pub use pipeline::{Pipeline, PipelineError, Step};
+pub(crate) use pipeline::Step;
+pub use pipeline::{Pipeline, PipelineError};
 pub use registry::{Preset, Registry};
 pub use report::{Counter, Figure, FigureUnit, Report, StepReport};
-pub use run::{Observer, PassError, RunError, RunOptions, Scratch, run};
+pub use run::{Observer, RunOptions, run};
+pub use tools::{NoProgress, Progress, Tools};

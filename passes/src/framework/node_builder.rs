@@ -1,13 +1,13 @@
-//! New nodes as the operator set of their graph spells them: what older sets have as an attribute, newer ones have
-//! as an input.
+//! Construction of nodes in the form of their graph's operator set: newer sets take as inputs what older ones
+//! take as attributes.
 
 use pare_graph::{Attribute, Dim, Graph, Node, Patch, Ref, Tensor};
 
-/// Makes the nodes of a patch for one graph.
+/// Adds nodes to a patch for one graph.
 pub(crate) struct NodeBuilder<'g, 'p> {
     graph: &'g Graph,
     patch: &'p mut Patch,
-    /// What new values are named after.
+    /// The prefix of the names of new values.
     hint: &'g str,
 }
 
@@ -20,7 +20,7 @@ impl<'g, 'p> NodeBuilder<'g, 'p> {
         self.graph.opset("").unwrap_or(1)
     }
 
-    /// A constant: an initializer, or in the body of a function, which has none, a node.
+    /// Adds a constant: an initializer, or a `Constant` node in functions, which have no initializers.
     pub(crate) fn constant(&mut self, what: &str, tensor: Tensor) -> Ref {
         let hint = format!("{}_{what}", self.hint);
         if !self.graph.is_function {
@@ -29,21 +29,22 @@ impl<'g, 'p> NodeBuilder<'g, 'p> {
         self.patch.node(&hint, Node::new("Constant").with("value", Attribute::Tensor(tensor)), &[])
     }
 
-    /// A node with one output.
+    /// Adds a node with one output.
     pub(crate) fn node(&mut self, node: Node, inputs: &[Ref]) -> Ref {
         self.patch.node(self.hint, node, inputs)
     }
 
-    /// A node with several outputs, which are named after these.
+    /// Adds a node with several outputs, whose names end in `names`.
     pub(crate) fn nodes<const N: usize>(&mut self, node: Node, inputs: &[Ref], names: [&str; N]) -> [Ref; N] {
         let inputs: Vec<_> = inputs.iter().copied().map(Some).collect();
         let names = names.map(|name| format!("{}_{name}", self.hint));
         let hints: Vec<_> = names.iter().map(|name| Some(name.as_str())).collect();
-        let made = self.patch.node_with(node, &inputs, &hints);
-        std::array::from_fn(|i| made[i].expect("each output has a name"))
+        let outputs = self.patch.node_with(node, &inputs, &hints);
+        std::array::from_fn(|i| outputs[i].expect("each output has a name"))
     }
 
-    /// A list of integers that is an attribute before operator set `since` and an input from then on.
+    /// Adds a node with a list of integers that is an attribute before operator set `since` and an input from
+    /// then on.
     fn with_ints(&mut self, mut node: Node, x: Ref, name: &str, ints: &[i64], since: i64) -> Ref {
         let mut inputs = vec![x];
         if self.opset() < since {
@@ -71,14 +72,14 @@ impl<'g, 'p> NodeBuilder<'g, 'p> {
         self.node(Node::new("Transpose").with("perm", perm), &[x])
     }
 
-    /// A reduction along `axes`. `ReduceSum` took them as an input before the others did.
+    /// Adds a reduction along `axes`. `ReduceSum` takes them as an input since set 13, the others since 18.
     pub(crate) fn reduce(&mut self, op: &str, x: Ref, axes: &[i64], keepdims: bool) -> Ref {
         let since = if op == "ReduceSum" { 13 } else { 18 };
         let node = Node::new(op).with("keepdims", i64::from(keepdims));
         self.with_ints(node, x, "axes", axes, since)
     }
 
-    /// The parts of `x` along `axis`, of these sizes, named after `hints`.
+    /// Splits `x` along `axis` into parts of these sizes, named `hints`.
     pub(crate) fn split(&mut self, x: Ref, axis: usize, sizes: &[i64], hints: &[&str]) -> Vec<Option<Ref>> {
         let mut node = Node::new("Split").with("axis", axis as i64);
         let mut inputs = vec![Some(x)];
@@ -91,7 +92,7 @@ impl<'g, 'p> NodeBuilder<'g, 'p> {
         self.patch.node_with(node, &inputs, &hints)
     }
 
-    /// `Slice` along `axes` with these starts, ends and steps.
+    /// Slices `x`. Steps other than 1 need operator set 10.
     pub(crate) fn slice(&mut self, x: Ref, cuts: &[pare_graph::ops::SliceAxis]) -> Ref {
         let axes: Vec<_> = cuts.iter().map(|c| c.axis as i64).collect();
         let starts: Vec<_> = cuts.iter().map(|c| c.start).collect();
@@ -112,10 +113,11 @@ impl<'g, 'p> NodeBuilder<'g, 'p> {
     }
 }
 
-/// The target with which `Reshape` turns shape `from` into `to`, whatever the symbols are: one size that is no number is
-/// left open (-1), of several those that stay in place are copied (0). `None` if more are neither.
+/// The target with which `Reshape` turns shape `from` into `to` for all values of the symbolic dims: a single
+/// symbolic size is inferred (-1); of several, those at an unchanged position are copied (0). `None` if more
+/// than one of the others remains.
 ///
-/// ONNX Runtime runs a vision transformer up to a tenth faster with -1 for its batch than with 0.
+/// ONNX Runtime runs a vision transformer up to 10 % faster with -1 for the batch than with 0.
 pub(crate) fn reshape_target(from: Option<&[Dim]>, to: &[Dim]) -> Option<Vec<i64>> {
     let symbols = to.iter().filter(|d| d.known().is_none()).count();
     let empty = to.iter().any(|d| d.known() == Some(0));
@@ -128,10 +130,10 @@ pub(crate) fn reshape_target(from: Option<&[Dim]>, to: &[Dim]) -> Option<Vec<i64
             open = true;
             Some(-1)
         }
-        // A size of 0 too: without `allowzero`, which came late, 0 is a copy.
+        // A size of 0 too: without `allowzero` (set 14), 0 means a copied size.
         _ => None,
     });
     let target: Vec<_> = target.collect::<Option<_>>()?;
-    // What is left open follows from the other sizes only while none of them is 0.
+    // The size for -1 is determined only if no other size is 0.
     (!open || !empty).then_some(target)
 }

@@ -1,15 +1,14 @@
-//! What a pass is, and the declaration that makes one.
+//! The trait of all passes and the macro that declares one.
 
-use super::Counter;
-use crate::framework::{Context, PassError};
+use super::{Context, Counter, PassError};
 use pare_graph::Model;
 use std::fmt;
 
-/// What a pass promises about the outputs of the model it leaves behind.
+/// The promise of a pass about the outputs of the changed model, from strongest to weakest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Effect {
-    /// The same arithmetic: equal to the bit, but for what the engine does with it.
+    /// The same arithmetic: bitwise equal, up to what the engine's own optimizations change.
     Exact,
     /// The same function of real numbers, rounded differently.
     Rounding,
@@ -27,34 +26,36 @@ impl fmt::Display for Effect {
     }
 }
 
-/// An option of a pass, as declared.
+/// The declaration of an option of a pass.
 pub struct OptionInfo {
     /// Its name in pipelines.
     pub name: &'static str,
     /// Its Rust type.
     pub ty: &'static str,
-    /// Its default, as written in pipelines; empty if there is none.
+    /// Returns its default as written in pipelines; empty if there is none.
     pub default: fn() -> String,
-    /// What it does.
+    /// Its documentation.
     pub docs: &'static str,
 }
 
-/// A pass, as declared.
+/// The declaration of a pass.
 pub struct PassInfo {
     /// Its name in pipelines.
     pub name: &'static str,
-    /// What it promises.
+    /// Its promise about the outputs.
     pub effect: Effect,
-    /// What its patches are counted as in reports, such as `batch norms folded`; `None` if it counts by itself.
+    /// The name under which reports count its patches, such as `batch norms folded`; `None` if the pass
+    /// counts itself.
     pub counts: Option<Counter>,
-    /// What it does, when it declines; the first line is a summary.
+    /// Its documentation; the first line is a summary.
     pub docs: &'static str,
     /// Its options.
     pub options: &'static [OptionInfo],
     /// Its source file.
     pub source: &'static str,
-    /// Make the pass from a table of options.
-    pub build: fn(toml::Table) -> Result<Box<dyn Pass>, String>,
+    /// Builds the pass from its options.
+    #[doc(hidden)]
+    pub build: fn(pass_support::Options) -> Result<Box<dyn Pass>, String>,
 }
 
 impl PassInfo {
@@ -64,28 +65,58 @@ impl PassInfo {
     }
 }
 
-/// Written by `pass!`, never by hand.
+/// Access to the declaration of a pass. Implemented by [`pass!`](crate::pass!).
 pub trait Declared {
     /// The declaration.
     fn info(&self) -> &'static PassInfo;
 }
 
-/// One transformation of a model.
+/// One transformation of a model, declared by [`pass!`](crate::pass!).
+///
+/// ```
+/// use pare_graph::{Decline, Model, NodeRef, Patch, expect};
+/// use pare_passes::{Context, Pass, PassError, pass};
+///
+/// pass! {
+///     /// Drop a negation of a negation.
+///     ///
+///     /// `-(-x) = x`, to the bit.
+///     #[pass("drop-double-negation", Exact, "double negation dropped", "double negations dropped")]
+///     pub struct DropDoubleNegation {}
+/// }
+///
+/// impl Pass for DropDoubleNegation {
+///     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
+///         cx.rewrite(model, &["Neg"], double_negation)
+///     }
+/// }
+///
+/// fn double_negation(at: NodeRef<'_>) -> Result<Patch, Decline> {
+///     let (inner, y) = (at.input(0)?.produced_by("Neg")?, at.output()?);
+///     expect(!y.value().is_output())?;
+///     let mut patch = Patch::at(at);
+///     patch.replace(y, inner.input(0)?);
+///     Ok(patch)
+/// }
+/// ```
 pub trait Pass: Declared + Send + Sync {
-    /// Whether the options make sense together; the error is a sentence.
+    /// Checks that the options are consistent. The error is one sentence.
     fn validate(&self) -> Result<(), String> {
         Ok(())
     }
 
-    /// Transform the model. Rewrites go through [`Context::rewrite`] or [`Context::apply`], which check and count.
+    /// Transforms the model. Rewrites go through [`Context::rewrite`] or [`Context::apply`], which check and
+    /// number them.
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError>;
 }
 
-/// Declare a pass: its documentation, name, effect and options with their defaults.
+/// Declares a pass: its documentation, name, effect and options with their defaults.
 ///
-/// One declaration gives rustdoc, defaults, (de)serialisation, the text of `pare passes NAME`, and the error for
-/// a wrong option. A third word after the effect says what patches are counted as in reports. It works outside this workspace too, in a crate that depends on `serde`; such a pass runs
-/// through [`Pipeline::push`](crate::framework::Pipeline::push).
+/// The declaration generates rustdoc, defaults, (de)serialisation, the entry in the list of passes, and the
+/// errors for invalid options. After the effect, the name of a patch in reports may follow, in the singular
+/// and in the plural; without it the pass counts its changes itself through [`Context::count`]. Crates
+/// outside this workspace can declare passes too (they need a dependency on `serde`) and run them through
+/// [`Pipeline::push`](crate::framework::Pipeline::push).
 #[macro_export]
 macro_rules! pass {
     ($(#[doc = $doc:literal])+ #[pass($name:literal, $effect:ident $(, $one:literal, $many:literal)?)] pub struct $Pass:ident {
@@ -124,38 +155,43 @@ macro_rules! pass {
     };
 }
 
-/// What the code that `pass!` writes calls.
+/// Functions that the expansion of `pass!` calls.
 #[doc(hidden)]
 pub mod pass_support {
     use super::Pass;
-    use crate::framework::Counter;
+    use crate::framework::{Counter, pipeline::show_value};
     use serde::{Serialize, de::DeserializeOwned};
 
-    /// What was declared, if anything was.
+    /// The options of a step as written.
+    #[derive(Clone, Debug, Default)]
+    pub struct Options(pub(in crate::framework) toml::Table);
+
+    /// The declared counter, if any.
     pub const fn counts(declared: &[Counter]) -> Option<Counter> {
         if let [what] = declared { Some(*what) } else { None }
     }
 
-    /// A pass from its options, checked.
-    pub fn build<P: Pass + DeserializeOwned + 'static>(
-        options: toml::Table,
-    ) -> Result<Box<dyn Pass>, String> {
-        let pass: P =
-            toml::Value::Table(options).try_into().map_err(|e: toml::de::Error| plain(e.message()))?;
+    /// Builds and validates a pass.
+    pub fn build<P: Pass + DeserializeOwned + 'static>(options: Options) -> Result<Box<dyn Pass>, String> {
+        let pass: P = toml::Value::Table(options.0)
+            .try_into()
+            .map_err(|e: toml::de::Error| without_rust_types(e.message()))?;
         pass.validate()?;
         Ok(Box::new(pass))
     }
 
-    /// What serde says, in words for people who know no Rust.
-    fn plain(message: &str) -> String {
-        let words = [("expected f64", "expected a number"), ("expected u64", "expected a whole number")];
-        let words = words.into_iter().chain([("expected usize", "expected a whole number")]);
-        words.fold(message.to_owned(), |text, (from, to)| text.replace(from, to))
+    /// Replaces the names of Rust types in an error of serde.
+    fn without_rust_types(message: &str) -> String {
+        [("f64", "a number"), ("u64", "an integer"), ("usize", "an integer")]
+            .iter()
+            .fold(message.to_owned(), |text, (ty, name)| {
+                text.replace(&format!("expected {ty}"), &format!("expected {name}"))
+            })
     }
 
-    /// The value of an option as written in pipelines; empty for an absent one.
+    /// The value of an option as written in pipelines; empty if it is absent.
     pub fn shown<P: Serialize>(pass: &P, option: &str) -> String {
         let table = toml::Table::try_from(pass).unwrap_or_default();
-        table.get(option).map_or_else(String::new, crate::framework::pipeline::show_value)
+        table.get(option).map_or_else(String::new, show_value)
     }
 }

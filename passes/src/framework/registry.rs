@@ -1,8 +1,8 @@
-//! The set of passes and presets that pipelines refer to by name.
+//! The passes and presets that pipelines refer to by name.
 
 use super::PassInfo;
 
-/// Passes and presets by name.
+/// A set of passes and presets.
 #[derive(Clone, Copy)]
 pub struct Registry {
     /// The passes, in the order in which they are listed.
@@ -15,7 +15,7 @@ pub struct Registry {
 pub struct Preset {
     /// Its name.
     pub name: &'static str,
-    /// What it is for.
+    /// Its purpose.
     pub docs: &'static str,
     /// The pipeline in text form.
     pub text: &'static str,

@@ -1,8 +1,8 @@
-//! What a pipeline did.
+//! Reports of passes and of pipelines.
 
 use super::Effect;
 use indexmap::IndexMap;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::time::Duration;
 
 /// A counted quantity, named in the singular and in the plural.
@@ -23,7 +23,7 @@ impl Counter {
         self.many
     }
 
-    /// `n` of it: `1 channel removed`, `2 channels removed`.
+    /// The count `n` with its name: `1 channel removed`, `2 channels removed`.
     pub fn of(self, n: u64) -> String {
         format!("{n} {}", if n == 1 { self.one } else { self.many })
     }
@@ -35,17 +35,18 @@ impl Counter {
 }
 
 impl Serialize for Counter {
-    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         s.serialize_str(self.many)
     }
 }
 
 /// A measured quantity.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Figure {
     /// Its value.
     pub value: f64,
-    /// Whether it explains the search rather than the result, and is shown on request only.
+    /// Set if it explains the search rather than the result.
     pub detail: bool,
     /// The unit it is shown in; `value` is unscaled.
     pub unit: FigureUnit,
@@ -63,56 +64,55 @@ pub enum FigureUnit {
 }
 
 impl Serialize for Figure {
-    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         s.serialize_f64(self.value)
     }
 }
 
-/// What one pass did.
+/// The report of one pass.
 #[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
 pub struct StepReport {
-    /// Its name.
+    /// The name of the pass.
     pub pass: &'static str,
     /// The pass that ran it as a nested step, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub within: Option<&'static str>,
-    /// What it promises.
+    /// The effect of the pass.
     pub effect: Option<Effect>,
     /// Patches applied.
     pub patches: u64,
-    /// What it did, counted.
-    pub counts: IndexMap<Counter, u64>,
-    /// The totals that counts are parts of, where there are any.
+    pub(crate) counts: IndexMap<Counter, u64>,
+    /// The totals that counts are parts of.
     #[serde(skip)]
-    pub totals: IndexMap<Counter, u64>,
-    /// What it left alone: reasons, with how many places each holds for.
-    pub declined: IndexMap<String, u64>,
-    /// What it wants the user to know.
+    pub(crate) totals: IndexMap<Counter, u64>,
+    pub(crate) declined: IndexMap<String, u64>,
+    /// Remarks for the user.
     pub notes: Vec<String>,
-    /// How it changed inputs and outputs of the model, as it was asked to; a sentence each.
+    /// Requested changes of the model's inputs and outputs, one sentence each.
     pub interface: Vec<String>,
-    /// Quantities it measured, by name (targets reached, losses, times).
-    pub figures: IndexMap<String, Figure>,
-    /// Time it took.
+    pub(crate) figures: IndexMap<String, Figure>,
+    /// Time taken, in seconds in JSON.
     #[serde(serialize_with = "seconds")]
     pub time: Duration,
 }
 
-/// What a pipeline did.
+/// The report of a pipeline.
 #[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
 pub struct Report {
-    /// Passes in the order of their first run; the runs of a repeated pass are added up.
+    /// Passes in the order of their first completion. The runs of a repeated pass are merged.
     pub steps: Vec<StepReport>,
-    /// Rounds that repetitions took, the longest one.
+    /// Rounds of the longest repetition.
     pub rounds: u64,
-    /// Whether a repetition was cut off while it still changed something.
+    /// Set if a repetition was cut off while it still changed the model.
     pub unfinished: bool,
 }
 
 impl StepReport {
-    /// The count of this name (in the plural); 0 if nothing was counted.
-    pub fn count(&self, name: &str) -> u64 {
-        self.counts.iter().find(|(counter, _)| counter.name() == name).map_or(0, |(_, &n)| n)
+    /// The counted quantities, in the order in which they were first counted.
+    pub fn counts(&self) -> impl Iterator<Item = (Counter, u64)> {
+        self.counts.iter().map(|(&counter, &n)| (counter, n))
     }
 
     /// The counts as text: `77 of 432 channels removed`, `4 constants lifted`.
@@ -123,7 +123,22 @@ impl StepReport {
         })
     }
 
-    /// The figure of this name.
+    /// The count of this name (in the plural); 0 if nothing was counted.
+    pub fn count(&self, name: &str) -> u64 {
+        self.counts().find(|(counter, _)| counter.name() == name).map_or(0, |(_, n)| n)
+    }
+
+    /// The reasons for which candidates were skipped, each with the number of candidates.
+    pub fn declined(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.declined.iter().map(|(why, &n)| (why.as_str(), n))
+    }
+
+    /// The measured quantities (targets reached, losses, times) by name.
+    pub fn figures(&self) -> impl Iterator<Item = (&str, Figure)> {
+        self.figures.iter().map(|(name, &figure)| (name.as_str(), figure))
+    }
+
+    /// The value of the figure of this name.
     pub fn figure(&self, name: &str) -> Option<f64> {
         self.figures.get(name).map(|figure| figure.value)
     }
@@ -135,7 +150,14 @@ impl Report {
         self.steps.iter().map(|s| s.patches).sum()
     }
 
-    /// Add what a pass did; later runs of the same pass in a repetition add up, their declines replace.
+    /// The weakest promise among the passes that changed something.
+    pub fn effect(&self) -> Effect {
+        let changed = self.steps.iter().filter(|s| s.patches > 0);
+        changed.filter_map(|s| s.effect).max().unwrap_or(Effect::Exact)
+    }
+
+    /// Adds the report of one run of a pass. Counts of several runs add up; declines are those of the last
+    /// run.
     pub(crate) fn add(&mut self, step: StepReport) {
         let Some(known) = self.steps.iter_mut().find(|s| (s.pass, s.within) == (step.pass, step.within))
         else {
@@ -158,6 +180,6 @@ impl Report {
     }
 }
 
-fn seconds<S: serde::Serializer>(time: &Duration, s: S) -> Result<S::Ok, S::Error> {
+fn seconds<S: Serializer>(time: &Duration, s: S) -> Result<S::Ok, S::Error> {
     s.serialize_f64(time.as_secs_f64())
 }

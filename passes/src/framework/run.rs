@@ -1,220 +1,160 @@
-//! The runner: passes in order, the graph checked after each.
+//! The runner: executes the passes of a pipeline in order and checks the model after each.
 
-use super::{Context, Effect, Pass, Pipeline, Registry, Report, Step, Tools, context::MAX_ROUNDS};
-use pare_graph::{EvaluateError, InferError, Model};
+use super::{Context, Pass, Pipeline, Report, RunError, Step, StepReport, Tools};
+use pare_graph::Model;
 use std::{
+    any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
     time::Instant,
 };
 
-/// Why a pass, or a pipeline, could not do its work.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PassError {
-    /// The pass cannot do what it was asked to: options, samples or model do not allow it.
-    #[error("{why}")]
-    Refused {
-        /// One sentence.
-        why: String,
-        /// What may help.
-        hint: Option<String>,
-    },
-    /// A rewrite fires without end.
-    #[error("it does not converge at {0}")]
-    NotConverging(String),
-    /// Running the model failed.
-    #[error(transparent)]
-    Evaluate(#[from] EvaluateError),
-    /// Types or shapes contradict each other.
-    #[error(transparent)]
-    Infer(#[from] InferError),
-}
-
-impl PassError {
-    /// A refusal.
-    pub fn refused(why: impl Into<String>) -> Self {
-        Self::Refused { why: why.into(), hint: None }
-    }
-
-    /// A refusal with what may help.
-    pub fn refused_with(why: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self::Refused { why: why.into(), hint: Some(hint.into()) }
-    }
-}
-
-/// Why a pipeline stopped.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RunError {
-    /// The model was invalid before any pass ran.
-    #[error("the model is invalid: {why}")]
-    Input {
-        /// One sentence.
-        why: String,
-        /// What may help.
-        hint: Option<String>,
-    },
-    /// A pass could not do its work.
-    #[error("`{pass}`: {error}")]
-    Pass {
-        /// Its name.
-        pass: &'static str,
-        /// Why.
-        error: PassError,
-    },
-    /// A pass left an invalid model behind: a defect of the pass.
-    #[error("`{pass}` left an invalid model behind: {why}")]
-    Broken {
-        /// Its name.
-        pass: &'static str,
-        /// What is invalid.
-        why: String,
-    },
-    /// A pass panicked: a defect of the pass.
-    #[error("`{pass}` panicked: {message}")]
-    Panicked {
-        /// Its name.
-        pass: &'static str,
-        /// The panic's message.
-        message: String,
-    },
-}
-
-impl RunError {
-    /// What may help.
-    pub fn hint(&self) -> Option<&str> {
-        match self {
-            Self::Input { hint, .. } | Self::Pass { error: PassError::Refused { hint, .. }, .. } => {
-                hint.as_deref()
-            }
-            _ => None,
-        }
-    }
-}
-
-/// Watches a pipeline run.
+/// Receives the model after each pass.
 pub trait Observer {
-    /// Called after each run of a pass, with the number of patches applied so far.
+    /// Called after each run of a pass, with the number of patches applied so far by all passes.
     fn after(&mut self, _pass: &dyn Pass, _model: &Model, _patches: u64) {}
 }
 
-/// Watches nothing.
+/// The no-op observer.
 impl Observer for () {}
 
-/// How a pipeline is run.
+/// Options of [`run`].
 #[derive(Clone, Copy, Default)]
+#[non_exhaustive]
 pub struct RunOptions<'t> {
-    /// What passes may use.
+    /// Resources for the passes.
     pub tools: Tools<'t>,
-    /// Apply no more than this many patches.
+    /// The largest number of patches to apply; unlimited if `None`.
     pub stop_after: Option<u64>,
 }
 
-/// Run a pipeline over a model. On an error the model is in the state the failing pass left it in.
+impl<'t> RunOptions<'t> {
+    /// Runs with these resources and without a limit.
+    pub fn new(tools: Tools<'t>) -> Self {
+        Self { tools, stop_after: None }
+    }
+
+    /// Sets the largest number of patches to apply.
+    #[must_use]
+    pub fn stop_after(self, stop_after: Option<u64>) -> Self {
+        Self { stop_after, ..self }
+    }
+}
+
+/// Runs a pipeline over a model. After an error the model is in the state in which the failing pass left it.
+///
+/// ```
+/// use pare_graph::{Model, text::parse_graph};
+/// use pare_passes::{Pipeline, RunOptions, run};
+///
+/// let graph = parse_graph("g (float[N] x) => (float[N] y) { a = Identity(x) y = Relu(a) }", 18)?;
+/// let mut model = Model::of(graph);
+/// let pipeline: Pipeline = "drop-noops".parse()?;
+/// let report = run(&pipeline, &mut model, RunOptions::default(), &mut ())?;
+/// assert_eq!(report.patches(), 1);
+/// assert_eq!(model.graph.node_count(), 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+///
+/// [`RunError::Input`] if the model is invalid, otherwise the error of the first pass that fails.
 pub fn run(
     pipeline: &Pipeline,
     model: &mut Model,
     options: RunOptions<'_>,
     observer: &mut dyn Observer,
 ) -> Result<Report, RunError> {
-    let input = |why, hint| RunError::Input { why, hint };
-    if model.graph.outputs().is_empty() {
-        return Err(input("it has no outputs, so nothing that it computes is used".to_owned(), None));
-    }
-    model.check().map_err(|e| input(e.to_string(), e.hint()))?;
-    model.infer().map_err(|e| input(e.to_string(), None))?;
-    // Again, now that the types of what stands between nodes are known.
-    model.check().map_err(|e| input(e.to_string(), e.hint()))?;
+    check_input(model)?;
     let mut cx = Context::new(options.tools, pipeline.registry());
     cx.stop_after = options.stop_after;
-    let mut runner = Runner { cx, report: Report::default(), observer };
-    runner.steps(pipeline, model)?;
-    Ok(runner.report)
-}
-
-struct Runner<'r, 't> {
-    cx: Context<'t>,
-    report: Report,
-    observer: &'r mut dyn Observer,
-}
-
-impl Runner<'_, '_> {
-    fn steps(&mut self, pipeline: &Pipeline, model: &mut Model) -> Result<(), RunError> {
-        for step in pipeline.steps() {
-            if self.cx.stopped() {
-                break;
-            }
-            match step {
-                Step::Pass { pass, .. } => self.pass(pass.as_ref(), model)?,
-                Step::Preset { steps, .. } => self.steps(steps, model)?,
-                Step::Repeat(steps) => self.repeat(steps, model)?,
-            }
-        }
+    let (mut report, mut rounds) = (Report::default(), Rounds::default());
+    run_steps(pipeline, model, &mut cx, &mut rounds, &mut |pass, model, cx| {
+        run_checked(pass, model, cx)?.into_iter().for_each(|step| report.add(step));
+        observer.after(pass, model, cx.patches);
         Ok(())
-    }
+    })?;
+    Ok(Report { rounds: rounds.longest, unfinished: rounds.cut_off, ..report })
+}
 
-    fn repeat(&mut self, steps: &Pipeline, model: &mut Model) -> Result<(), RunError> {
-        for round in 1..=MAX_ROUNDS {
-            let before = self.cx.patches;
-            self.steps(steps, model)?;
-            self.report.rounds = self.report.rounds.max(round);
-            if self.cx.patches == before || self.cx.stopped() {
-                return Ok(());
+/// Checks the model and infers its types. The second check sees the inferred types too.
+fn check_input(model: &mut Model) -> Result<(), RunError> {
+    let invalid = |why, hint: Option<String>| RunError::Input { why, hint: hint.map(Into::into) };
+    if model.graph.outputs().is_empty() {
+        return Err(invalid("it has no outputs, so no computed value is used".to_owned(), None));
+    }
+    model.check().map_err(|e| invalid(e.to_string(), e.hint()))?;
+    model.infer().map_err(|e| invalid(e.to_string(), None))?;
+    model.check().map_err(|e| invalid(e.to_string(), e.hint()))
+}
+
+/// Runs one pass, catches its panics, and checks the model if it changed.
+fn run_checked(
+    pass: &dyn Pass,
+    model: &mut Model,
+    cx: &mut Context<'_>,
+) -> Result<Vec<StepReport>, RunError> {
+    let (name, start, before) = (pass.info().name, Instant::now(), cx.patches);
+    let result = catch_unwind(AssertUnwindSafe(|| pass.run(model, cx)));
+    result
+        .map_err(|payload| RunError::Panicked { pass: name, message: panic_message(payload) })?
+        .map_err(|error| RunError::Pass { pass: name, error })?;
+    if cx.patches > before {
+        let broken = |why: String| RunError::Broken { pass: name, why };
+        model.check().map_err(|e| broken(e.to_string()))?;
+        model.infer().map_err(|e| broken(e.to_string()))?;
+    }
+    Ok(cx.take_reports(pass.info(), start.elapsed()))
+}
+
+fn panic_message(payload: Box<dyn Any + Send>) -> String {
+    let text = payload.downcast_ref::<&str>().map(ToString::to_string);
+    text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_default()
+}
+
+/// Rounds after which a repetition is cut off; pipelines converge in two or three.
+const MAX_ROUNDS: u64 = 20;
+
+/// Rounds that the repetitions of a pipeline took.
+#[derive(Default)]
+pub(super) struct Rounds {
+    longest: u64,
+    /// A repetition reached [`MAX_ROUNDS`] while it still changed the model.
+    cut_off: bool,
+}
+
+/// Runs a pass as one step of a pipeline.
+type RunPass<'r, 't, E> = dyn FnMut(&dyn Pass, &mut Model, &mut Context<'t>) -> Result<(), E> + 'r;
+
+/// Runs the steps of a pipeline in order, each pass through `run_pass`, until the context is stopped.
+pub(super) fn run_steps<'t, E>(
+    pipeline: &Pipeline,
+    model: &mut Model,
+    cx: &mut Context<'t>,
+    rounds: &mut Rounds,
+    run_pass: &mut RunPass<'_, 't, E>,
+) -> Result<(), E> {
+    for step in pipeline.steps() {
+        if cx.stopped() {
+            break;
+        }
+        match step {
+            Step::Pass { pass, .. } => run_pass(pass.as_ref(), model, cx)?,
+            Step::Preset { steps, .. } => run_steps(steps, model, cx, rounds, run_pass)?,
+            Step::Repeat(steps) => {
+                for round in 1.. {
+                    let before = cx.patches;
+                    run_steps(steps, model, cx, rounds, run_pass)?;
+                    rounds.longest = rounds.longest.max(round);
+                    if cx.patches == before || cx.stopped() {
+                        break;
+                    }
+                    if round == MAX_ROUNDS {
+                        rounds.cut_off = true;
+                        break;
+                    }
+                }
             }
         }
-        self.report.unfinished = true;
-        Ok(())
     }
-
-    fn pass(&mut self, pass: &dyn Pass, model: &mut Model) -> Result<(), RunError> {
-        let (name, start, before) = (pass.info().name, Instant::now(), self.cx.patches);
-        let ran = catch_unwind(AssertUnwindSafe(|| pass.run(model, &mut self.cx)));
-        let panicked = |payload: Box<dyn std::any::Any + Send>| {
-            let text = payload.downcast_ref::<&str>().map(ToString::to_string);
-            let message = text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_default();
-            RunError::Panicked { pass: name, message }
-        };
-        ran.map_err(panicked)?.map_err(|error| RunError::Pass { pass: name, error })?;
-        if self.cx.patches > before {
-            let broken = |why: String| RunError::Broken { pass: name, why };
-            model.check().map_err(|e| broken(e.to_string()))?;
-            model.infer().map_err(|e| broken(e.to_string()))?;
-        }
-        for report in self.cx.finish(pass.info(), start.elapsed()) {
-            self.report.add(report);
-        }
-        self.observer.after(pass, model, self.cx.patches);
-        Ok(())
-    }
-}
-
-/// Runs pipelines on models that a pass builds for itself, such as candidates of a search: the caller's patch numbers
-/// and reports are not touched.
-#[derive(Clone, Copy)]
-pub struct Scratch<'t> {
-    pub(super) tools: Tools<'t>,
-    pub(super) registry: &'static Registry,
-}
-
-impl<'t> Scratch<'t> {
-    /// Runs a pipeline in text form over `model`.
-    pub fn run(self, pipeline: &str, model: &mut Model) -> Result<Report, PassError> {
-        let mut cx = self.context();
-        cx.run_nested(pipeline, model)?;
-        let mut report = Report::default();
-        cx.take_nested().into_iter().for_each(|step| report.add(step));
-        Ok(report)
-    }
-
-    /// A context of its own, for rules that are no pass.
-    pub fn context(self) -> Context<'t> {
-        Context::new(self.tools, self.registry)
-    }
-}
-
-/// The weakest promise among the passes that changed something.
-impl Report {
-    /// What the passes that changed something promise together.
-    pub fn effect(&self) -> Effect {
-        let changed = self.steps.iter().filter(|s| s.patches > 0);
-        changed.filter_map(|s| s.effect).max().unwrap_or(Effect::Exact)
-    }
+    Ok(())
 }

@@ -1,12 +1,12 @@
-//! Statistics in files: shards of samples are run anywhere, and their sums added up.
+//! Files of statistics. Shards of samples can be run separately and their sums merged.
 //!
-//! A file is in the safetensors format. For each linear operator, named after the value it makes, with `G` groups and
+//! A file is in the safetensors format. For each linear operator, named after its output, with `G` groups and
 //! rows of `D` numbers (see `analysis::linear`):
 //!
-//! | tensor | shape | holds |
+//! | tensor | shape | content |
 //! |---|---|---|
-//! | `NAME/count` | `[1]`, u64 | rows seen |
-//! | `NAME/mean` | `[G, D]`, f64 | their means |
+//! | `NAME/count` | `[1]`, u64 | number of rows |
+//! | `NAME/mean` | `[G, D]`, f64 | means |
 //! | `NAME/scatter` | `[G, D(D+1)/2]`, f64 | `Σ (x-μ)(x-μ)ᵀ`, the lower triangle row by row |
 
 use super::Sums;
@@ -19,88 +19,99 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Sums over what linear operators read, by the names of the values they make.
+/// Sums over the inputs of linear operators, by the names of their outputs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Statistics {
-    of: BTreeMap<String, Vec<Sums>>,
+    by_output: BTreeMap<String, Vec<Sums>>,
 }
 
-/// Why statistics cannot be used.
+/// An error in reading, writing or merging statistics.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StatisticsError {
     /// A file cannot be read or written.
     #[error("`{}`: {reason}", path.display())]
     File {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// The same operator has other inputs in another file.
-    #[error("the statistics are of different models: `{0}` reads other rows")]
+    /// An operator has inputs of another width or another number of groups in another file.
+    #[error("the statistics are of different models: the inputs of `{0}` differ")]
     Differs(String),
 }
 
-/// What marks a file as ours.
+/// The metadata entry that identifies a file of statistics.
 const FORMAT: (&str, &str) = ("format", "pare statistics 1");
 
 impl FromIterator<(String, Vec<Sums>)> for Statistics {
     fn from_iter<I: IntoIterator<Item = (String, Vec<Sums>)>>(sums: I) -> Self {
-        Self { of: sums.into_iter().collect() }
+        Self { by_output: sums.into_iter().collect() }
     }
 }
 
 impl Statistics {
-    /// How many operators there are statistics of.
+    /// The number of operators.
     pub fn len(&self) -> usize {
-        self.of.len()
+        self.by_output.len()
     }
 
-    /// Whether there are none.
+    /// Returns true if there are no operators.
     pub fn is_empty(&self) -> bool {
-        self.of.is_empty()
+        self.by_output.is_empty()
     }
 
-    /// The rows seen of the operator of which most were seen.
+    /// The largest number of rows of an operator.
     pub fn rows(&self) -> u64 {
-        self.of.values().flatten().map(|s| s.count).max().unwrap_or(0)
+        self.by_output.values().flatten().map(|s| s.count).max().unwrap_or(0)
     }
 
-    /// The sums over the inputs of the operator that produces `output`, one per group, if there are `groups` of them
-    /// over rows of `width` numbers.
+    /// The sums over the inputs of the operator that produces `output`, one per group, if their number is
+    /// `groups` and their width is `width`.
     pub fn find(&self, output: &str, groups: usize, width: usize) -> Option<&[Sums]> {
-        let sums = self.of.get(output)?;
+        let sums = self.by_output.get(output)?;
         let fits = sums.len() == groups && sums.iter().all(|s| s.x_mean.len() == width);
         fits.then_some(sums)
     }
 
-    /// Add what was seen of other samples.
+    /// Adds the statistics of other samples of the same model.
+    ///
+    /// # Errors
+    ///
+    /// [`StatisticsError::Differs`].
     pub fn merge(&mut self, other: Self) -> Result<(), StatisticsError> {
-        for (name, theirs) in other.of {
-            let Some(ours) = self.of.get_mut(&name) else {
-                self.of.insert(name, theirs);
+        for (name, theirs) in other.by_output {
+            let Some(ours) = self.by_output.get_mut(&name) else {
+                self.by_output.insert(name, theirs);
                 continue;
             };
-            let added = ours.len() == theirs.len() && ours.iter_mut().zip(&theirs).all(|(a, b)| a.merge(b));
-            if !added {
+            let merged = ours.len() == theirs.len() && ours.iter_mut().zip(&theirs).all(|(a, b)| a.merge(b));
+            if !merged {
                 return Err(StatisticsError::Differs(name));
             }
         }
         Ok(())
     }
 
-    /// Write a file, beside its place first.
+    /// Writes a file atomically. Returns its size in bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`StatisticsError::File`].
     pub fn write(&self, path: &Path) -> Result<u64, StatisticsError> {
         let failed = |reason: String| StatisticsError::File { path: path.into(), reason };
         let mut tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = vec![];
-        for (name, groups) in &self.of {
+        for (name, groups) in &self.by_output {
             let width = groups.first().map_or(0, |s| s.x_mean.len());
             let count = groups.first().map_or(0, |s| s.count);
             let means = groups.iter().flat_map(|s| &s.x_mean).flat_map(|v| v.to_le_bytes()).collect();
-            let lower =
-                |s: &Sums| (0..width).flat_map(|i| (0..=i).map(move |j| (i, j))).map(|at| s.xx[at]).collect();
-            let scatter =
-                groups.iter().flat_map(|s| -> Vec<f64> { lower(s) }).flat_map(f64::to_le_bytes).collect();
+            let lower = || (0..width).flat_map(|i| (0..=i).map(move |j| (i, j)));
+            let scatter = groups
+                .iter()
+                .flat_map(|s| lower().map(move |at| s.xx[at]))
+                .flat_map(f64::to_le_bytes)
+                .collect();
             tensors.push((format!("{name}/count"), Dtype::U64, vec![1], count.to_le_bytes().into()));
             tensors.push((format!("{name}/mean"), Dtype::F64, vec![groups.len(), width], means));
             let packed = width * (width + 1) / 2;
@@ -113,41 +124,45 @@ impl Statistics {
         }
         let about = HashMap::from([(FORMAT.0.to_owned(), FORMAT.1.to_owned())]);
         let bytes = safetensors::serialize(views, Some(about)).map_err(|e| failed(e.to_string()))?;
-        let mut beside = path.as_os_str().to_owned();
-        beside.push(".part");
-        let written = fs::File::create(&beside).and_then(|mut file| {
+        let mut part = path.as_os_str().to_owned();
+        part.push(".part");
+        let written = fs::File::create(&part).and_then(|mut file| {
             file.write_all(&bytes)?;
-            fs::rename(&beside, path)
+            fs::rename(&part, path)
         });
         written.map_err(|e| {
-            let _ = fs::remove_file(&beside);
+            let _ = fs::remove_file(&part);
             failed(e.to_string())
         })?;
         Ok(bytes.len() as u64)
     }
 
-    /// Read a file.
+    /// Reads a file.
+    ///
+    /// # Errors
+    ///
+    /// [`StatisticsError::File`].
     pub fn read(path: &Path) -> Result<Self, StatisticsError> {
         let failed = |reason: String| StatisticsError::File { path: path.into(), reason };
         let bytes = fs::read(path).map_err(|e| failed(e.to_string()))?;
-        let odd = |_| failed("it is no file of statistics".into());
-        let (_, about) = SafeTensors::read_metadata(&bytes).map_err(odd)?;
-        let ours = about.metadata().as_ref().and_then(|m| m.get(FORMAT.0)).is_some_and(|f| f == FORMAT.1);
-        if !ours {
-            return Err(failed("it is no file of statistics".into()));
+        let not_statistics = || failed("it is not a file of statistics".into());
+        let (_, about) = SafeTensors::read_metadata(&bytes).map_err(|_| not_statistics())?;
+        let valid = about.metadata().as_ref().and_then(|m| m.get(FORMAT.0)).is_some_and(|f| f == FORMAT.1);
+        if !valid {
+            return Err(not_statistics());
         }
-        let file = SafeTensors::deserialize(&bytes).map_err(odd)?;
-        let mut of = BTreeMap::new();
+        let file = SafeTensors::deserialize(&bytes).map_err(|_| not_statistics())?;
+        let mut by_output = BTreeMap::new();
         for name in file.names().into_iter().filter_map(|n| n.strip_suffix("/count")) {
             let sums =
                 sums(&file, name).ok_or_else(|| failed(format!("the statistics of `{name}` are damaged")))?;
-            of.insert(name.to_owned(), sums);
+            by_output.insert(name.to_owned(), sums);
         }
-        Ok(Self { of })
+        Ok(Self { by_output })
     }
 }
 
-/// The sums of an operator.
+/// Reads the sums of an operator; `None` if they are missing or inconsistent.
 fn sums(file: &SafeTensors<'_>, name: &str) -> Option<Vec<Sums>> {
     let floats = |part: &str| {
         let tensor = file.tensor(&format!("{name}/{part}")).ok()?;
@@ -157,8 +172,8 @@ fn sums(file: &SafeTensors<'_>, name: &str) -> Option<Vec<Sums>> {
     };
     let count = u64::from_le_bytes(file.tensor(&format!("{name}/count")).ok()?.data().try_into().ok()?);
     let ((shape, means), (packed, scatter)) = (floats("mean")?, floats("scatter")?);
-    let (&[groups, width], &[also, size]) = (&shape[..], &packed[..]) else { return None };
-    if groups != also || width.checked_add(1)?.checked_mul(width)? / 2 != size || groups == 0 {
+    let (&[groups, width], &[scatters, size]) = (&shape[..], &packed[..]) else { return None };
+    if groups != scatters || width.checked_add(1)?.checked_mul(width)? / 2 != size || groups == 0 {
         return None;
     }
     let group = |q: usize| {
@@ -185,24 +200,25 @@ mod tests {
         sums
     }
 
-    fn of(rows: Range<usize>) -> Statistics {
-        Statistics { of: [("conv".to_owned(), vec![sums(rows.clone()), sums(rows)])].into() }
+    fn statistics(rows: Range<usize>) -> Statistics {
+        Statistics { by_output: [("conv".to_owned(), vec![sums(rows.clone()), sums(rows)])].into() }
     }
 
     #[test]
-    fn files_of_shards_add_up_to_the_whole() {
+    fn merges_files_of_shards() {
         let folder = std::env::temp_dir().join(format!("pare-statistics-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let (a, b) = (folder.join("a.safetensors"), folder.join("b.safetensors"));
-        of(0..300).write(&a).unwrap();
-        of(300..1000).write(&b).unwrap();
+        statistics(0..300).write(&a).unwrap();
+        statistics(300..1000).write(&b).unwrap();
         let mut both = Statistics::read(&a).unwrap();
-        assert_eq!(both, of(0..300), "what is read is what was written, to the bit");
+        assert_eq!(both, statistics(0..300), "reading returns what was written, bitwise");
         both.merge(Statistics::read(&b).unwrap()).unwrap();
-        let whole = of(0..1000);
-        for (got, wanted) in both.of["conv"].iter().zip(&whole.of["conv"]) {
+        let all = statistics(0..1000);
+        for (got, wanted) in both.by_output["conv"].iter().zip(&all.by_output["conv"]) {
             assert_eq!(got.count, wanted.count);
-            // Products are added up in f32 within each lot of rows: `√2048 · 2⁻²⁴` of the standard deviations each time.
+            // Products are summed in f32 within each chunk of rows: an error of `√2048 · 2⁻²⁴` of the
+            // standard deviations.
             let close = |a: f64, b: f64, scale: f64| (a - b).abs() <= 1e-5 * scale;
             let deviation = |i: usize| wanted.xx[(i, i)].sqrt();
             for i in 0..5 {
@@ -213,11 +229,11 @@ mod tests {
                 }
             }
         }
-        let other = Statistics { of: [("conv".to_owned(), vec![Sums::new(4, 0); 2])].into() };
+        let other = Statistics { by_output: [("conv".to_owned(), vec![Sums::new(4, 0); 2])].into() };
         assert!(matches!(both.merge(other), Err(StatisticsError::Differs(name)) if name == "conv"));
         fs::write(&a, b"garbage").unwrap();
         let why = Statistics::read(&a).unwrap_err().to_string();
-        assert!(why.ends_with("it is no file of statistics"), "{why}");
+        assert!(why.ends_with("it is not a file of statistics"), "{why}");
         fs::remove_dir_all(folder).unwrap();
     }
 }

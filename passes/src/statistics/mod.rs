@@ -1,11 +1,11 @@
-//! Sums over activations as data: they merge across batches and machines, and are stored in files.
+//! Sums over activations, which merge across batches and machines and are stored in files.
 //!
-//! [`Rows`] holds activations as rows, [`Sums`] their count, means and (cross-)scatter matrices in f64, and
-//! [`Statistics`] the sums of every linear operator of a model.
+//! [`Statistics`] holds the sums over the inputs of every linear operator of a model: [`Sums`], the count,
+//! the means and the scatter matrices in f64 of activations as [`Rows`].
 
 mod file;
 mod sums;
 
 pub use file::{Statistics, StatisticsError};
-pub(crate) use sums::par;
-pub use sums::{Lines, Rows, Sums, covariance_with, map_rows};
+pub use sums::{Lines, Rows, Sums};
+pub(crate) use sums::{covariance_with, map_rows, par};

@@ -1,4 +1,4 @@
-//! Means and scatters of rows: all that a least-squares fit needs to know about data, and no more.
+//! Means and scatters of rows: the sufficient statistics of a least-squares fit.
 
 use faer::{
     Accum, Mat, MatMut, MatRef, Par,
@@ -8,102 +8,103 @@ use faer::{
     },
 };
 
-/// Rows of numbers, `f32` as engines give them, row-major.
+/// Rows of `f32` numbers, row-major.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rows {
-    /// Numbers in a row.
+    /// The length of a row.
     pub width: usize,
     /// The rows, one after another.
     pub data: Vec<f32>,
 }
 
 impl Rows {
-    /// No rows yet, of this width.
+    /// No rows of this width.
     pub fn new(width: usize) -> Self {
         Self { width, data: vec![] }
     }
 
-    /// How many rows there are.
+    /// The number of rows.
     pub fn count(&self) -> usize {
         self.data.len().checked_div(self.width).unwrap_or(0)
     }
 
-    /// All of them.
+    /// A view of all rows.
     pub fn all(&self) -> Lines<'_> {
         self.columns(0, self.width)
     }
 
-    /// These columns of the rows.
+    /// A view of `count` columns.
     pub fn columns(&self, from: usize, count: usize) -> Lines<'_> {
         Lines { data: &self.data, stride: self.width, from, width: count, count: self.count() }
     }
 
-    /// The rows as a matrix.
-    pub fn matrix(&self) -> MatRef<'_, f32> {
+    /// The rows as a matrix `[N, D]`.
+    pub(crate) fn matrix(&self) -> MatRef<'_, f32> {
         MatRef::from_row_major_slice(&self.data, self.count(), self.width)
     }
 }
 
-/// Some columns of rows.
+/// A view of some columns of rows.
 #[derive(Clone, Copy, Debug)]
 pub struct Lines<'a> {
     data: &'a [f32],
     stride: usize,
     from: usize,
-    /// Numbers in a row.
+    /// The length of a row.
     pub width: usize,
-    /// How many rows there are.
+    /// The number of rows.
     pub count: usize,
 }
 
 impl<'a> Lines<'a> {
-    /// A row.
+    /// The row `i`.
     pub fn row(&self, i: usize) -> &'a [f32] {
         &self.data[i * self.stride + self.from..][..self.width]
     }
 
-    /// `count` of the rows.
+    /// A view of `count` rows.
     #[must_use]
     pub fn some(&self, first: usize, count: usize) -> Self {
         Self { data: &self.data[first * self.stride..(first + count) * self.stride], count, ..*self }
     }
 
-    /// As a matrix `[N, D]`.
-    pub fn matrix(&self) -> MatRef<'a, f32> {
+    /// The rows as a matrix `[N, D]`.
+    pub(crate) fn matrix(&self) -> MatRef<'a, f32> {
         MatRef::from_row_major_slice(self.data, self.count, self.stride).subcols(self.from, self.width)
     }
 }
 
-/// What rows `x` (inputs of a linear map) and `y` (what it is to give for them) have in common, in f64: their
-/// number, means, and scatters `Σ (x-μ)(x-μ)ᵀ`, `Σ (x-μ)(y-ν)ᵀ`, `Σ (y-ν)²`. Sums of several lots of rows add up
-/// ([`Sums::merge`]) by the parallel algorithm of Chan, Golub and LeVeque, so that means far from zero cost no digits.
+/// The count, means and scatters `Σ (x-μ)(x-μ)ᵀ`, `Σ (x-μ)(y-ν)ᵀ`, `Σ (y-ν)²` in f64 of pairs of rows `x`
+/// (inputs of a linear map) and `y` (its target outputs).
+///
+/// Sums of chunks of rows [merge](Sums::merge) by the parallel algorithm of Chan, Golub and LeVeque, which
+/// does not lose precision to means far from zero.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sums {
-    /// Rows seen.
-    pub count: u64,
+    pub(crate) count: u64,
     /// Mean of `x`, `D` numbers.
-    pub x_mean: Vec<f64>,
-    /// Mean of `y`, `O` numbers; empty if only `x` was looked at.
-    pub y_mean: Vec<f64>,
+    pub(crate) x_mean: Vec<f64>,
+    /// Mean of `y`, `O` numbers; empty without `y`.
+    pub(crate) y_mean: Vec<f64>,
     /// Scatter of `x`, `[D, D]`.
-    pub xx: Mat<f64>,
+    pub(crate) xx: Mat<f64>,
     /// Scatter of `x` with `y`, `[D, O]`.
-    pub xy: Mat<f64>,
-    /// Scatter of each of the `y`, `O` numbers.
-    pub yy: Vec<f64>,
+    pub(crate) xy: Mat<f64>,
+    /// Scatter of each column of `y`, `O` numbers.
+    pub(crate) yy: Vec<f64>,
 }
 
-/// Rows that are multiplied in f32 before they are added up in f64: the rounding of so short sums stays near 1e-6 of
-/// the standard deviations, a thousandth of the smallest ridge in use.
+/// Rows whose products are summed in f32 before they are added in f64: the rounding of such short sums is
+/// near 1e-6 of the standard deviations, a thousandth of the smallest ridge in use.
 const BLOCK: usize = 2048;
 
-/// As many threads as the pool has.
+/// Parallelism over all threads of the pool.
 pub(crate) fn par() -> Par {
     Par::rayon(0)
 }
 
 impl Sums {
-    /// Sums of no rows.
+    /// Sums over no rows.
     pub fn new(x_width: usize, y_width: usize) -> Self {
         Self {
             count: 0,
@@ -115,7 +116,17 @@ impl Sums {
         }
     }
 
-    /// Add rows `[N, D]` and what belongs to them, `[N, O]`.
+    /// The number of rows.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The mean of each column of `x`.
+    pub fn x_mean(&self) -> &[f64] {
+        &self.x_mean
+    }
+
+    /// Adds rows `x`, `[N, D]`, with `y`, `[N, O]`.
     pub fn add(&mut self, x: Lines<'_>, y: Lines<'_>) {
         for from in (0..x.count).step_by(BLOCK) {
             let n = BLOCK.min(x.count - from);
@@ -123,7 +134,7 @@ impl Sums {
         }
     }
 
-    /// Add rows `[N, D]` alone.
+    /// Adds rows `x`, `[N, D]`, without `y`.
     pub fn add_inputs(&mut self, x: Lines<'_>) {
         self.add(x, Lines { width: 0, ..x });
     }
@@ -135,14 +146,14 @@ impl Sums {
         let squares = squares(&y);
         let x = x.matrix();
         let (d, o) = (x_mean.len(), y_mean.len());
-        let (whole, lower) = (BlockStructure::Rectangular, BlockStructure::TriangularLower);
+        let (full, lower) = (BlockStructure::Rectangular, BlockStructure::TriangularLower);
         let mut xx = Mat::<f32>::zeros(d, d);
-        triangular::matmul(xx.as_mut(), lower, Accum::Replace, x.transpose(), whole, x, whole, 1.0, par());
+        triangular::matmul(xx.as_mut(), lower, Accum::Replace, x.transpose(), full, x, full, 1.0, par());
         let mut xy = Mat::<f32>::zeros(d, o);
         if o > 0 {
             matmul(xy.as_mut(), Accum::Replace, x.transpose(), y.matrix(), 1.0_f32, par());
         }
-        // Deviations of the means: n₁·n₂ / (n₁ + n₂) · δ·δᵀ.
+        // The scatter of the two means: n₁·n₂ / (n₁ + n₂) · δ·δᵀ.
         let (have, new) = (self.count as f64, n as f64);
         let factor = have * new / (have + new);
         let dx: Vec<_> = x_mean.iter().zip(&self.x_mean).map(|(b, a)| b - a).collect();
@@ -161,7 +172,7 @@ impl Sums {
         self.count += n as u64;
     }
 
-    /// Add the sums of other rows. False, and nothing is changed, if the widths differ.
+    /// Adds the sums over other rows. Returns false without a change if the widths differ.
     #[must_use]
     pub fn merge(&mut self, other: &Self) -> bool {
         if (self.x_mean.len(), self.y_mean.len()) != (other.x_mean.len(), other.y_mean.len()) {
@@ -191,14 +202,14 @@ impl Sums {
         true
     }
 
-    /// Whether all sums are finite numbers.
+    /// Returns true if all sums are finite.
     pub fn is_finite(&self) -> bool {
         let diagonal = self.xx.diagonal().column_vector();
         let mut all = self.x_mean.iter().chain(&self.y_mean).chain(&self.yy).chain(diagonal.iter());
         all.all(|v| v.is_finite())
     }
 
-    /// The same sums taken about zero instead of the means: what a map without a bias is fitted to.
+    /// The sums about zero instead of the means, for fits without a bias.
     #[must_use]
     pub fn about_zero(&self) -> Self {
         let n = self.count as f64;
@@ -213,23 +224,23 @@ impl Sums {
         }
     }
 
-    /// Covariance of `x`: `C = Σ (x-μ)(x-μ)ᵀ / N`.
-    pub fn covariance(&self) -> Mat<f64> {
+    /// The covariance of `x`: `C = Σ (x-μ)(x-μ)ᵀ / N`.
+    pub(crate) fn covariance(&self) -> Mat<f64> {
         self.xx.as_ref() * faer::Scale(1.0 / self.count.max(1) as f64)
     }
 
-    /// Mean of the squares of each column of `x`.
+    /// The mean square of each column of `x`.
     pub fn x_energy(&self) -> Vec<f64> {
         let n = self.count.max(1) as f64;
         (0..self.x_mean.len()).map(|i| self.xx[(i, i)] / n + self.x_mean[i].powi(2)).collect()
     }
 
-    /// Variance of each of the `y`.
+    /// The variance of each column of `y`.
     pub fn y_variance(&self) -> Vec<f64> {
         self.yy.iter().map(|v| v / self.count.max(1) as f64).collect()
     }
 
-    /// The sums one would have seen with only the columns `kept` of `x`, and no `y`.
+    /// The sums over the columns `kept` of `x`, without `y`.
     #[must_use]
     pub fn part(&self, kept: &[usize]) -> Self {
         Self {
@@ -242,10 +253,10 @@ impl Sums {
         }
     }
 
-    /// The sums one would have seen with only the columns `kept` of `x`, and as `y` what the map `y = W·x + b`, `W`
-    /// `[O, D]`, gives for all of `x`.
+    /// The sums over the columns `kept` of `x` with `y = W·x + b` of all columns; `W` is `[O, D]`, a missing
+    /// bias is zero.
     #[must_use]
-    pub fn through(&self, weight: MatRef<'_, f64>, bias: &[f64], kept: &[usize]) -> Self {
+    pub(crate) fn through(&self, weight: MatRef<'_, f64>, bias: &[f64], kept: &[usize]) -> Self {
         let (d, o) = (self.x_mean.len(), weight.nrows());
         let mut all = Mat::zeros(d, o);
         matmul(all.as_mut(), Accum::Replace, self.xx.as_ref(), weight.transpose(), 1.0, par());
@@ -259,8 +270,8 @@ impl Sums {
     }
 }
 
-/// Covariance of rows `x` `[N, D]` with other `y` `[N, O]` for the same `x`, and the means of these.
-pub fn covariance_with(x: Lines<'_>, y: Lines<'_>) -> (Mat<f64>, Vec<f64>) {
+/// The covariance `[D, O]` of rows `x`, `[N, D]`, and `y`, `[N, O]`, and the means of `y`.
+pub(crate) fn covariance_with(x: Lines<'_>, y: Lines<'_>) -> (Mat<f64>, Vec<f64>) {
     let (y_mean, y) = centred(y);
     let mut cross = Mat::<f64>::zeros(x.width, y.width);
     for from in (0..x.count).step_by(BLOCK) {
@@ -273,8 +284,8 @@ pub fn covariance_with(x: Lines<'_>, y: Lines<'_>) -> (Mat<f64>, Vec<f64>) {
     (cross * faer::Scale(1.0 / x.count.max(1) as f64), y_mean)
 }
 
-/// `X·Wᵀ + b` for rows `X` `[N, D]`.
-pub fn map_rows(x: Lines<'_>, weight: MatRef<'_, f64>, bias: &[f64]) -> Rows {
+/// `X·Wᵀ + b` for rows `X`, `[N, D]`.
+pub(crate) fn map_rows(x: Lines<'_>, weight: MatRef<'_, f64>, bias: &[f64]) -> Rows {
     let w = Mat::from_fn(weight.nrows(), weight.ncols(), |i, j| weight[(i, j)] as f32);
     let bias: Vec<_> = bias.iter().map(|&b| b as f32).collect();
     let mut y = Rows { width: bias.len(), data: bias.repeat(x.count) };
@@ -292,19 +303,19 @@ fn add_column(sum: &mut Mat<f64>, block: &Mat<f32>, j: usize, from: usize, facto
     }
 }
 
-/// Means in f64, and what is left of the rows without them.
+/// The means in f64, and the rows minus the means.
 fn centred(rows: Lines<'_>) -> (Vec<f64>, Rows) {
     let mut mean = vec![0.0; rows.width];
     for i in 0..rows.count {
         mean.iter_mut().zip(rows.row(i)).for_each(|(m, &v)| *m += f64::from(v));
     }
     mean.iter_mut().for_each(|m| *m /= rows.count.max(1) as f64);
-    let mut left = Rows::new(rows.width);
-    left.data.reserve_exact(rows.count * rows.width);
+    let mut deviations = Rows::new(rows.width);
+    deviations.data.reserve_exact(rows.count * rows.width);
     for i in 0..rows.count {
-        left.data.extend(rows.row(i).iter().zip(&mean).map(|(&v, m)| (f64::from(v) - m) as f32));
+        deviations.data.extend(rows.row(i).iter().zip(&mean).map(|(&v, m)| (f64::from(v) - m) as f32));
     }
-    (mean, left)
+    (mean, deviations)
 }
 
 /// The sum of the squares of each column.
@@ -316,7 +327,7 @@ fn squares(rows: &Rows) -> Vec<f64> {
     sums
 }
 
-/// Copy the lower triangle to the upper one.
+/// Copies the lower triangle to the upper one.
 fn mirror(mut m: MatMut<'_, f64>) {
     for j in 1..m.ncols() {
         for i in 0..j {
@@ -334,8 +345,8 @@ mod tests {
         Rows { width, data: (0..rows * width).map(|_| rng.f32() - 0.5 + offset).collect() }
     }
 
-    /// Two passes in f64 over all rows.
-    fn brute(x: &Rows, y: &Rows) -> (Vec<f64>, Mat<f64>, Mat<f64>) {
+    /// The sums by two passes in f64.
+    fn two_passes(x: &Rows, y: &Rows) -> (Vec<f64>, Mat<f64>, Mat<f64>) {
         let (x, y, n) = (x.matrix(), y.matrix(), x.count());
         let mean =
             |m: MatRef<'_, f32>, j: usize| (0..n).map(|i| f64::from(m[(i, j)])).sum::<f64>() / n as f64;
@@ -351,20 +362,20 @@ mod tests {
     }
 
     #[test]
-    fn sums_equal_two_passes_in_double_however_the_rows_come() {
+    fn equals_two_passes_for_all_chunks() {
         let (x, y) = (random(5000, 7, 100.0, 1), random(5000, 3, -20.0, 2));
-        let (mean, xx, xy) = brute(&x, &y);
-        let mut whole = Sums::new(7, 3);
-        whole.add(x.all(), y.all());
+        let (mean, xx, xy) = two_passes(&x, &y);
+        let mut all = Sums::new(7, 3);
+        all.add(x.all(), y.all());
         let (mut a, mut b) = (Sums::new(7, 3), Sums::new(7, 3));
         a.add(x.all().some(0, 137), y.all().some(0, 137));
         b.add(x.all().some(137, 4863), y.all().some(137, 4863));
         assert!(a.merge(&b));
-        for sums in [&whole, &a] {
+        for sums in [&all, &a] {
             assert_eq!(sums.count, 5000);
             for i in 0..7 {
                 assert!((sums.x_mean[i] - mean[i]).abs() < 1e-12 * 100.0);
-                // A variance of 1/12 times 5000 rows; f32 products of blocks carry six digits.
+                // A variance of 1/12 times 5000 rows; f32 products of blocks have six digits.
                 (0..7).for_each(|j| assert!((sums.xx[(i, j)] - xx[(i, j)]).abs() < 1e-5 * 400.0));
                 (0..3).for_each(|j| assert!((sums.xy[(i, j)] - xy[(i, j)]).abs() < 1e-5 * 400.0));
             }
@@ -374,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn sums_through_a_map_are_those_of_its_outputs() {
+    fn through_equals_the_sums_over_mapped_rows() {
         let x = random(900, 4, 0.3, 3);
         let weight = Mat::from_fn(2, 4, |i, j| (i * 4 + j) as f64 / 4.0 - 1.0);
         let bias = [0.5, -2.0];
@@ -389,12 +400,12 @@ mod tests {
         let predicted = inputs.through(weight.as_ref(), &bias, &kept);
         let x_kept = (0..900).flat_map(|i| kept.map(|j| x.matrix()[(i, j)])).collect();
         let x_kept = Rows { width: 2, data: x_kept };
-        let mut seen = Sums::new(2, 2);
-        seen.add(x_kept.all(), y.all());
+        let mut expected = Sums::new(2, 2);
+        expected.add(x_kept.all(), y.all());
         for o in 0..2 {
-            assert!((predicted.y_mean[o] - seen.y_mean[o]).abs() < 1e-6);
-            assert!((predicted.yy[o] - seen.yy[o]).abs() < 1e-4 * seen.yy[o]);
-            (0..2).for_each(|i| assert!((predicted.xy[(i, o)] - seen.xy[(i, o)]).abs() < 1e-3));
+            assert!((predicted.y_mean[o] - expected.y_mean[o]).abs() < 1e-6);
+            assert!((predicted.yy[o] - expected.yy[o]).abs() < 1e-4 * expected.yy[o]);
+            (0..2).for_each(|i| assert!((predicted.xy[(i, o)] - expected.xy[(i, o)]).abs() < 1e-3));
         }
     }
 }

@@ -1,9 +1,10 @@
 //! Absent optionals and empty sequences.
 //!
-//! ONNX Runtime's interface makes neither, but its operators do: a model of one node gives the value.
+//! ONNX Runtime's interface constructs neither, but its operators do: a model with one node returns the
+//! value.
 
 use super::{dtype, handle::Handle};
-use crate::{Kind, error::tidy};
+use crate::{PortKind, message::one_line};
 use ort::{
     environment::Environment,
     session::builder::{GraphOptimizationLevel, SessionBuilder},
@@ -11,9 +12,9 @@ use ort::{
 use pare_graph::DataType;
 use prost::encoding::{WireType, encode_key, encode_varint};
 
-/// The empty sequence of type `kind`, or the absent value if it is optional.
-pub(super) fn make(environment: &Environment, kind: &Kind) -> Result<Handle, String> {
-    let text = |error: ort::Error| tidy(error.message());
+/// Returns the empty sequence of type `kind`, or the absent value of an optional type.
+pub(super) fn value(environment: &Environment, kind: &PortKind) -> Result<Handle, String> {
+    let text = |error: ort::Error| one_line(error.message());
     let mut builder = SessionBuilder::new(environment).map_err(text)?;
     if let Ok(plain) = builder.clone().with_optimization_level(GraphOptimizationLevel::Disable) {
         builder = plain;
@@ -24,14 +25,14 @@ pub(super) fn make(environment: &Environment, kind: &Kind) -> Result<Handle, Str
     outputs.pop().flatten().ok_or_else(|| format!("empty value of type {kind}"))
 }
 
-/// `y = SequenceEmpty()` or `y = Optional()`, serialised.
-fn model(kind: &Kind) -> Option<Vec<u8>> {
+/// The model `y = SequenceEmpty()` or `y = Optional()`, serialized.
+fn model(kind: &PortKind) -> Option<Vec<u8>> {
     let (operator, attribute) = match kind {
-        Kind::Sequence(inner) => {
-            let Kind::Tensor { dtype, .. } = **inner else { return None };
+        PortKind::Sequence(inner) => {
+            let PortKind::Tensor { dtype, .. } = **inner else { return None };
             ("SequenceEmpty", [text(1, "dtype"), number(3, dtype.number()), number(20, 2)].concat())
         }
-        Kind::Optional(inner) => {
+        PortKind::Optional(inner) => {
             ("Optional", [text(1, "type"), message(14, &type_proto(inner)?), number(20, 13)].concat())
         }
         _ => return None,
@@ -43,23 +44,23 @@ fn model(kind: &Kind) -> Option<Vec<u8>> {
     Some([number(1, 8), message(7, &graph), message(8, &opset)].concat())
 }
 
-fn type_proto(kind: &Kind) -> Option<Vec<u8>> {
+fn type_proto(kind: &PortKind) -> Option<Vec<u8>> {
     let tensor = |dtype: DataType| message(1, &number(1, dtype.number()));
     Some(match kind {
-        Kind::Tensor { dtype, .. } => {
+        PortKind::Tensor { dtype, .. } => {
             dtype::to_ort(*dtype)?;
             tensor(*dtype)
         }
-        Kind::Sequence(inner) => message(4, &message(1, &type_proto(inner)?)),
-        Kind::Optional(inner) => message(9, &message(1, &type_proto(inner)?)),
-        Kind::Map { key, value } => {
+        PortKind::Sequence(inner) => message(4, &message(1, &type_proto(inner)?)),
+        PortKind::Optional(inner) => message(9, &message(1, &type_proto(inner)?)),
+        PortKind::Map { key, value } => {
             message(5, &[number(1, key.number()), message(2, &tensor(*value))].concat())
         }
-        Kind::Other(_) => return None,
+        PortKind::Other(_) => return None,
     })
 }
 
-/// A field that holds bytes.
+/// A length-delimited field.
 fn message(field: u32, body: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(body.len() + 4);
     encode_key(field, WireType::LengthDelimited, &mut out);

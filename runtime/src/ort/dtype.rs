@@ -1,4 +1,4 @@
-//! Element types in ONNX Runtime's numbering, which leaves ONNX's at 2-bit integers.
+//! Element types in ONNX Runtime's numbering, which differs from ONNX's from the 2-bit integers on.
 
 use ort::value::TensorElementType as O;
 use pare_graph::DataType::{self, self as D};

@@ -1,12 +1,11 @@
-//! Values inside ONNX Runtime, through its C interface.
+//! Values of ONNX Runtime, through its C interface.
 //!
-//! The safe wrappers of `ort` know no 4- and 8-bit floats, no absent values and no strings that are not
-//! UTF-8, and panic on some of them. This file calls the interface itself; every `unsafe` of this crate
-//! that runs a model is here.
+//! The safe wrappers of `ort` support no 4- and 8-bit floats, no absent values and no strings that are not
+//! UTF-8, and panic on some of them. All `unsafe` code that runs a model is in this file.
 #![allow(unsafe_code)]
 
 use super::dtype;
-use crate::{Value, error::tidy};
+use crate::{Value, message::one_line};
 use bytes::Bytes;
 use ort::{AsPointer, session::Session, sys};
 use pare_graph::{DataType, Tensor, element_count};
@@ -16,10 +15,10 @@ use std::{
     slice,
 };
 
-/// An owned value. Dropping it gives it back.
+/// An owned value, released on drop.
 pub(super) struct Handle(NonNull<sys::OrtValue>);
 
-// SAFETY: a value belongs to no thread; it is only read once it was made.
+// SAFETY: a value is not bound to a thread, and is only read after construction.
 unsafe impl Send for Handle {}
 
 impl Drop for Handle {
@@ -29,13 +28,13 @@ impl Drop for Handle {
     }
 }
 
-/// Call a function of the interface and turn its status into a result.
+/// Calls a function of the interface and converts its status to a result.
 macro_rules! call {
     ($name:ident($($argument:expr),* $(,)?)) => {{
-        // SAFETY: the arguments point to live values of the types that the interface asks for, which each
-        // caller in this file sees to; a status that comes back is owned.
+        // SAFETY: every caller in this file passes pointers to live values of the types that the interface
+        // requires; a returned status is owned.
         let result = unsafe { ort::Error::result_from_status((ort::api().$name)($($argument),*)) };
-        result.map_err(|error| tidy(error.message()))
+        result.map_err(|error| one_line(error.message()))
     }};
 }
 
@@ -47,27 +46,27 @@ fn allocator() -> Result<*mut sys::OrtAllocator, String> {
 
 impl Handle {
     fn own(pointer: *mut sys::OrtValue) -> Result<Self, String> {
-        NonNull::new(pointer).map(Self).ok_or_else(|| "value, and gave none back".to_owned())
+        NonNull::new(pointer).map(Self).ok_or_else(|| "value, and returned none".to_owned())
     }
 
     fn ptr(&self) -> *mut sys::OrtValue {
         self.0.as_ptr()
     }
 
-    /// A copy of `tensor`. The error names what ONNX Runtime does not take.
+    /// A copy of `tensor`. The error names the unsupported type.
     pub(super) fn tensor(tensor: &Tensor) -> Result<Self, String> {
         let dtype = tensor.dtype();
         let element = dtype::to_ort(dtype).ok_or_else(|| format!("{dtype} tensors"))?;
         let shape: Vec<i64> = tensor.shape().iter().map(|&size| size as i64).collect();
         let mut value = ptr::null_mut();
-        let made = call!(CreateTensorAsOrtValue(
+        let created = call!(CreateTensorAsOrtValue(
             allocator()?,
             shape.as_ptr(),
             shape.len(),
             element.into(),
             &raw mut value
         ));
-        made.map_err(|reason| format!("{dtype} tensors: {reason}"))?;
+        created.map_err(|reason| format!("{dtype} tensors: {reason}"))?;
         let handle = Self::own(value)?;
         match tensor.as_strings() {
             Some(items) => handle.fill_strings(items)?,
@@ -81,8 +80,8 @@ impl Handle {
             return Ok(());
         }
         let data = self.data()?;
-        // SAFETY: the tensor was made for this type and shape, and `bytes` fill exactly these; both packed
-        // the same way.
+        // SAFETY: the tensor was created with this type and shape, which `bytes` fills exactly; both are
+        // packed alike.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), data.cast(), bytes.len()) };
         Ok(())
     }
@@ -92,7 +91,7 @@ impl Handle {
             let mut buffer: *mut c_char = ptr::null_mut();
             call!(GetResizedStringTensorElementBuffer(self.ptr(), index, item.len(), &raw mut buffer))?;
             if !item.is_empty() && !buffer.is_null() {
-                // SAFETY: the buffer was just made as long as the string.
+                // SAFETY: the buffer was created with the length of the string.
                 unsafe { ptr::copy_nonoverlapping(item.as_ptr(), buffer.cast(), item.len()) };
             }
         }
@@ -105,7 +104,7 @@ impl Handle {
         if data.is_null() { Err("tensor without data".to_owned()) } else { Ok(data) }
     }
 
-    /// A sequence of copies of `items`, at least one.
+    /// A sequence of copies of `items`, which is not empty.
     pub(super) fn sequence(items: &[Self]) -> Result<Self, String> {
         Self::compose(items, sys::ONNXType::ONNX_TYPE_SEQUENCE)
     }
@@ -118,8 +117,8 @@ impl Handle {
     fn compose(parts: &[Self], kind: sys::ONNXType) -> Result<Self, String> {
         let parts: Vec<*const sys::OrtValue> = parts.iter().map(|part| part.ptr().cast_const()).collect();
         let mut value = ptr::null_mut();
-        let made = call!(CreateValue(parts.as_ptr(), parts.len(), kind, &raw mut value));
-        made.map_err(|reason| format!("sequence or map like this: {reason}"))?;
+        let created = call!(CreateValue(parts.as_ptr(), parts.len(), kind, &raw mut value));
+        created.map_err(|reason| format!("sequence or map like this: {reason}"))?;
         Self::own(value)
     }
 
@@ -165,7 +164,7 @@ impl Handle {
             let bytes = if size == 0 {
                 Vec::new()
             } else {
-                // SAFETY: the tensor lies in this process's memory and holds `size` packed bytes.
+                // SAFETY: the tensor is in this process's memory and has `size` packed bytes.
                 unsafe { slice::from_raw_parts(self.data()?.cast::<u8>(), size) }.to_vec()
             };
             Tensor::new(dtype, &shape, bytes)
@@ -187,7 +186,7 @@ impl Handle {
             Ok((dtype, shape.into_iter().map(|size| usize::try_from(size).unwrap_or(0)).collect()))
         };
         let result = read();
-        // SAFETY: `info` was given to us above and is not used again.
+        // SAFETY: `info` is owned and not used again.
         unsafe { (ort::api().ReleaseTensorTypeAndShapeInfo)(info) };
         result
     }
@@ -208,15 +207,14 @@ impl Handle {
         ))?;
         starts.push(length);
         let text = Bytes::from(text);
-        let sound = starts.is_sorted();
-        if !sound {
-            return Err("strings laid out like this".to_owned());
+        if !starts.is_sorted() {
+            return Err("strings in this layout".to_owned());
         }
         Ok(starts.windows(2).map(|ends| text.slice(ends[0]..ends[1])).collect())
     }
 }
 
-/// Run the model and give a value for each name in `outputs`, `None` where it gave nothing.
+/// Runs the model and returns the value of each name in `outputs`; `None` if the value is absent.
 pub(super) fn run(
     session: &mut Session,
     feeds: &[(CString, Handle)],
@@ -225,18 +223,18 @@ pub(super) fn run(
     let names: Vec<*const c_char> = feeds.iter().map(|(name, _)| name.as_ptr()).collect();
     let values: Vec<*const sys::OrtValue> =
         feeds.iter().map(|(_, handle)| handle.ptr().cast_const()).collect();
-    let wanted: Vec<*const c_char> = outputs.iter().map(|name| name.as_ptr()).collect();
-    let mut given: Vec<*mut sys::OrtValue> = vec![ptr::null_mut(); outputs.len()];
+    let names_out: Vec<*const c_char> = outputs.iter().map(|name| name.as_ptr()).collect();
+    let mut results: Vec<*mut sys::OrtValue> = vec![ptr::null_mut(); outputs.len()];
     let status = call!(Run(
         session.ptr_mut(),
         ptr::null(),
         names.as_ptr(),
         values.as_ptr(),
         values.len(),
-        wanted.as_ptr(),
-        wanted.len(),
-        given.as_mut_ptr(),
+        names_out.as_ptr(),
+        names_out.len(),
+        results.as_mut_ptr(),
     ));
-    let given = given.into_iter().map(|pointer| NonNull::new(pointer).map(Handle)).collect();
-    status.map(|()| given)
+    let results = results.into_iter().map(|pointer| NonNull::new(pointer).map(Handle)).collect();
+    status.map(|()| results)
 }

@@ -5,8 +5,8 @@ mod dtype;
 mod handle;
 
 use crate::{
-    Engine, EngineError, Feed, Kind, LoadOptions, ModelSource, Optimize, Port, PortDim, Prepared, Session,
-    Value, barrier::guarded, engine::check_feeds, error::tidy, locate::Located,
+    Engine, EngineError, Feed, LoadOptions, ModelSource, Optimize, Port, PortDim, PortKind, Prepared,
+    Session, Value, engine::check_feeds, locate::Located, message::one_line, panic::catch_panic,
 };
 use handle::Handle;
 use ort::{
@@ -24,11 +24,11 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-/// What people call it.
-pub const NAME: &str = "ONNX Runtime";
+/// Name in reports and errors.
+const NAME: &str = "ONNX Runtime";
 
-/// The library in use. ONNX Runtime takes one environment a process and keeps the first library; it is
-/// never given back, because its destructors run in no known order at exit.
+/// The library in use. A process has one environment and one library of ONNX Runtime. Neither is released:
+/// their destructors would run in unspecified order at exit.
 static LOADED: Mutex<Option<(PathBuf, Environment)>> = Mutex::new(None);
 
 /// ONNX Runtime from a library on this machine.
@@ -39,10 +39,11 @@ pub struct OrtEngine {
 }
 
 impl OrtEngine {
-    /// Load `library`, or take it again if it is the one in use.
+    /// Loads `library`, unless it is the one in use.
     ///
     /// # Errors
-    /// [`EngineError::Taken`] if another library is in use, [`EngineError::Library`] if it refuses.
+    /// [`EngineError::Taken`] if another library is in use, [`EngineError::Library`] if it cannot be
+    /// initialized.
     pub fn new(library: &Located) -> Result<Self, EngineError> {
         let path = library.path.canonicalize().unwrap_or_else(|_| library.path.clone());
         let version = library.version.clone();
@@ -54,11 +55,11 @@ impl OrtEngine {
             Some((known, _)) => return Err(EngineError::Taken(known.clone())),
             None => {}
         }
-        let environment = guarded(|| {
-            let builder = ort::init_from(&path).map_err(|e| tidy(&e.to_string()))?;
+        let environment = catch_panic(|| {
+            let builder = ort::init_from(&path).map_err(|e| one_line(&e.to_string()))?;
             let built = builder.with_name("pare").with_telemetry(false).build();
-            let environment = built.map_err(|e| tidy(e.message()))?;
-            // What goes wrong comes back as an error; nothing is said on stderr.
+            let environment = built.map_err(|e| one_line(e.message()))?;
+            // Errors are returned, so nothing is logged.
             environment.set_log_level(LogLevel::Fatal);
             Ok(environment)
         });
@@ -70,7 +71,7 @@ impl OrtEngine {
         Ok(Self { environment, version })
     }
 
-    /// What makes sessions as `options` say.
+    /// A builder of sessions with `options`.
     fn builder(&self, options: &LoadOptions) -> Result<SessionBuilder, String> {
         let level = match options.optimize {
             Optimize::Off => GraphOptimizationLevel::Disable,
@@ -85,7 +86,7 @@ impl OrtEngine {
         builder.with_intra_op_spinning(options.spinning).map_err(text)
     }
 
-    /// The same with the operators of `libraries`.
+    /// Adds the operators of `libraries`.
     fn with_operators(
         mut builder: SessionBuilder,
         libraries: &[PathBuf],
@@ -94,9 +95,9 @@ impl OrtEngine {
             let refused = |reason| EngineError::CustomOps { library: library.clone(), reason };
             let file = std::fs::metadata(library).map_err(|e| refused(e.to_string()))?;
             if !file.is_file() {
-                return Err(refused("it is no file".to_owned()));
+                return Err(refused("it is not a file".to_owned()));
             }
-            let added = guarded(|| builder.with_operator_library(library).map_err(text)).flatten();
+            let added = catch_panic(|| builder.with_operator_library(library).map_err(text)).flatten();
             builder = added.map_err(refused)?;
         }
         Ok(builder)
@@ -117,7 +118,7 @@ impl OrtEngine {
 }
 
 fn text<R>(error: ort::Error<R>) -> String {
-    tidy(error.message())
+    one_line(error.message())
 }
 
 impl Engine for OrtEngine {
@@ -135,16 +136,16 @@ impl Engine for OrtEngine {
         }
         let refused =
             |reason| EngineError::Load { engine: NAME.to_owned(), model: "any model".to_owned(), reason };
-        let builder = guarded(|| self.builder(options)).flatten().map_err(refused)?;
+        let builder = catch_panic(|| self.builder(options)).flatten().map_err(refused)?;
         Self::with_operators(builder, &options.custom_op_libraries).map(drop)
     }
 
     fn load(&self, model: &ModelSource, options: &LoadOptions) -> Result<Box<dyn Session>, EngineError> {
         let refused =
             |reason| EngineError::Load { engine: NAME.to_owned(), model: model.to_string(), reason };
-        let builder = guarded(|| self.builder(options)).flatten().map_err(refused)?;
+        let builder = catch_panic(|| self.builder(options)).flatten().map_err(refused)?;
         let builder = Self::with_operators(builder, &options.custom_op_libraries)?;
-        let inner = guarded(|| Self::build(builder, model)).flatten().map_err(refused)?;
+        let inner = catch_panic(|| Self::build(builder, model)).flatten().map_err(refused)?;
         let inputs = inner.inputs().iter().map(port).collect();
         let outputs: Vec<Port> = inner.outputs().iter().map(port).collect();
         let names = outputs.iter().map(|port| c_string(&port.name)).collect::<Result<_, _>>()?;
@@ -181,26 +182,26 @@ impl OrtSession {
         Ok(handles)
     }
 
-    /// `kind` is the type of the port that `value` is for, which says what an absent or empty value lacks.
-    fn handle(&self, value: &Value, kind: Option<&Kind>) -> Result<Handle, String> {
+    /// `kind` is the type of the port, which completes the type of an absent or empty value.
+    fn handle(&self, value: &Value, kind: Option<&PortKind>) -> Result<Handle, String> {
         let inner_kind = match kind {
-            Some(Kind::Optional(inner) | Kind::Sequence(inner)) => Some(&**inner),
+            Some(PortKind::Optional(inner) | PortKind::Sequence(inner)) => Some(&**inner),
             kind => kind,
         };
         match value {
             Value::Tensor(tensor) => Handle::tensor(tensor),
             Value::Optional(Some(inner)) => self.handle(inner, inner_kind),
-            Value::Optional(None) => absent::make(&self.environment, kind.ok_or("absent value")?),
+            Value::Optional(None) => absent::value(&self.environment, kind.ok_or("absent value")?),
             Value::Sequence(items) if items.is_empty() => {
                 let kind = match kind {
-                    Some(Kind::Optional(_)) => inner_kind,
+                    Some(PortKind::Optional(_)) => inner_kind,
                     kind => kind,
                 };
-                absent::make(&self.environment, kind.ok_or("empty sequence of unknown type")?)
+                absent::value(&self.environment, kind.ok_or("empty sequence of unknown type")?)
             }
             Value::Sequence(items) => {
                 let of_items = match inner_kind {
-                    Some(Kind::Sequence(inner)) => Some(&**inner),
+                    Some(PortKind::Sequence(inner)) => Some(&**inner),
                     kind => kind,
                 };
                 let items = items.iter().map(|item| self.handle(item, of_items));
@@ -211,7 +212,7 @@ impl OrtSession {
     }
 
     fn execute(&mut self, feeds: &Handles) -> Result<Vec<Option<Handle>>, EngineError> {
-        let outputs = guarded(|| handle::run(&mut self.inner, feeds, &self.names)).flatten();
+        let outputs = catch_panic(|| handle::run(&mut self.inner, feeds, &self.names)).flatten();
         outputs.map_err(|reason| EngineError::Run { engine: NAME.to_owned(), reason })
     }
 }
@@ -244,7 +245,7 @@ impl Session for OrtSession {
                 None => None,
             };
             let value = match (value, &port.kind) {
-                (Some(value), Kind::Optional(_)) => Value::Optional(Some(Box::new(value))),
+                (Some(value), PortKind::Optional(_)) => Value::Optional(Some(Box::new(value))),
                 (Some(value), _) => value,
                 (None, _) => Value::Optional(None),
             };
@@ -266,10 +267,10 @@ fn port(outlet: &Outlet) -> Port {
     Port { name: outlet.name().to_owned(), kind: kind(outlet.dtype()) }
 }
 
-fn kind(value: &ValueType) -> Kind {
+fn kind(value: &ValueType) -> PortKind {
     match value {
         ValueType::Tensor { ty, shape, dimension_symbols } => {
-            let Some(dtype) = dtype::from_ort(*ty) else { return Kind::Other(value.to_string()) };
+            let Some(dtype) = dtype::from_ort(*ty) else { return PortKind::Other(value.to_string()) };
             let dim = |(i, &size): (usize, &i64)| match usize::try_from(size) {
                 Ok(size) => PortDim::Fixed(size),
                 Err(_) => match dimension_symbols.get(i).filter(|name| !name.is_empty()) {
@@ -277,15 +278,15 @@ fn kind(value: &ValueType) -> Kind {
                     None => PortDim::Unknown,
                 },
             };
-            // ONNX Runtime's interface does not tell a scalar from a tensor of unknown rank.
+            // ONNX Runtime does not distinguish a scalar from a tensor of unknown rank.
             let dims = (!shape.is_empty()).then(|| shape.iter().enumerate().map(dim).collect());
-            Kind::Tensor { dtype, dims }
+            PortKind::Tensor { dtype, dims }
         }
-        ValueType::Sequence(inner) => Kind::Sequence(Box::new(kind(inner))),
-        ValueType::Optional(inner) => Kind::Optional(Box::new(kind(inner))),
+        ValueType::Sequence(inner) => PortKind::Sequence(Box::new(kind(inner))),
+        ValueType::Optional(inner) => PortKind::Optional(Box::new(kind(inner))),
         ValueType::Map { key, value: inner } => match (dtype::from_ort(*key), dtype::from_ort(*inner)) {
-            (Some(key), Some(value)) => Kind::Map { key, value },
-            _ => Kind::Other(value.to_string()),
+            (Some(key), Some(value)) => PortKind::Map { key, value },
+            _ => PortKind::Other(value.to_string()),
         },
     }
 }

@@ -1,7 +1,7 @@
-//! Arrays in files: only the rows that are asked for are read, where the file allows that.
+//! Arrays in files. Only the requested rows are read, where the file format allows it.
 
 use super::{
-    Limits, SamplesError,
+    error::SamplesError,
     npy::{self, Header},
 };
 use pare_graph::{DataType, Tensor};
@@ -13,7 +13,23 @@ use std::{
 };
 use zip::{CompressionMethod, ZipArchive};
 
-/// An array of a file. Its first axis is what rows are counted along.
+/// Memory limits for samples.
+#[derive(Clone, Copy, Debug)]
+pub struct SampleLimits {
+    /// Bytes of all arrays of a file together.
+    pub total: u64,
+    /// Bytes of one array that may be held in memory; larger ones are unpacked into a temporary file.
+    pub memory: u64,
+}
+
+impl Default for SampleLimits {
+    /// 8 GiB in total, 2 GiB of an array in memory.
+    fn default() -> Self {
+        Self { total: 8 << 30, memory: 2 << 30 }
+    }
+}
+
+/// An array in a file, with rows along its first axis.
 pub(super) struct Array {
     pub name: String,
     pub header: Header,
@@ -22,20 +38,20 @@ pub(super) struct Array {
 }
 
 enum Store {
-    /// Elements in C order from this place of the file on.
+    /// Elements in C order from an offset of the file.
     File { file: File, start: u64 },
     /// All elements in C order.
     Memory(Vec<u8>),
-    /// Not read yet: member of a zip archive (or the whole file), from its first element on.
+    /// Not read yet: a member of a zip archive, or the file itself.
     Packed { member: Option<usize> },
 }
 
 impl Array {
-    /// The arrays of an `.npz` file, or the one array of an `.npy` file (named after the file).
-    pub fn open_all(path: &Path, limits: &Limits) -> Result<Vec<Self>, SamplesError> {
-        // Opening a pipe waits for somebody to write into it.
+    /// Opens the arrays of an `.npz` file, or the one array of an `.npy` file, named after the file.
+    pub fn open_all(path: &Path, limits: &SampleLimits) -> Result<Vec<Self>, SamplesError> {
+        // Opening a pipe would block until another process writes to it.
         if std::fs::metadata(path).is_ok_and(|meta| !meta.is_file()) {
-            return Err(SamplesError::File { path: path.to_owned(), reason: "it is no file".into() });
+            return Err(SamplesError::File { path: path.to_owned(), reason: "it is not a file".into() });
         }
         let file = File::open(path).map_err(|error| SamplesError::read(path, &error))?;
         let mut magic = [0; 4];
@@ -49,18 +65,19 @@ impl Array {
         Ok(arrays)
     }
 
-    /// Rows there are; 1 for a scalar.
+    /// The number of rows; 1 for a scalar.
     pub fn rows(&self) -> usize {
         self.header.shape.first().copied().unwrap_or(1)
     }
 
-    /// Rows as a tensor of `wanted` elements. With `strip`, `rows` is one row and its axis goes.
+    /// The `rows` as a tensor of `dtype`. With `strip`, `rows` is one row and the tensor lacks the first
+    /// axis.
     pub fn rows_as(
         &mut self,
         rows: Range<usize>,
-        wanted: DataType,
+        dtype: DataType,
         strip: bool,
-        limits: &Limits,
+        limits: &SampleLimits,
     ) -> Result<Tensor, SamplesError> {
         let bytes = self.read(rows.clone(), limits)?;
         let mut shape = self.header.shape.clone();
@@ -69,7 +86,7 @@ impl Array {
             Some(first) => *first = rows.len(),
             None => {}
         }
-        npy::tensor(self.header.element, wanted, &shape, bytes).map_err(|reason| self.broken(reason))
+        npy::tensor(self.header.element, dtype, &shape, bytes).map_err(|reason| self.broken(reason))
     }
 
     fn broken(&self, reason: impl Into<String>) -> SamplesError {
@@ -77,7 +94,7 @@ impl Array {
         SamplesError::File { path: self.path.clone(), reason }
     }
 
-    fn read(&mut self, rows: Range<usize>, limits: &Limits) -> Result<Vec<u8>, SamplesError> {
+    fn read(&mut self, rows: Range<usize>, limits: &SampleLimits) -> Result<Vec<u8>, SamplesError> {
         if let Store::Packed { member } = self.store {
             self.store = self.unpack(member, limits)?;
         }
@@ -92,12 +109,12 @@ impl Array {
                 read.map_err(|error| SamplesError::read(&self.path, &error))?;
                 Ok(bytes)
             }
-            Store::Packed { .. } => Err(self.broken("it could not be unpacked")),
+            Store::Packed { .. } => Err(self.broken("it cannot be unpacked")),
         }
     }
 
-    /// Unpack into memory, or into a file without a name if it is large.
-    fn unpack(&self, member: Option<usize>, limits: &Limits) -> Result<Store, SamplesError> {
+    /// Unpacks into memory, or into an anonymous file if the array is large.
+    fn unpack(&self, member: Option<usize>, limits: &SampleLimits) -> Result<Store, SamplesError> {
         let failed = |error: io::Error| SamplesError::read(&self.path, &error);
         let size = self.header.size().unwrap_or(u64::MAX);
         let file = BufReader::new(File::open(&self.path).map_err(failed)?);
@@ -110,9 +127,9 @@ impl Array {
             }
         };
         io::copy(&mut (&mut source).take(self.header.length), &mut io::sink()).map_err(failed)?;
-        // One byte more than the header promises shows that it lies.
+        // One byte more than declared reveals a wrong header.
         let mut source = source.take(size.saturating_add(1));
-        let lies = |got: u64| {
+        let wrong_size = |got: u64| {
             let more = if got > size { "more" } else { "less" };
             self.broken(format!("it holds {more} than the {size} bytes of its shape"))
         };
@@ -120,13 +137,13 @@ impl Array {
             let mut file = tempfile::tempfile().map_err(failed)?;
             let got = io::copy(&mut source, &mut file).map_err(failed)?;
             file.flush().map_err(failed)?;
-            return if got == size { Ok(Store::File { file, start: 0 }) } else { Err(lies(got)) };
+            return if got == size { Ok(Store::File { file, start: 0 }) } else { Err(wrong_size(got)) };
         }
-        // No capacity is set aside: the size is only what the header says.
+        // Without reserved capacity: the header's size is not trusted.
         let mut bytes = Vec::new();
         source.read_to_end(&mut bytes).map_err(failed)?;
         if bytes.len() as u64 != size {
-            return Err(lies(bytes.len() as u64));
+            return Err(wrong_size(bytes.len() as u64));
         }
         if self.header.fortran {
             bytes = npy::to_c_order(&bytes, &self.header.shape, self.header.element.width());
@@ -177,16 +194,16 @@ fn npz(path: &Path, file: File) -> Result<Vec<Array>, SamplesError> {
     Ok(arrays)
 }
 
-/// Whether `length` bytes hold the header and what it promises.
+/// Whether `length` bytes contain the header and the elements it declares.
 fn check_length(header: &Header, length: u64) -> Result<(), String> {
-    let wanted = header.size().and_then(|size| size.checked_add(header.length));
-    if wanted.is_some_and(|wanted| wanted <= length) {
+    let needed = header.size().and_then(|size| size.checked_add(header.length));
+    if needed.is_some_and(|needed| needed <= length) {
         return Ok(());
     }
     Err(format!("it is cut short: its shape {:?} needs more than {length} bytes", header.shape))
 }
 
-/// Arrays in memory, for tests of what is built on them.
+/// Writes arrays for tests.
 #[cfg(test)]
 pub(super) fn write_npz(path: &Path, arrays: &[(&str, Vec<u8>)], method: CompressionMethod) {
     let mut archive = zip::ZipWriter::new(File::create(path).unwrap());
@@ -202,40 +219,40 @@ pub(super) fn write_npz(path: &Path, arrays: &[(&str, Vec<u8>)], method: Compres
 mod tests {
     use super::{super::npy::tests::npy as npy_file, *};
 
-    fn rows(path: &Path, limits: &Limits) -> Result<Tensor, SamplesError> {
+    fn rows(path: &Path, limits: &SampleLimits) -> Result<Tensor, SamplesError> {
         let mut array = Array::open_all(path, limits)?.remove(0);
         let dtype = array.header.element.dtype().unwrap();
         array.rows_as(1..3, dtype, false, limits)
     }
 
     #[test]
-    fn rows_are_the_same_however_they_are_stored() {
+    fn reads_rows_from_every_storage() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.npz");
         let plain = npy_file("|u1", false, "(3, 2)", &[1, 2, 3, 4, 5, 6]);
         let turned = npy_file("|u1", true, "(3, 2)", &[1, 3, 5, 2, 4, 6]);
         let wanted = Tensor::from_slice(&[2, 2], &[3_u8, 4, 5, 6]).unwrap();
-        let small = Limits { memory: 0, ..Limits::default() };
+        let small = SampleLimits { memory: 0, ..SampleLimits::default() };
         for file in [&plain, &turned] {
             for method in [CompressionMethod::Stored, CompressionMethod::Deflated] {
                 write_npz(&path, &[("x", file.clone())], method);
-                assert_eq!(rows(&path, &Limits::default()).unwrap(), wanted);
+                assert_eq!(rows(&path, &SampleLimits::default()).unwrap(), wanted);
                 assert_eq!(rows(&path, &small).unwrap(), wanted);
             }
             let single = folder.path().join("x.npy");
             std::fs::write(&single, file).unwrap();
-            assert_eq!(rows(&single, &Limits::default()).unwrap(), wanted);
+            assert_eq!(rows(&single, &SampleLimits::default()).unwrap(), wanted);
         }
     }
 
     #[test]
-    fn half_floats_and_bools_keep_their_bits() {
+    fn keeps_bits_of_half_floats_and_bools() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.npz");
         let halves = npy_file("<f2", false, "(3,)", &[0, 0x3c, 0, 0xc0, 1, 0x7c]);
         let bools = npy_file("|b1", false, "(3,)", &[1, 0, 7]);
         write_npz(&path, &[("h", halves), ("b", bools)], CompressionMethod::Deflated);
-        let limits = Limits::default();
+        let limits = SampleLimits::default();
         let mut arrays = Array::open_all(&path, &limits).unwrap();
         let halves = arrays[0].rows_as(0..3, DataType::Float16, false, &limits).unwrap();
         assert_eq!(&halves.bytes()[..], [0, 0x3c, 0, 0xc0, 1, 0x7c]);
@@ -245,23 +262,23 @@ mod tests {
     }
 
     #[test]
-    fn archives_that_unpack_to_more_than_they_say_are_refused() {
+    fn rejects_archives_with_wrong_sizes() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("bomb.npz");
-        // A megabyte of zeros behind a header that promises four bytes, and the other way round.
+        // A megabyte of zeros after a header that declares four bytes, and vice versa.
         let long = npy_file("<f4", false, "(1,)", &vec![0; 1 << 20]);
         let short = npy_file("<f4", false, "(1000000,)", &[0; 4]);
         for (file, word) in [(long, "more"), (short, "less")] {
             write_npz(&path, &[("x", file)], CompressionMethod::Deflated);
-            let mut array = Array::open_all(&path, &Limits::default()).unwrap().remove(0);
-            let error = array.rows_as(0..1, DataType::Float, false, &Limits::default()).unwrap_err();
+            let mut array = Array::open_all(&path, &SampleLimits::default()).unwrap().remove(0);
+            let error = array.rows_as(0..1, DataType::Float, false, &SampleLimits::default()).unwrap_err();
             assert!(error.to_string().contains(&format!("holds {word} than")), "{error}");
         }
         let large = npy_file("<f4", false, "(4000000000,)", &vec![0; 1 << 20]);
         write_npz(&path, &[("x", large.clone())], CompressionMethod::Deflated);
-        let error = Array::open_all(&path, &Limits::default()).err().unwrap();
+        let error = Array::open_all(&path, &SampleLimits::default()).err().unwrap();
         assert!(matches!(error, SamplesError::TooLarge { size: 16_000_000_000, .. }), "{error}");
-        let limits = Limits { total: u64::MAX, ..Limits::default() };
+        let limits = SampleLimits { total: u64::MAX, ..SampleLimits::default() };
         write_npz(&path, &[("x", large)], CompressionMethod::Stored);
         let error = Array::open_all(&path, &limits).err().unwrap();
         assert!(error.to_string().contains("cut short"), "{error}");

@@ -1,24 +1,27 @@
-//! Fitting arrays to the inputs of a model.
+//! Assignment of arrays to the inputs of a model.
 
-use super::{Limits, SamplesError, array::Array};
-use crate::{Kind, Port, PortDim};
+use super::{
+    array::{Array, SampleLimits},
+    error::SamplesError,
+};
+use crate::{Port, PortDim, PortKind};
 use pare_graph::DataType;
 use std::path::Path;
 
-/// An array and the input that it is for.
+/// An array for one input.
 pub(super) struct Column {
     pub array: Array,
     pub dtype: DataType,
-    /// The input has no axis for samples, so a row is what it takes.
+    /// The input has no batch axis and takes one row without its first axis.
     pub strip: bool,
 }
 
-/// How many samples a run takes.
+/// Samples per run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PerRun {
     /// Any number.
     Any,
-    /// So many, no more and no less.
+    /// A fixed number.
     Exactly(usize),
 }
 
@@ -30,7 +33,7 @@ pub(super) fn check_names(path: &Path, arrays: &[Array], inputs: &[Port]) -> Res
     let held = || list(arrays.iter().map(|array| array.name.as_str()).collect());
     let wanted = || list(inputs.iter().map(|port| port.name.as_str()).collect());
     let missing = inputs.iter().find(|port| {
-        let optional = matches!(port.kind, Kind::Optional(_));
+        let optional = matches!(port.kind, PortKind::Optional(_));
         !optional && arrays.iter().all(|array| array.name != port.name)
     });
     let file = path.display();
@@ -48,19 +51,23 @@ pub(super) fn check_names(path: &Path, arrays: &[Array], inputs: &[Port]) -> Res
     }
 }
 
-pub(super) fn read_labels(path: &Path, array: &mut Array, limits: &Limits) -> Result<Vec<i64>, SamplesError> {
+pub(super) fn read_labels(
+    path: &Path,
+    array: &mut Array,
+    limits: &SampleLimits,
+) -> Result<Vec<i64>, SamplesError> {
     let broken = |reason: String| SamplesError::File { path: path.to_owned(), reason };
     let rows = array.rows();
     let dtype = array.header.element.dtype().filter(|dtype| dtype.is_integer() || *dtype == DataType::Bool);
     let single = array.header.shape.iter().skip(1).all(|&size| size == 1) && !array.header.shape.is_empty();
     let (Some(dtype), true) = (dtype, single) else {
-        return Err(broken("`labels` holds no class number for each sample".to_owned()));
+        return Err(broken("`labels` is not one class number per sample".to_owned()));
     };
     let labels = array.rows_as(0..rows, dtype, false, limits)?;
-    labels.to_i64().ok_or_else(|| broken("`labels` holds larger numbers than classes have".to_owned()))
+    labels.to_i64().ok_or_else(|| broken("`labels` holds numbers beyond 64 bits".to_owned()))
 }
 
-/// `array` as what is fed to `port`, and how many samples a run then takes.
+/// `array` as a column for `port`, and the samples per run.
 pub(super) fn column(array: Array, port: &Port) -> Result<(Column, PerRun), SamplesError> {
     let (shape, element) = (array.header.shape.as_slice(), array.header.element);
     let given = || {
@@ -74,7 +81,7 @@ pub(super) fn column(array: Array, port: &Port) -> Result<(Column, PerRun), Samp
     };
     let dtype = port.dtype().filter(|dtype| element.becomes(*dtype)).ok_or_else(misfit)?;
     let (strip, rest, first) = match port.dims() {
-        // A scalar, or a port of unknown rank: a list of numbers is then a list of scalars.
+        // A scalar, or a port of unknown rank: each number of a list is a sample.
         None => (shape.len() == 1, None, PortDim::Unknown),
         Some(dims) if dims.len() == shape.len() && !dims.is_empty() => {
             (false, Some(&dims[1..]), dims[0].clone())
@@ -95,13 +102,16 @@ pub(super) fn column(array: Array, port: &Port) -> Result<(Column, PerRun), Samp
     Ok((Column { array, dtype, strip }, per_run))
 }
 
-pub(super) fn both(a: PerRun, b: PerRun, name: &str) -> Result<PerRun, SamplesError> {
-    match (a, b) {
-        (PerRun::Any, other) | (other, PerRun::Any) => Ok(other),
-        (PerRun::Exactly(a), PerRun::Exactly(b)) if a == b => Ok(PerRun::Exactly(a)),
-        (PerRun::Exactly(a), PerRun::Exactly(b)) => {
-            let text = format!("input `{name}` takes {b} samples a run, where another input takes {a}");
-            Err(SamplesError::Counts(text))
+impl PerRun {
+    /// Both constraints; `name` is the input of the second.
+    pub fn and(self, other: Self, name: &str) -> Result<Self, SamplesError> {
+        match (self, other) {
+            (Self::Any, other) | (other, Self::Any) => Ok(other),
+            (Self::Exactly(a), Self::Exactly(b)) if a == b => Ok(self),
+            (Self::Exactly(a), Self::Exactly(b)) => {
+                let text = format!("input `{name}` takes {b} samples a run, where another input takes {a}");
+                Err(SamplesError::Counts(text))
+            }
         }
     }
 }

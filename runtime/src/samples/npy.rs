@@ -1,16 +1,17 @@
-//! NumPy arrays: headers that may lie, elements in NumPy's types.
+//! NumPy arrays: untrusted headers, elements in NumPy's types.
 
+use crate::{message::one_line, panic::catch_panic};
 use bytes::Bytes;
 use npyz::{DType, Endianness, NpyHeader, Order, TypeChar};
 use pare_graph::{DataType, Tensor, element_count};
 use std::io::{Chain, Cursor, Read};
 
-/// NumPy itself refuses longer headers unless told otherwise.
-const LONGEST_HEADER: usize = 10_000;
-/// A header nests three deep; more only serves to overflow the parser's stack.
-const DEEPEST_HEADER: usize = 8;
+/// NumPy's own default limit.
+const MAX_HEADER_LENGTH: usize = 10_000;
+/// A valid header has three levels; deep ones overflow the parser's stack.
+const MAX_HEADER_DEPTH: usize = 8;
 
-/// What an array's header says.
+/// Header of an array.
 #[derive(Clone, Debug)]
 pub(super) struct Header {
     pub shape: Vec<usize>,
@@ -21,14 +22,14 @@ pub(super) struct Header {
     pub length: u64,
 }
 
-/// An element as it is stored.
+/// Storage type of an element.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Element {
     Plain {
         dtype: DataType,
         big_endian: bool,
     },
-    /// Bytes without a type, which is how NumPy stores the types of `ml_dtypes`.
+    /// Bytes without a type: NumPy's storage of the types of `ml_dtypes`.
     Raw(usize),
     /// Zero-padded bytes.
     Bytes(usize),
@@ -48,7 +49,7 @@ impl Element {
         }
     }
 
-    /// The type of the tensor it becomes where nothing else is wished for; `None` for raw bytes.
+    /// The tensor type of the element; `None` for raw bytes, which fit several.
     pub fn dtype(self) -> Option<DataType> {
         match self {
             Self::Plain { dtype, .. } => Some(dtype),
@@ -57,18 +58,18 @@ impl Element {
         }
     }
 
-    /// Whether it can stand for an element of `wanted` without changing its value.
-    pub fn becomes(self, wanted: DataType) -> bool {
+    /// Whether it can be read as an element of type `dtype` without a change of its value.
+    pub fn becomes(self, dtype: DataType) -> bool {
         match self {
-            Self::Raw(1) => wanted.bits() > 0 && wanted.bits() <= 8,
-            Self::Raw(width) => wanted.bits() as usize == width * 8,
-            _ => self.dtype() == Some(wanted),
+            Self::Raw(1) => dtype.bits() > 0 && dtype.bits() <= 8,
+            Self::Raw(width) => dtype.bits() as usize == width * 8,
+            _ => self.dtype() == Some(dtype),
         }
     }
 }
 
 impl Header {
-    /// Bytes of all elements together; `None` on overflow.
+    /// Bytes of all elements; `None` on overflow.
     pub fn size(&self) -> Option<u64> {
         let size = element_count(&self.shape)?.checked_mul(self.element.width())?;
         u64::try_from(size).ok()
@@ -79,13 +80,13 @@ impl Header {
         self.shape.iter().skip(1).product::<usize>() * self.element.width()
     }
 
-    /// The header at the start of `reader`.
+    /// Reads the header at the start of `reader`.
     pub fn read(mut reader: impl Read) -> Result<Self, String> {
-        let text = |error: std::io::Error| crate::error::tidy(&error.to_string());
+        let text = |error: std::io::Error| one_line(&error.to_string());
         let mut start = [0; 12];
-        reader.read_exact(&mut start[..10]).map_err(|_| "it is no NumPy array")?;
+        reader.read_exact(&mut start[..10]).map_err(|_| "it is not a NumPy array")?;
         if !start.starts_with(b"\x93NUMPY") {
-            return Err("it is no NumPy array".to_owned());
+            return Err("it is not a NumPy array".to_owned());
         }
         let (prefix, length) = if start[6] == 1 {
             (10, usize::from(u16::from_le_bytes([start[8], start[9]])))
@@ -93,17 +94,17 @@ impl Header {
             reader.read_exact(&mut start[10..]).map_err(text)?;
             (12, u32::from_le_bytes([start[8], start[9], start[10], start[11]]) as usize)
         };
-        if length > LONGEST_HEADER {
+        if length > MAX_HEADER_LENGTH {
             return Err(format!("its header of {length} bytes is longer than NumPy's own"));
         }
         let mut words = vec![0; length];
         reader.read_exact(&mut words).map_err(text)?;
-        if depth(&words) > DEEPEST_HEADER {
+        if depth(&words) > MAX_HEADER_DEPTH {
             return Err("its header is nested deeper than any array's".to_owned());
         }
-        let whole: Chain<_, _> = Cursor::new(&start[..prefix]).chain(Cursor::new(&words));
-        // The crate multiplies the dimensions without checking; a huge shape may make it panic.
-        let header = crate::barrier::guarded(|| NpyHeader::from_reader(whole));
+        let start: Chain<_, _> = Cursor::new(&start[..prefix]).chain(Cursor::new(&words));
+        // `npyz` multiplies the dimensions unchecked and panics on a huge shape.
+        let header = catch_panic(|| NpyHeader::from_reader(start));
         let header = header.and_then(|header| header.map_err(text))?;
         let shape = header.shape().iter().map(|&size| usize::try_from(size));
         let shape: Vec<usize> = shape.collect::<Result<_, _>>().map_err(|_| "its shape is too large")?;
@@ -162,14 +163,14 @@ fn element(dtype: &DType) -> Result<Element, String> {
     Ok(Element::Plain { dtype, big_endian })
 }
 
-/// A tensor of `wanted` elements from stored ones in C order. [`Element::becomes`] must allow it.
+/// A tensor of type `dtype` from elements in C order, which [`Element::becomes`] must allow.
 pub(super) fn tensor(
     element: Element,
-    wanted: DataType,
+    dtype: DataType,
     shape: &[usize],
     mut bytes: Vec<u8>,
 ) -> Result<Tensor, String> {
-    let made = match element {
+    let tensor = match element {
         Element::Plain { dtype, big_endian } => {
             if big_endian {
                 let complex = matches!(dtype, DataType::Complex64 | DataType::Complex128);
@@ -181,16 +182,16 @@ pub(super) fn tensor(
             }
             Tensor::new(dtype, shape, bytes)
         }
-        // `ml_dtypes` gives every element of fewer than 8 bits a byte of its own.
-        Element::Raw(1) => Tensor::new(wanted, shape, pare_graph::pack_bits(wanted.bits(), &bytes)),
-        Element::Raw(_) => Tensor::new(wanted, shape, bytes),
+        // `ml_dtypes` stores an element of fewer than 8 bits in one byte.
+        Element::Raw(1) => Tensor::new(dtype, shape, pare_graph::pack_bits(dtype.bits(), &bytes)),
+        Element::Raw(_) => Tensor::new(dtype, shape, bytes),
         Element::Bytes(width) => Tensor::strings(shape, split(&bytes, width, shape, trim)),
         Element::Text { big_endian, .. } => {
             let text = |bytes: &[u8]| decode(bytes, big_endian);
             Tensor::strings(shape, split(&bytes, element.width(), shape, text))
         }
     };
-    made.map_err(|error| error.to_string())
+    tensor.map_err(|error| error.to_string())
 }
 
 fn split(bytes: &[u8], width: usize, shape: &[usize], one: impl Fn(&[u8]) -> Bytes) -> Vec<Bytes> {
@@ -215,7 +216,7 @@ fn decode(bytes: &[u8], big_endian: bool) -> Bytes {
     Bytes::from(text.trim_end_matches('\0').to_owned())
 }
 
-/// Elements of `width` bytes from the order in which the first axis varies fastest to C order.
+/// Elements of `width` bytes, converted from Fortran order to C order.
 pub(super) fn to_c_order(bytes: &[u8], shape: &[usize], width: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(bytes.len());
     let strides: Vec<usize> = shape
@@ -261,7 +262,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn headers_are_read() {
+    fn parses_headers() {
         let file = npy("<f2", false, "(3, 4)", &[]);
         let read = header(&file).unwrap();
         assert_eq!((read.shape.as_slice(), read.row(), read.size()), (&[3, 4][..], 8, Some(24)));
@@ -271,10 +272,10 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn lying_headers_are_refused() {
+    fn rejects_hostile_headers() {
         let text = |file: &[u8]| header(file).unwrap_err();
-        assert_eq!(text(b"PK"), "it is no NumPy array");
-        assert_eq!(text(b"no array at all"), "it is no NumPy array");
+        assert_eq!(text(b"PK"), "it is not a NumPy array");
+        assert_eq!(text(b"no array at all"), "it is not a NumPy array");
         let huge = "(9223372036854775807, 9223372036854775807)";
         header(&npy("<f4", false, huge, &[])).unwrap_err();
         header(&npy("<f8", false, "(4611686018427387904,)", &[])).unwrap_err();
@@ -288,7 +289,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn elements_keep_their_value() {
+    fn keeps_the_values_of_elements() {
         let big = Element::Plain { dtype: DataType::Int16, big_endian: true };
         let read = tensor(big, DataType::Int16, &[2], vec![0, 1, 255, 254]).unwrap();
         assert_eq!(read.to_i64().unwrap(), [1, -2]);
@@ -306,7 +307,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn columns_become_rows() {
+    fn converts_fortran_order() {
         assert_eq!(to_c_order(&[1, 3, 5, 2, 4, 6], &[3, 2], 1), [1, 2, 3, 4, 5, 6]);
         assert_eq!(to_c_order(&[], &[0, 2], 4), [0_u8; 0]);
     }

@@ -1,11 +1,30 @@
-//! What a model wants as inputs, read from its graph.
+//! Input specifications of a model, derived from its graph.
 
-use super::InputSpec;
-use crate::{Kind, PortDim};
-use pare_graph::{AxisSize, DataType, Edge, Graph, Model, Type, TypeKind, ValueId};
-use std::collections::HashSet;
+use crate::{Port, PortDim, PortKind};
+use pare_graph::{AxisSize, DataType, Edge, Graph, Model, Type, TypeKind, ValueId, ops::Trait};
+use std::{collections::HashSet, ops::Range};
 
-/// The inputs that a caller of `model` must give, with bounds for those that are used as indices.
+/// The values to generate for one input.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InputSpec {
+    /// Name of the input.
+    pub name: String,
+    /// Its type.
+    pub kind: PortKind,
+    /// Range of its integers, such as the rows of the table that they index; 0..10 by default.
+    pub bound: Option<Range<i64>>,
+    /// Integers that the graph compares the input with, which decide its branches; half of the elements are
+    /// chosen from them.
+    pub choices: Vec<i64>,
+}
+
+impl From<&Port> for InputSpec {
+    fn from(port: &Port) -> Self {
+        Self { name: port.name.clone(), kind: port.kind.clone(), bound: None, choices: vec![] }
+    }
+}
+
+/// Returns the required inputs of `model`, with ranges for those that are used as indices.
 pub fn input_specs(model: &Model) -> Vec<InputSpec> {
     let graph = &model.graph;
     let required = graph.inputs().iter().filter(|&&v| graph.value(v).data.is_none());
@@ -18,8 +37,8 @@ pub fn input_specs(model: &Model) -> Vec<InputSpec> {
     required.map(spec).collect()
 }
 
-fn kind(ty: Option<&Type>) -> Kind {
-    let open = || Kind::Other("an unknown type".to_owned());
+fn kind(ty: Option<&Type>) -> PortKind {
+    let open = || PortKind::Other("an unknown type".to_owned());
     let Some(ty) = ty else { return open() };
     let inner = |item: &Option<Box<Type>>| Box::new(kind(item.as_deref()));
     match &ty.kind {
@@ -30,40 +49,24 @@ fn kind(ty: Option<&Type>) -> Kind {
                 AxisSize::Symbol(_) | AxisSize::Unknown => PortDim::Unknown,
             };
             let dims = shape.as_ref().map(|axes| axes.iter().map(|axis| dim(&axis.size)).collect());
-            Kind::Tensor { dtype: *dtype, dims }
+            PortKind::Tensor { dtype: *dtype, dims }
         }
-        TypeKind::Sequence(item) => Kind::Sequence(inner(item)),
-        TypeKind::Optional(item) => Kind::Optional(inner(item)),
+        TypeKind::Sequence(item) => PortKind::Sequence(inner(item)),
+        TypeKind::Optional(item) => PortKind::Optional(inner(item)),
         _ => open(),
     }
 }
 
-/// Operators that hand integers on, so that what bounds their output bounds their first input.
-const HANDED_ON: &[&str] = &[
-    "Cast",
-    "Identity",
-    "Reshape",
-    "Unsqueeze",
-    "Squeeze",
-    "Flatten",
-    "Transpose",
-    "Expand",
-    "Concat",
-    "Slice",
-];
-
-const COMPARISONS: &[&str] = &["Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"];
-
-/// What integers are used for.
+/// Uses of an integer input.
 #[derive(Default)]
 struct Uses {
-    /// Rows of the least table that they index.
+    /// Rows of the smallest table that it indexes.
     rows: Option<i64>,
-    /// Constants that they are compared with, in order.
+    /// Constants that it is compared with, sorted.
     compared: Vec<i64>,
 }
 
-/// What an integer input is used for, also through operators that hand its elements on.
+/// The uses of an integer input, also through [`PASS_THROUGH`].
 fn uses(graph: &Graph, input: ValueId) -> Uses {
     let mut uses = Uses::default();
     if !graph.value(input).fact.dtype().is_some_and(|d| d.is_integer() && d != DataType::Uint8) {
@@ -74,8 +77,8 @@ fn uses(graph: &Graph, input: ValueId) -> Uses {
         if !seen.insert(value) {
             continue;
         }
-        for (node, wire) in graph.users(value) {
-            let (at, Edge::Input(slot)) = (graph.at(node), wire) else { continue };
+        for (node, edge) in graph.users(value) {
+            let (at, Edge::Input(slot)) = (graph.at(node), edge) else { continue };
             let table = |axis: i64| {
                 let shape = at.optional(0)?.shape()?;
                 let axis = if axis < 0 { axis + shape.len() as i64 } else { axis };
@@ -84,11 +87,12 @@ fn uses(graph: &Graph, input: ValueId) -> Uses {
             let rows = match (at.op(), slot) {
                 ("Gather" | "GatherElements", 1) => table(at.int("axis", 0)),
                 ("GatherND", 1) => table(0),
-                (op, 0) if HANDED_ON.contains(&op) => {
+                // The bound of the outputs bounds the elements that they are copied from.
+                (_, 0) if at.has(Trait::DataMovement) || at.is("Cast") => {
                     queue.extend(graph.outputs_of(node).into_iter().flatten());
                     None
                 }
-                (op, 0 | 1) if COMPARISONS.contains(&op) => {
+                (_, 0 | 1) if at.has(Trait::Comparison) => {
                     let other = at.optional(1 - slot as usize).and_then(|v| v.constant().ok()?.single_i64());
                     uses.compared.extend(other);
                     None
@@ -108,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn indices_stay_within_the_table_they_index() {
+    fn bounds_indices_by_their_table() {
         let text = "main (int64[N, 3] ids, float[2] x) => (float[N, 3, 2] y)
             <float[7, 2] table = {0,0,0,0,0,0,0,0,0,0,0,0,0,0},
              float[5, 2] other = {0,0,0,0,0,0,0,0,0,0}> {
@@ -123,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn what_integers_are_compared_with_is_a_choice() {
+    fn collects_compared_constants() {
         let text = "main (int64 rate) => (bool a, bool b) <int64 high = {16000}> {
                 low = Constant<value = int64 {8000}>() r = Identity(rate)
                 a = Equal(rate, high) b = Less(low, r) c = Equal(rate, rate)

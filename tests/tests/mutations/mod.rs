@@ -20,7 +20,7 @@ use fastrand::Rng;
 use kinds::{KINDS, Kind};
 use pare_graph::{Graph, Model, onnx, text::parse_graph};
 use pare_runtime::{
-    Comparison, Deviation, LoadOptions, ModelSource, Outcome, ProofOptions, Report, Samples, epsilon,
+    Comparison, Deviation, LoadOptions, ModelSource, Outcome, ProofOptions, ProofReport, SampleSet, epsilon,
     input_specs, prove, symbol_plans,
 };
 use std::{collections::BTreeMap, fmt::Write as _, fs, io::Write as _, path::PathBuf, time::Instant};
@@ -131,7 +131,7 @@ fn plant_in(graph: &mut Graph, kind: &Kind, rng: &mut Rng) -> bool {
 }
 
 /// Two models run on the same samples; one thread, so that figures repeat.
-fn compare(a: &Model, b: &Model, samples: &mut Samples) -> Report {
+fn compare(a: &Model, b: &Model, samples: &mut SampleSet) -> ProofReport {
     let (first, second) = (ModelSource::bytes(bytes(a).unwrap()), ModelSource::bytes(bytes(b).unwrap()));
     let options = ProofOptions {
         load: LoadOptions { threads: 1, ..LoadOptions::default() },
@@ -141,19 +141,19 @@ fn compare(a: &Model, b: &Model, samples: &mut Samples) -> Report {
 }
 
 /// What `pare verify` compares on.
-fn default_samples(model: &Model) -> Samples {
-    Samples::for_model(model, 0)
+fn default_samples(model: &Model) -> SampleSet {
+    SampleSet::for_model(model, 0)
 }
 
 /// Samples that verification does not see.
-fn other_samples(model: &Model) -> Samples {
+fn other_samples(model: &Model) -> SampleSet {
     let specs = input_specs(model);
     let plans = symbol_plans(&specs).len();
-    Samples::generated(specs, 1_000_003, 3 * default_samples(model).len() / plans)
+    SampleSet::generated(specs, 1_000_003, 3 * default_samples(model).len() / plans)
 }
 
 /// The largest difference in units of the noise; infinite where values are not even of a kind.
-fn effect(report: &Report) -> f64 {
+fn effect(report: &ProofReport) -> f64 {
     match &report.outcome {
         Outcome::Differs { output, .. } if output.is_empty() => return f64::INFINITY,
         Outcome::Unproven { why } => panic!("{why}"),
@@ -172,7 +172,7 @@ fn effect(report: &Report) -> f64 {
         // Relative to each run's largest value, so that a run with large values does not hide the others.
         by.scaled() / floor.scaled().max(epsilon(dtype))
     };
-    report.drift.outputs().iter().map(of).fold(0.0, f64::max)
+    report.deviation.outputs().iter().map(of).fold(0.0, f64::max)
 }
 
 /// A mistake, what it does, and what verification says.

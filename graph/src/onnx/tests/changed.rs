@@ -1,4 +1,4 @@
-//! What passes change is written so that readers understand it.
+//! Writing of models that passes have changed.
 
 use super::*;
 use crate::{Attribute, DataType, Dim, Fact, Node, Patch, Tensor, Value};
@@ -15,10 +15,10 @@ fn add_constant(read: &mut Model) {
 }
 
 #[test]
-fn a_new_initializer_needs_ir_version_4() {
+fn new_initializers_require_ir_version_4() {
     let mut m = model(graph(vec![node("Relu", &["x"], &["y"])]));
     m.ir_version = Some(3);
-    survives(&m);
+    assert_round_trip(&m);
     let mut read = load(&m);
     add_constant(&mut read);
     let written = saved(&read);
@@ -28,19 +28,19 @@ fn a_new_initializer_needs_ir_version_4() {
     assert_eq!(g.initializer[0].raw_data(), [1.0_f32, 2.0].map(f32::to_le_bytes).concat());
     assert_eq!(g.node[0].input, ["x", "c"]);
 
-    // Before version 3 there were no imports: version 1 was meant.
+    // Before IR version 3 there are no imports; the default is version 1.
     (m.ir_version, m.opset_import) = (Some(2), vec![]);
     let mut read = load(&m);
     add_constant(&mut read);
     assert_eq!(saved(&read).opset_import, [OperatorSetIdProto { domain: text(""), version: Some(1) }]);
 
-    // A file that broke the rule before is left as it is.
+    // A file that violates the rule already is not changed.
     m.graph.as_mut().unwrap().initializer = vec![tensor("w", &[1.0])];
-    survives(&m);
+    assert_round_trip(&m);
 }
 
 #[test]
-fn declarations_that_became_wrong_are_left_out() {
+fn omits_declarations_that_became_wrong() {
     let mut g =
         graph(vec![node("Relu", &["x"], &["a"]), node("Relu", &["a"], &["b"]), node("Relu", &["b"], &["y"])]);
     g.value_info = vec![info("a", &[2]), info("b", &[2]), info("b", &[2])];
@@ -70,7 +70,7 @@ fn new_values_are_not_declared() {
 }
 
 #[test]
-fn annotations_and_strays_go_with_their_values() {
+fn annotations_are_removed_with_their_values() {
     let mut g = graph(vec![node("Relu", &["x"], &["a"]), node("Relu", &["a"], &["y"])]);
     let annotation = |name: &str| TensorAnnotation { tensor_name: text(name), ..Default::default() };
     g.quantization_annotation = vec![annotation("a"), annotation("x"), annotation("stray")];
@@ -84,7 +84,7 @@ fn annotations_and_strays_go_with_their_values() {
 }
 
 #[test]
-fn a_constant_of_a_function_is_a_node() {
+fn writes_constants_of_functions_as_nodes() {
     let f = FunctionProto {
         name: text("F"),
         domain: text("local"),
@@ -110,7 +110,7 @@ fn a_constant_of_a_function_is_a_node() {
 }
 
 #[test]
-fn what_was_built_in_memory_is_written_with_types() {
+fn writes_types_of_models_built_in_memory() {
     let mut m = Model { ir_version: Some(8), ..Model::default() };
     let x = m
         .graph

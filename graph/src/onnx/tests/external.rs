@@ -1,4 +1,4 @@
-//! Files: external data, and writing all or nothing.
+//! External data and atomic writing.
 
 use super::*;
 use crate::onnx::{ReadOptions, WriteError, WriteOptions, read, write, write_to};
@@ -40,7 +40,7 @@ fn names(folder: &Path) -> Vec<String> {
     all
 }
 
-/// The data file of `m.onnx` and the like, which is named after its content.
+/// The data file of a model file.
 fn data_of(path: &Path) -> String {
     let name = path.file_name().unwrap().to_str().unwrap();
     let folder = names(path.parent().unwrap());
@@ -59,7 +59,7 @@ fn decoded(path: &Path) -> ModelProto {
 }
 
 #[test]
-fn external_data_is_read_and_written_beside_the_model() {
+fn external_data_round_trips() {
     let (folder, path) = folder(vec![
         external(
             "a",
@@ -68,7 +68,7 @@ fn external_data_is_read_and_written_beside_the_model() {
         ),
         external("b", 3, &[("location", "./data")]),
         external("none", 0, &[("location", "data"), ("offset", "40")]),
-        // The same bytes as `a`: they are stored once.
+        // The same bytes as `a`, which are stored once.
         external("c", 2, &[("location", "data"), ("offset", "4")]),
     ]);
     let model = read(&path, &ReadOptions::default()).unwrap();
@@ -92,31 +92,31 @@ fn external_data_is_read_and_written_beside_the_model() {
     assert_eq!(floats(&again, "a"), [1.0, 2.0]);
     assert_eq!(floats(&again, "b"), [0.0, 1.0, 2.0]);
 
-    // In one stream everything is in the model.
+    // A stream contains everything.
     let mut stream = vec![];
     write_to(&model, &mut stream).unwrap();
     assert_eq!(stream, to_bytes(&model).unwrap());
-    let whole = read_bytes(stream, None).unwrap();
-    assert_eq!(floats(&whole, "b"), [0.0, 1.0, 2.0]);
-    assert_eq!(saved(&whole).graph.unwrap().initializer[0], tensor("a", &[1.0, 2.0]));
+    let streamed = read_bytes(stream, None).unwrap();
+    assert_eq!(floats(&streamed, "b"), [0.0, 1.0, 2.0]);
+    assert_eq!(saved(&streamed).graph.unwrap().initializer[0], tensor("a", &[1.0, 2.0]));
 }
 
 #[test]
-fn input_and_output_may_be_the_same_files() {
+fn overwrites_its_input() {
     let (folder, path) = folder(vec![external("a", 2, &[("location", "data"), ("offset", "32")])]);
     let model = read(&path, &ReadOptions::default()).unwrap();
     for _ in 0..2 {
         write(&model, &path, &WriteOptions::default()).unwrap();
-        // A data file that others may use, too, stays.
+        // A data file that other models may use is kept.
         assert_eq!(names(folder.path()), ["data", "m.onnx", &data_of(&path)]);
         assert_eq!(floats(&read(&path, &ReadOptions::default()).unwrap(), "a"), [8.0, 9.0]);
-        // The model still has the data of the file that was replaced.
+        // The model still refers to the data of the replaced file.
         assert_eq!(floats(&model, "a"), [8.0, 9.0]);
     }
 }
 
 #[test]
-fn places_outside_of_the_folder_are_refused() {
+fn rejects_locations_outside_of_the_folder() {
     let why = |location: &str| {
         let (_folder, path) = folder(vec![external("a", 2, &[("location", location)])]);
         read(&path, &ReadOptions::default()).unwrap_err().to_string()
@@ -124,18 +124,16 @@ fn places_outside_of_the_folder_are_refused() {
     for location in ["../data", "/etc/hostname", "a/../../data", "", "..\\data", "C:\\data", "a\0b"] {
         assert_eq!(
             why(location),
-            format!(
-                "the tensor `a` has its data at `{location}`, which is no path inside of the model's folder"
-            )
+            format!("the tensor `a` has its data at `{location}`, which is not a path in the model's folder")
         );
     }
     assert!(why("absent").starts_with("the tensor `a` has its data in `absent`, which cannot be opened: "));
-    assert_eq!(why("."), "the tensor `a` has its data in `.`, which is no regular file");
+    assert_eq!(why("."), "the tensor `a` has its data in `.`, which is not a regular file");
 }
 
 #[cfg(unix)]
 #[test]
-fn links_and_pipes() {
+fn rejects_links_and_pipes() {
     use std::os::unix::fs::symlink;
     let (folder, path) = folder(vec![external("a", 2, &[("location", "link")])]);
     let elsewhere = tempfile::tempdir().unwrap();
@@ -143,7 +141,7 @@ fn links_and_pipes() {
     let link = folder.path().join("link");
     symlink(elsewhere.path().join("data"), &link).unwrap();
     let why = read(&path, &ReadOptions::default()).unwrap_err().to_string();
-    assert_eq!(why, "the tensor `a` has its data in `link`, a link out of the model's folder");
+    assert_eq!(why, "the tensor `a` has its data in `link`, a link to a file outside of the model's folder");
     let trusting = read(&path, &ReadOptions { follow_links: true }).unwrap();
     assert_eq!(floats(&trusting, "a"), [0.0, 0.0]);
 
@@ -151,18 +149,18 @@ fn links_and_pipes() {
     symlink("data", &link).unwrap();
     assert_eq!(floats(&read(&path, &ReadOptions::default()).unwrap(), "a"), [0.0, 1.0]);
 
-    // A device is no place to read from or to write to, even at the end of a link.
+    // Devices are rejected, also through a link.
     fs::remove_file(&link).unwrap();
     symlink("/dev/zero", &link).unwrap();
     let why = read(&path, &ReadOptions { follow_links: true }).unwrap_err().to_string();
-    assert_eq!(why, "the tensor `a` has its data in `link`, which is no regular file");
-    assert!(read(&link, &ReadOptions::default()).unwrap_err().to_string().ends_with("is no regular file"));
+    assert_eq!(why, "the tensor `a` has its data in `link`, which is not a regular file");
+    assert!(read(&link, &ReadOptions::default()).unwrap_err().to_string().ends_with("is not a regular file"));
     assert!(matches!(write(&trusting, &link, &WriteOptions::default()), Err(WriteError::NotAFile(_))));
     assert!(link.is_symlink());
 }
 
 #[test]
-fn sizes_that_do_not_fit_are_refused() {
+fn rejects_inconsistent_sizes() {
     let why = |count, entries: &[(&str, &str)]| {
         let mut all = vec![("location", "data")];
         all.extend(entries);
@@ -176,7 +174,7 @@ fn sizes_that_do_not_fit_are_refused() {
     assert!(why(2, &[("length", "12")]).ends_with("takes 8 bytes, not 12"));
     assert_eq!(
         why(2, &[("offset", "-1")]),
-        "the tensor `a` has external data of offset `-1`, which is no size"
+        "the tensor `a` has external data of offset `-1`, which is not a size"
     );
     assert_eq!(
         why(2, &[("location", "data")]),
@@ -187,15 +185,15 @@ fn sizes_that_do_not_fit_are_refused() {
     let why = read(&path, &ReadOptions::default()).unwrap_err().to_string();
     assert_eq!(why, "the tensor `a` has 8 bytes at 0 of `empty`, which holds 0 bytes");
     let why = read_bytes(fs::read(&path).unwrap(), None).unwrap_err().to_string();
-    assert_eq!(why, "the tensor `a` has its data in the file `empty`, and no folder is given to look in");
+    assert_eq!(why, "the tensor `a` has its data in the file `empty`, but no folder is given");
 
     let both = TensorProto { raw_data: Some(vec![0; 8].into()), ..external("a", 2, &[("location", "data")]) };
-    let why = refused(&with(vec![both]));
+    let why = error(&with(vec![both]));
     assert_eq!(why, "the tensor `a` has both raw_data and external data");
 }
 
 #[test]
-fn a_model_too_large_for_one_file_spills_its_large_tensors() {
+fn moves_large_tensors_to_the_data_file() {
     let values: Vec<f32> = (0..40_000).map(|i| i as f32).collect();
     let typed = TensorProto {
         raw_data: None,
@@ -224,7 +222,7 @@ fn a_model_too_large_for_one_file_spills_its_large_tensors() {
 }
 
 #[test]
-fn a_large_new_tensor_joins_the_others_in_the_data_file() {
+fn stores_large_new_tensors_in_the_data_file() {
     let (folder, path) = folder(vec![external("a", 2, &[("location", "data")])]);
     let mut model = read(&path, &ReadOptions::default()).unwrap();
     let new = crate::Value::constant("new", crate::Tensor::vector(&vec![3.0_f32; 20_000]));
@@ -236,7 +234,7 @@ fn a_large_new_tensor_joins_the_others_in_the_data_file() {
 }
 
 #[test]
-fn nothing_is_left_behind_or_harmed_by_a_failure() {
+fn failures_leave_no_files() {
     let (folder, path) = folder(vec![external("a", 2, &[("location", "data")])]);
     let model = read(&path, &ReadOptions::default()).unwrap();
     let before = fs::read(&path).unwrap();
@@ -257,7 +255,7 @@ fn nothing_is_left_behind_or_harmed_by_a_failure() {
 }
 
 #[test]
-fn a_model_never_finds_the_data_of_another() {
+fn data_files_are_named_by_content() {
     let (folder, path) = folder(vec![external("a", 2, &[("location", "data")])]);
     let model = read(&path, &ReadOptions::default()).unwrap();
     write(&model, &path, &WriteOptions::default()).unwrap();
@@ -266,7 +264,7 @@ fn a_model_never_finds_the_data_of_another() {
         self::folder(vec![external("a", 2, &[("location", "data"), ("offset", "20")])]);
     let changed = read(&source, &ReadOptions::default()).unwrap();
 
-    // Whatever was done of this write when the power failed, the old model has its data, and the new one its own.
+    // At every point of the write, the old model refers to the old data and the new model to the new data.
     let other = folder.path().join("other");
     fs::create_dir(&other).unwrap();
     write(&changed, other.join("m.onnx"), &WriteOptions::default()).unwrap();
@@ -277,14 +275,14 @@ fn a_model_never_finds_the_data_of_another() {
     fs::copy(other.join("m.onnx"), &path).unwrap();
     assert_eq!(floats(&read(&path, &ReadOptions::default()).unwrap(), "a"), [5.0, 6.0]);
 
-    // The next write takes away what nobody needs any more; the same content always has the same name.
+    // The next write removes unused data files; equal content has the same name.
     fs::write(&path, &old_model).unwrap();
     write(&changed, &path, &WriteOptions::default()).unwrap();
     assert_eq!(data_of(&path), new_data);
 }
 
 #[test]
-fn what_a_killed_run_left_is_swept_away() {
+fn removes_temporary_files_of_killed_processes() {
     let (folder, path) = folder(vec![]);
     let model = read(&path, &ReadOptions::default()).unwrap();
     let (stale, live) = (folder.path().join(".pare-1-0.tmp"), folder.path().join(".pare-1-1.tmp"));
@@ -295,7 +293,7 @@ fn what_a_killed_run_left_is_swept_away() {
     assert_eq!(names(folder.path()), [".pare-1-1.tmp", "data", "m.onnx"]);
 }
 
-/// A writer that takes `n` bytes, then fails.
+/// A writer that fails after `n` bytes.
 struct Full(usize);
 
 impl std::io::Write for Full {
@@ -313,7 +311,7 @@ impl std::io::Write for Full {
 }
 
 #[test]
-fn a_full_disk_is_an_error() {
+fn reports_write_errors() {
     let model = load(&with(vec![tensor("w", &[1.0; 100_000])]));
     let size = to_bytes(&model).unwrap().len();
     for room in [0, 10, 70_000, size - 1] {
@@ -327,7 +325,7 @@ fn a_full_disk_is_an_error() {
 }
 
 #[test]
-fn weights_are_streamed_from_their_file() {
+fn streams_weights_from_their_file() {
     let values: Vec<f32> = (0..1 << 19).map(|i| i as f32).collect();
     let m = with(vec![tensor("w", &values), tensor("v", &values[..300_000])]);
     let (folder, path) = folder(vec![]);

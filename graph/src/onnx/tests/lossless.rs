@@ -1,10 +1,10 @@
-//! Whatever a file says comes back.
+//! Lossless round trips.
 
 use super::*;
 use crate::{Attribute, Constant, DataType};
 
 #[test]
-fn every_field_of_model_graph_and_node() {
+fn all_fields_of_model_graph_and_node() {
     let mut n = node("Relu", &["x", ""], &["y", "", ""]);
     n.name = text("");
     n.doc_string = text("what it does");
@@ -46,7 +46,7 @@ fn every_field_of_model_graph_and_node() {
         initialization_binding: vec![entry("a", "b")],
         update_binding: vec![entry("c", "d")],
     };
-    survives(&ModelProto {
+    assert_round_trip(&ModelProto {
         producer_name: text("p"),
         producer_version: text(""),
         domain: text("d"),
@@ -68,24 +68,24 @@ fn every_field_of_model_graph_and_node() {
 }
 
 #[test]
-fn absent_and_empty_are_two_things() {
+fn distinguishes_absent_and_empty() {
     let mut m = model(GraphProto { name: None, ..graph(vec![node("Relu", &["x"], &["y"])]) });
     m.ir_version = None;
     m.opset_import.clear();
-    survives(&m);
+    assert_round_trip(&m);
     let g = m.graph.as_mut().unwrap();
     g.name = text("");
     g.doc_string = text("");
     g.input[0].r#type = None;
     g.output[0].r#type = Some(TypeProto::default());
     g.output[0].doc_string = text("");
-    survives(&m);
-    // A model of nothing but an empty graph.
-    survives(&ModelProto { graph: Some(GraphProto::default()), ..Default::default() });
+    assert_round_trip(&m);
+    // A model with an empty graph only.
+    assert_round_trip(&ModelProto { graph: Some(GraphProto::default()), ..Default::default() });
 }
 
 #[test]
-fn every_kind_of_attribute() {
+fn attributes_of_every_kind() {
     use attribute_proto::AttributeType as T;
     let nan = f32::from_bits(0x7fc0_1234);
     let sparse = SparseTensorProto {
@@ -120,7 +120,7 @@ fn every_kind_of_attribute() {
         AttributeProto { i: Some(3), ..of(T::Undefined) },
     ];
     let m = model(graph(vec![n]));
-    survives(&m);
+    assert_round_trip(&m);
     let read = load(&m);
     let attributes = &read.graph.node(read.graph.nodes()[0]).attributes;
     assert_eq!(attributes["Int"], Attribute::Int(-1));
@@ -129,7 +129,7 @@ fn every_kind_of_attribute() {
 }
 
 #[test]
-fn attributes_as_old_and_sloppy_writers_make_them() {
+fn attributes_of_old_and_invalid_writers() {
     let untyped = |name: &str| AttributeProto { r#type: None, ..attribute(name, 0) };
     let mut unset = info("", &[1]).r#type.unwrap();
     let Some(type_proto::Value::TensorType(t)) = &mut unset.value else { unreachable!() };
@@ -139,18 +139,18 @@ fn attributes_as_old_and_sloppy_writers_make_them() {
         AttributeProto { ints: vec![1, 2], ..untyped("ints") },
         AttributeProto { s: Some(Bytes::new()), ..untyped("s") },
         untyped("nothing"),
-        // Writers of proto3 leave zeros out.
+        // Writers of proto3 omit zeros.
         attribute("zero", 2),
         attribute("none", 1),
         attribute("empty", 3),
-        // A value beside the one its type names.
+        // A value in addition to that of its type.
         AttributeProto { f: Some(1.0), i: Some(2), ..attribute("both", 1) },
         AttributeProto { tp: Some(unset.clone()), ..attribute("type", 13) },
         AttributeProto { type_protos: vec![unset], ..attribute("types", 14) },
         AttributeProto { ref_attr_name: text(""), i: Some(1), ..attribute("unreferenced", 2) },
     ];
     let m = model(graph(vec![n]));
-    survives(&m);
+    assert_round_trip(&m);
 
     let mut read = load(&m);
     let id = read.graph.nodes()[0];
@@ -164,7 +164,7 @@ fn attributes_as_old_and_sloppy_writers_make_them() {
     let written = saved(&read).graph.unwrap().node.remove(0).attribute;
     assert_eq!((written[3].i, written[3].r#type), (Some(1), Some(2)));
     assert_eq!((written[6].f, written[6].r#type), (None, Some(7)));
-    assert_eq!(written[0].r#type, Some(7), "an empty list does not tell its type");
+    assert_eq!(written[0].r#type, Some(7), "an empty list does not determine its type");
 }
 
 #[test]
@@ -201,12 +201,12 @@ fn references_in_functions() {
     };
     let mut m = model(graph(vec![node("F", &["x", "x"], &["y"])]));
     m.functions = vec![f.clone(), FunctionProto { domain: None, overload: None, ..f }];
-    survives(&m);
+    assert_round_trip(&m);
     assert!(load(&m).functions[0].body.is_function);
 }
 
 #[test]
-fn declarations_in_every_place() {
+fn declarations_of_every_kind_of_value() {
     let mut twice = info("a", &[2]);
     twice.doc_string = text("second");
     let mut unset = info("b", &[]);
@@ -227,7 +227,7 @@ fn declarations_in_every_place() {
     let mut g =
         graph(vec![node("Relu", &["x"], &["a"]), node("Relu", &["a"], &["b"]), node("Relu", &["b"], &["y"])]);
     g.input = vec![denoted, info("w2", &[1])];
-    // One value twice, the second time told otherwise; and an input that is an output.
+    // Duplicate declarations that differ, and an input that is an output.
     g.output = vec![symbolic, info("y", &[2]), info("x", &[3]), unset.clone()];
     g.initializer = vec![tensor("w1", &[1.0]), tensor("w2", &[2.0])];
     let nameless = ValueInfoProto { doc_string: text("nameless"), ..Default::default() };
@@ -243,7 +243,7 @@ fn declarations_in_every_place() {
         info("y", &[2]),
         nameless,
     ];
-    survives(&model(g));
+    assert_round_trip(&model(g));
 }
 
 #[test]
@@ -269,7 +269,7 @@ fn types_of_every_kind() {
         |(i, kind)| ValueInfoProto { name: Some(format!("i{i}")), r#type: ty(kind), ..Default::default() };
     g.input = kinds.into_iter().enumerate().map(input).collect();
     g.output.clear();
-    survives(&model(g));
+    assert_round_trip(&model(g));
 }
 
 /// A value of every element type, in its typed list and packed.
@@ -305,15 +305,15 @@ fn tensors_of_every_type_in_every_storage() {
         ints(22, &[3], &[0x1f, 0x08]),
         ints(26, &[5], &[0xe4, 0x02]),
         ints(27, &[5], &[0x3f, 0, 0x21, 0x1e, 0x3f]),
-        // Numbers that do not follow from the elements: 255 for the int8 -1, 2 for true, a negative float16.
+        // Numbers that the elements do not determine: 255 for the int8 -1, 2 for true, a negative float16.
         ints(3, &[1], &[255]),
         ints(9, &[1], &[256]),
         ints(10, &[1], &[-1]),
-        // No element at all.
+        // No elements.
         plain(1, 0),
         TensorProto { raw_data: Some(Bytes::new()), ..plain(6, 0) },
         TensorProto { raw_data: Some(vec![7; 3].into()), ..plain(27, 4) },
-        // Everything else a tensor may say.
+        // All other fields of a tensor.
         TensorProto {
             segment: Some(tensor_proto::Segment { begin: Some(0), end: None }),
             doc_string: text("doc"),
@@ -329,7 +329,7 @@ fn tensors_of_every_type_in_every_storage() {
     let mut g = graph(vec![node("Relu", &["x"], &["y"])]);
     g.initializer = tensors;
     let m = model(g);
-    survives(&m);
+    assert_round_trip(&m);
     let read = load(&m);
     let of = |name: &str| match &read.graph.value(read.graph.find(name).unwrap()).data {
         Some(Constant::Dense(tensor)) => tensor.clone(),
@@ -360,11 +360,11 @@ fn sparse_initializers() {
         dims: vec![3, 3],
     }];
     g.initializer = vec![tensor("later", &[0.0])];
-    survives(&model(g));
+    assert_round_trip(&model(g));
 }
 
 #[test]
-fn bodies_capture_and_pass_on_outer_values() {
+fn bodies_capture_and_return_outer_values() {
     let branch = |nodes: Vec<NodeProto>, output: &str| GraphProto {
         node: nodes,
         name: text("b"),
@@ -372,7 +372,7 @@ fn bodies_capture_and_pass_on_outer_values() {
         value_info: vec![info("w", &[2])],
         ..Default::default()
     };
-    // `x` and `w` are outer values; the inner If hands `later`, which comes behind it in the file, to its caller.
+    // `x` and `w` are outer values; the inner If returns `later`, which is defined after it in the file.
     let mut inner = node("If", &["c"], &["i"]);
     inner.attribute = vec![
         AttributeProto { g: Some(branch(vec![], "later")), ..attribute("then_branch", 5) },
@@ -390,7 +390,7 @@ fn bodies_capture_and_pass_on_outer_values() {
     g.input.push(info("c", &[]));
     g.initializer = vec![tensor("w", &[3.0, 4.0])];
     let m = model(g);
-    survives(&m);
+    assert_round_trip(&m);
     let graph = load(&m).graph;
     let outer = graph.find("y").and_then(|y| graph.producer(y)).unwrap().0;
     let names =
@@ -402,13 +402,13 @@ fn bodies_capture_and_pass_on_outer_values() {
 }
 
 #[test]
-fn an_order_that_is_not_topological_stays_until_it_changes() {
+fn keeps_an_unsorted_order_until_the_graph_changes() {
     let m = model(graph(vec![
         node("Relu", &["b"], &["y"]),
         node("Relu", &["a"], &["b"]),
         node("Relu", &["x"], &["a"]),
     ]));
-    survives(&m);
+    assert_round_trip(&m);
     let mut read = load(&m);
     let graph = &mut read.graph;
     let y = graph.find("y").unwrap();
@@ -421,7 +421,7 @@ fn an_order_that_is_not_topological_stays_until_it_changes() {
 }
 
 #[test]
-fn packed_lists_and_long_varints_are_read() {
+fn reads_packed_lists_and_long_varints() {
     // `ints` packed, as proto3 writes them, and ir_version in four bytes.
     let mut n = node("Custom", &[], &["y"]);
     n.attribute = vec![AttributeProto { ints: vec![1, 300], ..attribute("a", 7) }];
@@ -437,7 +437,7 @@ fn packed_lists_and_long_varints_are_read() {
 }
 
 #[test]
-fn weights_are_slices_of_what_was_read() {
+fn weights_are_slices_of_the_input() {
     let mut g = graph(vec![node("Add", &["x", "w"], &["y"])]);
     g.initializer = vec![tensor("w", &[1.0, 2.0])];
     let bytes = Bytes::from(model(g).encode_to_vec());
@@ -447,13 +447,13 @@ fn weights_are_slices_of_what_was_read() {
 }
 
 #[test]
-fn an_initializer_that_is_an_input_is_no_constant() {
+fn overridable_initializers_are_not_constant() {
     let mut g = graph(vec![node("Add", &["x", "w"], &["y"])]);
     g.initializer =
         vec![TensorProto { data_type: Some(7), raw_data: Some(vec![1; 8].into()), ..tensor("w", &[0.0]) }];
     g.input.push(ValueInfoProto { name: text("w"), ..Default::default() });
     let m = model(g);
-    survives(&m);
+    assert_round_trip(&m);
     let graph = load(&m).graph;
     let w = graph.value(graph.find("w").unwrap());
     assert_eq!(w.tensor(), None);

@@ -1,4 +1,4 @@
-//! Tests that build messages, which only this module can.
+//! Tests that construct protobuf messages.
 
 mod changed;
 mod external;
@@ -73,13 +73,13 @@ fn load(proto: &ModelProto) -> Model {
     read_bytes(proto.encode_to_vec(), None).unwrap()
 }
 
-/// What is written for `model`.
+/// The message written for `model`.
 fn saved(model: &Model) -> ModelProto {
     ModelProto::decode(Bytes::from(to_bytes(model).unwrap())).unwrap()
 }
 
-/// Reading and writing changes nothing, not even a byte.
-fn survives(proto: &ModelProto) {
+/// Checks that reading and writing changes no byte.
+fn assert_round_trip(proto: &ModelProto) {
     let back = to_bytes(&load(proto)).unwrap();
     if back != proto.encode_to_vec() {
         assert_eq!(ModelProto::decode(Bytes::from(back)).unwrap(), *proto);
@@ -87,7 +87,7 @@ fn survives(proto: &ModelProto) {
     }
 }
 
-/// Why a model is refused.
-fn refused(proto: &ModelProto) -> String {
+/// The error for a model.
+fn error(proto: &ModelProto) -> String {
     read_bytes(proto.encode_to_vec(), None).unwrap_err().to_string()
 }

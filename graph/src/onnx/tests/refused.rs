@@ -1,11 +1,11 @@
-//! Broken models are refused with one sentence.
+//! Errors for invalid models.
 
 use super::*;
 
 fn sentence(change: impl FnOnce(&mut GraphProto)) -> String {
     let mut g = graph(vec![node("Relu", &["x"], &["y"])]);
     change(&mut g);
-    refused(&model(g))
+    error(&model(g))
 }
 
 fn with_tensor(change: impl FnOnce(&mut TensorProto)) -> String {
@@ -21,36 +21,33 @@ fn with_attribute(attributes: Vec<AttributeProto>) -> String {
 
 #[test]
 fn graphs() {
-    assert_eq!(refused(&ModelProto { ir_version: Some(8), ..Default::default() }), "the model has no graph");
-    assert_eq!(sentence(|g| g.input.push(info("x", &[1]))), "the name `x` is given to two values");
+    assert_eq!(error(&ModelProto { ir_version: Some(8), ..Default::default() }), "the model has no graph");
+    assert_eq!(sentence(|g| g.input.push(info("x", &[1]))), "two values are named `x`");
     assert_eq!(
         sentence(|g| g.initializer = vec![tensor("w", &[]), tensor("w", &[])]),
-        "the name `w` is given to two values"
+        "two values are named `w`"
     );
     assert_eq!(
         sentence(|g| g.node.push(node("Abs", &["x"], &["y"]))),
-        "`y` has two producers, Relu producing `y` and by Abs producing `y`"
+        "`y` has two producers, Relu producing `y` and Abs producing `y`"
     );
     assert_eq!(
         sentence(|g| g.node[0].output = vec!["y".into(), "y".into()]),
-        "`y` has two producers, Relu producing `y` and by Relu producing `y`"
+        "`y` has two producers, Relu producing `y` and Relu producing `y`"
     );
     assert_eq!(
         sentence(|g| g.node[0].output[0] = "x".into()),
-        "`x` has two producers, the graph's inputs and by Relu producing `x`"
+        "`x` has two producers, the graph's inputs and Relu producing `x`"
     );
     assert_eq!(
         sentence(|g| g.initializer = vec![tensor("y", &[])]),
-        "`y` has two producers, an initializer and by Relu producing `y`"
+        "`y` has two producers, an initializer and Relu producing `y`"
     );
     assert_eq!(
         sentence(|g| g.node[0].input[0] = "z".into()),
-        "`z` is used by Relu producing `y`, but nothing makes it"
+        "`z` is used by Relu producing `y`, but has no producer"
     );
-    assert_eq!(
-        sentence(|g| g.output.push(info("z", &[1]))),
-        "`z` is used as an output, but nothing makes it"
-    );
+    assert_eq!(sentence(|g| g.output.push(info("z", &[1]))), "`z` is used as an output, but has no producer");
     assert_eq!(
         sentence(|g| g.node[0].input[0] = "y".into()),
         "the nodes form a cycle through Relu producing `y`"
@@ -66,12 +63,12 @@ fn graphs() {
     let inner = GraphProto { node: vec![node("Abs", &["z"], &["o"])], ..Default::default() };
     assert_eq!(
         sentence(|g| g.node[0].attribute = vec![AttributeProto { g: Some(inner), ..attribute("body", 5) }]),
-        "`z` is used in a subgraph of Relu producing `y`, but nothing makes it"
+        "`z` is used in a subgraph of Relu producing `y`, but has no producer"
     );
     let f = FunctionProto { name: text("F"), output: vec!["o".into()], ..Default::default() };
     let functions =
-        |functions| refused(&ModelProto { functions, ..model(graph(vec![node("Relu", &["x"], &["y"])])) });
-    assert_eq!(functions(vec![f.clone()]), "`o` is used as an output, but nothing makes it");
+        |functions| error(&ModelProto { functions, ..model(graph(vec![node("Relu", &["x"], &["y"])])) });
+    assert_eq!(functions(vec![f.clone()]), "`o` is used as an output, but has no producer");
     let f = FunctionProto { output: vec![], ..f };
     assert_eq!(functions(vec![f.clone(), f]), "the function `F` of domain `` is defined twice");
 }
@@ -134,24 +131,24 @@ fn tensors() {
 }
 
 #[test]
-fn files_that_are_no_models() {
+fn rejects_files_that_are_not_models() {
     let why = |bytes: &[u8]| read_bytes(bytes.to_vec(), None).unwrap_err().to_string();
     assert_eq!(why(b""), "the file is empty");
-    assert!(why(b"\x89PNG\r\n").starts_with("the file is damaged or no ONNX file: "));
-    let whole = model(graph(vec![node("Relu", &["x"], &["y"])])).encode_to_vec();
-    // Cut anywhere it is refused, or lacks what came last and says so.
-    for cut in 1..whole.len() {
-        if let Ok(read) = read_bytes(whole[..cut].to_vec(), None) {
-            assert_eq!(saved(&read).encode_to_vec(), &whole[..cut]);
+    assert!(why(b"\x89PNG\r\n").starts_with("the file is damaged or not an ONNX file: "));
+    let valid = model(graph(vec![node("Relu", &["x"], &["y"])])).encode_to_vec();
+    // A truncated file is rejected, or has no graph.
+    for cut in 1..valid.len() {
+        if let Ok(read) = read_bytes(valid[..cut].to_vec(), None) {
+            assert_eq!(saved(&read).encode_to_vec(), &valid[..cut]);
         }
     }
-    // Not UTF-8.
-    let mut bytes = whole.clone();
+    // Invalid UTF-8.
+    let mut bytes = valid.clone();
     let at = bytes.windows(4).position(|w| w == b"Relu").unwrap();
     bytes[at] = 0xff;
     assert!(why(&bytes).contains("UTF-8"), "{}", why(&bytes));
     // A field of a later version.
-    let mut bytes = whole;
+    let mut bytes = valid;
     bytes.extend([0xf8, 0x07, 1]);
     assert_eq!(why(&bytes), "ModelProto has the unknown field 127, which would be lost");
 }
@@ -175,7 +172,7 @@ fn nested(depth: usize) -> Vec<u8> {
 }
 
 #[test]
-fn nesting_has_an_end() {
+fn rejects_deep_nesting() {
     let deepest = (super::super::wire::MAX_DEPTH - 2) / 3;
     let read = read_bytes(nested(deepest), None).unwrap();
     assert_eq!(read_bytes(to_bytes(&read).unwrap(), None).unwrap().graph.node_count(), 1);
@@ -183,7 +180,7 @@ fn nesting_has_an_end() {
         let why = read_bytes(nested(depth), None).unwrap_err().to_string();
         assert_eq!(why, "messages are nested deeper than 100 levels");
     }
-    // What was nested deeper in memory is not written, since nobody could read it.
+    // Deeper models in memory are not written, since they could not be read.
     let mut graph = crate::Graph::default();
     for _ in 0..=deepest {
         let mut outer = crate::Graph::default();
@@ -198,9 +195,9 @@ fn nesting_has_an_end() {
     assert_eq!(to_bytes(&deep).unwrap_err().to_string(), "subgraphs are nested too deep at ``");
 }
 
-/// Whatever bytes come: an answer, no panic, and what is read is written and read again.
+/// Mutated models are read without panic, and round-trip if they are valid.
 #[test]
-fn garbled_models_do_no_harm() {
+fn mutated_models_do_not_panic() {
     let mut outer = node("If", &["c"], &["y"]);
     let body = GraphProto {
         node: vec![node("Relu", &["x"], &["o"])],
@@ -230,11 +227,11 @@ fn garbled_models_do_no_harm() {
             ..tensor("e", &[1.0])
         },
     ];
-    let whole = model(g).encode_to_vec();
+    let valid = model(g).encode_to_vec();
     let mut random = fastrand::Rng::with_seed(1);
     let (mut read, mut refused) = (0, 0);
     for _ in 0..20_000 {
-        let mut bytes = whole.clone();
+        let mut bytes = valid.clone();
         for _ in 0..random.usize(1..4) {
             let at = random.usize(..bytes.len());
             match random.u8(..4) {

@@ -1,10 +1,10 @@
-//! Multiply-accumulates of each operator, from the shapes around it.
+//! Multiply-accumulates of each operator, from the shapes of its inputs and outputs.
 
 use super::{Bindings, product};
 use crate::{Attribute, NodeRef, ValueRef};
 use std::collections::HashMap;
 
-/// The multiply-accumulates of a node without subgraphs; `None` if they cannot be told.
+/// The multiply-accumulates of a node without subgraphs; `None` if they are unknown.
 pub(super) fn of(at: NodeRef<'_>, sizes: &Bindings) -> Option<u64> {
     let s = Shapes { at, sizes };
     let contrib = at.node().domain().starts_with("com.microsoft");
@@ -19,7 +19,7 @@ pub(super) fn of(at: NodeRef<'_>, sizes: &Bindings) -> Option<u64> {
         ("", "Einsum") => s.einsum(),
         ("", "RNN" | "GRU" | "LSTM") => s.recurrence(),
         ("" | "ai.onnx.preview", "Attention" | "FlexAttention") => {
-            // Keys stand along the last axis but one where heads have an axis of their own, else along axis 1.
+            // K is [B,N,L,H] or [B,L,N·H]: the keys are counted by the second to last axis.
             let keys = s.input(1)?;
             let keys = *keys.get(keys.len().checked_sub(2)?)?;
             s.attention(s.input_count(0)?, keys.checked_add(s.past(4, 2)?)?)
@@ -35,14 +35,14 @@ pub(super) fn of(at: NodeRef<'_>, sizes: &Bindings) -> Option<u64> {
     }
 }
 
-/// How often the body of a `Scan` runs: the size of the scanned axis.
+/// The number of iterations of a `Scan`: the size of the scanned axis.
 pub(super) fn scan_length(at: NodeRef<'_>, sizes: &Bindings) -> Option<u64> {
     let scanned = usize::try_from(at.int("num_scan_inputs", 0)).ok()?;
     let inputs = at.inputs();
     let first = inputs.len().checked_sub(scanned)?;
     let shape = sizes.shape(&inputs.get(first)?.as_ref()?.value().fact)?;
     let axis = at.ints("scan_input_axes").and_then(|axes| axes.first().copied()).unwrap_or(0);
-    // In operator set 8 axis 0 is the batch, and all of it runs through the body.
+    // In operator set 8, axis 0 is the batch, and the body runs for every sample.
     if at.opset() < 9 {
         return product(shape.into_iter().take(2));
     }
@@ -82,7 +82,7 @@ impl Shapes<'_> {
         self.output_count()?.checked_mul(taps)
     }
 
-    /// `|Y| · K`, with `K` the axis of `A` that is summed over.
+    /// `|Y| · K`, with `K` the size of the reduced axis of `A`.
     fn matmul(&self, trans_a: bool) -> Option<u64> {
         let a = self.input(0)?;
         let from_end = if trans_a && a.len() > 1 { 2 } else { 1 };
@@ -90,18 +90,18 @@ impl Shapes<'_> {
         self.output_count()?.checked_mul(k)
     }
 
-    /// Every step of every sequence multiplies with all of `W` and `R`: `S · B · (|W| + |R|)`.
+    /// Every step of every sequence multiplies with `W` and `R`: `S · B · (|W| + |R|)`.
     fn recurrence(&self) -> Option<u64> {
         let steps = product(self.input(0)?.into_iter().take(2))?;
         steps.checked_mul(self.input_count(1)?.checked_add(self.input_count(2)?)?)
     }
 
-    /// Scores and their use: each query element, and each output element, meets every key once: `L · (|Q| + |Y|)`.
+    /// Scores `Q·Kᵀ` and outputs `P·V` for `L` keys: `L · (|Q| + |Y|)`.
     fn attention(&self, queries: u64, keys: u64) -> Option<u64> {
         keys.checked_mul(queries.checked_add(self.output_count()?)?)
     }
 
-    /// How many keys an optional cache holds.
+    /// The number of keys in an optional cache.
     fn past(&self, slot: usize, axis: usize) -> Option<u64> {
         match self.at.optional(slot) {
             Some(_) => self.input(slot)?.get(axis).copied(),
@@ -109,7 +109,7 @@ impl Shapes<'_> {
         }
     }
 
-    /// The product of the sizes of all labels for each product of two operands; none if nothing is summed.
+    /// The product of the sizes of all labels, once per product of two operands; 0 if no label is summed over.
     fn einsum(&self) -> Option<u64> {
         let equation: String = self.at.string("equation", "").split_whitespace().collect();
         let (terms, output) = equation.split_once("->").map_or((&*equation, None), |(t, o)| (t, Some(o)));
@@ -119,19 +119,19 @@ impl Shapes<'_> {
         for (slot, term) in terms.iter().enumerate() {
             let shape = self.input(slot)?;
             let named = term.chars().filter(|c| c.is_alphabetic()).count();
-            let spread = shape.len().checked_sub(named)?;
+            let ellipsis = shape.len().checked_sub(named)?;
             let labels = term.replace("...", ".");
             let mut axes = shape.into_iter();
             for label in labels.chars() {
-                // The axes under `...` broadcast from the last one.
-                let places: Vec<_> = if label == '.' {
-                    (0..spread).rev().map(|i| ('.', i)).collect()
+                // The axes of `...` broadcast from the last one.
+                let keys: Vec<_> = if label == '.' {
+                    (0..ellipsis).rev().map(|i| ('.', i)).collect()
                 } else {
                     vec![(label, 0)]
                 };
-                for place in places {
+                for key in keys {
                     let size = axes.next()?;
-                    let known = sizes.entry(place).or_insert(size);
+                    let known = sizes.entry(key).or_insert(size);
                     *known = (*known).max(size);
                 }
                 *uses.entry(label).or_default() += 1;
@@ -147,7 +147,7 @@ impl Shapes<'_> {
         product(sizes.into_values())?.checked_mul(terms.len() as u64 - 1)
     }
 
-    /// Operators that ONNX Runtime adds: fused forms of the above.
+    /// Contributed operators of ONNX Runtime: fused forms of the standard ones.
     fn contributed(&self, op: &str) -> Option<u64> {
         let trans_a = self.at.int("transA", 0) != 0;
         match op {
@@ -167,7 +167,7 @@ impl Shapes<'_> {
             | "MatMulFpQ4"
             | "SparseToDenseMatMul" => self.matmul(trans_a),
             "Attention" => {
-                // Q, K and V come from one product with the weight, of which Q is a third unless told otherwise.
+                // One product with the weight computes Q, K and V, of equal sizes unless `qkv_hidden_sizes` is set.
                 let (input, weight) = (self.input(0)?, self.input(1)?);
                 let rows = product(input.iter().take(2).copied())?;
                 let width = *weight.get(1)?;

@@ -1,8 +1,8 @@
-//! What a graph costs: parameters, bytes, multiply-accumulates, memory for activations.
+//! Cost of a graph: parameters, bytes, multiply-accumulates, memory for activations.
 //!
-//! A multiply-accumulate (MAC) is a product of two values that is added to a sum: what convolutions, matrix products,
-//! recurrences and attention consist of. All else (biases, activations, normalisation, pooling, resizing, softmax)
-//! counts as none. Quantised operators count like those they stand for.
+//! A multiply-accumulate (MAC) is a product of two values that is added to a sum. Convolutions, matrix products,
+//! recurrences and attention are counted; biases, activations, normalization, pooling, resizing and softmax are not.
+//! Quantized operators count like their floating-point counterparts.
 
 mod macs;
 #[cfg(test)]
@@ -14,59 +14,61 @@ use crate::{
 };
 use std::collections::HashMap;
 
-/// Sizes to put in for the symbols of a model.
+/// Values of the symbolic dimensions of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bindings {
     /// Sizes by symbol.
     pub sizes: HashMap<String, i64>,
-    /// Every other size that is not known; `None`: it stays unknown.
+    /// Value of every other unknown size; `None` keeps it unknown.
     pub default: Option<i64>,
 }
 
-/// Every unknown size is 1: one sample, one step.
+/// Sets every unknown size to 1: one sample, one step.
 impl Default for Bindings {
     fn default() -> Self {
         Self { sizes: HashMap::new(), default: Some(1) }
     }
 }
 
-/// What a graph costs for one run, with its subgraphs.
+/// Cost of one run of a graph, with its subgraphs.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Cost {
-    /// Elements of constants, apart from 64-bit integers, Booleans and strings: those are shapes, indices, masks.
+    /// Elements of constants, except for 64-bit integers, booleans and strings, which are shapes, indices and masks.
     pub params: u64,
     /// Bytes of all constants (initializers, and tensors of `Constant` nodes).
     pub bytes: u64,
-    /// Multiply-accumulates. Of the branches of an `If` the dearest counts; the body of a `Scan` as often as it runs.
+    /// Multiply-accumulates. An `If` counts its most expensive branch, a `Scan` every iteration of its body.
     pub macs: u64,
-    /// The most bytes of activations that are alive at once when nodes run one after another in file order.
-    /// A value lives from where it is made (or, an input, from the start) to its last use (an output, to the
-    /// end), in memory of its own. Constants are not counted.
+    /// The largest number of bytes of activations that are live at once when nodes run sequentially in file order.
+    /// A value is live from its producer (an input: from the start) to its last use (an output: to the end). Buffers
+    /// are not shared, and constants are not counted.
     pub activation_peak: u64,
-    /// Bodies of loops that are counted once, since how often they run is not known.
+    /// Bodies of loops that are counted once, since the trip count is unknown.
     pub loops_counted_once: usize,
-    /// Nodes whose multiply-accumulates are not known and not counted.
+    /// Nodes whose multiply-accumulates are unknown and not counted.
     pub uncounted: usize,
-    /// Activations whose size is not known and not counted.
+    /// Activations whose size is unknown and not counted.
     pub unsized_values: usize,
-    /// Activations whose size is a guess: it follows from no symbol, such as the number of detections.
+    /// Activations whose size is data-dependent, such as the number of detections, and counted with the default.
     pub guessed_values: usize,
-    /// The nodes of the graph, in order.
+    /// Costs of the nodes, in file order.
     pub nodes: Vec<NodeCost>,
 }
 
-/// What a node costs.
+/// Cost of a node.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct NodeCost {
     /// The node.
     pub id: NodeId,
-    /// Elements of the constants it reads itself; others may read them too.
+    /// Elements of the constants among its inputs, which other nodes may read as well.
     pub params: u64,
-    /// Multiply-accumulates, with those of its subgraphs; `None` if they are not known.
+    /// Multiply-accumulates, with those of its subgraphs; `None` if they are unknown.
     pub macs: Option<u64>,
-    /// Bytes of its outputs; `None` if they are not known.
+    /// Bytes of its outputs; `None` if they are unknown.
     pub output_bytes: Option<u64>,
-    /// Its subgraphs, by the name of the attribute.
+    /// Costs of its subgraphs, by attribute name.
     pub subgraphs: Vec<(String, Cost)>,
 }
 
@@ -82,29 +84,29 @@ impl Bindings {
         fact.shape()?.iter().map(|dim| self.size(dim)).collect()
     }
 
-    /// Bytes of a tensor; strings count as none.
+    /// Bytes of a tensor; 0 for strings.
     fn bytes(&self, fact: &Fact) -> Option<u64> {
         let count = product(self.shape(fact)?)?;
         Some(count.checked_mul(u64::from(fact.dtype()?.bits()))?.div_ceil(8))
     }
 }
 
-/// `None` on overflow.
+/// The product of the factors; `None` on overflow.
 fn product(factors: impl IntoIterator<Item = u64>) -> Option<u64> {
     factors.into_iter().try_fold(1_u64, u64::checked_mul)
 }
 
 impl Graph {
-    /// What the graph costs at these sizes. Of calls of functions nothing is known.
+    /// The cost of the graph at these sizes. Calls of functions are not counted.
     pub fn cost(&self, sizes: &Bindings) -> Cost {
         Meter::new(sizes, &Functions::default()).graph(self)
     }
 }
 
 impl Model {
-    /// What the main graph costs at these sizes, with the functions it calls; constants in functions count once.
+    /// The cost of the main graph at these sizes, with the functions it calls. Constants in functions count once.
     pub fn cost(&self, sizes: &Bindings) -> Cost {
-        // A function that calls itself costs nothing that could be told.
+        // The cost of recursive functions is unknown.
         let functions = Functions::of(self).unwrap_or_default();
         let mut meter = Meter::new(sizes, &functions);
         let mut cost = meter.graph(&self.graph);
@@ -117,10 +119,10 @@ impl Model {
     }
 }
 
-/// Calls nested deeper are not looked into.
+/// The largest depth of nested calls that are counted.
 const MAX_DEPTH: usize = 100;
 
-/// A walk through graphs that remembers what functions cost.
+/// Traversal of graphs that caches the costs of functions.
 struct Meter<'m> {
     sizes: &'m Bindings,
     functions: &'m Functions<'m>,
@@ -150,7 +152,7 @@ impl<'m> Meter<'m> {
         cost
     }
 
-    /// The cost of a node, and the bytes that are alive inside while it runs.
+    /// The cost of a node, and the peak of activation bytes inside it.
     fn node(&mut self, at: NodeRef<'_>) -> (NodeCost, u64) {
         let mut subgraphs = vec![];
         for (name, attribute) in &at.node().attributes {
@@ -160,7 +162,7 @@ impl<'m> Meter<'m> {
         let params = tensors.filter(|t| is_parameter(t.dtype())).map(|t| t.len() as u64).sum();
         let outputs = at.outputs().into_iter().flatten();
         let output_bytes = outputs.map(|o| self.sizes.bytes(&o.value().fact)).sum();
-        // Branches run one at a time, so the dearest and the largest decide.
+        // One branch runs: the most expensive and the largest one are upper bounds.
         let mut inside = subgraphs.iter().map(|(_, c)| c.activation_peak).max().unwrap_or(0);
         let macs = match subgraphs.iter().map(|(_, cost)| cost.macs).max() {
             Some(body) if at.is("Scan") => {
@@ -178,9 +180,9 @@ impl<'m> Meter<'m> {
         (NodeCost { id: at.id, params, macs, output_bytes, subgraphs }, inside)
     }
 
-    /// The cost of the function a node calls.
+    /// The cost of the function that a node calls.
     fn call(&mut self, at: NodeRef<'_>) -> Option<&Cost> {
-        let place = self.functions.place(at).filter(|_| self.depth < MAX_DEPTH)?;
+        let place = self.functions.index(at).filter(|_| self.depth < MAX_DEPTH)?;
         if !self.bodies.contains_key(&place) {
             self.depth += 1;
             let cost = self.graph(&self.functions.get(place).body);
@@ -191,7 +193,7 @@ impl<'m> Meter<'m> {
     }
 }
 
-/// Whether elements of this type count as parameters: others are sizes, indices and masks.
+/// Whether elements of this type count as parameters rather than as sizes, indices or masks.
 pub fn is_parameter(dtype: DataType) -> bool {
     !matches!(dtype, DataType::Int64 | DataType::Bool | DataType::String)
 }
@@ -233,11 +235,11 @@ impl Cost {
     }
 }
 
-/// Which activations are alive, node by node.
+/// The live activations during sequential execution.
 struct Liveness<'g> {
     graph: &'g Graph,
     sizes: &'g Bindings,
-    /// How often each value is still to be used.
+    /// Remaining uses of each live value.
     uses: HashMap<ValueId, usize>,
     now: u64,
     peak: u64,
@@ -266,7 +268,7 @@ impl<'g> Liveness<'g> {
         self.uses.insert(value, self.graph.use_count(value));
     }
 
-    /// The node makes its outputs, needs `inside` more bytes meanwhile, and is the last to use some of its inputs.
+    /// Executes a node, which needs `inside` bytes besides its outputs, and frees the inputs that it uses last.
     fn run(&mut self, node: NodeId, inside: u64) {
         let is_constant = self.graph.node(node).is("Constant");
         let outputs: Vec<_> = self.graph.outputs_of(node).into_iter().flatten().collect();
@@ -276,15 +278,15 @@ impl<'g> Liveness<'g> {
         self.peak = self.peak.max(self.now.saturating_add(inside));
         let used = self.graph.inputs_of(node).into_iter().flatten().chain(self.graph.captured_by(node));
         for value in used {
-            let Some(left) = self.uses.get_mut(&value) else { continue };
-            *left = left.saturating_sub(1);
-            if *left == 0 {
+            let Some(remaining) = self.uses.get_mut(&value) else { continue };
+            *remaining = remaining.saturating_sub(1);
+            if *remaining == 0 {
                 self.end(value);
             }
         }
-        // What nobody uses goes at once.
-        let idle: Vec<_> = outputs.into_iter().filter(|v| self.uses.get(v) == Some(&0)).collect();
-        idle.into_iter().for_each(|v| self.end(v));
+        // Unused outputs are freed immediately.
+        let unused: Vec<_> = outputs.into_iter().filter(|v| self.uses.get(v) == Some(&0)).collect();
+        unused.into_iter().for_each(|v| self.end(v));
     }
 
     fn end(&mut self, value: ValueId) {

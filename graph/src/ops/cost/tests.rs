@@ -1,7 +1,7 @@
 use super::*;
 use crate::text::parse_model;
 
-/// The cost of a model with every symbol 1 but `N`, which is 2.
+/// The cost of a model with `N = 2` and all other symbols 1.
 fn cost(body: &str) -> Cost {
     let header = r#"<ir_version: 10, opset_import: ["" : 23, "com.microsoft" : 1, "other" : 1]>"#;
     let mut model = parse_model(&format!("{header}\n{body}")).unwrap();
@@ -10,7 +10,7 @@ fn cost(body: &str) -> Cost {
     model.cost(&Bindings { sizes: HashMap::from([("N".into(), 2)]), default: Some(1) })
 }
 
-/// The multiply-accumulates of one node over inputs of these types.
+/// The multiply-accumulates of one node with inputs of these types.
 fn macs(inputs: &str, node: &str) -> u64 {
     let cost = cost(&format!("g ({inputs}) => (y) {{ y = {node} }}"));
     assert_eq!(cost.uncounted, 0, "{node}");
@@ -18,14 +18,14 @@ fn macs(inputs: &str, node: &str) -> u64 {
 }
 
 #[test]
-fn convolutions() {
+fn counts_convolutions() {
     // 2·8·6·6 outputs of 4·3·3 taps each.
     let conv =
         |attributes, w| macs(&format!("float[N,4,8,8] x, float[{w}] w"), &format!("Conv{attributes}(x, w)"));
     assert_eq!(conv("", "8,4,3,3"), 2 * 8 * 36 * 36);
     assert_eq!(conv("<pads = [1,1,1,1], strides = [2,2]>", "8,4,3,3"), 2 * 8 * 16 * 36);
     assert_eq!(conv("<group = 4>", "8,1,3,3"), 2 * 8 * 36 * 9);
-    // Every input element meets 3 outputs at 2·2 places.
+    // Every input element is multiplied with 3·2·2 weights.
     assert_eq!(macs("float[N,4,5,5] x, float[4,3,2,2] w", "ConvTranspose(x, w)"), 2 * 4 * 25 * 12);
     let integer = "uint8[1,4,8,8] x, uint8[8,4,3,3] w";
     assert_eq!(macs(integer, "ConvInteger(x, w)"), 8 * 36 * 36);
@@ -36,7 +36,7 @@ fn convolutions() {
 }
 
 #[test]
-fn matrix_products() {
+fn counts_matrix_products() {
     assert_eq!(macs("float[N,3,4] a, float[4,5] b", "MatMul(a, b)"), 2 * 3 * 4 * 5);
     assert_eq!(macs("float[4] a, float[4] b", "MatMul(a, b)"), 4);
     assert_eq!(macs("float[3,4] a, float[N,7,4,5] b", "MatMul(a, b)"), 14 * 3 * 4 * 5);
@@ -47,7 +47,7 @@ fn matrix_products() {
 }
 
 #[test]
-fn einsums() {
+fn counts_einsums() {
     let einsum = |inputs: &str, equation: &str, names: &str| {
         macs(inputs, &format!("Einsum<equation = \"{equation}\">({names})"))
     };
@@ -59,7 +59,7 @@ fn einsums() {
 }
 
 #[test]
-fn recurrences_and_attention() {
+fn counts_recurrences_and_attention() {
     // 7 steps of 2 sequences; W is [1,4·5,3], R is [1,4·5,5].
     let lstm = "LSTM<hidden_size = 5>(x, w, r)";
     assert_eq!(macs("float[7,N,3] x, float[1,20,3] w, float[1,20,5] r", lstm), 14 * (60 + 100));
@@ -79,7 +79,7 @@ fn recurrences_and_attention() {
 }
 
 #[test]
-fn elementwise_operators_multiply_but_sum_nothing() {
+fn counts_no_macs_for_elementwise_operators() {
     assert_eq!(macs("float[N,3] x", "Mul(x, x)"), 0);
     assert_eq!(macs("float[N,3] x", "Softmax(x)"), 0);
     assert_eq!(macs("float[N,3] x", "com.microsoft.Gelu(x)"), 0);
@@ -89,7 +89,7 @@ fn elementwise_operators_multiply_but_sum_nothing() {
 }
 
 #[test]
-fn constants_count_once() {
+fn counts_constants_once() {
     let cost = cost(
         "g (float[N,4] x) => (y) <float[4] w = {1, 2, 3, 4}, int64[2] s = {0, -1}> {
             a = Mul(x, w)
@@ -104,19 +104,19 @@ fn constants_count_once() {
 }
 
 #[test]
-fn activations_live_from_their_making_to_their_last_use() {
-    // At `b`: x (still needed), a, b. At `c`: x, b, c; and so for `y`: x, c, y. All are 2·4 floats.
+fn peaks_at_live_activations() {
+    // Live at `b`: x (used by `y`), a, b; at `c`: x, b, c; at `y`: x, c, y. All are 2·4 floats.
     let chain = cost("g (float[N,4] x) => (y) { a = Relu(x) b = Relu(a) c = Relu(b) y = Add(c, x) }");
     assert_eq!(chain.activation_peak, 3 * 32);
     let halves = cost("g (float[N,4] x) => (float16[N,4] y) { y = Cast<to = 10>(x) }");
     assert_eq!(halves.activation_peak, 32 + 16);
     assert_eq!(halves.nodes[0].output_bytes, Some(16));
     let unused = cost("g (float[N,1,4] x) => (y) { a, m = MaxPool<kernel_shape = [1]>(x) y = Relu(x) }");
-    assert_eq!(unused.activation_peak, 32 + 32 + 64, "what nobody uses lives while its node runs");
+    assert_eq!(unused.activation_peak, 32 + 32 + 64, "unused outputs are live while their node runs");
 }
 
 #[test]
-fn of_two_branches_the_dearer_counts_and_of_a_loop_one_turn() {
+fn counts_most_expensive_branch_and_one_loop_iteration() {
     let branches = cost(
         "g (bool c, float[N,4] x, float[4,4] w) => (y) { y = If (c) <
             then_branch = t () => (float[N,4] p) { a = MatMul(x, w) p = MatMul(a, w) },
@@ -127,11 +127,11 @@ fn of_two_branches_the_dearer_counts_and_of_a_loop_one_turn() {
     assert_eq!(branches.activation_peak, 1 + 32 + 64 + 32 + 64);
     assert_eq!(branches.nodes[0].subgraphs[1].1.macs, 2 * 16);
 
-    let turns = cost(
+    let repeated = cost(
         "g (int64 n, bool c, float[4,4] w) => (y) { y = Loop (n, c, w) <
             body = b (int64 i, bool d, float[4,4] v) => (bool e, float[4,4] u) { e = Identity(d) u = MatMul(v, v) }> }",
     );
-    assert_eq!((turns.macs, turns.loops_counted_once), (64, 1));
+    assert_eq!((repeated.macs, repeated.loops_counted_once), (64, 1));
 
     let steps = cost(
         "g (float[4] s, float[5,4] x) => (y, z) { y, z = Scan<num_scan_inputs = 1,
@@ -141,7 +141,7 @@ fn of_two_branches_the_dearer_counts_and_of_a_loop_one_turn() {
 }
 
 #[test]
-fn calls_cost_what_their_functions_do() {
+fn counts_called_functions() {
     let called = cost(
         r#"g (float[N,4] x, float[4,4] w) => (y) { a = other.twice(x, w) y = other.twice(a, w) }
         <domain: "other", opset_import: ["" : 23, "other" : 1]> twice (a, w) => (b) {
@@ -152,15 +152,15 @@ fn calls_cost_what_their_functions_do() {
 }
 
 #[test]
-fn guesses_are_said() {
+fn reports_data_dependent_sizes() {
     let found =
         cost("g (float[N,4] x, float[?,4] b) => (y) { i = NonZero(x) t = Cast<to = 1>(i) y = MatMul(t, b) }");
-    // b, i and t hang on unknown sizes: the rows of b, and how many are not zero; y is [2,4].
+    // b, i and t have unknown sizes: the rows of b, and the number of non-zero elements; y is [2,4].
     assert_eq!((found.guessed_values, found.unsized_values, found.macs), (3, 0, 2 * 4));
 }
 
 #[test]
-fn unknown_sizes_are_said() {
+fn reports_unknown_sizes() {
     let mut model = parse_model(
         r#"<ir_version: 8, opset_import: ["" : 17]> g (float[K,4] x, float[4,3] w) => (y) { y = MatMul(x, w) }"#,
     )
@@ -171,5 +171,5 @@ fn unknown_sizes_are_said() {
     let seven = model.cost(&Bindings { sizes: HashMap::from([("K".into(), 7)]), default: None });
     assert_eq!((seven.macs, seven.uncounted, seven.unsized_values), (84, 0, 0));
     let most = model.cost(&Bindings { sizes: HashMap::from([("K".into(), i64::MAX)]), default: None });
-    assert_eq!(most.macs, 0, "more than can be counted is not known");
+    assert_eq!(most.macs, 0, "an overflow is unknown");
 }

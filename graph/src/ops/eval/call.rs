@@ -1,20 +1,20 @@
-//! A node with the elements of its inputs: how operators read their arguments.
+//! A node with its input tensors, and access to its arguments.
 
 use super::{Stop, invalid};
 use crate::{Attribute, DataType, NodeRef, Tensor, element_count};
 
-/// A node that is computed.
+/// A node under evaluation.
 #[derive(Clone, Copy)]
 pub(super) struct Call<'a> {
     pub at: NodeRef<'a>,
     pub inputs: &'a [Option<&'a Tensor>],
-    /// Bytes that an output may take.
+    /// The largest size of an output, in bytes.
     pub limit: usize,
-    /// Whether the data are coordinates: what the node puts in itself is -1.
+    /// Whether the data are labels (see [`trace`](super::trace)): inserted elements are -1.
     pub tracing: bool,
 }
 
-/// What an element counts against the limit where its width is not fixed.
+/// The size of a string element, for the limit.
 const STRING_BYTES: usize = size_of::<bytes::Bytes>();
 
 impl<'a> Call<'a> {
@@ -37,7 +37,7 @@ impl<'a> Call<'a> {
         input.to_i64().map_or_else(|| invalid(format!("input {slot} holds {}", input.dtype())), Ok)
     }
 
-    /// The only integer of an input, or a default for an omitted one.
+    /// The integer of an input with one element, or the default if it is omitted.
     pub fn int_in(self, slot: usize, default: i64) -> Result<i64, Stop> {
         match self.optional(slot) {
             None => Ok(default),
@@ -48,17 +48,17 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// A list that older operator sets have as the attribute `name` and newer ones as an input.
+    /// A list that is the attribute `name` in older operator sets and an input in newer ones.
     pub fn ints(self, name: &str, slot: usize) -> Result<Option<Vec<i64>>, Stop> {
         match (self.at.attr(name), self.optional(slot)) {
             (Some(Attribute::Ints(items)), _) => Ok(Some(items.clone())),
-            (Some(_), _) => invalid(format!("`{name}` is no list of integers")),
+            (Some(_), _) => invalid(format!("`{name}` is not a list of integers")),
             (None, Some(_)) => self.ints_in(slot).map(Some),
             (None, None) => Ok(None),
         }
     }
 
-    /// `ints`, of what cannot be omitted.
+    /// [`ints`](Self::ints) for a required list.
     pub fn needed_ints(self, name: &str, slot: usize) -> Result<Vec<i64>, Stop> {
         self.ints(name, slot)?.map_or_else(|| invalid(format!("`{name}` is missing")), Ok)
     }
@@ -68,7 +68,7 @@ impl<'a> Call<'a> {
         axis(self.at.int("axis", default), rank)
     }
 
-    /// The number of elements of an output, if it is within the limit.
+    /// The number of elements of an output; `TooLarge` above the limit.
     pub fn count(self, dtype: DataType, shape: &[usize]) -> Result<usize, Stop> {
         let count = element_count(shape).ok_or(Stop::TooLarge(u64::MAX))?;
         let bytes = match dtype {
@@ -81,7 +81,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// What the node puts in by itself: zero, or nowhere when tracing.
+    /// The scalar for elements that the node inserts: zero, or -1 when tracing.
     pub fn fill(self, dtype: DataType) -> Result<Tensor, Stop> {
         Ok(match (self.tracing, dtype.bytes_for(1)) {
             (true, _) => Tensor::scalar(-1_i64),
@@ -91,33 +91,37 @@ impl<'a> Call<'a> {
     }
 }
 
-/// An axis counted from the front; a negative one counts from the end.
+/// An axis counted from the front; a negative `axis` counts from the end.
 pub(super) fn axis(axis: i64, rank: usize) -> Result<usize, Stop> {
-    wrap(axis, rank).map_or_else(|| invalid(format!("axis {axis} at rank {rank}")), Ok)
+    wrap(axis, rank).map_or_else(|| invalid(format!("axis {axis} is out of range for rank {rank}")), Ok)
 }
 
-/// Axes counted from the front, each at most once.
+/// Axes counted from the front, without duplicates.
 pub(super) fn axes(axes: &[i64], rank: usize) -> Result<Vec<usize>, Stop> {
     let mut seen = vec![false; rank];
     let mut fresh = |a: usize| {
-        if std::mem::replace(&mut seen[a], true) { invalid(format!("axis {a} twice")) } else { Ok(a) }
+        if std::mem::replace(&mut seen[a], true) {
+            invalid(format!("axis {a} is a duplicate"))
+        } else {
+            Ok(a)
+        }
     };
     axes.iter().map(|&a| fresh(axis(a, rank)?)).collect()
 }
 
-/// A place counted from the front, if it is one of `size`; a negative one counts from the end.
-pub(super) fn wrap(place: i64, size: usize) -> Option<usize> {
-    let counted = if place < 0 { place.checked_add(size as i64)? } else { place };
+/// A position counted from the front, if it is less than `size`; a negative one counts from the end.
+pub(super) fn wrap(position: i64, size: usize) -> Option<usize> {
+    let counted = if position < 0 { position.checked_add(size as i64)? } else { position };
     usize::try_from(counted).ok().filter(|&p| p < size)
 }
 
-/// Sizes from integers of a file.
+/// Sizes from integers; invalid if one is negative.
 pub(super) fn sizes(items: &[i64]) -> Result<Vec<usize>, Stop> {
-    let size = |&n: &i64| usize::try_from(n).or_else(|_| invalid(format!("size {n}")));
+    let size = |&n: &i64| usize::try_from(n).or_else(|_| invalid(format!("size {n} is negative")));
     items.iter().map(size).collect()
 }
 
-/// The shape to which both broadcast.
+/// The shape of two operands after multidirectional broadcasting.
 pub(super) fn broadcast(a: &[usize], b: &[usize]) -> Result<Vec<usize>, Stop> {
     let rank = a.len().max(b.len());
     let size = |shape: &[usize], i: usize| (i + shape.len()).checked_sub(rank).map_or(1, |i| shape[i]);

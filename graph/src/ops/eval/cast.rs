@@ -19,8 +19,8 @@ pub(super) fn cast(call: Call<'_>) -> Result<Tensor, Stop> {
     converted(call, call.input(0)?, to)
 }
 
-/// Every element as one of type `to`. Floats become integers by leaving out the fraction; those that do not fit, on
-/// which processors disagree, are left to an engine. Integers of 8 bits and more wrap.
+/// Converts every element to type `to`. Floats are truncated towards zero to integers, and `NotHere` out of range, where
+/// processors differ. Integers of at least 8 bits wrap.
 pub(super) fn converted(call: Call<'_>, data: &Tensor, to: DataType) -> Result<Tensor, Stop> {
     let (from, shape, bytes) = (data.dtype(), data.shape(), data.bytes());
     if from == to {
@@ -28,8 +28,8 @@ pub(super) fn converted(call: Call<'_>, data: &Tensor, to: DataType) -> Result<T
     }
     call.count(to, shape)?;
     let all = 0..data.len();
-    let floats_of_few_bits = from.is_float() && from.bits() <= 8;
-    here(!floats_of_few_bits || matches!(to, DataType::Float | DataType::Double))?;
+    let is_narrow_float = from.is_float() && from.bits() <= 8;
+    here(!is_narrow_float || matches!(to, DataType::Float | DataType::Double))?;
     match (float_reader(from), float_reader(to)) {
         (Ok(read), Ok(_)) => from_floats(to, shape, all.map(|i| number(read(bytes, i)))),
         (Ok(read), Err(_)) if to == DataType::Bool => {
@@ -37,16 +37,16 @@ pub(super) fn converted(call: Call<'_>, data: &Tensor, to: DataType) -> Result<T
         }
         (Ok(read), Err(_)) => {
             here(to.bits() >= 8)?;
-            let whole = |i| number(read(bytes, i)).map(|v| v.trunc() as i128);
-            from_integers(to, shape, false, all.map(whole))
+            let truncated = |i| number(read(bytes, i)).map(|v| v.trunc() as i128);
+            from_integers(to, shape, false, all.map(truncated))
         }
-        (Err(_), Ok(_)) if floats_of_few_bits => {
+        (Err(_), Ok(_)) if is_narrow_float => {
             let values = data.to_f64().unwrap_or_default();
             from_floats(to, shape, values.into_iter().map(number))
         }
         (Err(_), Ok(_)) => {
             let read = integer_reader(from)?;
-            // To f32 at once: by way of f64 large integers would be rounded twice.
+            // Directly to f32: through f64, large integers would be rounded twice.
             let value = |i| match (to, read(bytes, i)) {
                 (DataType::Double, v) => v as f64,
                 (_, v) => f64::from(v as f32),
@@ -64,7 +64,7 @@ pub(super) fn converted(call: Call<'_>, data: &Tensor, to: DataType) -> Result<T
     }
 }
 
-/// The bits of what is no number are not defined.
+/// Returns `NotHere` for NaN, whose bits are not defined.
 fn number(value: f64) -> Result<f64, Stop> {
     here(!value.is_nan())?;
     Ok(value)

@@ -1,4 +1,4 @@
-//! Operators that make tensors out of attributes and shapes.
+//! Operators that create tensors from attributes and shapes.
 
 use super::{
     Stop,
@@ -11,7 +11,7 @@ use crate::{Attribute, DataType, Tensor};
 pub(super) fn constant(call: Call<'_>) -> Result<Tensor, Stop> {
     let mut given = call.at.node().attributes.iter();
     let (Some((name, value)), None) = (given.next(), given.next()) else {
-        return invalid("it holds no single value");
+        return invalid("it does not have exactly one value");
     };
     Ok(match (name.as_str(), value) {
         ("value", Attribute::Tensor(tensor)) => tensor.clone(),
@@ -22,7 +22,7 @@ pub(super) fn constant(call: Call<'_>) -> Result<Tensor, Stop> {
         ("value_string", Attribute::String(v)) => Tensor::strings(&[], vec![v.clone()])?,
         ("value_strings", Attribute::Strings(v)) => Tensor::strings(&[v.len()], v.clone())?,
         ("sparse_value", _) => return Err(Stop::NotHere),
-        _ => return invalid(format!("`{name}` is no value")),
+        _ => return invalid(format!("`{name}` is not a value attribute")),
     })
 }
 
@@ -30,7 +30,7 @@ pub(super) fn constant_of_shape(call: Call<'_>) -> Result<Tensor, Stop> {
     let shape = sizes(&call.ints_in(0)?)?;
     let value = match call.at.attr("value") {
         Some(Attribute::Tensor(value)) if value.len() == 1 => value.clone(),
-        Some(_) => return invalid("its value is not one element"),
+        Some(_) => return invalid("its value does not have one element"),
         None => Tensor::scalar(0_f32),
     };
     let count = call.count(value.dtype(), &shape)?;
@@ -44,7 +44,7 @@ pub(super) fn eye_like(call: Call<'_>) -> Result<Tensor, Stop> {
         _ => like.dtype(),
     };
     let (&[rows, columns], k) = (like.shape(), call.at.int("k", 0)) else {
-        return invalid("its input is no matrix");
+        return invalid("its input is not a matrix");
     };
     call.count(dtype, &[rows, columns])?;
     let on = |i: usize| ((i % columns) as i64).checked_sub((i / columns) as i64) == Some(k);
@@ -56,20 +56,20 @@ pub(super) fn eye_like(call: Call<'_>) -> Result<Tensor, Stop> {
     }
 }
 
-/// The element type with this number.
+/// The element type with this number in `TensorProto.DataType`.
 pub(super) fn dtype_of(number: i64) -> Result<DataType, Stop> {
     let dtype = i32::try_from(number).ok().and_then(DataType::from_number);
-    dtype.map_or_else(|| invalid(format!("element type {number}")), Ok)
+    dtype.map_or_else(|| invalid(format!("element type {number} is unknown")), Ok)
 }
 
 pub(super) fn shape(call: Call<'_>) -> Result<Tensor, Stop> {
     let shape = call.input(0)?.shape();
     let rank = shape.len() as i64;
-    let place = |name, default| {
+    let position = |name, default| {
         let given = call.at.int(name, default);
         (if given < 0 { given.saturating_add(rank) } else { given }).clamp(0, rank) as usize
     };
-    let (start, end) = (place("start", 0), place("end", rank));
+    let (start, end) = (position("start", 0), position("end", rank));
     let sizes: Vec<_> = shape.iter().map(|&n| n as i64).collect();
     Ok(Tensor::vector(sizes.get(start..end).unwrap_or_default()))
 }
@@ -83,7 +83,7 @@ pub(super) fn range(call: Call<'_>) -> Result<Tensor, Stop> {
     let inputs = call.all()?;
     let dtype = inputs[0].dtype();
     if inputs.len() != 3 || inputs.iter().any(|t| t.len() != 1 || t.dtype() != dtype) {
-        return invalid("its inputs are not three numbers of one type");
+        return invalid("its inputs are not three scalars of one type");
     }
     let counted = |n: u128| -> Result<usize, Stop> {
         let n = usize::try_from(n).map_err(|_| Stop::TooLarge(u64::MAX))?;
@@ -92,10 +92,10 @@ pub(super) fn range(call: Call<'_>) -> Result<Tensor, Stop> {
     if let Ok(read) = number::integer_reader(dtype) {
         let [start, limit, delta] = [0, 1, 2].map(|i| read(inputs[i].bytes(), 0));
         if delta == 0 {
-            return invalid("its steps are 0");
+            return invalid("its step is 0");
         }
-        let way = if delta > 0 { limit - start } else { start - limit };
-        let n = counted(way.max(0).unsigned_abs().div_ceil(delta.unsigned_abs()))?;
+        let span = if delta > 0 { limit - start } else { start - limit };
+        let n = counted(span.max(0).unsigned_abs().div_ceil(delta.unsigned_abs()))?;
         let values = (0..n as i128).map(|i| Ok(start + i * delta));
         return number::from_integers(dtype, &[n], false, values);
     }
@@ -105,7 +105,7 @@ pub(super) fn range(call: Call<'_>) -> Result<Tensor, Stop> {
     let n = (rounded(limit - start) / delta).ceil();
     here(n.is_finite())?;
     let n = counted(n.max(0.0) as u128)?;
-    // Each element is the one before plus the step, with the rounding of every sum.
+    // Engines accumulate: each element is the rounded sum of the previous one and the step.
     let sums = std::iter::successors(Some(start), |&v| Some(rounded(v + delta)));
     number::from_floats(dtype, &[n], sums.take(n).map(Ok))
 }

@@ -1,4 +1,4 @@
-//! Arithmetic, comparison and logic, element by element.
+//! Elementwise arithmetic, comparison and logic.
 
 use super::{
     Stop,
@@ -14,11 +14,11 @@ type Result<T, E = Stop> = std::result::Result<T, E>;
 
 pub(super) fn elementwise(call: Call<'_>) -> Result<Tensor> {
     let op = call.at.op();
-    // Before, `axis` said where the second input stands.
+    // Before operator set 7, `axis` aligns the second input.
     let broadcasts =
         !matches!(op, "Add" | "Sub" | "Mul" | "Div" | "And" | "Or" | "Xor" | "Equal" | "Less" | "Greater");
     here(broadcasts || call.at.opset() >= 7)?;
-    // Whatever an unknown operator takes, it is not here.
+    // Operators without inputs are unknown ones.
     let Some(first) = call.optional(0) else { return Err(Stop::NotHere) };
     match op {
         "Clip" => clip(call),
@@ -36,33 +36,34 @@ pub(super) fn elementwise(call: Call<'_>) -> Result<Tensor> {
     }
 }
 
-/// The elements of both inputs side by side, under the shape they broadcast to.
+/// The broadcast shape of two operands, and the pairs of their elements.
 fn pairs<'t, T: 't>(
     call: Call<'_>,
-    (a, b): (&'t Tensor, &'t Tensor),
+    a: &'t Tensor,
+    b: &'t Tensor,
     reader: fn(DataType) -> Result<Read<T>>,
 ) -> Result<(Vec<usize>, impl Iterator<Item = (T, T)> + 't)> {
     if a.dtype() != b.dtype() {
-        return invalid(format!("{} and {} side by side", a.dtype(), b.dtype()));
+        return invalid(format!("{} and {} are different types", a.dtype(), b.dtype()));
     }
     let (shape, read) = (broadcast(a.shape(), b.shape())?, reader(a.dtype())?);
     call.count(a.dtype(), &shape)?;
-    let places = |t: &Tensor| Places::broadcast(t.shape(), &shape).flatten();
-    let both = places(a).zip(places(b));
+    let indices = |t: &Tensor| Places::broadcast(t.shape(), &shape).flatten();
+    let both = indices(a).zip(indices(b));
     Ok((shape.clone(), both.map(move |(i, j)| (read(a.bytes(), i), read(b.bytes(), j)))))
 }
 
-/// Operators with one input.
-const UNARY: &[&str] = &["Abs", "BitwiseNot", "Ceil", "Floor", "Neg", "Not", "Round", "Sign", "Sqrt"];
-
-/// Both inputs; the only one of a unary operator twice.
+/// Both inputs of a binary operator, or the input of a unary one twice.
 fn operands(call: Call<'_>) -> Result<(&Tensor, &Tensor)> {
-    let second = usize::from(!UNARY.contains(&call.at.op()));
-    Ok((call.input(0)?, call.input(second)?))
+    let is_unary = matches!(
+        call.at.op(),
+        "Abs" | "BitwiseNot" | "Ceil" | "Floor" | "Neg" | "Not" | "Round" | "Sign" | "Sqrt"
+    );
+    Ok((call.input(0)?, call.input(usize::from(!is_unary))?))
 }
 
-/// `a^b` of single precision for the powers that attention is scaled by; otherwise not a number. Engines multiply for a
-/// square, and for the others call the same routine of the C library.
+/// `a^b` in single precision for the exponents of attention scales, else NaN. Engines multiply for squares, and call
+/// the same routine of the C library for the others.
 fn power(a: f64, b: f64) -> f64 {
     match b {
         2.0 => a * a,
@@ -89,7 +90,7 @@ fn floats(call: Call<'_>) -> Result<Tensor> {
         _ => return Err(Stop::NotHere),
     };
     let (a, b) = operands(call)?;
-    let (shape, pairs) = pairs(call, (a, b), float_reader)?;
+    let (shape, pairs) = pairs(call, a, b, float_reader)?;
     let number = |(a, b)| Some(f(a, b)).filter(|v| !v.is_nan()).ok_or(Stop::NotHere);
     from_floats(a.dtype(), &shape, pairs.map(number))
 }
@@ -97,7 +98,7 @@ fn floats(call: Call<'_>) -> Result<Tensor> {
 fn integers(call: Call<'_>) -> Result<Tensor> {
     let dtype = call.input(0)?.dtype();
     let (unsigned, fmod) = (is_unsigned(dtype), call.at.int("fmod", 0) != 0);
-    // Of both operands and the width of the type; `None` is what processors do not agree on.
+    // Arguments: both operands and the width of the type. `None`: processors differ.
     let f: fn(i128, i128, i128) -> Option<i128> = match call.at.op() {
         "Add" => |a, b, _| Some(a + b),
         "Sub" => |a, b, _| Some(a - b),
@@ -119,7 +120,8 @@ fn integers(call: Call<'_>) -> Result<Tensor> {
         _ => return Err(Stop::NotHere),
     };
     here(dtype != DataType::Bool)?;
-    let (shape, pairs) = pairs(call, operands(call)?, integer_reader)?;
+    let (a, b) = operands(call)?;
+    let (shape, pairs) = pairs(call, a, b, integer_reader)?;
     let bits = i128::from(dtype.bits());
     let values = pairs.map(|(a, b)| f(a, b, bits).ok_or(Stop::NotHere));
     from_integers(dtype, &shape, unsigned, values)
@@ -128,9 +130,9 @@ fn integers(call: Call<'_>) -> Result<Tensor> {
 fn logic(call: Call<'_>) -> Result<Tensor> {
     let (a, b) = operands(call)?;
     if a.dtype() != DataType::Bool {
-        return invalid(format!("{} is no truth value", a.dtype()));
+        return invalid(format!("{} is not boolean", a.dtype()));
     }
-    let (shape, pairs) = pairs(call, (a, b), integer_reader)?;
+    let (shape, pairs) = pairs(call, a, b, integer_reader)?;
     let value = |(a, b): (i128, i128)| match call.at.op() {
         "And" => a & b,
         "Or" => a | b,
@@ -148,22 +150,21 @@ fn compare(call: Call<'_>, holds: fn(Ordering) -> bool) -> Result<Tensor> {
     if let (Some(x), Some(y)) = (a.as_strings(), b.as_strings()) {
         let shape = broadcast(a.shape(), b.shape())?;
         call.count(DataType::Bool, &shape)?;
-        let places = |t: &Tensor| Places::broadcast(t.shape(), &shape).flatten();
-        let mut values = places(a).zip(places(b)).map(|(i, j)| holds(x[i].cmp(&y[j])));
+        let indices = |t: &Tensor| Places::broadcast(t.shape(), &shape).flatten();
+        let mut values = indices(a).zip(indices(b)).map(|(i, j)| holds(x[i].cmp(&y[j])));
         return bools(&shape, &mut values);
     }
     if a.dtype().is_float() {
-        let (shape, pairs) = pairs(call, (a, b), float_reader)?;
-        // Nothing holds of what is no number.
+        let (shape, pairs) = pairs(call, a, b, float_reader)?;
+        // Comparisons with NaN are false.
         let mut values = pairs.map(|(a, b)| a.partial_cmp(&b).is_some_and(holds));
         return bools(&shape, &mut values);
     }
-    let (shape, pairs) = pairs(call, (a, b), integer_reader)?;
+    let (shape, pairs) = pairs(call, a, b, integer_reader)?;
     bools(&shape, &mut pairs.map(|(a, b)| holds(a.cmp(&b))))
 }
 
-/// The larger or smaller of two floats. Which zero it is of two signs, and what becomes of what is no number, depends
-/// on the engine.
+/// The larger or smaller of two floats. Engines differ for zeros of both signs and for NaN.
 pub(super) fn extreme_float(a: f64, b: f64, wanted: Ordering) -> Result<f64> {
     match a.partial_cmp(&b) {
         None => Err(Stop::NotHere),
@@ -179,23 +180,23 @@ pub(super) fn extreme_integer(a: i128, b: i128, wanted: Ordering) -> i128 {
 }
 
 fn extreme(call: Call<'_>, inputs: &[&Tensor], wanted: Ordering) -> Result<Tensor> {
-    let Some((&first, rest)) = inputs.split_first() else { return invalid("nothing to compare") };
+    let Some((&first, rest)) = inputs.split_first() else { return invalid("it has no inputs") };
     rest.iter().try_fold(first.clone(), |best, &other| {
         if best.dtype().is_float() {
-            let (shape, pairs) = pairs(call, (&best, other), float_reader)?;
+            let (shape, pairs) = pairs(call, &best, other, float_reader)?;
             return from_floats(best.dtype(), &shape, pairs.map(|(a, b)| extreme_float(a, b, wanted)));
         }
-        let (shape, pairs) = pairs(call, (&best, other), integer_reader)?;
+        let (shape, pairs) = pairs(call, &best, other, integer_reader)?;
         from_integers(best.dtype(), &shape, false, pairs.map(|(a, b)| Ok(extreme_integer(a, b, wanted))))
     })
 }
 
-/// `min(max(x, low), high)`, with bounds from inputs or, before operator set 11, from attributes.
+/// `min(max(x, low), high)`, with the bounds from inputs or, before operator set 11, from attributes.
 fn clip(call: Call<'_>) -> Result<Tensor> {
     let data = call.input(0)?;
     let bound = |slot: usize, name: &str| match (call.optional(slot), call.at.attr(name)) {
         (Some(bound), _) if bound.len() == 1 => bound.reshaped(&[]).map(Some).map_err(Stop::from),
-        (Some(_), _) => invalid(format!("`{name}` is not one number")),
+        (Some(_), _) => invalid(format!("`{name}` is not a scalar")),
         (None, Some(Attribute::Float(bound))) => {
             super::cast::converted(call, &Tensor::scalar(*bound), data.dtype()).map(Some)
         }

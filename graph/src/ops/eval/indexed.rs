@@ -1,4 +1,4 @@
-//! Operators that put elements where other elements say.
+//! Operators that move elements by indices or conditions.
 
 use super::{
     Stop,
@@ -8,9 +8,10 @@ use super::{
 };
 use crate::{DataType, Tensor};
 
-/// `wrap` of an index that must be one.
-fn index(place: i64, size: usize) -> Result<usize, Stop> {
-    wrap(place, size).map_or_else(|| invalid(format!("index {place} at size {size}")), Ok)
+/// [`wrap`] of an index; invalid if it is out of bounds.
+fn index(position: i64, size: usize) -> Result<usize, Stop> {
+    wrap(position, size)
+        .map_or_else(|| invalid(format!("index {position} is out of bounds for size {size}")), Ok)
 }
 
 pub(super) fn gather(call: Call<'_>) -> Result<Tensor, Stop> {
@@ -22,7 +23,7 @@ pub(super) fn gather(call: Call<'_>) -> Result<Tensor, Stop> {
     let shape = [before, indices.shape(), after].concat();
     call.count(data.dtype(), &shape)?;
     let rows_of: Vec<_> = call.ints_in(1)?.into_iter().map(|i| index(i, size)).collect::<Result<_, _>>()?;
-    // Along one axis after another: which row, which index, which element of the run.
+    // The axes of the result: row, index, element of the run.
     let result = rearrange(call, data, None, &[rows, rows_of.len(), run], |axis, c| {
         Some(match axis {
             0 => c * size * run,
@@ -49,13 +50,13 @@ pub(super) fn compress(call: Call<'_>) -> Result<Tensor, Stop> {
     rearrange(call, &source, None, &shape, |a, c| Some(if a == axis { kept[c] } else { c } * strides[a]))
 }
 
-/// For each element of `indices` where in a tensor of `shape` its row on `axis` lies.
+/// The position of each element of `indices` in a tensor of `shape`, where the index replaces the coordinate on `axis`.
 fn along(indices: &Tensor, shape: &[usize], axis: usize) -> Result<Vec<usize>, Stop> {
     let fits = |(a, (i, n)): (usize, (&usize, &usize))| a == axis || i <= n;
     if indices.rank() != shape.len() || !indices.shape().iter().zip(shape).enumerate().all(fits) {
-        return invalid(format!("indices {:?} into {shape:?}", indices.shape()));
+        return invalid(format!("indices {:?} do not fit {shape:?}", indices.shape()));
     }
-    let Some(items) = indices.to_i64() else { return invalid("indices are no integers") };
+    let Some(items) = indices.to_i64() else { return invalid("its indices are not integers") };
     let strides = strides(shape);
     let rest = Places::new(indices.shape(), |a, c| Some(if a == axis { 0 } else { c * strides[a] }));
     let place = |(rest, i): (usize, i64)| Ok(rest + index(i, shape[axis])? * strides[axis]);
@@ -70,20 +71,20 @@ pub(super) fn gather_elements(call: Call<'_>) -> Result<Tensor, Stop> {
     assemble(call, &[data], indices.shape(), places.into_iter().map(|p| (0, p)))
 }
 
-/// `data` with some elements replaced by `updates`, in order: the last one stays.
+/// `data` with the elements at `places` replaced by `updates`.
 fn scattered(call: Call<'_>, places: &[usize]) -> Result<Tensor, Stop> {
     here(call.at.string("reduction", "none") == "none")?;
     let (data, updates) = (call.input(0)?, call.input(2)?);
     if updates.len() != places.len() {
-        return invalid(format!("{} places for {} updates", places.len(), updates.len()));
+        return invalid(format!("{} indices for {} updates", places.len(), updates.len()));
     }
     let mut from: Vec<_> = (0..data.len()).map(|i| (0, i)).collect();
     for (update, &place) in places.iter().enumerate() {
         match from.get_mut(place) {
-            // Engines may write in any order: which of two stays is not said.
+            // Engines may write in any order, so duplicate indices are undefined.
             Some((1, _)) => return Err(Stop::NotHere),
             Some(taken) => *taken = (1, update),
-            None => return invalid("it writes outside of its input"),
+            None => return invalid("an index is out of bounds"),
         }
     }
     assemble(call, &[data, updates], data.shape(), from.into_iter())
@@ -95,18 +96,18 @@ pub(super) fn scatter_elements(call: Call<'_>) -> Result<Tensor, Stop> {
     scattered(call, &along(indices, data.shape(), axis)?)
 }
 
-/// Where the runs lie that tuples of indices name, `[…, k]` into the first `k` axes of `shape`, and how long they are.
-/// `batch` leading axes are shared by indices and data.
+/// The first positions and the common length of the runs that `indices [batch…, …, k]` select from a tensor of `shape`.
+/// Each tuple indexes the `k` axes after the `batch` leading axes, which indices and data share.
 fn runs(indices: &Tensor, shape: &[usize], batch: usize) -> Result<(Vec<usize>, usize), Stop> {
     let (Some((&k, lead)), Some(items)) = (indices.shape().split_last(), indices.to_i64()) else {
-        return invalid("indices are no tuples of integers");
+        return invalid("its indices are not tuples of integers");
     };
     if lead.len() < batch
         || lead[..batch] != shape[..batch.min(shape.len())]
         || batch + k > shape.len()
         || k == 0
     {
-        return invalid(format!("indices {:?} into {shape:?}", indices.shape()));
+        return invalid(format!("indices {:?} do not fit {shape:?}", indices.shape()));
     }
     let strides = strides(shape);
     let run = shape[batch + k..].iter().product();
@@ -137,9 +138,9 @@ pub(super) fn gather_nd(call: Call<'_>) -> Result<Tensor, Stop> {
 pub(super) fn scatter_nd(call: Call<'_>) -> Result<Tensor, Stop> {
     let (data, indices) = (call.input(0)?, call.input(1)?);
     let (starts, run) = runs(indices, data.shape(), 0)?;
-    // No more places than updates, which are there.
+    // Before allocating: there are as many positions as updates.
     if starts.len().checked_mul(run) != Some(call.input(2)?.len()) {
-        return invalid("its updates do not fit its indices");
+        return invalid("its updates and indices have inconsistent shapes");
     }
     let places: Vec<_> = starts.into_iter().flat_map(|start| start..start + run).collect();
     scattered(call, &places)
@@ -157,11 +158,11 @@ pub(super) fn choose(call: Call<'_>) -> Result<Tensor, Stop> {
 
 pub(super) fn trilu(call: Call<'_>) -> Result<Tensor, Stop> {
     let (data, k) = (call.input(0)?, call.int_in(1, 0)?);
-    let &[.., rows, columns] = data.shape() else { return invalid("its input is no matrix") };
+    let &[.., rows, columns] = data.shape() else { return invalid("its input has no two axes") };
     let (upper, zero) = (call.at.int("upper", 1) != 0, call.fill(data.dtype())?);
     let place = |i: usize| {
         let (row, column) = (i / columns % rows, i % columns);
-        // Over the k-th diagonal, or on it, where both triangles meet.
+        // Both triangles include the k-th diagonal.
         let above = (column as i64).saturating_sub(row as i64).cmp(&k);
         if above.is_eq() || above.is_gt() == upper { (0, i) } else { (1, 0) }
     };
@@ -171,9 +172,9 @@ pub(super) fn trilu(call: Call<'_>) -> Result<Tensor, Stop> {
 pub(super) fn one_hot(call: Call<'_>) -> Result<Tensor, Stop> {
     here(!call.input(0)?.dtype().is_float() && !call.input(1)?.dtype().is_float())?;
     let (indices, values) = (call.input(0)?, call.input(2)?);
-    let Ok(depth) = usize::try_from(call.int_in(1, 0)?) else { return invalid("the depth is negative") };
+    let Ok(depth) = usize::try_from(call.int_in(1, 0)?) else { return invalid("its depth is negative") };
     if values.len() != 2 {
-        return invalid("its values are not two");
+        return invalid("it does not have two values");
     }
     let axis = call.axis(-1, indices.rank() + 1)?;
     let mut shape = indices.shape().to_vec();
@@ -190,7 +191,7 @@ pub(super) fn one_hot(call: Call<'_>) -> Result<Tensor, Stop> {
 
 pub(super) fn non_zero(call: Call<'_>) -> Result<Tensor, Stop> {
     let data = call.input(0)?;
-    // What a scalar gives has changed between versions.
+    // The result for scalars differs between versions.
     here(data.rank() > 0)?;
     let Some(items) = data.to_f64() else { return Err(Stop::NotHere) };
     let found: Vec<_> = (0..items.len()).filter(|&i| items[i] != 0.0).collect();

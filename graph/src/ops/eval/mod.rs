@@ -1,10 +1,9 @@
-//! A small interpreter, for the operators whose result needs no engine to be the right one to the last bit.
+//! Interpreter for operators whose result is the same in every engine, bit for bit.
 //!
-//! What only moves elements (`movement`, `indexed`) says for each element of the result where it comes from;
-//! one routine in `place` copies them, whatever their type. Arithmetic (`elementwise`, `reduce`, `cast`,
-//! `create`) is done where a single operation, rounded once, leaves no choice: integers, and floats one operation at
-//! a time. Everything else (`Exp`, `MatMul`, sums of floats, …) is [`EvalError::NotHere`]: left to an engine, as are
-//! corners in which engines differ (not-a-numbers, zeros of both signs, casts out of range).
+//! Data movement (`movement`, `indexed`) computes the source of each element, and `place` copies elements of any type.
+//! Arithmetic (`elementwise`, `reduce`, `cast`, `create`) is evaluated where the result is determined: integers, and
+//! single floating-point operations, which IEEE 754 rounds correctly. All other operators (`Exp`, `MatMul`, sums of
+//! floats, …) and cases in which engines differ (NaN, signed zeros, casts out of range) are [`EvalError::NotHere`].
 
 mod call;
 mod cast;
@@ -21,51 +20,55 @@ mod tests;
 use crate::{NodeRef, Tensor};
 use call::Call;
 
-/// Why a node was not computed.
+/// The reason why a node was not evaluated.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum EvalError {
-    /// The interpreter leaves this operator, or these elements, to an engine.
+    /// The interpreter does not evaluate this operator, or these elements.
     #[error("{0} needs an engine")]
     NotHere(String),
-    /// The result would take more bytes than allowed; nothing of that size was allocated.
-    #[error("{node} would make {bytes} bytes")]
+    /// An output exceeds the limit. It was not allocated.
+    #[error("an output of {node} has {bytes} bytes")]
     TooLarge {
         /// The node, in words.
         node: String,
         /// Bytes of one output.
         bytes: u64,
     },
-    /// The inputs or attributes make no sense for this operator.
+    /// The inputs or attributes are invalid for this operator.
     #[error("{node} is invalid: {why}")]
     Invalid {
         /// The node, in words.
         node: String,
-        /// What does not fit.
+        /// The violated condition.
         why: String,
     },
 }
 
-/// The outputs of a node by slot, for inputs by slot; the inputs of the graph that the node stands in do not count.
-/// No output may take more than `limit` bytes.
+/// Evaluates a node: its outputs by slot, for these inputs by slot, which replace those of its graph. No output may
+/// have more than `limit` bytes.
 pub fn evaluate(at: NodeRef<'_>, inputs: &[Option<&Tensor>], limit: usize) -> Result<Vec<Tensor>, EvalError> {
     let call = Call { at, inputs, limit, tracing: false };
     let outputs = guard(call).and_then(|()| movement(call).unwrap_or_else(|| compute(call)));
     outputs.map_err(|stop| stop.at(at))
 }
 
-/// Follow elements through a node that only moves them: the first input (of `Concat` all, of `Where` the second and
-/// third) is given as int64 tensors of coordinates, of whatever meaning, in the shape of the real ones; the outputs
-/// hold the coordinates of the elements that they would consist of, and -1 where the node itself puts one in.
-/// Shapes, indices and the like are given as they are.
+/// Traces elements through a node that only moves them.
 ///
-/// Of other operators: [`EvalError::NotHere`].
+/// The first input (all inputs of `Concat`, the second and third of `Where`) holds an int64 label for each element. The
+/// outputs hold the label of the source of each element, and -1 for elements that the node inserts. The remaining
+/// inputs, such as shapes and indices, have their values.
+///
+/// # Errors
+///
+/// [`EvalError::NotHere`] for operators that compute elements.
 pub fn trace(at: NodeRef<'_>, inputs: &[Option<&Tensor>], limit: usize) -> Result<Vec<Tensor>, EvalError> {
     let call = Call { at, inputs, limit, tracing: true };
     let outputs = guard(call).and_then(|()| movement(call).unwrap_or(Err(Stop::NotHere)));
     outputs.map_err(|stop| stop.at(at))
 }
 
-/// Why a computation stopped, before the node is named.
+/// An [`EvalError`] without the node.
 enum Stop {
     NotHere,
     TooLarge(u64),
@@ -87,14 +90,14 @@ fn invalid<T>(why: impl Into<String>) -> Result<T, Stop> {
     Err(Stop::Invalid(why.into()))
 }
 
-/// `NotHere` unless the condition holds.
+/// Returns `NotHere` unless the condition holds.
 fn here(condition: bool) -> Result<(), Stop> {
     if condition { Ok(()) } else { Err(Stop::NotHere) }
 }
 
 type Outputs = Result<Vec<Tensor>, Stop>;
 
-/// All other operators, which compute one output.
+/// Evaluates an operator that computes elements, all of which have one output.
 fn compute(call: Call<'_>) -> Outputs {
     let one = match call.at.op() {
         "Constant" => create::constant(call),
@@ -112,15 +115,15 @@ fn compute(call: Call<'_>) -> Outputs {
     one.map(|tensor| vec![tensor])
 }
 
-/// What holds for every operator here.
+/// Checks the preconditions of all operators.
 fn guard(call: Call<'_>) -> Result<(), Stop> {
     here(call.at.node().domain().is_empty() && !call.at.has_references())?;
-    // Sizes beside an axis of size 0 are not bounded by any elements; their products shall not overflow.
+    // Beside an axis of size 0, the other sizes are unbounded; their product must not overflow.
     let bounded = |t: &&Tensor| t.shape().iter().try_fold(1_usize, |n, &d| n.checked_mul(d.max(1))).is_some();
     here(call.inputs.iter().flatten().all(bounded))
 }
 
-/// Operators whose results consist of elements of their inputs; `None` for others.
+/// Evaluates an operator that only moves elements; `None` for other operators.
 fn movement(call: Call<'_>) -> Option<Outputs> {
     let one: fn(Call<'_>) -> Result<Tensor, Stop> = match call.at.op() {
         "Split" => return Some(movement::split(call)),

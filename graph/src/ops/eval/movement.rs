@@ -1,4 +1,4 @@
-//! Operators that put elements into another order or shape, axis by axis.
+//! Operators that move elements axis by axis.
 
 use super::{
     Outputs, Stop,
@@ -12,9 +12,11 @@ pub(super) fn reshape(call: Call<'_>) -> Result<Tensor, Stop> {
     let (data, target) = (call.input(0)?, call.needed_ints("shape", 1)?);
     let allow_zero = call.at.int("allowzero", 0) != 0;
     let size = |(i, &n): (usize, &i64)| match n {
-        0 if !allow_zero => {
-            data.shape().get(i).map(|&n| n as i64).map_or_else(|| invalid("0 beyond the rank"), Ok)
-        }
+        0 if !allow_zero => data
+            .shape()
+            .get(i)
+            .map(|&n| n as i64)
+            .map_or_else(|| invalid("0 is beyond the rank of the input"), Ok),
         n => Ok(n),
     };
     let target: Vec<i64> = target.iter().enumerate().map(size).collect::<Result<_, _>>()?;
@@ -23,7 +25,7 @@ pub(super) fn reshape(call: Call<'_>) -> Result<Tensor, Stop> {
     let rest = match target.iter().filter(|&&n| n == -1).count() {
         0 => 0,
         1 if known > 0 && data.len() as i64 % known == 0 => data.len() as i64 / known,
-        _ => return invalid(format!("{:?} does not become {target:?}", data.shape())),
+        _ => return invalid(format!("{:?} cannot be reshaped to {target:?}", data.shape())),
     };
     let shape: Vec<_> = target.iter().map(|&n| if n == -1 { rest } else { n }).collect();
     Ok(data.reshaped(&sizes(&shape)?)?)
@@ -31,7 +33,7 @@ pub(super) fn reshape(call: Call<'_>) -> Result<Tensor, Stop> {
 
 pub(super) fn flatten(call: Call<'_>) -> Result<Tensor, Stop> {
     let data = call.input(0)?;
-    // Axis -1 is the last one, not the place behind it, which only the rank itself names.
+    // The rank is a valid axis here, but -1 is the last axis.
     let axis = match call.at.int("axis", 1) {
         last if last == data.rank() as i64 => data.rank(),
         other => super::call::axis(other, data.rank())?,
@@ -43,15 +45,15 @@ pub(super) fn flatten(call: Call<'_>) -> Result<Tensor, Stop> {
 pub(super) fn squeeze(call: Call<'_>) -> Result<Tensor, Stop> {
     let data = call.input(0)?;
     let shape = data.shape();
-    let gone = match call.ints("axes", 1)? {
+    let squeezed = match call.ints("axes", 1)? {
         Some(given) => axes(&given, shape.len())?,
         None => (0..shape.len()).filter(|&a| shape[a] == 1).collect(),
     };
-    if let Some(&axis) = gone.iter().find(|&&a| shape[a] != 1) {
+    if let Some(&axis) = squeezed.iter().find(|&&a| shape[a] != 1) {
         return invalid(format!("axis {axis} has size {}", shape[axis]));
     }
-    let left: Vec<_> = (0..shape.len()).filter(|a| !gone.contains(a)).map(|a| shape[a]).collect();
-    Ok(data.reshaped(&left)?)
+    let kept: Vec<_> = (0..shape.len()).filter(|a| !squeezed.contains(a)).map(|a| shape[a]).collect();
+    Ok(data.reshaped(&kept)?)
 }
 
 pub(super) fn unsqueeze(call: Call<'_>) -> Result<Tensor, Stop> {
@@ -68,7 +70,7 @@ pub(super) fn transpose(call: Call<'_>) -> Result<Tensor, Stop> {
     let data = call.input(0)?;
     let perm = match call.at.ints("perm") {
         Some(perm) if perm.len() == data.rank() => axes(perm, data.rank())?,
-        Some(perm) => return invalid(format!("{perm:?} at rank {}", data.rank())),
+        Some(perm) => return invalid(format!("`perm` {perm:?} has another rank than {}", data.rank())),
         None => (0..data.rank()).rev().collect(),
     };
     let (shape, strides): (Vec<_>, _) =
@@ -83,7 +85,7 @@ pub(super) fn concat(call: Call<'_>) -> Result<Tensor, Stop> {
     let others =
         |s: &[usize]| s.iter().enumerate().filter(|&(i, _)| i != axis).map(|(_, &n)| n).collect::<Vec<_>>();
     if parts.iter().any(|p| p.rank() != shape.len() || others(p.shape()) != others(&shape)) {
-        return invalid("its inputs do not fit together");
+        return invalid("its inputs have inconsistent shapes");
     }
     let Some(size) = parts.iter().try_fold(0_usize, |n, p| n.checked_add(p.shape()[axis])) else {
         return Err(Stop::TooLarge(u64::MAX));
@@ -111,7 +113,7 @@ pub(super) fn split(call: Call<'_>) -> Outputs {
         (0..parts).map(|i| part.min(size.saturating_sub(i * part))).collect()
     };
     if parts.iter().try_fold(0_usize, |sum, &n| sum.checked_add(n)) != Some(size) {
-        return invalid(format!("parts {parts:?} of size {size}"));
+        return invalid(format!("the parts {parts:?} do not add up to {size}"));
     }
     let strides = strides(data.shape());
     let mut start = 0;
@@ -131,7 +133,7 @@ pub(super) fn slice(call: Call<'_>) -> Result<Tensor, Stop> {
     let along = call.ints("axes", 3)?.unwrap_or_else(|| (0..starts.len() as i64).collect());
     let steps = call.ints("steps", 4)?.unwrap_or_else(|| vec![1; starts.len()]);
     if [&ends, &along, &steps].iter().any(|v| v.len() != starts.len()) || steps.contains(&0) {
-        return invalid("its places do not fit together");
+        return invalid("its starts, ends, axes or steps are inconsistent");
     }
     let (mut shape, strides) = (data.shape().to_vec(), strides(data.shape()));
     let mut cuts: Vec<_> = vec![(0_i64, 1_i64); shape.len()];
@@ -158,7 +160,7 @@ pub(super) fn tile(call: Call<'_>) -> Result<Tensor, Stop> {
     here(call.at.opset() >= 6)?;
     let (data, repeats) = (call.input(0)?, sizes(&call.ints_in(1)?)?);
     if repeats.len() != data.rank() {
-        return invalid(format!("repeats {repeats:?} at rank {}", data.rank()));
+        return invalid(format!("`repeats` {repeats:?} has another rank than {}", data.rank()));
     }
     let times = |(&n, &r): (&usize, &usize)| n.checked_mul(r).ok_or(Stop::TooLarge(u64::MAX));
     let shape: Vec<_> = data.shape().iter().zip(&repeats).map(times).collect::<Result<_, _>>()?;
@@ -182,13 +184,13 @@ pub(super) fn pad(call: Call<'_>) -> Result<Tensor, Stop> {
     for (i, &axis) in along.iter().enumerate() {
         pads[axis] = (given[i], given[i + along.len()]);
     }
-    let grown = |(&n, &(before, behind)): (&usize, &(i64, i64))| {
-        let size = (n as i64).checked_add(before).and_then(|n| n.checked_add(behind));
-        size.and_then(|n| usize::try_from(n).ok()).map_or_else(|| invalid("an axis of negative size"), Ok)
+    let grown = |(&n, &(before, after)): (&usize, &(i64, i64))| {
+        let size = (n as i64).checked_add(before).and_then(|n| n.checked_add(after));
+        size.and_then(|n| usize::try_from(n).ok()).map_or_else(|| invalid("an axis has a negative size"), Ok)
     };
     let shape: Vec<_> = sizes.iter().zip(&pads).map(grown).collect::<Result<_, _>>()?;
     let mode = call.at.string("mode", "constant");
-    // Pads may also cut; engines do not agree on what is mirrored then.
+    // With negative pads, engines differ in the mirrored elements.
     here(mode == "constant" || pads.iter().all(|&(a, b)| a >= 0 && b >= 0))?;
     let source = |axis: usize, c: usize| {
         let (n, c) = (sizes[axis] as i64, (c as i64).saturating_sub(pads[axis].0));
@@ -204,49 +206,49 @@ pub(super) fn pad(call: Call<'_>) -> Result<Tensor, Stop> {
     let fill = match mode {
         "constant" => Some(fill_of(call, data)?),
         "edge" | "reflect" | "wrap" => None,
-        other => return invalid(format!("mode `{other}`")),
+        other => return invalid(format!("mode `{other}` is unknown")),
     };
     let strides = strides(sizes);
     rearrange(call, data, fill.as_ref(), &shape, |axis, c| Some(source(axis, c)? * strides[axis]))
 }
 
-/// What a constant `Pad` puts in.
+/// The scalar that a constant `Pad` inserts.
 fn fill_of(call: Call<'_>, data: &Tensor) -> Result<Tensor, Stop> {
     match (call.at.attr("value"), call.optional(2)) {
         _ if call.tracing => call.fill(data.dtype()),
         (Some(Attribute::Float(value)), _) => cast::converted(call, &Tensor::scalar(*value), data.dtype()),
         (_, Some(value)) if value.len() == 1 => Ok(value.clone()),
-        (_, Some(_)) => invalid("the value to pad with is not one element"),
+        (_, Some(_)) => invalid("the pad value is not a scalar"),
         (_, None) => call.fill(data.dtype()),
     }
 }
 
-/// `[N, C, H, W]` with blocks of `b × b` channels laid out in space, `[N, C/b², H·b, W·b]`.
+/// Moves blocks of `b × b` channels into space: `[N, C, H, W]` to `[N, C/b², H·b, W·b]`.
 pub(super) fn depth_to_space(call: Call<'_>) -> Result<Tensor, Stop> {
     let (data, [n, c, h, w], b) = blocks(call)?;
     if c % (b * b) != 0 {
-        return invalid(format!("{c} channels in blocks of {b}"));
+        return invalid(format!("{c} channels are not divisible by {b}²"));
     }
     let d = c / (b * b);
-    // Axes of the result are (n, d, h, bh, w, bw).
+    // The axes of the result are (n, d, h, bh, w, bw).
     let (strides, shape) = match call.at.string("mode", "DCR") {
         "DCR" => ([c * h * w, h * w, w, b * d * h * w, 1, d * h * w], [n, d, h, b, w, b]),
         "CRD" => ([c * h * w, b * b * h * w, w, b * h * w, 1, h * w], [n, d, h, b, w, b]),
-        other => return invalid(format!("mode `{other}`")),
+        other => return invalid(format!("mode `{other}` is unknown")),
     };
     let result = rearrange(call, data, None, &shape, |axis, c| Some(c * strides[axis]))?;
     Ok(result.reshaped(&[n, d, h * b, w * b])?)
 }
 
-/// `[N, C, H, W]` with blocks of `b × b` pixels laid out in channels, `[N, b²·C, H/b, W/b]`.
+/// Moves blocks of `b × b` pixels into channels: `[N, C, H, W]` to `[N, b²·C, H/b, W/b]`.
 pub(super) fn space_to_depth(call: Call<'_>) -> Result<Tensor, Stop> {
-    // Newer operator sets have another order of channels too.
+    // Newer operator sets have a second order of channels.
     here(call.at.string("mode", "DCR") == "DCR")?;
     let (data, [n, c, h, w], b) = blocks(call)?;
     if h % b != 0 || w % b != 0 {
-        return invalid(format!("{h} by {w} pixels in blocks of {b}"));
+        return invalid(format!("{h} × {w} pixels are not divisible by {b}"));
     }
-    // Axes of the result are (n, bh, bw, c, h, w).
+    // The axes of the result are (n, bh, bw, c, h, w).
     let strides = [c * h * w, w, 1, h * w, b * w, b];
     let shape = [n, b, b, c, h / b, w / b];
     let result = rearrange(call, data, None, &shape, |axis, c| Some(c * strides[axis]))?;
@@ -255,10 +257,12 @@ pub(super) fn space_to_depth(call: Call<'_>) -> Result<Tensor, Stop> {
 
 fn blocks(call: Call<'_>) -> Result<(&Tensor, [usize; 4], usize), Stop> {
     let data = call.input(0)?;
-    let Ok(shape) = <[usize; 4]>::try_from(data.shape()) else { return invalid("its input is no image") };
+    let Ok(shape) = <[usize; 4]>::try_from(data.shape()) else {
+        return invalid("its input does not have rank 4");
+    };
     match usize::try_from(call.at.int("blocksize", 0)) {
-        // Larger blocks than any axis would overflow, and hold nothing.
+        // Larger blocks than the tensor would overflow.
         Ok(b) if b > 0 && b <= data.len().max(1) && b < 1 << 31 => Ok((data, shape, b)),
-        _ => invalid("`blocksize` is no size of blocks"),
+        _ => invalid("`blocksize` is out of range"),
     }
 }

@@ -1,8 +1,8 @@
-//! Elements as numbers: integers of all types in `i128`, floats of all types in `f64`.
+//! Conversion of elements to numbers: integers of all types to `i128`, floats of all types to `f64`.
 //!
-//! Sums, products, quotients and roots of two floats of at most 32 bits, computed in f64 and then rounded to their type,
-//! are what computing in that type gives: 53 bits are more than twice 24 and two, so rounding twice is rounding
-//! once (Figueroa 1995). For 16 bits, which engines compute in 32, the same holds at each step.
+//! Sums, products, quotients and square roots of floats of at most 32 bits may be computed in f64 and rounded to their
+//! type: since 53 ≥ 2·24 + 2, double rounding equals single rounding (Figueroa 1995). The same holds for 16 bits, which
+//! engines compute in 32 bits.
 
 use super::{Stop, here};
 use crate::{DataType, Element, Tensor, pack_bits};
@@ -15,7 +15,7 @@ fn element<T: Element>(bytes: &[u8], i: usize) -> T {
     T::read(&bytes[i * size_of::<T>()..][..size_of::<T>()])
 }
 
-/// How floats of this type are read.
+/// Returns the reader for floats of this type.
 pub(super) fn float_reader(dtype: DataType) -> Result<Read<f64>, Stop> {
     Ok(match dtype {
         DataType::Float => |b, i| f64::from(element::<f32>(b, i)),
@@ -26,7 +26,7 @@ pub(super) fn float_reader(dtype: DataType) -> Result<Read<f64>, Stop> {
     })
 }
 
-/// How integers (and bools, as 0 and 1) of this type are read.
+/// Returns the reader for integers of this type; booleans are read as 0 and 1.
 pub(super) fn integer_reader(dtype: DataType) -> Result<Read<i128>, Stop> {
     fn signed<const BITS: usize>(bytes: &[u8], i: usize) -> i128 {
         let (code, sign) = (unsigned::<BITS>(bytes, i), 1 << (BITS - 1));
@@ -53,7 +53,7 @@ pub(super) fn integer_reader(dtype: DataType) -> Result<Read<i128>, Stop> {
     })
 }
 
-/// A tensor of floats, each rounded to its type as an engine rounds.
+/// A tensor of floats, each rounded to its type.
 pub(super) fn from_floats(
     dtype: DataType,
     shape: &[usize],
@@ -73,7 +73,7 @@ pub(super) fn from_floats(
     Ok(Tensor::new(dtype, shape, data)?)
 }
 
-/// A tensor of integers or bools. Unsigned ones wrap if told to; what does not fit otherwise is left to an engine.
+/// A tensor of integers or booleans. Values out of range wrap if `wrapping` is set, else they are `NotHere`.
 pub(super) fn from_integers(
     dtype: DataType,
     shape: &[usize],
@@ -95,7 +95,7 @@ pub(super) fn from_integers(
     Ok(Tensor::new(dtype, shape, data)?)
 }
 
-/// The integers that a type can hold; 0 and 1 for bool.
+/// The range of an integer type; 0 and 1 for booleans.
 pub(super) fn range(dtype: DataType) -> Result<std::ops::RangeInclusive<i128>, Stop> {
     use DataType as D;
     let bits = dtype.bits();
@@ -109,7 +109,7 @@ pub(super) fn range(dtype: DataType) -> Result<std::ops::RangeInclusive<i128>, S
     })
 }
 
-/// Whether integers of this type have no sign, so that arithmetic wraps by definition.
+/// Whether this is an unsigned integer type, whose arithmetic wraps.
 pub(super) fn is_unsigned(dtype: DataType) -> bool {
     use DataType as D;
     matches!(dtype, D::Uint64 | D::Uint32 | D::Uint16 | D::Uint8 | D::Uint4 | D::Uint2)

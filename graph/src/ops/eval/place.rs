@@ -1,35 +1,35 @@
-//! Where each element of a result comes from, and the routines that copy elements of any type.
+//! Source positions of elements, and copying of elements of any type.
 
 use super::{Stop, call::Call, invalid};
 use crate::{DataType, Tensor, pack_bits};
 use bytes::Bytes;
 
-/// The places `Σᵢ tables[i][cᵢ]` for all coordinates `c`, row-major; `None` where any table says so.
+/// The positions `Σᵢ tables[i][cᵢ]` for all coordinates `c` in row-major order; `None` if an entry is `None`.
 pub(super) struct Places {
     tables: Vec<Vec<Option<usize>>>,
     at: Vec<usize>,
     /// The sum over all axes but the last.
     outer: Option<usize>,
-    left: usize,
+    remaining: usize,
 }
 
 impl Places {
-    /// `offset(axis, c)` is what coordinate `c` of `axis` adds. The shape must be within the limit of a call.
+    /// `offset(axis, c)` is the summand of coordinate `c` of `axis`. The shape must be within the limit of the call.
     pub fn new(shape: &[usize], offset: impl Fn(usize, usize) -> Option<usize>) -> Self {
-        let left = shape.iter().product();
-        if left == 0 {
-            return Self { tables: vec![], at: vec![], outer: None, left };
+        let remaining = shape.iter().product();
+        if remaining == 0 {
+            return Self { tables: vec![], at: vec![], outer: None, remaining };
         }
-        // A leading axis of one element, so that a scalar has a last axis too.
+        // A leading axis of size 1: scalars need a last axis.
         let table = |(axis, &size): (usize, &usize)| (0..size).map(|c| offset(axis, c)).collect();
         let mut tables = vec![vec![Some(0)]];
         tables.extend(shape.iter().enumerate().map(table));
-        let mut places = Self { at: vec![0; tables.len()], tables, outer: None, left };
+        let mut places = Self { at: vec![0; tables.len()], tables, outer: None, remaining };
         places.outer = places.outer_sum();
         places
     }
 
-    /// How a tensor of shape `from` is read where it is broadcast to `to`.
+    /// The positions of the elements of a tensor of shape `from` after broadcasting to `to`.
     pub fn broadcast(from: &[usize], to: &[usize]) -> Self {
         let (strides, missing) = (strides(from), to.len().saturating_sub(from.len()));
         Self::new(to, |axis, c| match axis.checked_sub(missing) {
@@ -48,7 +48,7 @@ impl Iterator for Places {
     type Item = Option<usize>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.left = self.left.checked_sub(1)?;
+        self.remaining = self.remaining.checked_sub(1)?;
         let last = self.tables.len() - 1;
         let place = self.outer.zip(self.tables[last][self.at[last]]).map(|(a, b)| a + b);
         self.at[last] += 1;
@@ -67,7 +67,7 @@ impl Iterator for Places {
     }
 }
 
-/// How far apart neighbours along each axis lie.
+/// The row-major strides of a shape, in elements.
 pub(super) fn strides(shape: &[usize]) -> Vec<usize> {
     let mut strides = vec![1_usize; shape.len()];
     for axis in (1..shape.len()).rev() {
@@ -76,7 +76,7 @@ pub(super) fn strides(shape: &[usize]) -> Vec<usize> {
     strides
 }
 
-/// A tensor whose elements come from `source`, or are `fill` where there is no place.
+/// The tensor of the elements of `source` at the sums of `offset`, or `fill` where an offset is `None`.
 pub(super) fn rearrange(
     call: Call<'_>,
     source: &Tensor,
@@ -88,7 +88,7 @@ pub(super) fn rearrange(
     placed(call, source, fill, shape, Places::new(shape, offset))
 }
 
-/// The same for places that are known.
+/// As [`rearrange`], with given positions.
 pub(super) fn placed(
     call: Call<'_>,
     source: &Tensor,
@@ -116,22 +116,22 @@ pub(super) fn placed(
 }
 
 impl Places {
-    /// Whether some elements come from nowhere.
+    /// Whether some elements have no source.
     fn has_gaps(&self) -> bool {
         self.tables.iter().flatten().any(Option::is_none)
     }
 
-    /// Copy elements of `WIDTH` bytes, without gaps: whole rows where neighbours stay neighbours, else by blocks
-    /// of the two axes along which source and result are contiguous. `None` if a place lies outside of the source.
+    /// Copies elements of `WIDTH` bytes, without gaps: in runs where the last axis is contiguous in the source, else in
+    /// blocks of the two axes that are contiguous in source and result. `None` if a position is outside of the source.
     fn gather<const WIDTH: usize>(mut self, source: &[u8]) -> Option<Vec<u8>> {
-        if self.left == 0 {
+        if self.remaining == 0 {
             return Some(vec![]);
         }
         let (source, _) = source.as_chunks::<WIDTH>();
         let farthest = self.tables.iter().map(|t| t.iter().flatten().max());
         farthest.sum::<Option<usize>>().filter(|&far| far < source.len())?;
         self.merge_axes();
-        let count = self.left;
+        let count = self.remaining;
         let last = self.tables.pop()?;
         let Some(first) = stepping(&last, 1) else {
             return Some(self.blocks(source, &last, count).into_flattened());
@@ -143,7 +143,7 @@ impl Places {
         Some(data.into_flattened())
     }
 
-    /// Axes of one element as none, and the last ones that are read one element after another as one.
+    /// Removes axes of size 1, and merges the last axes that are contiguous in the source.
     fn merge_axes(&mut self) {
         let fixed = self.tables.iter().filter(|t| t.len() == 1).flatten().flatten().sum();
         self.tables.retain(|t| t.len() > 1);
@@ -156,23 +156,23 @@ impl Places {
         }
     }
 
-    /// All places along these axes.
+    /// The positions along the remaining axes.
     fn outer(self) -> Self {
-        let left = self.tables.iter().map(Vec::len).product();
+        let remaining = self.tables.iter().map(Vec::len).product();
         let tables = if self.tables.is_empty() { vec![vec![Some(0)]] } else { self.tables };
-        let mut places = Self { at: vec![0; tables.len()], tables, outer: None, left };
+        let mut places = Self { at: vec![0; tables.len()], tables, outer: None, remaining };
         places.outer = places.outer_sum();
         places
     }
 
-    /// Elements whose neighbours in a row lie elsewhere, as `last` says.
+    /// Copies in blocks where the last axis, with the positions `last`, is not contiguous in the source.
     fn blocks<const WIDTH: usize>(
         mut self,
         source: &[[u8; WIDTH]],
         last: &[Option<usize>],
         count: usize,
     ) -> Vec<[u8; WIDTH]> {
-        /// A block of 4-byte elements reads and writes 16 lines of a cache.
+        /// A block of 4-byte elements reads and writes 16 cache lines.
         const SIDE: usize = 16;
         let sizes: Vec<_> = self.tables.iter().map(Vec::len).chain([last.len()]).collect();
         let strides = strides(&sizes);
@@ -183,15 +183,15 @@ impl Places {
         };
         let axes = (0..self.tables.len()).filter(|&axis| Some(axis) != unit);
         let to = axes.map(|axis| (0..sizes[axis]).map(|c| Some(c * strides[axis])).collect()).collect();
-        let to = Self { tables: to, at: vec![], outer: None, left: 0 }.outer();
+        let to = Self { tables: to, at: vec![], outer: None, remaining: 0 }.outer();
         let start = unit.map_or(0, |axis| self.tables.remove(axis)[0].unwrap_or(0));
         let last: Vec<_> = last.iter().copied().flatten().collect();
         let mut data = vec![[0; WIDTH]; count];
         for (from, to) in self.outer().flatten().zip(to.flatten()) {
             for top in (0..rows).step_by(SIDE) {
-                for (left, block) in last.chunks(SIDE).enumerate() {
+                for (column, block) in last.chunks(SIDE).enumerate() {
                     for row in top..rows.min(top + SIDE) {
-                        let line = &mut data[to + row * step + left * SIDE..][..block.len()];
+                        let line = &mut data[to + row * step + column * SIDE..][..block.len()];
                         let from = from + start + row;
                         line.iter_mut().zip(block).for_each(|(to, place)| *to = source[from + place]);
                     }
@@ -202,22 +202,22 @@ impl Places {
     }
 }
 
-/// The first place of a table whose neighbours lie `step` apart.
+/// The first position of a table with constant differences `step`.
 fn stepping(table: &[Option<usize>], step: usize) -> Option<usize> {
     let first = (*table.first()?)?;
     table.iter().zip(0..).all(|(&place, i)| place == Some(first + i * step)).then_some(first)
 }
 
-/// A tensor whose elements are taken from `sources`: each place is the number of a source, and an element of it.
+/// The tensor of elements of `sources`; each of `places` is the index of a source and of an element in it.
 pub(super) fn assemble(
     call: Call<'_>,
     sources: &[&Tensor],
     shape: &[usize],
     places: impl Iterator<Item = (usize, usize)>,
 ) -> Result<Tensor, Stop> {
-    let Some(dtype) = sources.first().map(|s| s.dtype()) else { return invalid("nothing to take from") };
+    let Some(dtype) = sources.first().map(|s| s.dtype()) else { return invalid("it has no inputs") };
     if let Some(other) = sources.iter().find(|s| s.dtype() != dtype) {
-        return invalid(format!("{dtype} and {} side by side", other.dtype()));
+        return invalid(format!("{dtype} and {} are different types", other.dtype()));
     }
     let count = call.count(dtype, shape)?;
     if dtype == DataType::String {
@@ -242,7 +242,7 @@ pub(super) fn assemble(
 }
 
 fn outside() -> Stop {
-    Stop::Invalid("it reads outside of its input".into())
+    Stop::Invalid("an index is out of bounds".into())
 }
 
 fn copy<const WIDTH: usize>(

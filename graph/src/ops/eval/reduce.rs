@@ -1,4 +1,4 @@
-//! Sums and products of integers, extremes of everything: reductions in which the order makes no difference.
+//! Reductions that do not depend on the order: sums and products of integers, minima and maxima.
 
 use super::{
     Stop,
@@ -13,15 +13,19 @@ use std::cmp::Ordering;
 
 pub(super) fn reduce(call: Call<'_>) -> Result<Tensor, Stop> {
     let data = call.input(0)?;
-    let gone = match call.ints("axes", 1)?.filter(|given| !given.is_empty()) {
+    let reduced_axes = match call.ints("axes", 1)?.filter(|given| !given.is_empty()) {
         Some(given) => axes(&given, data.rank())?,
         None if call.at.int("noop_with_empty_axes", 0) != 0 => return Ok(data.clone()),
         None => (0..data.rank()).collect(),
     };
-    let kept: Vec<_> =
-        data.shape().iter().enumerate().map(|(a, &n)| if gone.contains(&a) { 1 } else { n }).collect();
+    let kept: Vec<_> = data
+        .shape()
+        .iter()
+        .enumerate()
+        .map(|(a, &n)| if reduced_axes.contains(&a) { 1 } else { n })
+        .collect();
     let count = call.count(data.dtype(), &kept)?;
-    // For each element the result it belongs to.
+    // The index of the result of each element.
     let strides = strides(&kept);
     let results =
         Places::new(data.shape(), |a, c| Some(if kept[a] == 1 { 0 } else { c * strides[a] })).flatten();
@@ -54,11 +58,11 @@ pub(super) fn reduce(call: Call<'_>) -> Result<Tensor, Stop> {
     if call.at.int("keepdims", 1) != 0 {
         return Ok(reduced);
     }
-    let left: Vec<_> = (0..kept.len()).filter(|a| !gone.contains(a)).map(|a| kept[a]).collect();
-    Ok(reduced.reshaped(&left)?)
+    let shape: Vec<_> = (0..kept.len()).filter(|a| !reduced_axes.contains(a)).map(|a| kept[a]).collect();
+    Ok(reduced.reshaped(&shape)?)
 }
 
-/// Fold each element into the result it belongs to; `None` where there was none.
+/// Folds each element into its result; `None` for results without elements.
 fn fold<T: Copy>(
     count: usize,
     results: impl Iterator<Item = usize>,

@@ -1,5 +1,5 @@
-//! Attention, standard and of com.microsoft. B batch, S queries, L keys, P past keys, T = P + L, N heads,
-//! H size of a head.
+//! Attention of the standard and of com.microsoft. B: batch, S: queries, L: keys, P: past keys, T = P + L, N: heads,
+//! H: head size.
 
 use super::{
     cx::{Cx, Facts, one, tensor},
@@ -11,7 +11,7 @@ fn quotient(dim: &Dim, by: i64) -> Dim {
     if by > 0 { dim.floor_div(&Dim::from(by)) } else { Dim::unknown() }
 }
 
-/// `Attention`: Q, K, V, mask, past K, past V; `[B,N,S,H]`, or `[B,S,N·H]` with the heads as attributes.
+/// `Attention`: Q, K, V, mask, past K, past V; `[B,N,S,H]`, or `[B,S,N·H]` with the number of heads as attributes.
 pub(super) fn attention(cx: &Cx) -> Facts {
     let dtype = cx.dtype(0);
     let (Some(q), Some(k), Some(v)) = (cx.shape(0), cx.shape(1), cx.shape(2)) else {
@@ -32,10 +32,10 @@ pub(super) fn attention(cx: &Cx) -> Facts {
     let (Some([b, n, s, h]), Some([_, n_kv, l, h_k]), Some([_, _, _, h_v])) =
         (split(q, heads("q_num_heads")), split(k, heads("kv_num_heads")), split(v, heads("kv_num_heads")))
     else {
-        return Err(format!("{} is no tensor of rank 3 or 4", cx.name(0)));
+        return Err(format!("{} does not have rank 3 or 4", cx.name(0)));
     };
     if h.unify(&h_k).is_none() {
-        return Err(format!("{} and {} differ in the size of a head", cx.name(0), cx.name(1)));
+        return Err(format!("{} and {} differ in the head size", cx.name(0), cx.name(1)));
     }
     let total = if cx.input(4).is_some() { &cx.dim(4, 2) + &l } else { l };
     let y = match q.len() {
@@ -68,15 +68,15 @@ pub(super) fn fused(cx: &Cx) -> Facts {
     Ok(vec![tensor(dtype, Some(vec![b, s, hidden])), tensor(dtype, Some(present))])
 }
 
-/// com.microsoft `QAttention`: as `Attention`, with scales and zero points between.
+/// com.microsoft `QAttention`: as `Attention`, with scales and zero points.
 pub(super) fn quantized(cx: &Cx) -> Facts {
     let hidden = quotient(&cx.dim(1, 1), 3);
     let output = tensor(cx.dtype(3), Some(vec![cx.dim(0, 0), cx.dim(0, 1), hidden]));
     Ok(vec![output, tensor(cx.dtype(3), unknowns(5))])
 }
 
-/// com.microsoft `MultiHeadAttention`: query, key, value (packed or not), bias, mask, bias of the scores, past
-/// key, past value.
+/// com.microsoft `MultiHeadAttention`: query, key, value (packed or not), bias, mask, attention bias, past key, past
+/// value.
 pub(super) fn multi_head(cx: &Cx) -> Facts {
     let (dtype, heads) = (cx.dtype(0), cx.at.int("num_heads", 0));
     let n = Dim::from(heads);
@@ -86,7 +86,7 @@ pub(super) fn multi_head(cx: &Cx) -> Facts {
         (Some([_, s, _, _, h]), _, _) => (s.clone(), h.clone(), h.clone()),
         // Key and value packed: [B,L,N,2,H].
         (_, Some([_, l, _, _, h]), _) => (l.clone(), h.clone(), h.clone()),
-        // Of another layer: [B,N,L,H].
+        // Cross attention: [B,N,L,H].
         (_, Some([_, _, l, h]), v) => {
             (l.clone(), h.clone(), v.and_then(<[Dim]>::last).cloned().unwrap_or_else(|| h.clone()))
         }
@@ -105,8 +105,8 @@ pub(super) fn multi_head(cx: &Cx) -> Facts {
     Ok(vec![tensor(dtype, Some(vec![b.clone(), s, width])), present(h), present(h_v), scores])
 }
 
-/// com.microsoft `GroupQueryAttention`: query (with key and value packed in, or not), key, value, past key, past
-/// value, lengths.
+/// com.microsoft `GroupQueryAttention`: query (packed with key and value, or not), key, value, past key, past value,
+/// sequence lengths.
 pub(super) fn group_query(cx: &Cx) -> Facts {
     let (dtype, n, n_kv) = (cx.dtype(0), cx.at.int("num_heads", 0), cx.at.int("kv_num_heads", 0));
     let packed = cx.input(1).is_none();
@@ -114,19 +114,19 @@ pub(super) fn group_query(cx: &Cx) -> Facts {
     let h = quotient(&width, if packed { n.saturating_add(n_kv.saturating_mul(2)) } else { n });
     let y = if packed { times(&h, n) } else { width };
     let (b, s) = (cx.dim(0, 0), cx.dim(0, 1));
-    // As long as the buffer of the past or as all keys, which is only known at run time.
+    // The length is that of the past buffer or of all keys, depending on values at run time.
     let present = |slot| {
         tensor(cx.dtype(slot).or(dtype), Some(vec![b.clone(), Dim::from(n_kv), Dim::unknown(), h.clone()]))
     };
     Ok(vec![tensor(dtype, Some(vec![b.clone(), s, y])), present(3), present(4)])
 }
 
-/// Anything whose first output is like its first input, where further ones are not followed.
+/// The first output is like the first input; further outputs are unknown.
 pub(super) fn first_like(cx: &Cx) -> Facts {
-    one(cx.dtype(0), cx.shape(0).map(<[Dim]>::to_vec))
+    one(cx.dtype(0), cx.dims(0))
 }
 
-/// com.microsoft `RelativePositionBias`: table `[buckets,N]`, lengths of queries and keys, to `[1,N,S,L]`.
+/// com.microsoft `RelativePositionBias`: table `[buckets,N]`, query length, key length, to `[1,N,S,L]`.
 pub(super) fn position_bias(cx: &Cx) -> Facts {
     let length = |slot| cx.content(slot).and_then(|c| c.first().cloned()).unwrap_or_else(Dim::unknown);
     one(cx.dtype(0), Some(vec![Dim::from(1_i64), cx.dim(0, 1), length(1), length(2)]))

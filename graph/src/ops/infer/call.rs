@@ -1,20 +1,20 @@
-//! Calls of functions local to the model: their bodies are inferred with the facts and attributes of the caller.
+//! Calls of model-local functions, whose bodies are inferred with the facts and attributes of the caller.
 
 use super::{InferError, dims::common, engine::Engine};
 use crate::{Attribute, Fact, Graph, NodeId};
 use indexmap::IndexMap;
 use std::collections::HashSet;
 
-/// Results that are remembered for each function.
+/// The largest number of cached results per function.
 const MAX_MEMOS: usize = 32;
 
-/// What is known of the calls of one function.
+/// The calls of one function.
 #[derive(Default)]
 pub(super) struct Calls {
     memos: Vec<Memo>,
-    /// The facts of the inputs that all calls have in common; `None` before the first call.
+    /// The common facts of the inputs of all calls; `None` before the first call.
     inputs: Option<Vec<Fact>>,
-    /// Being inferred: a function that calls itself is invalid, and never followed.
+    /// Whether the function is being inferred: recursive calls, which are invalid, are skipped.
     active: bool,
 }
 
@@ -62,7 +62,7 @@ impl Engine<'_> {
         result
     }
 
-    /// The bodies of all functions, with facts that hold in every call.
+    /// The bodies of all functions, with the facts that hold in every call.
     pub fn bodies(mut self) -> Vec<Graph> {
         let inputs: Vec<_> = self.calls.iter_mut().map(|c| c.inputs.take().unwrap_or_default()).collect();
         self.lenient = true;
@@ -70,7 +70,7 @@ impl Engine<'_> {
         functions
             .map(|(function, inputs)| {
                 let mut body = function.body.clone();
-                // Contradictions would have shown in the calls; a body that is never called may have any.
+                // Contradictions are reported for calls; functions that are not called may contain any.
                 let _ = self.nested(&mut body, &inputs, HashSet::new());
                 body
             })

@@ -1,12 +1,12 @@
-//! Arithmetic on the elements of shape tensors: what `Shape`, `Gather`, `Mul` and the like compute.
+//! Arithmetic on the content of shape tensors.
 
 use super::{cx::Cx, dims::MAX_CONTENT};
 use crate::{Dim, ValueRef};
 
-/// How deep [`whole`] looks back.
+/// The largest number of producers that [`integral`] follows.
 const MAX_STEPS: usize = 8;
 
-/// The elements of two inputs, each repeated to their common length.
+/// The pairs of elements of two vectors after broadcasting.
 fn pairs<'d>(a: &'d [Dim], b: &'d [Dim]) -> Option<impl Iterator<Item = (&'d Dim, &'d Dim)>> {
     let n = match (a.len(), b.len()) {
         (x, y) if x == y => x,
@@ -17,7 +17,7 @@ fn pairs<'d>(a: &'d [Dim], b: &'d [Dim]) -> Option<impl Iterator<Item = (&'d Dim
     Some((0..n).map(move |i| (at(a, i), at(b, i))))
 }
 
-/// Integer arithmetic as ONNX has it: division cuts towards zero, sizes are not negative.
+/// Integer arithmetic of ONNX: division truncates towards zero. Sizes are not negative.
 pub(super) fn binary(cx: &Cx) -> Option<Vec<Dim>> {
     let op = cx.at.op();
     let apply: fn(&Dim, &Dim) -> Dim = match op {
@@ -39,7 +39,7 @@ fn quotient(a: &Dim, b: &Dim) -> Dim {
     match (a.known(), b.known()) {
         (Some(x), Some(y)) => x.checked_div(y).map_or_else(Dim::integer, Dim::from),
         (_, Some(y)) if y <= 0 => Dim::integer(),
-        // Where the numerator may be negative, cutting is not rounding down.
+        // Truncation is not rounding down if the numerator may be negative.
         _ if !a.is_of_sizes() || !b.is_of_sizes() => a.exact_div(b).unwrap_or_else(Dim::integer),
         _ => a.floor_div(b),
     }
@@ -53,7 +53,7 @@ fn remainder(a: &Dim, b: &Dim) -> Dim {
     }
 }
 
-/// Comparisons that can be decided.
+/// Comparisons and logic, if they can be decided for every element.
 pub(super) fn compare(cx: &Cx) -> Option<Vec<Dim>> {
     let op = cx.at.op();
     let (a, b) = (cx.content(0)?, cx.content(1)?);
@@ -84,7 +84,7 @@ fn negative(a: &Dim) -> bool {
     a.known().is_some_and(|n| n < 0)
 }
 
-/// `Where`: elements whose condition is known, or does not matter.
+/// `Where`: elements with a known condition or equal operands.
 pub(super) fn select(cx: &Cx) -> Option<Vec<Dim>> {
     let (condition, a, b) = (cx.content(0)?, cx.content(1)?, cx.content(2)?);
     let n = [condition.len(), a.len(), b.len()].into_iter().max()?;
@@ -137,16 +137,15 @@ pub(super) fn unary(cx: &Cx) -> Option<Vec<Dim>> {
     Some(cx.content(0)?.iter().map(apply).collect())
 }
 
-/// The elements of a float tensor that went from integers through a few exact steps (`Cast`, `Mul`, `Div`,
-/// `Floor`, `Ceil`), as exporters write for scaled sizes; rounded to integers by the last `Floor` or `Ceil`, or
-/// cut by the `Cast` that asks.
-pub(super) fn whole(cx: &Cx, slot: usize) -> Option<Vec<Dim>> {
+/// The elements of a float tensor that a few exact operators (`Cast`, `Mul`, `Div`, `Floor`, `Ceil`) compute from
+/// integers, as exporters write for scaled sizes; truncated to integers, for a `Cast`.
+pub(super) fn integral(cx: &Cx, slot: usize) -> Option<Vec<Dim>> {
     cx.dtype(slot)?.is_float().then_some(())?;
     let fractions = fractions(cx.input(slot)?, MAX_STEPS)?;
     Some(fractions.iter().map(|f| f.0.floor_div(&Dim::from(f.1))).collect())
 }
 
-/// Numerators over powers of two.
+/// The elements as a numerator and a denominator that is a power of two.
 fn fractions(value: ValueRef<'_>, steps: usize) -> Option<Vec<(Dim, i64)>> {
     if let Some(content) = value.value().fact.content() {
         let sizes = content.iter().all(|d| d.at_least(0) || d.is_of_sizes());
@@ -161,7 +160,7 @@ fn fractions(value: ValueRef<'_>, steps: usize) -> Option<Vec<(Dim, i64)>> {
     let at = value.producer().filter(|at| steps > 0 && at.node().domain().is_empty())?;
     let of = |slot| fractions(at.input(slot).ok()?, steps - 1);
     match at.op() {
-        // Cutting to an integer is followed as content already.
+        // A cast to integers has content.
         "Cast" if value.dtype().is_some_and(crate::DataType::is_float) => of(0),
         "Identity" | "Unsqueeze" | "Squeeze" => of(0),
         "Floor" => Some(of(0)?.iter().map(|(n, d)| (n.floor_div(&Dim::from(*d)), 1)).collect()),
@@ -169,7 +168,7 @@ fn fractions(value: ValueRef<'_>, steps: usize) -> Option<Vec<(Dim, i64)>> {
         "Mul" | "Div" => {
             let (a, mut b) = (of(0)?, of(1)?);
             if at.op() == "Div" {
-                // Only by constants whose inverse is exact.
+                // Only constants with an exact inverse.
                 let inverse = |(n, d): &(Dim, i64)| {
                     let n = n.known().filter(|&n| n > 0 && n.count_ones() == 1)?;
                     Some((Dim::from(*d), n))
@@ -188,7 +187,7 @@ fn fractions(value: ValueRef<'_>, steps: usize) -> Option<Vec<(Dim, i64)>> {
     }
 }
 
-/// A float that is exactly `n / 2^k`, with small n and k.
+/// Numerator and denominator of a non-negative float that is exactly `n / 2^k`, with small `n` and `k`.
 pub(super) fn dyadic(value: f64) -> Option<(i64, i64)> {
     let scaled = value * 65536.0;
     let exact = value >= 0.0 && scaled.fract() == 0.0 && scaled < 2_f64.powi(40);

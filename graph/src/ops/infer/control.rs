@@ -1,4 +1,4 @@
-//! Control flow: `If`, `Loop`, `Scan`, `SequenceMap`. Bodies are inferred with the facts of what they capture.
+//! Control flow: `If`, `Loop`, `Scan`, `SequenceMap`. Bodies are inferred with the facts of captured values.
 
 use super::{
     InferError,
@@ -9,11 +9,11 @@ use super::{
 use crate::{Attribute, Constant, DataType, Dim, Fact, Graph, NodeId, ValueId};
 use std::collections::HashSet;
 
-/// Rounds in which the facts of a loop's values are generalised; what then still changes is given up.
+/// The number of rounds in which loop-carried facts are generalized, before the remaining ones become unknown.
 const MAX_ROUNDS: usize = 4;
 
 impl Engine<'_> {
-    /// The facts of the outputs of a node with subgraphs. The subgraphs get facts as well.
+    /// The facts of the outputs of a node with subgraphs. Sets the facts inside the subgraphs.
     pub fn control(&mut self, graph: &mut Graph, id: NodeId) -> Result<Option<Vec<Fact>>, InferError> {
         let op = if graph.node(id).domain().is_empty() { graph.node(id).op.clone() } else { String::new() };
         let inputs = graph.inputs_of(id);
@@ -24,14 +24,13 @@ impl Engine<'_> {
             let value = inputs.get(slot).copied().flatten();
             value.map(|v| {
                 let constant = graph.value_ref(v).constant_ints().ok().and_then(|c| c.first().copied());
-                // What follows from shapes is as good as constant.
+                // Content that follows from shapes is constant.
                 let content = graph.value(v).fact.content();
                 constant.or_else(|| content.and_then(<[Dim]>::first).and_then(Dim::known))
             })
         };
         let (first, second) = (condition(0), condition(1));
-        // Attributes are taken out for a while, so that bodies can be changed beside their graph; nothing that is
-        // wired changes.
+        // The attributes are taken out to mutate bodies while their graph is borrowed. No edge changes.
         let mut attributes = std::mem::take(&mut graph.node_mut(id).attributes);
         let ints = |name: &str| match attributes.get(name) {
             Some(Attribute::Ints(v)) => v.clone(),
@@ -54,8 +53,8 @@ impl Engine<'_> {
         let result = match (op.as_str(), bodies.as_mut_slice()) {
             ("If", bodies) if bodies.len() == 2 => self.branches(bodies, changed, &names, first.flatten()),
             ("Loop", [body]) => {
-                let endless = second.is_none_or(|c| c == Some(1));
-                self.repeat(body, &facts, outputs, &changed[0], endless)
+                let starts_true = second.is_none_or(|c| c == Some(1));
+                self.repeat(body, &facts, outputs, &changed[0], starts_true)
             }
             ("Scan", [body]) => self.scan(body, &facts, outputs, &changed[0], &scan),
             ("SequenceMap", [body]) => self.map(body, &facts, &changed[0]),
@@ -74,7 +73,7 @@ impl Engine<'_> {
         result
     }
 
-    /// `If`: what both branches have in common, or one of them where the condition is constant.
+    /// `If`: the common facts of both branches, or those of one branch if the condition is constant.
     fn branches(
         &mut self,
         bodies: &mut [&mut Graph],
@@ -93,8 +92,8 @@ impl Engine<'_> {
         }))
     }
 
-    /// Infer a body over and over until the facts of the values it carries hold in every iteration. `inputs` makes
-    /// the body's inputs of the carried facts. Returns those facts, and those of all outputs.
+    /// Infers a body repeatedly until the facts of the loop-carried values hold in every iteration. `inputs` maps these
+    /// facts to those of all inputs of the body.
     fn fixed_point(
         &mut self,
         body: &mut Graph,
@@ -102,7 +101,7 @@ impl Engine<'_> {
         lead: usize,
         changed: &HashSet<ValueId>,
         inputs: impl Fn(&[Fact]) -> Vec<Fact>,
-    ) -> Result<(Widen, Vec<Fact>, Vec<Fact>), InferError> {
+    ) -> Result<FixedPoint, InferError> {
         let mut widen = Widen::default();
         for round in 0.. {
             let outputs = self.nested(body, &inputs(&carried), changed.clone())?;
@@ -111,11 +110,11 @@ impl Engine<'_> {
             let next: Vec<_> =
                 carried.iter().enumerate().map(|(i, fact)| widen.fact(fact, of_body(i))).collect();
             if !widen.changed {
-                return Ok((widen, carried, outputs));
+                return Ok(FixedPoint { widen, carried, outputs });
             }
             carried = match round {
                 ..MAX_ROUNDS => next,
-                // Element types do not change in loops that are valid.
+                // Valid loops do not change element types.
                 MAX_ROUNDS => {
                     next.iter().map(|f| f.dtype().map_or(Fact::Unknown, |d| tensor(Some(d), None))).collect()
                 }
@@ -125,25 +124,26 @@ impl Engine<'_> {
         unreachable!("facts that are unknown cannot change")
     }
 
-    /// `Loop`: trip count, condition, carried values; the body gives the condition, carried values, and what is
-    /// stacked over the iterations.
+    /// `Loop`: inputs are the trip count, the condition and carried values; the body returns the condition, carried
+    /// values, and scan outputs, which are stacked over the iterations.
     fn repeat(
         &mut self,
         body: &mut Graph,
         facts: &[Fact],
         outputs: usize,
         changed: &HashSet<ValueId>,
-        endless: bool,
+        starts_true: bool,
     ) -> Result<Option<Vec<Fact>>, InferError> {
         let carried = facts.get(2..).unwrap_or_default().to_vec();
         let n = carried.len();
         let scalar = |dtype| Fact::tensor(dtype, vec![]);
         let inputs =
             |carried: &[Fact]| [&[scalar(DataType::Int64), scalar(DataType::Bool)][..], carried].concat();
-        let (widen, carried, results) = self.fixed_point(body, carried, 1, changed, inputs)?;
-        let goes_on = endless && body.outputs().first().is_some_and(|&v| stays_true(body, v));
+        let FixedPoint { widen, carried, outputs: results } =
+            self.fixed_point(body, carried, 1, changed, inputs)?;
+        let runs_all = starts_true && body.outputs().first().is_some_and(|&v| stays_true(body, v));
         let count = facts.first().and_then(Fact::content).and_then(<[Dim]>::first);
-        let count = count.filter(|c| goes_on && c.at_least(0)).cloned().unwrap_or_else(Dim::unknown);
+        let count = count.filter(|c| runs_all && c.at_least(0)).cloned().unwrap_or_else(Dim::unknown);
         let stacked = |fact: &Fact| {
             let shape = fact.shape().map(|s| [std::slice::from_ref(&count), s].concat());
             tensor(fact.dtype(), shape)
@@ -152,8 +152,8 @@ impl Engine<'_> {
         Ok(Some(carried.iter().map(|f| widen.outside(f)).chain(scans).take(outputs).collect()))
     }
 
-    /// `Scan`: states, then tensors that are taken apart along an axis; the body gives states, then what is stacked.
-    /// Before opset 9 everything has a leading batch axis.
+    /// `Scan`: inputs are states and tensors that are scanned along an axis; the body returns states and scan outputs.
+    /// Before operator set 9, all of them have a leading batch axis.
     fn scan(
         &mut self,
         body: &mut Graph,
@@ -185,9 +185,10 @@ impl Engine<'_> {
         }
         let carried = given[..states].iter().map(|f| tensor(f.dtype(), cut(f, None))).collect();
         let inputs = |carried: &[Fact]| [carried, &elements].concat();
-        let (widen, carried, results) = self.fixed_point(body, carried, 0, changed, inputs)?;
+        let FixedPoint { widen, carried, outputs: results } =
+            self.fixed_point(body, carried, 0, changed, inputs)?;
         let lead: Vec<Dim> = if scan.batched { vec![batch] } else { vec![] };
-        let whole = |fact: &Fact| tensor(fact.dtype(), fact.shape().map(|s| [&lead, s].concat()));
+        let batched = |fact: &Fact| tensor(fact.dtype(), fact.shape().map(|s| [&lead, s].concat()));
         let stacked = |(i, fact): (usize, &Fact)| {
             let shape = fact.shape().and_then(|s| {
                 let axis = scan.output_axes.get(i).copied().unwrap_or(0);
@@ -197,12 +198,12 @@ impl Engine<'_> {
             });
             tensor(fact.dtype(), shape)
         };
-        let states_out = carried.iter().map(|f| whole(&widen.outside(f)));
+        let states_out = carried.iter().map(|f| batched(&widen.outside(f)));
         let scans = results.get(states..).unwrap_or_default().iter().enumerate().map(stacked);
         Ok(Some(states_out.chain(scans).take(outputs).collect()))
     }
 
-    /// `SequenceMap`: the body sees the elements of sequences.
+    /// `SequenceMap`: the body maps the elements of sequences.
     fn map(
         &mut self,
         body: &mut Graph,
@@ -221,6 +222,15 @@ impl Engine<'_> {
     }
 }
 
+/// Facts that hold in every iteration of a loop.
+struct FixedPoint {
+    widen: Widen,
+    /// Facts of the loop-carried values.
+    carried: Vec<Fact>,
+    /// Facts of all outputs of the body.
+    outputs: Vec<Fact>,
+}
+
 /// Attributes of `Scan`.
 struct Scan {
     count: usize,
@@ -229,7 +239,7 @@ struct Scan {
     batched: bool,
 }
 
-/// Give the values that a body captures the facts and constant elements they have outside.
+/// Copies the facts and constants of captured values into a body. Returns the values with new facts.
 fn capture(body: &mut Graph, outer: &Graph) -> HashSet<ValueId> {
     let mut changed = HashSet::new();
     for id in body.captures() {
@@ -241,7 +251,7 @@ fn capture(body: &mut Graph, outer: &Graph) -> HashSet<ValueId> {
     changed
 }
 
-/// Whether the condition that a loop's body gives is always true: a constant, or the one it was given.
+/// Whether the condition that a loop body returns is always true: a constant, or its own input.
 fn stays_true(body: &Graph, condition: ValueId) -> bool {
     let mut value = body.value_ref(condition);
     if value.constant_ints().is_ok_and(|c| c.first() == Some(&1)) {

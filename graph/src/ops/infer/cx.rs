@@ -1,22 +1,22 @@
-//! What a shape rule sees: a node with the facts of its inputs.
+//! The input of a shape rule: a node with the facts of its inputs.
 
 use super::dims::{self, MAX_CONTENT};
 use crate::{Attribute, DataType, Dim, Fact, NodeRef, TensorFact, ValueRef, element_count};
 use std::borrow::Cow;
 
-/// The facts of a node's outputs in order (what is missing is unknown), or a contradiction in words.
+/// The facts of the outputs by slot (missing ones are unknown), or a contradiction.
 pub(super) type Facts = Result<Vec<Fact>, String>;
 
-/// A shape, unless too little is known; or a contradiction.
+/// A shape, `None` if it is unknown; or a contradiction.
 pub(super) type Shape = Result<Option<Vec<Dim>>, String>;
 
 /// A shape rule.
 pub(super) type Rule = fn(&Cx<'_>) -> Facts;
 
-/// Integers that a node takes as an attribute in older operator sets and as an input in newer ones.
+/// Integers that are an attribute in older operator sets and an input in newer ones.
 pub(super) enum Ints {
     Absent,
-    /// Given, but computed at run time.
+    /// An input that is computed at run time.
     Unknown,
     Known(Vec<i64>),
 }
@@ -25,7 +25,7 @@ pub(super) enum Ints {
 pub(super) struct Cx<'g> {
     pub at: NodeRef<'g>,
     pub inputs: Vec<Option<ValueRef<'g>>>,
-    /// How many outputs the node lists.
+    /// Number of outputs of the node.
     pub outputs: usize,
 }
 
@@ -55,11 +55,21 @@ impl<'g> Cx<'g> {
         self.fact(slot).shape()
     }
 
+    /// The shape of an input, as a vector.
+    pub fn dims(&self, slot: usize) -> Option<Vec<Dim>> {
+        self.shape(slot).map(<[Dim]>::to_vec)
+    }
+
+    /// The number of elements of an input that is a vector.
+    pub fn length(&self, slot: usize) -> Option<usize> {
+        self.shape(slot)?.first()?.size()
+    }
+
     pub fn rank(&self, slot: usize) -> Option<usize> {
         self.shape(slot).map(<[Dim]>::len)
     }
 
-    /// A size, or a fresh unknown one.
+    /// The size of an axis, or a new unknown size.
     pub fn dim(&self, slot: usize, axis: usize) -> Dim {
         self.shape(slot).and_then(|s| s.get(axis)).cloned().unwrap_or_else(Dim::unknown)
     }
@@ -78,23 +88,23 @@ impl<'g> Cx<'g> {
         Some(items.into_iter().map(Dim::from).collect())
     }
 
-    /// The elements of a small integer tensor where all are numbers.
+    /// The elements of a small integer tensor if all are known.
     pub fn numbers(&self, slot: usize) -> Option<Vec<i64>> {
         self.content(slot)?.iter().map(Dim::known).collect()
     }
 
-    /// The only element of an integer tensor.
+    /// The first element of a small integer tensor if all are known.
     pub fn number(&self, slot: usize) -> Option<i64> {
         self.numbers(slot)?.first().copied()
     }
 
-    /// The elements of a constant in f64, if they are few.
+    /// The elements of a small constant in f64.
     pub fn floats(&self, slot: usize) -> Option<Vec<f64>> {
         let tensor = self.input(slot)?.constant().ok()?;
         (tensor.len() <= MAX_CONTENT).then(|| tensor.to_f64())?
     }
 
-    /// Attribute `name`, or else the input.
+    /// The attribute `name`, or else the input.
     pub fn ints_or_input(&self, name: &str, slot: usize) -> Ints {
         match self.at.attr(name) {
             Some(Attribute::Ints(v)) => Ints::Known(v.clone()),
@@ -105,12 +115,12 @@ impl<'g> Cx<'g> {
         }
     }
 
-    /// An integer attribute as a size.
+    /// An integer attribute as a size; 0 if it is negative.
     pub fn size(&self, name: &str, default: i64) -> usize {
         usize::try_from(self.at.int(name, default)).unwrap_or(0)
     }
 
-    /// An element type given as an attribute.
+    /// An attribute that is an element type.
     pub fn dtype_attr(&self, name: &str) -> Option<DataType> {
         match self.at.attr(name)? {
             Attribute::Int(n) => DataType::from_number(i32::try_from(*n).ok()?),
@@ -123,7 +133,7 @@ impl<'g> Cx<'g> {
         dims::axis(self.at.int(name, default), rank)
     }
 
-    /// An input in words.
+    /// Name and fact of an input, for messages.
     pub fn name(&self, slot: usize) -> String {
         match self.input(slot) {
             Some(v) => format!("`{}` {}", v.name(), v.value().fact),
@@ -131,7 +141,7 @@ impl<'g> Cx<'g> {
         }
     }
 
-    /// The inputs that are given, as far as they are tensors of one element type: all must agree.
+    /// The common element type of the inputs `slots`, or a contradiction. Unknown types are ignored.
     pub fn same_dtype(&self, slots: impl IntoIterator<Item = usize>) -> Result<Option<DataType>, String> {
         let mut first: Option<(usize, DataType)> = None;
         for slot in slots {
@@ -150,15 +160,15 @@ impl<'g> Cx<'g> {
         Ok(first.map(|f| f.1))
     }
 
-    /// Contradiction unless the input is of rank `rank`, as far as its rank is known.
+    /// Returns a contradiction if the rank of the input is known and not `rank`.
     pub fn expect_rank(&self, slot: usize, rank: usize) -> Result<(), String> {
         match self.rank(slot) {
-            Some(r) if r != rank => Err(format!("{} is not of rank {rank}", self.name(slot))),
+            Some(r) if r != rank => Err(format!("{} does not have rank {rank}", self.name(slot))),
             _ => Ok(()),
         }
     }
 
-    /// The sizes of two axes that must be equal.
+    /// The common size of two axes `(slot, axis)`, or a contradiction.
     pub fn agree(&self, a: (usize, usize), b: (usize, usize)) -> Result<Dim, String> {
         let (x, y) = (self.dim(a.0, a.1), self.dim(b.0, b.1));
         let differ =
@@ -167,30 +177,30 @@ impl<'g> Cx<'g> {
     }
 }
 
-/// A tensor.
+/// The fact of a tensor.
 pub(super) fn tensor(dtype: Option<DataType>, shape: Option<Vec<Dim>>) -> Fact {
     Fact::Tensor(TensorFact { dtype, shape, content: None })
 }
 
-/// One tensor.
+/// The facts of a single output.
 pub(super) fn one(dtype: Option<DataType>, shape: Option<Vec<Dim>>) -> Facts {
     Ok(vec![tensor(dtype, shape)])
 }
 
-/// A tensor with the elements `content`, if it is an integer or bool tensor that they fit into.
+/// The fact of a tensor with the elements `content`, which is dropped unless it fits a short integer or bool tensor.
 pub(super) fn filled(dtype: Option<DataType>, shape: Option<Vec<Dim>>, content: Option<Vec<Dim>>) -> Fact {
-    let followed = dtype.is_some_and(|d| d.is_integer() || d == DataType::Bool);
+    let is_integral = dtype.is_some_and(|d| d.is_integer() || d == DataType::Bool);
     let fits = |items: &Vec<Dim>| match shape.as_deref() {
         Some([]) => items.len() == 1,
         Some([n]) => n.size() == Some(items.len()) && items.len() <= MAX_CONTENT,
         _ => false,
     };
-    let content = content.filter(|c| followed && fits(c));
+    let content = content.filter(|c| is_integral && fits(c));
     let content = content.map(|items| items.into_iter().map(|d| in_range(d, dtype)).collect());
     Fact::Tensor(TensorFact { dtype, shape, content })
 }
 
-/// An element as a tensor of this type can hold it; one that wraps around is not followed.
+/// An element of this type; unknown if it would wrap.
 fn in_range(item: Dim, dtype: Option<DataType>) -> Dim {
     let (Some(n), Some(dtype)) = (item.known(), dtype) else { return item };
     let bits = dtype.bits();

@@ -1,25 +1,25 @@
-//! Arithmetic of shapes: broadcasting, products, agreement. `Err` is a certain contradiction, in words.
+//! Arithmetic of shapes: broadcasting, products, equality. `Err` is a contradiction.
 
 use crate::{Dim, Fact, TensorFact};
 use std::collections::HashSet;
 
-/// Inference has nothing to say about tensors of more dimensions.
+/// The largest rank of inferred shapes.
 pub(super) const MAX_RANK: usize = 64;
 
-/// The longest shape tensor whose elements are followed.
+/// The largest number of elements of a tensor whose content is propagated.
 pub(super) const MAX_CONTENT: usize = 64;
 
-/// `[a,b,c]`.
+/// Formats a shape as `[a,b,c]`.
 pub(super) fn show(dims: &[Dim]) -> String {
     format!("[{}]", dims.iter().map(ToString::to_string).collect::<Vec<_>>().join(","))
 }
 
-/// `rank` fresh unknown sizes.
+/// `rank` new unknown sizes; `None` above [`MAX_RANK`].
 pub(super) fn unknowns(rank: usize) -> Option<Vec<Dim>> {
     (rank <= MAX_RANK).then(|| (0..rank).map(|_| Dim::unknown()).collect())
 }
 
-/// The size of one axis after broadcasting.
+/// The size of an axis after broadcasting; `None` if the sizes are incompatible.
 pub(super) fn broadcast_dim(a: &Dim, b: &Dim) -> Option<Dim> {
     let (x, y) = (a.known(), b.known());
     // a and min(a, c): if they differ then c is smaller, and must be 1.
@@ -31,14 +31,14 @@ pub(super) fn broadcast_dim(a: &Dim, b: &Dim) -> Option<Dim> {
     }
     match (x, y) {
         (Some(_), Some(_)) => None,
-        // The open one is 1 or the same.
+        // The unknown size is 1 or equal.
         (Some(_), None) => Some(a.clone()),
         (None, Some(_)) => Some(b.clone()),
         (None, None) => Some(Dim::unknown()),
     }
 }
 
-/// NumPy's multidirectional broadcasting.
+/// Multidirectional broadcasting as in NumPy.
 pub(super) fn broadcast(a: &[Dim], b: &[Dim]) -> Result<Vec<Dim>, String> {
     let (long, short) = if a.len() >= b.len() { (a, b) } else { (b, a) };
     let lead = long.len() - short.len();
@@ -65,24 +65,24 @@ pub(super) fn times(a: &Dim, n: i64) -> Dim {
     a * &Dim::from(n)
 }
 
-/// The axis counted from the front.
+/// An axis counted from the front; a negative `axis` counts from the end.
 pub(super) fn axis(axis: i64, rank: usize) -> Result<usize, String> {
     let front = if axis < 0 { axis.checked_add(rank as i64) } else { Some(axis) };
     let inside = front.and_then(|a| usize::try_from(a).ok()).filter(|&a| a < rank);
-    inside.ok_or_else(|| format!("axis {axis} is outside of a tensor of rank {rank}"))
+    inside.ok_or_else(|| format!("axis {axis} is out of range for rank {rank}"))
 }
 
-/// What holds for both facts: for a value that is one or the other. Sizes that differ become unknown.
+/// The common part of two facts, for a value that has one or the other. Different sizes become unknown.
 pub(super) fn common(a: &Fact, b: &Fact) -> Fact {
     Widen::default().fact(a, b)
 }
 
-/// Generalises facts until they hold in every iteration of a loop.
+/// Generalizes facts until they hold in every iteration of a loop.
 #[derive(Default)]
 pub(super) struct Widen {
-    /// Unknowns that stand for sizes which differ from iteration to iteration.
+    /// Unknown sizes that differ between iterations.
     fresh: HashSet<Dim>,
-    /// Whether something had to be given up.
+    /// Whether a fact was generalized.
     pub changed: bool,
 }
 
@@ -109,7 +109,7 @@ impl Widen {
         }
     }
 
-    /// `a`, as far as `b` does not differ from it.
+    /// The part of `a` in which `b` does not differ.
     pub fn fact(&mut self, a: &Fact, b: &Fact) -> Fact {
         match (a, b) {
             (Fact::Tensor(a), Fact::Tensor(b)) => {
@@ -121,7 +121,7 @@ impl Widen {
             }
             (Fact::Sequence(a), Fact::Sequence(b)) => Fact::Sequence(Box::new(self.fact(a, b))),
             (Fact::Optional(a), Fact::Optional(b)) => Fact::Optional(Box::new(self.fact(a, b))),
-            // The value itself where the other is an optional.
+            // A value and an optional have an optional in common.
             (Fact::Optional(a), b) if *b != Fact::Unknown => Fact::Optional(Box::new(self.fact(a, b))),
             (a, Fact::Optional(b)) if *a != Fact::Unknown => {
                 self.changed = true;
@@ -135,7 +135,7 @@ impl Widen {
         }
     }
 
-    /// The fact seen from outside of the loop, where the sizes that differ mean those of the last iteration.
+    /// The fact after the loop: sizes that differ between iterations become new unknowns, those of the last one.
     pub fn outside(&self, fact: &Fact) -> Fact {
         let rename = |dims: &Vec<Dim>, new: fn() -> Dim| {
             dims.iter().map(|d| if self.fresh.contains(d) { new() } else { d.clone() }).collect()

@@ -1,4 +1,4 @@
-//! Operators that work element by element, with broadcasting.
+//! Elementwise operators, with broadcasting.
 
 use super::{
     content,
@@ -9,10 +9,10 @@ use crate::{DataType, Dim, Fact};
 
 /// Shape and element type of the first input.
 pub(super) fn like(cx: &Cx) -> Facts {
-    one(cx.dtype(0), cx.shape(0).map(<[Dim]>::to_vec))
+    one(cx.dtype(0), cx.dims(0))
 }
 
-/// Shape of the first input, element type of the second, or else of attribute `to`.
+/// `CastLike`: shape of the first input, element type of the second.
 pub(super) fn cast_like(cx: &Cx) -> Facts {
     cast_to(cx, cx.dtype(1))
 }
@@ -26,24 +26,24 @@ fn cast_to(cx: &Cx, dtype: Option<DataType>) -> Facts {
     let content = if dtype == Some(DataType::Bool) || cx.at.is("BitCast") {
         None
     } else {
-        cx.content(0).map(std::borrow::Cow::into_owned).or_else(|| content::whole(cx, 0))
+        cx.content(0).map(std::borrow::Cow::into_owned).or_else(|| content::integral(cx, 0))
     };
-    Ok(vec![filled(dtype, cx.shape(0).map(<[Dim]>::to_vec), content)])
+    Ok(vec![filled(dtype, cx.dims(0), content)])
 }
 
-/// The value itself.
+/// `Identity`.
 pub(super) fn identity(cx: &Cx) -> Facts {
     Ok(vec![cx.fact(0).clone()])
 }
 
-/// Shape of the first input, bool.
+/// Shape of the first input, element type bool.
 pub(super) fn predicate(cx: &Cx) -> Facts {
-    one(Some(DataType::Bool), cx.shape(0).map(<[Dim]>::to_vec))
+    one(Some(DataType::Bool), cx.dims(0))
 }
 
-/// Shape of the first input; element type from attribute `dtype`, or else of the input.
+/// Shape of the first input; element type from attribute `dtype`, or else from the input.
 pub(super) fn like_typed(cx: &Cx) -> Facts {
-    one(cx.dtype_attr("dtype").or(cx.dtype(0)), cx.shape(0).map(<[Dim]>::to_vec))
+    one(cx.dtype_attr("dtype").or(cx.dtype(0)), cx.dims(0))
 }
 
 /// The common shape of the inputs in `slots`.
@@ -56,10 +56,10 @@ pub(super) fn broadcast(cx: &Cx, slots: impl IntoIterator<Item = usize>) -> Shap
     Ok(Some(dims))
 }
 
-/// The shape of two inputs; before opset 7 the second is spread over the first along attribute `axis`.
+/// The broadcast shape of two inputs. Before operator set 7, the second broadcasts to the first, aligned by `axis`.
 fn pair(cx: &Cx) -> Shape {
     if cx.at.int("broadcast", 0) != 0 {
-        return Ok(cx.shape(0).map(<[Dim]>::to_vec));
+        return Ok(cx.dims(0));
     }
     broadcast(cx, [0, 1])
 }
@@ -75,7 +75,7 @@ pub(super) fn binary_first(cx: &Cx) -> Facts {
     one(cx.dtype(0), pair(cx)?)
 }
 
-/// Comparisons and logic: bool.
+/// Comparisons and logic, with element type bool.
 pub(super) fn compare(cx: &Cx) -> Facts {
     cx.same_dtype([0, 1])?;
     Ok(vec![filled(Some(DataType::Bool), pair(cx)?, content::compare(cx))])
@@ -85,13 +85,13 @@ pub(super) fn compare(cx: &Cx) -> Facts {
 pub(super) fn not(cx: &Cx) -> Facts {
     let flip = |items: &[Dim]| items.iter().map(|d| d.known().map(|n| Dim::from(1 - n))).collect();
     let content = cx.content(0).and_then(|items| flip(&items));
-    Ok(vec![filled(Some(DataType::Bool), cx.shape(0).map(<[Dim]>::to_vec), content)])
+    Ok(vec![filled(Some(DataType::Bool), cx.dims(0), content)])
 }
 
-/// `Neg`, `Abs`, `Sign`… of integers that are followed.
-pub(super) fn unary_followed(cx: &Cx) -> Facts {
+/// `Neg`, `Abs`, `Sign`, …, with content.
+pub(super) fn unary_with_content(cx: &Cx) -> Facts {
     let content = content::unary(cx);
-    Ok(vec![filled(cx.dtype(0), cx.shape(0).map(<[Dim]>::to_vec), content)])
+    Ok(vec![filled(cx.dtype(0), cx.dims(0), content)])
 }
 
 /// Any number of inputs of one element type, such as `Sum`.
@@ -101,9 +101,9 @@ pub(super) fn variadic(cx: &Cx) -> Facts {
     Ok(vec![filled(dtype, broadcast(cx, all)?, content::extremes(cx))])
 }
 
-/// `PRelu`: the slope is spread over the data, never the other way round.
+/// `PRelu`: the slope broadcasts to the data.
 pub(super) fn prelu(cx: &Cx) -> Facts {
-    one(cx.same_dtype([0, 1])?, cx.shape(0).map(<[Dim]>::to_vec))
+    one(cx.same_dtype([0, 1])?, cx.dims(0))
 }
 
 /// `Where`.
@@ -112,9 +112,9 @@ pub(super) fn select(cx: &Cx) -> Facts {
     Ok(vec![filled(dtype, broadcast(cx, [0, 1, 2])?, content::select(cx))])
 }
 
-/// `Dropout`: the data, and which elements were kept (bool since opset 10).
+/// `Dropout`: the data, and the mask of kept elements (bool since operator set 10).
 pub(super) fn dropout(cx: &Cx) -> Facts {
-    let shape = || cx.shape(0).map(<[Dim]>::to_vec);
+    let shape = || cx.dims(0);
     let mask = if cx.at.opset() < 10 { cx.dtype(0) } else { Some(DataType::Bool) };
     let data = match cx.fact(0) {
         Fact::Tensor(_) => tensor(cx.dtype(0), shape()),
@@ -123,10 +123,9 @@ pub(super) fn dropout(cx: &Cx) -> Facts {
     Ok(vec![data, tensor(mask, shape())])
 }
 
-/// Training optimizers: after the rate and the step come groups of tensors, of which the first and the
-/// later ones are updated.
+/// Training optimizers, which update the variables and their states.
 pub(super) fn optimizer(cx: &Cx) -> Facts {
-    // R, T, then n variables, n gradients and k·n states; out come n variables and k·n states.
+    // Inputs: rate, step, n variables, n gradients, k·n states. Outputs: n variables, k·n states.
     let states = if cx.at.op() == "Adam" { 2 } else { 1 };
     let n = cx.inputs.len().saturating_sub(2) / (2 + states);
     let slots = (2..2 + n).chain(2 + 2 * n..cx.inputs.len());

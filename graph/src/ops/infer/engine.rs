@@ -1,25 +1,24 @@
-//! The walk over a graph: facts of inputs and constants first, then node by node.
+//! Traversal of a graph: facts of inputs and constants, then of the nodes in order.
 
 use super::{InferError, call::Calls, cx::Cx, dims::MAX_RANK, rules};
 use crate::{Constant, Dim, Fact, Function, Graph, NodeId, TensorFact, ValueId, standard_domain};
 use std::collections::{HashMap, HashSet};
 
-/// Nodes looked at in one inference, those of subgraphs and functions as often as they are: a bound on hostile
-/// nesting, far above real models.
+/// The largest number of node visits in one inference, including subgraphs and functions: a bound for hostile nesting.
 const MAX_VISITS: u64 = 1 << 22;
 
-/// Subgraphs and calls inside each other.
+/// The largest depth of nested subgraphs and calls.
 pub(super) const MAX_DEPTH: usize = 32;
 
-/// One inference.
+/// State of one inference.
 pub(super) struct Engine<'f> {
     pub functions: &'f [Function],
     pub by_name: HashMap<(&'f str, &'f str, &'f str), usize>,
     pub calls: Vec<Calls>,
     pub depth: usize,
-    /// Inside a subgraph that may never run a contradiction makes nothing invalid.
+    /// Whether contradictions are ignored, inside a subgraph that may never run.
     pub lenient: bool,
-    /// Whether nodes without a rule keep the facts of their outputs while those of their inputs stay.
+    /// Whether nodes without a rule keep the facts of their outputs if those of their inputs did not change.
     keep: bool,
     visits: u64,
 }
@@ -27,7 +26,7 @@ pub(super) struct Engine<'f> {
 impl<'f> Engine<'f> {
     pub fn new(functions: &'f [Function]) -> Self {
         let overload = |f: &'f Function| f.overload.as_deref().unwrap_or("");
-        // The first of a name counts.
+        // The first function of a name takes precedence.
         let names = functions.iter().enumerate().rev();
         let by_name =
             names.map(|(i, f)| ((standard_domain(&f.domain), f.name.as_str(), overload(f)), i)).collect();
@@ -35,7 +34,7 @@ impl<'f> Engine<'f> {
         Self { functions, by_name, calls, depth: 0, lenient: false, keep: false, visits: 0 }
     }
 
-    /// Infer a graph from its declared inputs.
+    /// Infers a graph from its declared inputs.
     pub fn main(&mut self, graph: &mut Graph) -> Result<(), InferError> {
         for id in graph.inputs().to_vec() {
             let fact = stable(declared(graph, id), &graph.value(id).fact);
@@ -45,21 +44,21 @@ impl<'f> Engine<'f> {
         self.walk(graph, true, changed)
     }
 
-    /// Infer a graph from the facts that its inputs have.
+    /// Infers a graph from the facts of its inputs.
     pub fn again(&mut self, graph: &mut Graph) -> Result<(), InferError> {
         self.keep = true;
         let mut changed = HashSet::new();
         for id in graph.inputs().to_vec() {
             let (given, declared) = (graph.value(id).fact.clone(), declared(graph, id));
             let fits = given.unify(&declared).is_some();
-            put(graph, id, if fits { filled_up(given, &declared) } else { declared }, &mut changed);
+            put(graph, id, if fits { refined(given, &declared) } else { declared }, &mut changed);
         }
         let changed = set_constants(graph, changed);
         self.walk(graph, true, changed)
     }
 
-    /// Infer a nested graph whose inputs are these values; facts that are not given are unknown. `changed` are
-    /// the captured values that have new facts.
+    /// Infers a nested graph for these facts of its inputs; missing ones are unknown. `changed` are the captured values
+    /// with new facts. Returns the facts of the outputs.
     pub fn nested(
         &mut self,
         graph: &mut Graph,
@@ -68,7 +67,7 @@ impl<'f> Engine<'f> {
     ) -> Result<Vec<Fact>, InferError> {
         for (i, id) in graph.inputs().to_vec().into_iter().enumerate() {
             let given = inputs.get(i).cloned().unwrap_or_default();
-            let fact = filled_up(given, &without_symbols(&declared(graph, id)));
+            let fact = refined(given, &without_symbols(&declared(graph, id)));
             put(graph, id, fact, &mut changed);
         }
         let changed = set_constants(graph, changed);
@@ -96,7 +95,7 @@ impl<'f> Engine<'f> {
         Ok(())
     }
 
-    /// The facts of a node's outputs; `None` if no rule tells anything.
+    /// The facts of the outputs of a node; `None` if it has no rule.
     pub fn node(&mut self, graph: &mut Graph, id: NodeId) -> Result<Option<Vec<Fact>>, InferError> {
         self.visits += 1;
         let node = graph.node(id);
@@ -124,7 +123,7 @@ impl<'f> Engine<'f> {
         rule(&cx).map(Some).map_err(|why| InferError { node: at.describe(), why })
     }
 
-    /// Write down the facts of a node's outputs, together with what the file declares of them.
+    /// Sets the facts of the outputs of a node, refined by their declarations.
     fn settle(
         &self,
         graph: &mut Graph,
@@ -150,15 +149,15 @@ impl<'f> Engine<'f> {
                 let why = format!("`{name}` is {inferred}, but declared as {declared}");
                 return Err(InferError { node: graph.describe(id), why });
             }
-            // Files are often wrong about sizes of outputs, such as a batch of 1 where the inputs leave it open.
-            let fact = filled_up(inferred, &if outermost { declared } else { without_symbols(&declared) });
+            // Declared sizes of outputs are often wrong, such as a batch of 1 for an unknown batch of the inputs.
+            let fact = refined(inferred, &if outermost { declared } else { without_symbols(&declared) });
             put(graph, output, fact, changed);
         }
         Ok(())
     }
 }
 
-/// Set a fact and note whether it is another one than before.
+/// Sets a fact, and adds the value to `changed` if it differs from the previous one.
 pub(super) fn put(graph: &mut Graph, id: ValueId, fact: Fact, changed: &mut HashSet<ValueId>) {
     if graph.value(id).fact != fact {
         changed.insert(id);
@@ -166,9 +165,9 @@ pub(super) fn put(graph: &mut Graph, id: ValueId, fact: Fact, changed: &mut Hash
     }
 }
 
-/// Whether an output that is not what it is declared as makes the model invalid. Another type always does; another shape
-/// if it is not the one that was computed at first: then a change has broken it. A file may come with a wrong shape, which
-/// ONNX Runtime overlooks too.
+/// Whether the inferred fact of an output contradicts its declaration. A different type always does. A different shape
+/// does only if it is not the one inferred first, i.e. if a change of the graph caused it: files may declare wrong
+/// shapes, which ONNX Runtime ignores as well.
 fn contradicts(graph: &mut Graph, output: ValueId, inferred: &Fact, declared: &Fact) -> bool {
     let Some(entry) = graph.value_mut(output).declared.as_mut() else { return false };
     let first = entry.computed.get_or_insert_with(|| inferred.clone());
@@ -178,7 +177,7 @@ fn contradicts(graph: &mut Graph, output: ValueId, inferred: &Fact, declared: &F
         && (changed || without_shape(inferred).unify(&without_shape(declared)).is_none())
 }
 
-/// The value itself, of an optional: where one of two branches gives nothing, files declare what the other gives.
+/// The fact inside an optional. If one branch of an `If` returns none, files declare the type of the other one.
 fn inside(fact: &Fact) -> &Fact {
     match fact {
         Fact::Optional(item) => item,
@@ -186,13 +185,13 @@ fn inside(fact: &Fact) -> &Fact {
     }
 }
 
-/// What the file says of a value.
+/// The declared fact of a value.
 fn declared(graph: &Graph, id: ValueId) -> Fact {
     let declared = graph.value(id).declared.as_ref();
     declared.and_then(|d| d.ty.as_ref()).map_or(Fact::Unknown, |ty| sane(ty.fact()))
 }
 
-/// Facts of initializers; adds to the values whose facts are not what they were.
+/// Sets the facts of initializers, and adds values with new facts to `changed`.
 fn set_constants(graph: &mut Graph, mut changed: HashSet<ValueId>) -> HashSet<ValueId> {
     let ids: Vec<_> = graph.values().collect();
     for id in ids {
@@ -209,9 +208,8 @@ fn set_constants(graph: &mut Graph, mut changed: HashSet<ValueId>) -> HashSet<Va
             }
         };
         let fact = sane(fact);
-        // What a caller may override has the declared type, and no elements that are known.
-        let fact =
-            if value.is_input() { filled_up(declared(graph, id), &without_content(fact)) } else { fact };
+        // An initializer that the caller may override has its declared type and unknown elements.
+        let fact = if value.is_input() { refined(declared(graph, id), &without_content(fact)) } else { fact };
         put(graph, id, fact, &mut changed);
     }
     changed
@@ -224,7 +222,7 @@ fn without_content(fact: Fact) -> Fact {
     }
 }
 
-/// Only the type: what holds the tensors, and that of their elements.
+/// The fact without shapes.
 fn without_shape(fact: &Fact) -> Fact {
     match fact {
         Fact::Tensor(t) => Fact::Tensor(TensorFact { dtype: t.dtype, ..TensorFact::default() }),
@@ -233,7 +231,7 @@ fn without_shape(fact: &Fact) -> Fact {
     }
 }
 
-/// The fact, where shapes longer than any operator takes are not followed, and no size is negative.
+/// The fact without shapes above [`MAX_RANK`] and without negative sizes.
 fn sane(fact: Fact) -> Fact {
     match fact {
         Fact::Tensor(t) if t.shape.as_ref().is_some_and(|s| s.len() > MAX_RANK) => {
@@ -248,8 +246,8 @@ fn sane(fact: Fact) -> Fact {
     }
 }
 
-/// `fact`, and what it leaves open from `other`; where they contradict each other, `fact` holds.
-fn filled_up(fact: Fact, other: &Fact) -> Fact {
+/// `fact`, with its unknown parts from `other`. In contradictions, `fact` takes precedence.
+fn refined(fact: Fact, other: &Fact) -> Fact {
     match (fact, other) {
         (Fact::Unknown, other) => other.clone(),
         (Fact::Tensor(mut fact), Fact::Tensor(other)) => {
@@ -267,14 +265,13 @@ fn filled_up(fact: Fact, other: &Fact) -> Fact {
             }
             Fact::Tensor(fact)
         }
-        (Fact::Sequence(a), Fact::Sequence(b)) => Fact::Sequence(Box::new(filled_up(*a, b))),
-        (Fact::Optional(a), Fact::Optional(b)) => Fact::Optional(Box::new(filled_up(*a, b))),
+        (Fact::Sequence(a), Fact::Sequence(b)) => Fact::Sequence(Box::new(refined(*a, b))),
+        (Fact::Optional(a), Fact::Optional(b)) => Fact::Optional(Box::new(refined(*a, b))),
         (fact, _) => fact,
     }
 }
 
-/// A declared fact with the unknown sizes of `before` where both leave them open, so that facts which follow from
-/// them stay the same.
+/// A declared fact with the unknown sizes of `before`, where both are unknown, to keep the facts that depend on them.
 fn stable(declared: Fact, before: &Fact) -> Fact {
     match (declared, before) {
         (Fact::Tensor(mut now), Fact::Tensor(before)) => {
@@ -293,7 +290,7 @@ fn stable(declared: Fact, before: &Fact) -> Fact {
     }
 }
 
-/// Symbols declared in a subgraph mean something else in every iteration and call: they tell nothing outside.
+/// The fact without symbols: those declared in a subgraph have another value in every iteration and call.
 fn without_symbols(fact: &Fact) -> Fact {
     match fact {
         Fact::Tensor(t) => {

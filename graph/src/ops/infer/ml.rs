@@ -1,14 +1,14 @@
-//! The domain ai.onnx.ml: classical models on feature matrices `[N,C]`.
+//! Operators of ai.onnx.ml, on feature matrices `[N,C]`.
 
 use super::cx::{Cx, Facts, one, tensor};
 use crate::{Attribute, DataType, Dim, Fact};
 
-/// Shape of the input, float.
+/// Shape of the input, element type float.
 pub(super) fn like_float(cx: &Cx) -> Facts {
-    one(Some(DataType::Float), cx.shape(0).map(<[Dim]>::to_vec))
+    one(Some(DataType::Float), cx.dims(0))
 }
 
-/// Rows of the input; a vector is one row.
+/// The number of rows of the input; a vector is one row.
 fn rows(cx: &Cx) -> Dim {
     match cx.shape(0) {
         Some([_]) => Dim::from(1_i64),
@@ -31,7 +31,7 @@ pub(super) fn trees(cx: &Cx) -> Facts {
     one(cx.dtype(0), Some(vec![rows(cx), Dim::from(cx.at.int("n_targets", 1))]))
 }
 
-/// The classifiers: a label and the scores for each row.
+/// Classifiers: a label and scores per row.
 pub(super) fn classifier(cx: &Cx) -> Facts {
     let strings = ["classlabels_strings", "classlabels_ints", "classlabels_int64s"];
     let labels = strings.iter().find_map(|name| match cx.at.attr(name)? {
@@ -40,7 +40,7 @@ pub(super) fn classifier(cx: &Cx) -> Facts {
         _ => None,
     });
     let (dtype, n) = labels.map_or((Some(DataType::Int64), None), |(d, n)| (Some(d), Some(n)));
-    // Support vector machines without probabilities give a score for each pair of classes.
+    // `SVMClassifier` without probabilities returns a score for each pair of classes.
     let scores = match (cx.at.op(), n) {
         ("SVMClassifier", _) | (_, None) => Dim::unknown(),
         (_, Some(n)) => Dim::from(n),
@@ -49,7 +49,7 @@ pub(super) fn classifier(cx: &Cx) -> Facts {
     Ok(vec![tensor(dtype, Some(vec![rows.clone()])), tensor(Some(DataType::Float), Some(vec![rows, scores]))])
 }
 
-/// `LabelEncoder`, `CategoryMapper`: the shape stays.
+/// `LabelEncoder`, `CategoryMapper`: shape of the input.
 pub(super) fn labels(cx: &Cx) -> Facts {
     let has = |name| cx.at.attr(name).is_some();
     let dtype = match cx.at.attr("values_tensor") {
@@ -57,17 +57,17 @@ pub(super) fn labels(cx: &Cx) -> Facts {
         _ if has("values_strings") => Some(DataType::String),
         _ if has("values_int64s") => Some(DataType::Int64),
         _ if has("values_floats") => Some(DataType::Float),
-        // Older ones map strings to numbers or back.
+        // Older versions map between strings and integers.
         _ => match cx.dtype(0) {
             Some(DataType::String) => Some(DataType::Int64),
             Some(DataType::Int64) => Some(DataType::String),
             _ => None,
         },
     };
-    one(dtype, cx.shape(0).map(<[Dim]>::to_vec))
+    one(dtype, cx.dims(0))
 }
 
-/// `OneHotEncoder`: a new last axis of categories.
+/// `OneHotEncoder`: a new last axis for the categories.
 pub(super) fn one_hot(cx: &Cx) -> Facts {
     let categories = match (cx.at.attr("cats_int64s"), cx.at.attr("cats_strings")) {
         (Some(Attribute::Ints(v)), _) => Dim::from(v.len()),
@@ -77,7 +77,7 @@ pub(super) fn one_hot(cx: &Cx) -> Facts {
     one(Some(DataType::Float), cx.shape(0).map(|s| [s, &[categories]].concat()))
 }
 
-/// `FeatureVectorizer`: columns side by side.
+/// `FeatureVectorizer`: concatenated columns.
 pub(super) fn features(cx: &Cx) -> Facts {
     let sum = cx.at.ints("inputdimensions").and_then(|d| d.iter().try_fold(0_i64, |s, &d| s.checked_add(d)));
     one(Some(DataType::Float), Some(vec![rows(cx), sum.map_or_else(Dim::unknown, Dim::from)]))

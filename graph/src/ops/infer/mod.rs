@@ -1,11 +1,11 @@
 //! Inference of element types and symbolic shapes.
 //!
-//! Facts flow once through the nodes in topological order: each operator has a rule ([`rules`]) that sees the
-//! facts of the inputs through a [`cx::Cx`] and answers with those of the outputs, or with a contradiction.
-//! Elements of short integer tensors are followed as well, since shapes are computed from them. What no rule
-//! tells, the declarations of the file may.
+//! Facts are propagated through the nodes in topological order. Each operator has a rule ([`rules`]), which computes the
+//! facts of the outputs from those of the inputs ([`cx::Cx`]), or returns a contradiction. Elements of short integer
+//! tensors (their content) are propagated as well, since shapes are computed from them. Facts that no rule determines
+//! are taken from the declarations of the file.
 
-// All rules have one signature, also those that cannot fail.
+// All rules have the same signature, including those that cannot fail.
 #![allow(clippy::unnecessary_wraps)]
 
 mod attention;
@@ -35,21 +35,26 @@ mod window;
 use crate::{Fact, Function, Graph, Model, NodeId};
 use engine::Engine;
 
-/// Types or shapes that contradict each other.
+/// A contradiction between types or shapes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{node}: {why}")]
 pub struct InferError {
-    /// The node, in words.
+    /// Operator and name of the node.
     pub node: String,
-    /// What does not fit.
+    /// The contradiction.
     pub why: String,
 }
 
 impl Model {
-    /// Infer all facts anew: of the main graph from its declared inputs and constants, of subgraphs from what they
-    /// are given, of function bodies from what all calls have in common. Facts of nodes that contradict each other
-    /// or the declared type of an output of the model are an error; which facts are set then is left open. An output
-    /// whose declared shape never fitted has the one that is computed.
+    /// Infers all facts from scratch: of the main graph from its declared inputs and constants, of subgraphs from their
+    /// arguments, and of function bodies from the common facts of all calls.
+    ///
+    /// If the declared shape of an output contradicts the inferred one from the beginning, the inferred one is used.
+    ///
+    /// # Errors
+    ///
+    /// Facts that contradict each other or the declared type of an output of the model. The set facts are unspecified
+    /// then.
     pub fn infer(&mut self) -> Result<(), InferError> {
         let mut engine = Engine::new(&self.functions);
         engine.main(&mut self.graph)?;
@@ -62,19 +67,27 @@ impl Model {
 }
 
 impl Graph {
-    /// Forget inferred facts, then infer all anew from inputs and constants, calling these functions.
+    /// Infers all facts from scratch, from inputs, constants and these functions.
+    ///
+    /// # Errors
+    ///
+    /// As [`Model::infer`].
     pub fn infer_with(&mut self, functions: &[Function]) -> Result<(), InferError> {
         Engine::new(functions).main(self)
     }
 
-    /// Infer all facts anew after a change inside. Inputs and captured values keep their facts, of which an outer
-    /// graph may know more than the file declares; so do outputs of nodes without a shape rule (such as
-    /// calls of functions) whose inputs did not change.
+    /// Infers all facts again after a change of the graph. Inputs and captured values keep their facts, which an outer
+    /// graph may have refined. Outputs of nodes without a rule (such as calls of functions) keep theirs if the facts of
+    /// their inputs did not change.
+    ///
+    /// # Errors
+    ///
+    /// As [`Model::infer`].
     pub fn reinfer(&mut self) -> Result<(), InferError> {
         Engine::new(&[]).again(self)
     }
 
-    /// Infer the outputs of one node from its inputs; where they contradict what was known, that stays.
+    /// Infers the outputs of one node from its inputs. Known facts are kept where the inferred ones contradict them.
     pub(crate) fn infer_node(&mut self, node: NodeId) {
         let Ok(Some(facts)) = Engine::new(&[]).node(self, node) else { return };
         for (output, fact) in self.outputs_of(node).into_iter().zip(facts) {

@@ -1,4 +1,4 @@
-//! Normalizations.
+//! Normalization.
 
 use super::{
     cx::{Cx, Facts, tensor},
@@ -6,15 +6,15 @@ use super::{
 };
 use crate::{DataType, Dim};
 
-/// `BatchNormalization`: the data, then statistics of the channels.
+/// `BatchNormalization`: the data and statistics per channel.
 pub(super) fn batch_norm(cx: &Cx) -> Facts {
-    // Before opset 9 there could be statistics of every place.
+    // Before operator set 9, statistics may be per element.
     if cx.at.int("spatial", 1) == 0 {
         return super::elementwise::like(cx);
     }
     let channels = match cx.shape(0) {
         Some([]) => return Err(format!("{} has no channels", cx.name(0))),
-        // Without a second axis there is one channel.
+        // A vector has one channel.
         Some([_]) => Dim::from(1_i64),
         _ => cx.dim(0, 1),
     };
@@ -24,7 +24,7 @@ pub(super) fn batch_norm(cx: &Cx) -> Facts {
         let differ = || format!("{} does not fit the channels of {}", cx.name(slot), cx.name(0));
         n = n.unify(&cx.dim(slot, 0)).ok_or_else(differ)?;
     }
-    let mut shape = cx.shape(0).map(<[Dim]>::to_vec);
+    let mut shape = cx.dims(0);
     if let Some(c) = shape.as_mut().and_then(|s| s.get_mut(1)) {
         *c = n.clone();
     }
@@ -32,7 +32,7 @@ pub(super) fn batch_norm(cx: &Cx) -> Facts {
     Ok(std::iter::once(tensor(cx.dtype(0), shape)).chain(vec![statistics; 4]).collect())
 }
 
-/// `InstanceNormalization`: scale and bias have as many elements as there are channels.
+/// `InstanceNormalization`: scale and bias have one element per channel.
 pub(super) fn instance_norm(cx: &Cx) -> Facts {
     if cx.rank(0).is_some_and(|r| r >= 2) {
         for slot in [1, 2] {
@@ -44,10 +44,10 @@ pub(super) fn instance_norm(cx: &Cx) -> Facts {
     super::elementwise::like(cx)
 }
 
-/// `LayerNormalization`, `RMSNormalization`, `SimplifiedLayerNormalization`: the data, mean and inverse
-/// deviation with the normalized axes of size 1.
+/// `LayerNormalization`, `RMSNormalization`, `SimplifiedLayerNormalization`: the data, and mean and inverse standard
+/// deviation with size 1 along the normalized axes.
 pub(super) fn layer_norm(cx: &Cx) -> Facts {
-    let shape = cx.shape(0).map(<[Dim]>::to_vec);
+    let shape = cx.dims(0);
     let statistics = match &shape {
         Some(dims) => {
             let axis = cx.axis("axis", -1, dims.len())?;
@@ -70,14 +70,14 @@ pub(super) fn layer_norm(cx: &Cx) -> Facts {
     };
     let number = i32::try_from(cx.at.int("stash_type", 1)).ok();
     let statistics = tensor(number.and_then(DataType::from_number), statistics);
-    // Without means it may be scaled in another type than that of the data.
+    // Without a mean, the scale may have another type than the data.
     let dtype = if cx.at.op() == "LayerNormalization" { cx.dtype(0) } else { cx.dtype_of([1, 0]) };
     Ok(vec![tensor(dtype, shape), statistics.clone(), statistics])
 }
 
-/// `Skip…LayerNormalization`: the data, mean, inverse deviation, and the sum that was normalized.
+/// `Skip…LayerNormalization`: the data, mean, inverse standard deviation, and the sum before normalization.
 pub(super) fn skip_layer_norm(cx: &Cx) -> Facts {
-    let shape = cx.shape(0).map(<[Dim]>::to_vec);
+    let shape = cx.dims(0);
     let mut statistics = shape.clone();
     if let Some(last) = statistics.as_mut().and_then(|s| s.last_mut()) {
         *last = Dim::from(1_i64);
@@ -86,7 +86,7 @@ pub(super) fn skip_layer_norm(cx: &Cx) -> Facts {
     Ok(vec![data.clone(), statistics.clone(), statistics, data])
 }
 
-/// `EmbedLayerNormalization`: ids `[B,S]` to `[B,S,H]`, a mask index `[B]`, and the sum.
+/// `EmbedLayerNormalization`: ids `[B,S]` to embeddings `[B,S,H]`, a mask index `[B]`, and the sum.
 pub(super) fn embed_layer_norm(cx: &Cx) -> Facts {
     let shape = vec![cx.dim(0, 0), cx.dim(0, 1), cx.dim(2, 1)];
     let embedded = tensor(cx.dtype(2), Some(shape));

@@ -1,4 +1,4 @@
-//! Operators that take tensors apart and put them together: `Slice`, `Gather`, `Concat`, `Split` and the like.
+//! Operators that select, split and join elements: `Slice`, `Gather`, `Concat`, `Split`, ….
 
 use super::{
     cx::{Cx, Facts, Ints, Shape, filled, one, tensor},
@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{DataType, Dim};
 
-/// `Slice`: starts, ends, axes and steps are attributes before opset 10.
+/// `Slice`: starts, ends and axes are attributes before operator set 10.
 pub(super) fn slice(cx: &Cx) -> Facts {
     let dtype = cx.dtype(0);
     let Some(from) = cx.shape(0) else { return one(dtype, None) };
@@ -17,7 +17,7 @@ pub(super) fn slice(cx: &Cx) -> Facts {
     };
     let (starts, ends): (Option<Vec<Dim>>, Option<Vec<Dim>>) = (list("starts", 1), list("ends", 2));
     let given = [&starts, &ends].into_iter().flatten().map(Vec::len).max();
-    let count = given.or_else(|| cx.shape(1).and_then(|s| s.first()).and_then(Dim::size));
+    let count = given.or_else(|| cx.length(1));
     let axes = match cx.ints_or_input("axes", 3) {
         Ints::Known(axes) => Some(axes),
         Ints::Unknown => None,
@@ -33,7 +33,7 @@ pub(super) fn slice(cx: &Cx) -> Facts {
         };
         let step = steps.as_ref().and_then(|s| s.get(i)).copied();
         if step == Some(0) {
-            return Err("a step of 0".into());
+            return Err("a step is 0".into());
         }
         let bounds = step.and_then(|step| bounds(&from[axis], &item(&starts), &item(&ends), step));
         shape[axis] = match (&bounds, step) {
@@ -61,18 +61,18 @@ fn strided(items: &[Dim], mut at: i64, end: i64, step: i64) -> Vec<Dim> {
     taken
 }
 
-/// Start and end of a slice, counted from the front and cut to the axis; `None` if that cannot be told.
+/// Start and end of a slice, counted from the front and clamped to the axis; `None` if they are unknown.
 fn bounds(size: &Dim, start: &Dim, end: &Dim, step: i64) -> Option<(Dim, Dim)> {
     if size.known() == Some(0) {
         return Some((Dim::from(0_i64), Dim::from(0_i64)));
     }
-    // Where to begin and to stop at most, when walking forwards or backwards.
+    // The range of the end: up to the size forwards, down to -1 backwards.
     let (low, high) = if step > 0 { (0, size.clone()) } else { (-1, plus(size, -1)) };
     let low_start = Dim::from(0_i64);
     Some((clamp(size, start, &low_start, &high)?, clamp(size, end, &Dim::from(low), &high)?))
 }
 
-/// `at`, counted from the front, between `low` and `high`.
+/// The position `at`, counted from the front and clamped to `low` and `high`; `None` if it is unknown.
 fn clamp(size: &Dim, at: &Dim, low: &Dim, high: &Dim) -> Option<Dim> {
     if let (Some(n), Some(at), Some(high)) = (size.known(), at.known(), high.known()) {
         let front = if at < 0 { at.saturating_add(n) } else { at };
@@ -80,10 +80,10 @@ fn clamp(size: &Dim, at: &Dim, low: &Dim, high: &Dim) -> Option<Dim> {
     }
     match at.known() {
         Some(0) => Some(low.clone().maximum(&Dim::from(0_i64))),
-        // As far as possible.
+        // Conventional values for the end and the start of an axis.
         Some(n) if n >= i64::from(i32::MAX) => Some(high.clone()),
         Some(n) if n <= -i64::from(i32::MAX) => Some(low.clone()),
-        // Within the axis whatever its size is, or else cut.
+        // Clamped unless it is within the axis for every size.
         Some(n) if n > 0 => Some(if high.at_least(n) { at.clone() } else { at.minimum(high) }),
         Some(n) => {
             let front = plus(size, n);
@@ -95,14 +95,14 @@ fn clamp(size: &Dim, at: &Dim, low: &Dim, high: &Dim) -> Option<Dim> {
     }
 }
 
-/// Whether `at` is provably no larger than `size`.
+/// Whether `at ≤ size` for all values of the symbols.
 fn inside(at: &Dim, size: &Dim) -> bool {
     (size - at).at_least(0)
 }
 
-/// How many elements lie from `start` to `end`, at least none.
+/// The number of elements from `start` to `end`.
 fn extent(size: &Dim, start: &Dim, end: &Dim, step: i64) -> Dim {
-    // From a place inside to the end, or from the front.
+    // The span is not negative if it ends at the end or starts at the front.
     let ordered = step > 0 && (end == size || start.known() == Some(0));
     let span = if step > 0 { end - start } else { start - end };
     let count = span.ceil_div(&Dim::from(step.checked_abs().unwrap_or(i64::MAX)));
@@ -113,7 +113,7 @@ fn extent(size: &Dim, start: &Dim, end: &Dim, step: i64) -> Dim {
     }
 }
 
-/// `Gather`: the axis gives way to the axes of the indices.
+/// `Gather`: the axes of the indices replace `axis`.
 pub(super) fn gather(cx: &Cx) -> Facts {
     let dtype = cx.dtype(0);
     let Some(data) = cx.shape(0) else { return one(dtype, None) };
@@ -127,17 +127,17 @@ pub(super) fn gather(cx: &Cx) -> Facts {
     Ok(vec![filled(dtype, Some(shape), content)])
 }
 
-/// The shape of the second input: `GatherElements`.
+/// `GatherElements`: the shape of the indices.
 pub(super) fn gather_elements(cx: &Cx) -> Facts {
     if let (Some(a), Some(b)) = (cx.rank(0), cx.rank(1))
         && a != b
     {
         return Err(format!("{} and {} differ in rank", cx.name(0), cx.name(1)));
     }
-    one(cx.dtype(0), cx.shape(1).map(<[Dim]>::to_vec))
+    one(cx.dtype(0), cx.dims(1))
 }
 
-/// `GatherND`: the last axis of the indices counts the axes that they select from.
+/// `GatherND`: the last axis of the indices holds a position for each indexed axis.
 pub(super) fn gather_nd(cx: &Cx) -> Facts {
     let batch = cx.size("batch_dims", 0);
     let (Some(data), Some(indices)) = (cx.shape(0), cx.shape(1)) else { return one(cx.dtype(0), None) };
@@ -146,21 +146,21 @@ pub(super) fn gather_nd(cx: &Cx) -> Facts {
             let Some(depth) = last.size() else { return one(cx.dtype(0), None) };
             let skip = batch.checked_add(depth).filter(|&s| s <= data.len());
             let Some(skip) = skip else {
-                return Err(format!("{} selects from more axes than {} has", cx.name(1), cx.name(0)));
+                return Err(format!("{} indexes more axes than {} has", cx.name(1), cx.name(0)));
             };
             [lead, &data[skip..]].concat()
         }
-        None => return Err(format!("{} has no axis", cx.name(1))),
+        None => return Err(format!("{} is a scalar", cx.name(1))),
     };
     one(cx.dtype(0), Some(shape))
 }
 
-/// `Concat`: the sizes along the axis add up, the others agree.
+/// `Concat`: the sum of the sizes along the axis; other sizes are equal.
 pub(super) fn concat(cx: &Cx) -> Facts {
     let all = 0..cx.inputs.len();
     let dtype = cx.same_dtype(all.clone())?;
     let shape = joined(cx, cx.at.int("axis", 1))?;
-    // Elements that are not known keep their place.
+    // Unknown elements are propagated as such.
     let items = |slot| match (cx.content(slot), cx.fact(slot).fixed_shape().as_deref()) {
         (Some(items), _) => Some(items.into_owned()),
         (None, Some(&[n])) if n <= dims::MAX_CONTENT => Some((0..n).map(|_| Dim::integer()).collect()),
@@ -197,7 +197,7 @@ fn joined(cx: &Cx, axis: i64) -> Shape {
     Ok(Some(shape))
 }
 
-/// `Split`: sizes given, or equal parts of which the last may be smaller.
+/// `Split`: parts of given sizes, or equal parts, of which the last may be smaller.
 pub(super) fn split(cx: &Cx) -> Facts {
     let (dtype, n) = (cx.dtype(0), cx.outputs);
     let Some(from) = cx.shape(0) else { return Ok(vec![tensor(dtype, None); n]) };
@@ -208,7 +208,7 @@ pub(super) fn split(cx: &Cx) -> Facts {
             Some(sizes) => sizes.into_owned(),
             None => (0..n).map(|_| Dim::unknown()).collect(),
         },
-        // Before opset 18 the parts had to be equal.
+        // Before operator set 18, the parts must be equal.
         (None, false) if cx.at.opset() < 18 => vec![from[axis].floor_div(&Dim::from(n)); n],
         (None, false) => equal_parts(&from[axis], n),
     };
@@ -219,7 +219,7 @@ pub(super) fn split(cx: &Cx) -> Facts {
     if total.unify(&from[axis]).is_none() {
         return Err(format!("the parts of axis {axis} of {} add up to {total}", cx.name(0)));
     }
-    // Parts of a vector whose elements are followed.
+    // Content of the parts of a vector.
     let (items, mut at) = (cx.content(0), 0);
     let part = |size: Dim| {
         let mut shape = from.to_vec();
@@ -242,7 +242,7 @@ fn equal_parts(size: &Dim, n: usize) -> Vec<Dim> {
         return vec![part; n];
     }
     let rest = size - &(&part * &Dim::from(last));
-    // Known sizes that are too small for n parts leave empty ones at the end.
+    // The last parts are empty if the size is too small for n parts.
     let clip = |i: usize| match (size.known(), part.known()) {
         (Some(s), Some(p)) => Dim::from(s.saturating_sub(p.saturating_mul(i as i64)).clamp(0, p)),
         _ if i == last => rest.clone(),
@@ -251,9 +251,9 @@ fn equal_parts(size: &Dim, n: usize) -> Vec<Dim> {
     (0..n).map(clip).collect()
 }
 
-/// `TopK`: k is an attribute before opset 10.
+/// `TopK`: k is an attribute before operator set 10.
 pub(super) fn top_k(cx: &Cx) -> Facts {
-    let mut shape = cx.shape(0).map(<[Dim]>::to_vec);
+    let mut shape = cx.dims(0);
     if let Some(shape) = &mut shape {
         let axis = cx.axis("axis", -1, shape.len())?;
         let k = match cx.at.attr("k") {
@@ -264,14 +264,14 @@ pub(super) fn top_k(cx: &Cx) -> Facts {
         if let (Some(k), Some(n)) = (k.known(), shape[axis].known())
             && (k < 0 || k > n)
         {
-            return Err(format!("the largest {k} along axis {axis} of {}", cx.name(0)));
+            return Err(format!("k = {k} is out of range for axis {axis} of {}", cx.name(0)));
         }
         shape[axis] = k;
     }
     Ok(vec![tensor(cx.dtype(0), shape.clone()), tensor(Some(DataType::Int64), shape)])
 }
 
-/// `OneHot`: a new axis as long as the depth.
+/// `OneHot`: a new axis of size `depth`.
 pub(super) fn one_hot(cx: &Cx) -> Facts {
     let shape = match cx.shape(0) {
         Some(indices) => {
@@ -287,20 +287,20 @@ pub(super) fn one_hot(cx: &Cx) -> Facts {
     one(cx.dtype(2), shape)
 }
 
-/// `NonZero`: as many columns as there are elements that are not zero.
+/// `NonZero`: one column per non-zero element.
 pub(super) fn non_zero(cx: &Cx) -> Facts {
     let rank = cx.rank(0).map_or_else(Dim::unknown, Dim::from);
     one(Some(DataType::Int64), Some(vec![rank, Dim::unknown()]))
 }
 
-/// `Compress`: along an axis, or of all elements.
+/// `Compress`: along an axis, or of the flattened input.
 pub(super) fn compress(cx: &Cx) -> Facts {
     let kept = cx.numbers(1).map(|flags| flags.iter().filter(|&&f| f != 0).count());
     let kept = kept.map_or_else(Dim::unknown, Dim::from);
     if cx.at.attr("axis").is_none() {
         return one(cx.dtype(0), Some(vec![kept]));
     }
-    let mut shape = cx.shape(0).map(<[Dim]>::to_vec);
+    let mut shape = cx.dims(0);
     if let Some(shape) = &mut shape {
         let axis = cx.axis("axis", 0, shape.len())?;
         shape[axis] = kept;
@@ -308,10 +308,10 @@ pub(super) fn compress(cx: &Cx) -> Facts {
     one(cx.dtype(0), shape)
 }
 
-/// `Unique`: the values, and where they stand.
+/// `Unique`: the values, first indices, inverse indices and counts.
 pub(super) fn unique(cx: &Cx) -> Facts {
     let count = Dim::unknown();
-    let mut shape = cx.shape(0).map(<[Dim]>::to_vec);
+    let mut shape = cx.dims(0);
     let mut inverse = shape.as_deref().map_or_else(Dim::unknown, product);
     if cx.at.attr("axis").is_none() {
         shape = Some(vec![count.clone()]);
@@ -323,7 +323,7 @@ pub(super) fn unique(cx: &Cx) -> Facts {
     Ok(vec![tensor(cx.dtype(0), shape), list(count.clone()), list(inverse), list(count)])
 }
 
-/// `ArrayFeatureExtractor`: columns of the last axis.
+/// `ArrayFeatureExtractor`: selected columns of the last axis.
 pub(super) fn array_features(cx: &Cx) -> Facts {
     let Some(dims) = cx.shape(0) else { return one(cx.dtype(0), None) };
     let count = cx.shape(1).map_or_else(Dim::unknown, product);
@@ -338,10 +338,10 @@ pub(super) fn array_features(cx: &Cx) -> Facts {
     one(cx.dtype(0), Some(shape).filter(|s| s.len() <= MAX_RANK))
 }
 
-/// The first input, changed in places: `Scatter…`. The updates must be of its type.
+/// `Scatter…`: shape and type of the first input; the updates have the same type.
 pub(super) fn scatter(cx: &Cx) -> Facts {
     let dtype = cx.same_dtype([0, 2])?;
-    let shape = cx.shape(0).map(<[Dim]>::to_vec);
+    let shape = cx.dims(0);
     let indices = cx.shape(1);
     if cx.at.op() != "ScatterND"
         && let (Some(indices), Some(updates)) = (indices, cx.shape(2))
@@ -349,7 +349,7 @@ pub(super) fn scatter(cx: &Cx) -> Facts {
     {
         return Err(format!("{} and {} differ in rank", cx.name(1), cx.name(2)));
     }
-    // One element of a followed vector.
+    // Content of a vector with updates.
     let content = match (cx.content(0), cx.numbers(1), cx.content(2)) {
         (Some(items), Some(at), Some(new)) if cx.at.attr("reduction").is_none() && at.len() == new.len() => {
             let mut items = items.into_owned();

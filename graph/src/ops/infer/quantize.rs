@@ -4,10 +4,10 @@ use super::cx::{Cx, Facts, one, tensor};
 use crate::{DataType, Dim};
 
 fn like(cx: &Cx, dtype: Option<DataType>) -> Facts {
-    one(dtype, cx.shape(0).map(<[Dim]>::to_vec))
+    one(dtype, cx.dims(0))
 }
 
-/// `QuantizeLinear`: to the type of the zero point, or attribute `output_dtype`, or uint8.
+/// `QuantizeLinear`: type of the zero point, or attribute `output_dtype`, or uint8.
 pub(super) fn quantize(cx: &Cx) -> Facts {
     let asked = cx.dtype_attr("output_dtype");
     let dtype = match cx.input(2) {
@@ -17,7 +17,7 @@ pub(super) fn quantize(cx: &Cx) -> Facts {
     like(cx, dtype)
 }
 
-/// `DequantizeLinear`: to attribute `output_dtype`, or the type of the scale.
+/// `DequantizeLinear`: type from attribute `output_dtype`, or of the scale.
 pub(super) fn dequantize(cx: &Cx) -> Facts {
     like(cx, cx.dtype_attr("output_dtype").or(cx.dtype(1)))
 }
@@ -25,26 +25,26 @@ pub(super) fn dequantize(cx: &Cx) -> Facts {
 /// `DynamicQuantizeLinear`: data, scale, zero point.
 pub(super) fn dynamic(cx: &Cx) -> Facts {
     let byte = Some(DataType::Uint8);
-    let data = tensor(byte, cx.shape(0).map(<[Dim]>::to_vec));
+    let data = tensor(byte, cx.dims(0));
     Ok(vec![data, tensor(Some(DataType::Float), Some(vec![])), tensor(byte, Some(vec![]))])
 }
 
-/// Elementwise on quantized data, such as `QLinearSigmoid`: shape and type of the first input.
+/// Elementwise operators on quantized data, such as `QLinearSigmoid`: shape and type of the first input.
 pub(super) fn qlinear_unary(cx: &Cx) -> Facts {
     like(cx, cx.dtype(0))
 }
 
-/// `QLinearAdd`, `QLinearMul`: A, its scale and zero point, B with its own, then those of the result.
+/// `QLinearAdd`, `QLinearMul`: A, B and the result, each with scale and zero point.
 pub(super) fn qlinear_binary(cx: &Cx) -> Facts {
     one(cx.dtype(0), super::elementwise::broadcast(cx, [0, 3])?)
 }
 
-/// `QLinearWhere`: condition, X with scale and zero point, Y with its own.
+/// `QLinearWhere`: condition, X and Y, each with scale and zero point.
 pub(super) fn qlinear_where(cx: &Cx) -> Facts {
     one(cx.dtype(1), super::elementwise::broadcast(cx, [0, 1, 4])?)
 }
 
-/// `QLinearConcat`: scale and zero point of the result, then (tensor, scale, zero point) each.
+/// `QLinearConcat`: scale and zero point of the result, then (tensor, scale, zero point) per part.
 pub(super) fn qlinear_concat(cx: &Cx) -> Facts {
     let tensors: Vec<_> = (2..cx.inputs.len()).step_by(3).collect();
     let shapes: Option<Vec<_>> = tensors.iter().map(|&slot| cx.shape(slot)).collect();
@@ -58,7 +58,7 @@ pub(super) fn qlinear_concat(cx: &Cx) -> Facts {
     one(cx.dtype(1), Some(shape))
 }
 
-/// `QLinearAveragePool` and `QLinearGlobalAveragePool` as their float counterparts, unless channels are last.
+/// `QLinearAveragePool` and `QLinearGlobalAveragePool`: as the float operators; only the rank with channels last.
 pub(super) fn qlinear_pool(cx: &Cx) -> Facts {
     if cx.at.int("channels_last", 0) != 0 {
         return one(cx.dtype(0), cx.rank(0).and_then(super::dims::unknowns));
@@ -72,13 +72,13 @@ pub(super) fn qlinear_pool(cx: &Cx) -> Facts {
     }
 }
 
-/// `MatMulNBits` and relatives: `[…,K]` times a packed `[N,K]`.
+/// `MatMulNBits`, `MatMulBnb4`, `MatMulFpQ4`: `[…,K]` times a packed `[N,K]`.
 pub(super) fn mat_mul_bits(cx: &Cx) -> Facts {
-    let mut shape = cx.shape(0).map(<[Dim]>::to_vec);
+    let mut shape = cx.dims(0);
     if let Some(last) = shape.as_mut().and_then(|s| s.last_mut()) {
         let (k, n) = (Dim::from(cx.at.int("K", 0)), Dim::from(cx.at.int("N", 0)));
         if last.unify(&k).is_none() {
-            return Err(format!("{} has not {k} columns", cx.name(0)));
+            return Err(format!("{} does not have {k} columns", cx.name(0)));
         }
         *last = n;
     }

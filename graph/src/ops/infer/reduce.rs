@@ -7,8 +7,8 @@ use super::{
 };
 use crate::{DataType, Dim};
 
-/// `Reduce…`: the axes are an attribute before opset 18 (`ReduceSum`: 13); none given means all, or none at
-/// all with `noop_with_empty_axes`.
+/// `Reduce…`: the axes are an attribute before operator set 18 (`ReduceSum`: 13). No axes means all, or none with
+/// `noop_with_empty_axes`.
 pub(super) fn reduce(cx: &Cx) -> Facts {
     let content = match (cx.at.op(), cx.rank(0), cx.content(0)) {
         ("ReduceProd", Some(1), Some(items)) => Some(vec![product(&items)]),
@@ -35,21 +35,21 @@ fn reduced(cx: &Cx) -> Shape {
         Ints::Known(axes) => axes,
         Ints::Absent => vec![],
         Ints::Unknown if keep => return Ok(unknowns(dims.len())),
-        // An axis given twice counts once, so even the rank is open.
+        // Duplicate axes count once, so the rank is unknown.
         Ints::Unknown => return Ok(None),
     };
     if axes.is_empty() && cx.at.int("noop_with_empty_axes", 0) == 1 {
         return Ok(Some(dims.to_vec()));
     }
-    let gone = if axes.is_empty() { vec![true; dims.len()] } else { flags(&axes, dims.len())? };
+    let reduced = if axes.is_empty() { vec![true; dims.len()] } else { flags(&axes, dims.len())? };
     let one = keep.then(|| Dim::from(1_i64));
-    let left = dims.iter().zip(gone).filter_map(|(d, gone)| if gone { one.clone() } else { Some(d.clone()) });
-    Ok(Some(left.collect()))
+    let kept = dims.iter().zip(reduced).filter_map(|(d, r)| if r { one.clone() } else { Some(d.clone()) });
+    Ok(Some(kept.collect()))
 }
 
 /// `ArgMax` and `ArgMin`.
 pub(super) fn arg(cx: &Cx) -> Facts {
-    let mut shape = cx.shape(0).map(<[Dim]>::to_vec);
+    let mut shape = cx.dims(0);
     if let Some(shape) = &mut shape {
         let axis = cx.axis("axis", 0, shape.len())?;
         if cx.at.int("keepdims", 1) == 1 {
@@ -61,7 +61,7 @@ pub(super) fn arg(cx: &Cx) -> Facts {
     one(Some(DataType::Int64), shape)
 }
 
-/// `Det`: of the last two axes.
+/// `Det`: determinants of the last two axes.
 pub(super) fn det(cx: &Cx) -> Facts {
     let shape = match cx.shape(0) {
         Some([lead @ .., m, n]) => {
@@ -69,20 +69,16 @@ pub(super) fn det(cx: &Cx) -> Facts {
             m.unify(n).ok_or_else(square)?;
             Some(lead.to_vec())
         }
-        Some(_) => return Err(format!("{} is no matrix", cx.name(0))),
+        Some(_) => return Err(format!("{} has no two axes", cx.name(0))),
         None => None,
     };
     one(cx.dtype(0), shape)
 }
 
-/// The negative log likelihood and cross entropy losses: one loss per place, or their sum or mean.
+/// `NegativeLogLikelihoodLoss`, `SoftmaxCrossEntropyLoss`: losses per label, or their sum or mean.
 pub(super) fn loss(cx: &Cx) -> Facts {
     let dtype = cx.dtype(0);
-    let shape = if cx.at.string("reduction", "mean") == "none" {
-        cx.shape(1).map(<[Dim]>::to_vec)
-    } else {
-        Some(vec![])
-    };
-    let scores = cx.shape(0).map(<[Dim]>::to_vec);
+    let shape = if cx.at.string("reduction", "mean") == "none" { cx.dims(1) } else { Some(vec![]) };
+    let scores = cx.dims(0);
     Ok(vec![super::cx::tensor(dtype, shape), super::cx::tensor(dtype, scores)])
 }

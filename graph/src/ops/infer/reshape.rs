@@ -1,4 +1,4 @@
-//! Operators that only arrange axes anew: `Reshape`, `Transpose`, `Squeeze`, `Expand`, `Tile` and the like.
+//! Operators that rearrange axes: `Reshape`, `Transpose`, `Squeeze`, `Expand`, `Tile`, ….
 
 use super::{
     cx::{Cx, Facts, Ints, Shape, filled, one},
@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{DataType, Dim};
 
-/// `Shape`: of the axes from `start` to `end`.
+/// `Shape`: the sizes of the axes from `start` to `end`.
 pub(super) fn shape(cx: &Cx) -> Facts {
     let Some(dims) = cx.shape(0) else { return one(Some(DataType::Int64), unknowns(1)) };
     let clamp = |name, default| {
@@ -25,41 +25,40 @@ pub(super) fn size(cx: &Cx) -> Facts {
     Ok(vec![filled(Some(DataType::Int64), Some(vec![]), count)])
 }
 
-/// `Reshape`: 0 copies an axis, -1 takes what is left.
+/// `Reshape`: 0 copies a size, -1 is inferred.
 pub(super) fn reshape(cx: &Cx) -> Facts {
     let dtype = cx.dtype(0);
-    let wanted: Vec<Dim> = match (cx.at.ints("shape"), cx.content(1)) {
+    let target: Vec<Dim> = match (cx.at.ints("shape"), cx.content(1)) {
         (Some(ints), _) if ints.len() <= MAX_RANK => ints.iter().map(|&n| Dim::from(n)).collect(),
         (None, Some(content)) => content.into_owned(),
         _ => {
-            let rank = cx.shape(1).and_then(|s| s.first()).and_then(Dim::size);
+            let rank = cx.length(1);
             return one(dtype, rank.and_then(unknowns));
         }
     };
-    let shape = reshaped(cx, &wanted)?;
-    // A scalar or vector keeps its elements.
+    let shape = reshaped(cx, &target)?;
+    // Scalars and vectors keep their content.
     let content = cx.content(0).map(std::borrow::Cow::into_owned);
     Ok(vec![filled(dtype, Some(shape), content)])
 }
 
-fn reshaped(cx: &Cx, wanted: &[Dim]) -> Result<Vec<Dim>, String> {
+fn reshaped(cx: &Cx, target: &[Dim]) -> Result<Vec<Dim>, String> {
     let (from, allow_zero) = (cx.shape(0), cx.at.int("allowzero", 0) == 1);
     let (mut dims, mut open) = (vec![], vec![]);
-    for (axis, dim) in wanted.iter().enumerate() {
+    for (axis, dim) in target.iter().enumerate() {
         dims.push(match dim.known() {
             Some(0) if !allow_zero => match from {
-                Some(from) => from
-                    .get(axis)
-                    .cloned()
-                    .ok_or_else(|| format!("axis {axis} cannot be copied, {} has none such", cx.name(0)))?,
+                Some(from) => from.get(axis).cloned().ok_or_else(|| {
+                    format!("size 0 copies axis {axis}, which {} does not have", cx.name(0))
+                })?,
                 None => Dim::unknown(),
             },
             Some(-1) => {
                 open.push(axis);
                 Dim::unknown()
             }
-            Some(n) if n < -1 => return Err(format!("{n} is no size to reshape to")),
-            // It may turn out to be 0 or -1.
+            Some(n) if n < -1 => return Err(format!("size {n} is negative")),
+            // The value may be 0 or -1.
             None if !dim.is_of_sizes() => {
                 open.push(axis);
                 Dim::unknown()
@@ -67,11 +66,11 @@ fn reshaped(cx: &Cx, wanted: &[Dim]) -> Result<Vec<Dim>, String> {
             _ => dim.clone(),
         });
     }
-    if wanted.iter().filter(|d| d.known() == Some(-1)).count() > 1 {
-        return Err(format!("more than one size is left open in {}", show(wanted)));
+    if target.iter().filter(|d| d.known() == Some(-1)).count() > 1 {
+        return Err(format!("{} has more than one -1", show(target)));
     }
     let Some(from) = from else { return Ok(dims) };
-    let cannot = || format!("{} cannot be reshaped to {}", cx.name(0), show(wanted));
+    let cannot = || format!("{} cannot be reshaped to {}", cx.name(0), show(target));
     match open.as_slice() {
         [] => {
             let (a, b) = (product(from).known(), product(&dims).known());
@@ -79,20 +78,20 @@ fn reshaped(cx: &Cx, wanted: &[Dim]) -> Result<Vec<Dim>, String> {
                 return Err(cannot());
             }
         }
-        // Whether it is -1 or a number, only one fits.
+        // For -1 and for a number, the remaining factor is the only valid size.
         &[axis] => {
             let others = dims.iter().enumerate().filter(|d| d.0 != axis).map(|d| d.1);
-            dims[axis] = left_over(from, others.cloned().collect()).ok_or_else(cannot)?;
+            dims[axis] = remaining_factor(from, others.cloned().collect()).ok_or_else(cannot)?;
         }
         _ => {}
     }
     Ok(dims)
 }
 
-/// The factor by which `dims` hold less than `from`; `None` if there is certainly none.
-fn left_over(from: &[Dim], mut dims: Vec<Dim>) -> Option<Dim> {
+/// The quotient of the element counts of `from` and `dims`; `None` if it is certainly not an integer.
+fn remaining_factor(from: &[Dim], mut dims: Vec<Dim>) -> Option<Dim> {
     let mut from = from.to_vec();
-    // Zero sizes leave the factor open. Equal factors go first: they may be no polynomials.
+    // With a size of 0, the factor is unknown. Equal sizes are cancelled first: they may not be polynomials.
     if dims.iter().chain(&from).any(|d| d.known() == Some(0)) {
         return Some(Dim::unknown());
     }
@@ -107,16 +106,16 @@ fn left_over(from: &[Dim], mut dims: Vec<Dim>) -> Option<Dim> {
     match (all.exact_div(&part), all.known().zip(part.known())) {
         (Some(quotient), _) => Some(quotient),
         (None, Some(_)) => None,
-        // The model is only valid where nothing remains, so rounding down changes nothing.
+        // In a valid model the division is exact.
         (None, None) => Some(all.floor_div(&part)),
     }
 }
 
-/// `Flatten`: to a matrix.
+/// `Flatten`: a matrix.
 pub(super) fn flatten(cx: &Cx) -> Facts {
     let Some(dims) = cx.shape(0) else { return one(cx.dtype(0), unknowns(2)) };
     let at = cx.at.int("axis", 1);
-    // The axis may be one past the last.
+    // The rank is a valid axis.
     let at = if at == dims.len() as i64 { dims.len() } else { dims::axis(at, dims.len())? };
     one(cx.dtype(0), Some(vec![product(&dims[..at]), product(&dims[at..])]))
 }
@@ -133,16 +132,16 @@ pub(super) fn transpose(cx: &Cx) -> Facts {
 }
 
 fn permuted(cx: &Cx, dims: &[Dim], perm: &[i64]) -> Result<Vec<Dim>, String> {
-    let no = || format!("{perm:?} is no permutation of the axes of {}", cx.name(0));
+    let invalid = || format!("{perm:?} is not a permutation of the axes of {}", cx.name(0));
     let mut left: Vec<_> = dims.iter().map(Some).collect();
     if perm.len() != dims.len() {
-        return Err(no());
+        return Err(invalid());
     }
     let mut take = |&p: &i64| left.get_mut(usize::try_from(p).ok()?)?.take().cloned();
-    perm.iter().map(|p| take(p).ok_or_else(no)).collect()
+    perm.iter().map(|p| take(p).ok_or_else(invalid)).collect()
 }
 
-/// The axes as a set of flags; each must lie inside.
+/// A flag for every axis that is in `axes`.
 pub(super) fn flags(axes: &[i64], rank: usize) -> Result<Vec<bool>, String> {
     let mut set = vec![false; rank];
     for &axis in axes {
@@ -151,7 +150,7 @@ pub(super) fn flags(axes: &[i64], rank: usize) -> Result<Vec<bool>, String> {
     Ok(set)
 }
 
-/// `Squeeze`: axes of size 1 away.
+/// `Squeeze`: removes axes of size 1.
 pub(super) fn squeeze(cx: &Cx) -> Facts {
     let content = cx.content(0).map(std::borrow::Cow::into_owned);
     Ok(vec![filled(cx.dtype(0), squeezed(cx)?, content)])
@@ -160,24 +159,24 @@ pub(super) fn squeeze(cx: &Cx) -> Facts {
 fn squeezed(cx: &Cx) -> Shape {
     let axes = cx.ints_or_input("axes", 1);
     let Some(dims) = cx.shape(0) else { return Ok(None) };
-    let gone = match axes {
+    let removed = match axes {
         Ints::Known(axes) => flags(&axes, dims.len())?,
         Ints::Unknown => {
-            let count = cx.shape(1).and_then(|s| s.first()).and_then(Dim::size);
+            let count = cx.length(1);
             return Ok(count.and_then(|n| dims.len().checked_sub(n)).and_then(unknowns));
         }
-        // Without axes all of size 1 go: every size must be known.
+        // Without axes, all of size 1 are removed, so every size must be known.
         Ints::Absent if dims.iter().all(|d| d.known().is_some() || d.at_least(2)) => {
             dims.iter().map(|d| d.known() == Some(1)).collect()
         }
         Ints::Absent => return Ok(None),
     };
     let mut kept = vec![];
-    for (axis, (dim, gone)) in dims.iter().zip(gone).enumerate() {
+    for (axis, (dim, removed)) in dims.iter().zip(removed).enumerate() {
         match dim.known() {
-            _ if !gone => kept.push(dim.clone()),
+            _ if !removed => kept.push(dim.clone()),
             Some(n) if n != 1 => {
-                return Err(format!("axis {axis} of {} has not size 1", cx.name(0)));
+                return Err(format!("axis {axis} of {} does not have size 1", cx.name(0)));
             }
             _ => {}
         }
@@ -185,7 +184,7 @@ fn squeezed(cx: &Cx) -> Shape {
     Ok(Some(kept))
 }
 
-/// `Unsqueeze`: axes of size 1 put in.
+/// `Unsqueeze`: inserts axes of size 1.
 pub(super) fn unsqueeze(cx: &Cx) -> Facts {
     let content = cx.content(0).map(std::borrow::Cow::into_owned);
     Ok(vec![filled(cx.dtype(0), unsqueezed(cx)?, content)])
@@ -194,7 +193,7 @@ pub(super) fn unsqueeze(cx: &Cx) -> Facts {
 fn unsqueezed(cx: &Cx) -> Shape {
     let Some(dims) = cx.shape(0) else { return Ok(None) };
     let Ints::Known(axes) = cx.ints_or_input("axes", 1) else {
-        let count = cx.shape(1).and_then(|s| s.first()).and_then(Dim::size);
+        let count = cx.length(1);
         return Ok(count.and_then(|n| n.checked_add(dims.len())).and_then(unknowns));
     };
     let rank = dims.len() + axes.len();
@@ -203,18 +202,18 @@ fn unsqueezed(cx: &Cx) -> Shape {
     }
     let new = flags(&axes, rank)?;
     if new.iter().filter(|&&n| n).count() != axes.len() {
-        return Err(format!("an axis is given twice in {axes:?}"));
+        return Err(format!("{axes:?} has a duplicate axis"));
     }
     let mut old = dims.iter().cloned();
     let size = |new| if new { Some(Dim::from(1_i64)) } else { old.next() };
     Ok(new.into_iter().map(size).collect())
 }
 
-/// `Expand`: broadcast to a shape that is computed.
+/// `Expand`: broadcasts to the shape in the second input.
 pub(super) fn expand(cx: &Cx) -> Facts {
     let (dtype, dims) = (cx.dtype(0), cx.shape(0));
     let Some(to) = cx.content(1) else {
-        let to = cx.shape(1).and_then(|s| s.first()).and_then(Dim::size);
+        let to = cx.length(1);
         let shape = match (dims, to.and_then(unknowns)) {
             (Some(dims), Some(to)) => Some(dims::broadcast(dims, &to)?),
             _ => None,
@@ -232,16 +231,16 @@ pub(super) fn expand(cx: &Cx) -> Facts {
     Ok(vec![filled(dtype, Some(shape), content)])
 }
 
-/// `Tile`: repeated along each axis.
+/// `Tile`: repeats each axis.
 pub(super) fn tile(cx: &Cx) -> Facts {
     let Some(dims) = cx.shape(0) else { return one(cx.dtype(0), None) };
-    // In opset 1 there were `tiles` and `axis` instead of a list.
+    // Operator set 1 has inputs `tiles` and `axis` instead of a list.
     if cx.inputs.len() == 3 {
         return one(cx.dtype(0), unknowns(dims.len()));
     }
     let Some(repeats) = cx.content(1) else { return one(cx.dtype(0), unknowns(dims.len())) };
     if repeats.len() != dims.len() {
-        return Err(format!("{} repeats for {}", repeats.len(), cx.name(0)));
+        return Err(format!("{} repeats do not fit {}", repeats.len(), cx.name(0)));
     }
     let shape: Vec<_> = dims.iter().zip(repeats.iter()).map(|(d, r)| d * r).collect();
     let content = match (shape.as_slice(), cx.content(0)) {
@@ -262,10 +261,12 @@ pub(super) fn blocks(cx: &Cx) -> Facts {
     let b = Dim::from(block);
     let area = &b * &b;
     if block < 1 {
-        return Err(format!("blocks of size {block}"));
+        return Err(format!("the block size {block} is not positive"));
     }
     let part = |dim: &Dim, by: &Dim| match dim.exact_div(by) {
-        None if dim.known().is_some() => Err(format!("{} does not split into blocks of {block}", cx.name(0))),
+        None if dim.known().is_some() => {
+            Err(format!("{} is not divisible into blocks of {block}", cx.name(0)))
+        }
         quotient => Ok(quotient.unwrap_or_else(|| dim.floor_div(by))),
     };
     let shape = if to_space {
@@ -276,7 +277,7 @@ pub(super) fn blocks(cx: &Cx) -> Facts {
     one(cx.dtype(0), Some(shape))
 }
 
-/// `Pad`: `pads` hold begins, then ends, of all axes or of `axes`.
+/// `Pad`: `pads` holds all begins, then all ends, of all axes or of `axes`.
 pub(super) fn pad(cx: &Cx) -> Facts {
     let Some(dims) = cx.shape(0) else { return one(cx.dtype(0), None) };
     let ints = cx.at.ints("pads").or_else(|| cx.at.ints("paddings"));
@@ -297,13 +298,13 @@ pub(super) fn pad(cx: &Cx) -> Facts {
         let axis = dims::axis(axis, dims.len())?;
         shape[axis] = &(&shape[axis] + &pads[i]) + &pads[i + axes.len()];
         if shape[axis].known().is_some_and(|n| n < 0) {
-            return Err(format!("axis {axis} of {} would be cut below zero", cx.name(0)));
+            return Err(format!("the padded size of axis {axis} of {} is negative", cx.name(0)));
         }
     }
     one(cx.dtype(0), Some(shape))
 }
 
-/// `CenterCropPad`: the axes get the sizes asked for.
+/// `CenterCropPad`: the sizes of the second input, of all axes or of `axes`.
 pub(super) fn center_crop_pad(cx: &Cx) -> Facts {
     let Some(dims) = cx.shape(0) else { return one(cx.dtype(0), None) };
     let axes = cx.at.ints("axes").map_or_else(|| (0..dims.len() as i64).collect(), <[i64]>::to_vec);

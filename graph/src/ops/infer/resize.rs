@@ -7,14 +7,14 @@ use super::{
 };
 use crate::{Attribute, Dim};
 
-/// `Resize` and `Upsample`: to sizes, or by scales.
+/// `Resize` and `Upsample`, by sizes or by scales.
 pub(super) fn resize(cx: &Cx) -> Facts {
     one(cx.dtype(0), resized(cx)?)
 }
 
 fn resized(cx: &Cx) -> Shape {
     let Some(dims) = cx.shape(0) else { return Ok(None) };
-    // Inputs: (x, scales) in `Upsample` and opset 10, later (x, roi, scales, sizes).
+    // Inputs: (x, scales) in `Upsample` and operator set 10, else (x, roi, scales, sizes).
     let short = cx.at.op() == "Upsample" || cx.at.opset() < 11;
     let scales_slot = if short { 1 } else { 2 };
     let axes = match cx.at.ints("axes") {
@@ -23,7 +23,7 @@ fn resized(cx: &Cx) -> Shape {
     };
     let mut shape = dims.to_vec();
     if !short && cx.input(3).is_some() {
-        let Some(sizes) = cx.content(3) else { return Ok(open(dims, &axes)) };
+        let Some(sizes) = cx.content(3) else { return Ok(with_unknown(dims, &axes)) };
         if sizes.len() != axes.len() {
             return Err(format!("{} sizes for {} axes", sizes.len(), axes.len()));
         }
@@ -33,18 +33,18 @@ fn resized(cx: &Cx) -> Shape {
     }
     let scales: Option<Vec<f64>> = match cx.at.attr("scales") {
         Some(Attribute::Floats(v)) => Some(v.iter().map(|&f| f64::from(f)).collect()),
-        // Opset 1 of `Upsample` has two attributes.
+        // `Upsample` of operator set 1 has two attributes.
         _ if cx.at.attr("height_scale").is_some() && dims.len() == 4 => {
             Some(vec![1.0, 1.0, cx.at.float("height_scale", 1.0), cx.at.float("width_scale", 1.0)])
         }
         _ => cx.floats(scales_slot),
     };
     let cropped = cx.at.string("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize";
-    let Some(scales) = scales.filter(|_| !cropped) else { return Ok(open(dims, &axes)) };
-    // An empty list stands for "not given" in opset 11.
+    let Some(scales) = scales.filter(|_| !cropped) else { return Ok(with_unknown(dims, &axes)) };
+    // In operator set 11, an empty list means that scales are omitted.
     if scales.len() != axes.len() {
         return if scales.is_empty() {
-            Ok(open(dims, &axes))
+            Ok(with_unknown(dims, &axes))
         } else {
             Err(format!("{} scales for {} axes", scales.len(), axes.len()))
         };
@@ -55,7 +55,7 @@ fn resized(cx: &Cx) -> Shape {
     Ok(Some(shape))
 }
 
-fn open(dims: &[Dim], axes: &[usize]) -> Option<Vec<Dim>> {
+fn with_unknown(dims: &[Dim], axes: &[usize]) -> Option<Vec<Dim>> {
     let mut shape = dims.to_vec();
     for &axis in axes {
         shape[axis] = Dim::unknown();
@@ -63,13 +63,13 @@ fn open(dims: &[Dim], axes: &[usize]) -> Option<Vec<Dim>> {
     Some(shape)
 }
 
-/// `⌊scale · size⌋`, in f32 as the operator computes it.
+/// `⌊scale · size⌋`, computed in f32 as by the operator.
 fn scaled(size: &Dim, scale: f64) -> Dim {
     match (size.known(), dyadic(scale)) {
         (_, Some((1, 1))) => size.clone(),
         (Some(n), _) => {
             let scaled = (scale as f32 * n as f32).floor();
-            // Beyond 2^24 f32 has no exact integers.
+            // Integers are exact in f32 below 2²⁴.
             if (0.0..16_777_216.0).contains(&scaled) { Dim::from(scaled as i64) } else { Dim::unknown() }
         }
         (None, Some((n, d))) => (size * &Dim::from(n)).floor_div(&Dim::from(d)),
@@ -77,7 +77,7 @@ fn scaled(size: &Dim, scale: f64) -> Dim {
     }
 }
 
-/// The sizes where `keep_aspect_ratio_policy` makes one scale of all: the smallest or largest.
+/// The sizes after `keep_aspect_ratio_policy`, which applies the smallest or largest scale to all axes.
 fn kept_ratio(cx: &Cx, dims: &[Dim], axes: &[usize], sizes: &[Dim]) -> Vec<Dim> {
     let policy = cx.at.string("keep_aspect_ratio_policy", "stretch");
     if policy == "stretch" {

@@ -1,5 +1,5 @@
-//! Recurrent layers: X `[T,B,in]`, W `[D,gates·H,in]`, R `[D,gates·H,H]` for D directions; quantized weights are
-//! transposed, `[D,in,gates·H]` and `[D,H,gates·H]`.
+//! Recurrent layers: X `[T,B,in]`, W `[D,gates·H,in]` and R `[D,gates·H,H]` for D directions. Quantized weights are
+//! transposed: `[D,in,gates·H]` and `[D,H,gates·H]`.
 
 use super::{
     cx::{Cx, Facts, tensor},
@@ -7,12 +7,12 @@ use super::{
 };
 use crate::Dim;
 
-/// `LSTM`, `GRU` and `RNN`: all states `[T,D,B,H]`, the last ones `[D,B,H]`.
+/// `LSTM`, `GRU` and `RNN`: all states `[T,D,B,H]` and the last states `[D,B,H]`.
 pub(super) fn rnn(cx: &Cx) -> Facts {
     for slot in [0, 1, 2] {
         cx.expect_rank(slot, 3)?;
     }
-    // Quantized weights have a type and a layout of their own.
+    // Quantized weights have another type and layout.
     let quantized = cx.at.op() == "DynamicQuantizeLSTM";
     let dtype = if quantized { cx.dtype(0) } else { cx.same_dtype([0, 1, 2])? };
     let gates = match cx.at.op() {
@@ -40,7 +40,7 @@ pub(super) fn rnn(cx: &Cx) -> Facts {
     }
     let (time, batch) = (cx.dim(0, 0), cx.dim(0, 1));
     let (all, last) = if cx.at.int("layout", 0) != 0 {
-        // Batch first; then X is [B,T,in].
+        // Batch first: X is [B,T,in].
         let (batch, time) = (time, batch);
         (vec![batch.clone(), time, directions.clone(), hidden.clone()], vec![batch, directions, hidden])
     } else {

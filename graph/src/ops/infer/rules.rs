@@ -1,16 +1,16 @@
-//! Which shape rule an operator has: the one list of all.
+//! The shape rules of all operators.
 
 use super::{
     attention, create, cx::Rule, elementwise as each, matmul, microsoft, ml, norm, pieces, quantize, reduce,
     reshape, resize, rnn, sequence, signal, window,
 };
 
-/// The rule of an operator; `None` if there is none (control flow is in `control`).
+/// The rule of an operator; `None` without one. Control flow is in `control`.
 pub(super) fn find(domain: &str, op: &str) -> Option<Rule> {
     match domain {
-        "" => standard(op),
-        "ai.onnx.ml" => classical(op),
-        "com.microsoft" => of_microsoft(op),
+        "" => standard_op(op),
+        "ai.onnx.ml" => ml_op(op),
+        "com.microsoft" => microsoft_op(op),
         "ai.onnx.preview" => (op == "FlexAttention").then_some(attention::flex as Rule),
         "ai.onnx.preview.training" | "ai.onnx.training" => match op {
             "Adagrad" | "Adam" | "Momentum" => Some(each::optimizer),
@@ -20,9 +20,9 @@ pub(super) fn find(domain: &str, op: &str) -> Option<Rule> {
     }
 }
 
-fn standard(op: &str) -> Option<Rule> {
+fn standard_op(op: &str) -> Option<Rule> {
     Some(match op {
-        // Element by element
+        // Elementwise
         "Acos"
         | "Acosh"
         | "Affine"
@@ -72,7 +72,7 @@ fn standard(op: &str) -> Option<Rule> {
         | "TensorScatter"
         | "ThresholdedRelu"
         | "Trilu" => each::like,
-        "Abs" | "Ceil" | "Floor" | "Neg" | "Relu" | "Round" | "Sign" => each::unary_followed,
+        "Abs" | "Ceil" | "Floor" | "Neg" | "Relu" | "Round" | "Sign" => each::unary_with_content,
         "IsInf" | "IsNaN" | "RegexFullMatch" => each::predicate,
         "Bernoulli" | "RandomNormalLike" | "RandomUniformLike" => each::like_typed,
         "Identity" => each::identity,
@@ -101,7 +101,7 @@ fn standard(op: &str) -> Option<Rule> {
         "DepthToSpace" | "SpaceToDepth" => reshape::blocks,
         "Pad" => reshape::pad,
         "CenterCropPad" => reshape::center_crop_pad,
-        // Pieces
+        // Slicing, gathering, joining
         "Slice" => pieces::slice,
         "Gather" => pieces::gather,
         "GatherElements" => pieces::gather_elements,
@@ -114,7 +114,7 @@ fn standard(op: &str) -> Option<Rule> {
         "Compress" => pieces::compress,
         "Unique" => pieces::unique,
         "Scatter" | "ScatterElements" | "ScatterND" => pieces::scatter,
-        // Made out of little
+        // Creation
         "Constant" => create::constant,
         "ConstantOfShape" => create::constant_of_shape,
         "Range" => create::range,
@@ -184,7 +184,7 @@ fn standard(op: &str) -> Option<Rule> {
     })
 }
 
-fn classical(op: &str) -> Option<Rule> {
+fn ml_op(op: &str) -> Option<Rule> {
     Some(match op {
         "Binarizer" | "Imputer" => each::like,
         "Normalizer" | "Scaler" => ml::like_float,
@@ -200,7 +200,7 @@ fn classical(op: &str) -> Option<Rule> {
     })
 }
 
-fn of_microsoft(op: &str) -> Option<Rule> {
+fn microsoft_op(op: &str) -> Option<Rule> {
     Some(match op {
         "BiasAdd" | "BiasGelu" | "BiasSoftmax" | "FastGelu" | "Gelu" | "GroupNorm" | "Inverse" | "MoE"
         | "QMoE" | "QuickGelu" | "RotaryEmbedding" | "Trilu" => each::like,
@@ -249,8 +249,8 @@ fn of_microsoft(op: &str) -> Option<Rule> {
     })
 }
 
-/// Whether attributes do not matter for the shape, so that unknown ones (references in functions) do no harm.
+/// Whether the rule does not depend on attributes, which may be unknown references in functions.
 pub(super) fn ignores_attributes(domain: &str, op: &str) -> bool {
-    let each = [each::like as Rule, each::unary_followed, each::predicate, each::identity];
+    let each = [each::like as Rule, each::unary_with_content, each::predicate, each::identity];
     find(domain, op).is_some_and(|rule| each.iter().any(|&r| std::ptr::fn_addr_eq(r, rule)))
 }

@@ -13,7 +13,7 @@ fn item(fact: &Fact) -> Fact {
     }
 }
 
-/// Without the elements, which hold for one tensor only.
+/// The fact without content, which differs between the tensors of a sequence.
 fn without_content(fact: &Fact) -> Fact {
     tensor(fact.dtype(), fact.shape().map(<[Dim]>::to_vec))
 }
@@ -44,7 +44,7 @@ pub(super) fn insert(cx: &Cx) -> Facts {
     Ok(vec![Fact::Sequence(Box::new(tensor(dtype, all.shape().map(<[Dim]>::to_vec))))])
 }
 
-/// `SequenceErase`: the sequence, shorter.
+/// `SequenceErase`: type of the input.
 pub(super) fn erase(cx: &Cx) -> Facts {
     Ok(vec![cx.fact(0).clone()])
 }
@@ -54,9 +54,9 @@ pub(super) fn length(_: &Cx) -> Facts {
     one(Some(DataType::Int64), Some(vec![]))
 }
 
-/// `SplitToSequence`: pieces along an axis; without `keepdims` pieces of size 1 lose it.
+/// `SplitToSequence`: parts along an axis, which parts of size 1 do not have without `keepdims`.
 pub(super) fn split(cx: &Cx) -> Facts {
-    let mut shape = cx.shape(0).map(<[Dim]>::to_vec);
+    let mut shape = cx.dims(0);
     if let Some(dims) = &mut shape {
         let axis = cx.axis("axis", 0, dims.len())?;
         if cx.input(1).is_none() {
@@ -66,25 +66,25 @@ pub(super) fn split(cx: &Cx) -> Facts {
                 dims.remove(axis);
             }
         } else {
-            dims[axis] = piece(cx, &dims[axis]);
+            dims[axis] = part_size(cx, &dims[axis]);
         }
     }
     Ok(vec![Fact::Sequence(Box::new(tensor(cx.dtype(0), shape)))])
 }
 
-/// The size that all pieces have, if they have one.
-fn piece(cx: &Cx, whole: &Dim) -> Dim {
+/// The common size of all parts of an axis.
+fn part_size(cx: &Cx, size: &Dim) -> Dim {
     let Some(sizes) = cx.content(1) else { return Dim::unknown() };
     let (first, rank) = (sizes.first(), cx.rank(1));
     match (first, rank) {
-        // A scalar is the size of each, where it divides the whole.
-        (Some(n), Some(0)) if whole.exact_div(n).is_some() => n.clone(),
+        // A scalar is the size of every part if it divides the size.
+        (Some(n), Some(0)) if size.exact_div(n).is_some() => n.clone(),
         (Some(n), Some(1)) if sizes.iter().all(|s| s == n) => n.clone(),
         _ => Dim::unknown(),
     }
 }
 
-/// `ConcatFromSequence`: one size is open.
+/// `ConcatFromSequence`: the size along the axis is unknown.
 pub(super) fn concat(cx: &Cx) -> Facts {
     let item = item(cx.fact(0));
     let mut shape = item.shape().map(<[Dim]>::to_vec);
@@ -100,7 +100,7 @@ pub(super) fn concat(cx: &Cx) -> Facts {
     one(item.dtype(), shape)
 }
 
-/// `Optional`: of the input, or of attribute `type`.
+/// `Optional`: of the type of the input, or of attribute `type`.
 pub(super) fn optional(cx: &Cx) -> Facts {
     let inner = match (cx.input(0), cx.at.attr("type")) {
         (Some(_), _) => match cx.fact(0) {
@@ -113,7 +113,7 @@ pub(super) fn optional(cx: &Cx) -> Facts {
     Ok(vec![Fact::Optional(Box::new(inner))])
 }
 
-/// `OptionalGetElement`: since opset 18 also of a value that is none.
+/// `OptionalGetElement`: since operator set 18, the input may also be a tensor or a sequence.
 pub(super) fn get(cx: &Cx) -> Facts {
     Ok(vec![match cx.fact(0) {
         Fact::Optional(inner) => inner.as_ref().clone(),
@@ -121,7 +121,7 @@ pub(super) fn get(cx: &Cx) -> Facts {
     }])
 }
 
-/// A bool: `OptionalHasElement`.
+/// `OptionalHasElement`: a boolean scalar.
 pub(super) fn has(_: &Cx) -> Facts {
     one(Some(DataType::Bool), Some(vec![]))
 }
@@ -131,24 +131,24 @@ pub(super) fn string_concat(cx: &Cx) -> Facts {
     one(Some(DataType::String), super::elementwise::broadcast(cx, [0, 1])?)
 }
 
-/// `StringSplit`: the pieces along a new axis, and how many there are.
+/// `StringSplit`: the substrings along a new axis, and their number.
 pub(super) fn string_split(cx: &Cx) -> Facts {
-    let shape = || cx.shape(0).map(<[Dim]>::to_vec);
+    let shape = || cx.dims(0);
     let pieces = shape().map(|s| [s, vec![Dim::unknown()]].concat());
     Ok(vec![tensor(Some(DataType::String), pieces), tensor(Some(DataType::Int64), shape())])
 }
 
-/// `StringNormalizer`: words may be dropped.
+/// `StringNormalizer`: stop words are removed.
 pub(super) fn string_normalizer(cx: &Cx) -> Facts {
     let drops = matches!(cx.at.attr("stopwords"), Some(Attribute::Strings(words)) if !words.is_empty());
-    let mut shape = cx.shape(0).map(<[Dim]>::to_vec);
+    let mut shape = cx.dims(0);
     if let Some(last) = shape.as_mut().and_then(|s| s.last_mut()).filter(|_| drops) {
         *last = Dim::unknown();
     }
     one(Some(DataType::String), shape)
 }
 
-/// `TfIdfVectorizer`: one column for every n-gram.
+/// `TfIdfVectorizer`: one column per n-gram.
 pub(super) fn tf_idf(cx: &Cx) -> Facts {
     let columns = cx.at.ints("ngram_indexes").and_then(|i| i.iter().max()?.checked_add(1));
     let columns = columns.map_or_else(Dim::unknown, Dim::from);

@@ -14,7 +14,8 @@ fn scalar(cx: &Cx, slot: usize) -> Option<Dim> {
     cx.content(slot).and_then(|c| c.first().cloned()).filter(Dim::is_of_sizes)
 }
 
-/// `DFT`: `[B,…,1 or 2]` to `[B,…,2]`, real samples where a half spectrum is inverted; the axis is an attribute before opset 20.
+/// `DFT`: `[B,…,1 or 2]` to `[B,…,2]`, or to real samples for the inverse of a one-sided spectrum. The axis is an
+/// attribute before operator set 20.
 pub(super) fn dft(cx: &Cx) -> Facts {
     let Some(dims) = cx.shape(0) else { return one(cx.dtype(0), None) };
     let mut shape = dims.to_vec();
@@ -28,7 +29,7 @@ pub(super) fn dft(cx: &Cx) -> Facts {
     let axis = dims::axis(axis, dims.len())?;
     let length = match cx.input(1) {
         Some(_) => scalar(cx, 1).unwrap_or_else(Dim::unknown),
-        // A half spectrum of n/2 + 1 bins comes from n real samples.
+        // A one-sided spectrum of n/2 + 1 bins has n real samples.
         None if one_sided && inverse => times(&plus(&dims[axis], -1), 2),
         None => dims[axis].clone(),
     };
@@ -39,7 +40,7 @@ pub(super) fn dft(cx: &Cx) -> Facts {
     one(cx.dtype(0), Some(shape))
 }
 
-/// `STFT`: signal `[B,L,1 or 2]`, step, window, frame length, to `[B,frames,bins,2]`.
+/// `STFT`: signal `[B,L,1 or 2]`, frame step, window, frame length, to `[B,frames,bins,2]`.
 pub(super) fn stft(cx: &Cx) -> Facts {
     let length = match (cx.input(3), cx.shape(2)) {
         (Some(_), _) => scalar(cx, 3),
@@ -59,7 +60,7 @@ fn output_type(cx: &Cx) -> Option<DataType> {
     Some(cx.dtype_attr("output_datatype").unwrap_or(DataType::Float))
 }
 
-/// `HannWindow` and the like.
+/// `HannWindow`, `HammingWindow`, `BlackmanWindow`.
 pub(super) fn window(cx: &Cx) -> Facts {
     one(output_type(cx), Some(vec![scalar(cx, 0).unwrap_or_else(Dim::unknown)]))
 }

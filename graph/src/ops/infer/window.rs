@@ -1,4 +1,4 @@
-//! Operators that slide a window over spatial axes: convolutions and pooling. Tensors are `[N,C,D1,…,Dn]`.
+//! Operators with a sliding window over the spatial axes of `[N,C,D1,…,Dn]`: convolution and pooling.
 
 use super::{
     cx::{Cx, Facts, Shape, one, tensor},
@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{DataType, Dim};
 
-/// How a window moves over one axis.
+/// The window along one axis.
 struct Window {
     kernel: Dim,
     stride: i64,
@@ -33,7 +33,7 @@ fn auto(cx: &Cx) -> Auto {
 }
 
 impl Window {
-    /// One for each of the kernel's axes; an attribute of another length is a contradiction.
+    /// The windows along the axes of the kernel. Attributes of another length are a contradiction.
     fn all(cx: &Cx, kernel: &[Dim]) -> Result<Vec<Self>, String> {
         let n = kernel.len();
         let list = |name: &str, len: usize, default: i64| match cx.at.ints(name) {
@@ -59,13 +59,13 @@ impl Window {
         Ok((0..n).map(window).collect())
     }
 
-    /// Elements that the dilated kernel covers: `d·(k - 1) + 1`.
+    /// The extent of the dilated kernel: `d·(k - 1) + 1`.
     fn reach(&self) -> Dim {
         plus(&times(&plus(&self.kernel, -1), self.dilation), 1)
     }
 
-    /// The number of places for the window on an axis of this size.
-    fn places(&self, size: &Dim) -> Dim {
+    /// The number of positions of the window on an axis of this size.
+    fn positions(&self, size: &Dim) -> Dim {
         let stride = Dim::from(self.stride);
         if self.auto == Auto::Same {
             return size.ceil_div(&stride);
@@ -73,29 +73,29 @@ impl Window {
         let padded = &(size + &Dim::from(self.pads.0)) + &Dim::from(self.pads.1);
         let room = &padded - &self.reach();
         if room.known().is_some_and(|n| n < 0) {
-            // Operators differ in what they make of a window that is larger than the axis.
+            // Operators differ for windows larger than the axis.
             return Dim::unknown();
         }
         if !self.ceil {
             return plus(&room.floor_div(&stride), 1);
         }
-        // Rounded up, but the last window must start inside the axis or its front padding:
+        // Rounded up, but the last window must start inside the axis or the front padding:
         // min(⌈(room + s) / s⌉, ⌈(front + size) / s⌉), and room + s = front + size + (back + s - reach).
-        let places = plus(&room.ceil_div(&stride), 1);
+        let positions = plus(&room.ceil_div(&stride), 1);
         let inside = plus(size, self.pads.0).ceil_div(&stride);
-        if self.auto == Auto::Valid && places != plus(&room.floor_div(&stride), 1) {
-            // Engines differ in whether `VALID` rounds up.
+        if self.auto == Auto::Valid && positions != plus(&room.floor_div(&stride), 1) {
+            // Engines differ in the rounding of `VALID`.
             return Dim::unknown();
         }
         match self.reach().known().map(|reach| reach.saturating_sub(self.pads.1) >= self.stride) {
-            Some(true) => places,
+            Some(true) => positions,
             Some(false) => inside,
-            None => places.minimum(&inside),
+            None => positions.minimum(&inside),
         }
     }
 }
 
-/// The kernel: attribute `kernel_shape`, or else the spatial axes of the weight.
+/// The kernel shape: attribute `kernel_shape`, or else the spatial axes of the weight.
 fn kernel(cx: &Cx, weight: Option<usize>) -> Option<Vec<Dim>> {
     if let Some(shape) = cx.at.ints("kernel_shape") {
         return Some(shape.iter().map(|&n| Dim::from(n)).collect());
@@ -108,12 +108,12 @@ pub(super) fn conv(cx: &Cx) -> Facts {
     one(cx.same_dtype([0, 1, 2])?, conv_shape(cx, 0, 1)?)
 }
 
-/// `ConvInteger`: sums in int32.
+/// `ConvInteger`: element type int32.
 pub(super) fn conv_integer(cx: &Cx) -> Facts {
     one(Some(DataType::Int32), conv_shape(cx, 0, 1)?)
 }
 
-/// `QLinearConv`: x, its scale and zero point, w with its own, then those of the result.
+/// `QLinearConv`: x, w and the result, each with scale and zero point.
 pub(super) fn qlinear_conv(cx: &Cx) -> Facts {
     if cx.at.int("channels_last", 0) != 0 {
         return one(cx.dtype(7), cx.rank(0).and_then(unknowns));
@@ -121,7 +121,7 @@ pub(super) fn qlinear_conv(cx: &Cx) -> Facts {
     one(cx.dtype(7), conv_shape(cx, 0, 3)?)
 }
 
-/// `DeformConv`: x, w, and an offset for every place of the kernel.
+/// `DeformConv`: x, w, and offsets of the kernel elements.
 pub(super) fn deform_conv(cx: &Cx) -> Facts {
     one(cx.dtype(0), conv_shape(cx, 0, 1)?)
 }
@@ -129,7 +129,7 @@ pub(super) fn deform_conv(cx: &Cx) -> Facts {
 fn conv_shape(cx: &Cx, x: usize, w: usize) -> Shape {
     let (Some(data), Some(weight)) = (cx.shape(x), cx.shape(w)) else {
         let mut dims = cx.rank(x).or(cx.rank(w)).and_then(unknowns);
-        // The weight alone tells the channels.
+        // The weight determines the channels.
         if let (Some([_, channels, ..]), Some([outputs, ..])) = (dims.as_deref_mut(), cx.shape(w)) {
             *channels = outputs.clone();
         }
@@ -141,15 +141,15 @@ fn conv_shape(cx: &Cx, x: usize, w: usize) -> Shape {
     let group = cx.at.int("group", 1);
     let channels = times(&weight[1], group);
     if data[1].unify(&channels).is_none() {
-        return Err(format!("{} has not the {channels} channels that {} takes", cx.name(x), cx.name(w)));
+        return Err(format!("{} does not have the {channels} input channels of {}", cx.name(x), cx.name(w)));
     }
     let Some(kernel) = kernel(cx, Some(w)) else { return Ok(None) };
     if kernel.len() != data.len() - 2 {
         return Err(format!("a kernel of rank {} for {}", kernel.len(), cx.name(x)));
     }
     let windows = Window::all(cx, &kernel)?;
-    let places = windows.iter().zip(&data[2..]).map(|(w, size)| w.places(size));
-    Ok(Some([data[0].clone(), weight[0].clone()].into_iter().chain(places).collect()))
+    let positions = windows.iter().zip(&data[2..]).map(|(w, size)| w.positions(size));
+    Ok(Some([data[0].clone(), weight[0].clone()].into_iter().chain(positions).collect()))
 }
 
 /// `ConvTranspose`: weight `[C,M/group,k1,…,kn]`.
@@ -166,10 +166,9 @@ pub(super) fn conv_transpose(cx: &Cx) -> Facts {
     }
     let n = data.len() - 2;
     let mut shape = vec![data[0].clone(), times(&weight[1], cx.at.int("group", 1))];
-    let asked = cx.at.ints("output_shape");
-    if let Some(asked) = asked {
-        // Older exporters give batch and channels as well.
-        let spatial = asked.get(asked.len().saturating_sub(n)..).unwrap_or_default();
+    if let Some(sizes) = cx.at.ints("output_shape") {
+        // Older exporters include batch and channels.
+        let spatial = sizes.get(sizes.len().saturating_sub(n)..).unwrap_or_default();
         shape.extend(spatial.iter().map(|&s| Dim::from(s)));
         return one(dtype, Some(shape).filter(|s| s.len() == data.len()));
     }
@@ -200,17 +199,17 @@ fn pool_shape(cx: &Cx) -> Shape {
         return Err(format!("a kernel of rank {} for {}", kernel.len(), cx.name(0)));
     }
     let windows = Window::all(cx, &kernel)?;
-    let places = windows.iter().zip(&data[2..]).map(|(w, size)| w.places(size));
-    Ok(Some(data[..2].iter().cloned().chain(places).collect()))
+    let positions = windows.iter().zip(&data[2..]).map(|(w, size)| w.positions(size));
+    Ok(Some(data[..2].iter().cloned().chain(positions).collect()))
 }
 
-/// `MaxPool`, with indices; `AveragePool`, `LpPool`.
+/// `MaxPool` (with indices), `AveragePool`, `LpPool`.
 pub(super) fn pool(cx: &Cx) -> Facts {
     let shape = pool_shape(cx)?;
     Ok(vec![tensor(cx.dtype(0), shape.clone()), tensor(Some(DataType::Int64), shape)])
 }
 
-/// `Global…Pool`: spatial axes of size 1.
+/// `Global…Pool`: reduces the spatial axes to size 1.
 pub(super) fn global_pool(cx: &Cx) -> Facts {
     let Some(data) = cx.shape(0) else { return one(cx.dtype(0), None) };
     if data.len() < 2 {
@@ -220,7 +219,7 @@ pub(super) fn global_pool(cx: &Cx) -> Facts {
     one(cx.dtype(0), Some([&data[..2], &ones].concat()))
 }
 
-/// `MaxRoiPool`: `[number of regions, C, pooled…]`.
+/// `MaxRoiPool`: `[regions, C, pooled…]`.
 pub(super) fn max_roi_pool(cx: &Cx) -> Facts {
     let mut shape = vec![cx.dim(1, 0), cx.dim(0, 1)];
     match cx.at.ints("pooled_shape") {
@@ -230,7 +229,7 @@ pub(super) fn max_roi_pool(cx: &Cx) -> Facts {
     one(cx.dtype(0), Some(shape))
 }
 
-/// `MaxUnpool`: the inverse of a pool, or the shape asked for.
+/// `MaxUnpool`: the inverse of a pool, or the shape in the third input.
 pub(super) fn max_unpool(cx: &Cx) -> Facts {
     let dtype = cx.dtype(0);
     if cx.input(2).is_some() {
@@ -261,34 +260,34 @@ pub(super) fn col2im(cx: &Cx) -> Facts {
         }
         None => Dim::unknown(),
     };
-    let rank = cx.shape(1).and_then(|s| s.first()).and_then(Dim::size);
+    let rank = cx.length(1);
     let image = image.map(std::borrow::Cow::into_owned).or_else(|| rank.and_then(unknowns));
     let shape = image.map(|image| [cx.dim(0, 0), channels].into_iter().chain(image).collect());
     one(cx.dtype(0), shape)
 }
 
-/// `GridSample`: `[N,C,…]` at the places of a grid `[N,out…,n]`.
+/// `GridSample`: `[N,C,…]` sampled at a grid `[N,out…,n]`.
 pub(super) fn grid_sample(cx: &Cx) -> Facts {
-    let Some([batch, places @ .., _]) = cx.shape(1) else {
+    let Some([batch, positions @ .., _]) = cx.shape(1) else {
         return one(cx.dtype(0), cx.rank(0).and_then(unknowns));
     };
     let batch = match cx.shape(0) {
-        Some(x) if x.len() != places.len() + 2 => {
+        Some(x) if x.len() != positions.len() + 2 => {
             return Err(format!("{} and {} differ in rank", cx.name(0), cx.name(1)));
         }
         Some(_) => cx.agree((0, 0), (1, 0))?,
         None => batch.clone(),
     };
-    one(cx.dtype(0), Some([batch, cx.dim(0, 1)].into_iter().chain(places.iter().cloned()).collect()))
+    one(cx.dtype(0), Some([batch, cx.dim(0, 1)].into_iter().chain(positions.iter().cloned()).collect()))
 }
 
-/// `AffineGrid`: transforms `[N,n,n+1]` and a size `[N,C,…]` to a grid `[N,…,n]`.
+/// `AffineGrid`: transforms `[N,n,n+1]` and a shape `[N,C,…]` to a grid `[N,…,n]`.
 pub(super) fn affine_grid(cx: &Cx) -> Facts {
     let shape = if let Some([batch, _, spatial @ ..]) = cx.content(1).as_deref() {
         let axes = Dim::from(spatial.len());
         Some([std::slice::from_ref(batch), spatial, &[axes]].concat())
     } else {
-        let rank = cx.shape(1).and_then(|s| s.first()).and_then(Dim::size);
+        let rank = cx.length(1);
         rank.and_then(unknowns)
     };
     one(cx.dtype(0), shape)
@@ -304,7 +303,7 @@ pub(super) fn roi_align(cx: &Cx) -> Facts {
     one(cx.dtype(0), Some(vec![regions, cx.dim(0, 1), size("output_height"), size("output_width")]))
 }
 
-/// `NonMaxSuppression`: three indices for each box that is kept.
+/// `NonMaxSuppression`: three indices per selected box.
 pub(super) fn non_max_suppression(_: &Cx) -> Facts {
     one(Some(DataType::Int64), Some(vec![Dim::unknown(), Dim::from(3_i64)]))
 }

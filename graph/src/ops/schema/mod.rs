@@ -1,14 +1,16 @@
-//! What the ONNX standard says about its operators: inputs, outputs, attributes and types of every version.
+//! Operator schemas of the ONNX standard (inputs, outputs, attributes and types of every version) and operator traits.
 //!
-//! The table is the text file `schema.txt`, written by `schema.py`, which explains its lines. It is read once, on
-//! first use. A schema counts from the operator set it came with until the next version of the operator.
+//! The schemas are in the text file `schema.txt`, written by `schema.py`, which documents the format. It is parsed on
+//! first use. A schema applies from the operator set that introduced it until the next version of the operator.
 
 mod table;
+mod traits;
 mod types;
 
+pub use traits::{Trait, operators_with, traits};
 pub use types::TypeSet;
 
-use crate::{Attribute, NodeRef, graph::standard_domain};
+use crate::{Attribute, NodeRef, standard_domain};
 use std::fmt;
 use table::table;
 
@@ -17,63 +19,61 @@ use table::table;
 pub struct Schema {
     /// Name of the operator.
     pub name: &'static str,
-    /// Its domain; empty for `ai.onnx`.
+    /// Domain; empty for `ai.onnx`.
     pub domain: &'static str,
-    /// The operator set that brought this version.
+    /// The operator set that introduced this version.
     pub since: i64,
-    /// Whether models must no longer use it.
+    /// Whether models must no longer use the operator.
     pub deprecated: bool,
-    /// Whether it may draw random numbers.
-    pub random: bool,
-    /// Inputs; the last may stand for several.
+    /// Formal inputs; the last may be variadic.
     pub inputs: Vec<Formal>,
-    /// Outputs; the last may stand for several.
+    /// Formal outputs; the last may be variadic.
     pub outputs: Vec<Formal>,
     /// Attributes, sorted by name.
     pub attributes: Vec<AttributeSchema>,
-    /// The type variables: inputs and outputs of one variable have one type.
+    /// Type variables. Inputs and outputs of one variable have equal types.
     pub variables: Vec<(&'static str, TypeSet)>,
 }
 
 /// A formal input or output.
 #[derive(Clone, Debug)]
 pub struct Formal {
-    /// Its name in the standard.
+    /// Name in the standard.
     pub name: &'static str,
-    /// How many values it stands for.
+    /// Number of values.
     pub arity: Arity,
-    /// The types it may have.
+    /// Allowed types.
     pub types: TypeSet,
-    /// Which of [`Schema::variables`] is its type; `None` if it has a type of its own.
+    /// Index of its type variable in [`Schema::variables`]; `None` if the type is not a variable.
     pub variable: Option<usize>,
-    /// Whether all of a variadic one have the same type.
+    /// Whether all values of a variadic input or output have the same type.
     pub homogeneous: bool,
 }
 
-/// How many values a formal input or output stands for.
+/// The number of values of a formal input or output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arity {
-    /// One.
+    /// Exactly one.
     Single,
-    /// One or none.
+    /// At most one.
     Optional,
-    /// At least this many; each may be omitted.
+    /// At least this many, each of which may be omitted.
     Variadic(usize),
 }
 
-/// An attribute as the standard has it.
+/// An attribute of an operator.
 #[derive(Clone, Debug)]
 pub struct AttributeSchema {
-    /// Its name.
+    /// Name.
     pub name: &'static str,
-    /// What it holds.
+    /// Kind of its value.
     pub kind: AttributeKind,
     /// Whether a node must have it.
     pub required: bool,
     default: Option<&'static str>,
 }
 
-/// What an attribute may hold, numbered as in `AttributeProto.AttributeType`.
+/// The kind of an attribute value, numbered as `AttributeProto.AttributeType`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum AttributeKind {
@@ -93,25 +93,25 @@ pub enum AttributeKind {
     Types = 14,
 }
 
-/// The schema of an operator in an operator set: the newest version that came with it or before.
+/// The schema of an operator in an operator set: the newest version introduced by that set or an earlier one.
 pub fn schema(domain: &str, op: &str, opset: i64) -> Option<&'static Schema> {
     let table = table();
     let versions = &table.schemas[table.operators.get(&(standard_domain(domain), op))?.clone()];
     versions.iter().rev().find(|s| s.since <= opset)
 }
 
-/// Whether the standard describes the operators of this domain.
+/// Whether the schema table covers this domain.
 pub fn is_known_domain(domain: &str) -> bool {
     newest_opset(domain).is_some()
 }
 
-/// The newest operator set of a domain that the table describes; later ones may have more.
+/// The newest operator set of a domain in the schema table; `None` for unknown domains.
 pub fn newest_opset(domain: &str) -> Option<i64> {
     let domain = standard_domain(domain);
     table().domains.iter().find(|d| d.0 == domain).map(|d| d.1)
 }
 
-/// The names of the operators in an operator set that models may use.
+/// The names of the operators in an operator set, without deprecated ones.
 pub fn operators(domain: &str, opset: i64) -> impl Iterator<Item = &'static str> {
     let domain = standard_domain(domain).to_owned();
     let names = table().operators.keys().filter(move |k| k.0 == domain).copied();
@@ -119,44 +119,44 @@ pub fn operators(domain: &str, opset: i64) -> impl Iterator<Item = &'static str>
 }
 
 impl NodeRef<'_> {
-    /// The schema of the node's operator; none if it is not standard, or not in the imported operator set.
+    /// The schema of the node's operator; `None` for unknown operators and domains that are not imported.
     pub fn schema(self) -> Option<&'static Schema> {
         schema(self.node().domain(), self.op(), self.graph.opset(self.node().domain())?)
     }
 }
 
 impl Schema {
-    /// How many inputs a node must list.
+    /// The least number of inputs of a node.
     pub fn min_inputs(&self) -> usize {
         least(&self.inputs)
     }
 
-    /// How many inputs a node may list; `None`: any number.
+    /// The largest number of inputs of a node; `None` if it is unbounded.
     pub fn max_inputs(&self) -> Option<usize> {
         most(&self.inputs)
     }
 
-    /// How many outputs a node must list.
+    /// The least number of outputs of a node.
     pub fn min_outputs(&self) -> usize {
         least(&self.outputs)
     }
 
-    /// How many outputs a node may list; `None`: any number.
+    /// The largest number of outputs of a node; `None` if it is unbounded.
     pub fn max_outputs(&self) -> Option<usize> {
         most(&self.outputs)
     }
 
-    /// The formal input that input `slot` of a node belongs to.
+    /// The formal input of input `slot`.
     pub fn input(&self, slot: usize) -> Option<&Formal> {
         formal(&self.inputs, slot)
     }
 
-    /// The formal output that output `slot` of a node belongs to.
+    /// The formal output of output `slot`.
     pub fn output(&self, slot: usize) -> Option<&Formal> {
         formal(&self.outputs, slot)
     }
 
-    /// The attribute of this name.
+    /// The attribute with this name.
     pub fn attribute(&self, name: &str) -> Option<&AttributeSchema> {
         self.attributes.binary_search_by_key(&name, |a| a.name).ok().map(|i| &self.attributes[i])
     }
@@ -167,7 +167,7 @@ fn formal(formals: &[Formal], slot: usize) -> Option<&Formal> {
     formals.get(slot).or_else(variadic)
 }
 
-/// Up to the last one that must be there; optional ones before a variadic one hold their place.
+/// The number of slots up to the last required one. Optional formals before a variadic one occupy a slot.
 fn least(formals: &[Formal]) -> usize {
     let needed = |(i, f): (usize, &Formal)| match f.arity {
         Arity::Single => i + 1,
@@ -178,12 +178,12 @@ fn least(formals: &[Formal]) -> usize {
 }
 
 fn most(formals: &[Formal]) -> Option<usize> {
-    let endless = formals.iter().any(|f| matches!(f.arity, Arity::Variadic(_)));
-    (!endless).then_some(formals.len())
+    let unbounded = formals.iter().any(|f| matches!(f.arity, Arity::Variadic(_)));
+    (!unbounded).then_some(formals.len())
 }
 
 impl AttributeSchema {
-    /// What a node that lacks it means; none if the standard names no value.
+    /// The default value; `None` if the standard defines none.
     pub fn default(&self) -> Option<Attribute> {
         let text = self.default?;
         let items = || text.trim_matches(['[', ']']).split(',').filter(|item| !item.is_empty());
@@ -220,7 +220,7 @@ impl AttributeKind {
         (Self::Types, "types"),
     ];
 
-    /// What an attribute holds; for a reference what it says it refers to.
+    /// The kind of an attribute value; for a reference, the declared kind of its target.
     pub fn of(attribute: &Attribute) -> Option<Self> {
         Some(match attribute {
             Attribute::Float(_) => Self::Float,
@@ -238,8 +238,8 @@ impl AttributeKind {
             Attribute::SparseTensors(_) => Self::SparseTensors,
             Attribute::Types(_) => Self::Types,
             Attribute::Reference { kind, .. } => {
-                let place = usize::try_from(kind.checked_sub(1)?).ok()?;
-                Self::NAMES.get(place)?.0
+                let index = usize::try_from(kind.checked_sub(1)?).ok()?;
+                Self::NAMES.get(index)?.0
             }
             Attribute::Undefined => return None,
         })

@@ -3,12 +3,12 @@
     python schema.py > schema.txt        # needs the `onnx` package; the file's first line names its version
 
     Conv 11 X:T W:T B:T? -> Y:T | auto_pad:string="NOTSET" group:int=1 pads:ints | T=float
-    name    inputs          outputs attributes                                     what each type variable may be
+    name    inputs          outputs attributes                                     types of the type variables
 
-An input or output is `name:type` with `?` optional, `+` one or more, `*` any number, and `~` after these if they
-may differ in type. An attribute is `name:kind` with `!` if it must be given, else `=default` in JSON if it has one.
+An input or output is `name:type` with `?` optional, `+` one or more, `*` any number, and `~` after these if their
+types may differ. An attribute is `name:kind` with `!` if it is required, else `=default` in JSON if it has a default.
 A type is a list of element types and groups (below); `seq(…)`, `optional(…)`, `optional_seq(…)`, `sparse(…)` wrap
-one, `map` is any map. Behind the version stands `deprecated` or `random` where that is so.
+one, `map` is any map. The version is followed by `deprecated` if models must no longer use the operator.
 """
 
 import json
@@ -36,11 +36,6 @@ WRAPS = {
     "optional(seq(tensor(": "optional_seq",
     "sparse_tensor(": "sparse",
 }
-# Operators that may draw random numbers. The flag in `onnx.defs` is also set on all that hold subgraphs.
-RANDOM = {
-    "Bernoulli", "Dropout", "Multinomial",
-    "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
-}  # fmt: skip
 
 
 def types(strings):
@@ -74,7 +69,7 @@ def formal(param):
 
 
 def plain(value):
-    """A default as JSON has it: text for bytes, the shortest decimal for a float."""
+    """A default as a JSON value: text for bytes, the shortest decimal for a float."""
     if isinstance(value, list):
         return [plain(v) for v in value]
     if isinstance(value, float):
@@ -90,23 +85,19 @@ def attribute(attr):
     if attr.default_value.type:
         value = onnx.helper.get_attribute_value(attr.default_value)
         if isinstance(value, (onnx.TensorProto, onnx.GraphProto, onnx.TypeProto)):
-            return text  # such a default stands for "none given"
+            return text  # a placeholder, not a default
         text += "=" + json.dumps(plain(value), separators=(",", ":"))
     assert not re.search(r"[\s|]", text), text
     return text
 
 
 def line(schema):
-    inference_only = schema.name == "Dropout" and 7 <= schema.since_version < 12
-    random = schema.name in RANDOM and not inference_only
-    flags = [word for word, on in [("deprecated", schema.deprecated), ("random", random)] if on]
-    head = [schema.name, str(schema.since_version), *flags]
+    head = [schema.name, str(schema.since_version)] + ["deprecated"] * schema.deprecated
     ins, outs = ([formal(p) for p in params] for params in (schema.inputs, schema.outputs))
     attrs = [attribute(schema.attributes[name]) for name in sorted(schema.attributes)]
     variables = [f"{c.type_param_str}={types(c.allowed_type_strs)}" for c in schema.type_constraints]
     parts = [" ".join(head + ins + ["->"] + outs), " ".join(attrs), " ".join(variables)]
-    text = " | ".join(parts).rstrip(" |")
-    return text
+    return " | ".join(parts).rstrip(" |")
 
 
 def main():
@@ -118,7 +109,7 @@ def main():
     for schema in defs.get_all_schemas_with_history():
         by_domain[schema.domain].append(schema)
     for domain, schemas in sorted(by_domain.items()):
-        # The newest operator set of the domain: what it lacks, a newer one may have.
+        # The newest operator set of the domain.
         newest = max(newest_opsets[domain], *(s.since_version for s in schemas))
         print(f"domain {domain or 'ai.onnx'} {newest}")
         for schema in sorted(schemas, key=lambda s: (s.name, s.since_version)):

@@ -1,10 +1,10 @@
-//! The table of all schemas, read from text.
+//! Parser of the schema table.
 
 use super::{Arity, AttributeKind, AttributeSchema, Formal, Schema, TypeSet};
-use crate::graph::standard_domain;
+use crate::standard_domain;
 use std::{collections::HashMap, ops::Range, sync::OnceLock};
 
-/// The table as it is searched.
+/// All schemas, with the index range of every operator by domain and name.
 #[derive(Default)]
 pub(super) struct Table {
     pub(super) schemas: Vec<Schema>,
@@ -14,7 +14,7 @@ pub(super) struct Table {
 
 pub(super) fn table() -> &'static Table {
     static TABLE: OnceLock<Table> = OnceLock::new();
-    TABLE.get_or_init(|| Table::parse(include_str!("schema.txt")).expect("schema.py wrote the table"))
+    TABLE.get_or_init(|| Table::parse(include_str!("schema.txt")).expect("valid schema table"))
 }
 
 impl Table {
@@ -40,8 +40,8 @@ impl Table {
                     Some(set)
                 };
                 let schema = parse_line(table.domains.last()?.0, line, &mut set)?;
-                let place = table.schemas.len();
-                table.operators.entry((schema.domain, schema.name)).or_insert(place..place).end = place + 1;
+                let index = table.schemas.len();
+                table.operators.entry((schema.domain, schema.name)).or_insert(index..index).end = index + 1;
                 table.schemas.push(schema);
             }
         }
@@ -67,17 +67,16 @@ fn parse_line(
 
     let mut words = head.split_whitespace();
     let (name, since) = (words.next()?, words.next()?.parse().ok()?);
-    let (mut deprecated, mut random, mut inputs) = (false, false, vec![]);
+    let (mut deprecated, mut inputs) = (false, vec![]);
     for word in words {
         match word {
             "deprecated" => deprecated = true,
-            "random" => random = true,
             word => inputs.push(parse_formal(word, &variables, set)?),
         }
     }
     let outputs = outputs.split_whitespace().map(|o| parse_formal(o, &variables, set));
     let outputs = outputs.collect::<Option<_>>()?;
-    Some(Schema { name, domain, since, deprecated, random, inputs, outputs, attributes, variables })
+    Some(Schema { name, domain, since, deprecated, inputs, outputs, attributes, variables })
 }
 
 fn parse_formal(
@@ -105,7 +104,7 @@ fn parse_attribute(word: &'static str) -> Option<AttributeSchema> {
     let (spec, default) = word.split_once('=').map_or((word, None), |(spec, default)| (spec, Some(default)));
     let (name, kind) = spec.split_once(':')?;
     let required = kind.ends_with('!');
-    let wanted = kind.trim_end_matches('!');
-    let kind = AttributeKind::NAMES.iter().find(|k| k.1 == wanted)?.0;
+    let kind_name = kind.trim_end_matches('!');
+    let kind = AttributeKind::NAMES.iter().find(|k| k.1 == kind_name)?.0;
     Some(AttributeSchema { name, kind, required, default })
 }

@@ -2,7 +2,7 @@ use super::*;
 use crate::{DataType, Fact};
 
 #[test]
-fn the_whole_table_is_read() {
+fn parses_every_line() {
     let lines = include_str!("schema.txt").lines().filter(|l| l.contains(" ->")).count();
     assert_eq!(table().schemas.len(), lines);
     assert_eq!(newest_opset("ai.onnx"), Some(28));
@@ -15,7 +15,7 @@ fn the_whole_table_is_read() {
 }
 
 #[test]
-fn versions_count_until_the_next() {
+fn finds_version_of_operator_set() {
     let since = |opset| schema("", "Conv", opset).map(|s| s.since);
     assert_eq!(
         [since(0), since(1), since(10), since(11), since(21), since(22)],
@@ -28,7 +28,7 @@ fn versions_count_until_the_next() {
 }
 
 #[test]
-fn counts_follow_from_the_formals() {
+fn counts_inputs_and_outputs() {
     let counts = |op, opset| {
         let s = schema("", op, opset).unwrap();
         (s.min_inputs(), s.max_inputs(), s.min_outputs(), s.max_outputs())
@@ -42,7 +42,7 @@ fn counts_follow_from_the_formals() {
 }
 
 #[test]
-fn attributes_have_kinds_and_defaults() {
+fn parses_kinds_and_defaults_of_attributes() {
     let of = |op, name| schema("", op, 14).unwrap().attribute(name).cloned().unwrap();
     assert_eq!(of("Gemm", "alpha").default(), Some(Attribute::Float(1.0)));
     assert_eq!(of("Conv", "auto_pad").default(), Some(Attribute::string("NOTSET")));
@@ -53,7 +53,7 @@ fn attributes_have_kinds_and_defaults() {
 }
 
 #[test]
-fn types_are_sets() {
+fn parses_type_sets() {
     let identity = schema("", "Identity", 16).unwrap().inputs[0].types;
     let float = || Fact::tensor(DataType::Float, vec![]);
     assert!(identity.allows(&float()) && identity.allows(&Fact::Sequence(Box::new(float()))));

@@ -1,12 +1,12 @@
-//! Sets of types, as inputs and outputs of operators allow them.
+//! Sets of the types allowed for an input or output.
 
 use crate::{DataType, Fact};
 use std::{collections::HashMap, fmt};
 
-/// A set of types: element types of dense tensors, and of what wraps them.
+/// A set of types: dense tensors, and sequences, optionals and sparse tensors of element types.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TypeSet {
-    /// One bit for each element type, by number, in the order of `WRAPS`.
+    /// One bit per element type number, for each wrapper in `WRAPS`.
     pub(super) elements: [u32; WRAPS.len()],
     map: bool,
 }
@@ -14,12 +14,12 @@ pub struct TypeSet {
 const WRAPS: [&str; 5] = ["", "seq(", "optional(", "optional_seq(", "sparse("];
 
 impl TypeSet {
-    /// Whether dense tensors of this element type belong to it.
+    /// Whether the set contains dense tensors of this element type.
     pub fn allows_tensor(&self, dtype: DataType) -> bool {
         self.elements[0] & bit(dtype) != 0
     }
 
-    /// Whether a value with this fact may belong to it; what is not known may.
+    /// Whether the set may contain a value with this fact. Unknown types may be contained.
     pub fn allows(&self, fact: &Fact) -> bool {
         let wrapped = |wrap: usize, dtype: Option<DataType>| match dtype {
             Some(dtype) => self.elements[wrap] & bit(dtype) != 0,
@@ -28,7 +28,7 @@ impl TypeSet {
         match fact {
             Fact::Unknown => true,
             Fact::Tensor(tensor) => wrapped(0, tensor.dtype),
-            // Sequences of maps (as `ZipMap` makes them) stand under `map`.
+            // Sequences of maps, which `ZipMap` produces, count as `map`.
             Fact::Sequence(item) if matches!(**item, Fact::Unknown | Fact::Other) => {
                 self.map || wrapped(1, None)
             }
@@ -42,7 +42,7 @@ impl TypeSet {
         }
     }
 
-    /// The set written as in the table; groups must be known already.
+    /// Parses a set as written in the table; groups must be defined before.
     pub(super) fn parse(text: &str, groups: &HashMap<&str, u32>) -> Option<Self> {
         let (mut set, mut wrap) = (Self::default(), 0);
         for word in text.split(',') {
@@ -65,7 +65,7 @@ impl TypeSet {
     }
 }
 
-/// The types by name, for messages: `float16, float, seq(float)`.
+/// The names of the types: `float16, float, seq(float)`.
 impl fmt::Display for TypeSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut names = vec![];

@@ -1,7 +1,7 @@
-//! Operators that act along axes. All axes here count from the front.
+//! Operators that act along axes. All axes count from the front.
 
 use super::{ints, known, normal_axes, normal_axis, standard};
-use crate::{Attribute, Decline, Dim, NodeRef, expect};
+use crate::{Attribute, Decline, Dim, NodeRef, expect, ops::Trait};
 use std::ops::Range;
 
 /// The `axis` attribute of an operator, or its default, as an axis of the first input.
@@ -17,16 +17,16 @@ pub fn axis_of(at: NodeRef<'_>) -> Result<usize, Decline> {
 /// A reduction (`ReduceSum`, `ReduceMean`, …): `y = ⊕ x` over `axes`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReduceView {
-    /// The axes that are reduced, sorted; empty if the node changes nothing (`noop_with_empty_axes`).
+    /// The reduced axes, sorted; empty if the node is the identity (`noop_with_empty_axes`).
     pub axes: Vec<usize>,
-    /// Whether they stay, with size 1.
+    /// Whether the reduced axes are kept with size 1.
     pub keepdims: bool,
 }
 
 impl ReduceView {
-    /// Reads every operator named `Reduce…`.
+    /// Reads every operator with [`Trait::Reduction`]. Declines if the rank or the axes are unknown.
     pub fn of(at: NodeRef<'_>) -> Result<Self, Decline> {
-        expect(at.op().starts_with("Reduce") && at.node().domain().is_empty())?;
+        expect(at.has(Trait::Reduction))?;
         known(at)?;
         let rank = at.input(0)?.rank()?;
         let axes = match ints(at, "axes")?.filter(|axes| !axes.is_empty()) {
@@ -38,7 +38,7 @@ impl ReduceView {
     }
 }
 
-/// `Squeeze`: leave out axes of size 1.
+/// `Squeeze`: removes axes of size 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SqueezeView {
     /// Axes of the input, sorted.
@@ -46,7 +46,7 @@ pub struct SqueezeView {
 }
 
 impl SqueezeView {
-    /// Declines if the node names no axes and the input's shape is not known well enough to find them.
+    /// Declines if the node has no `axes` and the shape of the input is not fixed.
     pub fn of(at: NodeRef<'_>) -> Result<Self, Decline> {
         standard(at, "Squeeze")?;
         let input = at.input(0)?;
@@ -60,7 +60,7 @@ impl SqueezeView {
     }
 }
 
-/// `Unsqueeze`: put in axes of size 1.
+/// `Unsqueeze`: inserts axes of size 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnsqueezeView {
     /// Axes of the output, sorted.
@@ -77,11 +77,11 @@ impl UnsqueezeView {
     }
 }
 
-/// `Softmax`, `LogSoftmax`, `Hardmax`: each group of elements along `axes` is normalised on its own,
+/// `Softmax`, `LogSoftmax`, `Hardmax`: the elements along `axes` are normalized together,
 /// `yᵢ = exp(xᵢ) / Σⱼ exp(xⱼ)`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SoftmaxView {
-    /// One axis; before operator set 13 all from `axis` on.
+    /// One axis; before operator set 13, all from `axis` on.
     pub axes: Range<usize>,
 }
 
@@ -95,7 +95,7 @@ impl SoftmaxView {
     }
 }
 
-/// Whether a permutation moves nothing.
+/// Whether a permutation is the identity.
 pub fn is_identity(perm: &[usize]) -> bool {
     perm.iter().enumerate().all(|(i, &p)| i == p)
 }
@@ -108,7 +108,7 @@ pub struct TransposeView {
 }
 
 impl TransposeView {
-    /// Without `perm` the axes are reversed; then the rank must be known.
+    /// Without `perm`, the axes are reversed; declines then if the rank is unknown.
     pub fn of(at: NodeRef<'_>) -> Result<Self, Decline> {
         standard(at, "Transpose")?;
         let perm = match at.ints("perm") {
@@ -119,15 +119,17 @@ impl TransposeView {
         let mut sorted = view.perm.clone();
         sorted.sort_unstable();
         let valid = sorted.into_iter().eq(0..view.perm.len());
-        valid.then_some(view).ok_or_else(|| Decline::because(format!("{} permutes nothing", at.describe())))
+        valid
+            .then_some(view)
+            .ok_or_else(|| Decline::because(format!("`perm` of {} is not a permutation", at.describe())))
     }
 
-    /// Whether nothing moves.
+    /// Whether the permutation is the identity.
     pub fn is_identity(&self) -> bool {
         is_identity(&self.perm)
     }
 
-    /// The permutation that undoes it: `inverse[perm[i]] = i`.
+    /// The inverse permutation: `inverse[perm[i]] = i`.
     #[must_use]
     pub fn inverse(&self) -> Self {
         let mut inverse = vec![0; self.perm.len()];
@@ -135,7 +137,7 @@ impl TransposeView {
         Self { perm: inverse }
     }
 
-    /// This one, then `next`: `(x[p])[q] = x[p[q]]`. `None` if the ranks differ.
+    /// The composition with a transpose after this one, `(x[p])[q] = x[p[q]]`; `None` if the ranks differ.
     pub fn then(&self, next: &Self) -> Option<Self> {
         let same = self.perm.len() == next.perm.len();
         same.then(|| Self { perm: next.perm.iter().map(|&q| self.perm[q]).collect() })

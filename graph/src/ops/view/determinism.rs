@@ -1,33 +1,26 @@
-//! Whether a node computes the same whenever its inputs are the same.
+//! Nodes whose outputs depend on nothing but their inputs.
 
-use crate::{Graph, NodeRef};
+use crate::{Graph, NodeRef, ops::Trait};
 
-/// Operators of ONNX Runtime that draw random numbers, or call code of which nothing is known.
-const RANDOM_CONTRIB: &[&str] =
-    &["ATen", "BiasDropout", "BitmaskBiasDropout", "BitmaskDropout", "PythonOp", "Sampling"];
-
-/// Whether the same inputs always give the same outputs, so that a node may be computed ahead or shared. Also those
-/// that draw from a given seed are not, and of operators that are not known it cannot be said.
+/// Whether equal inputs always give equal outputs, so that the node may be evaluated ahead of time or shared.
+///
+/// Random operators are not deterministic even with a fixed seed. Operators of unknown domains are treated as
+/// non-deterministic; those of ONNX Runtime that [`Trait::Random`] does not name, as deterministic.
 pub fn is_deterministic(at: NodeRef<'_>) -> bool {
-    let random = match at.node().domain() {
-        "com.microsoft" | "com.microsoft.nchwc" => RANDOM_CONTRIB.contains(&at.op()),
-        _ => match at.schema() {
-            Some(schema) => schema.random && !drops_nothing(at),
-            None => return false,
-        },
-    };
+    let known =
+        at.schema().is_some() || matches!(at.node().domain(), "com.microsoft" | "com.microsoft.nchwc");
     let all = |graph: &Graph| graph.nodes().iter().all(|&id| is_deterministic(graph.at(id)));
-    !random && at.node().subgraphs().all(all)
+    known && (!at.has(Trait::Random) || drops_nothing(at)) && at.node().subgraphs().all(all)
 }
 
-/// Dropout at inference passes its input on. In training it does too, at ratio 0.
+/// `Dropout` is the identity at inference, and in training with ratio 0.
 fn drops_nothing(at: NodeRef<'_>) -> bool {
-    if !at.is("Dropout") || at.has_references() {
+    if !at.is("Dropout") {
         return false;
     }
     if at.opset() < 7 {
-        return at.int("is_test", 0) != 0;
+        return !at.has_references() && at.int("is_test", 0) != 0;
     }
-    let off = |slot| at.optional(slot).is_some_and(|input| input.scalar() == Ok(0.0));
-    at.optional(2).is_none() || off(2) || off(1)
+    let is_zero = |slot| at.optional(slot).is_some_and(|input| input.scalar() == Ok(0.0));
+    at.optional(2).is_none() || is_zero(2) || is_zero(1)
 }

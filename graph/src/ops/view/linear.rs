@@ -1,9 +1,9 @@
-//! Linear and affine operators, and what follows them.
+//! Linear and affine operators, normalization and clipping.
 
 use super::{axes::axis_of, known, number, standard};
 use crate::{Decline, NodeRef, ValueRef, expect};
 
-/// `Gemm`: `Y = α·A'·B' + β·C`, where `'` transposes if the flag says so.
+/// `Gemm`: `Y = α·A'·B' + β·C`, where `'` transposes if the flag is set.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
 pub struct GemmView {
@@ -14,18 +14,18 @@ pub struct GemmView {
 }
 
 impl GemmView {
-    /// Declines before operator set 7, where `C` broadcasts by an attribute.
+    /// Declines before operator set 7, where an attribute determines whether `C` broadcasts.
     pub fn of(at: NodeRef<'_>) -> Result<Self, Decline> {
         standard(at, "Gemm")?;
         if at.opset() < 7 {
-            return Err(Decline::because(format!("{} is older than operator set 7", at.describe())));
+            return Err(Decline::because(format!("{} has an operator set before 7", at.describe())));
         }
         let flag = |name| at.int(name, 0) != 0;
         let (alpha, beta) = (at.float("alpha", 1.0), at.float("beta", 1.0));
         Ok(Self { alpha, beta, trans_a: flag("transA"), trans_b: flag("transB") })
     }
 
-    /// Whether it is a plain `A·B' + C`.
+    /// Whether it is `A·B' + C`, without scaling and with `A` not transposed.
     pub fn is_linear(&self) -> bool {
         self.alpha == 1.0 && self.beta == 1.0 && !self.trans_a
     }
@@ -42,7 +42,7 @@ pub struct AffineView {
 }
 
 impl AffineView {
-    /// Declines in training, per activation instead of per channel, and where statistics are not constant.
+    /// Declines in training mode, for statistics per element, and for statistics that are not constant.
     pub fn of(at: NodeRef<'_>) -> Result<Self, Decline> {
         standard(at, "BatchNormalization")?;
         let because = |why: &str| Err(Decline::because(format!("{} {why}", at.describe())));
@@ -55,7 +55,7 @@ impl AffineView {
             return because("is in training mode");
         }
         if at.opset() < 9 && at.int("spatial", 1) == 0 {
-            return because("normalises each activation on its own");
+            return because("normalizes each element with statistics of its own");
         }
         let [gamma, beta, mean, variance] =
             [1, 2, 3, 4].map(|slot| at.input(slot).and_then(ValueRef::constant_f64));
@@ -66,14 +66,14 @@ impl AffineView {
         let epsilon = at.float("epsilon", 1e-5);
         let scale: Vec<_> = gamma.iter().zip(&variance).map(|(g, v)| g / (v + epsilon).sqrt()).collect();
         if scale.iter().any(|s| !s.is_finite()) {
-            return because("divides by a variance that is not positive");
+            return because("has a variance that is not positive");
         }
         let shift = (0..scale.len()).map(|c| beta[c] - scale[c] * mean[c]).collect();
         Ok(Self { scale, shift })
     }
 }
 
-/// `LayerNormalization`: `y = γ·(x − μ) / √(σ² + ε) + β`, with mean and variance over the axes from `axis` on.
+/// `LayerNormalization`: `y = γ·(x − μ) / √(σ² + ε) + β`, with the mean and variance over the axes from `axis` on.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
 pub struct LayerNormView {
@@ -89,7 +89,7 @@ impl LayerNormView {
     }
 }
 
-/// What only bounds its input: `y = min(max(x, low), high)`.
+/// `Clip` and `Relu`: `y = min(max(x, low), high)`.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
 pub struct ClipView {
@@ -98,7 +98,7 @@ pub struct ClipView {
 }
 
 impl ClipView {
-    /// Reads `Clip` and `Relu`; declines if a bound is not constant.
+    /// Declines if a bound is not constant.
     pub fn of(at: NodeRef<'_>) -> Result<Self, Decline> {
         known(at)?;
         if at.is("Relu") {

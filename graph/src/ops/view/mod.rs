@@ -1,7 +1,7 @@
-//! Typed views of operators: what a node means, whatever the operator set spells it like.
+//! Typed views of operators: the parameters of a node, independent of their form in its operator set.
 //!
-//! A view is read from a node by `of`. It declines when the node is another operator ([`Decline::Mismatch`]), and with
-//! a reason when what it needs is not known: a rank, a constant input, an attribute that refers to a caller's.
+//! `of` reads a view from a node. It declines with [`Decline::Mismatch`] for other operators, and with a reason when a
+//! rank, a constant input or an attribute is unknown.
 
 mod axes;
 mod determinism;
@@ -17,12 +17,13 @@ pub use window::{ConvTransposeView, ConvView, PoolView, same_pads};
 
 use crate::{Attribute, Decline, NodeRef, ValueRef, expect};
 
-/// The standard operator `op`, none of whose attributes refers to a caller's.
+/// Declines unless the node is the standard operator `op` with known attributes.
 fn standard(at: NodeRef<'_>, op: &str) -> Result<(), Decline> {
     expect(at.is(op))?;
     known(at)
 }
 
+/// Declines if an attribute refers to one of the calling node.
 fn known(at: NodeRef<'_>) -> Result<(), Decline> {
     if at.has_references() {
         return Err(Decline::because(format!("attributes of {} are set by the caller", at.describe())));
@@ -30,7 +31,7 @@ fn known(at: NodeRef<'_>) -> Result<(), Decline> {
     Ok(())
 }
 
-/// What older operator sets have as an attribute and newer ones as an input of the same name.
+/// A parameter that is an attribute in older operator sets and an input of the same name in newer ones.
 enum Argument<'g> {
     Missing,
     Attribute(&'g Attribute),
@@ -47,7 +48,7 @@ fn argument<'g>(at: NodeRef<'g>, name: &str) -> Result<Argument<'g>, Decline> {
     })
 }
 
-/// An argument that is a list of integers; `None` if it is left out.
+/// An argument that is a list of integers; `None` if it is omitted.
 fn ints(at: NodeRef<'_>, name: &str) -> Result<Option<Vec<i64>>, Decline> {
     match argument(at, name)? {
         Argument::Missing => Ok(None),
@@ -57,7 +58,7 @@ fn ints(at: NodeRef<'_>, name: &str) -> Result<Option<Vec<i64>>, Decline> {
     }
 }
 
-/// An argument that is one number; `None` if it is left out.
+/// An argument that is one number; `None` if it is omitted.
 fn number(at: NodeRef<'_>, name: &str) -> Result<Option<f64>, Decline> {
     match argument(at, name)? {
         Argument::Missing => Ok(None),
@@ -67,7 +68,7 @@ fn number(at: NodeRef<'_>, name: &str) -> Result<Option<f64>, Decline> {
     }
 }
 
-/// The reason why an argument cannot be told, if there is no better one.
+/// Adds the reason "not constant" to a mismatch.
 fn constant<T>(at: NodeRef<'_>, name: &str, value: Result<T, Decline>) -> Result<T, Decline> {
     value.map_err(|decline| match decline {
         Decline::Mismatch => Decline::because(format!("`{name}` of {} is not constant", at.describe())),
@@ -75,7 +76,7 @@ fn constant<T>(at: NodeRef<'_>, name: &str, value: Result<T, Decline>) -> Result
     })
 }
 
-/// An axis counted from the front; negative ones count from the end.
+/// An axis counted from the front; a negative `axis` counts from the end.
 fn normal_axis(at: NodeRef<'_>, axis: i64, rank: usize) -> Result<usize, Decline> {
     let counted = if axis < 0 { axis.saturating_add(rank as i64) } else { axis };
     let fits = usize::try_from(counted).ok().filter(|&a| a < rank);
@@ -87,7 +88,7 @@ fn normal_axes(at: NodeRef<'_>, axes: &[i64], rank: usize) -> Result<Vec<usize>,
     let mut axes: Vec<_> = axes.iter().map(|&a| normal_axis(at, a, rank)).collect::<Result<_, _>>()?;
     axes.sort_unstable();
     if axes.windows(2).any(|pair| pair[0] == pair[1]) {
-        return Err(Decline::because(format!("{} names an axis twice", at.describe())));
+        return Err(Decline::because(format!("{} has a duplicate axis", at.describe())));
     }
     Ok(axes)
 }

@@ -1,16 +1,16 @@
-//! Operators that cut, fill up and rearrange tensors.
+//! Operators that slice, pad, split and reshape tensors.
 
 use super::{Argument, argument, axes::axis_of, constant, ints, normal_axis, number, standard};
 use crate::{Decline, NodeRef};
 
-/// `Slice`: along each named axis the elements `start, start + step, …` before `end`.
+/// `Slice`: the elements `start, start + step, …` before `end` along each of `axes`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SliceView {
-    /// The axes that are cut, in the order of the node.
+    /// The sliced axes, in the order of the node.
     pub axes: Vec<SliceAxis>,
 }
 
-/// How an axis is cut, as the node says it: negative places count from the end, `end` may lie beyond the axis.
+/// The slice of one axis, as in the node: negative positions count from the end, and `end` may exceed the size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct SliceAxis {
@@ -21,7 +21,7 @@ pub struct SliceAxis {
 }
 
 impl SliceView {
-    /// Declines unless all places are constant and, if an axis is negative, the rank is known.
+    /// Declines unless all parameters are constant and, if an axis is negative, the rank is known.
     pub fn of(at: NodeRef<'_>) -> Result<Self, Decline> {
         standard(at, "Slice")?;
         let (starts, ends) = (ints(at, "starts")?, ints(at, "ends")?);
@@ -29,7 +29,10 @@ impl SliceView {
         let axes = ints(at, "axes")?.unwrap_or_else(|| (0..starts.len() as i64).collect());
         let steps = ints(at, "steps")?.unwrap_or_else(|| vec![1; starts.len()]);
         if [&ends, &axes, &steps].iter().any(|v| v.len() != starts.len()) || steps.contains(&0) {
-            return Err(Decline::because(format!("{} has places that do not fit together", at.describe())));
+            return Err(Decline::because(format!(
+                "{} has inconsistent starts, ends, axes or steps",
+                at.describe()
+            )));
         }
         let rank = at.input(0)?.rank();
         let axis = |i: usize| match (&rank, usize::try_from(axes[i])) {
@@ -37,36 +40,36 @@ impl SliceView {
             (Err(_), Ok(axis)) => Ok(axis),
             (Err(reason), Err(_)) => Err(reason.clone()),
         };
-        let cut = |i| Ok(SliceAxis { axis: axis(i)?, start: starts[i], end: ends[i], step: steps[i] });
-        Ok(Self { axes: (0..starts.len()).map(cut).collect::<Result<_, _>>()? })
+        let slice = |i| Ok(SliceAxis { axis: axis(i)?, start: starts[i], end: ends[i], step: steps[i] });
+        Ok(Self { axes: (0..starts.len()).map(slice).collect::<Result<_, _>>()? })
     }
 }
 
 impl SliceAxis {
-    /// First place and number of elements on an axis of this size.
+    /// The first position and the number of elements for an axis of this size.
     pub fn on(&self, size: usize) -> (usize, usize) {
         let n = size as i64;
-        let count = |place: i64| if place < 0 { place.saturating_add(n) } else { place };
-        // Backwards the first place is an element and the end may lie before the first.
+        let from_front = |position: i64| if position < 0 { position.saturating_add(n) } else { position };
+        // With a negative step, the start is at most the last element, and -1 is the end before the first.
         let (low, high) = if self.step > 0 { (0, n) } else { (-1, n - 1) };
-        let start = count(self.start).clamp(0, high.max(0));
-        let end = count(self.end).clamp(low, high.max(low));
-        let way = if self.step > 0 { end - start } else { start - end };
-        let length = if n == 0 { 0 } else { (way.max(0) as u64).div_ceil(self.step.unsigned_abs()) };
+        let start = from_front(self.start).clamp(0, high.max(0));
+        let end = from_front(self.end).clamp(low, high.max(low));
+        let span = if self.step > 0 { end - start } else { start - end };
+        let length = if n == 0 { 0 } else { (span.max(0) as u64).div_ceil(self.step.unsigned_abs()) };
         (start as usize, length as usize)
     }
 }
 
-/// `Pad`: every axis gets elements before and behind (negative: loses them).
+/// `Pad`: adds elements before and after each axis; negative pads remove elements.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PadView {
-    /// Elements before and behind, for each axis of the input.
+    /// Elements before and after, for each axis of the input.
     pub pads: Vec<(i64, i64)>,
-    /// What stands there.
+    /// Values of the added elements.
     pub mode: PadMode,
 }
 
-/// What padding consists of.
+/// Values of padding.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[allow(missing_docs)]
 pub enum PadMode {
@@ -85,7 +88,7 @@ impl PadView {
         let rank = at.input(0)?.rank()?;
         let axes = ints(at, "axes")?.unwrap_or_else(|| (0..rank as i64).collect());
         if given.len() != 2 * axes.len() {
-            return Err(Decline::because(format!("{} has pads for another rank", at.describe())));
+            return Err(Decline::because(format!("{} has pads of another rank", at.describe())));
         }
         let mut pads = vec![(0, 0); rank];
         for (i, &axis) in axes.iter().enumerate() {
@@ -103,41 +106,41 @@ impl PadView {
     }
 }
 
-/// `Split`: the input cut along an axis.
+/// `Split`: consecutive parts along an axis.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SplitView {
     /// The axis.
     pub axis: usize,
-    /// Sizes of the parts along it.
+    /// Sizes of the parts.
     pub sizes: Vec<usize>,
 }
 
 impl SplitView {
-    /// Declines if the sizes are not constant; equal parts need the size of the axis.
+    /// Declines if the sizes are not constant or, for equal parts, if the size of the axis is unknown.
     pub fn of(at: NodeRef<'_>) -> Result<Self, Decline> {
         standard(at, "Split")?;
         let axis = axis_of(at)?;
         let because = |why: &str| Decline::because(format!("{} {why}", at.describe()));
         if let Some(sizes) = ints(at, "split")?.filter(|sizes| !sizes.is_empty()) {
             let sizes = sizes.iter().map(|&s| usize::try_from(s)).collect::<Result<_, _>>();
-            return Ok(Self { axis, sizes: sizes.map_err(|_| because("has a part of negative size"))? });
+            return Ok(Self { axis, sizes: sizes.map_err(|_| because("has a negative size"))? });
         }
         let size = at.input(0)?.shape().and_then(|shape| shape[axis].size());
-        let size = size.ok_or_else(|| because("cuts an axis of unknown size"))?;
+        let size = size.ok_or_else(|| because("splits an axis of unknown size"))?;
         let parts = at.outputs().len().max(1);
-        // All parts are equal; the last is smaller if that does not come out even.
+        // Equal parts, of which the last may be smaller.
         let part = size.div_ceil(parts);
         let sizes = (0..parts).map(|i| part.min(size.saturating_sub(i * part))).collect();
         Ok(Self { axis, sizes })
     }
 }
 
-/// `Reshape`: the elements in the same order under another shape.
+/// `Reshape`: another shape with the elements in the same order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReshapeView {
-    /// Sizes as the node says them: -1 is what is left, 0 the size of the input unless `allow_zero`.
+    /// Sizes as in the node: -1 is inferred, 0 copies the size of the input unless `allow_zero`.
     pub target: Vec<i64>,
-    /// Whether 0 is the size 0.
+    /// Whether 0 means size 0.
     pub allow_zero: bool,
 }
 

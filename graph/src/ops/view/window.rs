@@ -1,4 +1,4 @@
-//! Operators that slide a window over the spatial axes: convolution and pooling.
+//! Operators with a sliding window over the spatial axes: convolution and pooling.
 //!
 //! Along one spatial axis, with kernel `k`, stride `s`, dilation `d` and padding `p = begin + end`:
 //! `out = ⌊(in + p − (d·(k−1) + 1)) / s⌋ + 1`.
@@ -15,9 +15,9 @@ pub struct ConvView {
     pub strides: Vec<usize>,
     /// Dilations along the spatial axes.
     pub dilations: Vec<usize>,
-    /// Padding before and behind each spatial axis, `auto_pad` resolved.
+    /// Padding before and after each spatial axis, `auto_pad` resolved.
     pub pads: Vec<(i64, i64)>,
-    /// Number of groups: `input channels / group` channels each.
+    /// Number of groups, of `input channels / group` channels each.
     pub group: usize,
     /// Output channels.
     pub outputs: usize,
@@ -26,7 +26,7 @@ pub struct ConvView {
 }
 
 impl ConvView {
-    /// Declines if the weight's shape is not fixed, or `auto_pad` needs an input size that is not known.
+    /// Declines if the shape of the weight is not fixed, or `auto_pad` depends on an unknown input size.
     pub fn of(at: NodeRef<'_>) -> Result<Self, Decline> {
         standard(at, "Conv")?;
         let shape = at.input(1)?.fixed_shape()?;
@@ -38,24 +38,24 @@ impl ConvView {
         Ok(Self { kernel, strides, dilations, pads, group, outputs: shape[0], inputs: shape[1] })
     }
 
-    /// Whether it is a linear map of the channels at each place: one tap, no stride, no padding.
+    /// Whether it is a linear map of the channels at each position: kernel 1, stride 1, no padding.
     pub fn is_pointwise(&self) -> bool {
         let ones = |v: &[usize]| v.iter().all(|&n| n == 1);
         ones(&self.kernel) && ones(&self.strides) && self.is_unpadded()
     }
 
-    /// Whether each channel is filtered on its own.
+    /// Whether each input channel is a group.
     pub fn is_depthwise(&self) -> bool {
         self.inputs == 1 && self.group > 1
     }
 
-    /// Whether nothing is added around the input.
+    /// Whether all pads are 0.
     pub fn is_unpadded(&self) -> bool {
         self.pads.iter().all(|&p| p == (0, 0))
     }
 }
 
-/// `ConvTranspose`, the adjoint of a convolution in its input. Along one spatial axis
+/// `ConvTranspose`, the adjoint of a convolution. Along one spatial axis,
 /// `out = s·(in − 1) + output_padding + d·(k−1) + 1 − begin − end`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConvTransposeView {
@@ -65,9 +65,9 @@ pub struct ConvTransposeView {
     pub strides: Vec<usize>,
     /// Dilations along the spatial axes.
     pub dilations: Vec<usize>,
-    /// What is cut off before and behind each spatial axis.
+    /// Elements removed before and after each spatial axis.
     pub pads: Vec<(i64, i64)>,
-    /// What is added behind each spatial axis.
+    /// Elements added after each spatial axis.
     pub output_padding: Vec<i64>,
     /// Number of groups.
     pub group: usize,
@@ -78,7 +78,7 @@ pub struct ConvTransposeView {
 }
 
 impl ConvTransposeView {
-    /// Declines if the weight's shape is not fixed, and if the node gives the output's shape instead of pads.
+    /// Declines if the shape of the weight is not fixed, or the pads follow from the shape of the output.
     pub fn of(at: NodeRef<'_>) -> Result<Self, Decline> {
         standard(at, "ConvTranspose")?;
         let shape = at.input(1)?.fixed_shape()?;
@@ -88,7 +88,7 @@ impl ConvTransposeView {
         let spatial = window.kernel.len();
         let output_padding = list(at, "output_padding", spatial, 0)?;
         if at.attr("output_shape").is_some() || at.string("auto_pad", "NOTSET").starts_with("SAME") {
-            return Err(Decline::because(format!("{} leaves its pads open", at.describe())));
+            return Err(Decline::because(format!("{} has no explicit pads", at.describe())));
         }
         let pads = window.pads(at)?;
         let Window { kernel, strides, dilations } = window;
@@ -106,16 +106,16 @@ pub struct PoolView {
     pub strides: Vec<usize>,
     /// Dilations along the spatial axes.
     pub dilations: Vec<usize>,
-    /// Padding before and behind each spatial axis, `auto_pad` resolved.
+    /// Padding before and after each spatial axis, `auto_pad` resolved.
     pub pads: Vec<(i64, i64)>,
     /// Whether the number of windows is rounded up.
     pub ceil: bool,
-    /// Whether an average counts the padding.
+    /// Whether an average includes the padding.
     pub counts_padding: bool,
 }
 
 impl PoolView {
-    /// Declines if `auto_pad` needs an input size that is not known.
+    /// Declines if `auto_pad` depends on an unknown input size.
     pub fn of(at: NodeRef<'_>) -> Result<Self, Decline> {
         expect(["MaxPool", "AveragePool", "LpPool"].contains(&at.op()))?;
         standard(at, at.op())?;
@@ -136,7 +136,7 @@ fn group(at: NodeRef<'_>, channels: usize) -> Result<usize, Decline> {
     })
 }
 
-/// The window of an operator without its padding.
+/// A window without its padding.
 struct Window {
     kernel: Vec<usize>,
     strides: Vec<usize>,
@@ -172,7 +172,7 @@ impl Window {
     fn same(&self, input: ValueRef<'_>, i: usize, upper: bool) -> Result<(i64, i64), Decline> {
         let (kernel, stride, dilation) = (self.kernel[i], self.strides[i], self.dilations[i]);
         let size = input.shape().and_then(|shape| shape.get(i + 2)?.size());
-        // With stride 1 the input's size cancels out.
+        // With stride 1, the padding does not depend on the size of the input.
         let size = size.or((stride == 1).then_some(kernel.saturating_mul(dilation)));
         let unknown =
             || Decline::because(format!("padding depends on the unknown size of `{}`", input.name()));
@@ -180,8 +180,8 @@ impl Window {
     }
 }
 
-/// The padding of `auto_pad = SAME_UPPER` or `SAME_LOWER`, which makes `out = ⌈in / s⌉`:
-/// `p = max(0, (⌈in / s⌉ − 1)·s + d·(k−1) + 1 − in)`, the odd one behind (upper) or before. `None` on overflow.
+/// The padding before and after an axis for `auto_pad = SAME_UPPER` or `SAME_LOWER`, such that `out = ⌈in / s⌉`:
+/// `p = max(0, (⌈in / s⌉ − 1)·s + d·(k−1) + 1 − in)`, the odd element after (upper) or before. `None` on overflow.
 pub fn same_pads(
     size: usize,
     kernel: usize,
@@ -196,7 +196,7 @@ pub fn same_pads(
     Some(if upper { (small, total - small) } else { (total - small, small) })
 }
 
-/// An integer list of a known length; all `default` if it is left out.
+/// An integer list attribute of this length; all `default` if it is omitted.
 fn list(at: NodeRef<'_>, name: &str, length: usize, default: i64) -> Result<Vec<i64>, Decline> {
     match at.ints(name) {
         None | Some([]) => Ok(vec![default; length]),

@@ -1,11 +1,11 @@
-//! A pass written outside of `pare`: it runs in a pipeline with the others.
+//! A pass declared outside the workspace, in a pipeline with built-in passes.
 //!
 //! `cargo run --manifest-path passes/examples/outside/Cargo.toml -- in.onnx out.onnx`
 
-#![allow(clippy::print_stdout, clippy::print_stderr)] // a command of its own
+#![allow(clippy::print_stdout, clippy::print_stderr)] // a command-line program
 
 use pare_graph::{Decline, Model, NodeRef, Patch, ValueRef, expect, onnx};
-use pare_passes::{Context, Counter, Pass, PassError, Pipeline, RunOptions, pass, run};
+use pare_passes::{Context, Pass, PassError, Pipeline, RunOptions, pass, run};
 use std::{env::args, error::Error, process::ExitCode};
 
 pass! {
@@ -13,27 +13,23 @@ pass! {
     ///
     /// `-(-x) = x`, to the bit.
     ///
-    /// Declines where `x` is an input or output of the model: interfaces keep nodes of their own.
-    #[pass("drop-double-negation", Exact)]
+    /// Declines if the result is a graph output and `x` an input or output, which keep their names.
+    #[pass("drop-double-negation", Exact, "double negation dropped", "double negations dropped")]
     pub struct DropDoubleNegation {}
 }
 
 impl Pass for DropDoubleNegation {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
-        let before = cx.report.patches;
-        cx.rewrite(model, &["Neg"], negated_twice)?;
-        let dropped = cx.report.patches - before;
-        cx.count(Counter::new("double negation dropped", "double negations dropped"), dropped);
-        Ok(())
+        cx.rewrite(model, &["Neg"], double_negation)
     }
 }
 
-fn negated_twice(at: NodeRef<'_>) -> Result<Patch, Decline> {
+fn double_negation(at: NodeRef<'_>) -> Result<Patch, Decline> {
     expect(at.is("Neg"))?;
     let (inner, y): (NodeRef<'_>, ValueRef<'_>) = (at.input(0)?.produced_by("Neg")?, at.output()?);
     let x = inner.input(0)?;
     if y.value().is_output() && (x.value().is_input() || x.value().is_output()) {
-        return Err(Decline::because(format!("`{}` is the interface", x.name())));
+        return Err(Decline::because(format!("`{}` and `{}` are inputs or outputs", x.name(), y.name())));
     }
     let mut patch = Patch::at(at);
     patch.replace(y, x);

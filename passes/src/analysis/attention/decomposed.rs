@@ -4,7 +4,10 @@ use super::{
     Attention, Form, Mask, MaskKind, Miss, NoAttention, Operand, Statics, residual,
     walk::{Origin, beside_static, number, origin, rearranges},
 };
-use pare_graph::{Dim, NodeRef, ValueRef, expect, ops::SoftmaxView};
+use pare_graph::{
+    Dim, NodeRef, ValueRef, expect,
+    ops::{SoftmaxView, Trait},
+};
 use std::collections::HashSet;
 
 /// The largest number of nodes between a softmax and the products.
@@ -208,7 +211,8 @@ fn is_compared(mask: ValueRef<'_>) -> bool {
             continue;
         }
         let at = value.graph.at(id);
-        let compares = ["Less", "LessOrEqual", "Greater", "GreaterOrEqual"].iter().any(|op| at.is(op));
+        // Equality compares with padding, not places with each other.
+        let compares = at.has(Trait::Comparison) && !at.is("Equal");
         if at.is("Trilu") || compares {
             return true;
         }

@@ -163,6 +163,7 @@ impl Attention {
     }
 
     /// The first mask of this kind.
+    #[cfg(test)]
     pub fn mask(&self, kind: MaskKind) -> Option<&Mask> {
         self.masks.iter().find(|m| m.kind == kind)
     }

@@ -1,7 +1,10 @@
 //! Following a value upstream or downstream, past operators that only rearrange elements.
 
 use super::Statics;
-use pare_graph::{Edge, NodeId, NodeRef, ValueRef, ops::is_deterministic};
+use pare_graph::{
+    Edge, NodeId, NodeRef, ValueRef,
+    ops::{Trait, is_deterministic},
+};
 
 /// The largest number of steps of a search: exporters write at most a dozen rearranging operators in a row.
 const STEPS: usize = 32;
@@ -9,8 +12,7 @@ const STEPS: usize = 32;
 /// Returns whether a node only changes the shape, the order or the precision of the elements of its first
 /// input.
 pub(super) fn rearranges(at: NodeRef<'_>) -> bool {
-    let moves = ["Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast"];
-    moves.iter().any(|op| at.is(op)) || at.is("Dropout") && is_deterministic(at)
+    at.has(Trait::View) || at.is("Cast") || at.is("Dropout") && is_deterministic(at)
 }
 
 /// Returns the value upstream of all rearranging operators.

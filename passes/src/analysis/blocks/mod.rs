@@ -16,7 +16,7 @@ use super::{
     attention::attentions,
     flow::{Flow, read_by, readers},
 };
-use pare_graph::{Graph, NodeId, NodeRef, Patch, ValueId};
+use pare_graph::{Graph, NodeId, NodeRef, Patch, ValueId, ops::Trait};
 use std::collections::{HashMap, HashSet};
 
 /// The kind of a body, by its operators.
@@ -25,7 +25,7 @@ use std::collections::{HashMap, HashSet};
 pub enum BlockKind {
     /// Convolutions.
     Conv,
-    /// Attention: see [`attentions`].
+    /// Attention.
     Attention,
     /// Matrix products.
     Mlp,
@@ -111,10 +111,6 @@ pub fn chains(graph: &Graph, blocks: &[Block]) -> Vec<Vec<Vec<usize>>> {
     chains
 }
 
-/// Operators of the stream between two blocks.
-const BETWEEN: [&str; 6] =
-    ["Relu", "Clip", "LeakyRelu", "LayerNormalization", "BatchNormalization", "Identity"];
-
 /// Returns whether `entry` is `exit`, perhaps after an activation and a norm.
 fn leads(graph: &Graph, exit: ValueId, entry: ValueId) -> bool {
     let mut at = entry;
@@ -122,8 +118,14 @@ fn leads(graph: &Graph, exit: ValueId, entry: ValueId) -> bool {
         if at == exit {
             return true;
         }
+        let belongs = |at: &NodeRef<'_>| {
+            at.has(Trait::Activation)
+                || at.is("LayerNormalization")
+                || at.is("BatchNormalization")
+                || at.is("Identity")
+        };
         match graph.value_ref(at).producer() {
-            Some(producer) if BETWEEN.iter().any(|op| producer.is(op)) => match producer.input(0) {
+            Some(producer) if belongs(&producer) => match producer.input(0) {
                 Ok(input) => at = input.id,
                 Err(_) => return false,
             },
@@ -296,13 +298,12 @@ impl Finder<'_> {
 
     /// Returns whether a node only rearranges a value to an output of the model.
     fn only_exports(&self, node: NodeId) -> bool {
-        const ARRANGE: [&str; 7] =
-            ["Transpose", "Reshape", "Unsqueeze", "Squeeze", "Concat", "Identity", "Cast"];
         let out = |o: ValueId| {
             let mut users = readers(self.graph, o).peekable();
             (self.graph.value(o).is_output() || users.peek().is_some()) && users.all(|n| self.only_exports(n))
         };
-        ARRANGE.iter().any(|op| self.graph.at(node).is(op))
+        let at = self.graph.at(node);
+        (at.has(Trait::View) || at.is("Concat") || at.is("Cast"))
             && self.graph.outputs_of(node).into_iter().flatten().all(out)
     }
 
@@ -401,27 +402,8 @@ impl Finder<'_> {
 
     /// Returns whether a node is a linear function, or a pool, of the only activation that it reads.
     fn is_linear(&self, node: NodeId) -> bool {
-        const LINEAR: [&str; 17] = [
-            "Conv",
-            "BatchNormalization",
-            "MatMul",
-            "Gemm",
-            "Add",
-            "Sub",
-            "Mul",
-            "Div",
-            "AveragePool",
-            "MaxPool",
-            "Pad",
-            "Slice",
-            "Concat",
-            "Identity",
-            "Reshape",
-            "Transpose",
-            "Squeeze",
-        ];
         let at = self.graph.at(node);
-        LINEAR.iter().any(|op| at.is(op))
+        (at.has(Trait::Linear) || at.is("MaxPool"))
             && at.inputs().into_iter().flatten().filter(|v| self.flow.flows(v.id)).count() == 1
     }
 }

@@ -1,17 +1,14 @@
-//! Calibration: runs samples through a model, keeps sums over activations, and solves for weights in closed
-//! form.
+//! Calibration: runs samples through a model, keeps sums over activations, and solves for weights in closed form.
 //!
-//! * [`observe`] runs samples through a model and passes inner values to a closure, batch by batch.
-//! * [`input_sums`] adds up the input rows of linear operators to [`Sums`](crate::statistics::Sums): means,
-//!   covariances and cross-covariances in f64.
-//! * [`Sums::ridge`](crate::statistics::Sums::ridge) fits a map to sums; [`block_obs`] ranks inputs by the
-//!   error of removing them.
-//! * [`entropy`] measures how often the signs of activations vary, [`max_sliced`] the distance between two
-//!   sets of rows.
-//! * [`segment`] extracts a part of a model, to run it on its own.
+//! * `observe` runs samples through a model and passes inner values to a closure, batch by batch.
+//! * `input_sums` adds up the input rows of linear operators to [`Sums`](crate::statistics::Sums): means,
+//!   covariances and cross-covariances in f64. [`collect_statistics`] does so for all linear operators.
+//! * `Sums::ridge` fits a map to sums; `block_obs` ranks inputs by the error of removing them.
+//! * `entropy` measures how often the signs of activations vary, `max_sliced` the distance between two sets of rows.
+//! * `segment` extracts a part of a model, to run it on its own.
 
 mod collect;
-pub mod entropy;
+pub(crate) mod entropy;
 mod joint_moments;
 mod obs;
 mod observe;
@@ -19,10 +16,13 @@ mod segment;
 mod solve;
 mod wasserstein;
 
-pub use collect::{Sampling, collect_statistics, input_sums, misfit, size_of};
-pub use joint_moments::{ChannelMoments, JointMoments};
-pub use obs::{RemovalOrder, UnitReader, block_obs};
-pub use observe::{Probe, batches, bytes_per_sample, choose, floats, no_samples, observe, open_inputs};
-pub use segment::segment;
-pub use solve::{NotFinite, Ridge};
-pub use wasserstein::{max_sliced, max_sliced_relative};
+pub use collect::{Sampling, collect_statistics};
+pub(crate) use collect::{input_sums, misfit, size_of};
+pub(crate) use joint_moments::{ChannelMoments, JointMoments};
+pub(crate) use obs::{RemovalOrder, UnitReader, block_obs};
+pub(crate) use observe::{
+    Probe, batches, bytes_per_sample, choose, floats, no_samples, observe, open_inputs,
+};
+pub(crate) use segment::segment;
+pub(crate) use solve::{NotFinite, Ridge};
+pub(crate) use wasserstein::max_sliced_relative;

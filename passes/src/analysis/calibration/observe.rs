@@ -1,7 +1,7 @@
 //! Runs samples through a model and observes inner values.
 
 use super::segment;
-use crate::framework::{PassError, Tools};
+use crate::framework::{Hint, PassError, Tools};
 use pare_graph::{DataType, Dim, EvaluateError, Graph, Model, Run, Setting, Tensor, ValueId};
 use std::{borrow::Cow, ops::Range};
 
@@ -98,12 +98,12 @@ impl Probe {
 }
 
 fn no_engine() -> PassError {
-    PassError::refused_with("it needs an engine to run samples", "see `pare runtime`")
+    PassError::refused_with("it needs an engine to run samples", Hint::NeedsEngine)
 }
 
 /// The error of an analysis that needs samples.
 pub fn no_samples() -> PassError {
-    PassError::refused_with("it needs samples", "give them with `--samples`")
+    PassError::refused_with("it needs samples", Hint::NeedsSamples { otherwise: None })
 }
 
 /// Runs the samples in `range` through the model, and passes the values `wanted` of each batch to `visit`.

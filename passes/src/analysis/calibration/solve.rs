@@ -106,13 +106,14 @@ impl Sums {
     ///
     /// # Errors
     /// If the sums or the solution are not finite.
-    pub fn ridge(&self, prior: MatRef<'_, f64>, lambda: f64) -> Result<AffineMap, NotFinite> {
+    pub(crate) fn ridge(&self, prior: MatRef<'_, f64>, lambda: f64) -> Result<AffineMap, NotFinite> {
         let cross = self.xy.as_ref() * faer::Scale(1.0 / self.count.max(1) as f64);
         Ridge::new(self, lambda)?.solve(cross.as_ref(), &self.y_mean, prior)
     }
 
     /// The mean squared error `E|y - W·x - b|²`, summed over the outputs.
-    pub fn loss(&self, map: &AffineMap) -> f64 {
+    #[cfg(test)]
+    pub(crate) fn loss(&self, map: &AffineMap) -> f64 {
         let n = self.count.max(1) as f64;
         let (d, o) = (self.x_mean.len(), self.y_mean.len());
         let mut wc = Mat::zeros(o, d);

@@ -143,11 +143,6 @@ impl<'t> HeldOut<'t> {
         self.quality(&self.run(candidate, candidate.graph.outputs())?)
     }
 
-    /// The quality of a candidate that shares a prefix with the original.
-    pub fn measure_from(&self, prefix: &Prefix, candidate: &Model) -> Result<Quality, PassError> {
-        self.quality(&self.run_from(prefix, candidate)?)
-    }
-
     fn quality(&self, outputs: &Outputs) -> Result<Quality, PassError> {
         let labels = self.tools.samples.and_then(pare_graph::Samples::labels);
         let mut by_output: Vec<Metrics> = vec![];

@@ -12,18 +12,19 @@
 
 mod collect;
 pub mod cost;
-pub mod cut;
+pub(crate) mod cut;
 mod kind;
 mod local;
-pub mod roles;
+pub(crate) mod roles;
 mod rules;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tracer;
 
 pub use kind::GroupKind;
-pub use local::{AxisIndex, IndexClass, LocalTracer};
-pub use tracer::{Site, Slot, site_of};
+pub(crate) use local::{IndexClass, LocalTracer};
+pub use tracer::Site;
+pub(crate) use tracer::{Slot, site_of};
 
 use pare_graph::{Edge, Graph, NodeId, NodeRef, ValueRef};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -31,7 +32,7 @@ use tracer::{AxisInfo, AxisUses, Tracer};
 
 pub use crate::framework::glob::matches;
 pub(crate) use rules::rule;
-pub use rules::sums;
+pub(crate) use rules::sums;
 
 /// The units that are kept, by the index of their group in [`Groups::groups`]. Groups without an entry keep
 /// all units.

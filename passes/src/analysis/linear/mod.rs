@@ -14,7 +14,7 @@ mod rows;
 
 pub use affine::AffineMap;
 pub use quantized::dequantized;
-pub use rows::{Positions, Window};
+pub use rows::Positions;
 
 use faer::Mat;
 use pare_graph::{

@@ -1,4 +1,4 @@
-//! Which functions of a model are called.
+//! The functions of a model that are called.
 
 use crate::framework::{Context, Counter};
 use pare_graph::{Function, Graph, Model, standard_domain};
@@ -10,7 +10,7 @@ pub(super) fn key(domain: &str, name: &str, overload: Option<&str>) -> Key {
     (standard_domain(domain).into(), name.into(), overload.unwrap_or("").into())
 }
 
-/// The functions that nodes call, from the main graph and from the functions that it calls in turn.
+/// Returns the functions called from the main graph, directly or through other functions.
 fn calls(model: &Model) -> Vec<Key> {
     fn of(graph: &Graph, found: &mut Vec<Key>) {
         for &id in graph.nodes().iter() {
@@ -40,7 +40,7 @@ fn calls(model: &Model) -> Vec<Key> {
     found
 }
 
-/// Drop the functions that nobody calls.
+/// Removes the functions that are never called.
 pub(super) fn drop_uncalled(model: &mut Model, cx: &mut Context<'_>) {
     if model.functions.is_empty() {
         return;

@@ -4,7 +4,8 @@ use crate::{
     pass,
 };
 use pare_graph::{
-    Attribute, DataType, Graph, Model, NodeId, NodeRef, Patch, Tensor, ValueId, ops::is_deterministic,
+    Attribute, DataType, Graph, Model, NodeId, NodeRef, Patch, Tensor, ValueId,
+    ops::{Trait, is_deterministic},
 };
 use std::{
     collections::{HashMap, hash_map::DefaultHasher},
@@ -12,13 +13,14 @@ use std::{
 };
 
 pass! {
-    /// Merge nodes that compute the same, and initializers that hold the same.
+    /// Merge common subexpressions and duplicate initializers.
     ///
-    /// Twins have one operator, the same inputs and attributes equal to the bit; nodes with several outputs
-    /// are merged as a whole. Initializers are compared by content.
+    /// Two nodes are merged if operator, inputs and attributes are equal bit for bit; nodes with several
+    /// outputs are merged together. Initializers are compared by content.
     ///
-    /// Declines for operators that draw random numbers or are not known, for `QuantizeLinear` and `DequantizeLinear`, for nodes with subgraphs, for
-    /// initializers that a caller may override, and where two outputs of the graph would become one.
+    /// Declines for random and unknown operators, for `QuantizeLinear` and `DequantizeLinear`, for nodes with
+    /// subgraphs, for initializers that a caller may override, and where two graph outputs would become one
+    /// value.
     #[pass("deduplicate", Exact)]
     pub struct Deduplicate {}
 }
@@ -33,7 +35,7 @@ impl Pass for Deduplicate {
     }
 }
 
-/// Initializers of one content become the first of them.
+/// Replaces each duplicate initializer by the first of equal content.
 fn merge_constants(graph: &mut Graph, cx: &mut Context<'_>) {
     let mut first = HashMap::<u64, Vec<ValueId>>::new();
     let mut kinds = HashMap::<(DataType, Vec<usize>), usize>::new();
@@ -44,27 +46,27 @@ fn merge_constants(graph: &mut Graph, cx: &mut Context<'_>) {
     for id in graph.initializers() {
         let value = graph.value(id);
         let Some(tensor) = value.tensor().filter(|_| !value.is_output()) else { continue };
-        // One of a kind: its bytes stay unread.
+        // Unique type and shape: no need to read its bytes.
         if kinds.get(&kind(tensor)) == Some(&1) {
             continue;
         }
-        let twins = first.entry(fingerprint(tensor)).or_default();
-        let Some(&twin) = twins.iter().find(|&&t| graph.value(t).tensor() == Some(tensor)) else {
-            twins.push(id);
+        let candidates = first.entry(fingerprint(tensor)).or_default();
+        let Some(&original) = candidates.iter().find(|&&c| graph.value(c).tensor() == Some(tensor)) else {
+            candidates.push(id);
             continue;
         };
         let Some(&(anchor, _)) = graph.users(id).first() else { continue };
         let mut patch = Patch::anchored(anchor);
-        patch.replace(graph.value_ref(id), twin);
+        patch.replace(graph.value_ref(id), original);
         if cx.apply(graph, patch).is_some() {
             cx.count(Counter::new("initializer merged", "initializers merged"), 1);
         }
     }
 }
 
-/// A hash of a tensor's type, shape and some of its bytes. Weights of one shape mostly differ everywhere, so few places
-/// tell them apart; those that agree there are compared whole. Each place that is read of a mapped weight costs pages of
-/// memory, hence runs of bytes, and only two.
+/// A hash of a tensor's type, shape and some of its bytes. Weights of equal shape usually differ everywhere,
+/// so a few positions separate them; tensors with equal hashes are compared completely. Reading a mapped
+/// weight costs a memory page per position, hence two runs of bytes.
 fn fingerprint(tensor: &Tensor) -> u64 {
     const SMALL: usize = 4096;
     const RUN: usize = 256;
@@ -82,28 +84,27 @@ fn fingerprint(tensor: &Tensor) -> u64 {
     hasher.finish()
 }
 
-/// A quantized operator is known by the pairs of these around it, so each keeps its own.
-const QUANTIZATION: &[&str] = &["QuantizeLinear", "DequantizeLinear"];
-
-/// In topological order every node is compared to those before it, whose inputs are merged already.
+/// Compares every node, in topological order, with earlier ones, whose inputs are already merged.
 fn merge_nodes(graph: &mut Graph, cx: &mut Context<'_>) {
     let mut first = HashMap::<u64, Vec<NodeId>>::new();
     for &id in graph.nodes().iter() {
         let at = graph.at(id);
-        if QUANTIZATION.contains(&at.op())
+        // A quantized operator is recognised by the quantizations around it, so each keeps its own. Operators
+        // share the result of `DynamicQuantizeLinear`.
+        if at.has(Trait::Quantization) && !at.is("DynamicQuantizeLinear")
             || is_plain(at).is_err() && at.node().domain().is_empty()
             || at.node().subgraphs().next().is_some()
             || !is_deterministic(at)
         {
             continue;
         }
-        let twins = first.entry(shape_of(at)).or_default();
-        let Some(&twin) = twins.iter().find(|&&t| is_twin(graph.at(t), at)) else {
-            twins.push(id);
+        let candidates = first.entry(signature(at)).or_default();
+        let Some(&original) = candidates.iter().find(|&&c| is_duplicate(graph.at(c), at)) else {
+            candidates.push(id);
             continue;
         };
         let mut patch = Patch::anchored(id);
-        for (old, new) in graph.outputs_of(id).into_iter().zip(graph.outputs_of(twin)) {
+        for (old, new) in graph.outputs_of(id).into_iter().zip(graph.outputs_of(original)) {
             if let (Some(old), Some(new)) = (old, new) {
                 patch.replace(graph.value_ref(old), new);
             }
@@ -114,8 +115,8 @@ fn merge_nodes(graph: &mut Graph, cx: &mut Context<'_>) {
     }
 }
 
-/// A hash in which twins agree.
-fn shape_of(at: NodeRef<'_>) -> u64 {
+/// A hash that is equal for equal nodes.
+fn signature(at: NodeRef<'_>) -> u64 {
     let mut hasher = DefaultHasher::new();
     let node = at.node();
     (&node.op, node.domain(), &node.overload).hash(&mut hasher);
@@ -124,10 +125,10 @@ fn shape_of(at: NodeRef<'_>) -> u64 {
     hasher.finish()
 }
 
-fn is_twin(first: NodeRef<'_>, second: NodeRef<'_>) -> bool {
+fn is_duplicate(first: NodeRef<'_>, second: NodeRef<'_>) -> bool {
     let (a, b) = (first.node(), second.node());
     let outputs = |at: NodeRef<'_>| at.graph.outputs_of(at.id);
-    // The first must make every output that the second makes.
+    // The first node must produce every output that the second one produces.
     let covers = outputs(first).len() == outputs(second).len()
         && outputs(first).iter().zip(outputs(second)).all(|(f, s)| f.is_some() || s.is_none());
     a.op == b.op
@@ -138,7 +139,7 @@ fn is_twin(first: NodeRef<'_>, second: NodeRef<'_>) -> bool {
         && first.graph.inputs_of(first.id) == second.graph.inputs_of(second.id)
 }
 
-/// The same attributes in any order.
+/// Compares attributes regardless of order.
 fn same_attributes(first: NodeRef<'_>, second: NodeRef<'_>) -> bool {
     let (a, b) = (&first.node().attributes, &second.node().attributes);
     let graphs = |a: &Attribute| !a.graphs().is_empty();
@@ -148,10 +149,10 @@ fn same_attributes(first: NodeRef<'_>, second: NodeRef<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::framework::testing::{check, declines};
+    use crate::framework::testing::{check, declines, no_match};
 
     #[test]
-    fn nodes_that_compute_the_same_become_one() {
+    fn merges_equal_nodes() {
         check(
             Deduplicate::default(),
             "g (float[4] x) => (float[4] y) {
@@ -164,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn nodes_with_several_outputs_are_merged_as_a_whole() {
+    fn merges_nodes_with_several_outputs_together() {
         check(
             Deduplicate::default(),
             "g (float[4] x) => (float[2] y) {
@@ -174,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn initializers_that_hold_the_same_become_one() {
+    fn merges_equal_initializers() {
         check(
             Deduplicate::default(),
             "g (float[2] x, float[2] o = {1,2}) => (float[1,2] y) <
@@ -187,13 +188,13 @@ mod tests {
     }
 
     #[test]
-    fn random_numbers_unknown_operators_and_outputs_stay() {
-        declines(
+    fn keeps_random_and_unknown_operators_and_outputs() {
+        no_match(
             Deduplicate::default(),
             "g () => (float[2] y) {
                 a = RandomNormal<shape = [2], seed = 1.0>() b = RandomNormal<shape = [2], seed = 1.0>() y = Add(a, b) }",
         );
-        declines(
+        no_match(
             Deduplicate::default(),
             "<ir_version: 8, opset_import: [\"\" : 18, \"acme\" : 1]>
              g (float[2] x) => (float[2] y) { a = acme.Odd(x) b = acme.Odd(x) y = Add(a, b) }",

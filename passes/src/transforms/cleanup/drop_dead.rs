@@ -6,9 +6,9 @@ use crate::{
 use pare_graph::{Graph, Model, ValueId};
 
 pass! {
-    /// Remove what no output needs: nodes, initializers, values captured for nothing, functions nobody calls.
+    /// Remove nodes, initializers, captured values and functions that no output depends on.
     ///
-    /// Inputs of the graph stay even if nothing reads them: they are part of the interface.
+    /// Unused graph inputs are kept: they are part of the interface.
     #[pass("drop-dead", Exact)]
     pub struct DropDead {}
 }
@@ -31,28 +31,28 @@ impl Pass for DropDead {
     }
 }
 
-/// Whether anything would be swept away.
+/// Whether the graph has a dead node or value.
 fn has_dead(graph: &Graph) -> bool {
     let unused = |id: ValueId| {
         let value = graph.value(id);
         !value.is_input() && !value.is_output() && graph.use_count(id) == 0
     };
-    let idle = |id: ValueId| match graph.producer(id) {
-        // A node goes when all that it makes is unused.
+    let producer_is_dead = |id: ValueId| match graph.producer(id) {
+        // A node is dead if all its outputs are unused.
         Some((node, _)) => graph.outputs_of(node).into_iter().flatten().all(unused),
         None => true,
     };
-    graph.values().any(|id| unused(id) && idle(id))
+    graph.values().any(|id| unused(id) && producer_is_dead(id))
         || graph.nodes().iter().any(|&id| graph.outputs_of(id).iter().flatten().next().is_none())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::framework::testing::{check, declines, model, run_pass};
+    use crate::framework::testing::{check, model, no_match, run_pass};
 
     #[test]
-    fn what_no_output_needs_goes() {
+    fn removes_dead_nodes_and_initializers() {
         check(
             DropDead::default(),
             "g (float[2] x, float[2] unused) => (float[2] y) <float[2] c = {1,2}, float[2] d = {3,4}> {
@@ -62,12 +62,12 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_makes_something_needed_stays() {
-        declines(DropDead::default(), "g (float[4] x) => (float[2] y) { y, z = Split<num_outputs = 2>(x) }");
+    fn keeps_node_with_one_used_output() {
+        no_match(DropDead::default(), "g (float[4] x) => (float[2] y) { y, z = Split<num_outputs = 2>(x) }");
     }
 
     #[test]
-    fn functions_nobody_calls_go() {
+    fn removes_uncalled_functions() {
         let mut model = model(
             "<ir_version: 8, opset_import: [\"\" : 18, \"local\" : 1]>
              g (float[2] x) => (float[2] y) { y = local.f(x) }

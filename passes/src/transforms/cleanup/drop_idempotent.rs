@@ -3,46 +3,45 @@ use crate::{
     framework::{Context, Pass, PassError},
     pass,
 };
-use pare_graph::{Decline, Model, NodeRef, Patch, ValueRef, expect};
+use pare_graph::{
+    Decline, Model, NodeRef, Patch, ValueRef, expect,
+    ops::{Trait, operators_with},
+};
 
 pass! {
-    /// Remove what is done twice: `f(f(x)) = f(x)`, and what is undone: `f(f(x)) = x`.
+    /// Remove repeated idempotent operators, `f(f(x)) = f(x)`, and pairs of involutions, `f(f(x)) = x`.
     ///
-    /// `Not` before the condition of `Where` or `If` exchanges the branches.
+    /// `Not` before the condition of `Where` or `If` is removed by swapping the branches.
     ///
-    /// The first holds for `Relu`, `Abs`, `Ceil`, `Floor`, `Round`, `Sign`, the second for `Not`, `Neg`, `BitwiseNot`:
-    /// bit for bit, whatever the type. Other operators that look alike are not on the list: with
-    /// attributes or further inputs the two nodes may differ, and `Softmax` or `Normalizer` do not repeat.
+    /// The first holds for idempotent operators (`Relu`, `Abs`, `Floor`, …), the second for involutions
+    /// (`Not`, `Neg`, …), bit for bit and for every type. Both nodes must have equal attributes and further
+    /// inputs.
     #[pass("drop-idempotent", Exact, "repetition dropped", "repetitions dropped")]
     pub struct DropIdempotent {}
 }
 
-/// `f(f(x)) = f(x)`.
-const IDEMPOTENT: &[&str] = &["Relu", "Abs", "Ceil", "Floor", "Round", "Sign"];
-/// What an `If` chooses from.
+/// The branches of an `If`.
 const BRANCHES: (&str, &str) = ("then_branch", "else_branch");
-/// `f(f(x)) = x`.
-const INVOLUTION: &[&str] = &["Not", "Neg", "BitwiseNot"];
 
 impl Pass for DropIdempotent {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
-        cx.rewrite(model, &[IDEMPOTENT, INVOLUTION].concat(), |at| bypass(at, enough(at)?))?;
+        let repeatable = [Trait::Idempotent, Trait::Involution].map(operators_with).concat();
+        cx.rewrite(model, &repeatable, |at| bypass(at, equal_input(at)?))?;
         cx.rewrite(model, &["Where", "If"], exchanged)
     }
 }
 
-fn enough(at: NodeRef<'_>) -> Result<ValueRef<'_>, Decline> {
+fn equal_input(at: NodeRef<'_>) -> Result<ValueRef<'_>, Decline> {
     is_plain(at)?;
     let once = at.input(0)?;
     let inner = once.produced_by(at.op())?;
-    if INVOLUTION.contains(&at.op()) {
-        return inner.input(0);
-    }
-    expect(IDEMPOTENT.contains(&at.op()))?;
-    Ok(once)
+    let parameters =
+        |at: NodeRef<'_>| at.inputs().into_iter().skip(1).map(|v| v.map(|v| v.id)).collect::<Vec<_>>();
+    expect(at.node().attributes == inner.node().attributes && parameters(at) == parameters(inner))?;
+    if at.has(Trait::Involution) { inner.input(0) } else { Ok(once) }
 }
 
-/// `Where(¬c, a, b) = Where(c, b, a)`, and `If` alike.
+/// `Where(¬c, a, b) = Where(c, b, a)`; likewise for `If`.
 fn exchanged(at: NodeRef<'_>) -> Result<Patch, Decline> {
     is_plain(at)?;
     let not = at.input(0)?.produced_by("Not")?;
@@ -73,10 +72,10 @@ fn exchanged(at: NodeRef<'_>) -> Result<Patch, Decline> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::framework::testing::{check, declines};
+    use crate::framework::testing::{check, no_match};
 
     #[test]
-    fn repeats_go_and_inverses_cancel() {
+    fn removes_repetitions_and_cancels_involutions() {
         check(
             DropIdempotent::default(),
             "g (float[2] x) => (float[2] y) { a = Relu(x) b = Relu(a) c = Neg(b) d = Neg(c) y = Exp(d) }",
@@ -85,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn a_negated_condition_exchanges_the_branches() {
+    fn swaps_operands_of_where_with_negated_condition() {
         check(
             DropIdempotent::default(),
             "g (bool[2] c, float[2] a, float[2] b) => (float[2] y) { n = Not(c) y = Where(n, a, b) }",
@@ -94,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_negated_condition_exchanges_the_subgraphs() {
+    fn swaps_branches_of_if_with_negated_condition() {
         check(
             DropIdempotent::default(),
             "g (bool c, float[2] x) => (float[2] y) {
@@ -107,11 +106,11 @@ mod tests {
     }
 
     #[test]
-    fn what_only_looks_alike_stays() {
-        declines(
+    fn keeps_operators_that_are_not_idempotent() {
+        no_match(
             DropIdempotent::default(),
             "g (float[2] x) => (float[2] y) { a = Softmax(x) y = Softmax(a) }",
         );
-        declines(DropIdempotent::default(), "g (float[2] x) => (float[2] y) { a = Floor(x) y = Ceil(a) }");
+        no_match(DropIdempotent::default(), "g (float[2] x) => (float[2] y) { a = Floor(x) y = Ceil(a) }");
     }
 }

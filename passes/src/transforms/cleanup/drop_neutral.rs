@@ -8,25 +8,25 @@ use pare_graph::{Decline, Model, NodeRef, ValueRef, expect, ops::ClipView};
 pass! {
     /// Remove `x + 0` and unbounded `Clip`.
     ///
-    /// Both are the identity on real numbers. They are no `drop-noops`, since of what floats have beyond those they
-    /// change something: `-0 + 0 = +0`, and engines clip infinities to the largest number.
+    /// Both are the identity on real numbers but not on floats, so they are not part of `drop-noops`:
+    /// `-0 + 0 = +0`, and engines clip infinities to the largest finite number.
     ///
-    /// Declines where the constant broadcasts `x` to another shape, or that cannot be told.
+    /// Declines where the constant may broadcast `x` to another shape.
     #[pass("drop-neutral", Rounding, "neutral operator dropped", "neutral operators dropped")]
     pub struct DropNeutral {}
 }
 
 impl Pass for DropNeutral {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
-        cx.rewrite(model, &["Add", "Sub", "Clip"], |at| bypass(at, kept(at)?))
+        cx.rewrite(model, &["Add", "Sub", "Clip"], |at| bypass(at, equal_input(at)?))
     }
 }
 
-fn kept(at: NodeRef<'_>) -> Result<ValueRef<'_>, Decline> {
+fn equal_input(at: NodeRef<'_>) -> Result<ValueRef<'_>, Decline> {
     is_plain(at)?;
     if at.is("Clip") {
         let view = ClipView::of(at)?;
-        // Integers have bounds of their own, which no element exceeds.
+        // Integers are bounded by their type, which no element exceeds.
         expect(view.low == f64::NEG_INFINITY && view.high == f64::INFINITY)?;
         return at.input(0);
     }
@@ -44,10 +44,10 @@ fn kept(at: NodeRef<'_>) -> Result<ValueRef<'_>, Decline> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::framework::testing::{check, declines};
+    use crate::framework::testing::{check, no_match};
 
     #[test]
-    fn adding_zero_goes() {
+    fn removes_addition_of_zero() {
         check(
             DropNeutral::default(),
             "g (float[N,2] x) => (float[N,2] y) <float[2] z = {0,0}, float o = {0}> {
@@ -57,12 +57,12 @@ mod tests {
     }
 
     #[test]
-    fn a_zero_that_broadcasts_stays() {
-        declines(
+    fn keeps_zero_that_broadcasts() {
+        no_match(
             DropNeutral::default(),
             "g (float[2] x) => (float[3,2] y) <float[3,1] z = {0,0,0}> { a = Add(x, z) y = Relu(a) }",
         );
-        declines(
+        no_match(
             DropNeutral::default(),
             "g (float[2] x) => (float[2] y) <float z = {0}> { a = Sub(z, x) y = Relu(a) }",
         );

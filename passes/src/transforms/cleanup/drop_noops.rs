@@ -9,21 +9,21 @@ use pare_graph::{
 };
 
 pass! {
-    /// Remove nodes that give back what they get, bit for bit.
+    /// Remove nodes that return their input bit for bit.
     ///
-    /// `Identity`, `Dropout` at inference, `Cast` to the same type; `Transpose`, `Pad`, `Slice`, `Resize` and pooling
-    /// that move nothing; `Reshape`, `Expand`, `Tile` and the like where the shape stays for all values of the
-    /// symbols; reductions over axes of size 1; `Concat`, `Split`, `Sum`, `Max`, `Min`, `Mean` of one; the neutral
-    /// element on one side: `x·1`, `x/1`, `x-0`, `x+(-0)`, `x¹`, `x+0` for integers (for floats that turns -0
-    /// into +0: see `drop-neutral`).
+    /// `Identity`, `Dropout` at inference, `Cast` to the same type; `Transpose`, `Pad`, `Slice`, `Resize` and
+    /// pooling that move nothing; `Reshape`, `Expand`, `Tile` and other views that keep the shape for all
+    /// values of the symbols; reductions over axes of size 1; `Concat`, `Split`, `Sum`, `Max`, `Min`, `Mean`
+    /// of one value; binary operators with their neutral element: `x·1`, `x/1`, `x-0`, `x+(-0)`, `x¹`, and
+    /// `x+0` for integers (for floats it turns -0 into +0: see `drop-neutral`).
     ///
-    /// Declines where the node broadcasts its input to another shape or that cannot be told, and where
-    /// an output of the graph would become an input or another output.
+    /// Declines where the node may broadcast its input to another shape, and where a graph output would
+    /// become a graph input or another output.
     #[pass("drop-noops", Exact, "no-op dropped", "no-ops dropped")]
     pub struct DropNoops {}
 }
 
-/// Operators that may do nothing.
+/// Operators that can be no-ops.
 #[rustfmt::skip]
 const OPS: &[&str] = &[
     "Identity", "Dropout", "Cast", "CastLike", "BitCast",
@@ -37,12 +37,12 @@ const OPS: &[&str] = &[
 
 impl Pass for DropNoops {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
-        cx.rewrite(model, OPS, |at| bypass(at, passed_through(at)?))
+        cx.rewrite(model, OPS, |at| bypass(at, equal_input(at)?))
     }
 }
 
-/// The input that the node gives back unchanged; declines if it changes it.
-fn passed_through(at: NodeRef<'_>) -> Result<ValueRef<'_>, Decline> {
+/// Returns the input that equals the output; declines if there is none.
+fn equal_input(at: NodeRef<'_>) -> Result<ValueRef<'_>, Decline> {
     is_plain(at)?;
     let output = at.output()?;
     let x = at.input(0)?;
@@ -56,14 +56,14 @@ fn passed_through(at: NodeRef<'_>) -> Result<ValueRef<'_>, Decline> {
         }
         "CastLike" => x.dtype().is_some() && x.dtype() == at.input(1)?.dtype(),
         "Transpose" => TransposeView::of(at)?.is_identity(),
-        // These keep the order of the elements, so the shape tells all.
+        // These keep the order of elements, so equal shapes suffice.
         "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" | "Expand" | "Tile" => {
             same() || both_vectors(x, output)
         }
         "DepthToSpace" | "SpaceToDepth" => at.int("blocksize", 0) == 1,
         "Pad" => PadView::of(at)?.pads.iter().all(|&p| p == (0, 0)),
         "Slice" => takes_all(at, x, output)?,
-        // One part is the whole.
+        // A single part is the entire tensor.
         "Split" => at.outputs().len() == 1,
         "Concat" | "Sum" | "Max" | "Min" | "Mean" => at.inputs().len() == 1,
         "Resize" | "Upsample" => keeps_size(at, x, output)?,
@@ -91,7 +91,7 @@ fn has_size_1(x: ValueRef<'_>, axis: usize) -> bool {
     x.shape().and_then(|s| s.get(axis)).and_then(Dim::known) == Some(1)
 }
 
-/// Vectors of the same elements are equal, however many there are.
+/// A reshape from vector to vector is a no-op, whatever the length.
 fn both_vectors(x: ValueRef<'_>, output: ValueRef<'_>) -> bool {
     let reshaped = output.producer().is_some_and(|at| at.is("Reshape"));
     reshaped && x.shape().map(<[Dim]>::len) == Some(1) && output.shape().map(<[Dim]>::len) == Some(1)
@@ -100,24 +100,25 @@ fn both_vectors(x: ValueRef<'_>, output: ValueRef<'_>) -> bool {
 /// Whether a slice takes every element in order.
 fn takes_all(at: NodeRef<'_>, x: ValueRef<'_>, output: ValueRef<'_>) -> Result<bool, Decline> {
     let view = SliceView::of(at)?;
-    // As many elements in single steps are all of them.
+    // With step 1, equal sizes mean that every element is taken.
     if view.axes.iter().all(|cut| cut.step == 1) && same_shape(x, output) {
         return Ok(true);
     }
-    let whole = |cut: &SliceAxis| {
+    let is_complete = |cut: &SliceAxis| {
         let size = x.shape().and_then(|s| s.get(cut.axis)).and_then(Dim::size);
         match size {
             Some(size) => cut.step == 1 && cut.on(size) == (0, size),
-            // The standard names INT_MAX as the end of an axis of unknown size.
+            // The specification uses INT_MAX as the end of an axis of unknown size.
             None => cut.step == 1 && cut.start == 0 && cut.end >= i64::from(i32::MAX),
         }
     };
-    Ok(view.axes.iter().all(whole))
+    Ok(view.axes.iter().all(is_complete))
 }
 
-/// Whether a resampling maps every place to itself: scale 1, or a given size that is the old one.
+/// Whether a resampling maps every position to itself: scale 1, or an unchanged size.
 fn keeps_size(at: NodeRef<'_>, x: ValueRef<'_>, output: ValueRef<'_>) -> Result<bool, Decline> {
-    // The region of `tf_crop_and_resize` need not be the whole tensor, and `tf_half_pixel_for_nn` shifts places.
+    // The region of `tf_crop_and_resize` may be smaller than the tensor, and `tf_half_pixel_for_nn` shifts
+    // positions.
     let mode = at.string("coordinate_transformation_mode", "half_pixel");
     expect(
         ["half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric"]
@@ -134,7 +135,7 @@ fn keeps_size(at: NodeRef<'_>, x: ValueRef<'_>, output: ValueRef<'_>) -> Result<
     }
 }
 
-/// The branch of a `Where` that is taken everywhere.
+/// Returns the branch of a `Where` with a constant, uniform condition.
 fn chosen<'g>(at: NodeRef<'g>, output: ValueRef<'g>) -> Result<ValueRef<'g>, Decline> {
     let taken = uniform(at.input(0)?.constant()?).ok_or(Decline::Mismatch)?;
     let branch = at.input(if taken == 0.0 { 2 } else { 1 })?;
@@ -142,7 +143,7 @@ fn chosen<'g>(at: NodeRef<'g>, output: ValueRef<'g>) -> Result<ValueRef<'g>, Dec
     Ok(branch)
 }
 
-/// The operand beside the neutral element of a binary operator.
+/// Returns the operand of a binary operator whose other operand is the neutral element.
 fn beside_neutral<'g>(at: NodeRef<'g>, output: ValueRef<'g>) -> Result<ValueRef<'g>, Decline> {
     let (a, b) = (at.input(0)?, at.input(1)?);
     let integer = a.dtype().ok_or(Decline::Mismatch)?.is_integer();
@@ -156,7 +157,7 @@ fn beside_neutral<'g>(at: NodeRef<'g>, output: ValueRef<'g>) -> Result<ValueRef<
         "Sub" => (false, |v, integer| v == 0.0 && (integer || v.is_sign_positive())),
         "Mul" => (true, |v, _| v == 1.0),
         "Div" => (false, |v, _| v == 1.0),
-        // Integers go through floats in engines, which drops digits: not the same.
+        // Engines compute integer powers in floats, which loses digits.
         "Pow" => (false, |v, integer| v == 1.0 && !integer),
         "And" => (true, |v, _| v != 0.0),
         "Or" | "Xor" => (true, |v, _| v == 0.0),
@@ -176,10 +177,10 @@ fn beside_neutral<'g>(at: NodeRef<'g>, output: ValueRef<'g>) -> Result<ValueRef<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::framework::testing::{check, declines, model, run_pass};
+    use crate::framework::testing::{check, model, no_match, run_pass};
 
-    /// `op` is the only node between `x` and `Relu`, and goes.
-    fn goes(interface: &str, op: &str) {
+    /// Expects that `op`, the only node between `x` and `Relu`, is removed.
+    fn removes(interface: &str, op: &str) {
         let (before, after) = (format!("g {interface} {{ h = {op} y = Relu(h) }}"), "y = Relu(x)");
         let mut changed = model(&before);
         run_pass(DropNoops::default(), &mut changed);
@@ -188,13 +189,13 @@ mod tests {
         check(DropNoops::default(), &before, &text);
     }
 
-    fn stays(interface: &str, op: &str) {
-        declines(DropNoops::default(), &format!("g {interface} {{ h = {op} y = Relu(h) }}"));
+    fn keeps(interface: &str, op: &str) {
+        no_match(DropNoops::default(), &format!("g {interface} {{ h = {op} y = Relu(h) }}"));
     }
 
-    /// ONNX Runtime takes a body whose input has the name of an outer value.
+    /// ONNX Runtime accepts a body whose input shadows an outer value.
     #[test]
-    fn a_name_that_a_body_hides_is_freed_for_what_it_captures() {
+    fn renames_body_input_that_shadows_new_capture() {
         let text = |first: &str, x: &str, captured: &str| {
             format!(
                 "g (float[2] x) => (float[2] y) <int64 n = {{3}}, bool t = {{1}}> {{ {first} s = Relu(x)
@@ -208,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_gives_back_its_input_goes() {
+    fn removes_operators_that_return_their_input() {
         let io = "(float[N,3,4] x) => (float[N,3,4] y)";
         for op in [
             "Identity(x)",
@@ -221,12 +222,12 @@ mod tests {
             "Max(x)",
             "Mean(x)",
         ] {
-            goes(io, op);
+            removes(io, op);
         }
     }
 
     #[test]
-    fn what_takes_constants_goes_by_their_values() {
+    fn decides_by_the_value_of_constants() {
         let io = |c: &str| format!("(float[N,3,4] x) => (float[N,3,4] y) <{c}>");
         for (c, op) in [
             ("int64[3] s = {0,3,-1}", "Reshape(x, s)"),
@@ -244,12 +245,12 @@ mod tests {
             ("int64 c = {1}", "Pow(x, c)"),
             ("bool[1] c = {1}, float[1,3,4] z = {0,0,0,0,0,0,0,0,0,0,0,0}", "Where(c, x, z)"),
         ] {
-            goes(&io(c), op);
+            removes(&io(c), op);
         }
     }
 
     #[test]
-    fn what_changes_its_input_stays() {
+    fn keeps_operators_that_change_their_input() {
         let io = |c: &str| format!("(float[N,3,4] x) => (float[] y) <{c}>");
         for (c, op) in [
             ("int64[3] s = {2,1,1}", "Expand(x, s)"),
@@ -263,12 +264,12 @@ mod tests {
             ("float[1,1,1,1] c = {1}", "Mul(x, c)"),
             ("float[2,1,1] c = {1,1}", "Mul(x, c)"),
         ] {
-            stays(&io(c), op);
+            keeps(&io(c), op);
         }
     }
 
     #[test]
-    fn a_dropout_in_training_and_a_used_mask_stay() {
+    fn keeps_training_dropout_and_used_masks() {
         let graph = |flag: u8| {
             format!(
                 "g (float[4] x) => (float[4] y) <float r = {{0.5}}, bool t = {{{flag}}}> {{
@@ -277,36 +278,36 @@ mod tests {
         };
         let without = "g (float[4] x) => (float[4] y) { y = Relu(x) }";
         check(DropNoops::default(), &graph(0), without);
-        declines(DropNoops::default(), &graph(1));
+        no_match(DropNoops::default(), &graph(1));
         check(
             DropNoops::default(),
             "g (float[4] x) => (float[4] y) { h, m = Dropout(x) y = Relu(h) }",
             without,
         );
-        declines(
+        no_match(
             DropNoops::default(),
             "g (float[4] x) => (float[4] y, bool[4] m) { h, m = Dropout(x) y = Relu(h) }",
         );
     }
 
     #[test]
-    fn windows_of_one_and_scales_of_one_go() {
+    fn removes_windows_and_scales_of_one() {
         let io = |c: &str| format!("(float[N,3,4,4] x) => (float[N,3,4,4] y) <{c}>");
-        goes(&io(""), "AveragePool<kernel_shape = [1,1]>(x)");
-        goes(&io(""), "MaxPool<kernel_shape = [1,1]>(x)");
-        goes(&io("float[4] s = {1,1,1,1}"), "Resize<mode = \"linear\">(x, , s)");
-        goes(&io(""), "DepthToSpace<blocksize = 1>(x)");
-        stays(
+        removes(&io(""), "AveragePool<kernel_shape = [1,1]>(x)");
+        removes(&io(""), "MaxPool<kernel_shape = [1,1]>(x)");
+        removes(&io("float[4] s = {1,1,1,1}"), "Resize<mode = \"linear\">(x, , s)");
+        removes(&io(""), "DepthToSpace<blocksize = 1>(x)");
+        keeps(
             "(float[N,3,4,4] x) => (float[N,3,2,2] y)",
             "MaxPool<kernel_shape = [1,1], strides = [2,2]>(x)",
         );
-        goes("(float[N,3,1,1] x) => (float[N,3,1,1] y)", "GlobalAveragePool(x)");
-        goes("(float[N,1] x) => (float[N,1] y) <int64[1] a = {1}>", "ReduceSum(x, a)");
+        removes("(float[N,3,1,1] x) => (float[N,3,1,1] y)", "GlobalAveragePool(x)");
+        removes("(float[N,1] x) => (float[N,1] y) <int64[1] a = {1}>", "ReduceSum(x, a)");
     }
 
     #[test]
-    fn an_overridable_constant_is_none() {
-        declines(
+    fn keeps_node_with_overridable_constant() {
+        no_match(
             DropNoops::default(),
             "g (float[4] x, float c = {1}) => (float[4] y) { h = Mul(x, c) y = Relu(h) }",
         );

@@ -9,13 +9,13 @@ use pare_graph::{
 use std::collections::{HashMap, HashSet};
 
 pass! {
-    /// Compute sizes once, and in the fewest nodes.
+    /// Merge values that hold the same sizes, and compute sizes with the fewest nodes.
     ///
-    /// Two values that hold the same sizes for all values of the symbols are one, however they were computed. A vector
-    /// of sizes comes straight from where they are axes: `Shape` from axis `start` to `end` (operator set 15), and one
-    /// `Concat` if there are several pieces.
+    /// Two values that hold the same sizes for all values of the symbols are merged, however they are
+    /// computed. A vector of sizes is read directly from the axes: one `Shape` from axis `start` to `end`
+    /// (operator set 15) per piece, joined by a `Concat`.
     ///
-    /// Declines where a size is no axis of an input or of a value whose `Shape` was taken.
+    /// Declines where a size is not an axis of a graph input or of a value whose `Shape` is already taken.
     #[pass("fuse-sizes", Exact, "size computation shortened", "size computations shortened")]
     pub struct FuseSizes {}
 }
@@ -30,7 +30,7 @@ impl Pass for FuseSizes {
     }
 }
 
-/// Operators that shape arithmetic is made of and that end in a vector.
+/// Operators of shape arithmetic that can produce the final vector.
 const SHAPERS: &[&str] = &[
     "Add",
     "Cast",
@@ -46,14 +46,14 @@ const SHAPERS: &[&str] = &[
     "Squeeze",
 ];
 
-/// The sizes that a value holds, unless all are numbers.
+/// The sizes that a value holds, if one of them is symbolic.
 fn sizes(value: ValueRef<'_>) -> Option<&[Dim]> {
     let content = value.value().fact.content()?;
     let open = content.iter().any(|d| d.known().is_none());
     (open && !value.value().is_output()).then_some(content)
 }
 
-/// Values of the same sizes become the first of them.
+/// Replaces values by the first one that holds the same sizes.
 fn merge(graph: &mut Graph, cx: &mut Context<'_>) {
     let mut first = HashMap::new();
     for &id in graph.nodes().iter() {
@@ -66,13 +66,13 @@ fn merge(graph: &mut Graph, cx: &mut Context<'_>) {
             continue;
         };
         let key = (dtype, shape.to_vec(), content.to_vec());
-        // What came first may have gone with a value that needed it.
-        let Some(&twin) = first.get(&key).filter(|&&v| graph.has_value(v)) else {
+        // The first value may have been removed together with one that used it.
+        let Some(&equal) = first.get(&key).filter(|&&v| graph.has_value(v)) else {
             first.insert(key, output.id);
             continue;
         };
         let mut patch = Patch::anchored(id);
-        patch.replace(output, twin);
+        patch.replace(output, equal);
         cx.apply(graph, patch);
     }
 }
@@ -80,7 +80,7 @@ fn merge(graph: &mut Graph, cx: &mut Context<'_>) {
 /// A piece of a vector of sizes.
 enum Piece<'g> {
     Numbers(Vec<i64>),
-    /// Axes of a value, from the first to before the second.
+    /// Axes `start..end` of a value.
     Axes(ValueRef<'g>, usize, usize),
 }
 
@@ -89,11 +89,11 @@ fn shortened(at: NodeRef<'_>) -> Result<Patch, Decline> {
     let y = at.output()?;
     let content = sizes(y).ok_or(Decline::Mismatch)?;
     expect(y.dtype() == Some(DataType::Int64) && y.rank()? == 1)?;
-    let going = going(at);
-    let sources = sources(at, &going);
+    let dead = dying(at);
+    let sources = sources(at, &dead);
     let pieces = pieces(content, &sources).ok_or(Decline::Mismatch)?;
     let shapes = pieces.iter().filter(|p| matches!(p, Piece::Axes(..))).count();
-    expect(shapes + usize::from(pieces.len() > 1) < going.len())?;
+    expect(shapes + usize::from(pieces.len() > 1) < dead.len())?;
     let mut patch = Patch::at(at);
     let mut spell = NodeBuilder::new(at.graph, &mut patch, y.name());
     let mut parts: Vec<Ref> = vec![];
@@ -110,19 +110,19 @@ fn shortened(at: NodeRef<'_>) -> Result<Patch, Decline> {
             }
         });
     }
-    let whole = match parts.as_slice() {
+    let vector = match parts.as_slice() {
         &[only] => only,
         _ => spell.node(Node::new("Concat").with("axis", 0_i64), &parts),
     };
-    patch.replace(y, whole);
+    patch.replace(y, vector);
     Ok(patch)
 }
 
-/// How many nodes are looked at.
+/// Nodes searched for each vector.
 const REACH: usize = 64;
 
-/// The nodes that would go if the output of `at` came from elsewhere, itself first.
-fn going(at: NodeRef<'_>) -> Vec<NodeId> {
+/// The nodes that become dead if the output of `at` is computed otherwise, `at` first.
+fn dying(at: NodeRef<'_>) -> Vec<NodeId> {
     let (mut list, mut set) = (vec![at.id], HashSet::from([at.id]));
     let mut next = 0;
     while next < list.len() && list.len() < REACH {
@@ -142,13 +142,12 @@ fn going(at: NodeRef<'_>) -> Vec<NodeId> {
     list
 }
 
-/// The values whose axes may be asked for: inputs of the graph, which are always there, then those whose shape was
-/// asked for already.
-fn sources<'g>(at: NodeRef<'g>, going: &[NodeId]) -> Vec<ValueRef<'g>> {
+/// The values whose axes may be read: graph inputs, then values whose shape is already taken.
+fn sources<'g>(at: NodeRef<'g>, dying: &[NodeId]) -> Vec<ValueRef<'g>> {
     let graph = at.graph;
     let inputs = graph.inputs().iter().map(|&v| graph.value_ref(v)).filter(|v| v.value().data.is_none());
     let mut list: Vec<_> = inputs.collect();
-    for &id in going {
+    for &id in dying {
         for producer in std::iter::once(graph.at(id))
             .chain(graph.at(id).inputs().into_iter().flatten().filter_map(ValueRef::producer))
         {
@@ -186,10 +185,10 @@ fn pieces<'g>(content: &[Dim], sources: &[ValueRef<'g>]) -> Option<Vec<Piece<'g>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::framework::testing::{check, declines};
+    use crate::framework::testing::{check, no_match};
 
     #[test]
-    fn sizes_come_straight_from_the_axes() {
+    fn reads_sizes_from_axes() {
         check(
             FuseSizes::default(),
             "g (float[N,M,4] x, float[1,4] c) => (float[M,N,4] y) <int64 i = {0}, int64 j = {1}, int64[1] o = {0},
@@ -203,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_sizes_are_computed_once() {
+    fn merges_equal_sizes() {
         check(
             FuseSizes::default(),
             "g (float[N] x, float[1] c) => (float[N] y, float[N] z) {
@@ -214,8 +213,8 @@ mod tests {
     }
 
     #[test]
-    fn sizes_that_are_no_axes_stay() {
-        declines(
+    fn keeps_sizes_that_are_not_axes() {
+        no_match(
             FuseSizes::default(),
             "g (float[N] x, float[1] c) => (float[M] y) { s = Shape(x) t = Add(s, s) y = Expand(c, t) }",
         );

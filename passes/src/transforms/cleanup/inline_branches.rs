@@ -8,15 +8,17 @@ use pare_graph::{
 };
 
 pass! {
-    /// Put the branch of an `If` whose condition is constant in its place, and drop a `Loop` that never runs.
+    /// Replace an `If` with a constant condition by its branch, and remove a `Loop` that never runs.
     ///
-    /// Nodes and initializers of the branch move into the graph around it; what it captures it finds there. A loop
-    /// with a trip count of 0, or whose condition is false from the start, gives back the values it carries.
+    /// The nodes and initializers of the branch move into the outer graph. A loop with a trip count of 0, or
+    /// with a condition that is false from the start, returns its initial values.
     ///
-    /// A branch that nothing can follow is never taken: if inference finds a contradiction behind it, such as a recurrent
-    /// network fed with rank 4, then the other one is put in place.
+    /// An `If` is also resolved when only one branch is consistent with its users: if inference finds a
+    /// contradiction after one branch, such as a recurrent layer with an input of rank 4, the other branch is
+    /// taken.
     ///
-    /// Declines where a condition or count may be overridden, and for a loop that collects outputs that are used.
+    /// Declines where the condition or trip count may be overridden, and for a loop whose scan outputs are
+    /// used.
     #[pass("inline-branches", Exact, "branch inlined", "branches inlined")]
     pub struct InlineBranches {}
 }
@@ -27,7 +29,7 @@ impl Pass for InlineBranches {
             is_plain(at)?;
             match at.op() {
                 "If" => branch(at),
-                _ => idle(at),
+                _ => without_iterations(at),
             }
         })?;
         cx.each_graph(model, |graph, cx| {
@@ -36,7 +38,7 @@ impl Pass for InlineBranches {
                     && cx.apply(graph, patch).is_some()
                 {
                     cx.count(
-                        Counter::new("branch that nothing can follow", "branches that nothing can follow"),
+                        Counter::new("contradictory branch removed", "contradictory branches removed"),
                         1,
                     );
                 }
@@ -46,10 +48,10 @@ impl Pass for InlineBranches {
     }
 }
 
-/// How many `If` of a graph are tried out: each takes two inferences of the whole graph.
-const MAX_TRIALS: usize = 32;
+/// `If` nodes examined per graph: each takes two inferences of the entire graph.
+const MAX_EXAMINED: usize = 32;
 
-/// The `If` nodes whose branches give results of different ranks.
+/// The `If` nodes whose branches return values of different ranks.
 fn undecided(graph: &Graph) -> Vec<NodeId> {
     let differs = |id: &&NodeId| {
         let at = graph.at(**id);
@@ -62,11 +64,11 @@ fn undecided(graph: &Graph) -> Vec<NodeId> {
         let count = a.outputs().len().min(b.outputs().len());
         (0..count).any(|i| rank(a, i).zip(rank(b, i)).is_some_and(|(x, y)| x != y))
     };
-    graph.nodes().iter().filter(differs).take(MAX_TRIALS).copied().collect()
+    graph.nodes().iter().filter(differs).take(MAX_EXAMINED).copied().collect()
 }
 
-/// The patch that takes a branch, if with the other one the graph contradicts itself. Nodes in other subgraphs may not
-/// run and are no argument; inference is lenient about them. What the file declares of results is none either.
+/// Returns the patch that takes one branch if the graph is contradictory with the other. Nodes in other
+/// subgraphs, which may not run, and declared output types do not count as contradictions.
 fn only_choice(graph: &Graph, id: NodeId) -> Option<Patch> {
     if !graph.has_node(id) {
         return None;
@@ -81,17 +83,17 @@ fn only_choice(graph: &Graph, id: NodeId) -> Option<Patch> {
 }
 
 fn is_possible(graph: &Graph, patch: &Patch) -> bool {
-    let mut trial = graph.clone();
-    for value in trial.values().collect::<Vec<_>>() {
-        if !trial.value(value).is_input() {
-            trial.set_declared(value, None);
+    let mut candidate = graph.clone();
+    for value in candidate.values().collect::<Vec<_>>() {
+        if !candidate.value(value).is_input() {
+            candidate.set_declared(value, None);
         }
     }
-    // A patch that is refused tells nothing.
-    trial.apply(patch.clone()).is_err() || trial.reinfer().is_ok()
+    // A patch that does not apply proves nothing.
+    candidate.apply(patch.clone()).is_err() || candidate.reinfer().is_ok()
 }
 
-/// The only element of a constant condition or count.
+/// The single element of a constant condition or trip count.
 fn element(input: ValueRef<'_>) -> Result<i64, Decline> {
     input.constant()?.single_i64().ok_or(Decline::Mismatch)
 }
@@ -101,7 +103,7 @@ fn branch(at: NodeRef<'_>) -> Result<Patch, Decline> {
     taken(at, name)
 }
 
-/// The patch that puts a branch in place.
+/// The patch that replaces the `If` by a branch.
 fn taken(at: NodeRef<'_>, name: &str) -> Result<Patch, Decline> {
     let Some(Attribute::Graph(body)) = at.attr(name) else { return Err(Decline::Mismatch) };
     let mut patch = Patch::at(at);
@@ -113,7 +115,7 @@ fn inlined(patch: &mut Patch, around: &Graph, body: &Graph) -> Result<Vec<Ref>, 
     patch.inline(body, |name| around.find(name).map(Ref::Old))
 }
 
-fn idle(at: NodeRef<'_>) -> Result<Patch, Decline> {
+fn without_iterations(at: NodeRef<'_>) -> Result<Patch, Decline> {
     let zero = |slot| at.optional(slot).is_some_and(|v| element(v).is_ok_and(|n| n <= 0));
     expect(zero(0) || zero(1))?;
     let carried = at.inputs().into_iter().skip(2).map(|v| v.map(Ref::from));
@@ -121,7 +123,7 @@ fn idle(at: NodeRef<'_>) -> Result<Patch, Decline> {
     replace(at, Patch::at(at), results.collect())
 }
 
-/// Each output becomes its result, by way of an `Identity` where that is no new value of its own.
+/// Replaces each output by its result, through an `Identity` where the result is not a new value of its own.
 fn replace(at: NodeRef<'_>, mut patch: Patch, results: Vec<Option<Ref>>) -> Result<Patch, Decline> {
     let mut taken = vec![];
     for (output, result) in at.outputs().into_iter().zip(results) {
@@ -143,10 +145,10 @@ fn replace(at: NodeRef<'_>, mut patch: Patch, results: Vec<Option<Ref>>) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::framework::testing::{check, declines};
+    use crate::framework::testing::{check, declines, no_match};
 
     #[test]
-    fn the_branch_taken_stands_in_the_place_of_the_if() {
+    fn inlines_taken_branch() {
         check(
             InlineBranches::default(),
             "g (float[2] x) => (float[2] y, float[2] z) <bool c = {1}> {
@@ -160,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_nested_subgraph_finds_what_it_captures() {
+    fn nested_subgraph_keeps_its_captures() {
         check(
             InlineBranches::default(),
             "g (float[2] x, bool q) => (float[2] y) <bool c = {0}> {
@@ -179,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loop_that_never_runs_gives_back_what_it_carries() {
+    fn loop_that_never_runs_returns_initial_values() {
         let graph = |out: &str, rest: &str| {
             format!("g (float[2] x, bool c) => ({out}) <int64 m = {{0}}> {{
                 y, s = Loop(m, c, x) <body = b (int64 i, bool d, float[2] v) => (bool d, float[2] w, float[2] w) {{
@@ -195,8 +197,8 @@ mod tests {
     }
 
     #[test]
-    fn a_branch_that_nothing_can_follow_is_not_taken() {
-        // Exporters ask for the rank before a recurrent network, which takes rank 3 only.
+    fn resolves_if_with_one_consistent_branch() {
+        // Exporters test the rank before a recurrent layer, which accepts rank 3 only.
         let graph = |cell: &str| {
             format!(
                 "g (float[T,N,2] x) => (float[1,N,1] y) <
@@ -213,12 +215,12 @@ mod tests {
             "g (float[T,N,2] x) => (float[1,N,1] y) <float[1,3,2] w = {1,2,3,4,5,6}, float[1,3,1] r = {1,2,3}> {
                 h = Identity(x) p, y = GRU<hidden_size = 1>(h, w, r) }",
         );
-        declines(InlineBranches::default(), &graph("y = Relu(h)").replace("(float[1,N,1] y)", "(float[] y)"));
+        no_match(InlineBranches::default(), &graph("y = Relu(h)").replace("(float[1,N,1] y)", "(float[] y)"));
     }
 
     #[test]
-    fn a_condition_that_is_not_constant_stays() {
-        declines(
+    fn keeps_if_with_overridable_condition() {
+        no_match(
             InlineBranches::default(),
             "g (float[2] x, bool c = {1}) => (float[2] y) {
                 y = If(c) <then_branch = t () => (float[2] a) { a = Neg(x) },

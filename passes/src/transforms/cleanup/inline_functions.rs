@@ -6,18 +6,18 @@ use crate::{
 use pare_graph::{Decline, Function, Graph, Model, Node, NodeRef, Patch, Ref};
 
 pass! {
-    /// Put the bodies of model-local functions in the place of their calls, and drop the functions.
+    /// Replace calls of model-local functions by their bodies, and remove the functions.
     ///
-    /// Attributes that refer to those of the call get its values or the defaults. What is called by functions
-    /// is put in place as well.
+    /// Attribute references take the value given in the call or the default. Functions called by functions
+    /// are inlined as well.
     ///
-    /// Declines where a function imports an operator set of another version than the model, or one the model does not
-    /// import: its nodes would mean something else there.
+    /// Declines where a function imports an operator set in another version than the model, or one that the
+    /// model does not import: its nodes would change their meaning.
     #[pass("inline-functions", Exact)]
     pub struct InlineFunctions {}
 }
 
-/// How deep functions may call each other; deeper ones are left alone.
+/// Nesting depth of calls up to which functions are inlined.
 const MAX_DEPTH: usize = 64;
 
 impl Pass for InlineFunctions {
@@ -27,8 +27,8 @@ impl Pass for InlineFunctions {
         if ops.is_empty() {
             return Ok(());
         }
-        // The main graph only: bodies are copied from, and go when nobody calls them any more. A body may bring
-        // subgraphs with further calls, hence the rounds.
+        // The main graph only: function bodies are copied from and removed once uncalled. An inlined body may
+        // contain subgraphs with further calls, hence the rounds.
         let start = cx.report.patches;
         for _ in 0..MAX_DEPTH {
             let before = cx.report.patches;
@@ -82,7 +82,7 @@ fn inlined(at: NodeRef<'_>, functions: &[Function]) -> Result<Patch, Decline> {
     let mut taken = vec![];
     for (output, result) in at.outputs().into_iter().zip(results) {
         let Some(output) = output else { continue };
-        // An output that is an input, or another output, needs a node of its own.
+        // An output that equals an input or another output needs a node of its own.
         let own = matches!(result, Ref::New(_)) && !taken.contains(&result);
         taken.push(result);
         let result = if own { result } else { patch.node(output.name(), Node::new("Identity"), &[result]) };
@@ -105,7 +105,7 @@ mod tests {
         text
     }
 
-    /// Without running the models, and the two of them.
+    /// Inlines without running the models; returns both of them and the text.
     fn inline_alone(main: &str, functions: &str) -> ((Model, Model), String) {
         let original = model(&format!("{HEAD}{main}{functions}"));
         let mut model = original.clone();
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_become_bodies_with_the_attributes_of_the_call() {
+    fn substitutes_attributes_of_the_call() {
         let text = inline(
             "g (float[2] x, float v) => (float[2] y) { a = local.f <alpha = 0.5>(x, v) y = local.f(a, \"\") }",
             "<domain: \"local\", opset_import: [\"\" : 18]>
@@ -133,8 +133,8 @@ mod tests {
     }
 
     #[test]
-    fn an_output_that_is_an_input_keeps_a_node() {
-        // The engine does not load a function without nodes.
+    fn keeps_identity_for_output_that_is_an_input() {
+        // The engine rejects a function without nodes.
         let (_, text) = inline_alone(
             "g (float[2] x) => (float[2] y) { y = local.f(x) }",
             "<domain: \"local\", opset_import: [\"\" : 18]> f (u) => (u) {}",
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn another_operator_set_stays() {
+    fn keeps_call_of_function_with_another_opset() {
         let text = inline(
             "g (float[2] x) => (float[2] y) { y = local.f(x) }",
             "<domain: \"local\", opset_import: [\"\" : 17]> f (u) => (w) { w = Neg(u) }",

@@ -1,16 +1,17 @@
-//! How the elements of a tensor lie after reshapes and transposes, in terms of the axes it had before.
+//! The order of a tensor's elements after reshapes and transposes, in terms of its original axes.
 
 use pare_graph::{
     Decline, Dim, NodeRef, ValueRef, expect,
-    ops::{SqueezeView, TransposeView, UnsqueezeView},
+    ops::{SqueezeView, Trait, TransposeView, UnsqueezeView},
 };
 
-use crate::framework::matching::is_plain;
+use crate::framework::matching::{is_plain, is_pointwise};
 
-/// A rearranged tensor. Every axis, before and after, is a product of factors, outermost first; a factor belongs to
-/// one axis before and one after. Axes of size 1 have no factors.
+/// A rearranged tensor. Every axis, before and after, is a product of factors, outermost first; a factor
+/// belongs to one axis before and one after. Axes of size 1 have no factors.
 ///
-/// `[A, B·C] → reshape [A, B, C] → transpose (0, 2, 1)` is `before = [[a], [b, c]]`, `after = [[a], [c], [b]]`.
+/// `[A, B·C] → reshape [A, B, C] → transpose (0, 2, 1)` is `before = [[a], [b, c]]`,
+/// `after = [[a], [c], [b]]`.
 #[derive(Clone, Debug)]
 pub(super) struct Layout {
     pub sizes: Vec<Dim>,
@@ -19,7 +20,7 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// A tensor of this shape as it is.
+    /// The layout of a tensor of this shape before any view.
     pub fn new(shape: &[Dim]) -> Self {
         let mut sizes = vec![];
         let axis = |dim: &Dim| {
@@ -33,14 +34,14 @@ impl Layout {
         Self { sizes, after: before.clone(), before }
     }
 
-    /// Then transposed.
+    /// Applies a transpose.
     pub fn transpose(&mut self, perm: &[usize]) -> Option<()> {
         let moved: Option<Vec<_>> = perm.iter().map(|&p| self.after.get(p).cloned()).collect();
         self.after = moved.filter(|m| m.len() == self.after.len())?;
         Some(())
     }
 
-    /// Then reshaped. `None` if the sizes do not show which factors an axis is made of.
+    /// Applies a reshape. `None` if the sizes do not determine the factors of an axis.
     pub fn reshape(&mut self, shape: &[Dim]) -> Option<()> {
         let mut rest: std::collections::VecDeque<usize> = self.after.concat().into();
         let mut after = vec![];
@@ -69,7 +70,7 @@ impl Layout {
         rest.is_empty().then_some(())
     }
 
-    /// Split a factor; it becomes the outer part. Returns the inner one.
+    /// Splits a factor, which becomes the outer part. Returns the inner part.
     fn split(&mut self, factor: usize, outer: &Dim, inner: &Dim) -> usize {
         self.sizes[factor] = outer.clone();
         self.sizes.push(inner.clone());
@@ -82,7 +83,7 @@ impl Layout {
         new
     }
 
-    /// Then whatever this node does, if it only rearranges.
+    /// Applies a node if it is a view.
     pub fn then(&mut self, at: NodeRef<'_>) -> Result<(), Decline> {
         is_view(at)?;
         let done = if at.is("Transpose") {
@@ -90,7 +91,7 @@ impl Layout {
         } else {
             let shape = at.output()?.shape().ok_or(Decline::Mismatch)?;
             match at.op() {
-                // The axes say more than sizes can.
+                // Axes are more precise than sizes.
                 "Squeeze" => SqueezeView::of(at).ok().and_then(|view| self.squeeze(&view.axes)),
                 "Unsqueeze" => UnsqueezeView::of(at).ok().and_then(|view| self.unsqueeze(&view.axes)),
                 _ => self.reshape(shape),
@@ -101,7 +102,7 @@ impl Layout {
 
     fn squeeze(&mut self, axes: &[usize]) -> Option<()> {
         for &axis in axes.iter().rev() {
-            // A size that must be 1 may be written as a symbol.
+            // A size that must be 1 may be a symbol.
             self.after.get(axis).filter(|factors| factors.is_empty())?;
             self.after.remove(axis);
         }
@@ -115,7 +116,7 @@ impl Layout {
         Some(())
     }
 
-    /// Whether the elements are in their order before.
+    /// Whether the elements are in their original order.
     pub fn is_in_order(&self) -> bool {
         self.before.concat() == self.after.concat()
     }
@@ -125,8 +126,8 @@ impl Layout {
         factors.iter().fold(Dim::from(1_i64), |product, &f| &product * &self.sizes[f])
     }
 
-    /// The permutation of the axes before that brings their elements into the order after, if no axis is taken
-    /// apart. Axes of size 1 stay as near to their places as they can, given how many stand before each axis after.
+    /// The permutation of the original axes that yields the order of elements after, if no axis is split.
+    /// Axes of size 1 stay as close to their positions as possible.
     pub fn moved_axes(&self) -> Option<Vec<usize>> {
         let order = self.after.concat();
         let (mut perm, mut place) = (vec![], 0);
@@ -138,7 +139,7 @@ impl Layout {
             place += factors.len();
         }
         let mut ones = (0..self.before.len()).filter(|&a| self.before[a].is_empty()).collect::<Vec<_>>();
-        // Give the axes of size 1 the places they have after.
+        // Axes of size 1 take the positions that they have after.
         let mut all = vec![];
         let mut moved = perm.into_iter();
         for axis in &self.after {
@@ -160,52 +161,43 @@ impl Layout {
         Some(all)
     }
 
-    /// The same read backwards: from the layout after to the one before.
+    /// The inverse layout.
     pub fn reversed(&self) -> Self {
         Self { sizes: self.sizes.clone(), before: self.after.clone(), after: self.before.clone() }
     }
 }
 
-/// Operators that rearrange elements.
-pub(super) const VIEWS: &[&str] = &["Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"];
-
-/// Declines unless the node only rearranges elements.
+/// Declines unless the node is a transpose or a reshape. An `Identity` belongs to `drop-noops`.
 pub(super) fn is_view(at: NodeRef<'_>) -> Result<(), Decline> {
     is_plain(at)?;
-    expect(VIEWS.contains(&at.op()))
+    expect(at.is("Transpose") || at.has(Trait::Reshape) && !at.is("Identity"))
 }
-
-/// Functions of each element alone.
-#[rustfmt::skip]
-const UNARY: &[&str] = &[
-    "Abs", "Ceil", "Cos", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Log", "Mish",
-    "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Tanh",
-];
 
 /// A step between a value and one it is rearranged from.
 pub(super) struct Step<'g> {
     pub at: NodeRef<'g>,
     pub is_view: bool,
-    /// Whether the value it makes has further uses, so that it stays.
-    pub stays: bool,
+    /// Whether the value that it produces has further uses and is kept.
+    pub is_kept: bool,
 }
 
-/// The views and functions of each element that lead to the value `last`, from the last to the first: at most `most`.
+/// The chain of views and elementwise functions that ends in the value `last`, last node first, at most
+/// `most` nodes.
 pub(super) fn steps_to(last: ValueRef<'_>, most: usize) -> Vec<Step<'_>> {
     let (mut steps, mut value) = (vec![], last);
     while steps.len() < most {
         let Some(at) = value.producer() else { break };
         let view = is_view(at).is_ok();
-        let function = UNARY.contains(&at.op()) && is_plain(at).is_ok();
+        let function = is_pointwise(at) && at.inputs().len() == 1 && is_plain(at).is_ok();
         if !view && !function || at.output().is_err() {
             break;
         }
-        let stays = value.sole_use().is_err();
-        // A function that stays would be computed twice.
-        if function && stays {
+        let is_kept = value.sole_use().is_err();
+        // A function whose value is kept would be computed twice.
+        if function && is_kept {
             break;
         }
-        steps.push(Step { at, is_view: view, stays });
+        steps.push(Step { at, is_view: view, is_kept });
         let Ok(input) = at.input(0) else { break };
         value = input;
     }

@@ -6,15 +6,16 @@ use crate::{
 use pare_graph::{Decline, Dim, Model, Node, NodeRef, Patch, Ref, ValueRef, expect, ops};
 
 pass! {
-    /// Write an `Einsum` of two operands as the matrix product that it is.
+    /// Rewrite an `Einsum` of two operands as a matrix product.
     ///
-    /// `bqhd,bkhd->bhqk` is `MatMul(Transpose(q), Transpose(k))`: letters of both operands and the result count stacked
-    /// matrices, those of both operands alone are summed over, and those of one operand and the result are rows and
-    /// columns. So attention and layers show themselves to whatever looks for products, runtimes among them, and
-    /// transposes join others. Of the ways to write it the one with the fewest transposes is taken.
+    /// `bqhd,bkhd->bhqk` is `MatMul(Transpose(q), Transpose(k))`: letters in both operands and the result are
+    /// batch axes, letters in both operands only are summed, and letters in one operand and the result are
+    /// rows or columns. Layers and attention become visible to passes and engines that match products, and
+    /// the transposes merge with others. Of the equivalent forms the one with the fewest transposes is
+    /// chosen.
     ///
-    /// Declines equations with `...` or repeated letters, sums over one operand alone, and several axes for rows, columns
-    /// or sums, unless rows are all that is in front.
+    /// Declines equations with `...` or repeated letters, sums over one operand alone, and several axes for
+    /// rows, columns or sums, unless the rows are all leading axes.
     #[pass("lower-einsum", Rounding, "einsum lowered", "einsums lowered")]
     pub struct LowerEinsum {}
 }
@@ -30,7 +31,7 @@ fn lowered(at: NodeRef<'_>) -> Result<Patch, Decline> {
     let (a, b, y) = (at.input(0)?, at.input(1)?, at.output()?);
     expect(at.inputs().len() == 2 && y.dtype().is_some_and(|d| d.is_float()))?;
     let equation: String = at.string("equation", "").chars().filter(|c| !c.is_whitespace()).collect();
-    let odd = || Decline::because(format!("{} is no matrix product: {equation}", at.describe()));
+    let odd = || Decline::because(format!("{} is not a matrix product: {equation}", at.describe()));
     let (terms, result) = equation.split_once("->").ok_or_else(odd)?;
     let (left, right) = terms.split_once(',').ok_or_else(odd)?;
     let [left, right, result] = [left, right, result].map(letters);
@@ -41,21 +42,21 @@ fn lowered(at: NodeRef<'_>) -> Result<Patch, Decline> {
 
     let mut patch = Patch::at(at);
     let mut spell = NodeBuilder::new(at.graph, &mut patch, y.name());
-    let [a, b] = best.operands.map(|(value, perm)| turned(&mut spell, value.into(), &perm));
+    let [a, b] = best.operands.map(|(value, perm)| transposed(&mut spell, value.into(), &perm));
     let product = spell.node(Node::new("MatMul"), &[a, b]);
-    let product = turned(&mut spell, product, &best.result);
+    let product = transposed(&mut spell, product, &best.result);
     patch.replace(y, product);
     Ok(patch)
 }
 
-/// The letters of a term, each of which stands once.
+/// The letters of a term without repetitions.
 fn letters(term: &str) -> Option<Vec<char>> {
     let letters: Vec<_> = term.chars().collect();
     let once = |(i, c): (usize, &char)| c.is_ascii_alphabetic() && !letters[..i].contains(c);
     letters.iter().enumerate().all(once).then(|| letters.clone())
 }
 
-fn turned(spell: &mut NodeBuilder<'_, '_>, value: Ref, perm: &[usize]) -> Ref {
+fn transposed(spell: &mut NodeBuilder<'_, '_>, value: Ref, perm: &[usize]) -> Ref {
     if ops::is_identity(perm) { value } else { spell.transpose(value, perm) }
 }
 
@@ -75,19 +76,19 @@ impl<'g> Product<'g> {
         let rows = within(result, &|c| l(c) && !r(c));
         let columns = within(result, &|c| r(c) && !l(c));
         let sums = within(left, &|c| r(c) && !y(c));
-        let whole = stacked.len() + rows.len() + columns.len() == result.len()
+        let is_complete = stacked.len() + rows.len() + columns.len() == result.len()
             && stacked.len() + rows.len() + sums.len() == left.len()
             && stacked.len() + columns.len() + sums.len() == right.len();
-        // One matrix serves all that lies in front of its rows.
+        // One matrix is shared by all axes in front of its rows.
         let in_place = rows.len() == 1 || stacked.is_empty() && rows.len() > 1;
-        if !(whole && in_place && sums.len() == 1 && columns.len() == 1) {
+        if !(is_complete && in_place && sums.len() == 1 && columns.len() == 1) {
             return None;
         }
         let size = |value: ValueRef<'g>, all: &[char]| -> Option<Dim> {
             let axis = all.iter().position(|c| *c == sums[0])?;
             value.shape().filter(|s| s.len() == all.len())?.get(axis).cloned()
         };
-        // An einsum repeats an axis of size 1, a product does not.
+        // An einsum broadcasts an axis of size 1, a matrix product does not.
         if size(a, left)? != size(b, right)? {
             return None;
         }
@@ -104,7 +105,7 @@ impl<'g> Product<'g> {
         })
     }
 
-    /// Transposes that are computed; of the last two axes alone runtimes multiply without.
+    /// The number of computed transposes; engines multiply without transposing the last two axes.
     fn transposes(&self) -> usize {
         let cost = |perm: &[usize]| match perm.split_last_chunk() {
             _ if ops::is_identity(perm) => 0,
@@ -122,7 +123,7 @@ mod tests {
     use crate::framework::testing::{check, declines};
 
     #[test]
-    fn scores_and_weighted_values() {
+    fn lowers_attention_scores_and_weighted_values() {
         let graph =
             |x: &str, y: &str, of: &str, nodes: &str| format!("g ({x}) => (float[{of}] {y}) {{ {nodes} }}");
         let attention = |nodes| graph("float[B,5,2,3] q, float[B,7,2,3] k", "s", "B,2,5,7", nodes);
@@ -147,7 +148,7 @@ mod tests {
             &plain("s = Einsum<equation = \"bhid,bhjd->bhij\">(q, k)"),
             &plain("s_1 = Transpose<perm = [0,1,3,2]>(k) s = MatMul(q, s_1)"),
         );
-        // One transpose of the result, instead of two of the operands.
+        // One transpose of the result instead of two of the operands.
         let turned = |nodes| graph("float[2,5,3] q, float[2,3,7] k", "s", "2,7,5", nodes);
         check(
             LowerEinsum::default(),
@@ -157,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_layer_of_rows() {
+    fn lowers_linear_layer() {
         let graph = |nodes: &str| {
             format!("g (float[N,4,2] x) => (float[N,4,3] y) <float[2,3] w = {{1,2,3,4,5,6}}> {{ {nodes} }}")
         };
@@ -169,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_product_stays() {
+    fn keeps_equations_that_are_not_products() {
         let why = |a: &str, b: &str, y: &str, equation: &str| {
             let text = format!(
                 "g (float[{a}] a, float[{b}] b) => (float[{y}] y) {{ y = Einsum<equation = \"{equation}\">(a, b) }}"
@@ -184,12 +185,12 @@ mod tests {
             ("2,3", "4,5", "2,5", "ij,kl->il"),
             ("2,3,4", "3,4,5", "2,5", "ijk,jkl->il"),
             ("2,3", "3,4", "2,4", "...j,jk->...k"),
-            // Repeated along the sum.
+            // Broadcast along the summed axis.
             ("2,1", "3,4", "2,4", "ij,jk->ik"),
         ] {
             assert_eq!(
                 why(a, b, y, equation),
-                format!("Einsum producing `y` is no matrix product: {equation}")
+                format!("Einsum producing `y` is not a matrix product: {equation}")
             );
         }
     }

@@ -6,11 +6,11 @@ use crate::{
 use pare_graph::{DataType, Decline, Model, NodeRef, Patch, expect};
 
 pass! {
-    /// Cast once instead of twice, where the first cast loses nothing: `C→B ∘ A→C = A→B` if every `A` is a `C`.
+    /// Merge two casts where the first loses nothing: `C→B ∘ A→C = A→B` if every `A` is a `C`.
     ///
-    /// So `int32→int64→int32` goes altogether and `float16→float→float16` as well, while `float→int64→float` stays.
-    /// Declines for strings, floats of at most 8 bits, whose casts have options, and from floats to integers, where
-    /// what happens to numbers out of range depends on the way.
+    /// `int32→int64→int32` and `float16→float→float16` are removed, `float→int64→float` is kept. Declines for
+    /// strings, for floats of at most 8 bits, whose casts have options, and from floats to integers, where
+    /// the result for numbers out of range depends on the intermediate type.
     #[pass("merge-casts", Exact, "cast merged", "casts merged")]
     pub struct MergeCasts {}
 }
@@ -39,7 +39,7 @@ fn merged(at: NodeRef<'_>) -> Result<Patch, Decline> {
     Ok(patch)
 }
 
-/// How a type writes numbers: whether it has a sign, digits (bits), and whether they float.
+/// The number format of a type: signedness, digits (bits), and whether it is a float.
 fn format(dtype: DataType) -> Option<(bool, u32, bool)> {
     use DataType as D;
     Some(match dtype {
@@ -54,11 +54,11 @@ fn format(dtype: DataType) -> Option<(bool, u32, bool)> {
     })
 }
 
-/// Whether type `wide` holds every value of type `narrow`.
+/// Whether type `wide` represents every value of type `narrow`.
 fn holds(wide: DataType, narrow: DataType) -> bool {
     let (Some(w), Some(n)) = (format(wide), format(narrow)) else { return false };
     let ((wide_sign, wide_digits, wide_floats), (sign, digits, floats)) = (w, n);
-    // Of the short floats neither holds the other: one has more digits, the other a larger exponent.
+    // Neither of the 16-bit floats contains the other: one has more digits, the other a larger exponent.
     let short = |d| matches!(d, DataType::Float16 | DataType::Bfloat16);
     let exponent = wide == narrow || !short(wide) || !floats;
     (wide_sign || !sign) && wide_digits >= digits && (wide_floats || !floats) && exponent
@@ -67,10 +67,10 @@ fn holds(wide: DataType, narrow: DataType) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::framework::testing::{check, declines};
+    use crate::framework::testing::{check, no_match};
 
     #[test]
-    fn a_cast_that_loses_nothing_is_skipped() {
+    fn removes_lossless_cast() {
         check(
             MergeCasts::default(),
             "g (int32[2] x) => (int32[2] y, float[2] z) {
@@ -80,19 +80,19 @@ mod tests {
     }
 
     #[test]
-    fn a_cast_that_loses_stays() {
-        declines(
+    fn keeps_lossy_cast() {
+        no_match(
             MergeCasts::default(),
             "g (float[2] x) => (float[2] y) { a = Cast<to = 7>(x) y = Cast<to = 1>(a) }",
         );
-        declines(
+        no_match(
             MergeCasts::default(),
             "g (float[2] x) => (int32[2] y) { a = Cast<to = 11>(x) y = Cast<to = 6>(a) }",
         );
     }
 
     #[test]
-    fn what_holds_what() {
+    fn orders_types_by_inclusion() {
         use DataType as D;
         let all = [
             D::Bool,

@@ -3,14 +3,17 @@ use crate::{
     framework::{Context, Pass, PassError},
     pass,
 };
-use pare_graph::{Decline, Model, NodeRef, Patch, expect, ops::ClipView};
+use pare_graph::{
+    Decline, Model, NodeRef, Patch, expect,
+    ops::{ClipView, Trait},
+};
 
 pass! {
-    /// Clip once instead of twice, and not at all what keeps the bounds already.
+    /// Merge nested clips, and remove those whose bounds already hold.
     ///
-    /// With ranges `A ⊆ B`: `clip_A(clip_B(x)) = clip_A(x)` and `clip_B(clip_A(x)) = clip_A(x)`, where `Relu` clips to
-    /// `[0, ∞]`. The results of `Sigmoid`, `HardSigmoid` and `Softmax` lie in `[0, 1]`. Declines where a bound is not
-    /// constant.
+    /// With ranges `A ⊆ B`: `clip_A(clip_B(x)) = clip_A(x)` and `clip_B(clip_A(x)) = clip_A(x)`, where `Relu`
+    /// clips to `[0, ∞]`. The results of `Sigmoid`, `HardSigmoid` and `Softmax` are in `[0, 1]`. Declines
+    /// where a bound is not constant.
     #[pass("merge-clips", Exact, "clip merged", "clips merged")]
     pub struct MergeClips {}
 }
@@ -22,10 +25,10 @@ impl Pass for MergeClips {
             let (x, y) = (at.input(0)?, at.output()?);
             let inner = x.producer().ok_or(Decline::Mismatch)?;
             let (outer, kept) = (ClipView::of(at)?, range(inner)?);
-            if lies_in(&kept, &outer) {
+            if is_within(&kept, &outer) {
                 return bypass(at, x);
             }
-            expect(lies_in(&outer, &kept) && CLIPS.contains(&inner.op()) && outer.low <= outer.high)?;
+            expect(is_within(&outer, &kept) && ClipView::of(inner).is_ok() && outer.low <= outer.high)?;
             let mut inputs: Vec<_> = at.inputs().into_iter().map(|i| i.map(Into::into)).collect();
             inputs[0] = Some(inner.input(0)?.into());
             let mut patch = Patch::at(at);
@@ -36,23 +39,21 @@ impl Pass for MergeClips {
     }
 }
 
-const CLIPS: &[&str] = &["Clip", "Relu"];
-
-fn lies_in(a: &ClipView, b: &ClipView) -> bool {
+fn is_within(a: &ClipView, b: &ClipView) -> bool {
     b.low <= a.low && a.high <= b.high
 }
 
-/// The range in which an operator's results lie.
+/// The range of an operator's results.
 fn range(at: NodeRef<'_>) -> Result<ClipView, Decline> {
     is_plain(at)?;
     match at.op() {
         "Clip" | "Relu" => {
             let view = ClipView::of(at)?;
-            // With the bounds crossed the upper one wins.
+            // If the bounds are crossed, the upper one wins.
             expect(view.low <= view.high)?;
             Ok(view)
         }
-        "Sigmoid" | "Softmax" | "HardSigmoid" => Ok(ClipView { low: 0.0, high: 1.0 }),
+        _ if at.has(Trait::UnitInterval) => Ok(ClipView { low: 0.0, high: 1.0 }),
         _ => Err(Decline::Mismatch),
     }
 }
@@ -60,10 +61,10 @@ fn range(at: NodeRef<'_>) -> Result<ClipView, Decline> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::framework::testing::{check, declines};
+    use crate::framework::testing::{check, no_match};
 
     #[test]
-    fn bounds_kept_already_go() {
+    fn removes_clips_whose_bounds_hold() {
         check(
             MergeClips::default(),
             "g (float[2] x) => (float[2] y) <float zero = {0}, float six = {6}> {
@@ -74,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn the_wider_of_two_ranges_goes() {
+    fn removes_wider_inner_clip() {
         check(
             MergeClips::default(),
             "g (float[2] x) => (float[2] y) <float zero = {0}, float six = {6}> {
@@ -84,13 +85,13 @@ mod tests {
     }
 
     #[test]
-    fn ranges_that_overlap_and_open_bounds_stay() {
-        declines(
+    fn keeps_overlapping_ranges_and_open_bounds() {
+        no_match(
             MergeClips::default(),
             "g (float[2] x) => (float[2] y) <float zero = {0}, float one = {1}, float six = {6}> {
                 a = Clip(x, one) y = Clip(a, zero, six) }",
         );
-        declines(
+        no_match(
             MergeClips::default(),
             "g (float[2] x, float low) => (float[2] y) { a = Clip(x, low) y = Relu(a) }",
         );

@@ -9,12 +9,12 @@ use pare_graph::{
 };
 
 pass! {
-    /// Join once instead of twice, and not what was just cut apart.
+    /// Merge nested `Concat`s, and remove a `Concat` of all parts of a `Split`.
     ///
-    /// `[[a, b], c] = [a, b, c]` along one axis; parts without elements are left out; all the parts of a `Split` along
-    /// its axis are what was split.
+    /// `[[a, b], c] = [a, b, c]` along one axis; empty parts are removed; all parts of a `Split` along its
+    /// axis are the original tensor.
     ///
-    /// Declines where the inner `Concat` has other uses and would stay.
+    /// Declines where the inner `Concat` has other uses and would be kept.
     #[pass("merge-concats", Exact, "concatenation merged", "concatenations merged")]
     pub struct MergeConcats {}
 }
@@ -23,13 +23,13 @@ impl Pass for MergeConcats {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
         cx.rewrite(model, &["Concat"], |at| {
             is_plain(at)?;
-            whole(at).or_else(|_| flattened(at))
+            unsplit(at).or_else(|_| flattened(at))
         })
     }
 }
 
-/// A `Concat` of all parts of a `Split`.
-fn whole(at: NodeRef<'_>) -> Result<Patch, Decline> {
+/// Replaces a `Concat` of all parts of a `Split` by the tensor that was split.
+fn unsplit(at: NodeRef<'_>) -> Result<Patch, Decline> {
     let parts: Vec<_> = at.inputs().into_iter().collect::<Option<_>>().ok_or(Decline::Mismatch)?;
     let first: &ValueRef<'_> = parts.first().ok_or(Decline::Mismatch)?;
     let split = first.produced_by("Split")?;
@@ -39,7 +39,7 @@ fn whole(at: NodeRef<'_>) -> Result<Patch, Decline> {
     bypass(at, split.input(0)?)
 }
 
-/// A `Concat` of the parts of its parts, without empty ones.
+/// Replaces a `Concat` of `Concat`s by one, without empty parts.
 fn flattened(at: NodeRef<'_>) -> Result<Patch, Decline> {
     let axis = axis_of(at)?;
     let mut parts: Vec<ValueRef<'_>> = vec![];
@@ -69,10 +69,10 @@ fn flattened(at: NodeRef<'_>) -> Result<Patch, Decline> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::framework::testing::{check, declines};
+    use crate::framework::testing::{check, no_match};
 
     #[test]
-    fn a_concat_of_concats_is_one() {
+    fn flattens_nested_concats() {
         check(
             MergeConcats::default(),
             "g (float[N,2] a, float[N,3] b, float[N,0] c) => (float[N,7] y) {
@@ -82,14 +82,14 @@ mod tests {
     }
 
     #[test]
-    fn parts_joined_again_are_the_whole() {
+    fn removes_concat_of_split_parts() {
         check(
             MergeConcats::default(),
             "g (float[N,6] x) => (float[N,6] y) { a, b = Split<axis = 1, num_outputs = 2>(x)
                 h = Concat<axis = 1>(a, b) y = Relu(h) }",
             "g (float[N,6] x) => (float[N,6] y) { y = Relu(x) }",
         );
-        declines(
+        no_match(
             MergeConcats::default(),
             "g (float[N,6] x) => (float[N,6] y) { a, b = Split<axis = 1, num_outputs = 2>(x)
                 y = Concat<axis = 1>(b, a) }",
@@ -97,12 +97,12 @@ mod tests {
     }
 
     #[test]
-    fn another_axis_or_use_stays() {
-        declines(
+    fn keeps_other_axes_and_shared_concats() {
+        no_match(
             MergeConcats::default(),
             "g (float[2,2] a) => (float[4,4] y) { h = Concat<axis = 0>(a, a) y = Concat<axis = 1>(h, h) }",
         );
-        declines(
+        no_match(
             MergeConcats::default(),
             "g (float[2,2] a) => (float[6,2] y, float[4,2] h) {
                 h = Concat<axis = 0>(a, a) y = Concat<axis = 0>(h, a) }",

@@ -5,18 +5,19 @@ use crate::{
 };
 use pare_graph::{
     Attribute, Decline, Model, Node, NodeRef, Patch, ValueRef, expect,
-    ops::{ClipView, ConvView, PadMode, PadView, PoolView},
+    ops::{ClipView, ConvView, PadMode, PadView, PoolView, Trait},
 };
 
 pass! {
-    /// Let a convolution or pooling do the padding of a `Pad` before it.
+    /// Fold a `Pad` into the padding of the convolution or pooling that reads it.
     ///
-    /// `Conv` pads with zeros. `AveragePool` does as well if it counts them (`count_include_pad`, from operator set 7);
-    /// without padding of its own it may be made to. `MaxPool` pads with what is never the largest: so an explicit
-    /// padding by -∞ may go, and one by zeros where no element is negative.
+    /// `Conv` pads with zeros. `AveragePool` does too if it counts the padding (`count_include_pad`, from
+    /// operator set 7), which is enabled if it has no padding of its own. `MaxPool` pads with a value that is
+    /// never the maximum: explicit padding by -∞ is removed, and padding by zeros where no element is
+    /// negative.
     ///
-    /// Declines for other modes and values, for padding of batch or channels, for negative padding, for `auto_pad`,
-    /// and where the padded value has other uses.
+    /// Declines for other modes and values, for padding of batch or channels, for negative padding, for
+    /// `auto_pad`, and where the padded value has other uses.
     #[pass("merge-pads", Exact, "pad merged", "pads merged")]
     pub struct MergePads {}
 }
@@ -31,13 +32,13 @@ impl Pass for MergePads {
             let view = PadView::of(pad)?;
             let PadMode::Constant(value) = view.mode else { return Err(Decline::Mismatch) };
             let x = pad.input(0)?;
-            let kept = |what: &str| Decline::because(format!("{} stays: {what}", pad.describe()));
+            let kept = |why: &str| Decline::because(format!("{} is kept: {why}", pad.describe()));
             if view.pads.iter().take(2).any(|&p| p != (0, 0)) {
                 return Err(kept("it pads batch or channels"));
             }
             let spatial = view.pads.get(2..).ok_or(Decline::Mismatch)?;
             if spatial.iter().any(|p| p.0 < 0 || p.1 < 0) {
-                return Err(kept("it cuts"));
+                return Err(kept("it crops"));
             }
             padded.sole_use()?;
             let mut node = at.node().clone();
@@ -54,7 +55,7 @@ impl Pass for MergePads {
                 own.iter().zip(spatial).map(|(a, b)| Some((a.0.checked_add(b.0)?, a.1.checked_add(b.1)?)));
             let sums: Vec<_> = sums.collect::<Option<_>>().ok_or(Decline::Mismatch)?;
             if at.op() != "Conv" && !within_windows(at, &sums)? {
-                return Err(kept("a window would lie in the padding"));
+                return Err(kept("a window would contain only padding"));
             }
             let pads: Vec<i64> = sums.iter().map(|p| p.0).chain(sums.iter().map(|p| p.1)).collect();
             node.attributes.insert("pads".into(), Attribute::Ints(pads));
@@ -70,7 +71,7 @@ impl Pass for MergePads {
     }
 }
 
-/// Padding that follows from sizes would follow from others.
+/// Automatic padding depends on the input size, which changes.
 fn is_explicit(at: NodeRef<'_>) -> Result<(), Decline> {
     expect(matches!(at.string("auto_pad", "NOTSET"), "NOTSET" | "VALID"))
 }
@@ -85,13 +86,13 @@ fn into_average(at: NodeRef<'_>, value: f64, node: &mut Node) -> Result<Vec<(i64
     is_explicit(at)?;
     let view = PoolView::of(at)?;
     let unpadded = view.pads.iter().all(|&p| p == (0, 0));
-    // Rounded up, the last window reaches past the padding, and what counts there differs.
+    // With sizes rounded up, the last window extends beyond the padding and counts differently.
     expect(value == 0.0 && at.opset() >= 7 && !view.ceil && (unpadded || view.counts_padding))?;
     node.attributes.insert("count_include_pad".into(), Attribute::Int(1));
     Ok(view.pads)
 }
 
-/// Whether every window reaches beyond the padding, as poolings ask for.
+/// Whether every window overlaps the input, as pooling requires.
 fn within_windows(at: NodeRef<'_>, pads: &[(i64, i64)]) -> Result<bool, Decline> {
     let kernel = PoolView::of(at)?.kernel;
     Ok(pads.iter().zip(kernel).all(|(p, k)| p.0.max(p.1) < k as i64))
@@ -102,7 +103,7 @@ fn into_max(at: NodeRef<'_>, x: ValueRef<'_>, value: f64) -> Result<Vec<(i64, i6
     at.output()?;
     let view = PoolView::of(at)?;
     expect(!view.ceil && (value == f64::NEG_INFINITY || value == 0.0 && is_never_negative(x)))?;
-    // Every window sees an element, which padding is never larger than, unless it looks through gaps.
+    // Every window contains an element, which is at least the padding value, unless the window is dilated.
     expect(view.dilations.iter().all(|&d| d == 1))?;
     Ok(view.pads)
 }
@@ -110,7 +111,7 @@ fn into_max(at: NodeRef<'_>, x: ValueRef<'_>, value: f64) -> Result<Vec<(i64, i6
 fn is_never_negative(x: ValueRef<'_>) -> bool {
     x.producer().is_some_and(|at| match at.op() {
         "Relu" | "Clip" => ClipView::of(at).is_ok_and(|view| view.low >= 0.0 && view.high >= 0.0),
-        op => ["Sigmoid", "Softmax", "HardSigmoid", "Abs", "Exp"].contains(&op) && is_plain(at).is_ok(),
+        _ => at.has(Trait::NonNegative) && is_plain(at).is_ok(),
     })
 }
 
@@ -122,7 +123,7 @@ mod tests {
     const ZEROS: &str = "int64[8] p = {0,0,1,2,0,0,3,4}";
 
     #[test]
-    fn convolutions_pad_themselves() {
+    fn folds_pad_into_conv() {
         check(
             MergePads::default(),
             &format!("g (float[N,1,8,8] x) => (float[N,2,a,b] y) <{ZEROS}, float[2,1,3,3] w = {{1,2,3,4,5,6,7,8,9,9,8,7,6,5,4,3,2,1}}> {{
@@ -133,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn averages_count_what_is_padded() {
+    fn folds_pad_into_average_pool() {
         check(
             MergePads::default(),
             &format!(
@@ -150,11 +151,11 @@ mod tests {
                 h = Pad(x, p) y = AveragePool<kernel_shape = [5,5], pads = [1,1,1,1]>(h) }}"
             ),
         );
-        assert_eq!(why, ["Pad producing `h` stays: its values differ"]);
+        assert_eq!(why, ["Pad producing `h` is kept: its values differ"]);
     }
 
     #[test]
-    fn maxima_pad_what_is_not_negative() {
+    fn folds_zero_pad_into_max_pool_of_non_negative_input() {
         let graph = |op: &str| {
             format!(
                 "g (float[N,1,8,8] x) => (float[N,1,a,b] y) <int64[8] p = {{0,0,1,1,0,0,1,1}}> {{
@@ -169,12 +170,12 @@ mod tests {
         );
         assert_eq!(
             declines(MergePads::default(), &graph("Tanh")),
-            ["Pad producing `h` stays: its values differ"]
+            ["Pad producing `h` is kept: its values differ"]
         );
     }
 
     #[test]
-    fn padded_channels_other_values_and_modes_stay() {
+    fn keeps_padded_channels_other_values_and_modes() {
         let graph = |pads: &str, pad: &str| {
             format!(
                 "g (float[N,1,8,8] x) => (float[N,2,a,b] y) <
@@ -185,13 +186,13 @@ mod tests {
         let reflect = graph("0,0,1,1,0,0,1,1", "Pad<mode = \"reflect\">(x, p)");
         assert_eq!(declines(MergePads::default(), &reflect), [""; 0]);
         let half = graph("0,0,1,1,0,0,1,1", "Pad(x, p, c)");
-        assert_eq!(declines(MergePads::default(), &half), ["Pad producing `h` stays: its values differ"]);
+        assert_eq!(declines(MergePads::default(), &half), ["Pad producing `h` is kept: its values differ"]);
         let batch = graph("1,0,1,1,0,0,1,1", "Pad(x, p)");
         assert_eq!(
             declines(MergePads::default(), &batch),
-            ["Pad producing `h` stays: it pads batch or channels"]
+            ["Pad producing `h` is kept: it pads batch or channels"]
         );
         let cut = graph("0,0,-1,1,0,0,1,1", "Pad(x, p)");
-        assert_eq!(declines(MergePads::default(), &cut), ["Pad producing `h` stays: it cuts"]);
+        assert_eq!(declines(MergePads::default(), &cut), ["Pad producing `h` is kept: it crops"]);
     }
 }

@@ -9,13 +9,13 @@ use pare_graph::{
 };
 
 pass! {
-    /// Let a reduction keep or drop its axes itself.
+    /// Merge `Squeeze` and `Unsqueeze` into the reduction beside them.
     ///
-    /// `Squeeze` after a reduction that keeps the same axes is `keepdims = 0`, `Unsqueeze` of them after one that drops
-    /// them is `keepdims = 1`. So for `ReduceSum` and the like, `ArgMax` and `ArgMin`. `Squeeze` before a reduction
-    /// only takes away axes that the reduction can take away, or leave.
+    /// `Squeeze` of the reduced axes is `keepdims = 0`, `Unsqueeze` of them is `keepdims = 1`, for
+    /// `ReduceSum` and the other reductions, `ArgMax` and `ArgMin`. `Squeeze` before a reduction removes axes
+    /// that the reduction itself can remove or keep.
     ///
-    /// Declines where the axes differ and where the reduced value has another use.
+    /// Declines where the axes differ and where the reduced value has other uses.
     #[pass("merge-reductions", Exact, "reduction merged", "reductions merged")]
     pub struct MergeReductions {}
 }
@@ -46,29 +46,29 @@ impl Pass for MergeReductions {
     }
 }
 
-/// Reductions to which another element of an axis of size 1 makes no difference.
+/// Reductions for which an additional axis of size 1 makes no difference.
 const SQUEEZED: &[&str] =
     &["ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSumExp"];
 
-/// A reduction without the `Squeeze` before it: `axes` of the squeezed value are others before.
+/// Removes a `Squeeze` before a reduction; the axes are renumbered to those before the squeeze.
 fn squeezed(at: NodeRef<'_>) -> Result<Patch, Decline> {
     is_plain(at)?;
     let between = at.input(0)?;
     let squeeze = between.produced_by("Squeeze")?;
     between.sole_use()?;
-    let (view, gone) = (ReduceView::of(at)?, SqueezeView::of(squeeze)?.axes);
+    let (view, removed) = (ReduceView::of(at)?, SqueezeView::of(squeeze)?.axes);
     let (x, y) = (squeeze.input(0)?, at.output()?);
     let shape = x.shape().ok_or(Decline::Mismatch)?;
-    let kept: Vec<_> = (0..shape.len()).filter(|a| !gone.contains(a)).collect();
+    let kept: Vec<_> = (0..shape.len()).filter(|a| !removed.contains(a)).collect();
     let mut axes: Vec<_> =
         view.axes.iter().map(|&a| kept.get(a).copied()).collect::<Option<_>>().ok_or(Decline::Mismatch)?;
     expect(!axes.is_empty())?;
     if view.keepdims {
-        // The axes that stayed with size 1 may stand where the squeezed ones stood.
+        // The kept axes of size 1 may take the positions of the squeezed ones.
         let left: Vec<_> = (0..shape.len()).filter(|a| !axes.contains(a)).map(|a| shape[a].clone()).collect();
         expect(y.shape() == Some(left.as_slice()))?;
     } else {
-        axes.extend(gone);
+        axes.extend(removed);
         axes.sort_unstable();
     }
     let axes: Vec<_> = axes.into_iter().map(|a| a as i64).collect();
@@ -78,7 +78,7 @@ fn squeezed(at: NodeRef<'_>) -> Result<Patch, Decline> {
     Ok(patch)
 }
 
-/// The axes that a node reduces, sorted, and whether they stay.
+/// The reduced axes, sorted, and whether they are kept.
 fn axes(at: NodeRef<'_>) -> Result<(Vec<usize>, bool), Decline> {
     if at.is("ArgMax") || at.is("ArgMin") {
         return Ok((vec![axis_of(at)?], at.int("keepdims", 1) != 0));
@@ -90,10 +90,10 @@ fn axes(at: NodeRef<'_>) -> Result<(Vec<usize>, bool), Decline> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::framework::testing::{check, declines};
+    use crate::framework::testing::{check, declines, no_match};
 
     #[test]
-    fn axes_are_kept_and_dropped_by_the_reduction() {
+    fn sets_keepdims_of_the_reduction() {
         check(
             MergeReductions::default(),
             "g (float[2,3,4] x) => (float[3] y, float[1,3,1] z, int64[2,3] i) <int64[2] a = {-1,0}, int64[1] l = {2}> {
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_squeeze_before_is_done_by_the_reduction() {
+    fn removes_squeeze_before_reduction() {
         check(
             MergeReductions::default(),
             "g (float[N,1,M] x) => (float[N] y, float[N,1] z) <int64[1] a = {1}> {
@@ -117,8 +117,8 @@ mod tests {
     }
 
     #[test]
-    fn other_axes_and_uses_stay() {
-        declines(
+    fn keeps_other_axes_and_shared_reductions() {
+        no_match(
             MergeReductions::default(),
             "g (float[2,1,4] x) => (float[2,1] y) <int64[1] a = {2}, int64[1] b = {1}> {
                 h = ReduceMean(x, a) y = Squeeze(h, b) }",

@@ -1,47 +1,45 @@
-use crate::framework::matching::{bypass, is_plain, same_shape};
+use super::layout;
+use crate::framework::matching::{bypass, same_shape};
 use crate::{
     framework::{Context, NodeBuilder, Pass, PassError, node_builder::reshape_target},
     pass,
 };
 use pare_graph::{
     Decline, Edge, Model, NodeRef, Patch, ValueRef, expect,
-    ops::{SqueezeView, TransposeView, UnsqueezeView},
+    ops::{SqueezeView, Trait, TransposeView, UnsqueezeView, operators_with},
 };
 
 pass! {
-    /// Reshape once instead of twice, or not at all.
+    /// Merge consecutive reshapes, and remove those that restore the shape.
     ///
-    /// `Reshape`, `Flatten`, `Squeeze`, `Unsqueeze`, and a `Transpose` that only moves axes of size 1, keep the elements
-    /// in order. So one after the other is a single `Reshape` from the first shape to the last, and nothing if these
-    /// are equal for all values of the symbols.
+    /// `Reshape`, `Flatten`, `Squeeze`, `Unsqueeze`, and a `Transpose` that only moves axes of size 1, keep
+    /// the elements in order. A chain of them is a single `Reshape` from the first shape to the last, and a
+    /// no-op if these are equal for all values of the symbols.
     ///
-    /// Declines where more than one size of the last shape is neither a number nor that of the same axis before, since
-    /// a constant target cannot say it; and where the first has other uses and would stay.
+    /// Declines where more than one size of the last shape is neither a number nor the size of the same axis
+    /// before, which a constant target cannot express, and where the first has other uses and would be kept.
     #[pass("merge-reshapes", Exact, "reshape merged", "reshapes merged")]
     pub struct MergeReshapes {}
 }
 
-/// Operators that keep the elements in order, some always.
-const VIEWS: &[&str] = &["Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"];
-
 impl Pass for MergeReshapes {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
-        cx.rewrite(model, VIEWS, merged)
+        cx.rewrite(model, &operators_with(Trait::View), merged)
     }
 }
 
 fn merged(at: NodeRef<'_>) -> Result<Patch, Decline> {
-    is_view(at)?;
+    keeps_order(at)?;
     let (between, y) = (at.input(0)?, at.output()?);
     let inner = between.producer().ok_or(Decline::Mismatch)?;
-    is_view(inner)?;
-    // Two transposes are the business of `merge-transposes`.
+    keeps_order(inner)?;
+    // Two transposes are merged by `merge-transposes`.
     expect(!(at.is("Transpose") && inner.is("Transpose")))?;
     let x = inner.input(0)?;
     if same_shape(x, y) {
         return bypass(at, x);
     }
-    inner_goes(between)?;
+    becomes_dead(between)?;
     let mut patch = Patch::at(at);
     let mut spell = NodeBuilder::new(at.graph, &mut patch, y.name());
     let made = if let Some(axes) = both_unsqueeze(at, inner) {
@@ -50,7 +48,9 @@ fn merged(at: NodeRef<'_>) -> Result<Patch, Decline> {
         spell.squeeze(x.into(), &axes)
     } else {
         let to = y.shape().ok_or(Decline::Mismatch)?;
-        let open = || Decline::because(format!("`{}` has several sizes that no target can say", y.name()));
+        let open = || {
+            Decline::because(format!("`{}` has several sizes that no constant target can express", y.name()))
+        };
         let target = reshape_target(x.shape(), to).ok_or_else(open)?;
         spell.reshape(x.into(), &target)
     };
@@ -59,9 +59,8 @@ fn merged(at: NodeRef<'_>) -> Result<Patch, Decline> {
 }
 
 /// Declines unless the node keeps the elements in order.
-fn is_view(at: NodeRef<'_>) -> Result<(), Decline> {
-    is_plain(at)?;
-    expect(VIEWS.contains(&at.op()))?;
+fn keeps_order(at: NodeRef<'_>) -> Result<(), Decline> {
+    layout::is_view(at)?;
     if at.is("Transpose") {
         let shape = at.input(0)?.shape().ok_or(Decline::Mismatch)?;
         let view = TransposeView::of(at)?;
@@ -72,17 +71,18 @@ fn is_view(at: NodeRef<'_>) -> Result<(), Decline> {
     Ok(())
 }
 
-/// Whether the value between will be gone: all that use it are views that will no longer.
-fn inner_goes(between: ValueRef<'_>) -> Result<(), Decline> {
+/// Declines unless the intermediate value becomes dead: all its users are views that are merged.
+fn becomes_dead(between: ValueRef<'_>) -> Result<(), Decline> {
     expect(!between.value().is_output())?;
-    let goes = |(user, wire): &(NodeRef<'_>, Edge)| *wire == Edge::Input(0) && is_view(*user).is_ok();
-    expect(between.users().iter().all(goes))
+    let is_merged =
+        |(user, edge): &(NodeRef<'_>, Edge)| *edge == Edge::Input(0) && keeps_order(*user).is_ok();
+    expect(between.users().iter().all(is_merged))
 }
 
 fn both_unsqueeze(at: NodeRef<'_>, inner: NodeRef<'_>) -> Option<Vec<i64>> {
     let (outer, inner) = (UnsqueezeView::of(at).ok()?.axes, UnsqueezeView::of(inner).ok()?.axes);
     let rank = at.output().ok()?.rank().ok()?;
-    // Axes of the last shape that were there before the outer one.
+    // Axes of the last shape that exist before the outer `Unsqueeze`.
     let kept: Vec<_> = (0..rank).filter(|a| !outer.contains(a)).collect();
     let mut axes: Vec<_> = inner.iter().map(|&a| kept.get(a).copied()).collect::<Option<_>>()?;
     axes.extend(outer);
@@ -103,10 +103,10 @@ fn both_squeeze(at: NodeRef<'_>, inner: NodeRef<'_>) -> Option<Vec<i64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::framework::testing::{check, declines};
+    use crate::framework::testing::{check, declines, no_match};
 
     #[test]
-    fn a_chain_becomes_one_reshape() {
+    fn merges_chain_into_one_reshape() {
         check(
             MergeReshapes::default(),
             "g (float[N,3,4] x) => (float[N,2,6] y) <int64[2] s = {-1,12}, int64[3] t = {0,2,6}, int64[1] o = {1}> {
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_that_comes_back_goes() {
+    fn removes_chain_that_restores_the_shape() {
         check(
             MergeReshapes::default(),
             "g (float[N,M,4] x) => (float[N,M,4] y) <int64[1] o = {0}> {
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn axes_of_several_unsqueezes_and_squeezes_are_counted_together() {
+    fn adds_axes_of_consecutive_unsqueezes_and_squeezes() {
         check(
             MergeReshapes::default(),
             "g (float[N,M] x) => (float[1,N,1,M] y) <int64[1] a = {1}, int64[1] b = {0}> {
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transpose_of_axes_of_size_1_is_a_reshape() {
+    fn treats_transpose_of_unit_axes_as_reshape() {
         check(
             MergeReshapes::default(),
             "g (float[N,1,5] x) => (float[N,5] y) <int64[2] s = {0,5}> {
@@ -152,14 +152,14 @@ mod tests {
     }
 
     #[test]
-    fn what_a_target_cannot_say_or_others_use_stays() {
+    fn keeps_inexpressible_targets_and_shared_reshapes() {
         let why = declines(
             MergeReshapes::default(),
             "g (float[N,1,M,6] x) => (float[a,b,c] y) <int64[1] o = {1}, int64[3] s = {-1,0,3}> {
                 h = Squeeze(x, o) y = Reshape(h, s) }",
         );
-        assert_eq!(why, ["`y` has several sizes that no target can say"]);
-        declines(
+        assert_eq!(why, ["`y` has several sizes that no constant target can express"]);
+        no_match(
             MergeReshapes::default(),
             "g (float[2,6] x) => (float[12] y, float[3,4] z) <int64[2] s = {3,4}, int64[1] t = {12}> {
                 h = Reshape(x, s) y = Reshape(h, t) z = Relu(h) }",

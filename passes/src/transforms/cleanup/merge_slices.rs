@@ -9,13 +9,13 @@ use pare_graph::{
 };
 
 pass! {
-    /// Cut once instead of twice.
+    /// Merge consecutive slices, and slices that partition an axis into a `Split`.
     ///
-    /// Slices of different axes commute. On one axis, in single steps and with places counted from the front,
-    /// `x[a:b][c:d] = x[a+c : min(b, a+d)]`. Slices that together cut one axis into parts are a `Split`.
+    /// Slices of different axes commute. On one axis, with step 1 and positions counted from the front,
+    /// `x[a:b][c:d] = x[a+c : min(b, a+d)]`.
     ///
-    /// Declines where places are not constant, where an axis is cut twice in another way, where the first slice
-    /// has other uses than slices and would stay, and where slices overlap or leave something out.
+    /// Declines where positions are not constant, where an axis is sliced twice in another way, where the
+    /// first slice has users other than slices and would be kept, and where the parts overlap or leave gaps.
     #[pass("merge-slices", Exact, "slice merged", "slices merged")]
     pub struct MergeSlices {}
 }
@@ -26,7 +26,7 @@ impl Pass for MergeSlices {
             let between = at.input(0)?;
             let inner = between.produced_by("Slice")?;
             let cuts = composed(inner, at)?;
-            // All that use the first slice must come to do without it.
+            // All users of the first slice must be merged with it.
             let follows = |(user, wire): &(NodeRef<'_>, Edge)| {
                 *wire == Edge::Input(0) && user.is("Slice") && composed(inner, *user).is_ok()
             };
@@ -37,12 +37,12 @@ impl Pass for MergeSlices {
             patch.replace(y, made);
             Ok(patch)
         })?;
-        cx.rewrite(model, &["Slice"], parted)
+        cx.rewrite(model, &["Slice"], partitioned)
     }
 }
 
-/// The first of several slices that cut an axis into parts, and with it the others.
-fn parted(at: NodeRef<'_>) -> Result<Patch, Decline> {
+/// Replaces all slices that partition an axis by one `Split`, starting from the first.
+fn partitioned(at: NodeRef<'_>) -> Result<Patch, Decline> {
     let x = at.input(0)?;
     let (axis, 0, _) = part(at)? else { return Err(Decline::Mismatch) };
     let mut parts = vec![];
@@ -62,7 +62,7 @@ fn parted(at: NodeRef<'_>) -> Result<Patch, Decline> {
     }
     let size = x.shape().and_then(|s| s.get(axis)).and_then(Dim::size);
     expect(parts.len() > 1 && size == Some(end))?;
-    // All must be made where the first is made, so nothing they need may come later: they need `x` alone.
+    // The split is computed where the first part is, so it may depend on `x` only.
     let mut patch = Patch::at(at);
     let sizes: Vec<_> = parts.iter().map(|p| p.1 as i64).collect();
     let hints: Vec<_> = parts.iter().map(|p| p.2.name()).collect();
@@ -73,7 +73,7 @@ fn parted(at: NodeRef<'_>) -> Result<Patch, Decline> {
     Ok(patch)
 }
 
-/// The axis, first place and length of a slice of one axis in single steps.
+/// The axis, start and length of a slice of one axis with step 1.
 fn part(at: NodeRef<'_>) -> Result<(usize, usize, usize), Decline> {
     is_plain(at)?;
     let view = SliceView::of(at)?;
@@ -84,7 +84,7 @@ fn part(at: NodeRef<'_>) -> Result<(usize, usize, usize), Decline> {
     Ok((cut.axis, start, length))
 }
 
-/// What both slices cut together.
+/// The composition of two slices.
 fn composed(inner: NodeRef<'_>, outer: NodeRef<'_>) -> Result<Vec<SliceAxis>, Decline> {
     is_plain(inner)?;
     let mut cuts = SliceView::of(inner)?.axes;
@@ -108,10 +108,10 @@ fn composed_on_axis(first: SliceAxis, second: SliceAxis) -> Result<SliceAxis, De
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::framework::testing::{check, declines};
+    use crate::framework::testing::{check, no_match};
 
     #[test]
-    fn slices_of_different_axes_and_of_one_axis_become_one() {
+    fn merges_slices_of_different_axes_and_of_one_axis() {
         check(
             MergeSlices::default(),
             "g (float[8,9] x) => (float[2,4] y, float[8,2] z) <
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn places_beyond_the_axis_stay_beyond() {
+    fn keeps_positions_beyond_the_axis() {
         let cut = |start, end| SliceAxis { axis: 0, start, end, step: 1 };
         for size in 0..5_usize {
             for (a, b, c, d) in
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn slices_that_part_an_axis_are_a_split() {
+    fn turns_slices_that_partition_an_axis_into_split() {
         let graph = |rest: &str| {
             format!(
                 "g (float[N,8] x) => (float[N,3] y, float[N,a] z) <int64[1] o = {{0}}, int64[1] i = {{1}},
@@ -156,12 +156,12 @@ mod tests {
             "g (float[N,8] x) => (float[N,3] y, float[N,a] z) <int64[2] x_split = {3,5}> {
                 y, z = Split<axis = 1>(x, x_split) }",
         );
-        declines(MergeSlices::default(), &graph("i"));
+        no_match(MergeSlices::default(), &graph("i"));
     }
 
     #[test]
-    fn a_slice_that_others_use_stays() {
-        declines(
+    fn keeps_shared_slice() {
+        no_match(
             MergeSlices::default(),
             "g (float[8,9] x) => (float[2,4] y, float[8,4] z) <int64[1] a = {1}, int64[1] b = {5}, int64[1] o = {0},
                 int64[1] e = {3}> {

@@ -1,21 +1,21 @@
-use crate::framework::matching::is_plain;
+use crate::framework::matching::{is_plain, is_pointwise};
 use crate::{
     framework::{Context, NodeBuilder, Pass, PassError},
     pass,
 };
 use pare_graph::{
     Attribute, Decline, Model, NodeRef, Patch, Ref, Tensor, ValueRef, expect,
-    ops::{GemmView, TransposeView},
+    ops::{GemmView, Trait, TransposeView, operators_with},
 };
 
 pass! {
-    /// Transpose once instead of twice, or not at all.
+    /// Merge consecutive transposes, also through elementwise functions, and fold them into `Gemm`.
     ///
-    /// `(xᵖ)ᑫ` is one transpose, and none if `q` undoes `p`. An elementwise function between them commutes,
-    /// `f(xᵖ)ᑫ = f((xᵖ)ᑫ)`, and so does one of several operands: `f(xᵖ, yᵖ) = f(x, y)ᵖ`. A matrix transposed before a
+    /// `(xᵖ)ᑫ` is one transpose, or none if `q` inverts `p`. An elementwise function commutes with it,
+    /// `f(xᵖ)ᑫ = f((xᵖ)ᑫ)`, also with several operands: `f(xᵖ, yᵖ) = f(x, y)ᵖ`. A transposed operand of
     /// `Gemm` becomes `transA` or `transB`.
     ///
-    /// Declines where a value in between has other uses, so that no node would go.
+    /// Declines where an intermediate value has other uses, so that no node would be removed.
     #[pass("merge-transposes", Exact, "transpose merged", "transposes merged")]
     pub struct MergeTransposes {}
 }
@@ -24,26 +24,17 @@ impl Pass for MergeTransposes {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
         cx.rewrite(model, &["Transpose"], merged)?;
         cx.rewrite(model, &["Gemm"], into_gemm)?;
-        cx.rewrite(model, JOINING, below)
+        cx.rewrite(model, &operators_with(Trait::Elementwise), below)
     }
 }
 
-/// Functions of each element alone. Further inputs must be constants that broadcast.
-#[rustfmt::skip]
-const ELEMENTWISE: &[&str] = &[
-    "Abs", "Add", "Cast", "Ceil", "Clip", "Cos", "Div", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid",
-    "HardSwish", "Identity", "LeakyRelu", "Log", "Max", "Min", "Mish", "Mul", "Neg", "Not", "Pow", "Reciprocal",
-    "Relu", "Round", "Selu", "Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Sub", "Tanh",
-];
-/// Those of several operands.
-const JOINING: &[&str] = &["Add", "Sub", "Mul", "Div", "Max", "Min", "Sum", "Mean", "Pow"];
-/// How many elementwise nodes between two transposes are looked through.
+/// Elementwise nodes searched between two transposes.
 const REACH: usize = 16;
 
-/// The composed permutation of this transpose and one before it, with what lies between redone.
+/// Composes this transpose with one before it and recomputes the nodes between them.
 fn merged(at: NodeRef<'_>) -> Result<Patch, Decline> {
     let outer = TransposeView::of(at)?;
-    // From the inside out: nodes between the transposes, each with the slot of the value that is followed.
+    // Nodes between the transposes, innermost first, each with the slot of the followed value.
     let mut between = vec![];
     let mut value = at.input(0)?;
     let inner = loop {
@@ -58,7 +49,7 @@ fn merged(at: NodeRef<'_>) -> Result<Patch, Decline> {
         value = producer.input(slot)?;
     };
     let composed = TransposeView::of(inner)?.then(&outer).ok_or(Decline::Mismatch)?;
-    // If the inner one stays for others, only its undoing saves a node.
+    // If the inner transpose is kept for other users, only its exact inverse saves a node.
     if !between.is_empty() && !composed.is_identity() {
         inner.output()?.sole_use()?;
     }
@@ -85,22 +76,22 @@ fn merged(at: NodeRef<'_>) -> Result<Patch, Decline> {
     Ok(patch)
 }
 
-/// The only input of an elementwise node that is no constant.
+/// The only input of an elementwise node that is not constant.
 fn followed(at: NodeRef<'_>) -> Result<usize, Decline> {
     is_plain(at)?;
-    expect(ELEMENTWISE.contains(&at.op()) && at.opset() >= 7)?;
+    expect(is_pointwise(at) && at.opset() >= 7)?;
     at.output()?;
     let open: Vec<_> =
         (0..at.inputs().len()).filter(|&i| at.optional(i).is_some_and(|v| !v.is_constant())).collect();
     let &[slot] = open.as_slice() else { return Err(Decline::Mismatch) };
-    // The function keeps the rank of what it is given.
+    // The function keeps the rank of its input.
     let (x, y) = (at.input(slot)?, at.output()?);
     expect(x.rank()? == y.rank()?)?;
     Ok(slot)
 }
 
-/// A constant that broadcasts to `perm.len()` axes, as it broadcasts after the axes moved. It may have one
-/// axis of other size than 1, so that its elements stay in order.
+/// A constant that broadcasts to `perm.len()` axes as the original does after the transpose. It may have one
+/// axis of a size other than 1, so that the order of its elements does not change.
 fn transposed(tensor: &Tensor, perm: &[usize]) -> Result<Tensor, Decline> {
     if tensor.len() == 1 {
         return Ok(tensor.clone());
@@ -112,7 +103,7 @@ fn transposed(tensor: &Tensor, perm: &[usize]) -> Result<Tensor, Decline> {
     tensor.reshaped(&moved).map_err(|_| Decline::Mismatch)
 }
 
-/// `Gemm` of a transposed matrix with the flag turned.
+/// `Gemm` of a transposed operand with the transpose flag inverted.
 fn into_gemm(at: NodeRef<'_>) -> Result<Patch, Decline> {
     GemmView::of(at)?;
     let mut node = at.node().clone();
@@ -133,10 +124,10 @@ fn into_gemm(at: NodeRef<'_>) -> Result<Patch, Decline> {
     Ok(patch)
 }
 
-/// One transpose below a function of several transposed operands instead of one above each.
+/// Moves the transposes of all operands of a function below it.
 fn below(at: NodeRef<'_>) -> Result<Patch, Decline> {
     is_plain(at)?;
-    expect(at.opset() >= 7)?;
+    expect(is_pointwise(at) && at.opset() >= 7)?;
     let y = at.output()?;
     let mut perm: Option<Vec<usize>> = None;
     let mut inputs = vec![];
@@ -153,7 +144,7 @@ fn below(at: NodeRef<'_>) -> Result<Patch, Decline> {
         inputs.push(Ok((input, transpose.input(0)?)));
     }
     let perm = perm.ok_or(Decline::Mismatch)?;
-    // Each transpose that goes must have no other use; a value used twice here counts once.
+    // Each removed transpose must have no other use; a value used twice here counts once.
     let mut values: Vec<_> = inputs.iter().filter_map(|i| i.as_ref().ok()).map(|i| i.0).collect();
     values.sort_by_key(|v| v.id);
     values.dedup_by_key(|v| v.id);
@@ -185,7 +176,7 @@ mod tests {
     use crate::framework::testing::{check, declines};
 
     #[test]
-    fn two_become_one_or_none() {
+    fn composes_and_cancels_transposes() {
         check(
             MergeTransposes::default(),
             "g (float[2,3,4] x) => (float[4,2,3] y, float[2,3,4] z) {
@@ -197,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn elementwise_functions_commute_and_their_constants_follow() {
+    fn moves_transposes_through_elementwise_functions() {
         check(
             MergeTransposes::default(),
             "g (float[N,3,4] x) => (float[N,3,4] y) <float[3] c = {1,2,3}, float h = {0.5}> {
@@ -209,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transpose_in_use_between_stays() {
+    fn keeps_transpose_of_shared_value() {
         let why = declines(
             MergeTransposes::default(),
             "g (float[2,3] x) => (float[2,3] y, float[3,2] z) {
@@ -219,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn gemm_transposes_itself() {
+    fn sets_transpose_flags_of_gemm() {
         check(
             MergeTransposes::default(),
             "g (float[3,2] x, float[4,3] w) => (float[2,4] y) {
@@ -230,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn operands_are_transposed_after_they_are_joined() {
+    fn moves_transposes_below_functions_of_several_operands() {
         check(
             MergeTransposes::default(),
             "g (float[2,3] x, float[2,3] z) => (float[3,2] y) {

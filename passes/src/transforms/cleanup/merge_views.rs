@@ -1,48 +1,51 @@
-use super::layout::{Layout, VIEWS, is_view, steps_to};
+use super::layout::{Layout, is_view, steps_to};
 use crate::{
     framework::{Context, NodeBuilder, Pass, PassError, node_builder::reshape_target},
     pass,
 };
-use pare_graph::{Decline, Dim, Model, NodeRef, Patch, Ref, ValueRef, expect};
+use pare_graph::{
+    Decline, Dim, Model, NodeRef, Patch, Ref, ValueRef, expect,
+    ops::{Trait, operators_with},
+};
 
 pass! {
-    /// Rearrange in fewer steps: at most `Reshape`, `Transpose`, `Reshape`.
+    /// Replace a chain of views by at most `Reshape`, `Transpose`, `Reshape`.
     ///
-    /// A chain of `Reshape`, `Flatten`, `Squeeze`, `Unsqueeze` and `Transpose` moves factors of the axes about; where
-    /// they end up tells the shortest way there, and often that there is nothing to do. Functions of each element
-    /// in between, such as `Sigmoid`, are computed before.
+    /// A chain of `Reshape`, `Flatten`, `Squeeze`, `Unsqueeze` and `Transpose` permutes factors of the axes;
+    /// their final order determines the shortest equivalent chain, which is often empty. Elementwise
+    /// functions in between, such as `Sigmoid`, are computed first.
     ///
-    /// Declines where sizes do not show which factors an axis is made of, and where no node would be saved.
+    /// Declines where the sizes do not determine the factors of an axis, and where no node would be saved.
     #[pass("merge-views", Exact, "view merged", "views merged")]
     pub struct MergeViews {}
 }
 
-/// How long a chain is looked at.
+/// Longest chain searched.
 const REACH: usize = 12;
 
 impl Pass for MergeViews {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
-        cx.rewrite(model, VIEWS, |at| {
+        cx.rewrite(model, &operators_with(Trait::View), |at| {
             is_view(at)?;
             let chain: Vec<_> = steps_to(at.output()?, REACH).into_iter().collect();
             expect(chain.len() >= 2)?;
-            // The longest part of the chain that can be said shorter.
+            // The longest suffix of the chain with a shorter equivalent.
             for length in (2..=chain.len()).rev() {
                 let part = &chain[..length];
                 if !part[length - 1].is_view {
                     continue;
                 }
-                // Views behind the last value with other uses go.
-                let going = part.iter().enumerate().take_while(|(i, s)| *i == 0 || !s.stays);
-                let going = going.filter(|(_, s)| s.is_view).count();
+                // Views after the last shared value become dead.
+                let dead = part.iter().enumerate().take_while(|(i, s)| *i == 0 || !s.is_kept);
+                let dead = dead.filter(|(_, s)| s.is_view).count();
                 let x = part[length - 1].at.input(0)?;
                 let Some(plan) = Plan::of(x, part.iter().rev().filter(|s| s.is_view).map(|s| s.at)) else {
                     continue;
                 };
-                // Functions cannot move before a value that stays.
+                // Functions cannot move before a shared value.
                 let between = part.iter().filter(|s| !s.is_view).map(|s| s.at);
-                let kept = part.iter().skip(1).any(|s| s.stays);
-                if plan.cost() < going && !(kept && between.clone().next().is_some()) {
+                let kept = part.iter().skip(1).any(|s| s.is_kept);
+                if plan.cost() < dead && !(kept && between.clone().next().is_some()) {
                     return plan.patch(at, x, between.collect());
                 }
             }
@@ -51,7 +54,7 @@ impl Pass for MergeViews {
     }
 }
 
-/// The shortest way from one arrangement to another.
+/// The shortest chain from one layout to another.
 struct Plan {
     before: Option<Vec<i64>>,
     perm: Option<Vec<usize>>,
@@ -80,13 +83,13 @@ impl Plan {
         let moved =
             |shape: &[Dim], perm: &[usize]| perm.iter().map(|&p| shape[p].clone()).collect::<Vec<_>>();
         let mut plans = vec![];
-        // Move whole axes, then reshape.
+        // Transpose whole axes, then reshape.
         if let Some(perm) = layout.moved_axes()
             && let Some(after) = reshape(&moved(from, &perm), to)
         {
             plans.push(Self { before: None, perm: Some(perm), after });
         }
-        // Reshape to the axes that are wanted, then move them.
+        // Reshape to the target axes, then transpose.
         if let Some(inverse) = layout.reversed().moved_axes() {
             let mut perm = vec![0; inverse.len()];
             inverse.iter().enumerate().for_each(|(i, &p)| perm[p] = i);
@@ -94,7 +97,7 @@ impl Plan {
                 plans.push(Self { before, perm: Some(perm), after: None });
             }
         }
-        // Reshape to blocks that stay together, move them, reshape.
+        // Reshape to blocks that stay together, transpose them, reshape.
         plans.extend(Self::in_blocks(layout, from, to));
         plans.into_iter().min_by_key(Self::cost)
     }
@@ -128,7 +131,7 @@ impl Plan {
             + usize::from(self.after.is_some())
     }
 
-    /// `between`: functions to compute first, the last first.
+    /// `between`: functions to compute first, last one first.
     fn patch(self, at: NodeRef<'_>, x: ValueRef<'_>, between: Vec<NodeRef<'_>>) -> Result<Patch, Decline> {
         let y = at.output()?;
         let mut patch = Patch::at(at);
@@ -154,10 +157,10 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::framework::testing::{check, declines};
+    use crate::framework::testing::{check, no_match};
 
     #[test]
-    fn what_comes_back_goes() {
+    fn removes_chain_that_restores_the_layout() {
         check(
             MergeViews::default(),
             "g (float[N,6,4] x) => (float[N,6,4] y) <int64[4] s = {0,2,3,4}, int64[3] t = {0,-1,4}> {
@@ -168,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transpose_between_reshapes_that_split_nothing_stands_alone() {
+    fn merges_reshapes_around_transpose_into_transpose() {
         check(
             MergeViews::default(),
             "g (float[N,6,4] x) => (float[N,4,6] y) <int64[4] u = {-1,6,2,2}> {
@@ -179,9 +182,9 @@ mod tests {
     }
 
     #[test]
-    fn axes_are_split_before_and_joined_after() {
-        // Channels are shuffled: three nodes are needed, and no fewer.
-        declines(
+    fn splits_axes_before_and_joins_them_after_transpose() {
+        // A channel shuffle needs three nodes.
+        no_match(
             MergeViews::default(),
             "g (float[N,6,4] x) => (float[N,6,4] y) <int64[4] s = {0,2,3,4}, int64[3] t = {0,-1,4}> {
                 a = Reshape(x, s) b = Transpose<perm = [0,2,1,3]>(a) y = Reshape(b, t) }",
@@ -197,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn axes_of_size_1_go_along() {
+    fn follows_axes_of_size_1() {
         check(
             MergeViews::default(),
             "g (float[1,N,5] x) => (float[N,1,5] y) <int64[1] o = {0}> {
@@ -207,8 +210,8 @@ mod tests {
     }
 
     #[test]
-    fn what_others_use_stays() {
-        declines(
+    fn keeps_shared_values() {
+        no_match(
             MergeViews::default(),
             "g (float[2,3,4] x) => (float[4,6] y, float[4,2,3] z) <int64[2] s = {4,6}> {
                 a = Transpose<perm = [2,0,1]>(x) z = Relu(a) y = Reshape(a, s) }",
@@ -216,8 +219,8 @@ mod tests {
     }
 
     #[test]
-    fn elements_end_up_where_they_did() {
-        // Every chain of up to four random views, compared element by element.
+    fn random_chains_keep_every_element() {
+        // Chains of up to four random views, compared element by element.
         let mut random = fastrand::Rng::with_seed(7);
         for _ in 0..2000 {
             let mut shape: Vec<usize> =
@@ -244,7 +247,7 @@ mod tests {
                     }
                     next.push(left);
                     let dims: Vec<Dim> = next.iter().map(|&d| Dim::from(d)).collect();
-                    // Sizes that cut across factors cannot be told: the chain ends there.
+                    // A size that cuts across factors is undetermined: the chain ends here.
                     if layout.clone().reshape(&dims).is_none() {
                         break;
                     }

@@ -1,4 +1,4 @@
-//! What computes nothing, or computes twice.
+//! Passes that remove redundant computation: dead nodes, no-ops, duplicates, chains of views.
 
 mod calls;
 mod deduplicate;

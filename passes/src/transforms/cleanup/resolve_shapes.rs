@@ -6,13 +6,13 @@ use crate::{
 use pare_graph::{DataType, Decline, Dim, Model, NodeRef, Patch, Tensor, ValueRef, expect};
 
 pass! {
-    /// Replace what is computed from shapes by constants, where they say the same for all values of the symbols.
+    /// Replace values computed from shapes by constants that are equal for all values of the symbols.
     ///
-    /// A value all of whose elements are known becomes a constant. The target of a `Reshape` becomes one with 0 for
-    /// sizes that stay in place and -1 for a single other one, that of `Expand` one with 1 for sizes that stay, the
-    /// places of a `Slice` numbers and the end of the axis.
+    /// A value whose elements are all known becomes a constant. The target of a `Reshape` becomes a constant
+    /// with 0 for unchanged sizes and -1 for at most one other, that of `Expand` one with 1 for unchanged
+    /// sizes, and the positions of a `Slice` become numbers and the end of the axis.
     ///
-    /// Declines where two sizes or more depend on symbols in another way.
+    /// Declines where two or more sizes depend on symbols in another way.
     #[pass("resolve-shapes", Exact, "shape resolved", "shapes resolved")]
     pub struct ResolveShapes {}
 }
@@ -28,7 +28,7 @@ impl Pass for ResolveShapes {
     }
 }
 
-/// A constant instead of an output that is known.
+/// Replaces an output of known content by a constant.
 fn known(at: NodeRef<'_>) -> Result<Patch, Decline> {
     is_plain(at)?;
     expect(!at.is("Constant"))?;
@@ -48,11 +48,11 @@ fn known(at: NodeRef<'_>) -> Result<Patch, Decline> {
     Ok(patch)
 }
 
-/// A tensor of these integers, if they fit the type.
+/// A tensor of these integers, if the type represents them.
 fn integers(dtype: DataType, shape: &[usize], items: &[i64]) -> Option<Tensor> {
     let tensor = match dtype {
         DataType::Int64 => Tensor::from_slice(shape, items).ok()?,
-        // Below 2^53 floats hold every integer.
+        // Floats represent every integer below 2^53.
         _ if dtype.is_integer() || dtype == DataType::Bool => {
             let floats: Vec<_> = items.iter().map(|&i| i as f64).collect();
             Tensor::from_f64(dtype, shape, &floats).ok()?
@@ -62,13 +62,13 @@ fn integers(dtype: DataType, shape: &[usize], items: &[i64]) -> Option<Tensor> {
     (tensor.to_i64()? == items).then_some(tensor)
 }
 
-/// The patch that gives a node constants instead of its inputs from `slot` on.
+/// The patch that replaces inputs of a node by constants.
 fn with_constants(at: NodeRef<'_>, constants: &[(usize, &str, Vec<i64>)]) -> Result<Patch, Decline> {
     let mut patch = Patch::at(at);
     let y = at.output()?;
     let mut inputs: Vec<_> = at.inputs().into_iter().map(|i| i.map(Into::into)).collect();
     for (slot, name, items) in constants {
-        // Places may be 32-bit in the model; all such inputs of a node have one type.
+        // Indices may be 32-bit in the model; all index inputs of a node share one type.
         let tensor = Tensor::vector(items);
         inputs[*slot] = Some(NodeBuilder::new(at.graph, &mut patch, y.name()).constant(name, tensor));
     }
@@ -82,9 +82,10 @@ fn reshape(at: NodeRef<'_>) -> Result<Patch, Decline> {
     let (x, target, y) = (at.input(0)?, at.input(1)?, at.output()?);
     expect(!target.is_constant())?;
     let to = y.shape().ok_or(Decline::Mismatch)?;
-    let open = || Decline::because(format!("`{}` has several sizes that no target can say", y.name()));
+    let open =
+        || Decline::because(format!("`{}` has several sizes that no constant target can express", y.name()));
     let target = reshape_target(x.shape(), to).ok_or_else(open)?;
-    // A declared shape may be none that `x` can take: then the model fails when it runs, and is left to.
+    // `x` may not fit a declared shape: then the model fails at run time and is not changed.
     let count = |shape: &[Dim]| shape.iter().try_fold(1_i64, |n, d| n.checked_mul(d.known()?));
     let fixed: Vec<Dim> = to.iter().filter(|d| d.known().is_some()).cloned().collect();
     let fits = |before: i64| match count(&fixed) {
@@ -93,7 +94,7 @@ fn reshape(at: NodeRef<'_>) -> Result<Patch, Decline> {
         after => after.is_none_or(|after| after == before),
     };
     expect(x.shape().and_then(count).is_none_or(fits))?;
-    // A target without 0 means the same either way, and one with it a copy.
+    // Without 0 both settings of `allowzero` agree; with `allowzero = 1`, a 0 is an empty axis.
     expect(at.int("allowzero", 0) == 0 || !target.contains(&0))?;
     with_constants(at, &[(1, "shape", target)])
 }
@@ -108,9 +109,9 @@ fn expand(at: NodeRef<'_>) -> Result<Patch, Decline> {
         Some(n) => Some(n),
         None => (axis.checked_sub(missing).and_then(|a| from.get(a)) == Some(dim)).then_some(1),
     };
-    // As of `Reshape`: a size that is not 1 stays.
-    let stays = |(f, t): (&Dim, &Dim)| f.known().zip(t.known()).is_none_or(|(f, t)| f == 1 || f == t);
-    expect(from.iter().zip(&to[missing..]).all(stays))?;
+    // As for `Reshape`: a size other than 1 is kept.
+    let is_kept = |(f, t): (&Dim, &Dim)| f.known().zip(t.known()).is_none_or(|(f, t)| f == 1 || f == t);
+    expect(from.iter().zip(&to[missing..]).all(is_kept))?;
     let sizes: Option<Vec<_>> = to.iter().enumerate().map(size).collect();
     let open = || Decline::because(format!("`{}` is expanded to a size that is not fixed", y.name()));
     with_constants(at, &[(1, "shape", sizes.ok_or_else(open)?)])
@@ -138,14 +139,18 @@ fn slice(at: NodeRef<'_>) -> Result<Patch, Decline> {
         let size = usize::try_from(axis).ok().and_then(|a| shape.get(a)).ok_or(Decline::Mismatch)?;
         starts_known.push(starts_content[i].known().ok_or(Decline::Mismatch)?);
         let end = &ends_content[i];
-        // An end at least as large as the axis is its end; what falls short of it by a number counts from there.
+        // An end at or beyond the size of the axis is its end; an end that is a constant less counts from
+        // there.
         let short = (size - end).known();
         ends_known.push(match (end.known(), short) {
             (Some(n), _) => n,
             (None, Some(n)) if n <= 0 && steps[i] > 0 => i64::MAX,
             (None, Some(n)) if n > 0 && end.at_least(0) => -n,
             _ => {
-                return Err(Decline::because(format!("{} ends at a place that is not fixed", at.describe())));
+                return Err(Decline::because(format!(
+                    "{} ends at a position that is not fixed",
+                    at.describe()
+                )));
             }
         });
     }
@@ -156,10 +161,10 @@ fn slice(at: NodeRef<'_>) -> Result<Patch, Decline> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::framework::testing::{check, declines};
+    use crate::framework::testing::{check, declines, no_match};
 
     #[test]
-    fn the_target_of_a_reshape_needs_no_shape() {
+    fn makes_reshape_target_constant() {
         check(
             ResolveShapes::default(),
             "g (float[N,3,4] x) => (float[N,12] y) <int64 i = {0}, int64[1] o = {0}, int64[1] l = {12}> {
@@ -169,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn elements_that_are_known_become_constants() {
+    fn makes_known_elements_constant() {
         check(
             ResolveShapes::default(),
             "g (float[N,3,4] x) => (int64 y) <int64 i = {1}> { s = Shape(x) n = Gather(s, i) y = Add(n, n) }",
@@ -178,19 +183,19 @@ mod tests {
     }
 
     #[test]
-    fn declared_shapes_that_the_data_cannot_take_are_left_to_fail() {
+    fn keeps_declared_shapes_that_do_not_fit() {
         for (x, y, node) in [
             ("float[3,3,4]", "float[2,M,4]", "Reshape(x, s)"),
             ("float[3,3,4]", "float[2,17]", "Reshape(x, s)"),
             ("float[3,3,1]", "float[2,3,5]", "Expand(x, s)"),
             ("float[3]", "float[1]", "Expand(x, s)"),
         ] {
-            declines(ResolveShapes::default(), &format!("g ({x} x, int64[R] s) => ({y} y) {{ y = {node} }}"));
+            no_match(ResolveShapes::default(), &format!("g ({x} x, int64[R] s) => ({y} y) {{ y = {node} }}"));
         }
     }
 
     #[test]
-    fn expand_keeps_sizes_by_1_and_slice_ends_at_the_end() {
+    fn makes_expand_target_and_slice_ends_constant() {
         check(
             ResolveShapes::default(),
             "g (float[N,1] x, float[N,M] z) => (float[N,5] y, float[N,M] v, float[N,b] w) <
@@ -205,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_size_that_no_constant_can_say_stays() {
+    fn keeps_sizes_that_no_constant_expresses() {
         let why = declines(
             ResolveShapes::default(),
             "g (float[N,1] x, float[M] z) => (float[N,M] y, float[M,N] w) <int64[1] i = {0}, int64[1] o = {1}> {
@@ -214,7 +219,10 @@ mod tests {
         );
         assert_eq!(
             why,
-            ["`w` has several sizes that no target can say", "`y` is expanded to a size that is not fixed",]
+            [
+                "`w` has several sizes that no constant target can express",
+                "`y` is expanded to a size that is not fixed",
+            ]
         );
     }
 }

@@ -10,18 +10,18 @@ use pare_graph::{
 };
 
 pass! {
-    /// Cut one place out of a tensor before it is rearranged instead of after.
+    /// Replace a `Gather` of one index after views by a `Slice` before them.
     ///
-    /// `Gather` of one index `k` along an axis that is a factor of axis `A` before is a `Slice` of that: with `n` the size
-    /// of the factor, every `n`-th place from `k` if it is the innermost of `A`, the `k`-th block if it is the
-    /// outermost. So the halves of a channel shuffle are two slices.
+    /// `Gather` of index `k` along an axis that is a factor of the original axis `A` is a `Slice` of `A`:
+    /// with `n` the size of the factor, every `n`-th position from `k` if it is the innermost factor of `A`,
+    /// the `k`-th block if it is the outermost. The halves of a channel shuffle become two slices.
     ///
-    /// Declines where the rest is left in another order, and where more nodes would be needed.
+    /// Declines where the remaining elements are in another order, and where more nodes would be needed.
     #[pass("slice-views", Exact, "gather moved before views", "gathers moved before views")]
     pub struct SliceViews {}
 }
 
-/// How long a chain of views is looked at.
+/// Longest chain of views searched.
 const REACH: usize = 6;
 
 impl Pass for SliceViews {
@@ -50,8 +50,8 @@ fn cut_before(at: NodeRef<'_>) -> Result<Patch, Decline> {
         if left == y.shape().ok_or(Decline::Mismatch)? {
             return patch(at, x, cut, None);
         }
-        // With a reshape behind it the slice pays only if at least two nodes go.
-        if length > 1 && part.iter().all(|s| !s.stays) {
+        // With a reshape after it, the slice pays only if at least two nodes become dead.
+        if length > 1 && part.iter().all(|s| !s.is_kept) {
             let target = reshape_target(Some(&left), y.shape().ok_or(Decline::Mismatch)?);
             with_reshape = with_reshape.or(target.map(|t| (x, cut, t)));
         }
@@ -72,33 +72,33 @@ fn patch(at: NodeRef<'_>, x: ValueRef<'_>, cut: SliceAxis, target: Option<&[i64]
     Ok(patch)
 }
 
-/// The slice of an axis before that takes place `place` of axis `axis` after, and how much it leaves of it; `None`
-/// if that is no slice, or what is left lies in another order.
+/// The slice of an original axis that selects position `place` of axis `axis`, and the remaining size of that
+/// axis; `None` if the selection is not a slice or the remaining elements are in another order.
 fn cut(layout: &Layout, axis: usize, place: i64) -> Option<(SliceAxis, usize)> {
     let &[factor] = layout.after.get(axis)?.as_slice() else { return None };
     let rest = |axes: &[Vec<usize>]| axes.concat().into_iter().filter(|&f| f != factor).collect::<Vec<_>>();
     (rest(&layout.before) == rest(&layout.after)).then_some(())?;
     let source = layout.before.iter().position(|factors| factors.contains(&factor))?;
-    let (n, whole) = (layout.sizes[factor].size()?, layout.size(&layout.before[source]).size()?);
+    let (n, total) = (layout.sizes[factor].size()?, layout.size(&layout.before[source]).size()?);
     let place = usize::try_from(if place < 0 { place.checked_add(n as i64)? } else { place }).ok()?;
     (place < n).then_some(())?;
-    let left = whole / n;
+    let inner = total / n;
     let (start, end, step) = match layout.before[source].as_slice() {
-        [.., last] if *last == factor => (place, whole, n),
-        [first, ..] if *first == factor => (place * left, (place + 1) * left, 1),
+        [.., last] if *last == factor => (place, total, n),
+        [first, ..] if *first == factor => (place * inner, (place + 1) * inner, 1),
         _ => return None,
     };
     let cut = SliceAxis { axis: source, start: start as i64, end: end as i64, step: step as i64 };
-    Some((cut, left))
+    Some((cut, inner))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::framework::testing::{check, declines};
+    use crate::framework::testing::{check, no_match};
 
     #[test]
-    fn halves_of_shuffled_channels_are_slices() {
+    fn halves_of_shuffled_channels_become_slices() {
         check(
             SliceViews::default(),
             "g (float[1,6,4,4] x) => (float[1,3,4,4] y, float[1,3,4,4] z) <
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_is_a_slice_in_single_steps() {
+    fn block_becomes_slice_with_step_1() {
         check(
             SliceViews::default(),
             "g (float[N,6] x) => (float[N,3] y) <int64[3] s = {0,2,3}, int64 a = {1}> {
@@ -124,8 +124,8 @@ mod tests {
     }
 
     #[test]
-    fn another_order_stays() {
-        declines(
+    fn keeps_gather_that_reorders() {
+        no_match(
             SliceViews::default(),
             "g (float[2,3,4] x) => (float[4,3] y) <int64 a = {1}> {
                 h = Transpose<perm = [0,2,1]>(x) y = Gather<axis = 0>(h, a) }",

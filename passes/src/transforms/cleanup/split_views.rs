@@ -10,14 +10,15 @@ use pare_graph::{
 };
 
 pass! {
-    /// Split a tensor before it is rearranged instead of after.
+    /// Move a `Split` before the views that precede it.
     ///
-    /// Attention with packed projections is often written as `x → Reshape [B, N, 3, H, d] → Transpose (2, 0, 3, 1, 4) →
-    /// Split (0) → Squeeze`. Parts of `x` along its last axis are the same: `x → Split (2)`, each `→ Reshape
-    /// [B, N, H, d] → Transpose (0, 2, 1, 3)`. The transposes have an axis less and join those that follow, and
-    /// runtimes copy whole rows.
+    /// Attention with packed projections is often written as
+    /// `x → Reshape [B, N, 3, H, d] → Transpose (2, 0, 3, 1, 4) → Split (0) → Squeeze`. The parts are slices
+    /// of the last axis of `x`: `x → Split (2)`, each `→ Reshape [B, N, H, d] → Transpose (0, 2, 1, 3)`. The
+    /// transposes have one axis less, merge with those that follow, and let engines copy contiguous rows.
     ///
-    /// Declines where the parts do not lie one after another along an axis before, and where more nodes would be left.
+    /// Declines where the parts are not contiguous along an original axis, and where the rewrite needs more
+    /// nodes.
     #[pass("split-views", Exact, "split moved before views", "splits moved before views")]
     pub struct SplitViews {}
 }
@@ -39,7 +40,7 @@ fn split_before(at: NodeRef<'_>) -> Result<Patch, Decline> {
     let x = reshape.input(0)?;
     let (from, apart) = x.shape().zip(transpose.input(0)?.shape()).ok_or(Decline::Mismatch)?;
 
-    // Parts must be the outermost factor of an axis of x.
+    // The parts must be the outermost factor of an axis of `x`.
     let mut layout = Layout::new(from);
     layout.then(reshape)?;
     let perm = TransposeView::of(transpose)?.perm;
@@ -50,7 +51,7 @@ fn split_before(at: NodeRef<'_>) -> Result<Patch, Decline> {
     let source = layout.before.iter().position(|f| f.first() == Some(&part)).ok_or(Decline::Mismatch)?;
     let inner = layout.size(&layout.before[source][1..]).size().ok_or(Decline::Mismatch)?;
 
-    // Every part loses its axis of size 1.
+    // Every part is squeezed.
     let mut squeezed = vec![];
     for output in at.outputs() {
         let squeeze = output.ok_or(Decline::Mismatch)?.sole_user()?;
@@ -97,7 +98,7 @@ fn split_before(at: NodeRef<'_>) -> Result<Patch, Decline> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::framework::testing::{check, declines};
+    use crate::framework::testing::{check, no_match};
 
     fn graph(output: &str, nodes: &str) -> String {
         format!(
@@ -110,7 +111,7 @@ mod tests {
         e, f, h = Split<axis = 0>(b, thirds) q = Squeeze(e, zero) k0 = Squeeze(f, zero) v = Squeeze(h, zero)";
 
     #[test]
-    fn packed_heads_are_split_where_they_lie_side_by_side() {
+    fn splits_packed_heads_before_the_views() {
         let nodes = format!("{PACKED} k = Transpose<perm = [0,1,3,2]>(k0) s = MatMul(q, k) y = MatMul(s, v)");
         check(
             SplitViews::default(),
@@ -127,23 +128,23 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_apart_or_costs_nodes_stays() {
-        // No transpose follows that another could join.
+    fn keeps_scattered_parts_and_rewrites_that_add_nodes() {
+        // No transpose follows that could be merged.
         let nodes = format!("{PACKED} s = Add(q, k0) y = Mul(s, v)");
-        declines(SplitViews::default(), &graph("float[N,2,5,2] y", &nodes));
+        no_match(SplitViews::default(), &graph("float[N,2,5,2] y", &nodes));
         // The parts are the innermost factor.
         let nodes = "apart = Constant<value = int64[5] {0,5,2,2,3}>() a = Reshape(x, apart)
             b = Transpose<perm = [4,0,2,1,3]>(a) e, f, h = Split<axis = 0>(b, thirds) q = Squeeze(e, zero)
             k0 = Squeeze(f, zero) v = Squeeze(h, zero) k = Transpose<perm = [0,1,3,2]>(k0) s = MatMul(q, k)
             y = MatMul(s, v)";
-        declines(
+        no_match(
             SplitViews::default(),
             &graph("float[N,2,5,2] y", nodes).replacen("int64[5] apart = {0,5,3,2,2}, ", "", 1),
         );
-        // A part is used with its axis.
+        // A part is used before it is squeezed.
         let nodes = format!(
             "{PACKED} k = Transpose<perm = [0,1,3,2]>(k0) s = MatMul(q, k) z = MatMul(s, v) y = Add(z, e)"
         );
-        declines(SplitViews::default(), &graph("float[1,N,2,5,2] y", &nodes));
+        no_match(SplitViews::default(), &graph("float[1,N,2,5,2] y", &nodes));
     }
 }

@@ -4,7 +4,7 @@ use crate::{
         flow::Flow,
         linear::AffineMap,
     },
-    framework::{Context, Counter, Pass, PassError},
+    framework::{Context, Counter, Hint, Pass, PassError},
     pass,
     statistics::{Rows, Sums, map_rows},
 };
@@ -85,8 +85,10 @@ impl Pass for AddEarlyExit {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
         let count = cx.tools.samples.map_or(0, pare_graph::Samples::len);
         if cx.tools.engine.is_none() || count < MIN_SAMPLES {
-            let hint = format!("give {MIN_SAMPLES} or more with `--samples`, better some hundred");
-            return Err(PassError::refused_with("it needs samples, and an engine to run them", hint));
+            return Err(PassError::refused_with(
+                "it needs samples, and an engine to run them",
+                Hint::MoreSamples(MIN_SAMPLES),
+            ));
         }
         let open = self.batch(model)?;
         let scores = Scores::of(&model.graph)?;
@@ -525,7 +527,7 @@ mod tests {
         testing::{model, tools},
     };
     use pare_graph::onnx;
-    use pare_runtime::{Limits, Port, PortDim, Samples, SharedSamples};
+    use pare_runtime::{Port, PortDim, SampleLimits, SampleSet, SharedSamples};
     use std::path::PathBuf;
 
     fn fixtures(name: &str) -> PathBuf {
@@ -536,7 +538,7 @@ mod tests {
         let dims = [PortDim::Unknown, PortDim::Fixed(1), PortDim::Fixed(8), PortDim::Fixed(8)];
         let ports = [Port::tensor("image", DataType::Float, &dims)];
         let file = fixtures("digits-calibration.npz");
-        SharedSamples::from(Samples::open(&file, &ports, Limits::default()).unwrap())
+        SharedSamples::from(SampleSet::open(&file, &ports, SampleLimits::default()).unwrap())
     }
 
     fn added(pass: AddEarlyExit, model: &mut Model) -> Result<Report, RunError> {

@@ -6,7 +6,10 @@ use crate::{
     },
     pass,
 };
-use pare_graph::{Decline, Model, NodeRef, ValueRef, expect, ops::ClipView};
+use pare_graph::{
+    Decline, Model, NodeRef, ValueRef, expect,
+    ops::{ClipView, Trait, operators_with},
+};
 
 pass! {
     /// Remove activations that change nothing.
@@ -19,13 +22,11 @@ pass! {
     pub struct DropRedundantActivations {}
 }
 
-const ACTIVATIONS: &[&str] = &["Relu", "PRelu", "LeakyRelu", "Elu", "Celu", "ThresholdedRelu", "Abs", "Clip"];
-
 impl Pass for DropRedundantActivations {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
-        cx.rewrite(model, ACTIVATIONS, |at| {
+        let activations = [operators_with(Trait::Rectifier), vec!["Clip", "ThresholdedRelu"]].concat();
+        cx.rewrite(model, &activations, |at| {
             is_plain(at)?;
-            expect(ACTIVATIONS.contains(&at.op()))?;
             let x = at.input(0)?;
             expect(x.dtype().is_some_and(|d| d.is_float()) && is_idle(at, x)?)?;
             bypass(at, x)

@@ -6,7 +6,7 @@ use crate::{analysis::attention::Statics, framework::node_builder::reshape_targe
 use pare_graph::{
     Dim, Graph, NodeId, NodeRef, Tensor, ValueId, ValueRef,
     ops::{
-        LayerNormView, ReduceView, SliceView, SoftmaxView, SplitView, SqueezeView, TransposeView,
+        LayerNormView, ReduceView, SliceView, SoftmaxView, SplitView, SqueezeView, Trait, TransposeView,
         UnsqueezeView, axis_of,
     },
 };
@@ -147,60 +147,6 @@ struct Tracer<'s> {
     trace: Trace,
 }
 
-/// Elementwise operators, with broadcasting.
-const ELEMENTWISE: &[&str] = &[
-    "Add",
-    "Sub",
-    "Mul",
-    "Div",
-    "Pow",
-    "Where",
-    "Min",
-    "Max",
-    "Sum",
-    "Mean",
-    "Relu",
-    "Erf",
-    "Sqrt",
-    "Exp",
-    "Log",
-    "Tanh",
-    "Sigmoid",
-    "Neg",
-    "Abs",
-    "Cast",
-    "Identity",
-    "Dropout",
-    "Gelu",
-    "HardSwish",
-    "HardSigmoid",
-    "Clip",
-    "LeakyRelu",
-    "Elu",
-    "Selu",
-    "Celu",
-    "Softplus",
-    "Softsign",
-    "Mish",
-    "PRelu",
-    "Reciprocal",
-    "Equal",
-    "Less",
-    "Greater",
-    "Not",
-    "And",
-    "Or",
-    "IsNaN",
-    "Ceil",
-    "Floor",
-    "Round",
-    "Sign",
-    "Swish",
-];
-
-/// Elementwise operators of `com.microsoft`; biases are along the last axis.
-const MICROSOFT: &[&str] = &["Gelu", "FastGelu", "QuickGelu", "BiasGelu"];
-
 impl Tracer<'_> {
     fn axes(&self, value: ValueRef<'_>) -> Option<&Axes> {
         self.trace.axes.get(&value.id)
@@ -229,8 +175,8 @@ impl Tracer<'_> {
         let unknown = || MergeDecline::Operator(at.describe());
         let first = at.input(0).map_err(|_| unknown())?;
         let own = self.axes(first).cloned();
-        let microsoft = at.node().domain() == "com.microsoft";
-        if microsoft && (MICROSOFT.contains(&at.op()) || at.op().starts_with("Skip")) {
+        let skips = at.node().domain() == "com.microsoft" && at.op().starts_with("Skip");
+        if skips || at.has(Trait::Elementwise) {
             let axes = self.broadcast(at)?;
             return Ok(vec![axes; at.outputs().len()]);
         }
@@ -239,9 +185,6 @@ impl Tracer<'_> {
         }
         if !at.node().domain().is_empty() && !at.op().ends_with("LayerNormalization") {
             return Err(unknown());
-        }
-        if ELEMENTWISE.contains(&at.op()) {
-            return Ok(vec![self.broadcast(at)?]);
         }
         match at.op() {
             "MatMul" => return self.product(at).map(|axes| vec![axes]),
@@ -300,7 +243,7 @@ impl Tracer<'_> {
             }
             "Slice" => vec![self.slice(at, own)?],
             "Gather" => vec![self.gather(at, &own)?],
-            op if op.starts_with("Reduce") => vec![self.reduce(at, own)?],
+            _ if at.has(Trait::Reduction) => vec![self.reduce(at, own)?],
             "GlobalAveragePool" => {
                 if let [_, Axis::Other, Axis::Tokens(skipped)] = own[..] {
                     self.trace.pools.push(Pool { node: at.id, skipped });

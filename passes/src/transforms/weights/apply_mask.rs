@@ -6,15 +6,16 @@ use crate::{
 use pare_graph::Model;
 
 pass! {
-    /// Set the weights to zero that a mask says.
+    /// Set the weights to zero that a mask excludes.
     ///
-    /// `w' = m⊙w`: the mask of a trained model on the same model at initialization is a lottery ticket. `pare mask` writes
-    /// masks, as safetensors of booleans named after initializers. Weights that stay are untouched to the bit.
+    /// `w' = m⊙w`. The mask of a trained model, applied to the same model at initialization, gives a lottery
+    /// ticket. A mask is a safetensors file of booleans named after initializers. The remaining weights do
+    /// not change in any bit.
     ///
-    /// Refuses a mask with names that the model does not have, or has in another shape, and lists them.
+    /// Fails if an initializer of the mask is missing in the model or has another shape, and lists these.
     #[pass("apply-mask", Lossy)]
     pub struct ApplyMask {
-        /// The mask, a safetensors file.
+        /// The path of the mask.
         pub file: String = String::new(),
     }
 }
@@ -27,14 +28,14 @@ impl Pass for ApplyMask {
                 "such as `apply-mask{file=mask.safetensors}`",
             ));
         }
-        let of = |why: &dyn std::fmt::Display| PassError::refused(format!("`{}`: {why}", self.file));
-        let bytes = std::fs::read(&self.file).map_err(|e| of(&e))?;
-        let mask = Mask::from_bytes(&bytes).map_err(|e| of(&e))?;
-        let Some((patch, zeros)) = mask.patch(model).map_err(|e| of(&e))? else { return Ok(()) };
+        let in_file = |why: &dyn std::fmt::Display| PassError::refused(format!("`{}`: {why}", self.file));
+        let bytes = std::fs::read(&self.file).map_err(|e| in_file(&e))?;
+        let mask = Mask::from_bytes(&bytes).map_err(|e| in_file(&e))?;
+        let Some((patch, zeros)) = mask.patch(model).map_err(|e| in_file(&e))? else { return Ok(()) };
         if cx.apply(&mut model.graph, patch).is_some() {
-            let (all, stays) = mask.counts();
+            let (all, kept) = mask.counts();
             cx.count(Counter::new("weight zeroed", "weights zeroed"), zeros);
-            cx.figure("density of the mask", stays as f64 / all.max(1) as f64);
+            cx.figure("mask density", kept as f64 / all.max(1) as f64);
         }
         Ok(())
     }
@@ -47,13 +48,14 @@ mod tests {
         Pipeline, RunOptions, run,
         testing::{model, run_pass},
     };
+    use crate::transforms::weights::{MaskError, TensorMask};
 
     const TRAINED: &str =
         "g (float[N,2] x) => (float[N,2] y) <float[2,2] w = {1, -0.1, 0.2, 3}> { y = MatMul(x, w) }";
     const INIT: &str =
         "g (float[N,2] x) => (float[N,2] y) <float[2,2] w = {-7, 5, 0.3, -0.01}> { y = MatMul(x, w) }";
 
-    fn mask_of(pipeline: &str) -> Result<Mask, crate::transforms::weights::MaskError> {
+    fn mask_of(pipeline: &str) -> Result<Mask, MaskError> {
         let before = model(TRAINED);
         let mut after = before.clone();
         let pipeline: Pipeline = pipeline.parse().unwrap();
@@ -68,9 +70,9 @@ mod tests {
     }
 
     #[test]
-    fn the_zeros_of_one_model_become_those_of_another() {
+    fn transfers_zeros_to_another_model() {
         let mask = mask_of("sparsify{ratio=0.5}").unwrap();
-        assert_eq!(mask.tensors["w"], (vec![2, 2], vec![true, false, false, true]));
+        assert_eq!(mask.tensors["w"], TensorMask { shape: vec![2, 2], keep: vec![true, false, false, true] });
         assert_eq!(Mask::from_bytes(&mask.to_bytes().unwrap()).unwrap(), mask);
         let mut ticket = model(INIT);
         let path = file(&mask, "ticket");
@@ -83,14 +85,14 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_listed() {
+    fn lists_mismatched_initializers() {
         let mut mask = mask_of("sparsify{ratio=0.5}").unwrap();
-        mask.tensors.insert("v".into(), (vec![3], vec![true, true, false]));
+        mask.tensors.insert("v".into(), TensorMask { shape: vec![3], keep: vec![true, true, false] });
         let other = "g (float[N,2] x) => (float[N,4] y) <float[2,4] w = {1, 2, 3, 4, 5, 6, 7, 8}> { y = MatMul(x, w) }";
         let why = mask.patch(&model(other)).unwrap_err().to_string();
-        let wanted = "it does not fit the model\n  `v`: no initializer of this name\n  `w`: the mask is [2, 2], the \
+        let expected = "it does not fit the model\n  `v`: no initializer of this name\n  `w`: the mask is [2, 2], the \
             initializer float[2, 4]";
-        assert_eq!(why, wanted);
-        assert!(Mask::from_bytes(b"no mask").unwrap_err().to_string().starts_with("it is no mask"));
+        assert_eq!(why, expected);
+        assert!(Mask::from_bytes(b"no mask").unwrap_err().to_string().starts_with("it is not a mask"));
     }
 }

@@ -1,41 +1,56 @@
-//! Which weights are zero, as a file: what a lottery ticket (Frankle and Carbin 2019) carries from the trained model to
-//! the one at initialization.
+//! Masks of zero weights and their files. A lottery ticket (Frankle and Carbin 2019) transfers the mask of a
+//! trained model to the model at initialization.
 
 use crate::analysis::weighted_layers::zeroed;
 use pare_graph::{Model, Patch};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use std::{collections::BTreeMap, fmt::Write as _};
 
-/// For each initializer by name: its shape, and which of its elements stay.
+/// The mask of a model.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mask {
-    /// By name.
-    pub tensors: BTreeMap<String, (Vec<usize>, Vec<bool>)>,
+    /// The masks of initializers, by name.
+    pub tensors: BTreeMap<String, TensorMask>,
 }
 
-/// A mask that cannot be read, made or applied.
+/// The mask of an initializer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorMask {
+    /// The shape of the initializer.
+    pub shape: Vec<usize>,
+    /// For each element, row-major: false if it is zero.
+    pub keep: Vec<bool>,
+}
+
+/// An error in reading, computing or applying a mask.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum MaskError {
-    /// The file is no mask.
-    #[error("it is no mask: {0}")]
+    /// The file is not a mask.
+    #[error("it is not a mask: {0}")]
     Format(String),
-    /// Initializers that the model does not have like this.
+    /// Initializers are missing or have other shapes, one per line.
     #[error("it does not fit the model{0}")]
     Mismatch(String),
-    /// The pipeline left no zeros.
+    /// No weight became zero.
     #[error("no weight became zero, so there is no mask")]
     Empty,
 }
 
 impl Mask {
-    /// What became zero in `after` of the initializers of `before`.
+    /// Computes the mask of the weights of `before` that are zero in `after`.
+    ///
+    /// # Errors
+    ///
+    /// [`MaskError::Mismatch`] if an initializer changed its shape, [`MaskError::Empty`] if no weight became
+    /// zero.
     pub fn between(before: &Model, after: &Model) -> Result<Self, MaskError> {
         let (mut mask, mut wrong) = (Self::default(), String::new());
         for id in before.graph.initializers() {
             let value = before.graph.value(id);
             let Some(old) = value.tensor().filter(|t| t.dtype().is_float()) else { continue };
             let new = after.graph.find(&value.name).and_then(|v| after.graph.value(v).tensor());
-            // What is gone altogether, such as a batch norm that was folded, has no zeros.
+            // Removed initializers, such as those of a folded batch norm, have no mask.
             let Some(new) = new else { continue };
             if new.shape() != old.shape() {
                 let _ = write!(wrong, "\n  `{}`: {:?} became {:?}", value.name, old.shape(), new.shape());
@@ -43,8 +58,8 @@ impl Mask {
             }
             let (Some(old), Some(values)) = (old.to_f64(), new.to_f64()) else { continue };
             if old.iter().zip(&values).any(|(old, new)| *new == 0.0 && *old != 0.0) {
-                let stays = values.iter().map(|v| *v != 0.0).collect();
-                mask.tensors.insert(value.name.clone(), (new.shape().to_vec(), stays));
+                let keep = values.iter().map(|v| *v != 0.0).collect();
+                mask.tensors.insert(value.name.clone(), TensorMask { shape: new.shape().to_vec(), keep });
             }
         }
         match (wrong.is_empty(), mask.tensors.is_empty()) {
@@ -54,25 +69,29 @@ impl Mask {
         }
     }
 
-    /// Elements, and how many of them stay.
+    /// The numbers of all and of kept elements.
     pub fn counts(&self) -> (usize, usize) {
-        let all = || self.tensors.values().flat_map(|t| &t.1);
-        (all().count(), all().filter(|stays| **stays).count())
+        let all = || self.tensors.values().flat_map(|t| &t.keep);
+        (all().count(), all().filter(|keep| **keep).count())
     }
 
-    /// As a safetensors file of boolean tensors.
+    /// Writes a safetensors file of boolean tensors.
     pub fn to_bytes(&self) -> Result<Vec<u8>, MaskError> {
         let bytes: Vec<Vec<u8>> =
-            self.tensors.values().map(|(_, stays)| stays.iter().map(|&b| u8::from(b)).collect()).collect();
+            self.tensors.values().map(|t| t.keep.iter().map(|&b| u8::from(b)).collect()).collect();
         let wrong = |e: safetensors::SafeTensorError| MaskError::Format(e.to_string());
         let mut views = vec![];
-        for ((name, (shape, _)), bytes) in self.tensors.iter().zip(&bytes) {
-            views.push((name, TensorView::new(Dtype::BOOL, shape.clone(), bytes).map_err(wrong)?));
+        for ((name, tensor), bytes) in self.tensors.iter().zip(&bytes) {
+            views.push((name, TensorView::new(Dtype::BOOL, tensor.shape.clone(), bytes).map_err(wrong)?));
         }
         safetensors::serialize(views, None).map_err(wrong)
     }
 
-    /// From a safetensors file of tensors of booleans or bytes.
+    /// Reads a safetensors file of tensors of booleans or bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`MaskError::Format`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, MaskError> {
         let file = SafeTensors::deserialize(bytes).map_err(|e| MaskError::Format(e.to_string()))?;
         let mut mask = Self::default();
@@ -80,18 +99,22 @@ impl Mask {
             if !matches!(tensor.dtype(), Dtype::BOOL | Dtype::U8 | Dtype::I8) {
                 return Err(MaskError::Format(format!("`{name}` is {:?}, not BOOL or U8", tensor.dtype())));
             }
-            let stays = tensor.data().iter().map(|&b| b != 0).collect();
-            mask.tensors.insert(name, (tensor.shape().to_vec(), stays));
+            let keep = tensor.data().iter().map(|&b| b != 0).collect();
+            mask.tensors.insert(name, TensorMask { shape: tensor.shape().to_vec(), keep });
         }
         Ok(mask)
     }
 
-    /// A patch that sets to zero what does not stay, everything else left to the bit, and how many elements that turns to
-    /// zero. All mismatches at once are the error.
+    /// Returns a patch that sets excluded elements to zero without changing any other bit, and the number of
+    /// elements that become zero. `None` if nothing changes.
+    ///
+    /// # Errors
+    ///
+    /// [`MaskError::Mismatch`] with all mismatches.
     pub fn patch(&self, model: &Model) -> Result<Option<(Patch, u64)>, MaskError> {
         let graph = &model.graph;
         let (mut patch, mut count, mut wrong) = (None, 0, String::new());
-        for (name, (shape, stays)) in &self.tensors {
+        for (name, TensorMask { shape, keep }) in &self.tensors {
             let found = graph.find(name).filter(|&v| graph.value(v).tensor().is_some());
             let Some((id, tensor)) = found.and_then(|v| Some((v, graph.value(v).tensor()?))) else {
                 let _ = write!(wrong, "\n  `{name}`: no initializer of this name");
@@ -106,8 +129,8 @@ impl Mask {
                 );
                 continue;
             }
-            let gone = stays.iter().enumerate().filter(|(_, stays)| !**stays).map(|(k, _)| k);
-            let Some((zeroed, zeros)) = zeroed(tensor, gone) else { continue };
+            let excluded = keep.iter().enumerate().filter(|(_, keep)| !**keep).map(|(k, _)| k);
+            let Some((zeroed, zeros)) = zeroed(tensor, excluded) else { continue };
             let Some(&(user, _)) = graph.users(id).first() else { continue };
             if zeros > 0 {
                 patch.get_or_insert_with(|| Patch::anchored(user)).set_data(id, zeroed);

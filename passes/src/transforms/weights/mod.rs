@@ -1,4 +1,4 @@
-//! Fewer bits of weights: zeros among them, masks that say where, and fewer bits for each.
+//! Sparse and quantized weights, and masks of zero weights.
 
 mod apply_mask;
 mod mask;
@@ -6,6 +6,6 @@ mod quantize;
 mod sparsify;
 
 pub use apply_mask::ApplyMask;
-pub use mask::{Mask, MaskError};
+pub use mask::{Mask, MaskError, TensorMask};
 pub use quantize::{Quantize, Ranges};
-pub use sparsify::{Criterion, Pattern, Refitting, Scope, Sparsify};
+pub use sparsify::{ComparisonScope, Pattern, Refitting, Sparsify, WeightCriterion};

@@ -14,7 +14,7 @@ mod reshape;
 
 use super::tracer::{Slot, Tracer};
 use crate::analysis::groups::cut::Cutter;
-use pare_graph::NodeRef;
+use pare_graph::{NodeRef, ops::Trait};
 
 /// Ties the indices of a node; `None` if its attributes or shapes are not understood.
 pub type Trace = for<'g> fn(&mut Tracer<'g>, NodeRef<'g>) -> Option<()>;
@@ -43,15 +43,19 @@ pub fn rule(at: NodeRef<'_>) -> Option<&'static Rule> {
     if at.has_references() {
         return None;
     }
-    match at.node().domain() {
+    static ELEMENTWISE: Rule = traced(elementwise::broadcast);
+    static REDUCE: Rule = rewritten(norm::reduce, norm::rescale_mean);
+    let own = match at.node().domain() {
         "" => standard(at.op()),
         "com.microsoft" => microsoft(at.op()),
         _ => None,
-    }
+    };
+    // `CastLike` reads no element of its second input, which need not broadcast; if it does, it is tied as well.
+    let elementwise = at.has(Trait::Elementwise) || at.is("CastLike");
+    own.or(elementwise.then_some(&ELEMENTWISE)).or(at.has(Trait::Reduction).then_some(&REDUCE))
 }
 
 fn standard(op: &str) -> Option<&'static Rule> {
-    static ELEMENTWISE: Rule = traced(elementwise::broadcast);
     static CONV: Rule = rewritten(linear::conv, linear::regroup);
     static CONV_TRANSPOSE: Rule = rewritten(linear::conv_transpose, linear::regroup);
     static GEMM: Rule = traced(linear::gemm);
@@ -59,7 +63,6 @@ fn standard(op: &str) -> Option<&'static Rule> {
     static PER_CHANNEL: Rule = traced(norm::per_channel);
     static LAYER_NORM: Rule = traced(norm::layer_norm);
     static ALONG: Rule = traced(norm::along);
-    static REDUCE: Rule = rewritten(norm::reduce, norm::rescale_mean);
     static GROUP_NORM: Rule = rewritten(norm::group_norm, norm::recount_groups);
     static RMS_NORM: Rule = rewritten(norm::rms_norm, norm::rescale_rms);
     static GRID: Rule = traced(norm::grid_sample);
@@ -113,8 +116,6 @@ fn standard(op: &str) -> Option<&'static Rule> {
         "Transpose" => &TRANSPOSE,
         "Expand" => &EXPAND,
         "Shape" => &SHAPE,
-        op if op.starts_with("Reduce") => &REDUCE,
-        op if elementwise::OPERATORS.contains(&op) => &ELEMENTWISE,
         _ => return None,
     })
 }
@@ -123,12 +124,10 @@ static ROTARY: Rule = rewritten(attention::rotary, attention::recount);
 
 /// Rules of the operators into which ONNX Runtime fuses others.
 fn microsoft(op: &str) -> Option<&'static Rule> {
-    static ELEMENTWISE: Rule = traced(elementwise::broadcast);
     static FUSED: Rule = rewritten(attention::fused, attention::recount);
     static MULTI_HEAD: Rule = rewritten(attention::multi_head, attention::recount);
     static GROUP_QUERY: Rule = rewritten(attention::group_query, attention::recount);
     Some(match op {
-        "BiasGelu" | "FastGelu" | "Gelu" | "QuickGelu" => &ELEMENTWISE,
         "Attention" => &FUSED,
         "MultiHeadAttention" => &MULTI_HEAD,
         "GroupQueryAttention" => &GROUP_QUERY,

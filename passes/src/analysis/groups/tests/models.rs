@@ -6,7 +6,7 @@ use crate::{
     framework::{Pipeline, RunOptions, run, testing::tools},
 };
 use pare_graph::{Model, Setting, onnx};
-use pare_runtime::{Samples, SharedSamples, input_specs};
+use pare_runtime::{SampleSet, SharedSamples, input_specs};
 use std::path::PathBuf;
 
 /// Folders of models: the shared one, and those in `PARE_MODELS`.
@@ -55,7 +55,7 @@ fn cutting_equals_zeroing_on_real_models() {
             let groups = Groups::of(&model.graph);
             let pinned = groups.groups.iter().filter(|g| g.pinned.is_some());
             assert!(pinned.clone().all(|g| g.pinned.as_deref().is_some_and(|why| !why.is_empty())));
-            let samples = SharedSamples::from(Samples::generated(input_specs(&model), 0, 1));
+            let samples = SharedSamples::from(SampleSet::generated(input_specs(&model), 0, 1));
             let Ok(sample) = pare_graph::Samples::batch(&samples, 0..1) else {
                 println!("{name}: no samples");
                 continue;

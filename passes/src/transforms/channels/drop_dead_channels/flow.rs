@@ -1,35 +1,18 @@
 //! Propagation of terms through a graph: the transfer function of each operator.
 
 use super::{
-    scalar::{elementwise, is_elementwise},
+    scalar::elementwise,
     terms::{Interner, Term, Terms, plus},
 };
 use crate::analysis::groups::{Groups, IndexClass, LocalTracer, Site, roles::LinearRole};
 use pare_graph::{
     Dim, Graph, NodeRef, ValueRef,
-    ops::{AffineView, PadMode, PadView, PoolView, ReduceView},
+    ops::{AffineView, PadMode, PadView, PoolView, ReduceView, Trait, is_deterministic},
 };
 use std::{
     collections::{BTreeMap, HashMap, hash_map::DefaultHasher},
     hash::{Hash, Hasher},
 };
-
-/// Operators that only move elements; the group rules relate the indices of inputs and outputs.
-const MOVES: &[&str] = &[
-    "Concat",
-    "DepthToSpace",
-    "Expand",
-    "Flatten",
-    "Gather",
-    "Identity",
-    "Reshape",
-    "Slice",
-    "SpaceToDepth",
-    "Split",
-    "Squeeze",
-    "Transpose",
-    "Unsqueeze",
-];
 
 /// An axis of an output of a node.
 #[derive(Clone, Copy)]
@@ -93,8 +76,10 @@ fn transfer<'g>(
             Some(homogeneous(terms, read, Homogeneity::Linear, Border::None))
         }
         "Pad" => pad(at, terms, axis, size),
-        op if MOVES.contains(&op) => moved(at, tracer, terms, output),
-        op if is_elementwise(op) && slot == 0 => pointwise(at, terms, axis, size),
+        _ if at.has(Trait::DataMovement) => moved(at, tracer, terms, output),
+        _ if slot == 0 && at.has(Trait::Elementwise) && is_deterministic(at) => {
+            pointwise(at, terms, axis, size)
+        }
         _ => None,
     }
 }

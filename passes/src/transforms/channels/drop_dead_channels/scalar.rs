@@ -4,40 +4,6 @@ use super::terms::{Interner, Term, Terms, plus};
 use pare_graph::{DataType, NodeRef, ops::ClipView};
 use statrs::function::erf::erf;
 
-/// Unary elementwise operators that [`function`] evaluates, and those that [`elementwise`] handles itself.
-const UNARY: &[&str] = &[
-    "Abs",
-    "Cast",
-    "Clip",
-    "Dropout",
-    "Elu",
-    "Erf",
-    "Exp",
-    "Gelu",
-    "HardSigmoid",
-    "HardSwish",
-    "LeakyRelu",
-    "Log",
-    "Mish",
-    "Neg",
-    "Reciprocal",
-    "Relu",
-    "Selu",
-    "Sigmoid",
-    "Softplus",
-    "Softsign",
-    "Sqrt",
-    "Tanh",
-];
-
-/// Elementwise operators of several operands.
-const NARY: &[&str] = &["Add", "Sub", "Mul", "Div", "Sum", "Max", "Min", "Mean", "Pow", "PRelu"];
-
-/// Returns whether [`elementwise`] knows the operator.
-pub fn is_elementwise(op: &str) -> bool {
-    UNARY.contains(&op) || NARY.contains(&op)
-}
-
 /// Returns the result of an elementwise operator on these operands.
 pub fn elementwise(at: NodeRef<'_>, interner: &mut Interner, terms: &mut Terms, xs: &[Term]) -> Term {
     let op = at.op();
@@ -50,7 +16,7 @@ pub fn elementwise(at: NodeRef<'_>, interner: &mut Interner, terms: &mut Terms, 
         None => terms.fresh(),
     };
     match (op, xs) {
-        ("Dropout", [x] | [x, _]) => *x,
+        ("Dropout", [x, ..]) => *x,
         ("Cast", [x, ..]) => {
             let dtype = at.outputs()[0].and_then(|v| v.dtype());
             if matches!(dtype, Some(DataType::Float | DataType::Double)) { *x } else { terms.fresh() }
@@ -85,17 +51,9 @@ pub fn elementwise(at: NodeRef<'_>, interner: &mut Interner, terms: &mut Terms, 
             }
             _ => terms.fresh(),
         },
-        (_, [x, rest @ ..]) if UNARY.contains(&op) => match x.value() {
-            Some(v) => known(terms, function(at, op, v)),
-            // Other inputs, such as bounds, are the same for all channels.
-            None if rest.iter().all(|r| r.value().is_some()) => {
-                interner.term(terms, vec![x.base], vec![x.scale])
-            }
-            None => terms.fresh(),
-        },
         _ => {
             if let Some(values) = values {
-                return known(terms, combine(op, &values));
+                return known(terms, combine(op, &values).or_else(|| function(at, op, *values.first()?)));
             }
             let key = xs.iter().map(|x| x.base).collect();
             interner.term(terms, key, xs.iter().map(|x| x.scale).collect())

@@ -20,7 +20,10 @@ use crate::{
     framework::{Context, PassError, Tools},
     transforms::channels::{allocate::Allocation, local_repair::LocalRepair},
 };
-use pare_graph::{EvaluateError, Fact, Model, Run, Setting, Tensor, ValueId};
+use pare_graph::{
+    EvaluateError, Fact, Model, Run, Setting, Tensor, ValueId,
+    evaluate::stopwatch::{Estimator, Stopwatch},
+};
 use std::collections::BTreeMap;
 
 /// Candidate steps: block sizes of engine kernels.
@@ -29,8 +32,8 @@ const STEPS: [usize; 5] = [32, 16, 8, 4, 2];
 const TOLERANCE: f64 = 0.02;
 /// Number of widths that are timed to measure the step, up to a multiple of the largest candidate.
 const PROBED: usize = 32;
-/// Turns of each contender, and seconds of each turn.
-const TURNS: usize = 20;
+/// Number of rounds, and seconds of each model in a round.
+const ROUNDS: usize = 20;
 const TURN: f64 = 2e-3;
 /// Maximum number of corrections of the budget.
 const CORRECTIONS: usize = 5;
@@ -38,14 +41,12 @@ const CORRECTIONS: usize = 5;
 const MARGIN: f64 = 0.015;
 
 /// A model that is timed.
-struct Contender {
+struct TimedModel {
     run: Box<dyn Run>,
     feeds: Vec<(String, Tensor)>,
-    runs: usize,
-    least: f64,
 }
 
-impl Contender {
+impl TimedModel {
     fn new(tools: Tools<'_>, model: &Model) -> Result<Self, PassError> {
         let engine = tools.engine.ok_or_else(|| PassError::refused("`latency` needs an engine"))?;
         // One thread unless the tools set a number.
@@ -56,20 +57,12 @@ impl Contender {
         };
         let inputs = model.graph.inputs().iter().filter(|&&v| model.graph.value(v).data.is_none());
         let feeds = inputs.map(feed).collect::<Result<_, PassError>>()?;
-        let mut new = Self { run, feeds, runs: 1, least: f64::INFINITY };
-        // The first runs touch memory for the first time.
-        new.turn()?;
-        new.least = f64::INFINITY;
-        new.turn()?;
-        new.runs = (TURN / new.least.max(1e-9)).ceil().clamp(1.0, 1e4) as usize;
-        Ok(new)
+        Ok(Self { run, feeds })
     }
 
-    fn turn(&mut self) -> Result<(), EvaluateError> {
+    fn time(&mut self, runs: usize) -> Result<Vec<f64>, EvaluateError> {
         let feeds: Vec<_> = self.feeds.iter().map(|(n, t)| (n.as_str(), t)).collect();
-        let times = self.run.time(&feeds, self.runs)?;
-        self.least = times.into_iter().fold(self.least, f64::min);
-        Ok(())
+        self.run.time(&feeds, runs)
     }
 }
 
@@ -88,12 +81,12 @@ fn random_input(fact: &Fact) -> Option<Tensor> {
 }
 
 /// Returns the minimum latency of each model in seconds, measured in interleaved rounds.
-fn race(tools: Tools<'_>, models: &[Model]) -> Result<Vec<f64>, PassError> {
-    let mut contenders = models.iter().map(|m| Contender::new(tools, m)).collect::<Result<Vec<_>, _>>()?;
-    for _ in 0..TURNS {
-        contenders.iter_mut().try_for_each(Contender::turn)?;
-    }
-    Ok(contenders.iter().map(|c| c.least).collect())
+fn latencies(tools: Tools<'_>, models: &[Model]) -> Result<Vec<f64>, PassError> {
+    let mut timed = models.iter().map(|m| TimedModel::new(tools, m)).collect::<Result<Vec<_>, _>>()?;
+    let estimator = Estimator::Minimum;
+    let stopwatch = Stopwatch { warm_up: 2, estimator, ..Stopwatch::rounds(ROUNDS, TURN, 1..=10_000) };
+    let timings = stopwatch.measure(&mut timed, TimedModel::time)?;
+    Ok(timings.seconds.iter().map(|spread| spread.min).collect())
 }
 
 /// Measured latency by width.
@@ -126,7 +119,7 @@ impl PruneSearch<'_> {
                 Err(_) => break,
             };
             let candidate = self.cut(&self.keep(&allocation), LocalRepair::None)?;
-            let times = race(cx.tools, &[self.unprepared.clone(), candidate])?;
+            let times = latencies(cx.tools, &[self.unprepared.clone(), candidate])?;
             let ratio = times[1] / times[0];
             least = least.min(ratio);
             if ratio <= share {
@@ -171,7 +164,7 @@ impl PruneSearch<'_> {
         }
         let widths: Vec<_> = (top - PROBED + 1..=top).collect();
         let segments = widths.iter().map(|&k| self.segment(widest, k)).collect::<Result<Vec<_>, _>>()?;
-        let times = race(cx.tools, &segments)?;
+        let times = latencies(cx.tools, &segments)?;
         Ok(step_of(&widths, &times))
     }
 
@@ -195,13 +188,13 @@ impl PruneSearch<'_> {
             let mut widths: Vec<_> = widths.into_iter().rev().step_by(stride).collect();
             widths.reverse();
             let segments = widths.iter().map(|&k| self.segment(group, k)).collect::<Result<Vec<_>, _>>()?;
-            let times = race(cx.tools, &segments)?;
+            let times = latencies(cx.tools, &segments)?;
             let table = worthwhile(&widths, &times);
             choices.insert(group, table.keys().copied().collect());
             tables.insert(group, CostTable { width, costs: table });
         }
         cx.tools.progress.step("timing", total, total);
-        let original = race(cx.tools, std::slice::from_ref(self.unprepared))?;
+        let original = latencies(cx.tools, std::slice::from_ref(self.unprepared))?;
         Ok(Timetable { cost: CostModel::tables(original[0], &tables), choices })
     }
 }

@@ -5,6 +5,7 @@ use crate::framework::Context;
 use pare_graph::{
     DataType, Declared, Evaluate, Graph, Model, NodeId, NodeRef, Setting, Tensor, Type, Value, ValueId,
     ops::{
+        Trait,
         eval::{EvalError, evaluate},
         is_deterministic,
     },
@@ -44,9 +45,6 @@ const ROOM_FOR_RESULTS: u64 = 64 << 20;
 
 /// Tensors up to this size are part of a model that the engine computes; larger ones are its inputs.
 const INLINE: usize = 1 << 10;
-
-/// How a quantized model says what it is.
-const QUANTIZATION: &[&str] = &["QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"];
 
 impl<'c> Region<'c> {
     /// Find and compute what is constant. No output may take more than `room` and some more, all together no
@@ -302,7 +300,8 @@ pub(super) fn sole_captures(graph: &Graph, sole: &mut HashSet<String>) {
 /// Whether a node may be computed ahead, if its inputs are constant.
 fn is_foldable(at: NodeRef<'_>) -> bool {
     let alone = at.graph.captured_by(at.id).is_empty() && at.node().subgraphs().next().is_none();
-    alone && !at.has_references() && !QUANTIZATION.contains(&at.op()) && is_deterministic(at)
+    // Engines recognise a quantized operator by the quantizations around it.
+    alone && !at.has_references() && !at.has(Trait::Quantization) && is_deterministic(at)
 }
 
 fn declared(ty: Type) -> Declared {

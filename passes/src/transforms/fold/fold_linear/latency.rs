@@ -2,6 +2,7 @@
 
 use pare_graph::{
     DataType, Declared, Decline, Evaluate, EvaluateError, Graph, Model, Setting, Tensor, Type, ValueRef,
+    evaluate::stopwatch,
 };
 use std::{cell::RefCell, collections::HashMap};
 
@@ -26,7 +27,7 @@ pub struct Timing {
 const ROUNDS: usize = 9;
 const ENOUGH: usize = 8;
 /// Seconds that a form is run in each round, and how often at most.
-const ROUND: f64 = 0.02;
+const TURN: f64 = 0.02;
 const MOST_RUNS: usize = 200;
 /// Inputs of more elements are not made up.
 const MAX_INPUT: usize = 1 << 26;
@@ -95,27 +96,11 @@ impl<'e> Stopwatch<'e> {
         let feeds = [(name.as_str(), &x)];
         let load = |graph| self.engine.load(&Model::of(graph), self.setting);
         let mut forms = [load(before)?, load(after)?];
-        let mut runs = [0; 2];
-        for (form, runs) in forms.iter_mut().zip(&mut runs) {
-            let once = median(form.time(&feeds, 3)?).max(1e-9);
-            *runs = ((ROUND / once) as usize).clamp(3, MOST_RUNS);
-        }
-        let (mut times, mut wins) = ([vec![], vec![]], 0);
-        for round in 0..ROUNDS {
-            // Neither form always comes first.
-            for i in [round % 2, 1 - round % 2] {
-                times[i].push(median(forms[i].time(&feeds, runs[i])?));
-            }
-            wins += usize::from(times[1][round] < times[0][round]);
-        }
-        let [before, after] = times.map(median);
-        Ok(Timing { before, after, wins })
+        let stopwatch = stopwatch::Stopwatch::rounds(ROUNDS, TURN, 3..=MOST_RUNS);
+        let timings = stopwatch.measure(&mut forms, |form, runs| form.time(&feeds, runs))?;
+        let [before, after] = [0, 1].map(|form| timings.seconds[form].median);
+        Ok(Timing { before, after, wins: timings.wins[1] })
     }
-}
-
-fn median(mut times: Vec<f64>) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times.get(times.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// The graph that computes `outputs` from `input`, with the type and shape of `input`: one sample, and

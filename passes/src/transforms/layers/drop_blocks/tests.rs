@@ -6,7 +6,7 @@ use crate::framework::{
     testing::{brief, model, tools},
 };
 use pare_graph::{DataType, onnx};
-use pare_runtime::{Limits as SampleLimits, Port, PortDim, Samples, SharedSamples};
+use pare_runtime::{Port, PortDim, SampleLimits, SampleSet, SharedSamples};
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -19,7 +19,7 @@ fn digits(name: &str) -> (Model, SharedSamples) {
     let dims = [PortDim::Unknown, PortDim::Fixed(1), PortDim::Fixed(8), PortDim::Fixed(8)];
     let ports = [Port::tensor("image", DataType::Float, &dims)];
     let mut samples =
-        Samples::open(&fixtures().join("digits-calibration.npz"), &ports, SampleLimits::default()).unwrap();
+        SampleSet::open(&fixtures().join("digits-calibration.npz"), &ports, SampleLimits::default()).unwrap();
     samples.truncate(256);
     (model, SharedSamples::from(samples))
 }

@@ -11,7 +11,7 @@ use crate::{
 };
 use pare_graph::{
     Edge, Graph, Model, Node, NodeId, NodeRef, Patch, Ref, Tensor, ValueId, ValueRef,
-    ops::{AffineView, Bindings, PadMode, PadView},
+    ops::{AffineView, Bindings, PadMode, PadView, Trait},
 };
 use std::collections::HashSet;
 
@@ -171,9 +171,10 @@ fn linear(at: NodeRef<'_>) -> Option<Vec<ValueId>> {
     let open: Vec<ValueRef<'_>> = at.inputs().into_iter().flatten().filter(|v| !v.is_constant()).collect();
     let first = open.len() == 1 && at.optional(0).is_some_and(|v| v.id == open[0].id);
     let keeps = match at.op() {
-        "Conv" | "ConvTranspose" | "Gemm" | "MatMul" | "Div" | "Neg" | "Identity" | "AveragePool"
-        | "GlobalAveragePool" | "ReduceMean" | "ReduceSum" | "Flatten" | "Reshape" | "Squeeze"
-        | "Unsqueeze" | "Transpose" | "Slice" => first,
+        // Further linear operators may mix the samples along axis 0.
+        "Conv" | "ConvTranspose" | "Gemm" | "MatMul" | "Div" | "Neg" | "AveragePool"
+        | "GlobalAveragePool" | "ReduceMean" | "ReduceSum" | "Transpose" | "Slice" => first,
+        _ if at.has(Trait::Reshape) => first,
         "BatchNormalization" => first && AffineView::of(at).is_ok(),
         "Pad" => first && PadView::of(at).is_ok_and(|pad| matches!(pad.mode, PadMode::Constant(_))),
         "Add" | "Sub" | "Sum" | "Concat" => !open.is_empty(),

@@ -16,7 +16,7 @@ use crate::{
         evaluation::{HeldOut, QualityLimits},
         prepare::prepare,
     },
-    framework::{Context, Counter, Pass, PassError, Scratch, glob::matches},
+    framework::{Context, Counter, Hint, Pass, PassError, Scratch, glob::matches},
     pass,
 };
 use build::Built;
@@ -191,7 +191,7 @@ impl<'p, 't> Work<'p, 't> {
         if pass.crop && !refit {
             return Err(PassError::refused_with(
                 "`crop` needs samples to fit to",
-                "give them with `--samples`",
+                Hint::NeedsSamples { otherwise: None },
             ));
         }
         let needs = ranked && criterion.needs_samples()

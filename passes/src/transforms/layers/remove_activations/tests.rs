@@ -354,7 +354,8 @@ fn a_trained_network_keeps_more_with_lines_and_a_refit() {
     let session = engine().load(&source, &LoadOptions::default()).unwrap();
     let path = fixtures.join("digits-calibration.npz");
     let samples =
-        pare_runtime::Samples::open(&path, session.inputs(), pare_runtime::Limits::default()).unwrap();
+        pare_runtime::SampleSet::open(&path, session.inputs(), pare_runtime::SampleLimits::default())
+            .unwrap();
     let samples = SharedSamples::from(samples);
     let measured = |names: &[&str], replacement, refit| {
         let mut changed = original.clone();
@@ -368,4 +369,22 @@ fn a_trained_network_keeps_more_with_lines_and_a_refit() {
         let fitted = measured(names, None, true);
         assert!(fitted < 0.5 * identity, "{names:?}: {fitted} {identity}");
     }
+}
+
+#[test]
+fn counts_the_layers_that_fold_linear_composed() {
+    let mut changed = model(
+        "g (float[N,2] x) => (float[N,2] y)
+         <float[2,2] a = {1, 2, -3, 4}, float[2,2] b = {2, -1, 5, 3}, float[2,2] c = {-2, 1, 1, 3}> {
+            h = MatMul(x, a) r = Relu(h) i = MatMul(r, b) s = Relu(i) y = MatMul(s, c) }",
+    );
+    let pass = RemoveActivations {
+        names: vec!["*".into()],
+        replacement: Some(Replacement::Identity),
+        refit: Some(false),
+        ..RemoveActivations::default()
+    };
+    let report = removed(pass, &mut changed, Tools::default());
+    assert_eq!(changed.graph.node_count(), 1);
+    assert_eq!(report.steps[0].count("layers composed"), 2);
 }

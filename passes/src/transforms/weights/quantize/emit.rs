@@ -1,31 +1,37 @@
-//! What is written: `QuantizeLinear` and `DequantizeLinear` behind activations, `DequantizeLinear` before weights and biases.
+//! Insertion of `QuantizeLinear` and `DequantizeLinear` (QDQ).
 
-use super::{Places, integers, plan::Plan, ranges::Grid};
+use super::{
+    InputGrids, integers,
+    plan::{QuantizationPlan, QuantizedValue},
+    ranges::Grid,
+};
 use crate::{analysis::weighted_layers::WeightedLayer, framework::PassError};
-use pare_graph::{DataType, Graph, Node, NodeId, Patch, Tensor, ValueId};
+use pare_graph::{DataType, Edge, Graph, Node, NodeId, Patch, Ref, Tensor, ValueId, ops::ClipView};
 use std::collections::BTreeMap;
 
 fn refused(e: impl ToString) -> PassError {
     PassError::refused(e.to_string())
 }
 
-/// Put a pair behind every value of the plan. All its readers then read what is left of it, where it is made in integers;
-/// else only those in integers. The grids of what the layers read.
+/// Inserts a QDQ pair after every value of the plan. If the value is produced by an integer kernel, all its
+/// users read the rounded value, otherwise only those with integer kernels. Returns the grids of the layers'
+/// inputs.
 pub fn activations(
     graph: &mut Graph,
-    plan: &Plan,
+    plan: &QuantizationPlan,
     grids: &BTreeMap<ValueId, Grid>,
-) -> Result<Places, PassError> {
-    for &(value, _) in &plan.values {
+) -> Result<InputGrids, PassError> {
+    for &QuantizedValue { value, .. } in &plan.values {
         let Some(grid) = grids.get(&value) else { continue };
         let users = graph.users(value);
         let in_integers = |node: &NodeId| plan.integer.contains(node);
-        let made = graph.value_ref(value).producer().is_some_and(|at| {
+        let produced_in_integers = graph.value_ref(value).producer().is_some_and(|at| {
             let before = at.input(0).ok().and_then(|v| v.producer());
-            let clips = pare_graph::ops::ClipView::of(at).is_ok();
+            let clips = ClipView::of(at).is_ok();
             in_integers(&at.id) || clips && before.is_some_and(|at| in_integers(&at.id))
         });
-        let users: Vec<_> = users.into_iter().filter(|(user, _)| made || in_integers(user)).collect();
+        let users: Vec<_> =
+            users.into_iter().filter(|(user, _)| produced_in_integers || in_integers(user)).collect();
         let Some(&(anchor, _)) = users.first() else { continue };
         let name = graph.value(value).name.clone();
         let mut patch = Patch::anchored(graph.producer(value).map_or(anchor, |p| p.0));
@@ -35,8 +41,8 @@ pub fn activations(
         let quantized = patch.node(&format!("{name}_quantized"), quantize, &[value.into(), scale, zero]);
         let dequantize = Node::new("DequantizeLinear");
         let rounded = patch.node(&format!("{name}_dequantized"), dequantize, &[quantized, scale, zero]);
-        for (user, wire) in users {
-            if let pare_graph::Edge::Input(slot) = wire {
+        for (user, edge) in users {
+            if let Edge::Input(slot) = edge {
                 patch.set_input(user, slot as usize, rounded);
             }
         }
@@ -46,8 +52,8 @@ pub fn activations(
     Ok(plan.layers.iter().filter_map(grid).collect())
 }
 
-/// Store a layer's weights as int8 with a scale for each output. Where its input is quantized too, the bias becomes int32
-/// in units of the products: `b = s_x·s_o·q`.
+/// Stores the weights of a layer as int8 with a scale per output. If its input is quantized too, its bias
+/// becomes int32 in units of the products, `b = s_x·s_o·q`.
 pub fn weights(
     graph: &mut Graph,
     layer: &WeightedLayer,
@@ -55,46 +61,62 @@ pub fn weights(
     input: Option<Grid>,
 ) -> Result<(), PassError> {
     let linear = &layer.linear;
-    let old = graph.value(linear.weight).tensor().ok_or_else(|| refused("weights are gone"))?.clone();
-    let mut numbers = vec![0.0; old.len()];
+    let missing = || refused(format!("`{}` is not an initializer", layer.name));
+    let old = graph.value(linear.weight).tensor().ok_or_else(missing)?.clone();
+    let mut integers_of = vec![0.0; old.len()];
     for (q, group) in integers(layer, scales).iter().enumerate() {
         for i in 0..group.nrows() {
-            (0..group.ncols()).for_each(|j| numbers[linear.offset(q, i, j)] = group[(i, j)]);
+            (0..group.ncols()).for_each(|j| integers_of[linear.offset(q, i, j)] = group[(i, j)]);
         }
     }
     let mut patch = Patch::anchored(layer.node);
-    let constant = |patch: &mut Patch, hint: &str, dtype, shape: &[usize], values: &[f64]| {
-        let tensor = Tensor::from_f64(dtype, shape, values).map_err(refused)?;
-        Ok::<_, PassError>(patch.constant(hint, tensor))
+    let weight = Quantized {
+        name: &layer.name,
+        values: Tensor::from_f64(DataType::Int8, old.shape(), &integers_of).map_err(refused)?,
+        scales: Tensor::from_f64(old.dtype(), &[scales.len()], scales).map_err(refused)?,
+        axis: linear.weight_axes().0,
     };
-    let name = &layer.name;
-    let axis = linear.weight_axes().0 as i64;
-    let whole = constant(&mut patch, &format!("{name}_quantized"), DataType::Int8, old.shape(), &numbers)?;
-    let scale = constant(&mut patch, &format!("{name}_scale"), old.dtype(), &[scales.len()], scales)?;
-    let zeros = vec![0.0; scales.len()];
-    let zero = constant(&mut patch, &format!("{name}_zero_point"), DataType::Int8, &[scales.len()], &zeros)?;
-    let dequantize = Node::new("DequantizeLinear").with("axis", axis);
-    let weight = patch.node(&format!("{name}_dequantized"), dequantize, &[whole, scale, zero]);
+    let weight = weight.dequantize(&mut patch)?;
     patch.set_input(layer.node, 1, weight);
-    // The bias of a `MatMul` is an `Add` behind it, which stays in floats.
     let at = graph.at(layer.node);
+    // The bias of a `MatMul` is an `Add` after it, which stays in floats.
     if let (Some(grid), Some(bias)) = (input, at.optional(2).filter(|_| !at.is("MatMul"))) {
-        // Corrected by now.
-        let values = bias.constant_f64().map_err(|_| refused("a bias is gone"))?;
-        if values.len() != scales.len() {
-            return graph.apply(patch).map(drop).map_err(refused);
+        let values =
+            bias.constant_f64().map_err(|_| refused(format!("`{}` is not constant", bias.name())))?;
+        if values.len() == scales.len() {
+            let units: Vec<_> = scales.iter().map(|s| f64::from((s * grid.scale) as f32)).collect();
+            let integers: Vec<_> = values.iter().zip(&units).map(|(b, unit)| b / unit).collect();
+            let bias = Quantized {
+                name: bias.name(),
+                values: Tensor::from_f64(DataType::Int32, &[integers.len()], &integers).map_err(refused)?,
+                scales: Tensor::from_f64(old.dtype(), &[units.len()], &units).map_err(refused)?,
+                axis: 0,
+            };
+            let bias = bias.dequantize(&mut patch)?;
+            patch.set_input(layer.node, 2, bias);
         }
-        let units: Vec<_> = scales.iter().map(|s| f64::from((s * grid.scale) as f32)).collect();
-        let numbers: Vec<_> = values.iter().zip(&units).map(|(b, unit)| b / unit).collect();
-        let hint = bias.name().to_owned();
-        let whole =
-            constant(&mut patch, &format!("{hint}_quantized"), DataType::Int32, &[numbers.len()], &numbers)?;
-        let scale = constant(&mut patch, &format!("{hint}_scale"), old.dtype(), &[units.len()], &units)?;
-        let zero =
-            constant(&mut patch, &format!("{hint}_zero_point"), DataType::Int32, &[units.len()], &zeros)?;
-        let dequantize = Node::new("DequantizeLinear").with("axis", 0_i64);
-        let bias = patch.node(&format!("{hint}_dequantized"), dequantize, &[whole, scale, zero]);
-        patch.set_input(layer.node, 2, bias);
     }
     graph.apply(patch).map(drop).map_err(refused)
+}
+
+/// A constant stored in integers, with scales along an axis and zero points of zero.
+struct Quantized<'n> {
+    name: &'n str,
+    values: Tensor,
+    scales: Tensor,
+    axis: usize,
+}
+
+impl Quantized<'_> {
+    /// Adds the constants and a `DequantizeLinear`.
+    fn dequantize(self, patch: &mut Patch) -> Result<Ref, PassError> {
+        let Self { name, values, scales, axis } = self;
+        let zeros =
+            Tensor::from_f64(values.dtype(), scales.shape(), &vec![0.0; scales.len()]).map_err(refused)?;
+        let values = patch.constant(&format!("{name}_quantized"), values);
+        let scales = patch.constant(&format!("{name}_scale"), scales);
+        let zeros = patch.constant(&format!("{name}_zero_point"), zeros);
+        let node = Node::new("DequantizeLinear").with("axis", axis as i64);
+        Ok(patch.node(&format!("{name}_dequantized"), node, &[values, scales, zeros]))
+    }
 }

@@ -1,4 +1,4 @@
-//! The pass: which operators run in eight bits, in which ranges, and what rounding shifts.
+//! The pass: quantization of weights and activations, and correction of biases.
 
 mod emit;
 mod plan;
@@ -15,43 +15,43 @@ use crate::{
         evaluation::HeldOut,
         repair::{Refit, Repair, RepairOptions},
     },
-    framework::{Context, Counter, Pass, PassError},
+    framework::{Context, Counter, Hint, Pass, PassError},
     pass,
 };
 use faer::Mat;
 use pare_graph::{Graph, Model, NodeId, Patch};
-use plan::Plan;
+use plan::QuantizationPlan;
 use ranges::{Grid, calibrate};
 use std::collections::HashMap;
 
 pass! {
-    /// Compute in eight bits.
+    /// Quantize weights and activations to eight bits.
     ///
-    /// Weights become int8, each output with a scale of its own, `w ≈ s_o·q`; activations uint8 with one scale,
-    /// `x ≈ s·(q - z)`, whose range is found out on samples; biases int32. Written as QuantizeLinear and DequantizeLinear
-    /// around the operators that ONNX Runtime has integer kernels for (QDQ). What rounding shifts in the mean goes into the
-    /// biases, layer after layer. `activations=false` stores weights in eight bits and computes in floats: a quarter of the
-    /// size, and no faster.
+    /// Weights become int8 with a scale per output, `w ≈ s_o·q`; activations become uint8 with one scale, `x
+    /// ≈ s·(q - z)`, calibrated on samples; biases become int32. `QuantizeLinear` and `DequantizeLinear`
+    /// surround the operators for which ONNX Runtime has integer kernels (QDQ). Biases are corrected for the
+    /// mean error of rounding, layer by layer. `activations=false` stores the weights in eight bits and
+    /// computes in floats: a quarter of the size, but not faster.
     ///
-    /// Run it last. Refuses models that are quantized already, and operator sets before 13.
+    /// Run it last. Fails on quantized models and on operator sets before 13.
     #[pass("quantize", Lossy)]
     pub struct Quantize {
-        /// Quantize activations too; needs samples.
+        /// Quantize activations too. Needs samples.
         pub activations: bool = true,
-        /// How ranges are chosen: `minmax`, `percentile` or `mse`, the least squared error.
+        /// The choice of ranges: `minmax`, `percentile` or `mse`, the least squared error.
         pub ranges: Ranges = Ranges::Mse,
-        /// Of `percentile`: the share of the values, in percent, that lie within the range.
+        /// For `percentile`: the percentage of values inside the range.
         pub percentile: f64 = 99.99,
-        /// Let biases make up for what rounding shifts in the mean; needs samples.
+        /// Correct biases for the mean error of rounding. Needs samples.
         pub correct_bias: bool = true,
-        /// Only layers whose weights have names that match one of these patterns, `*` for anything.
+        /// Only layers whose weights have a name that matches one of these patterns, `*` for any text.
         pub only: Vec<String> = vec![],
-        /// No layer whose weights have a name that matches one of these patterns.
+        /// Skip layers whose weights have a name that matches one of these patterns.
         pub except: Vec<String> = vec![],
     }
 }
 
-/// The first operator set in which a scale may lie along an axis.
+/// The first operator set with a scale per index of an axis.
 const OPSET: i64 = 13;
 
 impl Pass for Quantize {
@@ -68,48 +68,49 @@ impl Pass for Quantize {
             return Ok(());
         }
         let graph = &model.graph;
-        refuse(graph)?;
+        check_supported(graph)?;
         let sampled = cx.tools.samples.is_some_and(|s| !s.is_empty()) && cx.tools.engine.is_some();
         if self.activations && !sampled {
             return Err(PassError::refused_with(
                 "ranges of activations need samples, and an engine to run them",
-                "give them with `--samples`, or ask for `activations=false`",
+                Hint::NeedsSamples { otherwise: Some("activations=false".into()) },
             ));
         }
         let split = Split::of(cx.tools);
         let layers = layers(graph, NameFilter { only: &self.only, except: &self.except }, cx)?;
-        let fits = |l: &WeightedLayer| {
+        let supported = |l: &WeightedLayer| {
             let float = graph.value(l.linear.weight).fact.dtype() == Some(pare_graph::DataType::Float);
             l.linear.is_plain() && float
         };
-        let layers: Vec<_> = layers.into_iter().filter(fits).collect();
-        let plan = if self.activations { Plan::of(graph, &layers) } else { Plan::default() };
-        let grids = calibrate(cx.tools, model, &plan, split.statistics(), (self.ranges, self.percentile))?;
+        let layers: Vec<_> = layers.into_iter().filter(supported).collect();
+        let plan = if self.activations {
+            QuantizationPlan::new(graph, &layers)
+        } else {
+            QuantizationPlan::default()
+        };
+        let grids = calibrate(cx.tools, model, &plan, split.statistics(), self)?;
         let scales: Vec<_> = layers.iter().map(|l| weight_scales(l, self.ranges)).collect();
 
-        // Rounded, but still in floats, so that biases can be fitted.
+        // Weights are rounded but stay in floats until the biases are corrected.
         let mut rounded = model.clone();
-        let places = emit::activations(&mut rounded.graph, &plan, &grids)?;
+        let input_grids = emit::activations(&mut rounded.graph, &plan, &grids)?;
         for (layer, scales) in layers.iter().zip(&scales) {
-            store(&mut rounded.graph, layer, &on_grid(layer, scales), &layer.bias)?;
+            store(&mut rounded.graph, layer, &round(layer, scales))?;
         }
         if self.correct_bias && sampled {
-            rounded = corrected(model, rounded, &layers, &split, cx)?;
+            rounded = correct_biases(model, rounded, &layers, &split, cx)?;
         }
         for (layer, scales) in layers.iter().zip(&scales) {
-            let input = places.get(&layer.node).copied();
+            let input = input_grids.get(&layer.node).copied();
             emit::weights(&mut rounded.graph, layer, scales, input)?;
         }
         if cx.permit() {
-            cx.count(Counter::new("layer in eight bits", "layers in eight bits"), layers.len() as u64);
-            cx.count(
-                Counter::new("activation in eight bits", "activations in eight bits"),
-                grids.len() as u64,
-            );
-            cx.figure("SNR of weights in dB", snr(&layers, &scales));
+            cx.count(Counter::new("layer quantized", "layers quantized"), layers.len() as u64);
+            cx.count(Counter::new("activation quantized", "activations quantized"), grids.len() as u64);
+            cx.figure("weight SNR in dB", snr(&layers, &scales));
             if !self.activations {
                 cx.report.notes.push(
-                    "weights alone are stored in eight bits: ONNX Runtime computes in floats and is no faster".into(),
+                    "only weights are stored in eight bits: ONNX Runtime computes in floats and is not faster".into(),
                 );
             }
             rounded.graph.sweep();
@@ -119,8 +120,9 @@ impl Pass for Quantize {
     }
 }
 
-/// With biases that make up for what rounding shifts, if that helps on samples held out.
-fn corrected(
+/// Refits the biases to the activations of the original. Returns `rounded` if that does not reduce the drift
+/// on held-out samples.
+fn correct_biases(
     original: &Model,
     rounded: Model,
     layers: &[WeightedLayer],
@@ -140,19 +142,19 @@ fn corrected(
         })
     };
     let refits: Vec<_> = layers.iter().filter_map(refits).collect();
-    // No weight may move, so no ridge draws anything.
+    // All weights are fixed, so λ has no effect.
     let options = RepairOptions { lambda: 1.0, rounds: 0 };
     let repair = Repair { tools: cx.tools, original, refits: &refits, samples: split.fit.clone() };
     repair.refit(&mut candidate, options)?;
-    let trial = HeldOut::new(cx.tools, original, split.held_out.clone())?;
-    let (before, after) = (trial.drift(&rounded)?, trial.drift(&candidate)?);
-    cx.figure("drift of rounding", before);
-    cx.figure("drift with biases corrected", after);
+    let held_out = HeldOut::new(cx.tools, original, split.held_out.clone())?;
+    let (before, after) = (held_out.drift(&rounded)?, held_out.drift(&candidate)?);
+    cx.figure("drift before bias correction", before);
+    cx.figure("drift after bias correction", after);
     Ok(if after < before { candidate } else { rounded })
 }
 
-/// Models that cannot be quantized.
-fn refuse(graph: &Graph) -> Result<(), PassError> {
+/// Checks that the model is not quantized and that its operator set supports scales per output.
+fn check_supported(graph: &Graph) -> Result<(), PassError> {
     let quantized = |&&id: &&NodeId| {
         let op = graph.node(id).op.as_str();
         op.contains("QuantizeLinear")
@@ -166,14 +168,14 @@ fn refuse(graph: &Graph) -> Result<(), PassError> {
     }
     match graph.opset("") {
         Some(version) if version < OPSET => Err(PassError::refused_with(
-            format!("operator set {version} knows no scales of single outputs"),
+            format!("operator set {version} has no scales per output"),
             format!("export the model with operator set {OPSET} or later"),
         )),
         _ => Ok(()),
     }
 }
 
-/// The scale of each output's weights, of all groups: symmetric, from -127 to 127.
+/// The scale of the weights of each output, of all groups. Symmetric: `q` is from -127 to 127.
 fn weight_scales(layer: &WeightedLayer, ranges: Ranges) -> Vec<f64> {
     let scale = |r: usize| {
         let row = layer.row(r);
@@ -186,14 +188,14 @@ fn weight_scales(layer: &WeightedLayer, ranges: Ranges) -> Vec<f64> {
                 .map(|w| (w - scale * (w / scale).round_ties_even().clamp(-127.0, 127.0)).powi(2))
                 .sum::<f64>()
         };
-        // A little less room for the largest may be better for all others.
+        // Clipping the largest weight a little may reduce the error of the others.
         let shares: &[f64] = if ranges == Ranges::Mse {
             &[1.0, 0.975, 0.95, 0.925, 0.9, 0.85, 0.8, 0.75, 0.7]
         } else {
             &[1.0]
         };
         let scales = shares.iter().map(|share| share * largest / 127.0);
-        // As it will be stored.
+        // As stored.
         let scales = scales.map(|s| f64::from(s as f32)).filter(|s| *s > 0.0);
         scales.min_by(|&a, &b| error(a).total_cmp(&error(b))).unwrap_or(1.0)
     };
@@ -212,22 +214,17 @@ fn integers(layer: &WeightedLayer, scales: &[f64]) -> Vec<Mat<f64>> {
 }
 
 /// `s·q`.
-fn on_grid(layer: &WeightedLayer, scales: &[f64]) -> Vec<Mat<f64>> {
+fn round(layer: &WeightedLayer, scales: &[f64]) -> Vec<Mat<f64>> {
     let o = layer.linear.outputs;
     let group =
         |(q, n): (usize, Mat<f64>)| Mat::from_fn(n.nrows(), n.ncols(), |i, j| scales[q * o + i] * n[(i, j)]);
     integers(layer, scales).into_iter().enumerate().map(group).collect()
 }
 
-fn store(
-    graph: &mut Graph,
-    layer: &WeightedLayer,
-    weights: &[Mat<f64>],
-    bias: &[f64],
-) -> Result<(), PassError> {
+fn store(graph: &mut Graph, layer: &WeightedLayer, weights: &[Mat<f64>]) -> Result<(), PassError> {
     let mut patch = Patch::anchored(layer.node);
     let cannot = || PassError::refused(format!("`{}` cannot be changed", layer.name));
-    layer.linear.store(graph, &mut patch, weights, bias).ok_or_else(cannot)?;
+    layer.linear.store(graph, &mut patch, weights, &layer.bias).ok_or_else(cannot)?;
     graph.apply(patch).map(drop).map_err(|e| PassError::refused(e.to_string()))
 }
 
@@ -235,7 +232,7 @@ fn store(
 fn snr(layers: &[WeightedLayer], scales: &[Vec<f64>]) -> f64 {
     let (mut signal, mut noise) = (0.0, 0.0);
     for (layer, scales) in layers.iter().zip(scales) {
-        for (w, rounded) in layer.weights.iter().zip(on_grid(layer, scales)) {
+        for (w, rounded) in layer.weights.iter().zip(round(layer, scales)) {
             for i in 0..w.nrows() {
                 for j in 0..w.ncols() {
                     signal += w[(i, j)].powi(2);
@@ -248,4 +245,4 @@ fn snr(layers: &[WeightedLayer], scales: &[Vec<f64>]) -> f64 {
 }
 
 /// The grids of the inputs of layers, by node.
-type Places = HashMap<NodeId, Grid>;
+type InputGrids = HashMap<NodeId, Grid>;

@@ -1,6 +1,6 @@
-//! The range of each activation, from samples: `x ≈ s·(q - z)` with q from 0 to 255.
+//! Calibration of the ranges of activations: `x ≈ s·(q - z)`, `q` from 0 to 255.
 
-use super::plan::Plan;
+use super::{Quantize, plan::QuantizationPlan};
 use crate::{
     analysis::calibration::{floats, observe},
     framework::{PassError, Tools},
@@ -9,22 +9,22 @@ use pare_graph::{Model, ValueId};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, ops::Range};
 
-/// How a range is chosen.
+/// The choice of the range of an activation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ranges {
-    /// From the least to the greatest.
+    /// From the smallest to the largest value.
     Minmax,
     /// Without the outermost values.
     Percentile,
-    /// Where rounding within and clipping beyond make the least squared error together.
+    /// The range with the least squared error of rounding inside and clipping outside.
     Mse,
 }
 
 /// A scale and a zero point.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Grid {
-    /// `s`, as it is stored.
+    /// `s`, as stored.
     pub scale: f64,
     /// `z`.
     pub zero: u8,
@@ -35,18 +35,18 @@ const BINS: usize = 2048;
 const STEPS: f64 = 255.0;
 
 impl Grid {
-    /// The grid whose ends are these; zero lies on it.
+    /// The grid between two ends, extended to contain zero.
     pub fn between(low: f64, high: f64) -> Self {
         let (low, high) = (low.min(0.0), high.max(0.0));
         let scale = f64::from(((high - low) / STEPS) as f32);
-        // Nothing but zeros: any scale does.
+        // All values are zero.
         if !(scale > 0.0) {
             return Self { scale: 1.0, zero: 0 };
         }
         Self { scale, zero: (-low / scale).round().clamp(0.0, STEPS) as u8 }
     }
 
-    /// What is left of a value.
+    /// The value after quantization and dequantization.
     pub fn round(&self, x: f64) -> f64 {
         let zero = f64::from(self.zero);
         self.scale * ((x / self.scale).round_ties_even() + zero).clamp(0.0, STEPS) - self.scale * zero
@@ -74,8 +74,8 @@ impl Histogram {
         }
     }
 
-    /// The ends between which this share lies, as much cut off above as below. What lies at zero, as behind a ReLU, is no
-    /// end.
+    /// The range of this percentage of the values, with equal shares excluded above and below. For
+    /// non-negative values, such as outputs of a ReLU, all are excluded above.
     fn percentile(&self, percent: f64) -> (f64, f64) {
         let total: u64 = self.bins.iter().sum();
         let cut = (1.0 - percent / 100.0) * total as f64;
@@ -92,20 +92,20 @@ impl Histogram {
         (low.map_or(self.low, |b| self.centre(b)), high.map_or(self.high, |b| self.centre(b)))
     }
 
-    /// The ends, drawn in together, with the least squared error.
+    /// The range with the least squared error, among proportional reductions of the full range.
     fn least_squares(&self) -> (f64, f64) {
         let error = |share: f64| {
             let grid = Grid::between(self.low * share, self.high * share);
-            let of = |(b, &n): (usize, &u64)| {
+            let squared_error = |(b, &n): (usize, &u64)| {
                 if n == 0 {
                     return 0.0;
                 }
                 let x = self.centre(b);
-                let beyond = x < self.low * share || x > self.high * share;
-                // Within the range errors are spread evenly over a step.
-                n as f64 * if beyond { (x - grid.round(x)).powi(2) } else { grid.scale.powi(2) / 12.0 }
+                let outside = x < self.low * share || x > self.high * share;
+                // Inside the range the error is uniform over a step.
+                n as f64 * if outside { (x - grid.round(x)).powi(2) } else { grid.scale.powi(2) / 12.0 }
             };
-            self.bins.iter().enumerate().map(of).sum::<f64>()
+            self.bins.iter().enumerate().map(squared_error).sum::<f64>()
         };
         let shares = (0..=70).map(|i| 1.0 - f64::from(i) / 100.0);
         let best = shares.min_by(|&a, &b| error(a).total_cmp(&error(b))).unwrap_or(1.0);
@@ -113,22 +113,22 @@ impl Histogram {
     }
 }
 
-/// The grid of every value that the plan quantizes.
+/// Computes the grid of every value of the plan.
 pub fn calibrate(
     tools: Tools<'_>,
     model: &Model,
-    plan: &Plan,
-    range: Range<usize>,
-    (how, percent): (Ranges, f64),
+    plan: &QuantizationPlan,
+    samples: Range<usize>,
+    options: &Quantize,
 ) -> Result<BTreeMap<ValueId, Grid>, PassError> {
-    let mut wanted: Vec<_> = plan.values.iter().map(|v| v.1).collect();
+    let mut wanted: Vec<_> = plan.values.iter().map(|v| v.range).collect();
     wanted.sort_unstable();
     wanted.dedup();
     if wanted.is_empty() {
         return Ok(BTreeMap::new());
     }
     let mut ends = vec![(0.0_f64, 0.0_f64); wanted.len()];
-    observe(tools, model, &wanted, range.clone(), "ranges", &mut |_, values| {
+    observe(tools, model, &wanted, samples.clone(), "ranges", &mut |_, values| {
         for ((low, high), value) in ends.iter_mut().zip(values) {
             for &v in floats(value)?.iter() {
                 (*low, *high) = (low.min(f64::from(v)), high.max(f64::from(v)));
@@ -143,24 +143,24 @@ pub fn calibrate(
         let name = &model.graph.value(value).name;
         return Err(PassError::refused(format!("`{name}` is not finite on the samples")));
     }
-    if how != Ranges::Minmax {
+    if options.ranges != Ranges::Minmax {
         let empty = |&(low, high): &(f64, f64)| Histogram { low, high, bins: vec![0; BINS] };
         let mut histograms: Vec<_> = ends.iter().map(empty).collect();
-        observe(tools, model, &wanted, range, "histograms", &mut |_, values| {
+        observe(tools, model, &wanted, samples, "histograms", &mut |_, values| {
             for (histogram, value) in histograms.iter_mut().zip(values) {
                 histogram.add(&floats(value)?);
             }
             Ok(())
         })?;
-        let choose = |h: &Histogram| match how {
-            Ranges::Percentile => h.percentile(percent),
+        let choose = |h: &Histogram| match options.ranges {
+            Ranges::Percentile => h.percentile(options.percentile),
             _ => h.least_squares(),
         };
         ends = histograms.iter().map(choose).collect();
     }
     let grids: BTreeMap<_, _> =
         wanted.iter().copied().zip(ends.iter().map(|&(low, high)| Grid::between(low, high))).collect();
-    Ok(plan.values.iter().filter_map(|&(v, range)| Some((v, *grids.get(&range)?))).collect())
+    Ok(plan.values.iter().filter_map(|v| Some((v.value, *grids.get(&v.range)?))).collect())
 }
 
 #[cfg(test)]
@@ -168,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn zero_lies_on_every_grid() {
+    fn every_grid_contains_zero() {
         for (low, high) in [(-1.0, 3.0), (0.5, 2.0), (-4.0, -1.0), (0.0, 0.0)] {
             let grid = Grid::between(low, high);
             assert_eq!(grid.round(0.0), 0.0);
@@ -180,9 +180,9 @@ mod tests {
     }
 
     #[test]
-    fn outliers_are_cut_where_that_pays() {
+    fn clips_outliers_if_that_reduces_the_error() {
         let mut rng = fastrand::Rng::with_seed(1);
-        // Uniform up to 1, but for one value in ten thousand at 10.
+        // Uniform up to 1, except for one value of 10 in ten thousand.
         let values: Vec<f32> = (0..100_000).map(|i| if i % 10_000 == 0 { 10.0 } else { rng.f32() }).collect();
         let mut histogram = Histogram { low: 0.0, high: 10.0, bins: vec![0; BINS] };
         histogram.add(&values);
@@ -193,7 +193,7 @@ mod tests {
             let grid = Grid::between(0.0, high);
             values.iter().map(|&v| (f64::from(v) - grid.round(f64::from(v))).powi(2)).sum::<f64>()
         };
-        // No range is better than the one that was found, as the values themselves say.
+        // No other range has a smaller error on the values themselves.
         for share in [0.2, 0.4, 0.6, 0.8, 1.0] {
             assert!(error(high) <= 1.02 * error(10.0 * share), "{high}: {share}");
         }

@@ -1,4 +1,4 @@
-//! The pass as a whole: what is written, and how near it comes.
+//! The nodes that `quantize` inserts and the error of its outputs.
 
 use super::*;
 use crate::framework::{
@@ -8,7 +8,7 @@ use crate::framework::{
 use pare_graph::{EvaluateError, Samples, Tensor};
 use std::ops::Range;
 
-/// Inputs `x` from -1 to 1.
+/// Samples of `x` from -1 to 1.
 struct Inputs(Vec<usize>);
 
 impl Samples for Inputs {
@@ -55,7 +55,7 @@ fn quantized(source: &str, options: &str, shape: &[usize]) -> (Model, Model, cra
     (original, changed, report)
 }
 
-/// How far the outputs lie apart on average, as a share of how far they reach.
+/// The mean absolute difference of the outputs, relative to the largest output.
 fn distance(original: &Model, changed: &Model, shape: &[usize]) -> f64 {
     let samples = Inputs(shape.to_vec());
     let tools = tools();
@@ -65,8 +65,8 @@ fn distance(original: &Model, changed: &Model, shape: &[usize]) -> f64 {
         run.run(&[("x", &feeds[0].1)]).unwrap()[0].to_f64().unwrap()
     };
     let (a, b) = (outputs(original), outputs(changed));
-    let reach = a.iter().fold(0.0_f64, |m, v| m.max(v.abs()));
-    a.iter().zip(&b).map(|(a, b)| (a - b).abs()).sum::<f64>() / a.len() as f64 / reach
+    let largest = a.iter().fold(0.0_f64, |m, v| m.max(v.abs()));
+    a.iter().zip(&b).map(|(a, b)| (a - b).abs()).sum::<f64>() / a.len() as f64 / largest
 }
 
 fn count(model: &Model, op: &str) -> usize {
@@ -74,13 +74,13 @@ fn count(model: &Model, op: &str) -> usize {
 }
 
 #[test]
-fn a_residual_network_runs_in_integers_throughout() {
+fn quantizes_all_values_of_a_residual_network() {
     for options in ["", "ranges = \"minmax\"", "ranges = \"percentile\"", "correct_bias = false"] {
         let (original, changed, report) = quantized(&network(), options, &[4, 6, 6]);
-        assert_eq!(report.steps[0].count("layers in eight bits"), 3);
-        // x, t, u, r, w, z: what feeds a ReLU is left to it, and the result is in floats.
+        assert_eq!(report.steps[0].count("layers quantized"), 3);
+        // x, t, u, r, w, z: the input of a ReLU has the range of its output, and the result is in floats.
         assert_eq!(count(&changed, "QuantizeLinear"), 6);
-        // As many, three weights, and the biases of the three.
+        // The same six, three weights, and their biases.
         assert_eq!(
             count(&changed, "DequantizeLinear"),
             6 + 3 + if options.contains("false") { 2 } else { 3 }
@@ -91,7 +91,7 @@ fn a_residual_network_runs_in_integers_throughout() {
 }
 
 #[test]
-fn what_stands_between_floats_stays_in_floats() {
+fn keeps_operators_between_floats() {
     let source = format!(
         "g (float[N,3,8] x) => (float[N,3,8] y) <float[8,8] a = {{{a}}}, float[8] p = {{{p}}}, float[8] one = {{{one}}}> {{
             n = LayerNormalization(x, one) m = MatMul(n, a) s = Add(m, p) t = Add(s, x) y = Softmax(t) }}",
@@ -106,18 +106,18 @@ fn what_stands_between_floats_stays_in_floats() {
 }
 
 #[test]
-fn weights_alone_are_a_quarter_and_need_no_samples() {
+fn quantizes_weights_without_samples() {
     let original = model(&network());
     let mut changed = original.clone();
     let pass = Quantize { activations: false, ..Quantize::default() };
     run_pass_with(pass, &mut changed, Tools::default());
     assert_eq!((count(&changed, "QuantizeLinear"), count(&changed, "DequantizeLinear")), (0, 3));
     assert!(distance(&original, &changed, &[4, 6, 6]) < 0.01);
-    // Every weight lies within half a step of what it was.
-    let of = |model: &Model, name: &str| {
+    // Every weight changes by half a step at most, unless it is clipped.
+    let values = |model: &Model, name: &str| {
         model.graph.value(model.graph.find(name).unwrap()).tensor().unwrap().to_f64().unwrap()
     };
-    let (w, q, s) = (of(&original, "b"), of(&changed, "b_quantized"), of(&changed, "b_scale"));
+    let (w, q, s) = (values(&original, "b"), values(&changed, "b_quantized"), values(&changed, "b_scale"));
     for (k, w) in w.iter().enumerate() {
         let scale = s[k / 72];
         let clipped = (w / scale).abs() > 127.0;
@@ -126,12 +126,17 @@ fn weights_alone_are_a_quarter_and_need_no_samples() {
 }
 
 #[test]
-fn quantized_models_and_old_operator_sets_are_refused() {
+fn rejects_quantized_models_and_old_operator_sets() {
     let (_, changed, _) = quantized(&network(), "", &[4, 6, 6]);
-    assert!(refuse(&changed.graph).unwrap_err().to_string().starts_with("the model is quantized already"));
+    assert!(
+        check_supported(&changed.graph)
+            .unwrap_err()
+            .to_string()
+            .starts_with("the model is quantized already")
+    );
     let old = crate::framework::testing::model_at("g (float[N,2] x) => (float[N,2] y) { y = Relu(x) }", 12);
     assert_eq!(
-        refuse(&old.graph).unwrap_err().to_string(),
-        "operator set 12 knows no scales of single outputs"
+        check_supported(&old.graph).unwrap_err().to_string(),
+        "operator set 12 has no scales per output"
     );
 }

@@ -1,26 +1,33 @@
-//! How far `criterion=insensitivity` goes without a ratio: LOBSTER's bisection of one threshold for all layers.
+//! `criterion=insensitivity` without a ratio: LOBSTER's bisection of a threshold for all layers.
 
-use super::{Pattern, Refitting, Work, masks::Masks};
+use super::{Pattern, Refitting, masks::Masks, sparsification::Sparsification};
 use crate::{
     analysis::{evaluation::HeldOut, weighted_layers::Kept},
     framework::{Context, PassError},
 };
 
-/// Halvings of the threshold.
+/// Bisection steps.
 const STEPS: usize = 12;
 
-/// The largest threshold `T` at which the cross entropy with the original's answers, `H(p) + KL(p‖q)`, is no more than
-/// `1 + tolerance` times what the original has itself, `H(p)`. It starts at the mean of the scores.
-pub fn masks(work: &Work<'_>, masks: &Masks<'_>, cx: &Context<'_>) -> Result<Vec<Kept>, PassError> {
+/// Returns the masks of the largest threshold at which the cross entropy with the original's outputs, `H(p) +
+/// KL(p‖q)`, is at most `1 + tolerance` times the entropy of the original, `H(p)`. Bisection starts at the
+/// mean score.
+pub fn masks(work: &Sparsification<'_>, masks: &Masks<'_>, cx: &Context<'_>) -> Result<Vec<Kept>, PassError> {
     if work.pass.pattern != Pattern::Free {
-        return Err(PassError::refused_with("a threshold knows no blocks", "give a `ratio`"));
+        return Err(PassError::refused_with(
+            "a threshold selects single weights, not blocks",
+            "give a `ratio`",
+        ));
     }
-    let trial = HeldOut::new(cx.tools, &work.model, work.split.held_out.clone())?;
-    let entropy = trial.entropy()?.ok_or_else(|| {
-        PassError::refused_with("no output holds class scores, whose loss it would watch", "give a `ratio`")
+    let held_out = HeldOut::new(cx.tools, &work.model, work.split.held_out.clone())?;
+    let entropy = held_out.entropy()?.ok_or_else(|| {
+        PassError::refused_with(
+            "no output holds class scores, whose cross entropy is limited",
+            "give a `ratio`",
+        )
     })?;
     let scores: Vec<Vec<f64>> =
-        masks.fixed().into_iter().map(|s| s.into_iter().map(f64::sqrt).collect()).collect();
+        masks.independent_scores().into_iter().map(|s| s.into_iter().map(f64::sqrt).collect()).collect();
     let all: Vec<_> = (0..scores.len()).collect();
     let at = |threshold: f64| -> Vec<Kept> {
         scores.iter().map(|s| s.iter().map(|&s| s >= threshold).collect()).collect()
@@ -30,7 +37,7 @@ pub fn masks(work: &Work<'_>, masks: &Masks<'_>, cx: &Context<'_>) -> Result<Vec
     let mut threshold = scores.iter().flatten().sum::<f64>() / count as f64;
     for step in 0..STEPS {
         cx.tools.progress.step("threshold", step as u64, STEPS as u64);
-        let drift = trial.drift(&work.changed(&all, &at(threshold), Refitting::None)?)?;
+        let drift = held_out.drift(&work.changed(&all, &at(threshold), Refitting::None)?)?;
         if drift <= work.pass.tolerance * entropy {
             low = threshold;
         } else {

@@ -1,9 +1,13 @@
-//! Masks of any layers for any budget, from scores that are made ready once.
+//! Masks of layers for a budget, from scores that are prepared once.
 
 use super::{
-    Criterion, Work,
-    score::{exact, hessian, insensitivity, inverse, lower, obd, rows, walk, wanda},
-    select::{Budget, Pattern, parties, select},
+    Refitting, WeightCriterion,
+    score::{
+        GroupLimit, exact_obs, hessian, insensitivity, inverse, lower_factor, map_weights, obd, sparse_gpt,
+        wanda,
+    },
+    select::{Budget, Pattern, n_of_m_groups, select},
+    sparsification::Sparsification,
 };
 use crate::{
     analysis::{
@@ -16,56 +20,61 @@ use crate::{
 };
 use faer::Mat;
 
-/// Scores, or what it takes to walk for them.
+/// The scores of all layers.
 pub struct Masks<'w> {
-    work: &'w Work<'w>,
-    scores: Vec<Ready>,
+    work: &'w Sparsification<'w>,
+    scores: Vec<LayerScores>,
 }
 
-enum Ready {
-    /// The same whatever goes.
-    Fixed(Vec<f64>),
-    /// They depend on what else goes: the factor of each group's `H⁻¹`, and what its losses count.
-    Walk(Vec<Mat<f64>>, f64),
+enum LayerScores {
+    /// Independent of the mask.
+    Independent(Vec<f64>),
+    /// Dependent on the mask, by SparseGPT.
+    Sequential {
+        /// The lower factor of `H⁻¹` of each group.
+        factors: Vec<Mat<f64>>,
+        importance: f64,
+    },
 }
 
-/// How often masks are chosen anew from the scores that they lead to themselves.
+/// Iterations of choosing a mask from the scores that the previous mask leads to.
 const ROUNDS: usize = 4;
 
 impl<'w> Masks<'w> {
-    pub fn new(work: &'w Work<'w>, cx: &Context<'_>) -> Result<Self, PassError> {
+    pub fn new(work: &'w Sparsification<'w>, cx: &Context<'_>) -> Result<Self, PassError> {
         let mut scores = vec![];
         for (l, layer) in work.layers.iter().enumerate() {
             cx.tools.progress.step("scores", l as u64, work.layers.len() as u64);
             let sums = work.sums.get(l).map_or(&[][..], Vec::as_slice);
-            let ready = ready(work, layer, sums, cx.tools.seed ^ l as u64);
-            scores.push(ready.map_err(|e| not_finite(&work.model.graph, layer.node, e))?);
+            let prepared = prepare(work, layer, sums, cx.tools.seed ^ l as u64);
+            scores.push(prepared.map_err(|e| not_finite(&work.model.graph, layer.node, e))?);
         }
         cx.tools.progress.step("scores", scores.len() as u64, scores.len() as u64);
         Ok(Self { work, scores })
     }
 
-    /// The scores of a layer when what `kept` leaves out goes.
+    /// The scores of a layer under a mask.
     fn scores(&self, l: usize, kept: Option<&Kept>) -> Vec<f64> {
         let layer = &self.work.layers[l];
         match &self.scores[l] {
-            Ready::Fixed(scores) => scores.clone(),
-            Ready::Walk(factors, importance) => {
+            LayerScores::Independent(scores) => scores.clone(),
+            LayerScores::Sequential { factors, importance } => {
                 let all = vec![true; layer.count()];
                 let kept = kept.unwrap_or(&all);
-                let group =
-                    |q: usize| walk(layer.weights[q].as_ref(), factors[q].as_ref(), layer.of_group(kept, q));
+                let group = |q: usize| {
+                    sparse_gpt(layer.weights[q].as_ref(), factors[q].as_ref(), layer.of_group(kept, q))
+                };
                 (0..factors.len()).flat_map(group).map(|s| s * importance).collect()
             }
         }
     }
 
-    /// Scores that do not depend on what else goes.
-    pub fn fixed(&self) -> Vec<Vec<f64>> {
+    /// The scores of all layers without a mask.
+    pub fn independent_scores(&self) -> Vec<Vec<f64>> {
         (0..self.scores.len()).map(|l| self.scores(l, None)).collect()
     }
 
-    /// What stays of these layers.
+    /// Returns the masks of the layers `which`.
     pub fn of(&self, which: &[usize], budget: &Budget) -> Result<Vec<Kept>, PassError> {
         let layers: Vec<_> = which.iter().map(|&l| &self.work.layers[l]).collect();
         let choose = |kept: Option<&[Kept]>| -> Result<Vec<Kept>, PassError> {
@@ -77,7 +86,7 @@ impl<'w> Masks<'w> {
             Ok(select(&scores, &layers, self.work.pass.pattern, budget))
         };
         let mut kept = choose(None)?;
-        if which.iter().any(|&l| matches!(self.scores[l], Ready::Walk(..))) {
+        if which.iter().any(|&l| matches!(self.scores[l], LayerScores::Sequential { .. })) {
             for _ in 1..ROUNDS {
                 kept = choose(Some(&kept))?;
             }
@@ -86,54 +95,60 @@ impl<'w> Masks<'w> {
     }
 }
 
-fn ready(work: &Work<'_>, layer: &WeightedLayer, sums: &[Sums], seed: u64) -> Result<Ready, NotFinite> {
-    // Means are made up for where there is a bias that is fitted too.
-    let centred = layer.linear.takes_bias() && work.refit != super::Refitting::None;
+fn prepare(
+    work: &Sparsification<'_>,
+    layer: &WeightedLayer,
+    sums: &[Sums],
+    seed: u64,
+) -> Result<LayerScores, NotFinite> {
+    // A refitted bias compensates for means.
+    let centred = layer.linear.takes_bias() && work.refit != Refitting::None;
     let groups = || layer.weights.iter().zip(sums);
-    let fixed =
-        |of: &dyn Fn((&Mat<f64>, &Sums)) -> Vec<f64>| Ok(Ready::Fixed(groups().flat_map(of).collect()));
+    let independent = |score: &dyn Fn((&Mat<f64>, &Sums)) -> Vec<f64>| {
+        Ok(LayerScores::Independent(groups().flat_map(score).collect()))
+    };
     let importance = importance(layer, sums);
     match work.criterion {
-        Criterion::Magnitude | Criterion::Synflow => {
-            let squares = layer.weights.iter().flat_map(|w| rows(w.as_ref(), |w, _| w * w));
-            Ok(Ready::Fixed(squares.collect()))
+        WeightCriterion::Magnitude | WeightCriterion::Synflow => {
+            let squares = layer.weights.iter().flat_map(|w| map_weights(w.as_ref(), |w, _| w * w));
+            Ok(LayerScores::Independent(squares.collect()))
         }
-        Criterion::Random => {
+        WeightCriterion::Random => {
             let mut rng = fastrand::Rng::with_seed(seed);
-            Ok(Ready::Fixed((0..layer.count()).map(|_| rng.f64()).collect()))
+            Ok(LayerScores::Independent((0..layer.count()).map(|_| rng.f64()).collect()))
         }
-        Criterion::Wanda => fixed(&|(w, sums)| wanda(w.as_ref(), &sums.x_energy())),
-        Criterion::Insensitivity => {
-            let felt = |(w, sums): (&Mat<f64>, &Sums)| wanda(w.as_ref(), &sums.x_energy());
-            let largest = groups().flat_map(felt).fold(0.0, f64::max).sqrt();
-            fixed(&|(w, sums)| insensitivity(w.as_ref(), &sums.x_energy(), largest))
+        WeightCriterion::Wanda => independent(&|(w, sums)| wanda(w.as_ref(), &sums.x_energy())),
+        WeightCriterion::Insensitivity => {
+            let sensitivity = |(w, sums): (&Mat<f64>, &Sums)| wanda(w.as_ref(), &sums.x_energy());
+            let largest = groups().flat_map(sensitivity).fold(0.0, f64::max).sqrt();
+            independent(&|(w, sums)| insensitivity(w.as_ref(), &sums.x_energy(), largest))
         }
-        Criterion::Obd => fixed(&|(w, sums)| {
+        WeightCriterion::Obd => independent(&|(w, sums)| {
             let scores = obd(w.as_ref(), hessian(sums, centred).as_ref());
             scores.into_iter().map(|s| s * importance).collect()
         }),
-        Criterion::Obs if work.pass.exact => {
-            let parties = match work.pass.pattern {
-                Pattern::Of(n, m) => parties(layer, m).map(|p| (p, m - n)),
+        WeightCriterion::Obs if work.pass.exact => {
+            let limit = match work.pass.pattern {
+                Pattern::Of(n, m) => n_of_m_groups(layer, m).map(|groups| GroupLimit::new(&groups, m - n)),
                 _ => None,
             };
             let mut scores = vec![];
             for (w, sums) in groups() {
                 let inverse = inverse(hessian(sums, centred).as_ref())?;
-                let parties = parties.as_ref().map(|(p, most)| (p.as_slice(), *most));
-                let group = exact(w.as_ref(), inverse.as_ref(), parties);
+                let group = exact_obs(w.as_ref(), inverse.as_ref(), limit.as_ref());
                 scores.extend(group.into_iter().map(|s| s * importance));
             }
-            Ok(Ready::Fixed(scores))
+            Ok(LayerScores::Independent(scores))
         }
-        Criterion::Obs => {
-            let factor = |s: &Sums| lower(inverse(hessian(s, centred).as_ref())?.as_ref());
-            Ok(Ready::Walk(sums.iter().map(factor).collect::<Result<_, _>>()?, importance))
+        WeightCriterion::Obs => {
+            let factor = |s: &Sums| lower_factor(inverse(hessian(s, centred).as_ref())?.as_ref());
+            let factors = sums.iter().map(factor).collect::<Result<_, _>>()?;
+            Ok(LayerScores::Sequential { factors, importance })
         }
     }
 }
 
-/// What the squared error of a layer counts among others: 1 over the variance of its outputs.
+/// The weight of a layer's squared error among the layers: 1 over the variance of its outputs.
 fn importance(layer: &WeightedLayer, sums: &[Sums]) -> f64 {
     let variance = |(w, sums): (&Mat<f64>, &Sums)| -> f64 {
         sums.through(w.as_ref(), &[], &[]).y_variance().iter().sum()

@@ -1,9 +1,11 @@
-//! SynFlow (Tanaka et al. 2020): which weights carry the flow of a network all of whose weights and inputs are positive.
+//! SynFlow (Tanaka et al. 2020): the synaptic flow through each weight of a network with positive weights and
+//! inputs.
 //!
-//! `R = 1ᵀ·|W_L|·…·|W_1|·1`, with activations and biases left out, needs no data. The score `w·∂R/∂w` of weight `[i, j]` is
-//! `|w_ij|·b_i·x_j`: what reaches it, times what its output passes on. `R` is linear in the outputs of a layer, so `b_i` is
-//! `R` itself when that output alone is one, everywhere in its map; `x_j` is the mean over the map. Weights go in rounds,
-//! since what is left carries more then.
+//! `R = 1ᵀ·|W_L|·…·|W_1|·1`, without activations and biases, needs no data. The score `w·∂R/∂w` of weight
+//! `[i, j]` is `|w_ij|·b_i·x_j`: the flow into the weight times the flow from its output to the outputs of
+//! the network. `R` is linear in the outputs of a layer, so `b_i` is `R` with that output one in its entire
+//! map and all others zero; `x_j` is the mean over the map. Weights are removed in rounds, after each of
+//! which the remaining weights carry the flow.
 
 use super::select::{Budget, Pattern, select};
 use crate::{
@@ -15,63 +17,21 @@ use crate::{
     framework::{PassError, Tools},
     statistics::Rows,
 };
-use pare_graph::{DataType, EvaluateError, Graph, Model, Node, NodeId, Patch, Tensor};
+use pare_graph::{DataType, EvaluateError, Graph, Model, Node, NodeId, Patch, Tensor, ops::Trait};
 
 const ROUNDS: i32 = 20;
-/// Outputs of a layer that are tried in one run.
+/// Outputs of a layer that are evaluated in one run.
 const BATCH: usize = 32;
 
-/// Activations, which let positive numbers pass in one way or another.
-const ACTIVATIONS: &[&str] = &[
-    "Relu",
-    "LeakyRelu",
-    "PRelu",
-    "Clip",
-    "Sigmoid",
-    "HardSigmoid",
-    "HardSwish",
-    "Tanh",
-    "Elu",
-    "Selu",
-    "Celu",
-    "Gelu",
-    "Mish",
-    "Softplus",
-    "Softsign",
-    "Dropout",
-    "Swish",
-];
-/// What is linear, or picks among its inputs.
-const LINEAR: &[&str] = &[
-    "Conv",
-    "Gemm",
-    "MatMul",
-    "Add",
-    "Sum",
-    "Mul",
-    "Concat",
-    "Split",
-    "Slice",
-    "Pad",
-    "Flatten",
-    "Reshape",
-    "Transpose",
-    "Squeeze",
-    "Unsqueeze",
-    "Identity",
-    "Cast",
-    "Constant",
-    "AveragePool",
-    "MaxPool",
-    "GlobalAveragePool",
-    "GlobalMaxPool",
-    "ReduceMean",
-    "ReduceSum",
-    "Shape",
-    "Gather",
-    "Resize",
+/// Operators besides data movement that map positive numbers to positive numbers: linear with positive weights, or a
+/// maximum.
+#[rustfmt::skip]
+const POSITIVE: &[&str] = &[
+    "Conv", "Gemm", "MatMul", "Add", "Sum", "Mul", "Pad", "Cast", "Constant", "AveragePool", "MaxPool",
+    "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceSum", "Shape", "Resize",
 ];
 
+/// Returns the masks that remove the share `ratio` of all weights.
 pub fn masks(
     tools: Tools<'_>,
     model: &Model,
@@ -91,23 +51,22 @@ pub fn masks(
     Ok(kept)
 }
 
-/// The network with the sizes of its weights, no biases and no activations.
+/// The network with the absolute values of its weights, without biases and activations.
 fn positive(model: &Model, layers: &[WeightedLayer]) -> Result<Model, PassError> {
     let mut model = model.clone();
     let graph = &mut model.graph;
     for &id in graph.nodes().iter() {
         let at = graph.at(id);
-        let known = |ops: &[&str]| ops.contains(&at.op()) && at.node().domain().is_empty();
-        if known(ACTIVATIONS) {
+        if at.has(Trait::Activation) || at.is("Dropout") {
             let (Ok(x), Ok(y)) = (at.input(0), at.output()) else { continue };
             let mut patch = Patch::at(at);
-            let same = patch.node(y.name(), Node::new("Identity"), &[x.into()]);
-            patch.replace(y, same);
+            let identity = patch.node(y.name(), Node::new("Identity"), &[x.into()]);
+            patch.replace(y, identity);
             apply(graph, patch)?;
-        } else if !known(LINEAR) {
+        } else if !at.has(Trait::DataMovement) && !POSITIVE.iter().any(|op| at.is(op)) {
             return Err(PassError::refused_with(
-                format!("synflow knows linear layers and activations, and {} is neither", at.describe()),
-                "another criterion may do, or `safe` first",
+                format!("synflow supports linear layers and activations, and {} is neither", at.describe()),
+                "use another criterion, or run `safe` first",
             ));
         }
     }
@@ -142,10 +101,11 @@ fn apply(graph: &mut Graph, patch: Patch) -> Result<(), PassError> {
 }
 
 fn linear(graph: &Graph, node: NodeId) -> Result<Linear, PassError> {
-    let lost = || PassError::refused(format!("{} is no linear layer any more", graph.describe(node)));
+    let lost = || PassError::refused(format!("{} is not a linear layer any more", graph.describe(node)));
     Linear::of(graph.at(node)).map_err(|_| lost())
 }
 
+/// The scores of all weights under the masks `kept`.
 fn scores(
     tools: Tools<'_>,
     model: &Model,
@@ -168,14 +128,14 @@ fn scores(
     let mut all = vec![];
     for (l, (layer, linear)) in layers.iter().zip(&linears).enumerate() {
         let (x, y) = (&values[2 * l], &values[2 * l + 1]);
-        let reaching = reaching(linear, x, y)?;
-        let passed = passed(tools, &model, linear, y.shape(), fixed.unwrap_or(BATCH))?;
+        let inflow = inflow(linear, x, y)?;
+        let outflow = outflow(tools, &model, linear, y.shape(), fixed.unwrap_or(BATCH))?;
         let (o, d) = (linear.outputs, linear.width());
         let mut scores = Vec::with_capacity(layer.count());
         for q in 0..linear.groups {
             let weight = linear.weight(graph, q).ok_or_else(|| not_finite(layer))?;
             for i in 0..o {
-                scores.extend((0..d).map(|j| weight[(i, j)] * passed[q * o + i] * reaching[q * d + j]));
+                scores.extend((0..d).map(|j| weight[(i, j)] * outflow[q * o + i] * inflow[q * d + j]));
             }
         }
         if !scores.iter().all(|s| s.is_finite()) {
@@ -187,10 +147,10 @@ fn scores(
 }
 
 fn not_finite(layer: &WeightedLayer) -> PassError {
-    PassError::refused(format!("what flows through `{}` is more than numbers can hold", layer.name))
+    PassError::refused(format!("the flow through `{}` overflows", layer.name))
 }
 
-/// The inputs, filled with one number.
+/// The inputs of the model, all elements equal to `fill`.
 fn inputs(graph: &Graph, batch: usize, fill: f64) -> Result<Vec<(String, Tensor)>, PassError> {
     let input = |v| {
         let value = graph.value(v);
@@ -208,21 +168,21 @@ fn inputs(graph: &Graph, batch: usize, fill: f64) -> Result<Vec<(String, Tensor)
     open_inputs(graph).into_iter().map(input).collect()
 }
 
-/// What reaches each input of a row, the mean over all places.
-fn reaching(linear: &Linear, x: &Tensor, y: &Tensor) -> Result<Vec<f64>, PassError> {
+/// The flow into each input of a row, the mean over all places.
+fn inflow(linear: &Linear, x: &Tensor, y: &Tensor) -> Result<Vec<f64>, PassError> {
     let mut rows = Rows::new(linear.groups * linear.width());
-    let places: Vec<_> = (0..linear.positions(y.shape())).collect();
-    let at = Positions { sample: 0, chosen: &places };
+    let positions: Vec<_> = (0..linear.positions(y.shape())).collect();
+    let at = Positions { sample: 0, chosen: &positions };
     linear.gather_inputs(&floats(x)?, x.shape(), y.shape(), at, &mut rows);
     let mut sums = vec![0.0; rows.width];
     for row in rows.data.chunks_exact(rows.width.max(1)) {
         sums.iter_mut().zip(row).for_each(|(s, &v)| *s += f64::from(v));
     }
-    Ok(sums.into_iter().map(|s| s / places.len().max(1) as f64).collect())
+    Ok(sums.into_iter().map(|s| s / positions.len().max(1) as f64).collect())
 }
 
-/// What each output of a layer passes on to the outputs of the network.
-fn passed(
+/// The flow from each output of a layer to the outputs of the network, computed on `most` samples at a time.
+fn outflow(
     tools: Tools<'_>,
     model: &Model,
     linear: &Linear,
@@ -237,22 +197,19 @@ fn passed(
     let size: usize = shape[1..].iter().product();
     let name = graph.value(linear.output).name.clone();
     let dtype = graph.value(linear.output).fact.dtype().unwrap_or(DataType::Float);
-    let mut passed: Vec<f64> = vec![];
-    // A model of one sample takes one at a time; one more gives what flows when nothing does.
+    let mut flows: Vec<f64> = vec![];
+    // One more sample without any output measures the constant part.
     for first in (0..=outputs).step_by(most.clamp(1, BATCH)) {
         let units: Vec<_> = (first..=outputs).take(most.clamp(1, BATCH)).collect();
-        // A fixed batch is always full.
+        // A fixed batch has to be full.
         let batch = if most < BATCH { most } else { units.len() };
         let mut y = vec![0.0; batch * size];
         for (sample, &unit) in units.iter().enumerate() {
-            let of = &mut y[sample * size..(sample + 1) * size];
-            of.iter_mut()
-                .enumerate()
-                .filter(|(k, _)| k / inner % outputs == unit)
-                .for_each(|(_, v)| *v = 1.0);
+            let map = y[sample * size..(sample + 1) * size].iter_mut().enumerate();
+            map.filter(|(k, _)| k / inner % outputs == unit).for_each(|(_, v)| *v = 1.0);
         }
-        let of_batch = [&[batch], &shape[1..]].concat();
-        let y = Tensor::from_f64(dtype, &of_batch, &y).map_err(EvaluateError::from_error)?;
+        let batch_shape = [&[batch], &shape[1..]].concat();
+        let y = Tensor::from_f64(dtype, &batch_shape, &y).map_err(EvaluateError::from_error)?;
         let fixed = if most < BATCH { 1 } else { batch };
         let mut feeds = inputs(graph, fixed, 0.0)?;
         feeds.push((name.clone(), y));
@@ -261,11 +218,11 @@ fn passed(
         for result in &results {
             let values = floats(result)?;
             let row = values.len() / batch.max(1);
-            let of = |(sum, row): (&mut f64, &[f32])| *sum += row.iter().map(|&v| f64::from(v)).sum::<f64>();
-            sums.iter_mut().zip(values.chunks_exact(row.max(1))).for_each(of);
+            let add = |(sum, row): (&mut f64, &[f32])| *sum += row.iter().map(|&v| f64::from(v)).sum::<f64>();
+            sums.iter_mut().zip(values.chunks_exact(row.max(1))).for_each(add);
         }
-        passed.extend(&sums[..units.len()]);
+        flows.extend(&sums[..units.len()]);
     }
-    let nothing = passed.pop().unwrap_or_default();
-    Ok(passed.into_iter().map(|p| p - nothing).collect())
+    let constant = flows.pop().unwrap_or_default();
+    Ok(flows.into_iter().map(|flow| flow - constant).collect())
 }

@@ -1,4 +1,4 @@
-//! The pass as a whole: what it takes, in which shapes, and what the rest makes up for.
+//! Budgets, patterns and refits of `sparsify`.
 
 use super::*;
 use crate::analysis::weighted_layers::{NameFilter, density};
@@ -12,7 +12,7 @@ use crate::{
 use pare_graph::{EvaluateError, Graph, Samples, Tensor};
 use std::ops::Range;
 
-/// Correlated inputs `x`.
+/// Correlated samples of `x`: their number and shape.
 struct Inputs(usize, Vec<usize>);
 
 impl Samples for Inputs {
@@ -60,7 +60,7 @@ fn kept(graph: &Graph, name: &str) -> Vec<bool> {
     tensor.to_f64().unwrap().into_iter().map(|v| v != 0.0).collect()
 }
 
-/// The network after the pass, and how far its outputs have drifted on samples that nothing was fitted to.
+/// The network after the pass, and its drift on samples outside the fit.
 fn after(options: &str) -> (Model, f64) {
     let original = model(&network());
     let mut inferred = original.clone();
@@ -71,8 +71,8 @@ fn after(options: &str) -> (Model, f64) {
     run_pass_with(pass(&format!("{options}\ncascade = false")), &mut changed, tools);
     changed.infer().unwrap();
     let more = Inputs(600, vec![4, 6, 6]);
-    let trial = HeldOut::new(Tools { samples: Some(&more), ..tools }, &inferred, 400..600).unwrap();
-    let drift = trial.drift(&changed).unwrap();
+    let held_out = HeldOut::new(Tools { samples: Some(&more), ..tools }, &inferred, 400..600).unwrap();
+    let drift = held_out.drift(&changed).unwrap();
     (changed, drift)
 }
 
@@ -82,7 +82,7 @@ fn share(model: &Model) -> f64 {
 }
 
 #[test]
-fn the_smallest_go_and_the_others_stay_to_the_bit() {
+fn removes_the_smallest_weights_without_changing_others() {
     check(
         pass("ratio = 0.5"),
         "g (float[N,2] x) => (float[N,2] y) <float[2,2] w = {0.1, -0.3, 0.2, -0.01}, float[2] b = {1, 2}> {
@@ -93,7 +93,7 @@ fn the_smallest_go_and_the_others_stay_to_the_bit() {
 }
 
 #[test]
-fn a_neuron_that_nothing_feeds_any_more_goes_with_its_weights() {
+fn removes_neurons_without_inputs() {
     check(
         pass("ratio = 0.34"),
         "g (float[N,2] x) => (float[N,1] y)
@@ -106,8 +106,8 @@ fn a_neuron_that_nothing_feeds_any_more_goes_with_its_weights() {
 }
 
 #[test]
-fn a_threshold_counts_in_standard_deviations_of_each_layer() {
-    // Deviations of 2 and of 0.2.
+fn threshold_is_in_standard_deviations_of_each_layer() {
+    // Standard deviations of 2 and of 0.2.
     check(
         pass("threshold = 0.9"),
         "g (float[N,2] x) => (float[N,2] y) <float[2,2] v = {2, -2, 1.7, -2.3}, float[2,2] w = {0.2, -0.2, 0.1, -0.3}> {
@@ -118,16 +118,16 @@ fn a_threshold_counts_in_standard_deviations_of_each_layer() {
 }
 
 #[test]
-fn two_of_four_channels_stay_at_every_tap() {
+fn keeps_two_of_four_channels_at_every_tap() {
     for options in ["pattern = \"2:4\"\nrefit = \"layer\"", "pattern = \"2:4\"\nexact = true"] {
         let (changed, _) = after(options);
         for (name, channels) in [("a", 4), ("b", 8)] {
             let kept = kept(&changed.graph, name);
             for row in kept.chunks(channels * 9) {
                 for tap in 0..9 {
-                    for party in 0..channels / 4 {
-                        let stay = (0..4).filter(|c| row[(party * 4 + c) * 9 + tap]).count();
-                        assert_eq!(stay, 2, "{name}");
+                    for group in 0..channels / 4 {
+                        let remaining = (0..4).filter(|c| row[(group * 4 + c) * 9 + tap]).count();
+                        assert_eq!(remaining, 2, "{name}");
                     }
                 }
             }
@@ -137,7 +137,7 @@ fn two_of_four_channels_stay_at_every_tap() {
 }
 
 #[test]
-fn blocks_live_or_die_together() {
+fn removes_entire_blocks() {
     let (changed, _) = after("pattern = \"block4\"\nratio = 0.5\nscope = \"layer\"");
     for row in kept(&changed.graph, "b").chunks(72) {
         assert!(row.chunks(4).all(|b| b.iter().all(|k| *k) || b.iter().all(|k| !*k)));
@@ -146,7 +146,7 @@ fn blocks_live_or_die_together() {
 }
 
 #[test]
-fn what_stays_makes_up_for_what_goes() {
+fn refits_reduce_the_drift() {
     let drift = |options: &str| after(options).1;
     let none = drift("ratio = 0.6\ncriterion = \"magnitude\"\nrefit = \"none\"\nscope = \"layer\"");
     let layer = drift("ratio = 0.6\ncriterion = \"magnitude\"\nrefit = \"layer\"\nscope = \"layer\"");
@@ -156,7 +156,7 @@ fn what_stays_makes_up_for_what_goes() {
 }
 
 #[test]
-fn every_criterion_takes_its_share() {
+fn every_criterion_and_scope_meets_the_ratio() {
     for criterion in ["magnitude", "wanda", "obd", "obs", "insensitivity", "synflow", "random"] {
         for scope in ["drift", "global", "layer", "row"] {
             let (changed, drift) = after(&format!(
@@ -169,20 +169,21 @@ fn every_criterion_takes_its_share() {
 }
 
 #[test]
-fn insensitivity_goes_as_far_as_the_loss_allows() {
+fn insensitivity_removes_more_with_a_larger_tolerance() {
     let (strict, _) = after("criterion = \"insensitivity\"\ntolerance = 0.001\nrefit = \"none\"");
     let (lax, _) = after("criterion = \"insensitivity\"\ntolerance = 0.2\nrefit = \"none\"");
     assert!(share(&lax) < share(&strict) && share(&strict) < 1.0, "{} {}", share(&lax), share(&strict));
 }
 
-/// By hand: `R = 1ᵀ|W₂||W₁|1`, and the score of a weight is what of `R` runs through it.
+/// `R = 1ᵀ|W₂||W₁|1`; the score of a weight is the part of `R` that flows through it.
 #[test]
-fn synflow_scores_what_flows_through_a_weight() {
+fn synflow_scores_the_flow_through_a_weight() {
     let source =
         "g (float[N,2] x) => (float[N,2] y) <float[2,2] v = {1, -2, 3, 4}, float[2,2] w = {1, 0.5, -1, 2}> {
         h = MatMul(x, v) r = Relu(h) y = MatMul(r, w) }";
     let mut changed = model(source);
-    // Scores of v: 1·1.5, 2·3, 3·1.5, 4·3; of w: 1·4, 0.5·4, 1·6, 2·6. When the least is gone, that of the next is 1.5.
+    // Scores of v: 1·1.5, 2·3, 3·1.5, 4·3; of w: 1·4, 0.5·4, 1·6, 2·6. After the smallest is removed, the
+    // next score is 1.5.
     let pass = pass("ratio = 0.25\ncriterion = \"synflow\"\nscope = \"global\"\nrefit = \"none\"");
     run_pass_with(pass, &mut changed, tools());
     assert_eq!(kept(&changed.graph, "v"), [false, true, true, true]);
@@ -190,15 +191,15 @@ fn synflow_scores_what_flows_through_a_weight() {
 }
 
 #[test]
-fn options_that_do_not_go_together_are_refused() {
+fn rejects_inconsistent_options() {
     for (options, why) in [
         ("ratio = 1.5", "`ratio` is a share between 0 and 1, not 1.5"),
         (
             "ratio = 0.5\nthreshold = 1.0",
-            "a `threshold` of magnitudes needs no `ratio`, `scope` or `criterion`",
+            "a `threshold` of magnitudes excludes `ratio`, `scope` and `criterion`",
         ),
-        ("pattern = \"2:4\"\nratio = 0.5", "`2:4` says itself how many weights go, and where"),
-        ("exact = true\ncriterion = \"wanda\"\nratio = 0.5", "`exact` belongs to `criterion=obs`"),
+        ("pattern = \"2:4\"\nratio = 0.5", "`2:4` excludes `ratio`, `threshold` and `scope`"),
+        ("exact = true\ncriterion = \"wanda\"\nratio = 0.5", "`exact` needs `criterion=obs`"),
     ] {
         assert_eq!(pass(options).validate(), Err(why.to_owned()));
     }
@@ -206,7 +207,7 @@ fn options_that_do_not_go_together_are_refused() {
 }
 
 #[test]
-fn shared_weights_and_odd_channels_stay_whole() {
+fn skips_shared_weights_and_indivisible_channels() {
     let source =
         "g (float[N,2] x) => (float[N,2] y) <float[2,2] w = {1, 2, 3, 4}, float[2,2] v = {1, 2, 3, 4}> {
         a = MatMul(x, w) b = MatMul(a, w) y = MatMul(b, v) }";
@@ -216,5 +217,7 @@ fn shared_weights_and_odd_channels_stay_whole() {
     assert_eq!(kept(&changed.graph, "w"), [true; 4]);
     assert_eq!(kept(&changed.graph, "v"), [false, false, true, true]);
     let report = run_pass(pass("pattern = \"2:4\""), &mut model(source));
-    assert!(report.steps[0].declined.keys().any(|why| why == "`v` stays whole: 2:4 of 2 channels"));
+    assert!(
+        report.steps[0].declined.keys().any(|why| why == "`v` has 2 input channels, which 4 does not divide")
+    );
 }

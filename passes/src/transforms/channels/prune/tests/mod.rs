@@ -9,7 +9,7 @@ use crate::{
     transforms::channels::{PruneHeads, PruneHidden, importance::Importance},
 };
 use pare_graph::{Evaluate, EvaluateError, Model, Run, Samples, Setting, Tensor, onnx, ops::Bindings};
-use pare_runtime::{Limits, SharedSamples, input_specs};
+use pare_runtime::{SampleLimits, SharedSamples, input_specs};
 use std::{ops::Range, path::Path};
 
 fn fixture(name: &str) -> std::path::PathBuf {
@@ -29,7 +29,7 @@ fn digits() -> Model {
 fn samples(file: &str) -> SharedSamples {
     let port = |spec: pare_runtime::InputSpec| pare_runtime::Port { name: spec.name, kind: spec.kind };
     let ports: Vec<_> = input_specs(&digits()).into_iter().map(port).collect();
-    pare_runtime::Samples::open(&fixture(file), &ports, Limits::default()).unwrap().into()
+    pare_runtime::SampleSet::open(&fixture(file), &ports, SampleLimits::default()).unwrap().into()
 }
 
 /// The first `count` samples; the first element of each batch is NaN if `invalid`.

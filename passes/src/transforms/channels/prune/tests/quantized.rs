@@ -11,7 +11,7 @@ use crate::{
     transforms::channels::{PruneHeads, PruneHidden, importance::Importance},
 };
 use pare_graph::{Model, text};
-use pare_runtime::{Samples, SharedSamples, input_specs};
+use pare_runtime::{SampleSet, SharedSamples, input_specs};
 
 /// Two convolutions with four channels between them. Channel 0 is zero because its weights equal the zero
 /// point, channel 2 because its weights are 0; both biases are zero. Channels 1 and 3 have small integers,
@@ -74,7 +74,7 @@ fn cuts_scales_with_channels_and_preserves_outputs_without_zeros() {
 fn repairs_biases_by_the_mean_and_keeps_weights() {
     let mut original = model(&network(&[0, 1, 2, 3]));
     original.infer().unwrap();
-    let samples = SharedSamples::from(Samples::generated(input_specs(&original), 0, 64));
+    let samples = SharedSamples::from(SampleSet::generated(input_specs(&original), 0, 64));
     let with = Tools { samples: Some(&samples), ..tools() };
     let held_out = HeldOut::new(with, &original, 0..64).unwrap();
     let pruned = |repair, criterion| -> Model {

@@ -1,43 +1,31 @@
 //! Latency of models, measured in interleaved rounds with all engine optimizations.
 
 use crate::framework::{PassError, Tools};
-use pare_graph::{EvaluateError, Graph, Model, Setting, Tensor, ValueId};
+use pare_graph::{EvaluateError, Graph, Model, Setting, Tensor, ValueId, evaluate::stopwatch::Stopwatch};
 
 /// Rounds in which each model is timed.
 const ROUNDS: usize = 15;
 /// Seconds that a model is run in each round, and how often at most.
-const ROUND: f64 = 0.02;
+const TURN: f64 = 0.02;
 const MOST_RUNS: usize = 50;
 /// Largest number of elements of a random input.
 const MAX_INPUT: usize = 1 << 26;
 
 /// Returns the median latency of each model for `batch` samples, in seconds; `None` without an engine. Rounds
 /// are interleaved: other load on the machine affects all models alike.
-pub(super) fn race(tools: Tools<'_>, models: &[&Model], batch: usize) -> Result<Option<Vec<f64>>, PassError> {
+pub(super) fn latencies(
+    tools: Tools<'_>,
+    models: &[&Model],
+    batch: usize,
+) -> Result<Option<Vec<f64>>, PassError> {
     let (Some(engine), Some(first)) = (tools.engine, models.first()) else { return Ok(None) };
     let feeds = feeds(tools, &first.graph, batch)?;
     let named: Vec<_> = feeds.iter().map(|(n, t)| (n.as_str(), t)).collect();
     let setting = Setting::DEPLOYED.threads(tools.threads);
     let mut loaded = models.iter().map(|m| engine.load(m, setting)).collect::<Result<Vec<_>, _>>()?;
-    let mut runs = vec![];
-    for model in &mut loaded {
-        let once = median(model.time(&named, 3)?).max(1e-9);
-        runs.push(((ROUND / once) as usize).clamp(1, MOST_RUNS));
-    }
-    let mut times = vec![vec![]; loaded.len()];
-    for round in 0..ROUNDS {
-        for i in 0..loaded.len() {
-            // None always comes first.
-            let i = (i + round) % loaded.len();
-            times[i].push(median(loaded[i].time(&named, runs[i])?));
-        }
-    }
-    Ok(Some(times.into_iter().map(median).collect()))
-}
-
-fn median(mut times: Vec<f64>) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times.get(times.len() / 2).copied().unwrap_or(f64::NAN)
+    let stopwatch = Stopwatch::rounds(ROUNDS, TURN, 1..=MOST_RUNS);
+    let timings = stopwatch.measure(&mut loaded, |model, runs| model.time(&named, runs))?;
+    Ok(Some(timings.seconds.iter().map(|spread| spread.median).collect()))
 }
 
 /// Returns samples, or random inputs if there are too few.

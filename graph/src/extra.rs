@@ -1,81 +1,81 @@
-//! What a file says beyond what the graph understands, kept to be written back.
+//! Parts of a file that the graph does not represent, kept so that they can be written back.
 //!
-//! Each bag belongs to one thing and dies with it. Where a bag repeats something that passes may change, it also
-//! keeps what that was, and is ignored once they differ.
+//! Each struct belongs to one object of the graph and is dropped with it. Where it repeats something that
+//! passes may change, it also keeps the original, and is ignored once they differ.
 
-use super::{
+use crate::{
+    Declared,
     mapped::Mapping,
     proto::{
         AttributeProto, DeviceConfigurationProto, NodeDeviceConfigurationProto, OperatorSetIdProto,
         StringStringEntryProto, TensorAnnotation, TrainingInfoProto, ValueInfoProto,
     },
 };
-use crate::Declared;
 use std::{collections::HashMap, sync::Arc};
 
-/// Beyond [`crate::Model`].
+/// Remaining fields of a [`crate::Model`].
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ModelExtra {
     pub opset_import: Vec<OperatorSetIdProto>,
     pub training_info: Vec<TrainingInfoProto>,
     pub configuration: Vec<DeviceConfigurationProto>,
-    /// Some tensor stood in a file of its own: large new ones are to stand there too.
+    /// Some tensor is stored as external data: large new ones are too.
     pub external: bool,
-    /// The file has initializers that are no inputs although its version asks for that.
+    /// The file has initializers that are not inputs although its IR version requires that.
     pub loose: bool,
     /// The mapped files that tensors are slices of.
     pub mappings: Vec<Arc<Mapping>>,
 }
 
-/// Beyond [`crate::Function`].
+/// Remaining fields of a [`crate::Function`].
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FunctionExtra {
     pub opset_import: Vec<OperatorSetIdProto>,
-    /// The file leaves the domain out, rather than giving an empty one.
+    /// The domain is absent rather than empty.
     pub no_domain: bool,
     pub defaults: HashMap<String, AttributeExtra>,
 }
 
-/// Beyond [`crate::Graph`].
+/// Remaining fields of a [`crate::Graph`].
 #[derive(Clone, Debug, Default)]
 pub(crate) struct GraphExtra {
-    /// Entries of `value_info` that no value carries: second ones, and ones for names that no value has.
-    pub value_info: Vec<Info>,
-    /// Entries of inputs and outputs that say more than the value.
-    pub interface: Vec<Kept>,
+    /// Entries of `value_info` without a value of their own: duplicates, and those for unknown names.
+    pub value_info: Vec<InfoEntry>,
+    /// Entries of inputs and outputs that hold more than the value does.
+    pub interface: Vec<InterfaceEntry>,
     pub annotations: Vec<(Known, TensorAnnotation)>,
-    /// The file's order is not topological: it stays as long as nobody adds (the graph's clock) or removes (the
-    /// number of nodes) any.
+    /// Set if the order of the file is not topological: the clock of the graph and its number of nodes. The
+    /// order is kept until either changes.
     pub unsorted: Option<(u64, usize)>,
 }
 
-/// Whether the names an entry speaks of were those of values; then it lives as long as they do.
+/// Whether the names in an entry are those of values; then the entry is dropped with them.
 pub(crate) type Known = bool;
 
-/// An entry of `value_info` and its place there.
+/// An entry of `value_info` and its position.
 #[derive(Clone, Debug)]
-pub(crate) struct Info {
-    pub place: u64,
+pub(crate) struct InfoEntry {
+    pub position: u64,
     pub known: Known,
-    /// It contradicts what else the file says about the value: that it does so later is no news.
+    /// The entry contradicted the rest of the file from the start.
     pub wrong: bool,
     pub entry: ValueInfoProto,
 }
 
-/// An entry among the inputs or outputs as it was, while its value was declared so.
+/// An entry among the inputs or outputs, valid while its value is declared as `declared`.
 #[derive(Clone, Debug)]
-pub(crate) struct Kept {
+pub(crate) struct InterfaceEntry {
     pub output: bool,
-    pub place: usize,
+    pub position: usize,
     pub declared: Option<Declared>,
     pub entry: ValueInfoProto,
 }
 
-/// Beyond [`crate::Node`].
+/// Remaining fields of a [`crate::Node`].
 #[derive(Clone, Debug, Default)]
 pub(crate) struct NodeExtra(Option<Box<NodeBag>>);
 
-/// What few nodes have.
+/// Fields that few nodes have.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct NodeBag {
     pub attributes: HashMap<String, AttributeExtra>,
@@ -93,17 +93,17 @@ impl NodeExtra {
     }
 }
 
-/// Beyond [`crate::Attribute`].
+/// Remaining fields of a [`crate::Attribute`].
 #[derive(Clone, Debug)]
 pub(crate) struct AttributeExtra {
-    /// The message without name and value: doc string, type (which old files lack), stray fields.
+    /// The message without name and value: doc string, type (absent in old files), unused fields.
     pub rest: AttributeProto,
-    /// The value is the default of its type and the file leaves it out.
+    /// The value is absent, since it is the default of its type.
     pub absent: bool,
 }
 
 impl TensorAnnotation {
-    /// The tensors it speaks of: the annotated one and its quantization parameters.
+    /// Names of the annotated tensor and of its quantization parameters.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         let parameters = self.quant_parameter_tensor_names.iter().map(StringStringEntryProto::value);
         std::iter::once(self.tensor_name()).chain(parameters)

@@ -1,6 +1,5 @@
-//! Files in memory: mapped, so that weights nobody looks at are never loaded.
+//! Memory-mapped files: weights that are not read are never loaded.
 
-use super::ReadError;
 use bytes::Bytes;
 use memmap2::Mmap;
 use std::{
@@ -10,6 +9,20 @@ use std::{
     sync::Arc,
 };
 
+/// The reason why a file cannot be mapped.
+#[derive(Debug)]
+pub(crate) enum MapError {
+    Io(io::Error),
+    NotAFile,
+    Empty,
+}
+
+impl From<io::Error> for MapError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
 /// A mapped file. Slices of it are [`Bytes`] that keep it alive.
 #[derive(Debug)]
 pub(crate) struct Mapping {
@@ -18,7 +31,7 @@ pub(crate) struct Mapping {
     path: PathBuf,
 }
 
-/// What `Bytes` own.
+/// The owner of slices of a mapping.
 struct Owner(Arc<Mapping>);
 
 impl AsRef<[u8]> for Owner {
@@ -28,43 +41,42 @@ impl AsRef<[u8]> for Owner {
 }
 
 impl Mapping {
-    /// Map a regular, non-empty file.
+    /// Maps a regular, non-empty file.
     #[allow(unsafe_code)]
-    pub fn open(path: &Path) -> Result<(Arc<Self>, Bytes), ReadError> {
-        let io = |source| ReadError::Io { path: path.to_owned(), source };
-        // Before opening, since opening a pipe waits for its other end.
-        if !std::fs::metadata(path).map_err(io)?.is_file() {
-            return Err(ReadError::NotAFile(path.to_owned()));
+    pub fn open(path: &Path) -> Result<(Arc<Self>, Bytes), MapError> {
+        // Before opening, since opening a pipe blocks.
+        if !std::fs::metadata(path)?.is_file() {
+            return Err(MapError::NotAFile);
         }
-        let file = File::open(path).map_err(io)?;
-        let opened = file.metadata().map_err(io)?;
+        let file = File::open(path)?;
+        let opened = file.metadata()?;
         if !opened.is_file() {
-            return Err(ReadError::NotAFile(path.to_owned()));
+            return Err(MapError::NotAFile);
         }
         if opened.len() == 0 {
-            return Err(ReadError::Empty);
+            return Err(MapError::Empty);
         }
-        // SAFETY: the mapping is read-only and private, and lives as long as any slice of it. A file that another
-        // program changes meanwhile shows other bytes, and one that it cuts short ends this process: the price of
-        // mapping, which every reader of models pays. We ourselves only ever replace files by renaming.
-        let map = unsafe { Mmap::map(&file) }.map_err(io)?;
+        // SAFETY: the mapping is read-only and private, and lives as long as any slice of it. If another
+        // program changes the file, its new bytes are seen; if it truncates the file, this process is killed.
+        // Every reader that maps models has this limitation. This crate only replaces files by renaming.
+        let map = unsafe { Mmap::map(&file) }?;
         let mapping = Arc::new(Self { map, file, path: path.to_owned() });
         let bytes = Bytes::from_owner(Owner(mapping.clone()));
         Ok((mapping, bytes))
     }
 
-    /// The file.
+    /// Path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Bytes of the file.
+    /// Size of the file in bytes.
     pub fn bytes(&self) -> u64 {
         self.map.len() as u64
     }
 
-    /// Fill `buffer` with what stands `skip` bytes behind the start of `slice`, if that is a slice of this file.
-    /// Reading keeps the mapping out of memory, and a file cut short is an error only.
+    /// Fills `buffer` from offset `skip` of `slice`, if that is a slice of this file. Reading through the
+    /// file handle keeps the mapping out of memory, and a truncated file is an error instead of a signal.
     pub fn read(&self, slice: &[u8], skip: usize, buffer: &mut [u8]) -> Option<io::Result<()>> {
         let offset = (slice.as_ptr() as usize).checked_sub(self.map.as_ptr() as usize)?;
         let inside = offset.checked_add(slice.len())? <= self.map.len() && skip + buffer.len() <= slice.len();
@@ -83,12 +95,12 @@ impl Mapping {
         Ok(())
     }
 
-    /// Let go of the memory that the file occupies; the next look loads it again.
+    /// Releases the memory that the file occupies; the next access loads it again.
     #[allow(unsafe_code)]
     pub fn forget(&self) {
         #[cfg(unix)]
-        // SAFETY: nothing is ever written to the mapping, so that its pages hold what the file holds and are
-        // loaded from there again. Failing is harmless.
+        // SAFETY: the mapping is never written to, so its pages can be loaded from the file again. Failure is
+        // harmless.
         let _ = unsafe { self.map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
     }
 }

@@ -1,0 +1,251 @@
+//! Pipelines: ordered lists of passes, as text and as TOML.
+//!
+//! ```text
+//! pipeline := step (',' step)*
+//! step     := name ('{' option (',' option)* '}')? | '(' pipeline ')*'
+//! option   := key '=' value | key
+//! value    := TOML value | bare word
+//! ```
+//!
+//! `( … )*` repeats until nothing changes. A name is a pass or a preset such as `safe`. A key without a value
+//! is `true`.
+
+mod parser;
+#[cfg(test)]
+mod tests;
+mod toml;
+
+pub use self::toml::read_toml;
+
+use super::{Effect, Hint, Pass, Registry, pass_support::Options};
+use ::toml::{Table, Value};
+use parser::Parser;
+use std::{fmt, ops::Range};
+
+/// An ordered list of passes.
+///
+/// The text form is parsed with [`str::parse`] and printed with [`Display`](fmt::Display):
+///
+/// ```
+/// use pare_passes::{Effect, Pipeline};
+///
+/// let pipeline: Pipeline = "safe,(fold-bn{max_scale=100.0},drop-noops)*".parse()?;
+/// assert_eq!(pipeline.effect(), Effect::Rounding);
+/// assert_eq!(Pipeline::from_toml(&pipeline.to_toml())?.to_string(), pipeline.to_string());
+///
+/// let error = "fold-bm".parse::<Pipeline>().unwrap_err();
+/// assert_eq!(error.to_string(), "there is no pass `fold-bm`");
+/// assert_eq!(error.hint.unwrap().to_string(), "did you mean `fold-bn`?");
+/// # Ok::<(), pare_passes::PipelineError>(())
+/// ```
+pub struct Pipeline {
+    steps: Vec<Step>,
+    registry: &'static Registry,
+}
+
+/// One step of a pipeline.
+pub(crate) enum Step {
+    /// A pass.
+    Pass {
+        /// The pass, built and validated.
+        pass: Box<dyn Pass>,
+        /// The options as written, without defaults.
+        options: Table,
+    },
+    /// A named pipeline.
+    Preset {
+        /// Its name.
+        name: &'static str,
+        /// Its steps.
+        steps: Pipeline,
+    },
+    /// Steps that are repeated until nothing changes.
+    Repeat(Pipeline),
+}
+
+/// An error in the text or TOML form of a pipeline.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+#[non_exhaustive]
+pub struct PipelineError {
+    /// One sentence.
+    pub message: String,
+    /// The position in the text, in bytes.
+    pub at: Range<usize>,
+    /// The remedy, if one is known.
+    pub hint: Option<Hint>,
+}
+
+impl PipelineError {
+    fn new(message: impl Into<String>, at: Range<usize>) -> Self {
+        Self { message: message.into(), at, hint: None }
+    }
+
+    /// Returns the line of `source` that contains the error, with the position underlined.
+    pub fn underline(&self, source: &str) -> String {
+        let start = self.at.start.min(source.len());
+        let line_start = source[..start].rfind('\n').map_or(0, |i| i + 1);
+        let line = source[line_start..].lines().next().unwrap_or("");
+        let column = source[line_start..start].chars().count();
+        let marked = source.get(self.at.clone()).unwrap_or("").lines().next().unwrap_or("");
+        let carets = marked.chars().count().clamp(1, line.chars().count().saturating_sub(column).max(1));
+        format!("  {line}\n  {}{}", " ".repeat(column), "^".repeat(carets))
+    }
+}
+
+impl Pipeline {
+    /// Creates a pipeline without steps. Nested steps of its passes are looked up in `registry`.
+    pub fn empty(registry: &'static Registry) -> Self {
+        Self { steps: vec![], registry }
+    }
+
+    /// Parses the text form. Names are looked up in `registry`.
+    ///
+    /// # Errors
+    ///
+    /// With the position of the first error.
+    pub fn parse(text: &str, registry: &'static Registry) -> Result<Self, PipelineError> {
+        Parser::new(text, registry).pipeline()
+    }
+
+    /// The passes and presets in which names are looked up.
+    pub fn registry(&self) -> &'static Registry {
+        self.registry
+    }
+
+    /// The steps in order.
+    pub(crate) fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// Returns true if there are no steps.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// Appends a pass, which need not be in the registry.
+    pub fn push(&mut self, pass: impl Pass + 'static) {
+        self.steps.push(Step::Pass { pass: Box::new(pass), options: Table::new() });
+    }
+
+    /// All passes, including those in presets and repetitions.
+    pub fn passes(&self) -> Vec<&dyn Pass> {
+        fn of(step: &Step) -> Vec<&dyn Pass> {
+            match step {
+                Step::Pass { pass, .. } => vec![pass.as_ref()],
+                Step::Preset { steps, .. } | Step::Repeat(steps) => steps.passes(),
+            }
+        }
+        self.steps.iter().flat_map(of).collect()
+    }
+
+    /// The weakest promise of its passes; an empty pipeline is exact.
+    pub fn effect(&self) -> Effect {
+        self.passes().iter().map(|p| p.info().effect).max().unwrap_or(Effect::Exact)
+    }
+}
+
+/// Positions of a step in the text, for errors.
+#[derive(Default)]
+struct Places {
+    name: Range<usize>,
+    options: Range<usize>,
+}
+
+impl Step {
+    /// Builds the step `name` with its options.
+    fn build(
+        name: &str,
+        options: Table,
+        places: &Places,
+        registry: &'static Registry,
+    ) -> Result<Self, PipelineError> {
+        let error =
+            |message: String, at: &Range<usize>, hint| PipelineError { message, at: at.clone(), hint };
+        if let Some(preset) = registry.find_preset(name) {
+            if !options.is_empty() {
+                let message = format!("`{name}` is a preset and takes no options");
+                return Err(error(message, &places.options, None));
+            }
+            let steps = Pipeline::parse(preset.text, registry)
+                .map_err(|e| PipelineError { at: places.name.clone(), ..e })?;
+            return Ok(Self::Preset { name: preset.name, steps });
+        }
+        let Some(info) = registry.find(name) else {
+            let message = match name {
+                "" => "a pass is missing here".into(),
+                name => format!("there is no pass `{name}`"),
+            };
+            let hint = did_you_mean(name, registry.names()).unwrap_or(Hint::ListPasses);
+            return Err(error(message, &places.name, Some(hint)));
+        };
+        let explain = || Hint::ExplainPass(name.into());
+        let declared = || info.options.iter().map(|o| o.name);
+        if let Some(key) = options.keys().find(|key| declared().all(|name| name != *key)) {
+            let message = format!("`{name}` has no option `{key}`");
+            let hint = did_you_mean(key, declared()).unwrap_or_else(explain);
+            return Err(error(message, &places.options, Some(hint)));
+        }
+        let pass = (info.build)(Options(options.clone())).map_err(|why| {
+            let message = format!("`{name}`: {}", why.trim_end().replace('\n', " "));
+            error(message, &places.options, Some(explain()))
+        })?;
+        Ok(Self::Pass { pass, options })
+    }
+}
+
+fn did_you_mean<'n>(word: &str, names: impl Iterator<Item = &'n str>) -> Option<Hint> {
+    // Names with a lower score have little in common.
+    const LEAST: f64 = 0.7;
+    let scored = names.map(|n| (strsim::jaro_winkler(word, n), n)).filter(|(score, _)| *score > LEAST);
+    scored.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, name)| Hint::DidYouMean(name.into()))
+}
+
+/// Prints a value as written in pipelines.
+pub(crate) fn show_value(value: &Value) -> String {
+    match value {
+        Value::String(text) => {
+            let plain = |c: char| c.is_alphanumeric() || "-_.*/:<>".contains(c);
+            let reads_back = matches!(
+                Parser::new(text, &Registry::EMPTY).value(),
+                Ok(Value::String(read)) if read == *text
+            );
+            if !text.is_empty() && text.chars().all(plain) && reads_back {
+                text.clone()
+            } else {
+                Value::String(text.clone()).to_string()
+            }
+        }
+        Value::Array(items) => format!("[{}]", items.iter().map(show_value).collect::<Vec<_>>().join(",")),
+        other => other.to_string(),
+    }
+}
+
+impl fmt::Display for Pipeline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, step) in self.steps.iter().enumerate() {
+            if i > 0 {
+                f.write_str(",")?;
+            }
+            match step {
+                Step::Preset { name, .. } => f.write_str(name)?,
+                Step::Repeat(inner) => write!(f, "({inner})*")?,
+                Step::Pass { pass, options } => {
+                    f.write_str(pass.info().name)?;
+                    if !options.is_empty() {
+                        let shown: Vec<_> =
+                            options.iter().map(|(k, v)| format!("{k}={}", show_value(v))).collect();
+                        write!(f, "{{{}}}", shown.join(","))?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Pipeline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}

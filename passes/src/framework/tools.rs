@@ -1,0 +1,51 @@
+//! Resources that the caller of a pipeline provides.
+
+use crate::statistics::Statistics;
+use pare_graph::{Evaluate, Samples};
+
+/// Resources that the caller provides to the passes of a pipeline.
+#[derive(Clone, Copy)]
+pub struct Tools<'t> {
+    /// Runs models. Passes that require an engine fail without one; constant folding evaluates standard
+    /// operators itself.
+    pub engine: Option<&'t dyn Evaluate>,
+    /// Model inputs for calibration and for comparing outputs.
+    pub samples: Option<&'t dyn Samples>,
+    /// Sums over activations collected earlier; the samples are run for missing ones.
+    pub statistics: Option<&'t Statistics>,
+    /// Receives the progress of long computations.
+    pub progress: &'t dyn Progress,
+    /// Seed of every random choice.
+    pub seed: u64,
+    /// Threads for the passes' own arithmetic and for timing; 0 uses all cores.
+    pub threads: usize,
+    /// Bytes that activations may occupy during calibration.
+    pub memory: u64,
+}
+
+impl Default for Tools<'_> {
+    fn default() -> Self {
+        Self {
+            engine: None,
+            samples: None,
+            statistics: None,
+            progress: &NoProgress,
+            seed: 0,
+            threads: 0,
+            memory: 2 << 30,
+        }
+    }
+}
+
+/// Receives progress updates.
+pub trait Progress: Sync {
+    /// Reports that `done` of `total` units of `what` are complete. Called often.
+    fn step(&self, what: &str, done: u64, total: u64);
+}
+
+/// A no-op progress sink.
+pub struct NoProgress;
+
+impl Progress for NoProgress {
+    fn step(&self, _: &str, _: u64, _: u64) {}
+}

@@ -1,0 +1,136 @@
+//! Options and report of a proof.
+
+use crate::{Comparison, LoadOptions, Metrics, StatePair, Tolerance, Value, Verdict};
+
+/// Options of a proof.
+#[derive(Clone, Debug, Default)]
+pub struct ProofOptions {
+    /// How models are loaded; the proof sets the optimization level.
+    pub load: LoadOptions,
+    /// The differences that count as rounding.
+    pub tolerance: Tolerance,
+    /// Whether inputs and outputs may be in another order.
+    pub any_order: bool,
+    /// Runs per sample, each with the state of the previous one; 0 counts as 1.
+    pub steps: usize,
+    /// The model's state; if empty, it is derived from names and types.
+    pub state: Vec<StatePair>,
+    /// Whether the candidate may fix sizes that the original leaves open, and have other inputs and outputs;
+    /// the outcome is then [`Outcome::Unproven`].
+    pub narrowed: bool,
+    /// Most samples to run; all by default.
+    pub max_samples: Option<usize>,
+    /// Samples after which only the models as written run.
+    pub max_deployed: Option<usize>,
+}
+
+/// Result of a proof.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ProofReport {
+    /// The outcome.
+    pub outcome: Outcome,
+    /// Deviation of the candidate from the original, both without the engine's optimizations.
+    pub deviation: Comparison,
+    /// Deviation of the candidate with the engine's optimizations from the original without.
+    pub deployed: Comparison,
+    /// The model's noise: deviation of the original with the engine's optimizations, and with perturbed
+    /// weights if it has loops, from itself without.
+    pub floor: Comparison,
+    /// Agreement, accuracy and divergence of each output with class scores.
+    pub metrics: Vec<(String, Metrics)>,
+    /// Samples that both models ran on.
+    pub samples: usize,
+    /// Whether the samples are real ones, so that shares of them estimate shares of all inputs; set by the
+    /// caller.
+    pub given: bool,
+    /// Runs that the original rejected, such as those with unsupported sizes.
+    pub skipped: usize,
+    /// Remarks, one sentence each.
+    pub notes: Vec<String>,
+}
+
+/// Outcome of a proof.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The candidate agrees with the original within its noise, as written and as deployed.
+    Equal,
+    /// The candidate differs.
+    Differs {
+        /// The output with the largest deviation; empty if no single output differs.
+        output: String,
+        /// The difference, in one sentence.
+        why: String,
+    },
+    /// Neither is known: the engine cannot run the original, or there are no samples.
+    Unproven {
+        /// The reason, in one sentence.
+        why: String,
+    },
+}
+
+impl From<Verdict> for Outcome {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Equal => Self::Equal,
+            Verdict::Differs { output, why } => Self::Differs { output, why },
+        }
+    }
+}
+
+impl Outcome {
+    pub(super) fn differs(why: String) -> Self {
+        Self::Differs { output: String::new(), why }
+    }
+}
+
+impl ProofReport {
+    pub(super) fn new() -> Self {
+        Self {
+            outcome: Outcome::Equal,
+            deviation: Comparison::new(),
+            deployed: Comparison::new(),
+            floor: Comparison::new(),
+            metrics: Vec::new(),
+            samples: 0,
+            given: false,
+            skipped: 0,
+            notes: Vec::new(),
+        }
+    }
+
+    pub(super) fn with(mut self, outcome: Outcome) -> Self {
+        self.outcome = outcome;
+        self
+    }
+
+    /// Whether the candidate agrees with the original.
+    pub fn is_equal(&self) -> bool {
+        self.outcome == Outcome::Equal
+    }
+
+    /// Adds the class scores of one run.
+    pub(super) fn measure(
+        &mut self,
+        reference: &[(String, Value)],
+        candidate: &[(String, Value)],
+        labels: Option<&[i64]>,
+    ) {
+        for (name, value) in reference {
+            let other = candidate.iter().find(|(other, _)| other == name);
+            let (Some(a), Some(b)) = (value.as_tensor(), other.and_then(|(_, value)| value.as_tensor()))
+            else {
+                continue;
+            };
+            let mut metrics = Metrics::default();
+            metrics.add(a, b, labels);
+            if metrics.rows() == 0 {
+                continue;
+            }
+            match self.metrics.iter_mut().find(|(known, _)| known == name) {
+                Some((_, known)) => known.merge(&metrics),
+                None => self.metrics.push((name.clone(), metrics)),
+            }
+        }
+    }
+}
