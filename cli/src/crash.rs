@@ -1,16 +1,16 @@
-//! Crashes of native code, which no panic tells of: engines run in this process.
+//! Reports of crashes in native code, which engines run in this process.
 
-/// End with a sentence and exit code 2 where a signal would have ended the command without a word.
+/// Installs signal handlers that print one sentence and exit with code 2.
 #[cfg(unix)]
 #[allow(unsafe_code)]
-pub fn tell() {
+pub fn report_crashes() {
     macro_rules! sentence {
         ($signal:literal) => {
             concat!(
                 "error: native code crashed (",
                 $signal,
-                "), most likely ONNX Runtime on inputs that the model does not take\n",
-                "hint: give it inputs with `--samples`, or another engine with `--engine tract`\n"
+                "), most likely ONNX Runtime on inputs that the model does not accept\n",
+                "hint: give samples with `--samples`, or use another engine with `--engine tract`\n"
             )
         };
     }
@@ -22,7 +22,7 @@ pub fn tell() {
         (libc::SIGSEGV, sentence!("SIGSEGV")),
     ];
     for (signal, text) in signals {
-        // SAFETY: what is done in the handler is allowed there (signal-safety(7)): it writes and exits.
+        // SAFETY: the handler calls write and _exit only, which are async-signal-safe (signal-safety(7)).
         let _ = unsafe {
             signal_hook_registry::register_signal_unchecked(signal, move || {
                 libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), text.len());
@@ -33,4 +33,4 @@ pub fn tell() {
 }
 
 #[cfg(not(unix))]
-pub fn tell() {}
+pub fn report_crashes() {}

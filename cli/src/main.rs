@@ -3,86 +3,94 @@
 mod args;
 mod bench;
 mod calibrate;
-mod config;
+mod comparison;
 mod crash;
 mod failure;
-mod inputs;
+mod format;
+mod hints;
 mod inspect;
 mod mask;
 mod optimize;
 mod passes;
 mod project;
-mod proof;
-mod proving;
 mod reduce;
 mod runtime;
-mod stored;
+mod terminal;
+mod values;
 mod verify;
-mod voice;
 
 use args::{Cli, Command};
 use clap::{CommandFactory, Parser};
-use failure::{Done, Failure};
+use failure::{Failure, Status};
+use onnx_pare::Environment;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind, set_hook},
     process::ExitCode,
-    sync::Mutex,
+    sync::{Arc, Mutex},
 };
+use terminal::Terminal;
 
-/// Where the last panic happened. A panic of a pass is caught and told by the runner; any other is told here.
+/// The last panic. The runner catches and reports the panic of a pass; any other is reported here.
 static PANIC: Mutex<String> = Mutex::new(String::new());
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let voice = voice::Voice::new(cli.common.json, cli.common.quiet);
-    set_hook(Box::new(|panic| {
-        if let Ok(mut last) = PANIC.lock() {
-            *last = panic.to_string().replace('\n', " ");
-        }
-    }));
-    stop_cleanly();
-    crash::tell();
-    let ran = catch_unwind(AssertUnwindSafe(|| run(&cli, &voice))).unwrap_or_else(|_| {
-        let what = PANIC.lock().map_or_else(|_| String::new(), |last| last.clone());
-        Err(Failure::new(format!("this is a defect of pare: {what}")))
-    });
-    match ran {
-        Ok(Done::Well) => ExitCode::SUCCESS,
-        Ok(Done::CheckFailed) => ExitCode::from(1),
+    let terminal = Arc::new(Terminal::new(&cli));
+    record_panics();
+    exit_cleanly_on_interrupt();
+    crash::report_crashes();
+    let environment = cli.common.environment(&terminal);
+    let ran = catch_unwind(AssertUnwindSafe(|| run(&cli.command, environment, &terminal)));
+    match ran.unwrap_or_else(|_| Err(unexpected_panic())) {
+        Ok(Status::Success) => ExitCode::SUCCESS,
+        Ok(Status::CheckFailed) => ExitCode::from(1),
         Err(failure) => {
-            voice.failure(&failure);
+            terminal.failure(&failure);
             ExitCode::from(2)
         }
     }
 }
 
-/// Ctrl-C and SIGTERM end the command with nothing half done: what is not in its place goes.
-#[allow(clippy::exit)] // there is nothing to return to
-fn stop_cleanly() {
-    // Without a handler the command ends all the same, and the next run clears up.
+/// Keeps the message of a panic instead of printing it.
+fn record_panics() {
+    set_hook(Box::new(|panic| {
+        if let Ok(mut last) = PANIC.lock() {
+            *last = panic.to_string().replace('\n', " ");
+        }
+    }));
+}
+
+fn unexpected_panic() -> Failure {
+    let message = PANIC.lock().map_or_else(|_| String::new(), |last| last.clone());
+    Failure::new(format!("this is a defect of pare: {message}"))
+}
+
+/// On Ctrl-C and SIGTERM, temporary files are removed.
+#[allow(clippy::exit)] // a signal handler cannot return from `main`
+fn exit_cleanly_on_interrupt() {
+    // Without a handler the command ends too, and the next run removes the files.
     let _ = ctrlc::set_handler(|| {
-        pare_graph::onnx::abandon();
+        onnx_pare::remove_temporary_files();
         std::process::exit(130);
     });
 }
 
-fn run(cli: &Cli, voice: &voice::Voice) -> Result<Done, Failure> {
-    let common = &cli.common;
-    match &cli.command {
-        Command::Optimize(args) => optimize::run(args, common, voice),
-        Command::Verify(args) => verify::run(args, common, voice),
-        Command::Reduce(args) => reduce::run(args, common, voice),
-        Command::Inspect(args) => inspect::run(args, common, voice),
-        Command::Bench(args) => bench::run(args, common, voice),
-        Command::Calibrate(args) => calibrate::run(args, common, voice),
-        Command::Mask(args) => mask::run(args, common, voice),
-        Command::Passes(args) => passes::run(args, voice),
-        Command::Runtime(args) => runtime::run(args, common, voice),
+fn run(command: &Command, environment: Environment, terminal: &Terminal) -> Result<Status, Failure> {
+    match command {
+        Command::Optimize(args) => optimize::run(args, environment, terminal),
+        Command::Verify(args) => verify::run(args, environment, terminal),
+        Command::Reduce(args) => reduce::run(args, environment, terminal),
+        Command::Inspect(args) => inspect::run(args, environment, terminal),
+        Command::Bench(args) => bench::run(args, environment, terminal),
+        Command::Calibrate(args) => calibrate::run(args, environment, terminal),
+        Command::Mask(args) => mask::run(args, environment, terminal),
+        Command::Passes(args) => passes::run(args, terminal),
+        Command::Runtime(args) => runtime::run(args, environment, terminal),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "pare", &mut script);
-            voice.raw(&script);
-            Ok(Done::Well)
+            terminal.write(&script);
+            Ok(Status::Success)
         }
     }
 }

@@ -1,419 +1,239 @@
-//! `pare optimize`: read, run the pipeline, prove, write, report.
+//! `pare optimize`.
 
 use crate::{
-    args::{Common, OptimizeArgs, Prove},
-    calibrate,
-    config::{self, Config},
-    failure::{Done, Failure},
-    inputs::{self, Engines},
-    project,
-    proof::{self, Limits},
-    proving::{self, Fault, Kind, PIPELINE_KEY, Proven, Proving, Stages},
-    stored::Stored,
-    voice::{self, Voice, counted},
+    args::{OptimizeArgs, source},
+    comparison,
+    failure::{Failure, Status},
+    format::{bytes, change, count, figure, seconds, share, table},
+    hints, project,
+    terminal::Terminal,
 };
-use pare_graph::{Model, Samples as _, onnx, ops::Bindings};
-use pare_passes::{Effect, FigureUnit, Pipeline, Report, Tools};
-use pare_runtime::{Outcome, SharedSamples};
-use serde_json::{Value, json};
+use onnx_pare::{
+    Config, Effect, Environment, Error, OptimizeOptions, OptimizeReport, Optimized, Pipeline, Prove,
+    Rejected, Reproducer, WeightStatistics, Written, check_output, optimize,
+    passes::{Counter, FigureUnit, Report, StepReport},
+};
 use std::{
-    io::Write,
-    path::{Path, PathBuf},
-    time::Instant,
+    io::{self, Write},
+    path::Path,
 };
 
-pub fn run(args: &OptimizeArgs, common: &Common, voice: &Voice) -> Result<Done, Failure> {
-    let pipeline = match args.config.as_deref().map(config::read).transpose()? {
-        None => args.passes.parse().map_err(|e| Failure::pipeline(&e, &args.passes))?,
-        Some(Config::Pipeline(pipeline)) => pipeline,
-        Some(Config::Project(project)) => return project::run(&project, args, common, voice),
+/// Reasons for skipping that are shown of a lossy pass that changed nothing; `--verbose` shows all.
+const REASONS: usize = 3;
+
+pub fn run(args: &OptimizeArgs, environment: Environment, terminal: &Terminal) -> Result<Status, Failure> {
+    let mut options = match args.config.as_deref().map(Config::read).transpose()? {
+        Some(Config::Project(project)) => return project::run(&project, args, environment, terminal),
+        Some(Config::Pipeline(pipeline)) => pipeline.into(),
+        _ => OptimizeOptions::from(&*args.passes),
     };
-    let told = perform(&Work::of(args, pipeline)?, common, voice)?;
-    if args.output.as_deref() == Some(Path::new("-")) && told.done == Done::Well {
-        // The model itself went to stdout.
-        voice.note(told.text.trim_end());
+    check_print_after(args, options.pipeline()?)?;
+    let missing = |what: &str| Failure::new(format!("{what} is missing"));
+    let model = args.model.as_deref().ok_or_else(|| missing("the model"))?;
+    let output = args.output.as_deref().ok_or_else(|| missing("`-o OUTPUT`"))?;
+    let to_stdout = output == Path::new("-");
+    if !to_stdout {
+        check_output(output)?;
+        options.scratch = Some(folder_of(output).to_owned());
+    }
+    args.fill(&mut options);
+    options = options.reproduce(true).environment(environment);
+    let mut optimized = match optimize(source(model)?, options) {
+        Ok(optimized) => optimized,
+        Err(Error::Rejected(rejected)) => return Ok(reject(*rejected, model, output, terminal)),
+        Err(error) => return Err(with_reproducer(error, output)),
+    };
+    optimized.report.model = Some(model.to_owned());
+    let text = |optimized: &Optimized, written: &str| report_text(&optimized.report, written, args.verbose);
+    if to_stdout {
+        let mut out = io::stdout().lock();
+        optimized.write_to(&mut out)?;
+        out.flush().map_err(|e| Failure::new(format!("cannot write to stdout: {e}")))?;
+        terminal.note(text(&optimized, "-").trim_end());
     } else {
-        voice.report(|| told.json.clone(), || told.text.clone());
+        let written = optimized.write(output)?;
+        terminal.report(&optimized.report, || text(&optimized, &files(&written)));
     }
-    told.say(voice);
-    Ok(told.done)
+    if !optimized.changed {
+        note_unchanged(terminal);
+    }
+    Ok(Status::Success)
 }
 
-/// One model's way through a pipeline.
-pub struct Work {
-    pub model: PathBuf,
-    pub output: PathBuf,
-    pub pipeline: Pipeline,
-    pub samples: Option<PathBuf>,
-    pub statistics: Vec<PathBuf>,
-    pub test: Option<PathBuf>,
-    pub limits: Limits,
-    pub prove: Prove,
-    pub freeze_initializers: bool,
-    pub stop_after: Option<u64>,
-    pub print_after: Option<String>,
-    pub verbose: bool,
-    pub memory: u64,
+/// Prints that the output equals the input.
+pub fn note_unchanged(terminal: &Terminal) {
+    terminal.note("nothing was found to improve: the output equals the input");
 }
 
-impl Work {
-    fn of(args: &OptimizeArgs, pipeline: Pipeline) -> Result<Self, Failure> {
-        let missing = |what: &str| Failure::new(format!("{what} is missing"));
-        Ok(Self {
-            model: args.model.clone().ok_or_else(|| missing("the model"))?,
-            output: args.output.clone().ok_or_else(|| missing("`-o OUTPUT`"))?,
-            pipeline,
-            samples: args.samples.clone(),
-            statistics: args.statistics.clone(),
-            test: args.test.clone(),
-            limits: args.limits.limits(),
-            prove: if args.no_prove { Prove::No } else { args.prove },
-            freeze_initializers: args.freeze_initializers,
-            stop_after: args.stop_after,
-            print_after: args.print_after.clone(),
-            verbose: args.verbose,
-            memory: args.memory,
-        })
+impl OptimizeArgs {
+    /// Sets the options that arguments determine.
+    fn fill(&self, options: &mut OptimizeOptions) {
+        options.samples.clone_from(&self.samples);
+        options.statistics.clone_from(&self.statistics);
+        options.test.clone_from(&self.test);
+        options.prove = self.prove();
+        options.limits = self.limits.limits();
+        options.freeze_initializers = self.freeze_initializers;
+        options.stop_after = self.stop_after;
+        options.memory = self.memory;
+    }
+
+    /// The comparisons of the proof.
+    pub fn prove(&self) -> Prove {
+        if self.no_prove { Prove::Nothing } else { self.prove.into() }
     }
 }
 
-/// What there is to say after the work.
-pub struct Told {
-    pub done: Done,
-    pub json: Value,
-    pub text: String,
-    /// What the model was read from.
-    pub files: Vec<PathBuf>,
-    failures: Vec<String>,
-    hints: Vec<String>,
-    note: Option<&'static str>,
-}
-
-impl Told {
-    /// Failed checks and remarks.
-    pub fn say(&self, voice: &Voice) {
-        for failure in &self.failures {
-            voice.failed_check(failure, None);
-        }
-        if self.done == Done::CheckFailed {
-            voice.failed_check("nothing was written", None);
-        }
-        self.hints.iter().for_each(|hint| voice.hint(hint));
-        if let Some(note) = self.note {
-            voice.note(note);
-        }
-    }
-}
-
-/// Do the work: the output is written if everything holds.
-pub fn perform(work: &Work, common: &Common, voice: &Voice) -> Result<Told, Failure> {
-    let start = Instant::now();
-    check_print_after(work)?;
-    inputs::check_output(&work.output)?;
-    proving::check_limits(&work.limits, work.prove)?;
-    let loaded = inputs::model(&work.model)?;
-    let files: Vec<_> = loaded.model.files().map(Path::to_owned).collect();
-    let mut original = loaded.model.clone();
-    if work.freeze_initializers {
-        original.graph.freeze_initializers();
-    }
-
-    let engines = Engines::new(common, voice);
-    engines.check_custom_ops()?;
-    let samples = match &work.samples {
-        Some(path) => Some(SharedSamples::from(inputs::samples(path, &original)?)),
-        None => None,
-    };
-    let statistics = calibrate::all(&work.statistics)?;
-    let test = work.test.as_ref().map(|path| inputs::samples(path, &original)).transpose()?;
-    let tools = Tools {
-        engine: Some(&engines),
-        samples: samples.as_ref().map(|s| s as &dyn pare_graph::Samples),
-        statistics: statistics.as_ref(),
-        progress: voice,
-        seed: common.seed,
-        threads: common.threads,
-        memory: work.memory,
-    };
-    let proving = Proving::new(work, common, voice, &engines, tools, &original, loaded.source);
-    if let Some(samples) = samples.as_ref().filter(|_| work.pipeline.effect() == Effect::Lossy) {
-        voice.note(&calibration(&original, samples.len(), work.memory));
-    }
-
-    let mut model = original.clone();
-    let mut stages = Stages::new(work, voice, &original);
-    let report = match proving.run(&mut model, work.stop_after, &mut stages) {
-        Ok(report) => report,
-        Err(error) => {
-            let fault = Fault::of(&error);
-            return Err(with_reproducer(error.into(), fault, &proving, &original));
-        }
-    };
-    let changed = report.patches() > 0 || work.freeze_initializers;
-    if changed {
-        model.set_metadata(PIPELINE_KEY, &work.pipeline.to_string());
-    }
-
-    let summary = Summary { work, original: &original, model: &model, report: &report, start };
-    // A pass may have been asked to change inputs and outputs.
-    let narrowed = report.steps.iter().any(|s| !s.interface.is_empty());
-    let proof = match work.prove {
-        Prove::No => None,
-        _ => Some(proving.prove(&original, &model, &stages.finish(), test, narrowed)?),
-    };
-    if let Some(proof) = proof.as_ref().filter(|p| !p.failures.is_empty()) {
-        let mut hints: Vec<_> = proof.guilty.iter().cloned().collect();
-        if matches!(proof.overall.outcome, Outcome::Differs { .. }) && proof.effect < Effect::Lossy {
-            hints.extend(proving.save_reproducer(&original, Kind::Differs));
-        }
-        return Ok(Told {
-            done: Done::CheckFailed,
-            json: summary.json(Some(proof), None),
-            text: proof.text(),
-            files,
-            failures: proof.failures.clone(),
-            hints,
-            note: None,
-        });
-    }
-    let written = write(&model, &work.output)?;
-    let feeds = (work.samples.as_deref(), common.seed);
-    let stored = Stored::of(&report, (&original, &model), feeds, &engines)?;
-    let stored = stored.as_ref();
-    let mut json = summary.json(proof.as_ref(), Some((loaded.bytes, written.bytes)));
-    json["weights"] = json!(stored.map(Stored::json));
-    Ok(Told {
-        done: Done::Well,
-        json,
-        text: summary.text(proof.as_ref(), loaded.bytes, &written, stored),
-        files,
-        failures: vec![],
-        hints: vec![],
-        note: (!changed).then_some("nothing was found to improve: the output equals the input"),
-    })
-}
-
-/// The failure, with a reproducer if a pass is to blame.
-fn with_reproducer(
-    failure: Failure,
-    fault: Option<Fault>,
-    proving: &Proving<'_>,
-    original: &Model,
-) -> Failure {
-    let Some(fault) = fault else { return failure };
-    // A pass may be the first to find out what contradicts itself in the model.
-    let refused = matches!(fault.kind, Kind::Broken(_)).then(|| proving.refused(original)).flatten();
-    let blame = match refused {
-        Some(why) => {
-            format!("this is a defect of the pass, or of the model, which does not load either: {why}")
-        }
-        None => "this is a defect of the pass".to_owned(),
-    };
-    match proving.save_reproducer(original, fault.kind) {
-        Some(saved) => failure.hint(format!("{blame}; {saved}")),
-        None => failure.hint(format!("{blame}; leave it out")),
-    }
-}
-
-/// What calibration will take, said before it starts.
-fn calibration(model: &Model, samples: usize, memory: u64) -> String {
-    let mut model = model.clone();
-    let _ = model.infer();
-    let each = model.cost(&Bindings::default()).activation_peak;
-    format!(
-        "calibrating on {samples} samples of {} of activations each, in no more than {} (`--memory`)",
-        voice::bytes(each),
-        voice::bytes(memory)
-    )
-}
-
-fn check_print_after(work: &Work) -> Result<(), Failure> {
-    let Some(name) = &work.print_after else { return Ok(()) };
-    if name == "all" || work.pipeline.passes().iter().any(|p| p.info().name == name) {
+fn check_print_after(args: &OptimizeArgs, pipeline: &Pipeline) -> Result<(), Failure> {
+    let Some(name) = &args.print_after else { return Ok(()) };
+    if name == "all" || pipeline.passes().iter().any(|p| p.info().name == name) {
         return Ok(());
     }
     Err(Failure::new(format!("`--print-after {name}`: the pipeline has no such pass"))
         .hint("`all` prints after every pass"))
 }
 
-/// What was written.
-struct Written {
-    /// Bytes, external data included.
-    bytes: u64,
-    /// The files, for people.
-    files: String,
+/// The folder of a file.
+pub fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-fn write(model: &Model, path: &Path) -> Result<Written, Failure> {
-    if path == Path::new("-") {
-        let mut out = std::io::stdout().lock();
-        let bytes = onnx::write_to(model, &mut out)?;
-        out.flush().map_err(|e| Failure::new(format!("cannot write to stdout: {e}")))?;
-        return Ok(Written { bytes, files: path.display().to_string() });
+/// Reports a result that is not written.
+fn reject(mut rejected: Rejected, model: &Path, output: &Path, terminal: &Terminal) -> Status {
+    rejected.report.model = Some(model.to_owned());
+    rejected.report.output = Some(output.to_owned());
+    let text = || rejected.report.proof.as_ref().map_or_else(String::new, comparison::proof);
+    terminal.report(&rejected.report, text);
+    print_failures(&rejected.report, rejected.reproducer.as_ref(), output, terminal);
+    Status::CheckFailed
+}
+
+/// Prints the failed checks of a proof, the culprit, and the reproducer, which is saved beside the output.
+pub fn print_failures(
+    report: &OptimizeReport,
+    reproducer: Option<&Reproducer>,
+    output: &Path,
+    terminal: &Terminal,
+) {
+    let Some(proof) = &report.proof else { return };
+    proof.failures.iter().for_each(|failure| terminal.failed_check(failure));
+    terminal.failed_check("nothing was written");
+    if let Some(culprit) = &proof.culprit {
+        terminal.hint(&culprit.to_string());
     }
-    let written = onnx::write(model, path, &onnx::WriteOptions::default())?;
-    let (data, more) =
-        written.data.map_or((String::new(), 0), |(data, bytes)| (format!(" and {}", data.display()), bytes));
-    Ok(Written { bytes: written.bytes + more, files: format!("{}{data}", path.display()) })
-}
-
-/// What the report is made of.
-struct Summary<'s> {
-    work: &'s Work,
-    original: &'s Model,
-    model: &'s Model,
-    report: &'s Report,
-    start: Instant,
-}
-
-impl Summary<'_> {
-    fn json(&self, proof: Option<&Proven>, sizes: Option<(u64, u64)>) -> Value {
-        let (before, after) = (Figures::of(self.original), Figures::of(self.model));
-        let Self { work, report, .. } = self;
-        json!({
-            "model": work.model, "output": work.output, "written": sizes.is_some(),
-            "pipeline": work.pipeline.to_string(),
-            "before": before.json(sizes.map(|s| s.0)), "after": after.json(sizes.map(|s| s.1)),
-            "steps": report.steps, "rounds": report.rounds, "unfinished": report.unfinished,
-            "proof": proof.map(Proven::json),
-            "seconds": self.start.elapsed().as_secs_f64(),
-        })
-    }
-
-    fn text(
-        &self,
-        proof: Option<&Proven>,
-        bytes_before: u64,
-        written: &Written,
-        stored: Option<&Stored>,
-    ) -> String {
-        let (before, after) = (Figures::of(self.original), Figures::of(self.model));
-        let row = |name: &str, a: u64, b: u64, show: fn(u64) -> String| {
-            [vec![name.to_owned()], voice::change(a, b, show)].concat()
-        };
-        let mut rows = vec![
-            row("nodes", before.nodes, after.nodes, voice::count),
-            row("parameters", before.params, after.params, voice::count),
-        ];
-        if before.macs > 0 {
-            rows.push(row("multiply-accumulates", before.macs, after.macs, voice::count));
-        }
-        rows.push(row("file", bytes_before, written.bytes, voice::bytes));
-        rows.extend(stored.into_iter().flat_map(Stored::rows));
-        let mut text = voice::table(&["", "before", "after", ""], rows);
-        text.push('\n');
-        text += &steps(self.report, self.work.verbose);
-        text.push('\n');
-        text += &proof.map_or_else(|| "not proven: `--no-prove`\n".into(), Proven::text);
-        let seconds = voice::seconds(self.start.elapsed().as_secs_f64());
-        text + &format!("\nwrote {} in {seconds}\n", written.files)
+    if let Some(saved) = reproducer.and_then(|reproducer| save(reproducer, output)) {
+        terminal.hint(&saved);
     }
 }
 
-impl Proven {
-    fn json(&self) -> Value {
-        let mut json = proof::to_json(&self.overall, &self.engine);
-        json["effect"] = json!(self.effect);
-        json["failures"] = json!(self.failures);
-        json["guilty"] = json!(self.guilty);
-        let each = self.each.iter().map(|(passes, effect, proof)| {
-            let mut json = proof::to_json(proof, &self.engine);
-            json["passes"] = json!(passes);
-            json["effect"] = json!(effect);
-            json
-        });
-        json["each"] = each.collect();
-        json
-    }
-
-    fn text(&self) -> String {
-        let Self { overall, engine, .. } = self;
-        let samples = overall.samples;
-        let mut text = match (&overall.outcome, self.effect) {
-            (Outcome::Unproven { why }, _) => return format!("not proven: {why}\n"),
-            (Outcome::Equal, _) => format!("proven equal on {samples} samples in {engine}\n"),
-            (Outcome::Differs { .. }, Effect::Lossy) => format!("drift on {samples} samples in {engine}\n"),
-            (Outcome::Differs { .. }, _) => format!("compared on {samples} samples in {engine}\n"),
-        };
-        text += &proof::to_text(overall);
-        if !self.each.is_empty() {
-            let row = |(passes, effect, proof): &(String, Effect, pare_runtime::ProofReport)| {
-                let worst = proof.deviation.outputs().iter().map(|(_, d)| d.max_rel).fold(0.0, f64::max);
-                let verdict = match &proof.outcome {
-                    Outcome::Equal => "equal",
-                    Outcome::Differs { .. } if *effect == Effect::Lossy => "drifts",
-                    Outcome::Differs { .. } => "differs",
-                    Outcome::Unproven { .. } => "not proven",
-                };
-                vec![passes.clone(), effect.to_string(), format!("{worst:.1e}"), verdict.into()]
-            };
-            text.push('\n');
-            text += &voice::table(
-                &["pass by pass", "promises", "relative", ""],
-                self.each.iter().map(row).collect(),
-            );
-        }
-        text
-    }
+/// Saves a reproducer beside an output.
+fn save(reproducer: &Reproducer, output: &Path) -> Option<String> {
+    let path =
+        if output == Path::new("-") { "reproducer.onnx".into() } else { Reproducer::path_beside(output) };
+    let written = reproducer.write(path).ok()?;
+    Some(hints::reproducer(reproducer, &written))
 }
 
-/// How many reasons for leaving something alone are shown of each pass.
-const REASONS: usize = 3;
+/// The failure, with the reproducer of a defect.
+pub fn with_reproducer(error: Error, output: &Path) -> Failure {
+    let saved = match error.root() {
+        Error::Defect(defect) => defect.reproducer.as_ref().and_then(|r| save(r, output)),
+        _ => None,
+    };
+    let hint = error.hint().zip(saved).map(|(hint, saved)| hints::defect_with(&hint, &saved));
+    let failure = Failure::from(error);
+    Failure { hint: hint.or(failure.hint), ..failure }
+}
 
-fn steps(report: &Report, verbose: bool) -> String {
-    let mut text = String::new();
-    for step in &report.steps {
-        let asked = verbose || step.effect == Some(Effect::Lossy);
-        if step.patches == 0 && (step.declined().next().is_none() || !asked) && step.notes.is_empty() {
-            continue;
-        }
-        let mut did: Vec<_> = step.counted().collect();
-        if did.is_empty() && step.figures().next().is_none() {
-            did.push(counted(step.patches, "changes"));
-        }
-        let figures = step.figures().filter(|(_, figure)| verbose || !figure.detail);
-        did.extend(figures.map(|(what, figure)| match figure.unit {
-            FigureUnit::Percent => format!("{what} {:.1} %", 100.0 * figure.value),
-            _ => format!("{what} {}", voice::figure(figure.value)),
-        }));
-        text += &format!("{}: {}\n", step.pass, did.join(", "));
-        for note in step.notes.iter().chain(&step.interface) {
-            text += &format!("  {note}\n");
-        }
-        let mut reasons: Vec<_> = step.declined().collect();
-        reasons.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
-        let shown = if verbose { reasons.len() } else { REASONS };
-        for (why, n) in reasons.iter().take(shown) {
-            text +=
-                &format!("  left alone: {why}{}\n", if *n > 1 { format!(" (×{n})") } else { String::new() });
-        }
-        if reasons.len() > shown {
-            text +=
-                &format!("  left alone for {} more reasons; `--verbose` lists them\n", reasons.len() - shown);
-        }
+fn files(written: &Written) -> String {
+    let data = written.data.as_ref().map_or_else(String::new, |data| format!(" and {}", data.display()));
+    format!("{}{data}", written.path.display())
+}
+
+fn report_text(report: &OptimizeReport, written: &str, verbose: bool) -> String {
+    let (before, after) = (&report.before, &report.after);
+    let row = |name: &str, a: u64, b: u64, show: fn(u64) -> String| {
+        [vec![name.to_owned()], change(a, b, show)].concat()
+    };
+    let mut rows = vec![
+        row("nodes", before.nodes, after.nodes, count),
+        row("parameters", before.parameters, after.parameters, count),
+    ];
+    if before.macs > 0 {
+        rows.push(row("multiply-accumulates", before.macs, after.macs, count));
     }
+    if let (Some(a), Some(b)) = (before.bytes, after.bytes) {
+        rows.push(row("file", a, b, bytes));
+    }
+    rows.extend(report.weights.iter().flat_map(weight_rows));
+    let table = table(&["", "before", "after", ""], rows);
+    let steps = steps_text(&report.run, verbose);
+    let proof = report.proof.as_ref().map_or_else(|| "not proven: `--no-prove`\n".into(), comparison::proof);
+    format!("{table}\n{steps}\n{proof}\nwrote {written} in {}\n", seconds(report.seconds))
+}
+
+fn weight_rows(weights: &WeightStatistics) -> Vec<Vec<String>> {
+    let row = |name: &str, rest: Vec<String>| [vec![name.to_owned()], rest].concat();
+    let [dense, sparse] = weights.density.map(share);
+    let [packed_before, packed_after] = weights.zstd_bytes;
+    let [slow, fast] = weights.seconds.map(seconds);
+    vec![
+        row("weights not zero", vec![dense, sparse, String::new()]),
+        row("file, compressed", change(packed_before, packed_after, bytes)),
+        row("latency", vec![slow, fast, format!("{:.2}× speed", weights.speed)]),
+    ]
+}
+
+fn steps_text(report: &Report, verbose: bool) -> String {
+    let top = report.steps.iter().filter(|step| step.within.is_none());
+    let mut text: String = top.map(|step| step_text(report, step, verbose, 0)).collect();
     if report.unfinished {
         text += "the repetition was cut off while it still changed something\n";
     }
     text
 }
 
-struct Figures {
-    nodes: u64,
-    params: u64,
-    macs: u64,
+/// One line for the pass, its notes, and its nested steps, indented.
+fn step_text(report: &Report, step: &StepReport, verbose: bool, depth: usize) -> String {
+    /// Passes run each other to a small depth.
+    const DEEPEST: usize = 4;
+    let nested = report.steps.iter().filter(|s| s.within == Some(step.pass) && depth < DEEPEST);
+    let nested: String = nested.map(|s| step_text(report, s, verbose, depth + 1)).collect();
+    let unchanged = step.patches == 0;
+    let explained =
+        step.declined().next().is_some() && (verbose || (unchanged && step.effect == Some(Effect::Lossy)));
+    if unchanged && nested.is_empty() && step.notes.is_empty() && !explained {
+        return String::new();
+    }
+    let mut results: Vec<_> = step.counted().collect();
+    let figures = step.figures().filter(|(_, figure)| verbose || !figure.detail);
+    results.extend(figures.map(|(name, value)| match value.unit {
+        FigureUnit::Percent => format!("{name} {}", share(value.value)),
+        _ => format!("{name} {}", figure(value.value)),
+    }));
+    if results.is_empty() {
+        results.push(Counter::new("change", "changes").of(step.patches));
+    }
+    let mut lines = vec![format!("{}: {}", step.pass, results.join(", "))];
+    lines.extend(step.notes.iter().chain(&step.interface).map(|note| format!("  {note}")));
+    if explained {
+        lines.extend(declined(step, verbose));
+    }
+    let indent = "  ".repeat(depth);
+    let own: String = lines.iter().map(|line| format!("{indent}{line}\n")).collect();
+    own + &nested
 }
 
-impl Figures {
-    fn of(model: &Model) -> Self {
-        let mut model = model.clone();
-        // The model was inferred before; a failure leaves figures that need shapes at zero.
-        let _ = model.infer();
-        let cost = model.cost(&Bindings::default());
-        Self { nodes: model.node_count() as u64, params: cost.params, macs: cost.macs }
+/// The reasons why the pass skipped something, the most frequent first.
+fn declined(step: &StepReport, verbose: bool) -> Vec<String> {
+    let mut reasons: Vec<_> = step.declined().collect();
+    reasons.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
+    let shown = if verbose { reasons.len() } else { REASONS.min(reasons.len()) };
+    let times = |n: u64| if n > 1 { format!(" (×{n})") } else { String::new() };
+    let mut lines: Vec<_> =
+        reasons[..shown].iter().map(|(why, n)| format!("  skipped: {why}{}", times(*n))).collect();
+    if reasons.len() > shown {
+        lines.push(format!("  skipped for {} more reasons; `--verbose` lists them", reasons.len() - shown));
     }
-
-    fn json(&self, bytes: Option<u64>) -> Value {
-        json!({ "nodes": self.nodes, "parameters": self.params, "macs": self.macs, "bytes": bytes })
-    }
+    lines
 }

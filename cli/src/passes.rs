@@ -1,43 +1,43 @@
-//! `pare passes`: what there is, and what it does.
+//! `pare passes`.
 
 use crate::{
     args::PassesArgs,
-    failure::{Done, Failure, worded},
-    voice::Voice,
+    failure::{Failure, Status},
+    terminal::Terminal,
 };
-use pare_passes::{Effect, PassInfo, registry};
-use serde_json::json;
+use onnx_pare::{
+    Effect, OptimizeOptions,
+    passes::{PASSES, PRESETS, PassInfo, REGISTRY},
+};
+use serde_json::{Value, json};
 
-pub fn run(args: &PassesArgs, voice: &Voice) -> Result<Done, Failure> {
+pub fn run(args: &PassesArgs, terminal: &Terminal) -> Result<Status, Failure> {
     let Some(name) = &args.name else {
-        let passes: Vec<_> = registry::PASSES.iter().map(|p| describe(p)).collect();
-        let presets: Vec<_> = registry::PRESETS
-            .iter()
-            .map(|p| json!({"name": p.name, "docs": p.docs, "pipeline": p.text}))
-            .collect();
-        voice.report(|| json!({ "passes": passes, "presets": presets }), list);
-        return Ok(Done::Well);
+        let passes: Vec<_> = PASSES.iter().map(|p| describe(p)).collect();
+        let presets: Vec<_> =
+            PRESETS.iter().map(|p| json!({"name": p.name, "docs": p.docs, "pipeline": p.text})).collect();
+        terminal.report(&json!({ "passes": passes, "presets": presets }), list);
+        return Ok(Status::Success);
     };
-    if let Some(preset) = registry::REGISTRY.find_preset(name) {
-        voice.report(
-            || json!({"name": preset.name, "docs": preset.docs, "pipeline": preset.text}),
-            || format!("{}\n\n{}\n", preset.docs, preset.text),
-        );
-        return Ok(Done::Well);
+    if let Some(preset) = REGISTRY.find_preset(name) {
+        let report = json!({"name": preset.name, "docs": preset.docs, "pipeline": preset.text});
+        terminal.report(&report, || format!("{}\n\n{}\n", preset.docs, preset.text));
+        return Ok(Status::Success);
     }
-    // The parser of pipelines knows how to suggest a near name.
-    let Some(info) = registry::REGISTRY.find(name) else {
-        let error = name.parse::<pare_passes::Pipeline>().err();
-        let (message, hint) = error.map_or((format!("there is no pass `{name}`"), None), |e| {
-            (e.message, e.hint.as_ref().map(worded))
-        });
-        return Err(Failure { message, detail: None, hint });
-    };
-    voice.report(|| describe(info), || explain(info));
-    Ok(Done::Well)
+    let info = REGISTRY.find(name).ok_or_else(|| unknown(name))?;
+    terminal.report(&describe(info), || explain(info));
+    Ok(Status::Success)
 }
 
-fn describe(info: &PassInfo) -> serde_json::Value {
+/// The error of the pipeline parser, which suggests a similar name.
+fn unknown(name: &str) -> Failure {
+    match OptimizeOptions::from(name).pipeline() {
+        Err(error) => Failure { detail: None, ..error.into() },
+        Ok(_) => Failure::new(format!("there is no pass `{name}`")),
+    }
+}
+
+fn describe(info: &PassInfo) -> Value {
     let options = info
         .options
         .iter()
@@ -52,7 +52,7 @@ fn list() -> String {
         (Effect::Rounding, "rounding: the same function, rounded differently"),
         (Effect::Lossy, "lossy: another function, close on the data"),
     ] {
-        let passes: Vec<_> = registry::PASSES.iter().filter(|p| p.effect == effect).collect();
+        let passes: Vec<_> = PASSES.iter().filter(|p| p.effect == effect).collect();
         if passes.is_empty() {
             continue;
         }
@@ -63,7 +63,7 @@ fn list() -> String {
         text.push('\n');
     }
     text += "presets\n";
-    for preset in registry::PRESETS {
+    for preset in PRESETS {
         text += &format!("  {:<24}{}\n", preset.name, preset.docs);
     }
     text + "\n`pare passes NAME` explains one.\n"

@@ -12,7 +12,6 @@
 
 pub mod analysis;
 pub mod framework;
-pub mod reduce;
 pub mod registry;
 pub mod statistics;
 pub mod transforms;

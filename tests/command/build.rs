@@ -1,4 +1,4 @@
-//! Projects of many models, and the examples for build tools.
+//! Tests of projects, of the examples for build tools, and of the documentation of reports.
 
 use super::{code, fixture, json, root, run, stderr};
 use serde_json::Value;
@@ -31,7 +31,7 @@ fn states(report: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn a_project_is_made_once_and_anew_only_where_something_changed() {
+fn rebuilds_a_model_only_if_something_changed() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     for name in ["digits-cnn.onnx", "digits-fold.onnx", "digits.npz", "digits-calibration.npz"] {
@@ -41,11 +41,11 @@ fn a_project_is_made_once_and_anew_only_where_something_changed() {
     let project = |more: &[&str]| run(at, &[&["optimize", "--config", "pare.toml", "--json"], more].concat());
     let check = project(&["--check"]);
     assert!(code(&check) == 1 && states(&json(&check)) == ["stale", "stale"], "{}", stderr(&check));
-    assert!(!at.join("out").exists() && !at.join("pare.lock").exists(), "a check makes nothing");
+    assert!(!at.join("out").exists() && !at.join("pare.lock").exists(), "a check builds nothing");
 
-    let made = project(&[]);
-    assert_eq!(code(&made), 0, "{}", stderr(&made));
-    assert_eq!(states(&json(&made)), ["built", "built"]);
+    let built = project(&[]);
+    assert_eq!(code(&built), 0, "{}", stderr(&built));
+    assert_eq!(states(&json(&built)), ["built", "built"]);
     let bytes = || fs::read(at.join("out/cnn.onnx")).unwrap();
     let (first, lock) = (bytes(), fs::read(at.join("pare.lock")).unwrap());
     for more in [&[][..], &["--check"]] {
@@ -57,13 +57,13 @@ fn a_project_is_made_once_and_anew_only_where_something_changed() {
     // Touched, but not changed.
     fs::write(at.join("digits-cnn.onnx"), fs::read(at.join("digits-cnn.onnx")).unwrap()).unwrap();
     assert_eq!(code(&project(&["--check"])), 0);
-    // Another pipeline; an output that somebody else wrote; an input.
+    // A changed pipeline, a changed output, a changed input.
     fs::write(at.join("pare.toml"), PROJECT.replace("ratio=0.2", "ratio=0.3")).unwrap();
     let check = project(&["--check"]);
     assert_eq!(states(&json(&check)), ["stale", "fresh"]);
     assert!(stderr(&check).contains("`out/cnn.onnx` is stale: the pipeline changed"), "{}", stderr(&check));
     fs::write(at.join("pare.toml"), PROJECT).unwrap();
-    fs::write(at.join("out/fold.onnx"), "not ours").unwrap();
+    fs::write(at.join("out/fold.onnx"), "changed").unwrap();
     let check = project(&["--check"]);
     assert!(
         stderr(&check).contains("`out/fold.onnx` is stale: `out/fold.onnx` changed"),
@@ -71,11 +71,11 @@ fn a_project_is_made_once_and_anew_only_where_something_changed() {
         stderr(&check)
     );
     fs::copy(at.join("digits-cnn.onnx"), at.join("digits-fold.onnx")).unwrap();
-    let made = project(&[]);
-    assert_eq!(states(&json(&made)), ["fresh", "built"], "{}", stderr(&made));
+    let built = project(&[]);
+    assert_eq!(states(&json(&built)), ["fresh", "built"], "{}", stderr(&built));
     assert!(bytes() == first);
 
-    // A limit that does not hold: exit code 1, the output stays as it was and counts as stale.
+    // An exceeded limit: exit code 1; the output is unchanged and stale.
     fs::write(at.join("pare.toml"), PROJECT.replace("min_agreement = 0.9", "min_agreement = 1.1")).unwrap();
     let broken = project(&[]);
     assert!(code(&broken) == 1 && states(&json(&broken)) == ["failed", "fresh"], "{}", stderr(&broken));
@@ -84,7 +84,7 @@ fn a_project_is_made_once_and_anew_only_where_something_changed() {
     assert_eq!(code(&project(&["--check"])), 1);
 }
 
-/// `examples/build` and what it uses, in a folder of its own.
+/// Copies `examples/build` and the fixtures that it uses.
 fn example(folder: &Path) -> PathBuf {
     fs::create_dir_all(folder.join("fixtures")).unwrap();
     for name in ["digits-cnn.onnx", "digits-fold.onnx", "digits.npz", "digits-calibration.npz"] {
@@ -98,7 +98,7 @@ fn example(folder: &Path) -> PathBuf {
     to
 }
 
-/// A shell in which `pare` is the one that was just built.
+/// Runs a script in a shell that finds the tested `pare`.
 fn shell(folder: &Path, script: &str) -> std::process::Output {
     let bin = Path::new(env!("CARGO_BIN_EXE_pare")).parent().unwrap();
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
@@ -106,22 +106,18 @@ fn shell(folder: &Path, script: &str) -> std::process::Output {
 }
 
 #[test]
-#[allow(clippy::print_stderr, reason = "a test that skips says so")]
-fn the_examples_for_build_tools_run() {
+#[cfg(unix)]
+fn runs_the_examples_for_build_tools() {
     let folder = tempfile::tempdir().unwrap();
     let at = example(folder.path());
-    if Command::new("make").arg("--version").output().is_err() {
-        eprintln!("skipped: there is no make");
-        return;
-    }
     let stale = shell(&at, "make check");
-    assert!(!stale.status.success(), "nothing is made yet");
-    let made = shell(&at, "make && make check");
-    assert!(made.status.success(), "{}", stderr(&made));
+    assert!(!stale.status.success(), "nothing is built yet");
+    let built = shell(&at, "make && make check");
+    assert!(built.status.success(), "{}", stderr(&built));
     let again = shell(&at, "make");
     assert!(String::from_utf8_lossy(&again.stdout).matches("fresh").count() == 2, "{again:?}");
 
-    // Every step of the workflow, apart from those that install what is here already.
+    // Every step of the workflow, except installations.
     let workflow = fs::read_to_string(at.join("github-actions.yml")).unwrap();
     let steps: Vec<_> =
         workflow.lines().filter_map(|l| l.trim().trim_start_matches("- ").strip_prefix("run: ")).collect();
@@ -133,7 +129,7 @@ fn the_examples_for_build_tools_run() {
     }
 }
 
-/// Every field of a report, without those whose names are free.
+/// Collects the names of the fields of a report, except those of free-form maps.
 fn fields(report: &Value, all: &mut BTreeSet<String>) {
     match report {
         Value::Object(map) => {
@@ -150,7 +146,7 @@ fn fields(report: &Value, all: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn every_field_of_the_reports_is_documented() {
+fn documents_every_field_of_reports() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     for name in ["digits-cnn.onnx", "digits-fold.onnx", "digits.npz", "digits-calibration.npz"] {

@@ -1,9 +1,9 @@
-//! What `verify` and `reduce` can be asked.
+//! Tests of `verify`, `reduce` and `optimize --prove each`.
 
 use super::{code, fixture, json, model, run, stderr};
 
 #[test]
-fn outputs_in_another_order_are_matched_by_name() {
+fn matches_outputs_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     model(at, "a.onnx", "g (float[2] x, float[2] z) => (float[2] p, float[2] q) { p = Relu(x) q = Neg(z) }");
@@ -18,7 +18,7 @@ fn outputs_in_another_order_are_matched_by_name() {
 }
 
 #[test]
-fn what_did_not_run_is_not_measured() {
+fn measures_nothing_without_a_run() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     model(at, "a.onnx", "g (float[2] x) => (float[2] y) { y = Relu(x) }");
@@ -28,15 +28,15 @@ fn what_did_not_run_is_not_measured() {
     assert!(stderr(&renamed).contains("output 1 is `z` instead of `y`"), "{}", stderr(&renamed));
 }
 
-/// ONNX Runtime overlooks a wrong shape where it infers none, and forgets it where it does. One that is right must stay.
+/// ONNX Runtime ignores a wrong declared shape, whether it infers one or not. A correct one must be kept.
 #[test]
-fn a_declared_shape_that_the_original_does_not_keep_to_may_go() {
+fn accepts_the_removal_of_wrong_declared_shapes_only() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     let text = |y: &str, op: &str| {
         format!("g (float[2,3] x) => ({y} y) {{ s = Shape(x) t = {op}(s) r = Relu(x) y = Reshape(r, t) }}")
     };
-    // Of `Abs` it infers how many sizes come out, of `Unique` nothing.
+    // ONNX Runtime infers the rank after `Abs`, and nothing after `Unique`.
     for (op, kind) in [("Abs", "float[?, ?]"), ("Unique", "float")] {
         for (name, y) in [
             ("wrong.onnx", "float[7]"),
@@ -63,9 +63,9 @@ fn a_declared_shape_that_the_original_does_not_keep_to_may_go() {
     }
 }
 
-/// Batches are often opened at the inputs alone; ONNX Runtime runs them with a warning.
+/// Exporters often make the batch symbolic at the inputs only; ONNX Runtime runs such models with a warning.
 #[test]
-fn a_batch_of_one_that_only_the_outputs_declare_does_not_bind_the_inputs() {
+fn ignores_a_batch_of_one_declared_by_outputs_only() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     let text = "g (float[N,3,4] x) => (float[1,12] y, float[12,N] z)
@@ -83,9 +83,9 @@ fn a_batch_of_one_that_only_the_outputs_declare_does_not_bind_the_inputs() {
     assert_eq!(json(&made)["after"]["nodes"], 2);
 }
 
-/// Six steps that each multiply an error by up to five; ONNX Runtime optimizes nothing in a loop.
+/// Each of six steps multiplies an error by up to five; ONNX Runtime does not optimize inside of loops.
 #[test]
-fn what_grows_from_step_to_step_in_a_loop_is_still_rounding() {
+fn tolerates_rounding_amplified_by_a_loop() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     let text = |weights: &str, step: &str| {
@@ -113,7 +113,7 @@ fn what_grows_from_step_to_step_in_a_loop_is_still_rounding() {
 }
 
 #[test]
-fn outputs_have_tolerances_of_their_own_and_measures_take_the_place_of_rounding() {
+fn checks_tolerances_and_measures_per_output() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     let text = |w: &str| {
@@ -130,22 +130,22 @@ fn outputs_have_tolerances_of_their_own_and_measures_take_the_place_of_rounding(
     assert_eq!(verify(&[]).0, 1);
     assert_eq!(verify(&["--tolerance", "p=10"]).0, 0);
     assert_eq!(verify(&["--tolerance", "q=10"]).0, 1);
-    let (code, said) = verify(&["--tolerance", "r=10"]);
+    let (code, message) = verify(&["--tolerance", "r=10"]);
     assert!(
-        code == 2 && said.contains("there is no output `r`") && said.contains("the outputs are p, q"),
-        "{said}"
+        code == 2 && message.contains("there is no output `r`") && message.contains("the outputs are p, q"),
+        "{message}"
     );
     assert_eq!(verify(&["--metric", "cosine=0.999", "--metric", "snr=50"]).0, 0);
-    let (code, said) = verify(&["--metric", "snr=70"]);
-    assert!(code == 1 && said.contains("`p`: snr is") && said.contains("less than 70"), "{said}");
+    let (code, message) = verify(&["--metric", "snr=70"]);
+    assert!(code == 1 && message.contains("`p`: snr is") && message.contains("less than 70"), "{message}");
     assert_eq!(verify(&["--metric", "max-rel=0.002"]).0, 0);
     assert_eq!(verify(&["--metric", "rmse=0"]).0, 1);
-    let (code, said) = verify(&["--metric", "cosinus=1"]);
-    assert!(code == 2 && said.contains("there is no measure `cosinus`"), "{said}");
+    let (code, message) = verify(&["--metric", "cosinus=1"]);
+    assert!(code == 2 && message.contains("there is no measure `cosinus`"), "{message}");
 }
 
 #[test]
-fn disagreement_is_limited_with_confidence() {
+fn limits_disagreement_with_confidence() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     for name in ["digits-cnn.onnx", "digits-fold.onnx", "digits.npz"] {
@@ -171,18 +171,18 @@ fn disagreement_is_limited_with_confidence() {
         code == 0 && (metrics["disagreement_limit"].as_f64().unwrap() - 0.005_974).abs() < 1e-6,
         "{metrics}"
     );
-    // Few samples tell little.
+    // Too few samples for this limit.
     assert_eq!(verify("digits-cnn.onnx", "0.005").0, 1);
-    let (code, metrics, said) = verify("digits-fold.onnx", "0.006");
-    assert!(code == 1 && said.contains("of 500 samples change class in `logits`"), "{said}");
+    let (code, metrics, message) = verify("digits-fold.onnx", "0.006");
+    assert!(code == 1 && message.contains("of 500 samples change class in `logits`"), "{message}");
     assert!(metrics["reference_accuracy"].as_f64() > metrics["candidate_accuracy"].as_f64(), "{metrics}");
 }
 
 #[test]
-fn state_is_carried_over_several_steps() {
+fn carries_state_over_steps() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
-    // Wrong only when the state is not the one that was fed: after the first step.
+    // The models differ from the second step on, when the state differs.
     let right = "g (float[2] x, float[2] state) => (float[2] y, float[2] stateN) { y = Add(x, state) stateN = Abs(x) }";
     model(at, "a.onnx", right);
     model(at, "b.onnx", &right.replace("stateN = Abs(x)", "s = Abs(x) stateN = Neg(s)"));
@@ -202,7 +202,7 @@ fn state_is_carried_over_several_steps() {
 }
 
 #[test]
-fn strings_sequences_and_optional_values_are_compared() {
+fn compares_strings_sequences_and_optional_values() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     for name in ["string_concat", "sequence_insert_at_back", "if_opt", "identity_opt", "identity_sequence"] {
@@ -224,7 +224,7 @@ fn strings_sequences_and_optional_values_are_compared() {
 }
 
 #[test]
-fn each_pass_is_proven_and_what_does_not_fail_is_not_reduced() {
+fn proves_each_pass_and_reduces_failures_only() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     fixture(at, "digits-fold.onnx");

@@ -1,4 +1,4 @@
-//! What the command does where things go wrong, and for build pipelines.
+//! Tests of the command: comparisons, builds, and interrupted writes.
 
 mod build;
 mod checks;
@@ -11,12 +11,12 @@ use std::{
     process::{Command, Output},
 };
 
-/// The folder of the workspace.
+/// The root of the workspace.
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
-/// The command, run in `folder`.
+/// The command with `folder` as the working directory.
 fn pare(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pare"));
     command.current_dir(folder).env("LC_ALL", "C").env_remove("PARE_ENGINE");
@@ -45,7 +45,7 @@ fn fixture(folder: &Path, name: &str) -> PathBuf {
     to
 }
 
-/// A model in a file, from text.
+/// Writes a model in textual syntax to a file.
 fn model(folder: &Path, name: &str, text: &str) -> PathBuf {
     let path = folder.join(name);
     let bytes = onnx::to_bytes(&Model::of(parse_graph(text, 18).unwrap())).unwrap();
@@ -53,7 +53,7 @@ fn model(folder: &Path, name: &str, text: &str) -> PathBuf {
     path
 }
 
-/// A model of this many bytes, in which `safe` finds something to do; with its weights beside it if `external`.
+/// Writes a model of this many bytes that `safe` changes; its weights are in a second file if `external`.
 fn large(folder: &Path, name: &str, bytes: usize, external: bool) -> PathBuf {
     let count = bytes / 4;
     let text = format!(
@@ -72,7 +72,7 @@ fn large(folder: &Path, name: &str, bytes: usize, external: bool) -> PathBuf {
     path
 }
 
-/// The names in a folder, sorted.
+/// The sorted names of the files in a folder.
 fn names(folder: &Path) -> Vec<String> {
     let mut names: Vec<_> =
         fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
@@ -80,6 +80,7 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-fn reads(path: &Path) -> bool {
+/// Whether a file holds a valid model.
+fn is_valid(path: &Path) -> bool {
     onnx::read(path, &onnx::ReadOptions::default()).is_ok_and(|mut m| m.check().is_ok() && m.infer().is_ok())
 }

@@ -1,8 +1,8 @@
-//! Outputs appear whole or not at all, whatever happens.
+//! Outputs are written atomically.
 
 #![cfg(unix)]
 
-use super::{code, fixture, large, names, pare, reads, run, stderr};
+use super::{code, fixture, is_valid, large, names, pare, run, stderr};
 use std::{
     fs,
     io::Read,
@@ -14,7 +14,7 @@ use std::{
 
 const MEGABYTE: usize = 1 << 20;
 
-/// Run `pare optimize in.onnx -o out.onnx` and end it with this signal after some time; whether it was still running.
+/// Runs `pare optimize in.onnx -o out.onnx` and sends a signal after some time; returns whether it was still running.
 fn interrupted(folder: &Path, signal: &str, after: Duration) -> bool {
     let mut child = pare(folder)
         .args(["optimize", "in.onnx", "-o", "out.onnx", "--no-prove", "--quiet"])
@@ -26,19 +26,19 @@ fn interrupted(folder: &Path, signal: &str, after: Duration) -> bool {
     let running = child.try_wait().unwrap().is_none();
     if running {
         let id = child.id().to_string();
-        // It may end meanwhile.
+        // It may have ended by now.
         let _ = Command::new("kill").args([&format!("-{signal}"), &id]).stderr(Stdio::null()).status();
     }
     child.wait().unwrap();
     running
 }
 
-fn litter(folder: &Path) -> Vec<String> {
+fn temporary_files(folder: &Path) -> Vec<String> {
     names(folder).into_iter().filter(|n| n.starts_with(".pare-")).collect()
 }
 
 #[test]
-fn killed_at_any_moment_the_output_is_the_old_or_the_new() {
+fn keeps_the_old_or_the_new_output_when_killed() {
     for external in [false, true] {
         let folder = tempfile::tempdir().unwrap();
         let at = folder.path();
@@ -48,26 +48,29 @@ fn killed_at_any_moment_the_output_is_the_old_or_the_new() {
         assert_eq!(code(&whole), 0, "{}", stderr(&whole));
         let start = Instant::now();
         run(at, &["optimize", "in.onnx", "-o", "out.onnx", "--no-prove", "--quiet"]);
-        let takes = start.elapsed();
+        let mut takes = start.elapsed();
         let (mut cut, mut kept) = (0, 0);
         for step in 1..=12_u32 {
             fs::write(at.join("out.onnx"), &old).unwrap();
-            cut += u32::from(interrupted(at, "9", takes * step / 12));
+            let running = interrupted(at, "9", takes * step / 12);
+            cut += u32::from(running);
+            // The machine is faster than when the run was timed.
+            takes = if running { takes } else { takes * 3 / 4 };
             let now = fs::read(at.join("out.onnx")).unwrap();
             kept += u32::from(now == old);
-            assert!(reads(&at.join("out.onnx")), "killed after {step}/12 of {takes:?}");
-            assert!(litter(at).len() <= 2, "{:?}", names(at));
+            assert!(is_valid(&at.join("out.onnx")), "killed after {step}/12 of {takes:?}");
+            assert!(temporary_files(at).len() <= 2, "{:?}", names(at));
         }
         assert!(cut > 3 && kept > 3, "{cut} were cut short, {kept} left the old file");
-        // The next run clears up.
+        // The next run removes the temporary files.
         run(at, &["optimize", "in.onnx", "-o", "out.onnx", "--no-prove", "--quiet"]);
-        assert_eq!(litter(at), Vec::<String>::new());
-        assert!(reads(&at.join("out.onnx")));
+        assert_eq!(temporary_files(at), Vec::<String>::new());
+        assert!(is_valid(&at.join("out.onnx")));
     }
 }
 
 #[test]
-fn an_interrupt_leaves_nothing_behind() {
+fn removes_temporary_files_on_interrupt() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     large(at, "in.onnx", 24 * MEGABYTE, false);
@@ -77,16 +80,16 @@ fn an_interrupt_leaves_nothing_behind() {
     for (signal, step) in [("INT", 2), ("INT", 4), ("INT", 6), ("TERM", 5), ("INT", 7)] {
         let _ = fs::remove_file(at.join("out.onnx"));
         interrupted(at, signal, takes * step / 8);
-        assert_eq!(litter(at), Vec::<String>::new(), "after {step}/8");
-        assert!(!at.join("out.onnx").exists() || reads(&at.join("out.onnx")));
+        assert_eq!(temporary_files(at), Vec::<String>::new(), "after {step}/8");
+        assert!(!at.join("out.onnx").exists() || is_valid(&at.join("out.onnx")));
     }
 }
 
 #[test]
-fn a_crash_of_native_code_is_told_in_a_sentence() {
+fn reports_crashes_of_native_code() {
     let folder = tempfile::tempdir().unwrap();
     for signal in ["FPE", "SEGV", "ABRT"] {
-        // It waits for a model; when it began to wait is not to be seen from here.
+        // The command waits for a model on stdin once its handlers are installed, which may take a moment.
         let crashed = |after: u64| {
             let mut command = pare(folder.path());
             command.args(["inspect", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped());
@@ -97,23 +100,23 @@ fn a_crash_of_native_code_is_told_in_a_sentence() {
         };
         let ended =
             [200, 1000, 5000].into_iter().map(crashed).find(|out| out.status.code().is_some()).unwrap();
-        let said = stderr(&ended);
-        assert!(code(&ended) == 2 && said.contains(&format!("native code crashed (SIG{signal})")), "{said}");
+        let message = stderr(&ended);
+        assert!(
+            code(&ended) == 2 && message.contains(&format!("native code crashed (SIG{signal})")),
+            "{message}"
+        );
     }
 }
 
-/// A file system of its own, gone at the end; `None` where that is not allowed.
+/// A temporary file system, unmounted on drop.
 struct Mount(PathBuf);
 
 impl Mount {
-    #[allow(clippy::print_stderr, reason = "a test that skips says so")]
-    fn new(at: &Path, options: &str) -> Option<Self> {
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(at).output();
-        if mounted.is_ok_and(|m| m.status.success()) {
-            return Some(Self(at.to_owned()));
-        }
-        eprintln!("skipped: mounting needs root");
-        None
+    fn new(at: &Path, options: &str) -> Self {
+        let mount = ["-t", "tmpfs", "-o", options, "tmpfs"];
+        let mounted = Command::new("mount").args(mount).arg(at).output().unwrap();
+        assert!(mounted.status.success(), "{}", stderr(&mounted));
+        Self(at.to_owned())
     }
 
     fn read_only(&self) {
@@ -129,13 +132,14 @@ impl Drop for Mount {
 }
 
 #[test]
-fn a_full_device_leaves_the_old_file() {
+#[ignore = "mounting needs root"]
+fn keeps_the_old_output_on_a_full_device() {
     let folder = tempfile::tempdir().unwrap();
     large(folder.path(), "in.onnx", 4 * MEGABYTE, false);
     large(folder.path(), "data.onnx", 4 * MEGABYTE, true);
     let small = folder.path().join("small");
     fs::create_dir(&small).unwrap();
-    let Some(_mount) = Mount::new(&small, "size=2m") else { return };
+    let _mount = Mount::new(&small, "size=2m");
     fs::write(small.join("out.onnx"), "old").unwrap();
     for input in ["in.onnx", "data.onnx"] {
         let full = run(folder.path(), &["optimize", input, "-o", "small/out.onnx", "--no-prove"]);
@@ -147,12 +151,13 @@ fn a_full_device_leaves_the_old_file() {
 }
 
 #[test]
-fn a_read_only_folder_leaves_the_old_file() {
+#[ignore = "mounting needs root"]
+fn keeps_the_old_output_in_a_read_only_folder() {
     let folder = tempfile::tempdir().unwrap();
     large(folder.path(), "in.onnx", MEGABYTE, false);
     let inside = folder.path().join("inside");
     fs::create_dir(&inside).unwrap();
-    let Some(mount) = Mount::new(&inside, "size=2m") else { return };
+    let mount = Mount::new(&inside, "size=2m");
     fs::write(inside.join("out.onnx"), "old").unwrap();
     mount.read_only();
     let refused = run(folder.path(), &["optimize", "in.onnx", "-o", "inside/out.onnx", "--no-prove"]);
@@ -162,13 +167,13 @@ fn a_read_only_folder_leaves_the_old_file() {
 }
 
 #[test]
-fn input_and_output_may_be_the_same_file() {
+fn overwrites_its_input() {
     for external in [false, true] {
         let folder = tempfile::tempdir().unwrap();
         let path = large(folder.path(), "m.onnx", MEGABYTE, external);
         let done = run(folder.path(), &["optimize", "m.onnx", "-o", "m.onnx"]);
         assert_eq!(code(&done), 0, "{}", stderr(&done));
-        assert!(reads(&path));
+        assert!(is_valid(&path));
         let again = run(folder.path(), &["optimize", "m.onnx", "-o", "m.onnx"]);
         assert_eq!(code(&again), 0, "{}", stderr(&again));
         assert!(names(folder.path()).len() <= 3, "{:?}", names(folder.path()));
@@ -176,22 +181,22 @@ fn input_and_output_may_be_the_same_file() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_error() {
+fn ignores_a_closed_pipe() {
     let folder = tempfile::tempdir().unwrap();
     fixture(folder.path(), "digits-vit.onnx");
     for args in [&["inspect", "digits-vit.onnx", "--text"][..], &["passes"], &["--help"]] {
         let mut child =
             pare(folder.path()).args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         drop(child.stdout.take());
-        let mut said = String::new();
-        child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        let mut message = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut message).unwrap();
         child.wait().unwrap();
-        assert_eq!(said, "", "{args:?}");
+        assert_eq!(message, "", "{args:?}");
     }
 }
 
 #[test]
-fn the_same_run_gives_the_same_bytes_on_any_number_of_threads() {
+fn writes_the_same_bytes_on_any_number_of_threads() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     for name in ["digits-cnn.onnx", "digits-calibration.npz"] {
@@ -220,5 +225,5 @@ fn the_same_run_gives_the_same_bytes_on_any_number_of_threads() {
     }
     assert!(outputs[0] == outputs[2], "two runs on one thread differ");
     assert!(outputs[1] == outputs[3], "two runs on two threads differ");
-    assert!(outputs[0] == outputs[1], "one thread and two give other bytes");
+    assert!(outputs[0] == outputs[1], "one thread and two threads differ");
 }

@@ -2,8 +2,8 @@
 
 use pare_graph::{Model, onnx, text};
 use pare_runtime::{
-    Engine, EngineChoice, Evaluator, Limits, ModelSource, Original, Port, ProofOptions, Report, Samples,
-    SharedSamples, input_specs, resolve,
+    Engine, EngineChoice, Evaluator, ModelSource, Original, Port, ProofOptions, ProofReport, SampleLimits,
+    SampleSet, SharedSamples, input_specs, resolve,
 };
 use std::{
     path::{Path, PathBuf},
@@ -54,14 +54,14 @@ pub fn read(path: impl AsRef<Path>) -> Model {
 /// If the file is missing or does not fit the model.
 pub fn samples(file: &str, model: &Model) -> SharedSamples {
     let ports = input_specs(model).into_iter().map(|spec| Port { name: spec.name, kind: spec.kind });
-    let samples = Samples::open(&fixture(file), &ports.collect::<Vec<_>>(), Limits::default());
+    let samples = SampleSet::open(&fixture(file), &ports.collect::<Vec<_>>(), SampleLimits::default());
     samples.unwrap_or_else(|e| panic!("`{file}`: {e}")).into()
 }
 
 /// A model in the engine with generated samples, to which other models are compared.
 pub struct Reference {
     original: Original<'static>,
-    samples: Samples,
+    samples: SampleSet,
 }
 
 impl Reference {
@@ -74,7 +74,7 @@ impl Reference {
         static OPTIONS: OnceLock<ProofOptions> = OnceLock::new();
         let mut inferred = model.clone();
         inferred.infer().map_err(|e| e.to_string())?;
-        let samples = Samples::generated(input_specs(&inferred), 0, samples);
+        let samples = SampleSet::generated(input_specs(&inferred), 0, samples);
         let options = OPTIONS.get_or_init(ProofOptions::default);
         let original = Original::new(&**engine(), &ModelSource::bytes(bytes(model)?), options);
         Ok(Self { original, samples })
@@ -85,7 +85,7 @@ impl Reference {
     /// # Errors
     ///
     /// If a model does not load or run.
-    pub fn compare(&mut self, model: &Model) -> Result<Report, String> {
+    pub fn compare(&mut self, model: &Model) -> Result<ProofReport, String> {
         let candidate = ModelSource::bytes(bytes(model)?);
         self.original.prove(&candidate, self.samples.batches(1)).map_err(|e| e.to_string())
     }
@@ -100,7 +100,7 @@ impl Reference {
         if !report.is_equal() || report.samples == 0 {
             return Err(format!("{:?}", report.outcome));
         }
-        match report.drift.outputs().iter().find(|(_, d)| bitwise && !d.is_zero()) {
+        match report.deviation.outputs().iter().find(|(_, d)| bitwise && !d.is_zero()) {
             Some((output, by)) => Err(format!("`{output}` is not bitwise equal: {by:?}")),
             None => Ok(()),
         }

@@ -99,7 +99,7 @@ def limits(bench):
     for limit in ("min_agreement=0.99", "min_agreement=0.95", "max_drift=0.01"):
         row = bench.prune("pare", limit, limit)
         if row.get("file"):
-            held = common.pare("verify", bench.model, row["file"], "--samples", bench.test_path, "--max-drift", 1e9)
+            held = common.pare("verify", bench.model, row["file"], "--samples", bench.test_path, "--max-deviation", 1e9)
             figures = held["metrics"][0]
             row |= {"agreement": round(figures["agreement"], 4), "kl": round(figures["kl"], 5)}
         rows.append(row)

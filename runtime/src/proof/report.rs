@@ -104,6 +104,11 @@ impl ProofReport {
         self
     }
 
+    /// A report without measurements, for models that could not be compared.
+    pub fn unproven(why: impl Into<String>) -> Self {
+        Self::new().with(Outcome::Unproven { why: why.into() })
+    }
+
     /// Whether the candidate agrees with the original.
     pub fn is_equal(&self) -> bool {
         self.outcome == Outcome::Equal

@@ -66,7 +66,7 @@ struct Uses {
     compared: Vec<i64>,
 }
 
-/// The uses of an integer input, also through [`PASS_THROUGH`].
+/// The uses of an integer input, also through operators that copy its elements.
 fn uses(graph: &Graph, input: ValueId) -> Uses {
     let mut uses = Uses::default();
     if !graph.value(input).fact.dtype().is_some_and(|d| d.is_integer() && d != DataType::Uint8) {

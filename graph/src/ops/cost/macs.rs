@@ -109,7 +109,8 @@ impl Shapes<'_> {
         }
     }
 
-    /// The product of the sizes of all labels, once per product of two operands; 0 if no label is summed over.
+    /// The product of the sizes of all labels, once per product of two operands; 0 if no label is summed
+    /// over.
     fn einsum(&self) -> Option<u64> {
         let equation: String = self.at.string("equation", "").split_whitespace().collect();
         let (terms, output) = equation.split_once("->").map_or((&*equation, None), |(t, o)| (t, Some(o)));
@@ -167,7 +168,8 @@ impl Shapes<'_> {
             | "MatMulFpQ4"
             | "SparseToDenseMatMul" => self.matmul(trans_a),
             "Attention" => {
-                // One product with the weight computes Q, K and V, of equal sizes unless `qkv_hidden_sizes` is set.
+                // One product with the weight computes Q, K and V, of equal sizes unless `qkv_hidden_sizes`
+                // is set.
                 let (input, weight) = (self.input(0)?, self.input(1)?);
                 let rows = product(input.iter().take(2).copied())?;
                 let width = *weight.get(1)?;

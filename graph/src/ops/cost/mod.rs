@@ -1,8 +1,8 @@
 //! Cost of a graph: parameters, bytes, multiply-accumulates, memory for activations.
 //!
-//! A multiply-accumulate (MAC) is a product of two values that is added to a sum. Convolutions, matrix products,
-//! recurrences and attention are counted; biases, activations, normalization, pooling, resizing and softmax are not.
-//! Quantized operators count like their floating-point counterparts.
+//! A multiply-accumulate (MAC) is a product of two values that is added to a sum. Convolutions, matrix
+//! products, recurrences and attention are counted; biases, activations, normalization, pooling, resizing and
+//! softmax are not. Quantized operators count like their floating-point counterparts.
 
 mod macs;
 #[cfg(test)]
@@ -34,15 +34,16 @@ impl Default for Bindings {
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Cost {
-    /// Elements of constants, except for 64-bit integers, booleans and strings, which are shapes, indices and masks.
+    /// Elements of constants, except for 64-bit integers, booleans and strings, which are shapes, indices and
+    /// masks.
     pub params: u64,
     /// Bytes of all constants (initializers, and tensors of `Constant` nodes).
     pub bytes: u64,
     /// Multiply-accumulates. An `If` counts its most expensive branch, a `Scan` every iteration of its body.
     pub macs: u64,
-    /// The largest number of bytes of activations that are live at once when nodes run sequentially in file order.
-    /// A value is live from its producer (an input: from the start) to its last use (an output: to the end). Buffers
-    /// are not shared, and constants are not counted.
+    /// The largest number of bytes of activations that are live at once when nodes run sequentially in file
+    /// order. A value is live from its producer (an input: from the start) to its last use (an output: to the
+    /// end). Buffers are not shared, and constants are not counted.
     pub activation_peak: u64,
     /// Bodies of loops that are counted once, since the trip count is unknown.
     pub loops_counted_once: usize,
@@ -50,7 +51,8 @@ pub struct Cost {
     pub uncounted: usize,
     /// Activations whose size is unknown and not counted.
     pub unsized_values: usize,
-    /// Activations whose size is data-dependent, such as the number of detections, and counted with the default.
+    /// Activations whose size is data-dependent, such as the number of detections, and counted with the
+    /// default.
     pub guessed_values: usize,
     /// Costs of the nodes, in file order.
     pub nodes: Vec<NodeCost>,
@@ -104,7 +106,8 @@ impl Graph {
 }
 
 impl Model {
-    /// The cost of the main graph at these sizes, with the functions it calls. Constants in functions count once.
+    /// The cost of the main graph at these sizes, with the functions it calls. Constants in functions count
+    /// once.
     pub fn cost(&self, sizes: &Bindings) -> Cost {
         // The cost of recursive functions is unknown.
         let functions = Functions::of(self).unwrap_or_default();
@@ -268,7 +271,8 @@ impl<'g> Liveness<'g> {
         self.uses.insert(value, self.graph.use_count(value));
     }
 
-    /// Executes a node, which needs `inside` bytes besides its outputs, and frees the inputs that it uses last.
+    /// Executes a node, which needs `inside` bytes besides its outputs, and frees the inputs that it uses
+    /// last.
     fn run(&mut self, node: NodeId, inside: u64) {
         let is_constant = self.graph.node(node).is("Constant");
         let outputs: Vec<_> = self.graph.outputs_of(node).into_iter().flatten().collect();

@@ -19,8 +19,8 @@ pub(super) fn cast(call: Call<'_>) -> Result<Tensor, Stop> {
     converted(call, call.input(0)?, to)
 }
 
-/// Converts every element to type `to`. Floats are truncated towards zero to integers, and `NotHere` out of range, where
-/// processors differ. Integers of at least 8 bits wrap.
+/// Converts every element to type `to`. Floats are truncated towards zero to integers, and `NotHere` out of
+/// range, where processors differ. Integers of at least 8 bits wrap.
 pub(super) fn converted(call: Call<'_>, data: &Tensor, to: DataType) -> Result<Tensor, Stop> {
     let (from, shape, bytes) = (data.dtype(), data.shape(), data.bytes());
     if from == to {

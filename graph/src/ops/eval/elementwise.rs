@@ -62,8 +62,8 @@ fn operands(call: Call<'_>) -> Result<(&Tensor, &Tensor)> {
     Ok((call.input(0)?, call.input(usize::from(!is_unary))?))
 }
 
-/// `a^b` in single precision for the exponents of attention scales, else NaN. Engines multiply for squares, and call
-/// the same routine of the C library for the others.
+/// `a^b` in single precision for the exponents of attention scales, else NaN. Engines multiply for squares,
+/// and call the same routine of the C library for the others.
 fn power(a: f64, b: f64) -> f64 {
     match b {
         2.0 => a * a,

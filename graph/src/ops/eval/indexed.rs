@@ -50,7 +50,8 @@ pub(super) fn compress(call: Call<'_>) -> Result<Tensor, Stop> {
     rearrange(call, &source, None, &shape, |a, c| Some(if a == axis { kept[c] } else { c } * strides[a]))
 }
 
-/// The position of each element of `indices` in a tensor of `shape`, where the index replaces the coordinate on `axis`.
+/// The position of each element of `indices` in a tensor of `shape`, where the index replaces the coordinate
+/// on `axis`.
 fn along(indices: &Tensor, shape: &[usize], axis: usize) -> Result<Vec<usize>, Stop> {
     let fits = |(a, (i, n)): (usize, (&usize, &usize))| a == axis || i <= n;
     if indices.rank() != shape.len() || !indices.shape().iter().zip(shape).enumerate().all(fits) {
@@ -96,8 +97,8 @@ pub(super) fn scatter_elements(call: Call<'_>) -> Result<Tensor, Stop> {
     scattered(call, &along(indices, data.shape(), axis)?)
 }
 
-/// The first positions and the common length of the runs that `indices [batch…, …, k]` select from a tensor of `shape`.
-/// Each tuple indexes the `k` axes after the `batch` leading axes, which indices and data share.
+/// The first positions and the common length of the runs that `indices [batch…, …, k]` select from a tensor
+/// of `shape`. Each tuple indexes the `k` axes after the `batch` leading axes, which indices and data share.
 fn runs(indices: &Tensor, shape: &[usize], batch: usize) -> Result<(Vec<usize>, usize), Stop> {
     let (Some((&k, lead)), Some(items)) = (indices.shape().split_last(), indices.to_i64()) else {
         return invalid("its indices are not tuples of integers");

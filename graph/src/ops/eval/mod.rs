@@ -1,9 +1,10 @@
 //! Interpreter for operators whose result is the same in every engine, bit for bit.
 //!
-//! Data movement (`movement`, `indexed`) computes the source of each element, and `place` copies elements of any type.
-//! Arithmetic (`elementwise`, `reduce`, `cast`, `create`) is evaluated where the result is determined: integers, and
-//! single floating-point operations, which IEEE 754 rounds correctly. All other operators (`Exp`, `MatMul`, sums of
-//! floats, …) and cases in which engines differ (NaN, signed zeros, casts out of range) are [`EvalError::NotHere`].
+//! Data movement (`movement`, `indexed`) computes the source of each element, and `place` copies elements of
+//! any type. Arithmetic (`elementwise`, `reduce`, `cast`, `create`) is evaluated where the result is
+//! determined: integers, and single floating-point operations, which IEEE 754 rounds correctly. All other
+//! operators (`Exp`, `MatMul`, sums of floats, …) and cases in which engines differ (NaN, signed zeros, casts
+//! out of range) are [`EvalError::NotHere`].
 
 mod call;
 mod cast;
@@ -45,8 +46,8 @@ pub enum EvalError {
     },
 }
 
-/// Evaluates a node: its outputs by slot, for these inputs by slot, which replace those of its graph. No output may
-/// have more than `limit` bytes.
+/// Evaluates a node: its outputs by slot, for these inputs by slot, which replace those of its graph. No
+/// output may have more than `limit` bytes.
 pub fn evaluate(at: NodeRef<'_>, inputs: &[Option<&Tensor>], limit: usize) -> Result<Vec<Tensor>, EvalError> {
     let call = Call { at, inputs, limit, tracing: false };
     let outputs = guard(call).and_then(|()| movement(call).unwrap_or_else(|| compute(call)));
@@ -55,9 +56,9 @@ pub fn evaluate(at: NodeRef<'_>, inputs: &[Option<&Tensor>], limit: usize) -> Re
 
 /// Traces elements through a node that only moves them.
 ///
-/// The first input (all inputs of `Concat`, the second and third of `Where`) holds an int64 label for each element. The
-/// outputs hold the label of the source of each element, and -1 for elements that the node inserts. The remaining
-/// inputs, such as shapes and indices, have their values.
+/// The first input (all inputs of `Concat`, the second and third of `Where`) holds an int64 label for each
+/// element. The outputs hold the label of the source of each element, and -1 for elements that the node
+/// inserts. The remaining inputs, such as shapes and indices, have their values.
 ///
 /// # Errors
 ///

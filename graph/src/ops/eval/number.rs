@@ -1,8 +1,8 @@
 //! Conversion of elements to numbers: integers of all types to `i128`, floats of all types to `f64`.
 //!
-//! Sums, products, quotients and square roots of floats of at most 32 bits may be computed in f64 and rounded to their
-//! type: since 53 ≥ 2·24 + 2, double rounding equals single rounding (Figueroa 1995). The same holds for 16 bits, which
-//! engines compute in 32 bits.
+//! Sums, products, quotients and square roots of floats of at most 32 bits may be computed in f64 and rounded
+//! to their type: since 53 ≥ 2·24 + 2, double rounding equals single rounding (Figueroa 1995). The same holds
+//! for 16 bits, which engines compute in 32 bits.
 
 use super::{Stop, here};
 use crate::{DataType, Element, Tensor, pack_bits};

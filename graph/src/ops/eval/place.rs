@@ -14,7 +14,8 @@ pub(super) struct Places {
 }
 
 impl Places {
-    /// `offset(axis, c)` is the summand of coordinate `c` of `axis`. The shape must be within the limit of the call.
+    /// `offset(axis, c)` is the summand of coordinate `c` of `axis`. The shape must be within the limit of
+    /// the call.
     pub fn new(shape: &[usize], offset: impl Fn(usize, usize) -> Option<usize>) -> Self {
         let remaining = shape.iter().product();
         if remaining == 0 {
@@ -121,8 +122,9 @@ impl Places {
         self.tables.iter().flatten().any(Option::is_none)
     }
 
-    /// Copies elements of `WIDTH` bytes, without gaps: in runs where the last axis is contiguous in the source, else in
-    /// blocks of the two axes that are contiguous in source and result. `None` if a position is outside of the source.
+    /// Copies elements of `WIDTH` bytes, without gaps: in runs where the last axis is contiguous in the
+    /// source, else in blocks of the two axes that are contiguous in source and result. `None` if a position
+    /// is outside of the source.
     fn gather<const WIDTH: usize>(mut self, source: &[u8]) -> Option<Vec<u8>> {
         if self.remaining == 0 {
             return Some(vec![]);

@@ -1,5 +1,5 @@
-//! Attention of the standard and of com.microsoft. B: batch, S: queries, L: keys, P: past keys, T = P + L, N: heads,
-//! H: head size.
+//! Attention of the standard and of com.microsoft. B: batch, S: queries, L: keys, P: past keys, T = P + L, N:
+//! heads, H: head size.
 
 use super::{
     cx::{Cx, Facts, one, tensor},
@@ -11,7 +11,8 @@ fn quotient(dim: &Dim, by: i64) -> Dim {
     if by > 0 { dim.floor_div(&Dim::from(by)) } else { Dim::unknown() }
 }
 
-/// `Attention`: Q, K, V, mask, past K, past V; `[B,N,S,H]`, or `[B,S,N·H]` with the number of heads as attributes.
+/// `Attention`: Q, K, V, mask, past K, past V; `[B,N,S,H]`, or `[B,S,N·H]` with the number of heads as
+/// attributes.
 pub(super) fn attention(cx: &Cx) -> Facts {
     let dtype = cx.dtype(0);
     let (Some(q), Some(k), Some(v)) = (cx.shape(0), cx.shape(1), cx.shape(2)) else {
@@ -75,8 +76,8 @@ pub(super) fn quantized(cx: &Cx) -> Facts {
     Ok(vec![output, tensor(cx.dtype(3), unknowns(5))])
 }
 
-/// com.microsoft `MultiHeadAttention`: query, key, value (packed or not), bias, mask, attention bias, past key, past
-/// value.
+/// com.microsoft `MultiHeadAttention`: query, key, value (packed or not), bias, mask, attention bias, past
+/// key, past value.
 pub(super) fn multi_head(cx: &Cx) -> Facts {
     let (dtype, heads) = (cx.dtype(0), cx.at.int("num_heads", 0));
     let n = Dim::from(heads);
@@ -105,8 +106,8 @@ pub(super) fn multi_head(cx: &Cx) -> Facts {
     Ok(vec![tensor(dtype, Some(vec![b.clone(), s, width])), present(h), present(h_v), scores])
 }
 
-/// com.microsoft `GroupQueryAttention`: query (packed with key and value, or not), key, value, past key, past value,
-/// sequence lengths.
+/// com.microsoft `GroupQueryAttention`: query (packed with key and value, or not), key, value, past key, past
+/// value, sequence lengths.
 pub(super) fn group_query(cx: &Cx) -> Facts {
     let (dtype, n, n_kv) = (cx.dtype(0), cx.at.int("num_heads", 0), cx.at.int("kv_num_heads", 0));
     let packed = cx.input(1).is_none();

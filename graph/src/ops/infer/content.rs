@@ -137,8 +137,8 @@ pub(super) fn unary(cx: &Cx) -> Option<Vec<Dim>> {
     Some(cx.content(0)?.iter().map(apply).collect())
 }
 
-/// The elements of a float tensor that a few exact operators (`Cast`, `Mul`, `Div`, `Floor`, `Ceil`) compute from
-/// integers, as exporters write for scaled sizes; truncated to integers, for a `Cast`.
+/// The elements of a float tensor that a few exact operators (`Cast`, `Mul`, `Div`, `Floor`, `Ceil`) compute
+/// from integers, as exporters write for scaled sizes; truncated to integers, for a `Cast`.
 pub(super) fn integral(cx: &Cx, slot: usize) -> Option<Vec<Dim>> {
     cx.dtype(slot)?.is_float().then_some(())?;
     let fractions = fractions(cx.input(slot)?, MAX_STEPS)?;

@@ -9,7 +9,8 @@ use super::{
 use crate::{Attribute, Constant, DataType, Dim, Fact, Graph, NodeId, ValueId};
 use std::collections::HashSet;
 
-/// The number of rounds in which loop-carried facts are generalized, before the remaining ones become unknown.
+/// The number of rounds in which loop-carried facts are generalized, before the remaining ones become
+/// unknown.
 const MAX_ROUNDS: usize = 4;
 
 impl Engine<'_> {
@@ -92,8 +93,8 @@ impl Engine<'_> {
         }))
     }
 
-    /// Infers a body repeatedly until the facts of the loop-carried values hold in every iteration. `inputs` maps these
-    /// facts to those of all inputs of the body.
+    /// Infers a body repeatedly until the facts of the loop-carried values hold in every iteration. `inputs`
+    /// maps these facts to those of all inputs of the body.
     fn fixed_point(
         &mut self,
         body: &mut Graph,
@@ -124,8 +125,8 @@ impl Engine<'_> {
         unreachable!("facts that are unknown cannot change")
     }
 
-    /// `Loop`: inputs are the trip count, the condition and carried values; the body returns the condition, carried
-    /// values, and scan outputs, which are stacked over the iterations.
+    /// `Loop`: inputs are the trip count, the condition and carried values; the body returns the condition,
+    /// carried values, and scan outputs, which are stacked over the iterations.
     fn repeat(
         &mut self,
         body: &mut Graph,
@@ -152,8 +153,8 @@ impl Engine<'_> {
         Ok(Some(carried.iter().map(|f| widen.outside(f)).chain(scans).take(outputs).collect()))
     }
 
-    /// `Scan`: inputs are states and tensors that are scanned along an axis; the body returns states and scan outputs.
-    /// Before operator set 9, all of them have a leading batch axis.
+    /// `Scan`: inputs are states and tensors that are scanned along an axis; the body returns states and scan
+    /// outputs. Before operator set 9, all of them have a leading batch axis.
     fn scan(
         &mut self,
         body: &mut Graph,

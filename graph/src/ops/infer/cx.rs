@@ -187,7 +187,8 @@ pub(super) fn one(dtype: Option<DataType>, shape: Option<Vec<Dim>>) -> Facts {
     Ok(vec![tensor(dtype, shape)])
 }
 
-/// The fact of a tensor with the elements `content`, which is dropped unless it fits a short integer or bool tensor.
+/// The fact of a tensor with the elements `content`, which is dropped unless it fits a short integer or bool
+/// tensor.
 pub(super) fn filled(dtype: Option<DataType>, shape: Option<Vec<Dim>>, content: Option<Vec<Dim>>) -> Fact {
     let is_integral = dtype.is_some_and(|d| d.is_integer() || d == DataType::Bool);
     let fits = |items: &Vec<Dim>| match shape.as_deref() {

@@ -135,7 +135,8 @@ impl Widen {
         }
     }
 
-    /// The fact after the loop: sizes that differ between iterations become new unknowns, those of the last one.
+    /// The fact after the loop: sizes that differ between iterations become new unknowns, those of the last
+    /// one.
     pub fn outside(&self, fact: &Fact) -> Fact {
         let rename = |dims: &Vec<Dim>, new: fn() -> Dim| {
             dims.iter().map(|d| if self.fresh.contains(d) { new() } else { d.clone() }).collect()

@@ -56,7 +56,8 @@ pub(super) fn broadcast(cx: &Cx, slots: impl IntoIterator<Item = usize>) -> Shap
     Ok(Some(dims))
 }
 
-/// The broadcast shape of two inputs. Before operator set 7, the second broadcasts to the first, aligned by `axis`.
+/// The broadcast shape of two inputs. Before operator set 7, the second broadcasts to the first, aligned by
+/// `axis`.
 fn pair(cx: &Cx) -> Shape {
     if cx.at.int("broadcast", 0) != 0 {
         return Ok(cx.dims(0));

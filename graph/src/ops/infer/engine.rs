@@ -4,7 +4,8 @@ use super::{InferError, call::Calls, cx::Cx, dims::MAX_RANK, rules};
 use crate::{Constant, Dim, Fact, Function, Graph, NodeId, TensorFact, ValueId, standard_domain};
 use std::collections::{HashMap, HashSet};
 
-/// The largest number of node visits in one inference, including subgraphs and functions: a bound for hostile nesting.
+/// The largest number of node visits in one inference, including subgraphs and functions: a bound for hostile
+/// nesting.
 const MAX_VISITS: u64 = 1 << 22;
 
 /// The largest depth of nested subgraphs and calls.
@@ -57,8 +58,8 @@ impl<'f> Engine<'f> {
         self.walk(graph, true, changed)
     }
 
-    /// Infers a nested graph for these facts of its inputs; missing ones are unknown. `changed` are the captured values
-    /// with new facts. Returns the facts of the outputs.
+    /// Infers a nested graph for these facts of its inputs; missing ones are unknown. `changed` are the
+    /// captured values with new facts. Returns the facts of the outputs.
     pub fn nested(
         &mut self,
         graph: &mut Graph,
@@ -149,7 +150,8 @@ impl<'f> Engine<'f> {
                 let why = format!("`{name}` is {inferred}, but declared as {declared}");
                 return Err(InferError { node: graph.describe(id), why });
             }
-            // Declared sizes of outputs are often wrong, such as a batch of 1 for an unknown batch of the inputs.
+            // Declared sizes of outputs are often wrong, such as a batch of 1 for an unknown batch of the
+            // inputs.
             let fact = refined(inferred, &if outermost { declared } else { without_symbols(&declared) });
             put(graph, output, fact, changed);
         }
@@ -177,7 +179,8 @@ fn contradicts(graph: &mut Graph, output: ValueId, inferred: &Fact, declared: &F
         && (changed || without_shape(inferred).unify(&without_shape(declared)).is_none())
 }
 
-/// The fact inside an optional. If one branch of an `If` returns none, files declare the type of the other one.
+/// The fact inside an optional. If one branch of an `If` returns none, files declare the type of the other
+/// one.
 fn inside(fact: &Fact) -> &Fact {
     match fact {
         Fact::Optional(item) => item,
@@ -271,7 +274,8 @@ fn refined(fact: Fact, other: &Fact) -> Fact {
     }
 }
 
-/// A declared fact with the unknown sizes of `before`, where both are unknown, to keep the facts that depend on them.
+/// A declared fact with the unknown sizes of `before`, where both are unknown, to keep the facts that depend
+/// on them.
 fn stable(declared: Fact, before: &Fact) -> Fact {
     match (declared, before) {
         (Fact::Tensor(mut now), Fact::Tensor(before)) => {

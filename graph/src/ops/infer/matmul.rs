@@ -58,8 +58,8 @@ pub(super) fn qlinear_mat_mul(cx: &Cx) -> Facts {
     one(cx.dtype(7), product(cx, 0, 3)?)
 }
 
-/// `FusedMatMul`, `TransposeMatMul`: operands may be transposed in the last two axes, or have the batch axes after the
-/// rows.
+/// `FusedMatMul`, `TransposeMatMul`: operands may be transposed in the last two axes, or have the batch axes
+/// after the rows.
 pub(super) fn fused_mat_mul(cx: &Cx) -> Facts {
     let dtype = cx.same_dtype([0, 1])?;
     let (Some(x), Some(y)) = (cx.shape(0), cx.shape(1)) else { return one(dtype, None) };

@@ -1,9 +1,9 @@
 //! Inference of element types and symbolic shapes.
 //!
-//! Facts are propagated through the nodes in topological order. Each operator has a rule ([`rules`]), which computes the
-//! facts of the outputs from those of the inputs ([`cx::Cx`]), or returns a contradiction. Elements of short integer
-//! tensors (their content) are propagated as well, since shapes are computed from them. Facts that no rule determines
-//! are taken from the declarations of the file.
+//! Facts are propagated through the nodes in topological order. Each operator has a rule ([`rules`]), which
+//! computes the facts of the outputs from those of the inputs ([`cx::Cx`]), or returns a contradiction.
+//! Elements of short integer tensors (their content) are propagated as well, since shapes are computed from
+//! them. Facts that no rule determines are taken from the declarations of the file.
 
 // All rules have the same signature, including those that cannot fail.
 #![allow(clippy::unnecessary_wraps)]
@@ -46,15 +46,16 @@ pub struct InferError {
 }
 
 impl Model {
-    /// Infers all facts from scratch: of the main graph from its declared inputs and constants, of subgraphs from their
-    /// arguments, and of function bodies from the common facts of all calls.
+    /// Infers all facts from scratch: of the main graph from its declared inputs and constants, of subgraphs
+    /// from their arguments, and of function bodies from the common facts of all calls.
     ///
-    /// If the declared shape of an output contradicts the inferred one from the beginning, the inferred one is used.
+    /// If the declared shape of an output contradicts the inferred one from the beginning, the inferred one
+    /// is used.
     ///
     /// # Errors
     ///
-    /// Facts that contradict each other or the declared type of an output of the model. The set facts are unspecified
-    /// then.
+    /// Facts that contradict each other or the declared type of an output of the model. The set facts are
+    /// unspecified then.
     pub fn infer(&mut self) -> Result<(), InferError> {
         let mut engine = Engine::new(&self.functions);
         engine.main(&mut self.graph)?;
@@ -76,9 +77,9 @@ impl Graph {
         Engine::new(functions).main(self)
     }
 
-    /// Infers all facts again after a change of the graph. Inputs and captured values keep their facts, which an outer
-    /// graph may have refined. Outputs of nodes without a rule (such as calls of functions) keep theirs if the facts of
-    /// their inputs did not change.
+    /// Infers all facts again after a change of the graph. Inputs and captured values keep their facts, which
+    /// an outer graph may have refined. Outputs of nodes without a rule (such as calls of functions) keep
+    /// theirs if the facts of their inputs did not change.
     ///
     /// # Errors
     ///
@@ -87,7 +88,8 @@ impl Graph {
         Engine::new(&[]).again(self)
     }
 
-    /// Infers the outputs of one node from its inputs. Known facts are kept where the inferred ones contradict them.
+    /// Infers the outputs of one node from its inputs. Known facts are kept where the inferred ones
+    /// contradict them.
     pub(crate) fn infer_node(&mut self, node: NodeId) {
         let Ok(Some(facts)) = Engine::new(&[]).node(self, node) else { return };
         for (output, fact) in self.outputs_of(node).into_iter().zip(facts) {

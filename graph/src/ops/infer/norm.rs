@@ -44,8 +44,8 @@ pub(super) fn instance_norm(cx: &Cx) -> Facts {
     super::elementwise::like(cx)
 }
 
-/// `LayerNormalization`, `RMSNormalization`, `SimplifiedLayerNormalization`: the data, and mean and inverse standard
-/// deviation with size 1 along the normalized axes.
+/// `LayerNormalization`, `RMSNormalization`, `SimplifiedLayerNormalization`: the data, and mean and inverse
+/// standard deviation with size 1 along the normalized axes.
 pub(super) fn layer_norm(cx: &Cx) -> Facts {
     let shape = cx.dims(0);
     let statistics = match &shape {

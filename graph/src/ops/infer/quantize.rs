@@ -58,7 +58,8 @@ pub(super) fn qlinear_concat(cx: &Cx) -> Facts {
     one(cx.dtype(1), Some(shape))
 }
 
-/// `QLinearAveragePool` and `QLinearGlobalAveragePool`: as the float operators; only the rank with channels last.
+/// `QLinearAveragePool` and `QLinearGlobalAveragePool`: as the float operators; only the rank with channels
+/// last.
 pub(super) fn qlinear_pool(cx: &Cx) -> Facts {
     if cx.at.int("channels_last", 0) != 0 {
         return one(cx.dtype(0), cx.rank(0).and_then(super::dims::unknowns));

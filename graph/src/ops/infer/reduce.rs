@@ -7,8 +7,8 @@ use super::{
 };
 use crate::{DataType, Dim};
 
-/// `Reduce…`: the axes are an attribute before operator set 18 (`ReduceSum`: 13). No axes means all, or none with
-/// `noop_with_empty_axes`.
+/// `Reduce…`: the axes are an attribute before operator set 18 (`ReduceSum`: 13). No axes means all, or none
+/// with `noop_with_empty_axes`.
 pub(super) fn reduce(cx: &Cx) -> Facts {
     let content = match (cx.at.op(), cx.rank(0), cx.content(0)) {
         ("ReduceProd", Some(1), Some(items)) => Some(vec![product(&items)]),

@@ -133,11 +133,11 @@ pub(super) fn transpose(cx: &Cx) -> Facts {
 
 fn permuted(cx: &Cx, dims: &[Dim], perm: &[i64]) -> Result<Vec<Dim>, String> {
     let invalid = || format!("{perm:?} is not a permutation of the axes of {}", cx.name(0));
-    let mut left: Vec<_> = dims.iter().map(Some).collect();
+    let mut unused: Vec<_> = dims.iter().map(Some).collect();
     if perm.len() != dims.len() {
         return Err(invalid());
     }
-    let mut take = |&p: &i64| left.get_mut(usize::try_from(p).ok()?)?.take().cloned();
+    let mut take = |&p: &i64| unused.get_mut(usize::try_from(p).ok()?)?.take().cloned();
     perm.iter().map(|p| take(p).ok_or_else(invalid)).collect()
 }
 

@@ -1,5 +1,5 @@
-//! Recurrent layers: X `[T,B,in]`, W `[D,gates·H,in]` and R `[D,gates·H,H]` for D directions. Quantized weights are
-//! transposed: `[D,in,gates·H]` and `[D,H,gates·H]`.
+//! Recurrent layers: X `[T,B,in]`, W `[D,gates·H,in]` and R `[D,gates·H,H]` for D directions. Quantized
+//! weights are transposed: `[D,in,gates·H]` and `[D,H,gates·H]`.
 
 use super::{
     cx::{Cx, Facts, tensor},

@@ -14,8 +14,8 @@ fn scalar(cx: &Cx, slot: usize) -> Option<Dim> {
     cx.content(slot).and_then(|c| c.first().cloned()).filter(Dim::is_of_sizes)
 }
 
-/// `DFT`: `[B,…,1 or 2]` to `[B,…,2]`, or to real samples for the inverse of a one-sided spectrum. The axis is an
-/// attribute before operator set 20.
+/// `DFT`: `[B,…,1 or 2]` to `[B,…,2]`, or to real samples for the inverse of a one-sided spectrum. The axis
+/// is an attribute before operator set 20.
 pub(super) fn dft(cx: &Cx) -> Facts {
     let Some(dims) = cx.shape(0) else { return one(cx.dtype(0), None) };
     let mut shape = dims.to_vec();

@@ -1,7 +1,9 @@
-//! Operator schemas of the ONNX standard (inputs, outputs, attributes and types of every version) and operator traits.
+//! Operator schemas of the ONNX standard (inputs, outputs, attributes and types of every version) and
+//! operator traits.
 //!
-//! The schemas are in the text file `schema.txt`, written by `schema.py`, which documents the format. It is parsed on
-//! first use. A schema applies from the operator set that introduced it until the next version of the operator.
+//! The schemas are in the text file `schema.txt`, written by `schema.py`, which documents the format. It is
+//! parsed on first use. A schema applies from the operator set that introduced it until the next version of
+//! the operator.
 
 mod table;
 mod traits;

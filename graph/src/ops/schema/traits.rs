@@ -1,21 +1,21 @@
 //! Properties of operators that rewrite rules rely on, from the table `traits.txt`.
 
-use crate::{NodeRef, graph::standard_domain};
+use crate::{NodeRef, node::standard_domain};
 use std::{collections::HashMap, sync::OnceLock};
 
 /// A property that every node of an operator has, whatever its attributes.
 ///
-/// Data movement, [`Rectifier`](Trait::Rectifier), [`Idempotent`](Trait::Idempotent), [`Involution`](Trait::Involution)
-/// and [`Commutative`](Trait::Commutative) hold bit for bit; the other traits hold for the function of real numbers, which
-/// engines round. Inputs are not NaN. A [`Random`](Trait::Random) operator has its other traits if it draws no numbers
-/// (`Dropout` at inference).
+/// Data movement, [`Rectifier`](Trait::Rectifier), [`Idempotent`](Trait::Idempotent),
+/// [`Involution`](Trait::Involution) and [`Commutative`](Trait::Commutative) hold bit for bit; the other
+/// traits hold for the function of real numbers, which engines round. Inputs are not NaN. A
+/// [`Random`](Trait::Random) operator has its other traits if it draws no numbers (`Dropout` at inference).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trait {
-    /// Each element of every output is a function of the elements at its index in the inputs, the same at every index.
-    /// Inputs broadcast as in numpy.
+    /// Each element of every output is a function of the elements at its index in the inputs, the same at
+    /// every index. Inputs broadcast as in numpy.
     Elementwise,
-    /// Elementwise non-linearity between layers: an output of the shape and type of input 0. Further inputs are
-    /// parameters.
+    /// Elementwise non-linearity between layers: an output of the shape and type of input 0. Further inputs
+    /// are parameters.
     Activation,
     /// Elementwise, and `f(x) = x` for `x ≥ 0`.
     Rectifier,
@@ -36,14 +36,15 @@ pub enum Trait {
     /// Affine in input 0, with all other inputs fixed: `f(a·x + b·y) = a·f(x) + b·f(y)` for `a + b = 1`. For
     /// `BatchNormalization` at inference.
     Linear,
-    /// Every element of the outputs is a copy of an element of input 0, or of any input of a variadic operator. The
-    /// selection depends on shapes, attributes and the other inputs only.
+    /// Every element of the outputs is a copy of an element of input 0, or of any input of a variadic
+    /// operator. The selection depends on shapes, attributes and the other inputs only.
     DataMovement,
     /// Data movement that uses every element of input 0 exactly once.
     View,
     /// View with the elements in their row-major order: only the shape changes.
     Reshape,
-    /// Combines the elements along the axes given by `axes`, and keeps these with size 1 if `keepdims` is set.
+    /// Combines the elements along the axes given by `axes`, and keeps these with size 1 if `keepdims` is
+    /// set.
     Reduction,
     /// Converts between real numbers and integers with a scale and a zero point.
     Quantization,

@@ -73,7 +73,8 @@ impl AffineView {
     }
 }
 
-/// `LayerNormalization`: `y = γ·(x − μ) / √(σ² + ε) + β`, with the mean and variance over the axes from `axis` on.
+/// `LayerNormalization`: `y = γ·(x − μ) / √(σ² + ε) + β`, with the mean and variance over the axes from
+/// `axis` on.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
 pub struct LayerNormView {

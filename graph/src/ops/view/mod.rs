@@ -1,7 +1,7 @@
 //! Typed views of operators: the parameters of a node, independent of their form in its operator set.
 //!
-//! `of` reads a view from a node. It declines with [`Decline::Mismatch`] for other operators, and with a reason when a
-//! rank, a constant input or an attribute is unknown.
+//! `of` reads a view from a node. It declines with [`Decline::Mismatch`] for other operators, and with a
+//! reason when a rank, a constant input or an attribute is unknown.
 
 mod axes;
 mod determinism;

@@ -10,7 +10,8 @@ pub struct SliceView {
     pub axes: Vec<SliceAxis>,
 }
 
-/// The slice of one axis, as in the node: negative positions count from the end, and `end` may exceed the size.
+/// The slice of one axis, as in the node: negative positions count from the end, and `end` may exceed the
+/// size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct SliceAxis {

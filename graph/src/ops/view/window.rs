@@ -6,7 +6,8 @@
 use super::standard;
 use crate::{Decline, NodeRef, ValueRef, expect};
 
-/// `Conv`: `Y[n,o] = B[o] + Σ_c Σ_k W[o,c,k] · X[n, c', s·i + d·k − begin]`, channels `c'` of the group of `o`.
+/// `Conv`: `Y[n,o] = B[o] + Σ_c Σ_k W[o,c,k] · X[n, c', s·i + d·k − begin]`, channels `c'` of the group of
+/// `o`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConvView {
     /// Sizes of the kernel along the spatial axes.
@@ -180,8 +181,9 @@ impl Window {
     }
 }
 
-/// The padding before and after an axis for `auto_pad = SAME_UPPER` or `SAME_LOWER`, such that `out = ⌈in / s⌉`:
-/// `p = max(0, (⌈in / s⌉ − 1)·s + d·(k−1) + 1 − in)`, the odd element after (upper) or before. `None` on overflow.
+/// The padding before and after an axis for `auto_pad = SAME_UPPER` or `SAME_LOWER`, such that `out = ⌈in /
+/// s⌉`: `p = max(0, (⌈in / s⌉ − 1)·s + d·(k−1) + 1 − in)`, the odd element after (upper) or before. `None` on
+/// overflow.
 pub fn same_pads(
     size: usize,
     kernel: usize,

@@ -15,7 +15,9 @@ mod parser;
 mod tests;
 mod toml;
 
+#[doc(hidden)]
 pub use self::toml::read_toml;
+pub use pare_graph::nearest;
 
 use super::{Effect, Hint, Pass, Registry, pass_support::Options};
 use ::toml::{Table, Value};
@@ -195,10 +197,7 @@ impl Step {
 }
 
 fn did_you_mean<'n>(word: &str, names: impl Iterator<Item = &'n str>) -> Option<Hint> {
-    // Names with a lower score have little in common.
-    const LEAST: f64 = 0.7;
-    let scored = names.map(|n| (strsim::jaro_winkler(word, n), n)).filter(|(score, _)| *score > LEAST);
-    scored.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, name)| Hint::DidYouMean(name.into()))
+    nearest(word, names).map(|name| Hint::DidYouMean(name.into()))
 }
 
 /// Prints a value as written in pipelines.

@@ -12,7 +12,7 @@ use crate::{
         evaluation::{HeldOut, Quality, QualityLimits},
         samples::HELD_OUT,
     },
-    framework::{PassError, Tools},
+    framework::{Hint, PassError, Tools},
 };
 use pare_graph::Model;
 
@@ -56,7 +56,10 @@ impl ScheduleSearch<'_> {
     pub fn run(&self, limits: QualityLimits) -> Result<Option<FoundSchedule>, PassError> {
         let count = self.tools.samples.map_or(0, |s| s.len());
         if count == 0 {
-            return Err(PassError::refused_with("`schedule=auto` needs samples", "give some by `--samples`"));
+            return Err(PassError::refused_with(
+                "`schedule=auto` needs samples",
+                Hint::NeedsSamples { otherwise: None },
+            ));
         }
         let held_out = HeldOut::new(self.tools, self.model, count.saturating_sub(HELD_OUT)..count)?;
         let all = self.analysis.blocks;

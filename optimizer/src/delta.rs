@@ -1,53 +1,53 @@
-//! The smallest model that still fails: delta debugging over nodes and outputs.
+//! Delta debugging: the smallest part of a model that still fails.
 //!
-//! After Zeller and Hildebrandt, "Simplifying and isolating failure-inducing input" (2002): leave out one part after
-//! another wherever the rest still fails, in ever smaller parts. Parts alone, which their `ddmin` tries first, are left
-//! out of it: what fails seldom lies in one piece. What remains fails, and fails no more without any one of its nodes
-//! (if the trials last).
+//! After Zeller and Hildebrandt, "Simplifying and isolating failure-inducing input" (2002): removes ever smaller chunks of
+//! nodes and outputs as long as the rest still fails. Their `ddmin` also tries the chunks by themselves; this is omitted, as
+//! the nodes of a failure are seldom adjacent. The result is 1-minimal, if the candidates suffice: without any one of its
+//! nodes it does not fail.
 
 use pare_graph::{Model, NodeId};
 use std::collections::HashSet;
 
-/// The smallest part of `model` found for which `fails` holds, in at most `trials` calls of it.
-/// `fails(model)` itself should hold.
-pub fn reduce(model: &Model, trials: usize, mut fails: impl FnMut(&Model) -> bool) -> Model {
-    let mut left = trials;
+/// Returns the smallest part of `model` for which `fails` holds that is found with `candidates` calls of it at most.
+/// `fails(model)` must hold.
+pub(crate) fn reduce(model: &Model, candidates: usize, mut fails: impl FnMut(&Model) -> bool) -> Model {
+    let mut budget = candidates;
     let mut best = model.clone();
     loop {
         let before = size(&best);
-        best = fewer_nodes(best, &mut left, &mut fails);
-        best = fewer_outputs(best, &mut left, &mut fails);
-        if size(&best) == before || left == 0 {
+        best = fewer_nodes(best, &mut budget, &mut fails);
+        best = fewer_outputs(best, &mut budget, &mut fails);
+        if size(&best) == before || budget == 0 {
             break;
         }
     }
-    drop_functions(best, &mut left, &mut fails)
+    drop_functions(best, &mut budget, &mut fails)
 }
 
 fn size(model: &Model) -> (usize, usize) {
     (model.graph.node_count(), model.graph.outputs().len())
 }
 
-fn fewer_nodes(model: Model, left: &mut usize, fails: &mut impl FnMut(&Model) -> bool) -> Model {
+fn fewer_nodes(model: Model, budget: &mut usize, fails: &mut impl FnMut(&Model) -> bool) -> Model {
     let part = |nodes: &[NodeId]| {
         let mut part = model.extract_nodes(&nodes.iter().copied().collect::<HashSet<_>>())?;
         part.infer().ok()?;
         part.check().ok().map(|()| part)
     };
     let nodes = model.graph.nodes().to_vec();
-    let kept = ddmin(nodes.clone(), left, &mut |nodes| part(nodes).is_some_and(|part| fails(&part)));
+    let kept = ddmin(nodes.clone(), budget, &mut |nodes| part(nodes).is_some_and(|part| fails(&part)));
     if kept.len() == nodes.len() { model } else { part(&kept).unwrap_or(model) }
 }
 
-fn fewer_outputs(model: Model, left: &mut usize, fails: &mut impl FnMut(&Model) -> bool) -> Model {
+fn fewer_outputs(model: Model, budget: &mut usize, fails: &mut impl FnMut(&Model) -> bool) -> Model {
     let names: Vec<_> = model.graph.outputs().iter().map(|&o| model.graph.value(o).name.clone()).collect();
     let with = |names: &[String]| model.with_outputs(|name| names.iter().any(|n| n == name));
-    let kept = ddmin(names.clone(), left, &mut |names| with(names).is_some_and(|part| fails(&part)));
+    let kept = ddmin(names.clone(), budget, &mut |names| with(names).is_some_and(|part| fails(&part)));
     if kept.len() == names.len() { model } else { with(&kept).unwrap_or(model) }
 }
 
-fn drop_functions(model: Model, left: &mut usize, fails: &mut impl FnMut(&Model) -> bool) -> Model {
-    if model.functions.is_empty() || *left == 0 {
+fn drop_functions(model: Model, budget: &mut usize, fails: &mut impl FnMut(&Model) -> bool) -> Model {
+    if model.functions.is_empty() || *budget == 0 {
         return model;
     }
     let mut without = model.clone();
@@ -55,23 +55,22 @@ fn drop_functions(model: Model, left: &mut usize, fails: &mut impl FnMut(&Model)
     if without.check().is_ok() && fails(&without) { without } else { model }
 }
 
-/// A small subset of `items` that fails: chunks that it fails without go, ever smaller ones, until each single item is
-/// needed.
-fn ddmin<T: Clone>(mut items: Vec<T>, left: &mut usize, fails: &mut dyn FnMut(&[T]) -> bool) -> Vec<T> {
+/// Returns a 1-minimal subset of `items` that fails: removes ever smaller chunks without which it still fails.
+fn ddmin<T: Clone>(mut items: Vec<T>, budget: &mut usize, fails: &mut dyn FnMut(&[T]) -> bool) -> Vec<T> {
     let mut size = items.len().div_ceil(2).max(1);
     loop {
         let before = items.len();
         let mut from = 0;
-        while from < items.len() && items.len() > 1 && *left > 0 {
+        while from < items.len() && items.len() > 1 && *budget > 0 {
             let to = (from + size).min(items.len());
             let rest = [&items[..from], &items[to..]].concat();
-            *left -= 1;
+            *budget -= 1;
             if !rest.is_empty() && fails(&rest) { items = rest } else { from = to }
         }
         if size > 1 {
             size = size.div_ceil(2);
-        } else if items.len() == before || *left == 0 {
-            // Only where some items are needed because of others can a second round find more.
+        } else if items.len() == before || *budget == 0 {
+            // A further round can remove more only if some items were needed because of others.
             return items;
         }
     }
@@ -83,19 +82,19 @@ mod tests {
     use pare_graph::text;
 
     #[test]
-    fn only_what_fails_together_is_left() {
+    fn keeps_the_items_that_fail_together() {
         let mut tests = 0;
         let mut fails = |items: &[u32]| {
             tests += 1;
             [3, 17, 60].iter().all(|x| items.contains(x))
         };
         assert_eq!(ddmin((0..100).collect(), &mut 1000, &mut fails), [3, 17, 60]);
-        // The number of items squared is the worst case.
+        // The worst case is the square of the number of items.
         assert!(tests < 200, "{tests}");
     }
 
     #[test]
-    fn a_model_shrinks_to_the_nodes_at_fault() {
+    fn keeps_the_nodes_at_fault() {
         let mut lines = String::new();
         let mut last = "x".to_owned();
         for i in 0..60 {
@@ -110,7 +109,7 @@ mod tests {
         let small = reduce(&model, 500, |m| has(m, "Tanh") && has(m, "Relu"));
         assert_eq!(small.graph.node_count(), 2);
         small.check().unwrap();
-        // Too few trials leave a model that fails all the same.
+        // With too few candidates the result is larger, but fails too.
         let small = reduce(&model, 3, |m| has(m, "Tanh") && has(m, "Relu"));
         assert!(has(&small, "Tanh") && has(&small, "Relu"));
     }

@@ -1,0 +1,108 @@
+//! The words of hints.
+
+use onnx_pare::{Hint, Reproducer, Written, engines::Hint as EngineHint, passes::Hint as PassHint};
+
+/// A remedy as text.
+pub fn text(hint: &Hint) -> String {
+    match hint {
+        Hint::NeedsSamples => "give samples with `--samples`".into(),
+        Hint::NeedsProof => "omit `--no-prove`".into(),
+        Hint::NeedsStatistics => "`pare calibrate` writes such files".into(),
+        Hint::NameFile => "give the name of a file in it".into(),
+        Hint::CreateFolder(folder) => format!("`mkdir -p {}` creates it", folder.display()),
+        Hint::Dimensions(names) => format!("the symbolic dimensions are {}", names.join(", ")),
+        Hint::Outputs(names) => format!("the outputs are {}", names.join(", ")),
+        Hint::Groups(names) => {
+            let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+            format!("groups are named after layers, such as {}", names.join(", "))
+        }
+        Hint::Defect { .. } => format!("{}; omit the pass", defect(hint)),
+        Hint::KeepWeights => {
+            "weights keep their names and shapes with `sparsify{…,cascade=false}`, and without `fold-bn`"
+                .into()
+        }
+        Hint::Engine(hint) => engine(hint),
+        Hint::Pass(hint) => pass(hint),
+        Hint::Text(text) => text.clone(),
+        _ => String::new(),
+    }
+}
+
+/// The remedy of an engine, or of samples.
+fn engine(hint: &EngineHint) -> String {
+    let by_hand = "or point ORT_DYLIB_PATH at an ONNX Runtime library of 1.18 or later";
+    let text = match hint {
+        EngineHint::InstallRuntime { tried } => {
+            let tried = tried.iter().map(|place| format!("\n  {}: {}", place.from, place.reason));
+            let tried: String = tried.collect();
+            return format!("`pare runtime install` fetches one, or set ORT_DYLIB_PATH{tried}");
+        }
+        EngineHint::InstallPython => return format!("install Python with pip, {by_hand}"),
+        EngineHint::InstallPip => return format!("install pip (`python3 -m ensurepip`), {by_hand}"),
+        EngineHint::CheckNetwork => return format!("check the network, {by_hand}"),
+        EngineHint::RetryDownload => {
+            return format!("the package index or mirror of pip returned another file; try again, {by_hand}");
+        }
+        EngineHint::ReplaceRuntime => {
+            "ONNX Runtime 1.18 or later is needed; `pare runtime install` fetches one"
+        }
+        EngineHint::RuntimeForPlatform => {
+            "point ORT_DYLIB_PATH at an ONNX Runtime library built for this machine"
+        }
+        EngineHint::UseOnnxRuntime => "use ONNX Runtime: `pare runtime install`",
+        EngineHint::NewerRuntime => {
+            "the model is newer than this engine; `pare runtime install` fetches a newer one"
+        }
+        EngineHint::NewProcess => "start another process for another library",
+        EngineHint::LoadCustomOps => {
+            "custom operators are implemented by a library of their own: `--custom-ops LIBRARY`"
+        }
+        EngineHint::StandaloneCustomOps => {
+            "this library only works inside Python; build onnxruntime-extensions as a shared library"
+        }
+        EngineHint::WritableCache => "set PARE_CACHE to a writable folder",
+        EngineHint::NameArrays => {
+            "`numpy.savez(file, input=array, …)` names the arrays; the first axis counts samples"
+        }
+        EngineHint::ConvertToFloat => "NumPy computes in double: `array.astype(numpy.float32)`",
+        EngineHint::FewerSamples => "use fewer samples",
+        _ => "",
+    };
+    text.to_owned()
+}
+
+/// The remedy of a pass.
+fn pass(hint: &PassHint) -> String {
+    match hint {
+        PassHint::NeedsSamples { otherwise: None } => "give them with `--samples`".into(),
+        PassHint::NeedsSamples { otherwise: Some(options) } => {
+            format!("give them with `--samples`, or set `{options}`")
+        }
+        PassHint::MoreSamples(least) => format!("give {least} or more with `--samples`, better some hundred"),
+        PassHint::NeedsEngine => "see `pare runtime`".into(),
+        PassHint::ListPasses => "`pare passes` lists them all".into(),
+        PassHint::ExplainPass(name) => format!("`pare passes {name}` shows its options"),
+        other => other.to_string(),
+    }
+}
+
+/// The defective part: the pass, or the model.
+fn defect(hint: &Hint) -> String {
+    match hint {
+        Hint::Defect { model_error: Some(why) } => {
+            format!("this is a defect of the pass, or of the model, which does not load either: {why}")
+        }
+        _ => "this is a defect of the pass".into(),
+    }
+}
+
+/// The hint of a defect with a reproducer.
+pub fn defect_with(hint: &Hint, reproducer: &str) -> String {
+    format!("{}; {reproducer}", defect(hint))
+}
+
+/// The hint of a reproducer that was written.
+pub fn reproducer(reproducer: &Reproducer, written: &Written) -> String {
+    let nodes = reproducer.model.node_count();
+    format!("`{}` fails in the same way with {nodes} nodes", written.path.display())
+}

@@ -1,0 +1,31 @@
+//! Finds the patch at fault.
+
+use crate::{Culprit, Error, Event, runner::Runner};
+use pare_graph::Model;
+use pare_passes::{Report, StepReport};
+use pare_runtime::{Outcome, ProofOptions};
+
+/// The first patch after which the result differs from `original`, found by bisection.
+pub(crate) fn bisect(runner: &Runner<'_>, original: &Model) -> Result<Option<Culprit>, Error> {
+    runner.environment.progress.event(&Event::Bisecting);
+    let run_to = |n: u64| -> Result<(Model, Report), Error> {
+        let mut model = original.clone();
+        let report = runner.run(&mut model, Some(n), &mut ()).map_err(|e| runner.environment.run_error(e))?;
+        Ok((model, report))
+    };
+    let (_, all) = run_to(u64::MAX)?;
+    let (mut good, mut bad) = (0, all.patches());
+    while bad > good + 1 {
+        let middle = good + (bad - good) / 2;
+        let comparison = runner.compare(original, &run_to(middle)?.0, None, ProofOptions::default())?;
+        let differs = matches!(comparison.outcome(), Outcome::Differs { .. });
+        if differs { bad = middle } else { good = middle }
+    }
+    let (before, after) = (run_to(bad.saturating_sub(1))?.1, run_to(bad)?.1);
+    let earlier = |step: &StepReport| {
+        let same = before.steps.iter().find(|s| (s.pass, s.within) == (step.pass, step.within));
+        same.map_or(0, |s| s.patches)
+    };
+    let step = after.steps.iter().find(|step| step.patches > earlier(step));
+    Ok(step.map(|step| Culprit { patch: bad, pass: step.pass.to_owned() }))
+}

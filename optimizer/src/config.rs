@@ -1,0 +1,161 @@
+//! Configuration files: a pipeline, or a project of models.
+
+use crate::{Error, Project, ProjectModel, QualityLimits};
+use pare_passes::{Pipeline, PipelineError, framework::pipeline::read_toml};
+use serde::Deserialize;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+/// A configuration file in TOML.
+#[non_exhaustive]
+pub enum Config {
+    /// A pipeline: a list `[[step]]`.
+    Pipeline(Pipeline),
+    /// A project: a list `[[model]]`.
+    Project(Project),
+}
+
+impl Config {
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`] and [`Error::Pipeline`].
+    pub fn read(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let path = path.as_ref();
+        let source = std::fs::read_to_string(path).map_err(|error| Error::File {
+            action: "read",
+            path: path.to_owned(),
+            error,
+        })?;
+        let keys: Option<BTreeMap<String, serde::de::IgnoredAny>> = read_toml(&source).ok();
+        if keys.is_some_and(|keys| keys.contains_key("model")) {
+            return parse_project(path, &source).map(Self::Project);
+        }
+        Pipeline::from_toml(&source)
+            .map(Self::Pipeline)
+            .map_err(|e| Error::pipeline(e, &source).about(format_args!("`{}`", path.display())))
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ProjectTable {
+    #[serde(default)]
+    pipelines: BTreeMap<String, String>,
+    #[serde(default)]
+    limits: LimitsTable,
+    model: Vec<ModelTable>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ModelTable {
+    input: PathBuf,
+    output: PathBuf,
+    pipeline: Option<String>,
+    samples: Option<PathBuf>,
+    test: Option<PathBuf>,
+    #[serde(default)]
+    limits: LimitsTable,
+    #[serde(default)]
+    freeze_initializers: bool,
+}
+
+#[derive(Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LimitsTable {
+    max_deviation: Option<f64>,
+    min_agreement: Option<f64>,
+    max_accuracy_drop: Option<f64>,
+    max_disagreement: Option<f64>,
+}
+
+impl LimitsTable {
+    /// The limits of a model; those it does not set are those of the project.
+    fn or(&self, project: &Self) -> QualityLimits {
+        QualityLimits {
+            deviation: self.max_deviation.or(project.max_deviation),
+            agreement: self.min_agreement.or(project.min_agreement),
+            accuracy_drop: self.max_accuracy_drop.or(project.max_accuracy_drop),
+            disagreement: self.max_disagreement.or(project.max_disagreement),
+            ..QualityLimits::default()
+        }
+    }
+}
+
+fn parse_project(path: &Path, source: &str) -> Result<Project, Error> {
+    let about = |error: Error| error.about(format_args!("`{}`", path.display()));
+    let file: ProjectTable = read_toml(source).map_err(|e: PipelineError| {
+        let line = 1 + source.bytes().take(e.at.start).filter(|&b| b == b'\n').count();
+        about(Error::invalid(format!("line {line}: {}", e.message.replace('\n', ", "))))
+    })?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let mut models: Vec<ProjectModel> = vec![];
+    for model in file.model {
+        let name = model.pipeline.unwrap_or_else(|| "safe".into());
+        let text = file.pipelines.get(&name).unwrap_or(&name).clone();
+        // All pipelines are checked before the first model is built.
+        let _: Pipeline = text.parse().map_err(|e| about(Error::pipeline(e, &text)))?;
+        let output = folder.join(&model.output);
+        if models.iter().any(|m| m.output == output) {
+            let message = format!("two models have the output `{}`", model.output.display());
+            return Err(about(Error::invalid(message)));
+        }
+        models.push(ProjectModel {
+            input: folder.join(model.input),
+            output,
+            pipeline: text,
+            samples: model.samples.map(|p| folder.join(p)),
+            test: model.test.map(|p| folder.join(p)),
+            limits: model.limits.or(&file.limits),
+            freeze_initializers: model.freeze_initializers,
+        });
+    }
+    Ok(Project { path: path.to_owned(), models })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = "
+        [pipelines]
+        small = \"safe,prune-channels{macs=0.5}\"
+        [limits]
+        min_agreement = 0.9
+        [[model]]
+        input = \"a.onnx\"
+        output = \"out/a.onnx\"
+        pipeline = \"small\"
+        limits = { min_agreement = 0.99, max_deviation = 0.1 }
+        [[model]]
+        input = \"b.onnx\"
+        output = \"out/b.onnx\"";
+
+    #[test]
+    fn models_inherit_the_limits_of_the_project() {
+        let project = parse_project(Path::new("folder/pare.toml"), FILE).unwrap();
+        let [a, b] = &project.models[..] else { panic!() };
+        assert_eq!(
+            (a.input.as_path(), a.pipeline.as_str()),
+            (Path::new("folder/a.onnx"), "safe,prune-channels{macs=0.5}")
+        );
+        assert_eq!((a.limits.agreement, a.limits.deviation), (Some(0.99), Some(0.1)));
+        assert_eq!((b.pipeline.as_str(), b.limits.agreement, b.limits.deviation), ("safe", Some(0.9), None));
+    }
+
+    #[test]
+    fn reports_errors_with_their_position() {
+        let why = |text: &str| parse_project(Path::new("p.toml"), text).map(drop).unwrap_err().to_string();
+        assert!(
+            why("[[model]]\ninput = \"a\"\noutptu = \"b\"")
+                .starts_with("`p.toml`: line 3: unknown field `outptu`")
+        );
+        let twice = FILE.replace("out/b.onnx", "out/a.onnx");
+        assert_eq!(why(&twice), "`p.toml`: two models have the output `out/a.onnx`");
+        assert_eq!(why(&FILE.replace("\"small\"\n", "\"smal\"\n")), "`p.toml`: there is no pass `smal`");
+    }
+}

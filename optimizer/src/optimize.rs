@@ -1,0 +1,431 @@
+//! Runs a pipeline over a model and proves the result.
+
+use crate::{
+    Defect, Environment, Error, Event, Hint, Proof, Prove, QualityLimits, Reproducer, Source,
+    WeightStatistics, Written,
+    calibrate::read_statistics,
+    environment::LazyEngine,
+    options::{MEMORY, setters},
+    output::write_model,
+    proof::Claim,
+    reproducer::FaultKind,
+    runner::{Data, Placement, Runner},
+    samples::open,
+    source::LoadedModel,
+    stages::Stages,
+};
+use pare_graph::{Model, onnx, ops::Bindings};
+use pare_passes::{Effect, Pipeline, Report};
+use pare_runtime::Outcome;
+use serde::Serialize;
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+/// The metadata entry that holds the pipeline.
+pub const PIPELINE_KEY: &str = "pare.pipeline";
+
+/// Options of [`optimize`]. A pipeline in text form converts into options with defaults.
+///
+/// ```
+/// use onnx_pare::{OptimizeOptions, Prove};
+/// let mut options = OptimizeOptions::from("safe,prune-channels{macs=0.5}")
+///     .samples("calibration.npz")
+///     .prove(Prove::EachPass);
+/// assert!(options.pipeline().is_ok());
+/// ```
+#[non_exhaustive]
+pub struct OptimizeOptions {
+    pipeline: PipelineOption,
+    /// Samples for calibration and comparison: a `.npz` or `.npy` file, or a folder of ONNX test data. Without, the
+    /// comparison uses generated samples.
+    pub samples: Option<PathBuf>,
+    /// Files of statistics written by [`calibrate`](crate::calibrate); their sums are added.
+    pub statistics: Vec<PathBuf>,
+    /// Samples for the comparison only, never used for calibration.
+    pub test: Option<PathBuf>,
+    /// The comparisons of the proof.
+    pub prove: Prove,
+    /// Limits on the loss of quality.
+    pub limits: QualityLimits,
+    /// Treat initializers that are also inputs as constants, so that callers cannot override them.
+    pub freeze_initializers: bool,
+    /// Patches to apply at most.
+    pub stop_after: Option<u64>,
+    /// Whether to search for the smallest part of the model that fails in the same way when a pass is at fault.
+    pub reproduce: bool,
+    /// Bytes that activations may occupy during calibration.
+    pub memory: u64,
+    /// Folder for temporary files of models that exceed the limit of 2 GiB in memory.
+    pub scratch: Option<PathBuf>,
+    /// Engine, threads, seed, progress.
+    pub environment: Environment,
+}
+
+enum PipelineOption {
+    Text(String),
+    Parsed(Pipeline),
+}
+
+setters!(OptimizeOptions {
+    /// Sets the files of statistics.
+    statistics: Vec<PathBuf>,
+    /// Sets the comparisons of the proof.
+    prove: Prove,
+    /// Sets the limits on the loss of quality.
+    limits: QualityLimits,
+    /// Treats initializers that are also inputs as constants.
+    freeze_initializers: bool,
+    /// Requests a reproducer when a pass is at fault.
+    reproduce: bool,
+    /// Sets the limit of memory for activations in bytes.
+    memory: u64,
+    /// Sets the environment.
+    environment: Environment,
+    ;
+    /// Sets the samples for calibration and comparison.
+    samples: PathBuf,
+    /// Sets the samples for the comparison only.
+    test: PathBuf,
+    /// Sets the number of patches to apply at most.
+    stop_after: u64,
+    /// Sets the folder for temporary files.
+    scratch: PathBuf,
+});
+
+impl Default for OptimizeOptions {
+    /// The pipeline `safe`, proven on generated samples.
+    fn default() -> Self {
+        "safe".into()
+    }
+}
+
+impl From<&str> for OptimizeOptions {
+    /// A pipeline in text form; [`optimize`] reports errors in it.
+    fn from(pipeline: &str) -> Self {
+        Self::with(PipelineOption::Text(pipeline.to_owned()))
+    }
+}
+
+impl From<Pipeline> for OptimizeOptions {
+    fn from(pipeline: Pipeline) -> Self {
+        Self::with(PipelineOption::Parsed(pipeline))
+    }
+}
+
+impl OptimizeOptions {
+    fn with(pipeline: PipelineOption) -> Self {
+        Self {
+            pipeline,
+            samples: None,
+            statistics: vec![],
+            test: None,
+            prove: Prove::default(),
+            limits: QualityLimits::default(),
+            freeze_initializers: false,
+            stop_after: None,
+            reproduce: false,
+            memory: MEMORY,
+            scratch: None,
+            environment: Environment::default(),
+        }
+    }
+
+    /// Parses the pipeline, if it is in text form, and returns it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Pipeline`].
+    pub fn pipeline(&mut self) -> Result<&mut Pipeline, Error> {
+        if let PipelineOption::Text(text) = &self.pipeline {
+            self.pipeline = PipelineOption::Parsed(text.parse().map_err(|e| Error::pipeline(e, text))?);
+        }
+        match &mut self.pipeline {
+            PipelineOption::Parsed(pipeline) => Ok(pipeline),
+            PipelineOption::Text(_) => unreachable!("the pipeline was parsed"),
+        }
+    }
+}
+
+/// A model after a pipeline.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Optimized {
+    /// The model. Its metadata holds the pipeline if it changed ([`PIPELINE_KEY`]).
+    pub model: Model,
+    /// Whether the model differs from the original.
+    pub changed: bool,
+    /// The report.
+    pub report: OptimizeReport,
+    /// The files that the model was read from.
+    pub(crate) files: Vec<PathBuf>,
+    start: Instant,
+}
+
+/// A result that does not keep a promise or a limit.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Rejected {
+    /// The report; its proof lists the failures.
+    pub report: OptimizeReport,
+    /// The smallest part of the model that fails in the same way, if one was requested and found.
+    pub reproducer: Option<Reproducer>,
+}
+
+impl fmt::Display for Rejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let failures = self.report.proof.as_ref().map_or(&[][..], |proof| &proof.failures);
+        write!(f, "{}", failures.join("; "))
+    }
+}
+
+/// The report of [`optimize`]; `cli/REPORTS.md` describes its JSON.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct OptimizeReport {
+    /// The model file, if the model was read from one.
+    pub model: Option<PathBuf>,
+    /// The output file.
+    pub output: Option<PathBuf>,
+    /// Whether the output was written.
+    pub written: bool,
+    /// The pipeline in text form.
+    pub pipeline: String,
+    /// The size of the original.
+    pub before: ModelSize,
+    /// The size of the result.
+    pub after: ModelSize,
+    /// The steps of the pipeline.
+    #[serde(flatten)]
+    pub run: Report,
+    /// The proof; `None` with [`Prove::Nothing`].
+    pub proof: Option<Proof>,
+    /// Seconds that everything took.
+    pub seconds: f64,
+    /// Statistics of the weights, if a pass changed their values.
+    pub weights: Option<WeightStatistics>,
+}
+
+/// The size of a model.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[non_exhaustive]
+pub struct ModelSize {
+    /// Nodes, subgraphs and functions included.
+    pub nodes: u64,
+    /// Elements of the weights.
+    pub parameters: u64,
+    /// Multiply-accumulates of one sample; symbolic dimensions count as 1.
+    pub macs: u64,
+    /// Bytes of its files; `None` if it was not written.
+    pub bytes: Option<u64>,
+}
+
+impl ModelSize {
+    fn of(model: &Model, bytes: Option<u64>) -> Self {
+        let mut model = model.clone();
+        // The model was inferred before; without shapes, what depends on them counts as zero.
+        let _ = model.infer();
+        let cost = model.cost(&Bindings::default());
+        Self { nodes: model.node_count() as u64, parameters: cost.params, macs: cost.macs, bytes }
+    }
+}
+
+impl Optimized {
+    /// Serialises the model.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Write`] if it exceeds the limit of 2 GiB of one protobuf message; [`Optimized::write`] then writes the
+    /// weights into a second file.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, Error> {
+        Ok(onnx::to_bytes(&self.model)?)
+    }
+
+    /// Writes the model atomically, and records the output in the report.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Write`].
+    pub fn write(&mut self, path: impl AsRef<Path>) -> Result<Written, Error> {
+        let written = write_model(&self.model, path.as_ref())?;
+        self.record(path.as_ref(), written.bytes);
+        Ok(written)
+    }
+
+    /// Writes the model to a stream, and records the size in the report under the name `-`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Write`].
+    pub fn write_to(&mut self, to: impl io::Write) -> Result<(), Error> {
+        let bytes = onnx::write_to(&self.model, to)?;
+        self.record(Path::new("-"), bytes);
+        Ok(())
+    }
+
+    fn record(&mut self, output: &Path, bytes: u64) {
+        self.report.output = Some(output.to_owned());
+        self.report.written = true;
+        self.report.after.bytes = Some(bytes);
+        self.report.seconds = self.start.elapsed().as_secs_f64();
+    }
+
+    /// Whether an engine showed that the result equals the original up to rounding.
+    pub fn is_proven_equal(&self) -> bool {
+        self.report.proof.as_ref().is_some_and(|proof| *proof.overall.outcome() == Outcome::Equal)
+    }
+}
+
+/// Runs a pipeline over a model, and returns the result if it keeps what the passes promise.
+///
+/// The original and the result are run on the same samples. Passes whose effect is [`Effect::Exact`] or
+/// [`Effect::Rounding`] must keep every output, up to the rounding noise of the original itself; lossy passes must keep
+/// the limits of the options.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use onnx_pare::{Environment, OptimizeOptions, optimize};
+/// # let environment = Environment::default();
+/// # #[cfg(feature = "tract")]
+/// # let environment = environment.engine(onnx_pare::EngineKind::Tract);
+/// let options = OptimizeOptions::from("safe").environment(environment);
+/// let small = optimize(std::path::Path::new("../fixtures/digits-fold.onnx"), options)?;
+/// assert!(small.report.after.nodes < small.report.before.nodes);
+/// # #[cfg(feature = "tract")]
+/// assert!(small.is_proven_equal());
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+///
+/// [`Error::Rejected`] if the result does not keep a promise or a limit, [`Error::Defect`] if a pass is defective, and
+/// other errors if options, files or the engine do not allow the run.
+pub fn optimize(source: impl Into<Source>, options: impl Into<OptimizeOptions>) -> Result<Optimized, Error> {
+    let start = Instant::now();
+    let mut options = options.into();
+    let pipeline = std::mem::take(options.pipeline()?);
+    check_limits(&options)?;
+
+    // Read.
+    let source = source.into();
+    let path = source.path().map(Path::to_owned);
+    let LoadedModel { model, source, bytes } = source.load()?;
+    let files = model.files().map(Path::to_owned).collect();
+    let mut original = model;
+    if options.freeze_initializers {
+        original.graph.freeze_initializers();
+    }
+    let environment = &options.environment;
+    let engine = LazyEngine::new(environment);
+    engine.check_custom_ops()?;
+    let mut data = read_data(&options, &original)?;
+    let test = data.test.take();
+
+    // Run.
+    let runner = Runner {
+        environment,
+        engine: &engine,
+        pipeline: &pipeline,
+        tools: data.tools(&engine, environment, options.memory),
+        stop_after: options.stop_after,
+        samples: options.samples.as_deref(),
+        test: options.test.as_deref(),
+        placement: Placement::new(&original, &source, options.scratch.as_deref()),
+    };
+    announce_calibration(&runner, &original);
+    let mut model = original.clone();
+    let mut stages = Stages::new(&pipeline, options.prove, environment.progress.clone(), &original);
+    let run = runner
+        .run(&mut model, options.stop_after, &mut stages)
+        .map_err(|error| Defect::of(error, &runner, &original, options.reproduce))?;
+    let changed = run.patches() > 0 || options.freeze_initializers;
+    if changed {
+        model.set_metadata(PIPELINE_KEY, &pipeline.to_string());
+    }
+
+    // Prove.
+    let claim = Claim {
+        original: &original,
+        result: &model,
+        stages: &stages.finish(),
+        mode: options.prove,
+        limits: &options.limits,
+        interface_changed: run.steps.iter().any(|s| !s.interface.is_empty()),
+    };
+    let proof = match options.prove {
+        Prove::Nothing => None,
+        _ => Some(claim.prove(&runner, test)?),
+    };
+
+    // Report.
+    let mut report = OptimizeReport {
+        model: path,
+        output: None,
+        written: false,
+        pipeline: pipeline.to_string(),
+        before: ModelSize::of(&original, Some(bytes)),
+        after: ModelSize::of(&model, None),
+        run,
+        proof,
+        seconds: start.elapsed().as_secs_f64(),
+        weights: None,
+    };
+    if report.proof.as_ref().is_some_and(|proof| !proof.failures.is_empty()) {
+        let reproducer = reproduce(&runner, &original, &report, options.reproduce);
+        environment.check_cancelled()?;
+        return Err(Error::Rejected(Box::new(Rejected { report, reproducer })));
+    }
+    report.weights = WeightStatistics::measure(&runner, &report.run, &original, &model)?;
+    report.seconds = start.elapsed().as_secs_f64();
+    Ok(Optimized { model, changed, report, files, start })
+}
+
+/// Limits need a proof.
+fn check_limits(options: &OptimizeOptions) -> Result<(), Error> {
+    if options.prove == Prove::Nothing && !options.limits.is_empty() {
+        return Err(Error::invalid_with("limits cannot be checked without a proof", Hint::NeedsProof));
+    }
+    Ok(())
+}
+
+fn read_data(options: &OptimizeOptions, model: &Model) -> Result<Data, Error> {
+    let mut data = Data::with_samples(options.samples.as_deref(), model)?;
+    data.statistics = read_statistics(&options.statistics)?;
+    data.test = options.test.as_ref().map(|path| open(path, model)).transpose()?;
+    Ok(data)
+}
+
+/// Reports the memory that calibration takes, before it starts.
+fn announce_calibration(runner: &Runner<'_>, model: &Model) {
+    let Some(samples) = runner.tools.samples.filter(|_| runner.pipeline.effect() == Effect::Lossy) else {
+        return;
+    };
+    let mut model = model.clone();
+    let _ = model.infer();
+    runner.environment.progress.event(&Event::Calibrating {
+        samples: samples.len(),
+        bytes_per_sample: model.cost(&Bindings::default()).activation_peak,
+        memory: runner.tools.memory,
+    });
+}
+
+/// The reproducer of a broken promise of equality.
+fn reproduce(
+    runner: &Runner<'_>,
+    original: &Model,
+    report: &OptimizeReport,
+    requested: bool,
+) -> Option<Reproducer> {
+    let proof = report.proof.as_ref().filter(|_| requested)?;
+    let differs = matches!(proof.overall.outcome(), Outcome::Differs { .. });
+    if !differs || proof.effect == Effect::Lossy {
+        return None;
+    }
+    Reproducer::find(runner, original, FaultKind::Differs)
+}
+
+#[cfg(test)]
+mod tests;

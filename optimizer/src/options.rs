@@ -1,0 +1,23 @@
+//! Setters of the option structs.
+
+/// Defines one consuming setter per field; `some` wraps the value of an optional field.
+macro_rules! setters {
+    ($ty:ident { $($(#[doc = $doc:literal])* $field:ident: $value:ty,)* $(; $($(#[doc = $some_doc:literal])* $some:ident: $inner:ty,)*)? }) => {
+        impl $ty {
+            $($(#[doc = $doc])* #[must_use]
+            pub fn $field(mut self, $field: impl Into<$value>) -> Self {
+                self.$field = $field.into();
+                self
+            })*
+            $($($(#[doc = $some_doc])* #[must_use]
+            pub fn $some(mut self, $some: impl Into<$inner>) -> Self {
+                self.$some = Some($some.into());
+                self
+            })*)?
+        }
+    };
+}
+pub(crate) use setters;
+
+/// Bytes that activations may occupy during calibration, unless options set another limit.
+pub(crate) const MEMORY: u64 = 2 << 30;

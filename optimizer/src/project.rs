@@ -1,0 +1,290 @@
+//! Projects: many models, each rebuilt only if something that it depends on changed.
+
+use crate::{
+    Environment, Error, OptimizeOptions, OptimizeReport, Optimized, Prove, QualityLimits, Rejected,
+    Reproducer, check_output,
+    lock::{Lock, Origin, files_of},
+    optimize::optimize,
+    options::{MEMORY, setters},
+    output::folder_of,
+};
+use serde::{Serialize, Serializer};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, fs,
+    path::PathBuf,
+};
+
+/// Models with their pipelines and limits.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Project {
+    /// The project file; the lock file `pare.lock` of `pare.toml` is beside it.
+    pub path: PathBuf,
+    /// The models.
+    pub models: Vec<ProjectModel>,
+}
+
+/// A model of a project.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ProjectModel {
+    /// The model file.
+    pub input: PathBuf,
+    /// The output file.
+    pub output: PathBuf,
+    /// The pipeline in text form.
+    pub pipeline: String,
+    /// Samples for calibration and comparison.
+    pub samples: Option<PathBuf>,
+    /// Samples for the comparison only.
+    pub test: Option<PathBuf>,
+    /// Limits on the loss of quality.
+    pub limits: QualityLimits,
+    /// Treat initializers that are also inputs as constants.
+    pub freeze_initializers: bool,
+}
+
+/// Options of [`Project::build`].
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct ProjectOptions {
+    /// The comparisons of the proofs.
+    pub prove: Prove,
+    /// Build nothing; outputs that are out of date are reported as stale.
+    pub check: bool,
+    /// Whether to write reproducers beside outputs when a pass is at fault.
+    pub reproduce: bool,
+    /// Bytes that activations may occupy during calibration.
+    pub memory: u64,
+    /// Engine, threads, seed, progress.
+    pub environment: Environment,
+}
+
+setters!(ProjectOptions {
+    /// Sets the comparisons of the proofs.
+    prove: Prove,
+    /// Builds nothing.
+    check: bool,
+    /// Requests reproducers.
+    reproduce: bool,
+    /// Sets the limit of memory for activations in bytes.
+    memory: u64,
+    /// Sets the environment.
+    environment: Environment,
+});
+
+impl Default for ProjectOptions {
+    fn default() -> Self {
+        Self {
+            prove: Prove::default(),
+            check: false,
+            reproduce: false,
+            memory: MEMORY,
+            environment: Environment::default(),
+        }
+    }
+}
+
+/// The report of [`Project::build`].
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct ProjectReport {
+    /// The project file.
+    pub project: PathBuf,
+    /// The models.
+    pub models: Vec<ModelStatus>,
+}
+
+impl ProjectReport {
+    /// Whether all outputs are up to date.
+    pub fn is_up_to_date(&self) -> bool {
+        self.models.iter().all(|m| matches!(m.state, ModelState::Fresh | ModelState::Built))
+    }
+}
+
+/// The state of an output.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct ModelStatus {
+    /// The output relative to the project.
+    #[serde(skip)]
+    pub name: String,
+    /// The output file.
+    pub output: PathBuf,
+    /// The state.
+    pub state: ModelState,
+    /// Why the output was out of date.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The report, if the output was built or rejected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub report: Option<Box<OptimizeReport>>,
+    /// Whether the result differs from the input.
+    #[serde(skip)]
+    pub changed: bool,
+    /// The reproducer of a rejected result.
+    #[serde(skip)]
+    pub reproducer: Option<Reproducer>,
+}
+
+/// The state of an output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ModelState {
+    /// Up to date.
+    Fresh,
+    /// Built now.
+    Built,
+    /// Rejected; the output is unchanged.
+    Failed,
+    /// Out of date.
+    Stale,
+}
+
+impl fmt::Display for ModelState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Fresh => "fresh",
+            Self::Built => "built",
+            Self::Failed => "failed",
+            Self::Stale => "stale",
+        })
+    }
+}
+
+impl Serialize for ModelState {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl Project {
+    /// Builds the outputs that are out of date, and calls `done` after each model. The lock file is written after each
+    /// model, so that an interrupted build continues where it ended.
+    ///
+    /// ```no_run
+    /// use onnx_pare::{Config, ProjectOptions};
+    /// # fn main() -> Result<(), onnx_pare::Error> {
+    /// if let Config::Project(project) = Config::read("pare.toml")? {
+    ///     let report = project.build(&ProjectOptions::default(), |model| println!("{}", model.name))?;
+    ///     assert!(report.is_up_to_date());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The first error of a model, other than [`Error::Rejected`].
+    pub fn build(
+        &self,
+        options: &ProjectOptions,
+        mut done: impl FnMut(&ModelStatus),
+    ) -> Result<ProjectReport, Error> {
+        let mut lock = Lock::read(&self.path);
+        let mut models = vec![];
+        for model in &self.models {
+            let status = model.build(options, &mut lock)?;
+            done(&status);
+            models.push(status);
+        }
+        if !options.check {
+            lock.retain(&self.models.iter().map(|m| lock.name(&m.output)).collect::<BTreeSet<_>>());
+            lock.save()?;
+        }
+        Ok(ProjectReport { project: self.path.clone(), models })
+    }
+}
+
+impl ProjectModel {
+    fn build(&self, options: &ProjectOptions, lock: &mut Lock) -> Result<ModelStatus, Error> {
+        let mut status = ModelStatus {
+            name: lock.name(&self.output),
+            output: self.output.clone(),
+            state: ModelState::Fresh,
+            reason: self.change(options, lock)?,
+            report: None,
+            changed: false,
+            reproducer: None,
+        };
+        if status.reason.is_none() {
+            return Ok(status);
+        }
+        if options.check {
+            status.state = ModelState::Stale;
+            return Ok(status);
+        }
+        let folder = folder_of(&self.output);
+        fs::create_dir_all(folder).map_err(|error| Error::File {
+            action: "create",
+            path: folder.to_owned(),
+            error,
+        })?;
+        match self.optimize(options) {
+            Ok(optimized) => {
+                let origin = self.origin(options, optimized.files, lock)?;
+                lock.set(&status.name, Some(origin));
+                status.state = ModelState::Built;
+                status.changed = optimized.changed;
+                status.report = Some(Box::new(optimized.report));
+            }
+            Err(Error::Rejected(rejected)) => {
+                lock.set(&status.name, None);
+                let Rejected { mut report, reproducer } = *rejected;
+                report.output = Some(self.output.clone());
+                status.state = ModelState::Failed;
+                status.report = Some(Box::new(report));
+                status.reproducer = reproducer;
+            }
+            Err(error) => return Err(error.about(format_args!("`{}`", self.input.display()))),
+        }
+        lock.save()?;
+        Ok(status)
+    }
+
+    fn optimize(&self, options: &ProjectOptions) -> Result<Optimized, Error> {
+        check_output(&self.output)?;
+        let mut run = OptimizeOptions::from(&*self.pipeline)
+            .limits(self.limits.clone())
+            .prove(options.prove)
+            .freeze_initializers(self.freeze_initializers)
+            .reproduce(options.reproduce)
+            .memory(options.memory)
+            .scratch(folder_of(&self.output))
+            .environment(options.environment.clone());
+        run.samples.clone_from(&self.samples);
+        run.test.clone_from(&self.test);
+        let mut optimized = optimize(&self.input, run)?;
+        optimized.write(&self.output)?;
+        Ok(optimized)
+    }
+
+    /// Why the output is out of date; `None` if it is up to date.
+    fn change(&self, options: &ProjectOptions, lock: &mut Lock) -> Result<Option<String>, Error> {
+        let Some(known) = lock.origin(&lock.name(&self.output)).cloned() else {
+            return Ok(Some("it was never built".into()));
+        };
+        let files = lock.files(&known);
+        Ok(known.change(&self.origin(options, files, lock)?))
+    }
+
+    /// The present origin of the output: the settings, `files`, and the files that the project names.
+    fn origin(
+        &self,
+        options: &ProjectOptions,
+        mut files: Vec<PathBuf>,
+        lock: &mut Lock,
+    ) -> Result<Origin, Error> {
+        let seed = options.environment.seed;
+        let settings = BTreeMap::from([
+            ("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+            ("pipeline".to_owned(), self.pipeline.clone()),
+            ("limits".to_owned(), self.limits.to_string()),
+            ("options".to_owned(), format!("seed {seed} freeze {}", self.freeze_initializers)),
+        ]);
+        let named = [Some(&self.input), self.samples.as_ref(), self.test.as_ref(), Some(&self.output)];
+        files.extend(named.into_iter().flatten().flat_map(|path| files_of(path)));
+        Ok(Origin { settings, files: lock.hash_all(&files)? })
+    }
+}

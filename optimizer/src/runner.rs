@@ -1,0 +1,160 @@
+//! Runs a pipeline, and compares models that it produces.
+
+use crate::{
+    Comparison, Environment, Error,
+    comparison::compare,
+    environment::LazyEngine,
+    samples::{open, open_or_generate},
+};
+use pare_graph::{
+    Model,
+    onnx::{self, WriteError},
+};
+use pare_passes::{Observer, Pipeline, Report, RunError, RunOptions, Tools, run, statistics::Statistics};
+use pare_runtime::{ModelSource, ProofOptions, SampleSet, SharedSamples};
+use std::{cell::RefCell, path::Path};
+
+/// The data that passes and the proof use.
+#[derive(Default)]
+pub(crate) struct Data {
+    /// Samples for calibration.
+    pub samples: Option<SharedSamples>,
+    /// Statistics that were collected before.
+    pub statistics: Option<Statistics>,
+    /// Samples for the comparison only.
+    pub test: Option<SampleSet>,
+}
+
+impl Data {
+    /// Reads samples for calibration.
+    pub fn with_samples(path: Option<&Path>, model: &Model) -> Result<Self, Error> {
+        let samples = path.map(|path| open(path, model)).transpose()?.map(SharedSamples::from);
+        Ok(Self { samples, ..Self::default() })
+    }
+
+    pub fn tools<'t>(
+        &'t self,
+        engine: &'t LazyEngine<'_>,
+        environment: &'t Environment,
+        memory: u64,
+    ) -> Tools<'t> {
+        Tools {
+            engine: cfg!(feature = "engine").then_some(engine),
+            samples: self.samples.as_ref().map(|s| s as &dyn pare_graph::Samples),
+            statistics: self.statistics.as_ref(),
+            progress: environment,
+            seed: environment.seed,
+            threads: environment.threads,
+            memory,
+        }
+    }
+}
+
+/// A pipeline with everything that running it and comparing its results needs.
+pub(crate) struct Runner<'r> {
+    pub environment: &'r Environment,
+    pub engine: &'r LazyEngine<'r>,
+    pub pipeline: &'r Pipeline,
+    pub tools: Tools<'r>,
+    /// Patches to apply at most.
+    pub stop_after: Option<u64>,
+    /// Samples to compare on; generated without.
+    pub samples: Option<&'r Path>,
+    /// Samples to compare on instead, where they are given.
+    pub test: Option<&'r Path>,
+    pub placement: Placement<'r>,
+}
+
+/// The form in which an engine takes a model: bytes, or a file if it is too large for one protobuf message.
+pub(crate) struct Placement<'p> {
+    original: &'p Model,
+    source: &'p ModelSource,
+    scratch: Option<&'p Path>,
+    folders: RefCell<Vec<tempfile::TempDir>>,
+}
+
+impl<'p> Placement<'p> {
+    /// `source` is the form of `original`; files of other models are written to `scratch`.
+    pub fn new(original: &'p Model, source: &'p ModelSource, scratch: Option<&'p Path>) -> Self {
+        Self { original, source, scratch, folders: RefCell::default() }
+    }
+
+    pub fn place(&self, model: &Model) -> Result<ModelSource, Error> {
+        match (onnx::to_bytes(model), self.scratch) {
+            (Ok(bytes), _) => Ok(ModelSource::bytes(bytes)),
+            (Err(WriteError::TooLarge { .. }), _) if std::ptr::eq(model, self.original) => {
+                Ok(self.source.clone())
+            }
+            (Err(WriteError::TooLarge { .. }), Some(scratch)) => self.write(model, scratch),
+            (Err(error), _) => Err(error.into()),
+        }
+    }
+
+    fn write(&self, model: &Model, scratch: &Path) -> Result<ModelSource, Error> {
+        let failed = |error| Error::File { action: "write", path: scratch.to_owned(), error };
+        let folder = tempfile::tempdir_in(scratch).map_err(failed)?;
+        let path = folder.path().join("model.onnx");
+        onnx::write(model, &path, &onnx::WriteOptions { sync: false, ..Default::default() })?;
+        self.folders.borrow_mut().push(folder);
+        Ok(ModelSource::File(path))
+    }
+}
+
+impl Runner<'_> {
+    /// Runs the pipeline.
+    pub fn run(
+        &self,
+        model: &mut Model,
+        stop_after: Option<u64>,
+        observer: &mut dyn Observer,
+    ) -> Result<Report, RunError> {
+        run(self.pipeline, model, RunOptions::new(self.tools).stop_after(stop_after), observer)
+    }
+
+    /// Compares two models on `test`, or on the samples, or on generated ones.
+    pub fn compare(
+        &self,
+        a: &Model,
+        b: &Model,
+        test: Option<SampleSet>,
+        options: ProofOptions,
+    ) -> Result<Comparison, Error> {
+        let samples = match test {
+            Some(samples) => samples,
+            None => open_or_generate(self.samples, a, self.environment.seed)?,
+        };
+        self.compare_on(samples, a, b, options)
+    }
+
+    /// Compares models of which `b` has a narrower interface; the samples are fitted to it.
+    pub fn compare_narrowed(&self, a: &Model, b: &Model, options: ProofOptions) -> Result<Comparison, Error> {
+        let (path, seed) = (self.test.or(self.samples), self.environment.seed);
+        // If the samples do not fit `b`, the comparison states the difference of the interfaces.
+        let samples = open_or_generate(path, b, seed).or_else(|_| open_or_generate(path, a, seed))?;
+        self.compare_on(samples, a, b, options)
+    }
+
+    /// Compares two models on generated samples.
+    pub fn compare_generated(&self, a: &Model, b: &Model) -> Result<Comparison, Error> {
+        let samples = open_or_generate(None, a, self.environment.seed)?;
+        self.compare_on(samples, a, b, ProofOptions::default())
+    }
+
+    fn compare_on(
+        &self,
+        mut samples: SampleSet,
+        a: &Model,
+        b: &Model,
+        options: ProofOptions,
+    ) -> Result<Comparison, Error> {
+        self.environment.check_cancelled()?;
+        let (a, b) = (self.placement.place(a)?, self.placement.place(b)?);
+        compare(self.engine, &a, &b, &mut samples, options)
+    }
+
+    /// The reason why the engine does not load a model, if it does not.
+    pub fn load_error(&self, model: &Model) -> Option<String> {
+        let (engine, source) = (self.engine.engine().ok()?, self.placement.place(model).ok()?);
+        engine.load(&source, &self.engine.load_options()).err().map(|e| e.to_string())
+    }
+}

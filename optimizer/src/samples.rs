@@ -1,0 +1,92 @@
+//! Samples: given as files, or generated from the types of the inputs.
+
+use crate::{Error, Hint};
+use pare_graph::Model;
+use pare_runtime::{
+    Feed, Port, PortKind, SampleLimits, SampleSet, beyond_generation, generate, input_specs, symbol_plans,
+};
+use std::path::Path;
+
+/// Generated inputs that are run in turn.
+const GENERATED_FEEDS: usize = 4;
+/// Given inputs that are run in turn, taken evenly from all: latency may depend on them.
+const GIVEN_FEEDS: usize = 64;
+
+/// Reads samples for the inputs of `model`.
+pub(crate) fn open(path: &Path, model: &Model) -> Result<SampleSet, Error> {
+    let ports: Vec<_> =
+        input_specs(model).into_iter().map(|spec| Port { name: spec.name, kind: spec.kind }).collect();
+    Ok(SampleSet::open(path, &ports, SampleLimits::default())?)
+}
+
+/// Reads samples, or generates them without a path.
+pub(crate) fn open_or_generate(path: Option<&Path>, model: &Model, seed: u64) -> Result<SampleSet, Error> {
+    if let Some(path) = path {
+        return open(path, model);
+    }
+    let specs = input_specs(model);
+    if let Some(spec) = beyond_generation(&specs) {
+        let message = format!("no samples can be generated for input `{}` of type {}", spec.name, spec.kind);
+        return Err(Error::invalid_with(message, Hint::NeedsSamples));
+    }
+    Ok(SampleSet::for_model(model, seed))
+}
+
+/// Checks that `dims` are symbolic dimensions of the inputs.
+pub(crate) fn check_dims(dims: &[(String, i64)], model: &Model) -> Result<(), Error> {
+    let open = symbol_plans(&input_specs(model)).into_iter().next().unwrap_or_default();
+    let Some((name, _)) = dims.iter().find(|(name, _)| !open.contains_key(name)) else { return Ok(()) };
+    let message = format!("the inputs have no dimension `{name}`");
+    let known: Vec<_> = open.into_keys().collect();
+    let hint = (!known.is_empty()).then_some(Hint::Dimensions(known));
+    Err(Error::Invalid { message, hint })
+}
+
+/// The inputs of timed runs.
+pub(crate) struct FeedOptions<'f> {
+    pub samples: Option<&'f Path>,
+    /// Samples per run, where the model leaves it open.
+    pub batch: usize,
+    /// Sizes of symbolic dimensions of generated inputs.
+    pub dims: &'f [(String, i64)],
+    pub seed: u64,
+}
+
+impl FeedOptions<'_> {
+    /// Reads or generates the inputs.
+    pub fn feeds(&self, model: &Model) -> Result<Vec<Feed>, Error> {
+        let Some(path) = self.samples else { return self.generated(model) };
+        let mut samples = open(path, model)?;
+        let size = samples.batch_size(self.batch);
+        let runs = ((samples.len() - samples.left_over()) / size).max(1);
+        let taken = runs.min(GIVEN_FEEDS);
+        let starts = (0..taken).map(|i| i * runs / taken * size);
+        starts.map(|from| Ok(samples.batch(from..from + size)?)).collect()
+    }
+
+    fn generated(&self, model: &Model) -> Result<Vec<Feed>, Error> {
+        let mut model = model.clone();
+        model.infer().map_err(Error::invalid)?;
+        let specs = input_specs(&model);
+        let mut plan = symbol_plans(&specs).into_iter().next().unwrap_or_default();
+        // By convention the first axis of an input is the batch, if it is symbolic.
+        let is_batch = |name: &str| {
+            specs.iter().any(|spec| match &spec.kind {
+                PortKind::Tensor { dims: Some(dims), .. } => dims
+                    .first()
+                    .is_some_and(|dim| dim.to_string() == name || format!("{}#0", spec.name) == name),
+                _ => false,
+            })
+        };
+        for (name, size) in &mut plan {
+            if is_batch(name) {
+                *size = self.batch;
+            }
+        }
+        check_dims(self.dims, &model)?;
+        for (name, size) in self.dims {
+            plan.insert(name.clone(), usize::try_from(*size).unwrap_or(1));
+        }
+        Ok((0..GENERATED_FEEDS).map(|i| generate(&specs, &plan, self.seed, i)).collect())
+    }
+}

@@ -1,0 +1,66 @@
+//! Cuts a pipeline into stages that are proven by themselves.
+
+use crate::{Progress, Prove};
+use pare_graph::Model;
+use pare_passes::{Effect, Observer, Pass, Pipeline};
+use std::sync::Arc;
+
+/// Consecutive runs of passes that promise equality, or of lossy passes.
+pub(crate) struct Stage {
+    pub effect: Effect,
+    pub passes: Vec<&'static str>,
+    pub before: Model,
+    pub after: Model,
+}
+
+/// Collects the stages of a pipeline while it runs.
+pub(crate) struct Stages {
+    /// Models are kept only if stages are proven by themselves.
+    keep_models: bool,
+    each_pass: bool,
+    progress: Arc<dyn Progress>,
+    last: Model,
+    patches: u64,
+    stages: Vec<Stage>,
+}
+
+impl Stages {
+    pub fn new(pipeline: &Pipeline, prove: Prove, progress: Arc<dyn Progress>, model: &Model) -> Self {
+        let each_pass = prove == Prove::EachPass;
+        let keep_models = each_pass || pipeline.effect() == Effect::Lossy;
+        Self { keep_models, each_pass, progress, last: model.clone(), patches: 0, stages: vec![] }
+    }
+
+    pub fn finish(self) -> Vec<Stage> {
+        self.stages
+    }
+}
+
+impl Observer for Stages {
+    fn after(&mut self, pass: &dyn Pass, model: &Model, patches: u64) {
+        let info = pass.info();
+        self.progress.after_pass(info.name, model);
+        if std::mem::replace(&mut self.patches, patches) == patches {
+            return;
+        }
+        let after = if self.keep_models { model.clone() } else { Model::default() };
+        let lossy = |effect: Effect| effect == Effect::Lossy;
+        match self.stages.last_mut() {
+            Some(stage) if !self.each_pass && lossy(stage.effect) == lossy(info.effect) => {
+                stage.effect = stage.effect.max(info.effect);
+                stage.passes.push(info.name);
+                stage.passes.dedup();
+                stage.after = after.clone();
+            }
+            _ => self.stages.push(Stage {
+                effect: info.effect,
+                passes: vec![info.name],
+                before: self.last.clone(),
+                after: after.clone(),
+            }),
+        }
+        if self.keep_models {
+            self.last = after;
+        }
+    }
+}
