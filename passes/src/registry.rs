@@ -37,6 +37,7 @@ pub static PASSES: &[&PassInfo] = &[
     &fold::FoldBn::INFO,
     &fold::FoldScale::INFO,
     &fold::FoldLinear::INFO,
+    &fold::CropKernels::INFO,
     // fused operators
     &fuse::FuseGemm::INFO,
     &fuse::FuseLayerNorm::INFO,

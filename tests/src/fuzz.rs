@@ -1,8 +1,9 @@
-//! Random changes to bytes, for harnesses that feed parsers: no instrumentation, so any toolchain runs them.
+//! Random changes of bytes and of protobuf messages, for harnesses that feed parsers. Needs no
+//! instrumentation, so any toolchain runs them.
 
 use fastrand::Rng;
 
-/// Numbers that are at the edge of something.
+/// Boundary values of integer types.
 const EDGES: [u64; 12] = [
     0,
     1,
@@ -18,8 +19,8 @@ const EDGES: [u64; 12] = [
     u64::MAX,
 ];
 
-/// Bytes like one of `seeds`, changed in a few places: bits flipped, numbers at the edge, parts removed, doubled, or
-/// taken from another seed, and words of the format put in.
+/// Returns one of `seeds` with a few random changes: bits flipped, integers replaced by boundary values,
+/// parts removed, repeated, or replaced by parts of another seed, and words of the format inserted.
 pub fn mutate(seeds: &[Vec<u8>], words: &[&str], rng: &mut Rng) -> Vec<u8> {
     let mut bytes = seeds[rng.usize(..seeds.len())].clone();
     for _ in 0..1 << rng.u8(0..4) {
@@ -39,7 +40,7 @@ pub fn mutate(seeds: &[Vec<u8>], words: &[&str], rng: &mut Rng) -> Vec<u8> {
             4 => {
                 let end = at + some(rng, bytes.len() - at);
                 let part = bytes[at..end].to_vec();
-                // Now and then very often: what nests, nests deeply.
+                // Occasionally a part is repeated very often, which produces deep nesting.
                 let times = if rng.u8(..) < 8 { 1000 } else { 1 };
                 let times = times.min(1 + 100_000 / part.len().max(1));
                 bytes.splice(at..at, part.repeat(times));
@@ -71,23 +72,23 @@ pub fn mutate(seeds: &[Vec<u8>], words: &[&str], rng: &mut Rng) -> Vec<u8> {
     bytes
 }
 
-/// A field of a protobuf message: its number and wire type in one, and what it holds.
+/// A field of a protobuf message: its key (number and wire type) and its payload.
 type Field = (u64, Payload);
 
-/// What a field holds on the wire (Protocol Buffers, Encoding).
+/// The payload of a field (Protocol Buffers, Encoding).
 #[derive(Clone, Debug, PartialEq)]
 enum Payload {
     Varint(u64),
     Fixed64(Vec<u8>),
     Fixed32(Vec<u8>),
     Bytes(Vec<u8>),
-    /// Bytes that read as fields.
+    /// Bytes that parse as fields.
     Message(Vec<Field>),
 }
 
-/// One of `seeds`, which are protobuf messages, changed in a few places as a whole: fields removed, doubled, exchanged
-/// or taken from another seed, numbers at the edge, names and contents swapped. So it gets through the parser, where
-/// [`mutate`] rarely does.
+/// Returns one of `seeds`, which are protobuf messages, with a few changes of entire fields: fields removed,
+/// repeated, swapped or taken from another seed, and numbers replaced by boundary values. The result still
+/// parses, unlike most results of [`mutate`].
 pub fn mutate_message(seeds: &[Vec<u8>], rng: &mut Rng) -> Vec<u8> {
     let pick = |rng: &mut Rng| message(&seeds[rng.usize(..seeds.len())], MAX_DEPTH).unwrap_or_default();
     let mut fields = pick(rng);
@@ -106,7 +107,7 @@ pub fn mutate_message(seeds: &[Vec<u8>], rng: &mut Rng) -> Vec<u8> {
     bytes
 }
 
-/// Messages nested deeper are left as they are.
+/// Messages nested deeper are kept as bytes.
 const MAX_DEPTH: usize = 12;
 
 fn change(list: &mut Vec<Field>, at: usize, donor: &[Field], rng: &mut Rng) {
@@ -119,7 +120,7 @@ fn change(list: &mut Vec<Field>, at: usize, donor: &[Field], rng: &mut Rng) {
             let other = rng.usize(..list.len());
             list.swap(at, other);
         }
-        // What stands in such a field elsewhere: another input, another operator, a node of another model.
+        // The payload of a field with the same key: another input, another operator, a node of another model.
         3..6 => {
             let key = list[at].0;
             let mut like = vec![];
@@ -128,12 +129,12 @@ fn change(list: &mut Vec<Field>, at: usize, donor: &[Field], rng: &mut Rng) {
                 list[at].1 = like[rng.usize(..like.len())].clone();
             }
         }
-        _ => edge(&mut list[at].1, rng),
+        _ => change_number(&mut list[at].1, rng),
     }
 }
 
-/// A number at the edge of something in place of one, or somewhere in a row of them.
-fn edge(payload: &mut Payload, rng: &mut Rng) {
+/// Replaces a number, or one number of an array, by a boundary value.
+fn change_number(payload: &mut Payload, rng: &mut Rng) {
     let number = EDGES[rng.usize(..EDGES.len())];
     match payload {
         Payload::Varint(n) => {
@@ -158,7 +159,7 @@ fn count(fields: &[Field]) -> usize {
     fields.len() + fields.iter().map(inside).sum::<usize>()
 }
 
-/// The field number `place`, counted from the outside in: the list that it stands in, and where.
+/// Returns the list that contains field number `place`, counted from the outside in, and the index in it.
 fn find(fields: &mut Vec<Field>, mut place: usize) -> Option<(&mut Vec<Field>, usize)> {
     if place < fields.len() {
         return Some((fields, place));
@@ -186,7 +187,7 @@ fn alike(fields: &[Field], key: u64, found: &mut Vec<Payload>) {
     }
 }
 
-/// The fields of a message; `None` if these bytes are none.
+/// Parses the fields of a message; `None` if the bytes are not a message.
 fn message(mut bytes: &[u8], depth: usize) -> Option<Vec<Field>> {
     let mut fields = vec![];
     while !bytes.is_empty() {
@@ -246,7 +247,7 @@ fn write(fields: &[Field], bytes: &mut Vec<u8>) {
     }
 }
 
-/// A number as protobuf writes it: seven bits a byte, the lowest first.
+/// Encodes a number as a protobuf varint: seven bits per byte, lowest first.
 pub fn varint(mut n: u64) -> Vec<u8> {
     let mut bytes = vec![];
     while n >= 0x80 {
@@ -262,7 +263,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn changes_repeat_and_differ_by_seed() {
+    fn changes_depend_on_the_seed_only() {
         let seeds = [b"(a{b=1},c)*".to_vec(), vec![]];
         let one = |seed| mutate(&seeds, &["safe"], &mut Rng::with_seed(seed));
         assert_eq!(one(3), one(3));
@@ -271,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_are_written_as_they_are_read_and_stay_messages() {
+    fn messages_round_trip_and_stay_messages() {
         // { 1: 300, 2: { 1: "ab" }, 5: four bytes, 1: eight bytes }
         let bytes = [&[8, 0xac, 2, 18, 4, 10, 2, b'a', b'b', 45, 1, 2, 3, 4, 9][..], &[7_u8; 8]].concat();
         let fields = message(&bytes, 3).unwrap();

@@ -1,12 +1,12 @@
-//! Random valid graphs, as text: the same seed gives the same graph.
+//! Random valid graphs as text; the same seed gives the same graph.
 //!
-//! A graph grows node by node. Each step picks values that were made before and an operator that takes them, so
-//! that types and shapes always fit; nodes whose values nobody picks are dead. Weights are small, so that values
-//! stay finite. One axis may be symbolic, the batch `N`.
+//! A graph grows node by node. Each step picks earlier values and an operator that accepts them, so types and
+//! shapes always match; nodes whose values are not picked are dead. Weights are small, so that values stay
+//! finite. One axis may be symbolic: the batch `N`.
 
 use fastrand::Rng;
 
-/// Element types that values may have.
+/// Element types of values.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Float,
@@ -48,7 +48,7 @@ fn show_type(kind: Kind, shape: &Shape) -> String {
     format!("{}[{}]", kind.name(), dims.join(","))
 }
 
-/// The graph of this seed as text, and its operator set.
+/// Returns the graph of a seed as text, and its operator set.
 pub fn graph(seed: u64) -> (String, i64) {
     let mut rng = Rng::with_seed(seed);
     let opset = rng.i64(11..=21);
@@ -105,7 +105,7 @@ impl Random {
         }
     }
 
-    /// A few values as outputs; one that is used inside too, and the last one made.
+    /// Marks a few values as outputs, among them one that is also used inside, and the last one.
     fn outputs(&mut self, first: usize) -> Vec<String> {
         let mut chosen = vec![self.vars.len() - 1];
         for _ in 0..self.rng.usize(0..3) {
@@ -117,7 +117,7 @@ impl Random {
         chosen.into_iter().map(|at| self.vars[at].declaration()).collect()
     }
 
-    /// Any value of the kind that meets the condition, mostly a late one.
+    /// Picks a value that meets the condition, mostly a late one.
     fn pick(&mut self, kind: Kind, fits: impl Fn(&Shape) -> bool) -> Option<Var> {
         let all: Vec<_> = self.vars.iter().filter(|v| v.kind == kind && fits(&v.shape)).collect();
         let late = all.len().saturating_sub(3);
@@ -125,7 +125,7 @@ impl Random {
         (!all.is_empty()).then(|| all[self.rng.usize(from..all.len())].clone())
     }
 
-    /// A constant, as an initializer or from a `Constant` node.
+    /// Adds a constant, as an initializer or a `Constant` node.
     fn literal(&mut self, ty: &str, elements: &[String]) -> String {
         let (name, elements) = (self.fresh("w"), elements.join(","));
         if self.chance(3) {
@@ -152,7 +152,7 @@ impl Random {
         self.literal(&format!("int64[{}]", values.len()), &elements)
     }
 
-    /// Add a node with one output; now and then a second one just like it.
+    /// Adds a node with one output, and occasionally a duplicate of it.
     #[allow(clippy::unnecessary_wraps)] // as every other step, which may find nothing to do
     fn emit(&mut self, call: &str, kind: Kind, shape: Shape) -> Option<()> {
         for _ in 0..=usize::from(self.chance(8)) {
@@ -219,7 +219,7 @@ impl Random {
         self.emit(&call, Kind::Float, x.shape)
     }
 
-    /// With a constant that broadcasts, or with another value of that shape.
+    /// Combines a value with a constant that broadcasts, or with another value of its shape.
     fn binary(&mut self) -> Option<()> {
         let x = self.pick(Kind::Float, |_| true)?;
         let op = ["Add", "Mul", "Sub", "Div", "Max", "Min"][self.rng.usize(0..6)];
@@ -239,7 +239,7 @@ impl Random {
         self.emit(&format!("{op}({a}, {b})"), Kind::Float, x.shape)
     }
 
-    /// A convolution or a batch norm, mostly one after the other.
+    /// Adds a convolution or a batch norm, mostly one after the other.
     fn conv(&mut self) -> Option<()> {
         let fits = |s: &Shape| s.len() == 4 && s[1..].iter().all(|d| d.is_some_and(|n| n >= 2));
         let x = self.pick(Kind::Float, fits)?;
@@ -308,7 +308,7 @@ impl Random {
         self.emit(&format!("Pad({}, {pads}{value})", x.name), Kind::Float, shape)
     }
 
-    /// MatMul with a constant, mostly with a bias after it, or Gemm.
+    /// Adds a MatMul with a constant, mostly with a bias, or a Gemm.
     fn matmul(&mut self) -> Option<()> {
         let x = self.pick(Kind::Float, |s| s.len() >= 2 && s.last().is_some_and(Option::is_some))?;
         let (k, n) = ((*x.shape.last()?)?, self.rng.usize(1..6));
@@ -351,7 +351,7 @@ impl Random {
             return self.emit(&format!("Flatten({})", x.name), Kind::Float, flat);
         }
         if self.chance(3) {
-            // The batch as exporters read it: Shape, Gather, Unsqueeze, Concat.
+            // The batch size as exporters read it: Shape, Gather, Unsqueeze, Concat.
             let (s, n, u, t) = (self.fresh("s"), self.fresh("s"), self.fresh("s"), self.fresh("s"));
             let (zero, rest_name) = (self.literal("int64", &["0".into()]), self.ints(&[rest as i64]));
             let axes = if self.opset >= 13 { format!("{n}, {}", self.ints(&[0])) } else { n.clone() };
@@ -406,7 +406,7 @@ impl Random {
         self.emit(&format!("Concat<axis = {axis}>({}, {})", x.name, y.name), Kind::Float, shape)
     }
 
-    /// Two parts; often put together again.
+    /// Splits a value into two parts, which are often joined again.
     fn split(&mut self) -> Option<()> {
         let x = self.pick(Kind::Float, |s| s.iter().any(|d| d.is_some_and(|n| n >= 2)))?;
         let axis = x.shape.iter().position(|d| d.is_some_and(|n| n >= 2))?;
@@ -489,7 +489,7 @@ impl Random {
         self.emit(&format!("Softmax<axis = {axis}>({})", x.name), Kind::Float, x.shape)
     }
 
-    /// There and back again: through double, through itself, or through integers.
+    /// Casts a value to another type and back: double, its own, or integers.
     fn cast(&mut self) -> Option<()> {
         let x = self.pick(Kind::Float, |_| true)?;
         let to = [1, 11, 7, 6][self.rng.usize(0..4)];
@@ -516,7 +516,7 @@ impl Random {
         self.emit(&format!("Where({condition}, {}, {})", x.name, y.name), Kind::Float, x.shape)
     }
 
-    /// `If` with a condition that is known, given, or computed; its branches use values from outside.
+    /// Adds an `If` with a condition that is constant, given, or computed; its branches capture outer values.
     fn branch(&mut self) -> Option<()> {
         let x = self.pick(Kind::Float, |_| true)?;
         let condition = match self.pick(Kind::Bool, Vec::is_empty).filter(|_| self.rng.bool()) {
@@ -536,13 +536,13 @@ impl Random {
         self.emit(&call, Kind::Float, x.shape)
     }
 
-    /// `Loop` of two rounds that carries one value, and uses one from outside.
+    /// Adds a `Loop` of two iterations that carries one value and captures one.
     fn repeat(&mut self) -> Option<()> {
         let x = self.pick(Kind::Float, |_| true)?;
         let trips = self.literal("int64", &["2".into()]);
         let go = self.literal("bool", &["1".into()]);
         let ty = show_type(Kind::Float, &x.shape);
-        // ONNX Runtime loses a value that is both carried and captured, if nothing else uses it.
+        // ONNX Runtime loses a value that is both carried and captured and has no other use.
         let other = self.pick(Kind::Float, |s| *s == x.shape).filter(|v| v.name != x.name);
         let outside = match other {
             Some(v) => v.name,
@@ -561,7 +561,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_is_a_graph() {
+    fn a_seed_determines_the_graph() {
         assert_eq!(graph(7), graph(7));
         assert_ne!(graph(7), graph(8));
         let all: String = (0..500).map(|seed| graph(seed).0).collect();

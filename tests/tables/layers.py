@@ -1,7 +1,7 @@
-"""Blocks dropped and healed: accuracy, agreement, divergence and latency for every criterion and healing.
+"""Blocks dropped and repaired: accuracy, agreement, divergence and latency for every criterion and repair.
 
-Which blocks go is scored without healing, anew after each; then every healing gets the same blocks. `drop-blocks` sees
-500 images without labels; the figures come from 1,000 labelled ones that it never saw. In `cifar-vit` whole layers go.
+Blocks are scored without repair, again after each removal; every repair is applied to the same blocks. `drop-blocks` sees
+500 images without labels; the figures are measured on 1,000 other, labelled ones. In `cifar-vit` layers are removed.
 `--time` adds latency (ratios in interleaved rounds, one thread); `--quick` takes one criterion, `--models` some models.
 """
 import argparse
@@ -15,7 +15,7 @@ from common import compared, latency, markdown, model, outputs, pare, picture, s
 MODELS = {"cifar-resnet20": "block", "cifar-vit": "layer"}
 COUNTS = [1, 2, 3, 4]
 CRITERIA = ["influence", "angular", "entropy", "tlc", "wasserstein", "loss"]
-HEALINGS = ["none", "affine", "least-squares", "merge", "keep-last", "refit"]
+REPAIRS = ["none", "affine", "least-squares", "merge", "keep-last", "refit"]
 CALIBRATION, TEST = 500, 1000
 
 
@@ -33,28 +33,28 @@ def rows(name, unit, folder, criteria, timed):
     pare("optimize", model(name), "-o", whole, "--no-prove")
     reference = outputs(whole, data)
     base = pare("inspect", whole)["macs"]
-    first = {"model": name, "unit": unit, "dropped": 0, "criterion": "", "healing": "",
+    first = {"model": name, "unit": unit, "dropped": 0, "criterion": "", "repair": "",
              **compared(reference, reference, labels), "macs": 1.0, "speed": 1.0, "blocks": ""}
     found, done = [first], {}
     for criterion in criteria:
         for count, gone in enumerate(order(model(name), calibration, folder, criterion, unit), 1):
-            for healing in HEALINGS:
+            for repair in REPAIRS:
                 # Criteria that choose the same blocks give the same model.
-                key = (frozenset(gone), healing)
+                key = (frozenset(gone), repair)
                 if key not in done:
                     out = folder / f"{name}-{len(done)}.onnx"
                     names = ",".join(f'"{n}"' for n in gone)
                     report = pare("optimize", model(name), "-o", out, "--passes",
-                                  f"drop-blocks{{blocks=[{names}],healing={healing}}},safe",
+                                  f"drop-blocks{{blocks=[{names}],repair={repair}}},safe",
                                   "--samples", calibration, "--no-prove")
                     done[key] = out, report["after"]["macs"] / base, compared(reference, outputs(out, data), labels)
                 _, macs, measured = done[key]
-                found.append({"model": name, "unit": unit, "dropped": count, "criterion": criterion, "healing": healing,
+                found.append({"model": name, "unit": unit, "dropped": count, "criterion": criterion, "repair": repair,
                               **measured, "macs": macs, "speed": float("nan"), "blocks": "; ".join(gone)})
-                print(f"{name} {criterion} {healing} {count}: {measured}  {gone}", flush=True)
+                print(f"{name} {criterion} {repair} {count}: {measured}  {gone}", flush=True)
     if timed:
-        # Healing adds no nodes: what is left runs as fast healed as not.
-        sets = {gone: out for (gone, healing), (out, _, _) in done.items() if healing == HEALINGS[0]}
+        # Repairs add no nodes, so they do not change the latency.
+        sets = {gone: out for (gone, repair), (out, _, _) in done.items() if repair == REPAIRS[0]}
         times = latency([whole, *sets.values()], rounds=60)
         speeds = {gone: 1 / ratio for gone, (_, ratio) in zip(sets, times[1:])}
         for row in found[1:]:
@@ -63,14 +63,14 @@ def rows(name, unit, folder, criteria, timed):
 
 
 def order(source, calibration, folder, criterion, unit):
-    """The blocks that are gone after each step."""
+    """The removed blocks after each step."""
     if criterion == "angular":
-        # Spans of each length are chosen anew.
+        # Spans of each length are selected independently.
         counts, steps = COUNTS, []
     else:
         counts, steps = COUNTS[-1:], []
     for count in counts:
-        options = f"count={count},criterion={criterion},healing=none,unit={unit}"
+        options = f"count={count},criterion={criterion},repair=none,unit={unit}"
         report = pare("optimize", source, "-o", folder / "order.onnx", "--passes", f"drop-blocks{{{options}}}",
                       "--samples", calibration, "--no-prove")
         step = next(s for s in report["steps"] if s["pass"] == "drop-blocks")
@@ -84,19 +84,19 @@ def order(source, calibration, folder, criterion, unit):
 
 def shown(row):
     speed = "" if np.isnan(row["speed"]) else f"{row['speed']:.2f}×"
-    return {"dropped": row["dropped"], "criterion": row["criterion"], "healing": row["healing"],
+    return {"dropped": row["dropped"], "criterion": row["criterion"], "repair": row["repair"],
             "accuracy": f"{row['accuracy']:.1f} %", "agreement": f"{row['agreement']:.1f} %", "KL": f"{row['kl']:.3f}",
             "MACs": f"{100 * row['macs']:.1f} %", "speed": speed}
 
 
 def verdict(table):
-    """Where healing is no better than none, if anywhere."""
+    """The points at which a repair is no better than none."""
     lines = []
-    for healing in HEALINGS[1:]:
+    for repair in REPAIRS[1:]:
         wins, points, worse = 0, 0, []
-        for row in (r for r in table if r["healing"] == healing):
+        for row in (r for r in table if r["repair"] == repair):
             same = ("model", "dropped", "criterion")
-            plain = [r for r in table if r["healing"] == "none" and all(r[k] == row[k] for k in same)]
+            plain = [r for r in table if r["repair"] == "none" and all(r[k] == row[k] for k in same)]
             if not plain:
                 continue
             points += 1
@@ -104,7 +104,7 @@ def verdict(table):
             wins += better
             if not better:
                 worse.append(f"{row['model']} {row['criterion']} {row['dropped']}")
-        lines.append(f"* `{healing}` beats none in agreement and KL at {wins} of {points} points"
+        lines.append(f"* `{repair}` beats none in agreement and KL at {wins} of {points} points"
                      + (f"; not at: {', '.join(worse)}" if worse and len(worse) <= 6 else ""))
     return "\n".join(lines) + "\n"
 
@@ -112,12 +112,12 @@ def verdict(table):
 def draw(figure, table):
     for place, name in enumerate(MODELS):
         axes = figure.add_subplot(1, len(MODELS), place + 1)
-        for healing in HEALINGS:
+        for repair in REPAIRS:
             best = {}
-            for row in (r for r in table if r["model"] == name and r["healing"] in ("", healing)):
+            for row in (r for r in table if r["model"] == name and r["repair"] in ("", repair)):
                 best.setdefault(row["dropped"], []).append(row["agreement"])
             places = sorted(best)
-            axes.plot(places, [max(best[n]) for n in places], marker="o", label=healing)
+            axes.plot(places, [max(best[n]) for n in places], marker="o", label=repair)
         axes.set_title(f"{name}, the best criterion of each")
         axes.set_xlabel(f"{MODELS[name]}s dropped")
         axes.set_ylabel("agreement with the original, %")
@@ -139,5 +139,5 @@ if __name__ == "__main__":
     text = f"{__doc__.strip()}\n\n{verdict(table)}\n"
     for name in MODELS:
         text += f"## {name}\n\n{markdown([shown(r) for r in table if r['model'] == name])}\n"
-    write_doc("layers", "Blocks dropped and healed", text + "![agreement](layers.svg)\n")
+    write_doc("layers", "Blocks dropped and repaired", text + "![agreement](layers.svg)\n")
     picture("layers", lambda figure: draw(figure, table), size=(11, 4.5))

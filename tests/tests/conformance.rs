@@ -1,4 +1,4 @@
-//! The node tests of ONNX, a frozen sample: files come back byte for byte, and `safe` changes no output.
+//! A sample of ONNX's node tests: files round-trip byte for byte, and `safe` changes no output.
 
 use crate::support::{after, bytes, engine, root};
 use pare_graph::onnx;
@@ -7,7 +7,7 @@ use pare_runtime::{
 };
 use std::{fs, path::Path};
 
-/// Tests whose original does not run in the engine.
+/// Tests whose model does not run in the engine.
 const NOT_RUN: &[&str] = &[
     "adagrad",
     "bernoulli_seed",
@@ -28,7 +28,7 @@ fn run(model: &[u8], optimize: Optimize, data: &Path) -> Result<Feed, String> {
     session.run(&feed).map_err(|e| e.to_string())
 }
 
-/// Whether the original runs; an error is ours.
+/// Returns whether the original runs. Errors are defects of `pare`.
 fn conforms(folder: &Path) -> Result<bool, String> {
     let original = fs::read(folder.join("model.onnx")).map_err(|e| e.to_string())?;
     let model = onnx::read_bytes(original.clone(), None).map_err(|e| e.to_string())?;
@@ -50,7 +50,7 @@ fn conforms(folder: &Path) -> Result<bool, String> {
 }
 
 #[test]
-fn node_tests_come_back_and_stay_right() {
+fn node_tests_round_trip_and_keep_their_outputs() {
     let folders = fs::read_dir(root().join("fixtures/nodes")).unwrap().map(|e| e.unwrap().path());
     let mut folders: Vec<_> = folders.filter(|p| p.is_dir()).collect();
     folders.sort();

@@ -1,10 +1,10 @@
-//! Everything that reads what others wrote, fed with broken bytes: no panic, no endless work, no unbounded memory.
+//! Fuzzing of everything that reads foreign data: no panic, no unbounded time or memory.
 //!
-//! A quick run takes a second for each target. `PARE_FUZZ_SECONDS=10` takes that long for each, `PARE_FUZZ_RUNS=N` that
-//! many runs of each instead, `PARE_FUZZ=pipeline` one target only, `PARE_SEED=17` starts elsewhere, `PARE_FUZZ_KEEP=folder`
-//! keeps the models that passes changed. Under
-//! `ulimit -v 4000000` an allocation that trusts a size in the file ends the process. What once failed lies in
-//! `fixtures/fuzz` as `TARGET-….bin` and is fed first.
+//! A quick run takes a second per target. `PARE_FUZZ_SECONDS=10` sets the time, `PARE_FUZZ_RUNS=N` a number
+//! of runs instead, `PARE_FUZZ=pipeline` selects one target, `PARE_SEED=17` sets the first seed, and
+//! `PARE_FUZZ_KEEP=folder` keeps the models that passes changed. Under `ulimit -v 4000000` an allocation that
+//! trusts a size in the file ends the process. Inputs that failed before are stored in `fixtures/fuzz` as
+//! `TARGET-….bin` and are run first.
 
 use crate::support::{number, root};
 use fastrand::Rng;
@@ -29,11 +29,11 @@ struct Target {
     feed: fn(&[u8]),
 }
 
-/// What is changed of seeds.
+/// The kind of change applied to seeds.
 enum Change {
-    /// Bytes, and these words put in.
+    /// Changes of bytes, with these words inserted.
     Bytes(&'static [&'static str]),
-    /// Fields of protobuf messages, so that what comes out still is one.
+    /// Changes of protobuf fields; the result is still a message.
     Fields,
 }
 
@@ -155,13 +155,13 @@ fn tensors() -> Vec<Vec<u8>> {
 
 fn arrays() -> Vec<Vec<u8>> {
     let npz = fs::read(root().join("fixtures/digits.npz")).unwrap();
-    // An array by itself: the header and some rows.
+    // A single array: the header and some rows.
     let header =
         b"\x93NUMPY\x01\x00\x4c\x00{'descr': '<f4', 'fortran_order': False, 'shape': (2, 1, 8, 8), }          \n";
     vec![npz, [&header[..], &[0; 512]].concat()]
 }
 
-/// Models and random graphs: operators of all kinds, with subgraphs and functions.
+/// Models and random graphs: all kinds of operators, subgraphs and functions.
 fn graphs() -> Vec<Vec<u8>> {
     let random = (0..200).filter_map(|seed| {
         let (source, opset) = random::graph(seed);
@@ -170,7 +170,7 @@ fn graphs() -> Vec<Vec<u8>> {
     models().into_iter().chain(random).collect()
 }
 
-/// Everything that is done with a model before an engine sees it.
+/// Everything that happens to a model before an engine loads it.
 fn through_safe(bytes: &[u8]) {
     if let Some(e @ RunError::Broken { .. }) = through(bytes, "safe") {
         panic!("{e}");
@@ -183,7 +183,7 @@ fn through(bytes: &[u8], pipeline: &str) -> Option<RunError> {
     if let Err(e @ RunError::Panicked { .. }) = ran {
         panic!("{e}");
     }
-    // What is asked of any model on the way: its cost, its text, what its inputs are.
+    // Cost, text and input specifications, which any model is asked for.
     let _ = (model.cost(&Bindings::default()), text::print_graph(&model.graph), input_specs(&model));
     if let (Ok(report), Some(folder)) = (&ran, std::env::var_os("PARE_FUZZ_KEEP"))
         && report.patches() > 0
@@ -193,13 +193,13 @@ fn through(bytes: &[u8], pipeline: &str) -> Option<RunError> {
     ran.err()
 }
 
-/// A number that tells contents apart.
+/// A hash that selects the pass.
 fn sum(bytes: &[u8]) -> usize {
     bytes.iter().fold(0, |sum, &byte| sum.wrapping_mul(31).wrapping_add(byte.into()))
 }
 
-/// `safe`, or one of the other passes as far as it needs no samples. What contradicts itself in a changed model may only
-/// show once a pass has removed what hid it, so a pass may end with an invalid model here.
+/// Runs `safe` or another pass that needs no samples. A contradiction in a mutated model may show only after
+/// a pass has removed what hid it, so here a pass may return an invalid model.
 fn through_a_pass(bytes: &[u8]) {
     const LOSSY: &[&str] = &[
         "prune-channels{ratio=0.5,criterion=l2,repair=none}",
@@ -236,7 +236,7 @@ fn memory() -> PathBuf {
 
 #[test]
 #[allow(clippy::print_stderr, reason = "how many runs there were")]
-fn broken_bytes_are_refused_in_a_sentence() {
+fn malformed_input_is_rejected_with_one_sentence() {
     let only = std::env::var("PARE_FUZZ").ok();
     let runs = number("PARE_FUZZ_RUNS", u64::MAX);
     let time =

@@ -1,4 +1,4 @@
-//! Broken files: each is an error in one sentence, and none a panic.
+//! Malformed files: each is rejected with one sentence, none causes a panic.
 
 use crate::support::root;
 use pare_graph::{Model, onnx};
@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A model in the protobuf format, by hand: what no writer of ours would write.
+/// Models in the protobuf format, written by hand, since the writer rejects them.
 mod file {
     use pare_tests::fuzz::varint;
 
@@ -41,7 +41,7 @@ mod file {
         part(5, [int(1, 2), int(2, 1), part(8, "w"), entry, int(14, 1)].concat())
     }
 
-    /// From `x` to `y`.
+    /// A model from `x` to `y`.
     pub fn model(opset: u64, parts: &[Vec<u8>]) -> Vec<u8> {
         let graph = [parts.concat(), part(2, "g"), port(11, "x"), port(12, "y")].concat();
         [int(1, 8), part(7, graph), part(8, int(2, opset))].concat()
@@ -50,8 +50,8 @@ mod file {
 
 use file::{external, model, node};
 
-/// The first error on the way from the file through `safe`; a panic fails the test.
-fn complaint(bytes: Vec<u8>, folder: Option<&Path>) -> String {
+/// The first error between reading the file and the end of `safe`, or `none`; a panic fails the test.
+fn first_error(bytes: Vec<u8>, folder: Option<&Path>) -> String {
     let through = || -> Result<(), String> {
         let mut model = onnx::read_bytes(bytes, folder).map_err(|e| e.to_string())?;
         model.check().map_err(|e| e.to_string())?;
@@ -69,7 +69,7 @@ fn safe(model: &mut Model) -> Result<(), String> {
 }
 
 #[test]
-fn every_broken_file_is_told_in_a_sentence() {
+fn rejects_malformed_files_with_one_sentence() {
     let relu = || node("Relu", &["x"], &["y"]);
     let add = |location: &str| model(18, &[node("Add", &["x", "w"], &["y"]), external(location)]);
     let folder = tempfile::tempdir().unwrap();
@@ -170,36 +170,36 @@ fn every_broken_file_is_told_in_a_sentence() {
     ];
     let mut wrong = vec![];
     for (case, bytes, wanted) in cases {
-        let told = complaint(bytes.clone(), Some(folder.path()));
-        let told = told.replace(outside.path().to_str().unwrap(), "/outside");
-        if told != *wanted {
-            wrong.push(format!("{case}: {told}"));
+        let error = first_error(bytes.clone(), Some(folder.path()));
+        let error = error.replace(outside.path().to_str().unwrap(), "/outside");
+        if error != *wanted {
+            wrong.push(format!("{case}: {error}"));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]
-fn a_file_cut_short_is_an_error() {
+fn rejects_truncated_files() {
     let whole = fs::read(root().join("fixtures/digits-fold.onnx")).unwrap();
     let mut rng = fastrand::Rng::with_seed(0);
     let places = (1..200).chain((0..200).map(|_| rng.usize(200..whole.len())));
     for at in places {
-        let told = complaint(whole[..at].to_vec(), None);
-        assert!(told != "none" && !told.ends_with('.') && !told.contains('\n'), "cut at {at}: {told}");
+        let error = first_error(whole[..at].to_vec(), None);
+        assert!(error != "none" && !error.ends_with('.') && !error.contains('\n'), "cut at {at}: {error}");
     }
 }
 
-/// Sizes in a file are claims. None of these takes memory or time for what it claims.
+/// Sizes in a file are claims. None of these allocates the claimed size.
 #[test]
-fn sizes_are_not_trusted() {
+fn does_not_trust_sizes() {
     let relu = || node("Relu", &["x"], &["y"]);
     let add = || node("Add", &["x", "w"], &["y"]);
     let tensor = |dims: &[u64], data: &[u8]| {
         let dims: Vec<u8> = dims.iter().flat_map(|&d| file::int(1, d)).collect();
         file::part(5, [dims, file::int(2, 1), file::part(8, "w"), file::part(9, data)].concat())
     };
-    // A constant vector of int64, and a node that makes something of this shape.
+    // A constant int64 vector, read as a shape.
     let shape = |name: &str, values: &[i64]| {
         let data: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         file::part(
@@ -228,14 +228,14 @@ fn sizes_are_not_trusted() {
         ("offset that is no number", model(18, &[add(), far("-1", "8")])),
     ];
     for (case, bytes) in refused {
-        let told = complaint(bytes, Some(folder.path()));
-        assert!(told != "none" && !told.contains('\n'), "{case}: {told}");
+        let error = first_error(bytes, Some(folder.path()));
+        assert!(error != "none" && !error.contains('\n'), "{case}: {error}");
     }
     let mut claims = model(18, &[relu()]);
-    // Field 5 of 4 GB, of which nothing follows.
+    // Field 5 of 4 GB, without content.
     claims.extend([0x3a, 0xff, 0xff, 0xff, 0xff, 0x0f]);
-    assert_ne!(complaint(claims, None), "none");
-    // What would be computed may be large, too.
+    assert_ne!(first_error(claims, None), "none");
+    // Results may be large as well.
     let large = [
         [node("ConstantOfShape", &["s"], &["c"]), shape("s", &[1 << 40])].concat(),
         [node("ConstantOfShape", &["s"], &["c"]), shape("s", &[1 << 31, 1 << 31])].concat(),
@@ -244,13 +244,13 @@ fn sizes_are_not_trusted() {
         [node("Pad", &["o", "s"], &["c"]), shape("o", &[1]), shape("s", &[1 << 40, 1 << 40])].concat(),
     ];
     for part in large {
-        let _ = complaint(model(18, &[part, relu()]), None);
+        let _ = first_error(model(18, &[part, relu()]), None);
     }
     assert!(start.elapsed() < Duration::from_secs(10));
 }
 
 #[test]
-fn functions_that_call_each_other_are_refused() {
+fn rejects_mutually_recursive_functions() {
     let import = || file::part(9, file::int(2, 18));
     let own = || file::part(9, [file::part(1, "own"), file::int(2, 1)].concat());
     let function = |name: &str, calls: &str| {
@@ -270,12 +270,12 @@ fn functions_that_call_each_other_are_refused() {
     bytes.extend(file::part(8, [file::part(1, "own"), file::int(2, 1)].concat()));
     bytes.extend(function("f", "g"));
     bytes.extend(function("g", "f"));
-    let told = complaint(bytes, None);
-    assert!(told.contains("functions are recursive"), "{told}");
+    let error = first_error(bytes, None);
+    assert!(error.contains("functions are recursive"), "{error}");
 }
 
 #[test]
-fn nesting_ten_thousand_deep_is_refused() {
+fn rejects_deep_nesting() {
     let depth = 10_000;
     let pipeline = format!("{}safe{}", "(".repeat(depth), ")*".repeat(depth));
     assert!(pipeline.parse::<pare_passes::Pipeline>().is_err());
@@ -294,16 +294,16 @@ fn nesting_ten_thousand_deep_is_refused() {
 
 #[cfg(unix)]
 #[test]
-fn data_in_a_pipe_is_refused_and_not_waited_for() {
+fn rejects_data_in_a_pipe_without_waiting() {
     let folder = tempfile::tempdir().unwrap();
     let pipe = folder.path().join("pipe.bin");
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let bytes = model(18, &[node("Add", &["x", "w"], &["y"]), external("pipe.bin")]);
-    let told = complaint(bytes, Some(folder.path()));
-    assert_eq!(told, "the tensor `w` has its data in `pipe.bin`, which is not a regular file");
-    // Nor are models and samples read from one.
-    let told = onnx::read(&pipe, &onnx::ReadOptions::default()).unwrap_err().to_string();
-    assert!(told.contains("pipe.bin"), "{told}");
+    let error = first_error(bytes, Some(folder.path()));
+    assert_eq!(error, "the tensor `w` has its data in `pipe.bin`, which is not a regular file");
+    // Neither models nor samples are read from a pipe.
+    let error = onnx::read(&pipe, &onnx::ReadOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("pipe.bin"), "{error}");
     let samples = pare_runtime::SampleSet::open(&pipe, &[], pare_runtime::SampleLimits::default());
     assert!(samples.err().unwrap().to_string().contains("is no file"));
 }

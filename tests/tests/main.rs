@@ -1,4 +1,4 @@
-//! What holds of every pass, of every file, and of broken ones.
+//! Integration tests: properties of passes, files and operators.
 
 // Helpers of tests are tests.
 #![allow(clippy::unwrap_used)]
@@ -6,11 +6,12 @@
 mod conformance;
 mod fuzz;
 mod hostile;
-mod laws;
+mod language;
 mod layers;
 mod models;
 mod mutations;
 mod peers;
+mod properties;
 mod sizes;
 mod support;
 mod traits;

@@ -1,10 +1,10 @@
-//! What passes of other tools do, `safe` does too: it leaves no more nodes on graphs made for them, listed in `peers.txt`.
+//! `safe` against other tools: on each graph of `peers.txt` it leaves no more nodes than their passes do.
 
 use crate::support::{after, brief, same_outputs};
 use pare_graph::{Model, text};
 use pare_passes::Effect;
 
-/// One graph of the list.
+/// Checks one graph of the list.
 fn no_more_than(nodes: usize, source: &str) -> Result<(), String> {
     let model = Model::of(text::parse_graph(source, 17).map_err(|e| e.to_string())?);
     let (changed, _) = after(&"safe".parse().unwrap(), &model)?;
@@ -15,7 +15,7 @@ fn no_more_than(nodes: usize, source: &str) -> Result<(), String> {
 }
 
 #[test]
-fn safe_does_what_others_do() {
+fn safe_leaves_no_more_nodes_than_other_tools() {
     let list = include_str!("../peers.txt");
     let (mut seen, mut short) = (0, vec![]);
     for case in list.split("\n\n").skip(1) {

@@ -1,6 +1,7 @@
-//! What each preset makes of each fixture, in a committed table, so that review sees what a change does.
+//! The size of each fixture under each preset, as a committed table, so that review shows the effect of a
+//! change.
 //!
-//! `PARE_BLESS=1` writes the table anew.
+//! `PARE_BLESS=1` updates the table.
 
 use crate::support::{after, bytes, root};
 use pare_graph::{Model, onnx, ops::Bindings};
@@ -15,7 +16,7 @@ fn row(name: &str, preset: &str, model: &mut Model) -> String {
 }
 
 #[test]
-fn sizes_are_those_of_the_table() {
+fn sizes_match_the_table() {
     let fixtures = fs::read_dir(root().join("fixtures")).unwrap().map(|e| e.unwrap().path());
     let mut fixtures: Vec<_> = fixtures.filter(|p| p.extension().is_some_and(|e| e == "onnx")).collect();
     fixtures.sort();

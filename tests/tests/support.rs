@@ -28,8 +28,8 @@ pub fn same_interface(a: &Model, b: &Model) -> Result<(), String> {
     declared_change(a, b).map_or(Ok(()), Err)
 }
 
-/// Compares the outputs of two models on `samples` generated samples for each assignment of symbolic dims: bitwise if
-/// the effect is exact.
+/// Compares the outputs of two models on `samples` generated samples for each assignment of symbolic dims:
+/// bitwise if the effect is exact.
 pub fn same_outputs(a: &Model, b: &Model, effect: Effect, samples: usize) -> Result<(), String> {
     Reference::new(a, samples)?.check_equal(b, effect == Effect::Exact)
 }

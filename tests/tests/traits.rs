@@ -28,7 +28,8 @@ const NOT_RUN: &[(&str, &str)] = &[
 /// The newest operator set with kernels for most operators.
 const OPSET: i64 = 21;
 
-/// A node `y = Op…` that reads `x` first, in the text syntax. Inputs of the graph have random values in a range.
+/// A node `y = Op…` that reads `x` first, in the text syntax. Inputs of the graph have random values in a
+/// range.
 struct Example {
     opset: i64,
     inputs: &'static str,

@@ -1,4 +1,4 @@
-//! Zeros among the weights of the fixtures: masks carried from one model to another, and neurons that died of them.
+//! Zeros among the weights of the fixtures: masks transferred between models, and neurons without weights.
 
 use crate::support::{after, bytes, root, same_interface, same_outputs};
 use pare_graph::{Model, Patch, Tensor, ValueId, onnx};
@@ -12,9 +12,9 @@ fn weights(model: &Model, name: &str) -> Vec<f32> {
     model.graph.value(model.graph.find(name).unwrap()).tensor().unwrap().to_vec().unwrap()
 }
 
-/// A lottery ticket: where the trained network keeps its largest weights, the one at initialization keeps its own.
+/// A lottery ticket: the weights at initialization, kept where the trained network has its largest weights.
 #[test]
-fn a_mask_of_the_trained_network_fits_the_one_at_initialization() {
+fn mask_of_the_trained_network_applies_to_its_initialization() {
     let (trained, init) = (fixture("digits-cnn"), fixture("digits-init"));
     let pipeline: Pipeline = "sparsify{ratio=0.8,cascade=false}".parse().unwrap();
     let mask = Mask::between(&trained, &after(&pipeline, &trained).unwrap().0).unwrap();
@@ -43,7 +43,7 @@ fn a_mask_of_the_trained_network_fits_the_one_at_initialization() {
     assert_eq!(listed, mask.tensors.len(), "{other}");
 }
 
-/// Set rows of a tensor along an axis to zero.
+/// Sets rows of a tensor along an axis to zero.
 fn zero(model: &mut Model, id: ValueId, axis: usize, units: &[usize]) {
     let tensor = model.graph.value(id).tensor().unwrap().clone();
     let mut values = tensor.to_vec::<f32>().unwrap();
@@ -59,15 +59,15 @@ fn zero(model: &mut Model, id: ValueId, axis: usize, units: &[usize]) {
     model.graph.apply(patch).unwrap();
 }
 
-/// Pruned by magnitude, some neurons' weights all zero: the neurons go, and what they said at rest stays.
+/// Neurons whose weights are all zero are removed, and their constant output is kept.
 #[test]
-fn neurons_that_died_go() {
+fn removes_neurons_without_weights() {
     for name in ["digits-cnn", "digits-fold", "digits-vit"] {
         let pruned =
             after(&"safe,sparsify{ratio=0.5,cascade=false}".parse().unwrap(), &fixture(name)).unwrap().0;
         let mut dead = pruned.clone();
         dead.infer().unwrap();
-        // Every fourth output of a layer, its bias left alone.
+        // Every fourth output of a layer; its bias is kept.
         let mut zeroed = 0;
         for &node in pruned.graph.nodes().iter() {
             let at = pruned.graph.at(node);
@@ -85,7 +85,7 @@ fn neurons_that_died_go() {
                 zeroed += 1;
             }
         }
-        // Of digits-fold four layers are left, and the last makes the output.
+        // digits-fold has four layers, and the last one produces the output.
         assert!(zeroed >= 3, "{name}");
         let (small, report) = after(&"safe,drop-dead-channels,safe".parse().unwrap(), &dead).unwrap();
         let (before, now) = (bytes(&dead).unwrap().len(), bytes(&small).unwrap().len());

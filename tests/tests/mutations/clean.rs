@@ -13,7 +13,7 @@ pub struct Pair {
     pub b: Model,
 }
 
-/// What `safe` and each pass that promises equality make of a model.
+/// The results of `safe` and of each exact or rounding pass.
 pub fn by_passes(name: &str, model: &Model) -> Vec<Pair> {
     let equal = registry::PASSES.iter().filter(|p| p.effect < Effect::Lossy).map(|p| p.name);
     let pair = |pass: &str| {
@@ -23,7 +23,7 @@ pub fn by_passes(name: &str, model: &Model) -> Vec<Pair> {
     ["safe"].into_iter().chain(equal).filter_map(pair).collect()
 }
 
-/// What `safe` makes of random graphs.
+/// The results of `safe` on random graphs.
 pub fn at_random(seeds: impl Iterator<Item = u64>) -> impl Iterator<Item = Pair> {
     seeds.filter_map(|seed| {
         let (source, opset) = random::graph(seed);
@@ -34,7 +34,7 @@ pub fn at_random(seeds: impl Iterator<Item = u64>) -> impl Iterator<Item = Pair>
     })
 }
 
-/// The same products, summed in another order: channels of the input and of the weights are permuted alike.
+/// Products summed in another order: the channels of input and weights are permuted together.
 pub fn summed_in_another_order(name: &str, model: &Model, seed: u64) -> Option<Pair> {
     let mut b = model.clone();
     let mut rng = Rng::with_seed(seed);

@@ -1,12 +1,12 @@
-//! Wrong rewrites, each a rule that a hasty author might have written.
+//! Wrong rewrites, as a careless author might write them.
 
 use fastrand::Rng;
 use pare_graph::{Attribute, DataType, Node, NodeRef, Patch, Ref, Tensor, ValueRef};
 
-/// A kind of mistake: where it applies, and the patch that makes it.
+/// A kind of mistake: the operators it applies to, and the patch that introduces it.
 pub struct Kind {
     pub name: &'static str,
-    /// Operators that it happens to; none for any.
+    /// Operators it applies to; none for any.
     pub ops: &'static [&'static str],
     pub rule: fn(NodeRef<'_>, &mut Rng) -> Option<Patch>,
 }
@@ -38,7 +38,7 @@ const POINTWISE: &[&str] = &[
 const FLOATS: &[&str] =
     &["Relu", "Add", "Mul", "Conv", "Gemm", "MatMul", "Sigmoid", "Tanh", "Concat", "Softmax"];
 
-/// Every kind.
+/// All kinds.
 pub static KINDS: &[Kind] = &[
     // weights
     kind("one weight off by one ulp", LINEAR, |at, rng| one_weight(at, rng, |w| w + ulp(w))),
@@ -238,7 +238,7 @@ pub static KINDS: &[Kind] = &[
         same.then(|| replaced(at, |patch| Some(patch.copy(at, &refs))))?
     }),
     kind("slice off by one", &["Slice"], |at, _| {
-        // The number of elements stays: both ends move.
+        // The number of elements is kept: both ends move.
         let (start, end) = (constant(at, 1)?.to_i64()?, constant(at, 2)?.to_i64()?);
         let (start, end) = (*start.first()?, *end.first()?);
         let by = if start > 0 { -1 } else { 1 };
@@ -306,12 +306,12 @@ pub static KINDS: &[Kind] = &[
                     && !v.value().is_output()
             })
             .collect();
-        let &twin = rng.choice(&earlier)?;
+        let &other = rng.choice(&earlier)?;
         if y.value().is_output() {
             return None;
         }
         let mut patch = Patch::at(at);
-        patch.replace(y, twin);
+        patch.replace(y, other);
         Some(patch)
     }),
     kind("branches exchanged", &["If"], |at, _| {
@@ -429,7 +429,7 @@ pub static KINDS: &[Kind] = &[
     }),
 ];
 
-// ---- what the rules are made of
+// ---- helpers of the rules
 
 fn ulp(w: f64) -> f64 {
     let w = w as f32;
@@ -444,7 +444,7 @@ fn constant(at: NodeRef<'_>, slot: usize) -> Option<&Tensor> {
     at.input(slot).ok()?.constant().ok()
 }
 
-/// The constant in `slot` with other elements.
+/// Replaces the elements of the constant in `slot`.
 fn edited(at: NodeRef<'_>, slot: usize, edit: impl FnOnce(&mut [f64])) -> Option<Patch> {
     let old = constant(at, slot).filter(|t| t.dtype().is_float() && !t.is_empty())?;
     let mut values = old.to_f64()?;
@@ -479,7 +479,7 @@ fn bias(at: NodeRef<'_>, change: impl FnOnce(&mut [f64])) -> Option<Patch> {
     edited(at, slot, change)
 }
 
-/// Elements of the constant in `slot` taken from other places.
+/// Permutes or repeats the elements of the constant in `slot`.
 fn permuted(at: NodeRef<'_>, slot: usize, from: impl Fn(&[usize], &[usize]) -> Vec<usize>) -> Option<Patch> {
     let shape = constant(at, slot)?.shape().to_vec();
     edited(at, slot, |values| {
@@ -518,7 +518,7 @@ fn set(at: NodeRef<'_>, name: &str, value: impl Into<Attribute>) -> Option<Patch
     Some(patch)
 }
 
-/// The node's output made in another way.
+/// Replaces the node's output.
 fn replaced(at: NodeRef<'_>, make: impl FnOnce(&mut Patch) -> Option<Ref>) -> Option<Patch> {
     let mut patch = Patch::at(at);
     let new = make(&mut patch)?;
@@ -526,7 +526,7 @@ fn replaced(at: NodeRef<'_>, make: impl FnOnce(&mut Patch) -> Option<Ref>) -> Op
     Some(patch)
 }
 
-/// The same inputs through another operator.
+/// Passes the same inputs to another operator.
 fn renamed(at: NodeRef<'_>, op: &str) -> Option<Patch> {
     let inputs: Vec<_> = at.inputs().into_iter().map(|i| i.map(Ref::from)).collect::<Option<_>>()?;
     let mut node = at.node().clone();
@@ -534,7 +534,7 @@ fn renamed(at: NodeRef<'_>, op: &str) -> Option<Patch> {
     replaced(at, |patch| Some(patch.node("y", node, &inputs)))
 }
 
-/// Something behind the node, which must make floats.
+/// Appends nodes to a node that returns floats.
 fn behind(at: NodeRef<'_>, make: impl FnOnce(&mut Patch, Ref) -> Option<Ref>) -> Option<Patch> {
     let y = at.output().ok()?;
     (y.dtype()? == DataType::Float).then_some(())?;
@@ -559,7 +559,7 @@ fn bounded(at: NodeRef<'_>, op: &str, bound: f32) -> Option<Patch> {
     })
 }
 
-/// A side of a sum or product that has its shape, alone.
+/// Replaces a sum or product by the operand that has its shape.
 fn one_side(at: NodeRef<'_>) -> Option<Patch> {
     let y = at.output().ok()?;
     y.dtype().filter(|d| d.is_float())?;
@@ -567,7 +567,7 @@ fn one_side(at: NodeRef<'_>) -> Option<Patch> {
     replaced(at, |patch| Some(patch.node("y", Node::new("Identity"), &[side.into()])))
 }
 
-/// Off by 1 % times a figure made of the batch size, a float vector of one element.
+/// Changes the output by 1 % of a float vector of one element that is computed from the batch size.
 fn by_batch(at: NodeRef<'_>, figure: impl FnOnce(&mut Patch, Ref) -> Option<Ref>) -> Option<Patch> {
     let y = at.output().ok()?;
     if y.shape()?.first()?.known().is_some() {

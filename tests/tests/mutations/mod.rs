@@ -1,16 +1,17 @@
-//! What default verification catches of wrong rewrites, and what it says of right ones.
+//! The share of wrong rewrites that default verification catches, and its false alarms.
 //!
-//! [`kinds::KINDS`] are mistakes, planted into real models one at a time. Whether one matters is asked of samples
-//! that verification does not see: three times as many, from another seed. There
+//! [`kinds::KINDS`] are mistakes, planted into real models one at a time. Their effect is measured on samples
+//! that verification does not use: three times as many, from another seed. There
 //!
 //! ```text
 //! effect = max |original - mutant| / max |original - original with optimizations on|
 //! ```
 //!
-//! in units of the noise. [`clean`] makes pairs that are equal up to rounding: none may be called different.
+//! in units of the noise. [`clean`] constructs pairs that are equal up to rounding: none may be reported as
+//! different.
 //!
 //! `cargo test --workspace --test main mutations -- --ignored` plants them into eleven models and writes
-//! `tests/tables/mutations.md`; the ordinary test takes those in `fixtures`.
+//! `tests/tables/mutations.md`; the ordinary test uses those in `fixtures`.
 
 mod clean;
 mod kinds;
@@ -25,7 +26,7 @@ use pare_runtime::{
 };
 use std::{collections::BTreeMap, fmt::Write as _, fs, io::Write as _, path::PathBuf, time::Instant};
 
-/// Models that mistakes are planted into: convolutions, attention, recurrence, branches, a loop.
+/// The models: convolutions, attention, recurrence, branches, a loop.
 const TARGETS: &[&str] = &[
     "digits-cnn",
     "digits-fold",
@@ -40,10 +41,10 @@ const TARGETS: &[&str] = &[
     "elman",
 ];
 
-/// Those that a quick test takes.
+/// The models of the quick test.
 const QUICK: &[&str] = &["digits-fold", "digits-cnn", "elman"];
 
-/// A model by name, inferred, its initializers constant; `None` where it does not lie.
+/// Reads a model by name, with types inferred and initializers constant; `None` if the file is missing.
 fn read(name: &str) -> Option<Model> {
     if name == "elman" {
         return Some(elman());
@@ -60,7 +61,7 @@ fn read(name: &str) -> Option<Model> {
     Some(model)
 }
 
-/// An Elman network as exporters write it: a loop over time, with weights from outside of its body and from within.
+/// An Elman network as exporters write it: a loop over time, with captured and own weights.
 fn elman() -> Model {
     let mut rng = Rng::with_seed(0);
     let mut weights = |name: &str, shape: &[usize]| {
@@ -93,13 +94,13 @@ fn elman() -> Model {
     model
 }
 
-/// The model with one mistake of this kind, somewhere.
+/// Plants one mistake of a kind at a random node.
 fn plant(model: &Model, kind: &Kind, rng: &mut Rng) -> Option<Model> {
     let mut mutant = model.clone();
     if !plant_in(&mut mutant.graph, kind, rng) {
         return None;
     }
-    // A mistake that breaks the model is another matter: it does not even load.
+    // A mistake that makes the model invalid is not of interest: it does not load.
     mutant.check().is_ok().then_some(mutant)
 }
 
@@ -130,7 +131,7 @@ fn plant_in(graph: &mut Graph, kind: &Kind, rng: &mut Rng) -> bool {
     false
 }
 
-/// Two models run on the same samples; one thread, so that figures repeat.
+/// Runs two models on the same samples, on one thread for reproducible figures.
 fn compare(a: &Model, b: &Model, samples: &mut SampleSet) -> ProofReport {
     let (first, second) = (ModelSource::bytes(bytes(a).unwrap()), ModelSource::bytes(bytes(b).unwrap()));
     let options = ProofOptions {
@@ -140,19 +141,19 @@ fn compare(a: &Model, b: &Model, samples: &mut SampleSet) -> ProofReport {
     prove(&**engine(), &first, &second, samples.batches(32), &options).unwrap()
 }
 
-/// What `pare verify` compares on.
+/// The samples of `pare verify`.
 fn default_samples(model: &Model) -> SampleSet {
     SampleSet::for_model(model, 0)
 }
 
-/// Samples that verification does not see.
+/// Samples that verification does not use.
 fn other_samples(model: &Model) -> SampleSet {
     let specs = input_specs(model);
     let plans = symbol_plans(&specs).len();
     SampleSet::generated(specs, 1_000_003, 3 * default_samples(model).len() / plans)
 }
 
-/// The largest difference in units of the noise; infinite where values are not even of a kind.
+/// The largest difference in units of the noise; infinite if kinds of values differ.
 fn effect(report: &ProofReport) -> f64 {
     match &report.outcome {
         Outcome::Differs { output, .. } if output.is_empty() => return f64::INFINITY,
@@ -169,13 +170,13 @@ fn effect(report: &ProofReport) -> f64 {
         if epsilon(dtype) == 0.0 {
             return if by.differing > floor.differing { f64::INFINITY } else { 0.0 };
         }
-        // Relative to each run's largest value, so that a run with large values does not hide the others.
+        // Relative to the maximum of each run, so that a run with large values does not hide the others.
         by.scaled() / floor.scaled().max(epsilon(dtype))
     };
     report.deviation.outputs().iter().map(of).fold(0.0, f64::max)
 }
 
-/// A mistake, what it does, and what verification says.
+/// A mistake, its effect, and the verdict of verification.
 struct Planted {
     kind: &'static str,
     model: String,
@@ -184,7 +185,7 @@ struct Planted {
     seconds: f64,
 }
 
-/// Plant up to `each` mistakes of every kind into a model.
+/// Plants up to `each` mistakes of every kind into a model.
 fn planted(name: &str, model: &Model, each: u64, mut tell: impl FnMut(&Planted)) -> Vec<Planted> {
     let mut all = vec![];
     for kind in KINDS {
@@ -210,17 +211,18 @@ fn planted(name: &str, model: &Model, each: u64, mut tell: impl FnMut(&Planted))
     all
 }
 
-/// Times the noise from which on a mistake counts: a right rewrite is up to this far off (the proof's own factor).
+/// Effects above this multiple of the noise count as wrong: right rewrites reach it (the factor of the
+/// proof).
 const ABOVE: f64 = 10.0;
 
 #[test]
-fn wrong_rewrites_are_caught_and_right_ones_pass() {
+fn catches_wrong_rewrites_and_accepts_right_ones() {
     let mut missed = vec![];
     let mut count = 0;
     for name in QUICK {
         let model = read(name).unwrap();
         for p in planted(name, &model, 1, |_| {}) {
-            // Close to the limit a mistake may fall on either side of it: other samples, another effect.
+            // Near the limit the effect depends on the samples.
             count += usize::from(p.effect > 2.0 * ABOVE);
             if p.effect > 2.0 * ABOVE && !p.caught {
                 missed.push(format!("{name}: {} has {:.1} times the noise", p.kind, p.effect));
@@ -269,12 +271,12 @@ fn table() {
     assert!(clean.alarms.is_empty(), "{}", clean.alarms.join("\n"));
 }
 
-/// What verification says of right rewrites.
+/// The verdicts on right rewrites.
 #[derive(Default)]
 struct Clean {
     pairs: usize,
     alarms: Vec<String>,
-    /// The largest difference, in units of the noise.
+    /// The largest difference in units of the noise.
     farthest: f64,
 }
 

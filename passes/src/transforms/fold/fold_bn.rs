@@ -1,4 +1,4 @@
-use super::preceding::{Affine, fold};
+use super::preceding::{ChannelAffine, fold};
 use crate::{
     framework::{Context, Pass, PassError},
     pass,
@@ -6,14 +6,14 @@ use crate::{
 use pare_graph::{Decline, Model, ops::AffineView};
 
 pass! {
-    /// Fold `BatchNormalization` into the convolution or matrix product that feeds it.
+    /// Fold `BatchNormalization` into the preceding convolution or matrix product.
     ///
     /// At inference a batch norm is one multiplication and one addition per channel, `y = s·x + t` with
-    /// `s = γ/√(σ²+ε)` and `t = β − s·μ`, so it moves into the weights: `W' = s·W`, `b' = s·b + t`. So for `Conv`,
-    /// `ConvTranspose`, `Gemm`, and `MatMul` with a matrix, which becomes a `Gemm`.
+    /// `s = γ/√(σ²+ε)` and `t = β − s·μ`, so it moves into the weights: `W' = s·W`, `b' = s·b + t`. Applies
+    /// to `Conv`, `ConvTranspose`, `Gemm`, and `MatMul` of matrices, which becomes a `Gemm`.
     ///
-    /// Declines in training, where weights or statistics are not constant or used elsewhere, where the product has
-    /// another use, and where a channel would be scaled beyond `max_scale`.
+    /// Declines in training mode, if weights or statistics are not constant or are shared, if the product has
+    /// another use, and if a channel would be scaled beyond `max_scale`.
     #[pass("fold-bn", Rounding, "batch norm folded", "batch norms folded")]
     pub struct FoldBn {
         /// Decline when a channel would be scaled by more than this.
@@ -28,7 +28,7 @@ impl Pass for FoldBn {
             if let Some(s) = scale.iter().find(|s| s.abs() > self.max_scale) {
                 return Err(Decline::because(format!("{} scales a channel by {s:.3e}", at.describe())));
             }
-            fold(at, at.input(0)?, &Affine { scale, shift }, 1)
+            fold(at, at.input(0)?, &ChannelAffine { scale, shift }, 1)
         })
     }
 }
@@ -43,7 +43,7 @@ mod tests {
     const BN: &str = "BatchNormalization<epsilon = 0.0>(h, g, b, m, v)";
 
     #[test]
-    fn a_convolution_takes_scale_and_shift() {
+    fn folds_scale_and_shift_into_conv() {
         check(
             FoldBn::default(),
             &format!(
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transposed_convolution_has_its_channels_in_groups() {
+    fn folds_into_conv_transpose_group_by_group() {
         check(
             FoldBn::default(),
             &format!("g (float[N,2,4,4] x) => (float[N,2,4,4] y) <float[2,1,1,1] w = {{1,2}}, {NORM}> {{
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn matrix_products_take_them_along_their_columns() {
+    fn folds_into_output_channels_of_matrix_products() {
         check(
             FoldBn::default(),
             &format!(
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_change_others_stays() {
+    fn declines_shared_weights_other_uses_and_large_scales() {
         let graph = |out: &str, more: &str, conv: &str| {
             format!(
                 "g (float[N,2,4,4] x{more}) => (float[N,2,4,4] y{out}) <{NORM}> {{

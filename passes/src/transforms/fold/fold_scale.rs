@@ -1,4 +1,4 @@
-use super::preceding::{Affine, channels_of, fold_before, per_channel};
+use super::preceding::{ChannelAffine, channels_of, fold_through, per_channel};
 use crate::{
     framework::{Context, Pass, PassError},
     pass,
@@ -6,14 +6,15 @@ use crate::{
 use pare_graph::{Decline, Dim, Model, NodeRef, Patch, ValueRef, expect};
 
 pass! {
-    /// Fold a constant that scales or shifts each channel into the convolution or matrix product before it.
+    /// Fold a constant scale or shift of each channel into the preceding convolution or matrix product.
     ///
-    /// `s·(W∗x + b) = (s·W)∗x + s·b` and `(W∗x + b) + t = W∗x + (b + t)`, for `Mul`, `Div`, `Add` and `Sub` with one
-    /// constant per channel or one for all, after `Conv`, `ConvTranspose`, `Gemm`, and `MatMul` of matrices, which
-    /// becomes a `Gemm`. A `Reshape` in between may stay there, if the channels are an axis before and after it.
+    /// `s·(W∗x + b) = (s·W)∗x + s·b` and `(W∗x + b) + t = W∗x + (b + t)`, for `Mul`, `Div`, `Add` and `Sub`
+    /// with one constant per channel or a scalar, after `Conv`, `ConvTranspose`, `Gemm`, and `MatMul` of
+    /// matrices, which becomes a `Gemm`. A `Reshape` in between is kept if the channels are one axis before
+    /// and after it.
     ///
-    /// Declines where the constant does not lie along the channels, where weights are not constant or used
-    /// elsewhere, where the product has another use, and where a channel would be scaled beyond `max_scale`.
+    /// Declines if the constant varies along another axis than the channels, if weights are not constant or
+    /// are shared, if the product has another use, and if a channel would be scaled beyond `max_scale`.
     #[pass("fold-scale", Rounding, "scale or shift folded", "scales and shifts folded")]
     pub struct FoldScale {
         /// Decline when a channel would be scaled by more than this.
@@ -32,42 +33,43 @@ impl FoldScale {
         expect(at.node().domain().is_empty() && at.opset() >= 7)?;
         let (a, b) = (at.input(0)?, at.input(1)?);
         let (x, c, swapped) = if b.is_constant() { (a, b, false) } else { (b, a, true) };
-        // c - x and c / x are something else.
+        // `c − x` and `c / x` are not `s·x + t` with `s` = 1 or `t` = 0.
         expect(c.is_constant() && !(swapped && (at.is("Sub") || at.is("Div"))))?;
         let view = x.producer().filter(|producer| producer.is("Reshape"));
         let product = view.map_or(Ok(x), |view| view.input(0))?;
         let (channels, axis) = channels_of(product)?;
-        let (rank, place) = match view {
-            Some(_) => (x.rank()?, place_after(product, x, axis)?),
+        let (rank, channel_axis) = match view {
+            Some(_) => (x.rank()?, axis_after_reshape(product, x, axis)?),
             None => (rank_of(x)?, axis),
         };
-        let c = per_channel(c, rank, place, channels)?;
+        let c = per_channel(c, rank, channel_axis, channels)?;
         let (ones, zeros) = (vec![1.0; channels], vec![0.0; channels]);
         let affine = match at.op() {
-            "Add" => Affine { scale: ones, shift: c },
-            "Sub" => Affine { scale: ones, shift: c.iter().map(|c| -c).collect() },
-            "Mul" => Affine { scale: c, shift: zeros },
-            _ => Affine { scale: c.iter().map(|c| 1.0 / c).collect(), shift: zeros },
+            "Add" => ChannelAffine { scale: ones, shift: c },
+            "Sub" => ChannelAffine { scale: ones, shift: c.iter().map(|c| -c).collect() },
+            "Mul" => ChannelAffine { scale: c, shift: zeros },
+            _ => ChannelAffine { scale: c.iter().map(|c| 1.0 / c).collect(), shift: zeros },
         };
         if let Some(s) = affine.scale.iter().find(|s| s.is_nan() || s.abs() > self.max_scale) {
             return Err(Decline::because(format!("{} scales a channel by {s:.3e}", at.describe())));
         }
         expect(affine.shift.iter().all(|s| s.is_finite()))?;
-        fold_before(at, product, view, &affine, axis)
+        fold_through(at, product, view, &affine, axis)
     }
 }
 
-/// Where the channels lie after `x` was reshaped to `y`: the axis of their size with as many elements inside it.
-fn place_after(x: ValueRef<'_>, y: ValueRef<'_>, axis: usize) -> Result<usize, Decline> {
-    let inside =
+/// The channel axis after `x` is reshaped to `y`: the axis of the same size and the same number of elements
+/// per index.
+fn axis_after_reshape(x: ValueRef<'_>, y: ValueRef<'_>, axis: usize) -> Result<usize, Decline> {
+    let stride =
         |shape: &[Dim], axis: usize| -> Option<i64> { shape[axis + 1..].iter().map(Dim::known).product() };
     let (before, after) = x.shape().zip(y.shape()).ok_or(Decline::Mismatch)?;
-    let count = inside(before, axis).ok_or(Decline::Mismatch)?;
-    let same = |&a: &usize| after[a] == before[axis] && inside(after, a) == Some(count);
+    let count = stride(before, axis).ok_or(Decline::Mismatch)?;
+    let same = |&a: &usize| after[a] == before[axis] && stride(after, a) == Some(count);
     (0..after.len()).find(same).ok_or(Decline::Mismatch)
 }
 
-/// The rank of what a convolution or matrix product makes, which its weight tells if nothing else does.
+/// The output rank of a convolution or matrix product, derived from the weight where possible.
 fn rank_of(x: ValueRef<'_>) -> Result<usize, Decline> {
     let producer = x.producer().ok_or(Decline::Mismatch)?;
     match producer.op() {
@@ -83,7 +85,7 @@ mod tests {
     use crate::framework::testing::{check, declines};
 
     #[test]
-    fn a_convolution_takes_what_follows_channel_by_channel() {
+    fn folds_scales_and_shifts_into_conv() {
         check(
             FoldScale::default(),
             "g (float[N,1,4,4] x) => (float[N,2,4,4] y) <float[2,1,1,1] w = {1,2},
@@ -95,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_product_of_matrices_becomes_a_gemm() {
+    fn turns_matmul_into_gemm() {
         check(
             FoldScale::default(),
             "g (float[N,2] x) => (float[N,2] y) <float[2,2] w = {1,2,3,4}, float[2] t = {5,6}> {
@@ -106,27 +108,25 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_along_other_axes_or_divides_stays() {
+    fn declines_other_axes_and_reversed_operands() {
         let graph = |c: &str, op: &str| {
             format!(
                 "g (float[N,1,4,2] x) => (float[N,2,4,2] y) <float[2,1,1,1] w = {{1,2}}, {c}> {{
                 a = Conv(x, w) y = {op} }}"
             )
         };
-        declines(FoldScale::default(), &graph("float[2] c = {1,2}", "Mul(a, c)"));
-        declines(
-            FoldScale::default(),
-            &graph("float[1,1,2,1,1] c = {1,2}", "Mul(a, c)")
-                .replace("=> (float[N,2,4,2] y)", "=> (float[1,N,2,4,2] y)"),
-        );
-        declines(FoldScale::default(), &graph("float c = {2}", "Div(c, a)"));
-        declines(FoldScale::default(), &graph("float c = {2}", "Sub(c, a)"));
-        let why = declines(FoldScale::default(), &graph("float c = {0}", "Div(a, c)"));
-        assert_eq!(why, ["Div producing `y` scales a channel by inf"]);
+        let why = |source: &str| declines(FoldScale::default(), source);
+        let none: [&str; 0] = [];
+        assert_eq!(why(&graph("float[2] c = {1,2}", "Mul(a, c)")), none);
+        let wider = graph("float[1,1,2,1,1] c = {1,2}", "Mul(a, c)");
+        assert_eq!(why(&wider.replace("=> (float[N,2,4,2] y)", "=> (float[1,N,2,4,2] y)")), none);
+        assert_eq!(why(&graph("float c = {2}", "Div(c, a)")), none);
+        assert_eq!(why(&graph("float c = {2}", "Sub(c, a)")), none);
+        assert_eq!(why(&graph("float c = {0}", "Div(a, c)")), ["Div producing `y` scales a channel by inf"]);
     }
 
     #[test]
-    fn a_reshape_may_lie_in_between() {
+    fn folds_through_reshape() {
         check(
             FoldScale::default(),
             "g (float[6,2] x) => (float[2,3,2] y)
@@ -136,23 +136,25 @@ mod tests {
                 <int64[3] s = {2,3,2}, float[2,2] w = {2,4,9,12}, float[2] y_bias = {4,5}> {
                 y_gemm = Gemm<transB = 1>(x, w, y_bias) y = Reshape(y_gemm, s) }",
         );
-        // Along another axis, and where channels become two axes.
+        // The constant varies along another axis, and the channels become two axes.
         let graph = |s: &str, k: &str| {
             format!(
                 "g (float[2,2] x) => (float[2,2,2] y) <float[2,4] w = {{1,2,3,4,5,6,7,8}}, int64[3] s = {{{s}}},
                 {k} k = {{2,3}}> {{ a = MatMul(x, w) b = Reshape(a, s) y = Mul(b, k) }}"
             )
         };
-        declines(FoldScale::default(), &graph("2,2,2", "float[2]"));
-        declines(FoldScale::default(), &graph("2,2,2", "float[2,1,1]"));
+        let none: [&str; 0] = [];
+        assert_eq!(declines(FoldScale::default(), &graph("2,2,2", "float[2]")), none);
+        assert_eq!(declines(FoldScale::default(), &graph("2,2,2", "float[2,1,1]")), none);
     }
 
     #[test]
-    fn a_product_of_stacked_matrices_stays() {
-        declines(
+    fn declines_batched_matmul() {
+        let why = declines(
             FoldScale::default(),
             "g (float[N,3,2] x) => (float[N,3,2] y) <float[2,2] w = {1,2,3,4}, float[2] t = {5,6}> {
                 a = MatMul(x, w) y = Add(a, t) }",
         );
+        assert!(why.is_empty(), "{why:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Exact algebra: constants, batch norm, linear into linear.
+//! Algebraic folding: constants, batch norms, scales, and compositions of linear layers.
 
 mod fold_bn;
 mod fold_constants;
@@ -8,6 +8,5 @@ mod preceding;
 
 pub use fold_bn::FoldBn;
 pub use fold_constants::FoldConstants;
-pub use fold_linear::FoldLinear;
-pub(crate) use fold_linear::cropped;
+pub use fold_linear::{CropKernels, FoldLinear};
 pub use fold_scale::FoldScale;

@@ -1,4 +1,4 @@
-//! What follows a convolution or matrix product channel by channel goes into its weights.
+//! Folding of a per-channel affine map into the weights of the preceding convolution or matrix product.
 
 use crate::framework::NodeBuilder;
 use pare_graph::{
@@ -6,84 +6,79 @@ use pare_graph::{
     ops::{ConvTransposeView, ConvView, GemmView},
 };
 
-/// `y = scale·x + shift`, for each channel.
-pub(crate) struct Affine {
+/// The map `y = scale·x + shift` of each channel.
+pub(crate) struct ChannelAffine {
     pub scale: Vec<f64>,
     pub shift: Vec<f64>,
 }
 
-impl Affine {
+impl ChannelAffine {
+    /// Whether any factor differs from 1.
     pub(crate) fn scales(&self) -> bool {
         self.scale.iter().any(|&s| s != 1.0)
     }
 }
 
-/// Fold `y = affine(x)`, which the node `at` computes along axis `axis` of `x`, into the node that makes `x`.
-pub(crate) fn fold(at: NodeRef<'_>, x: ValueRef<'_>, affine: &Affine, axis: usize) -> Result<Patch, Decline> {
-    fold_before(at, x, None, affine, axis)
+/// Folds `y = affine(x)`, computed by `at` along axis `axis` of `x`, into the producer of `x`.
+pub(crate) fn fold(
+    at: NodeRef<'_>,
+    x: ValueRef<'_>,
+    affine: &ChannelAffine,
+    axis: usize,
+) -> Result<Patch, Decline> {
+    fold_through(at, x, None, affine, axis)
 }
 
-/// The same where the node `at` does so after a view of `x`, which then makes `y`.
-pub(crate) fn fold_before(
+/// As [`fold`], for a node `at` that applies the map to a view of `x`. The view then produces `y`.
+pub(crate) fn fold_through(
     at: NodeRef<'_>,
     x: ValueRef<'_>,
     view: Option<NodeRef<'_>>,
-    affine: &Affine,
+    affine: &ChannelAffine,
     axis: usize,
 ) -> Result<Patch, Decline> {
-    let linear = x.producer().ok_or(Decline::Mismatch)?;
-    let parts = Linear::of(linear)?;
-    expect(axis == CHANNELS && parts.channels == affine.scale.len())?;
+    let producer = x.producer().ok_or(Decline::Mismatch)?;
+    let product = Product::of(producer)?;
+    expect(axis == CHANNEL_AXIS && product.channels == affine.scale.len())?;
     x.sole_use()?;
-    linear.output()?;
-    let rounds = |t: &Tensor| {
+    producer.output()?;
+    let is_float = |t: &Tensor| {
         matches!(t.dtype(), DataType::Float | DataType::Double | DataType::Float16 | DataType::Bfloat16)
     };
-    let weight = constant(parts.weight.value)?;
-    expect(rounds(weight))?;
+    let weight = constant(product.weight.value)?;
+    expect(is_float(weight))?;
     let mut patch = Patch::at(at);
-    let mut inputs: Vec<Option<Ref>> = linear.inputs().into_iter().map(|i| i.map(Into::into)).collect();
-    let (y, mut node) = (at.output()?, parts.node);
+    let mut inputs: Vec<Option<Ref>> = producer.inputs().into_iter().map(|i| i.map(Into::into)).collect();
+    let y = at.output()?;
     if affine.scales() {
-        only_here(parts.weight.value)?;
-        let scaled = parts.weight.scaled(&affine.scale)?;
-        inputs[1] = Some(renewed(at, &mut patch, parts.weight.value, scaled));
+        expect_unshared(product.weight.value)?;
+        let scaled = product.weight.scaled(&affine.scale)?;
+        inputs[1] = Some(replace_constant(at, &mut patch, product.weight.value, scaled));
     }
-    let bias = match parts.bias {
-        Some(bias) => {
-            let tensor = constant(bias)?;
-            let own = tensor.to_f64().ok_or(Decline::Mismatch)?;
-            expect(
-                tensor.len() == 1
-                    || tensor.len() == parts.channels && tensor.shape().last() == Some(&parts.channels),
-            )?;
-            (0..parts.channels).map(|c| parts.beta * own[c % own.len()]).collect()
-        }
-        None => vec![0.0; parts.channels],
-    };
-    let bias: Vec<_> = bias.iter().enumerate().map(|(c, b)| affine.scale[c] * b + affine.shift[c]).collect();
-    if parts.bias.is_some() || bias.iter().any(|&b| b != 0.0) {
+    let bias = product.bias(affine)?;
+    let mut node = product.node;
+    if product.bias.is_some() || bias.iter().any(|&b| b != 0.0) {
         let base = view.map_or(x.name(), |_| y.name());
-        let hint = parts.bias.map_or_else(|| format!("{base}_bias"), |b| b.name().to_owned());
-        let tensor = rounded(weight.dtype(), &[parts.channels], &bias, &hint)?;
+        let hint = product.bias.map_or_else(|| format!("{base}_bias"), |b| b.name().to_owned());
+        let tensor = rounded(weight.dtype(), &[product.channels], &bias, &hint)?;
         inputs.resize(3, None);
-        inputs[2] = Some(instead(at, &mut patch, parts.bias, &hint, tensor));
-        if parts.beta != 1.0 {
+        inputs[2] = Some(reuse_or_add_constant(at, &mut patch, product.bias, &hint, tensor));
+        if product.beta != 1.0 {
             node.attributes.insert("beta".into(), Attribute::Float(1.0));
         }
-    } else if node.op == "Gemm" && linear.is("MatMul") {
-        node = linear.node().clone();
+    } else if node.op == "Gemm" && producer.is("MatMul") {
+        node = producer.node().clone();
     }
-    // In front of a view it makes another value than `x`, which must not be taken for it.
-    let last = view.map_or_else(|| y.name().into(), |_| format!("{}_{}", y.name(), node.op.to_lowercase()));
-    let mut made = patch.node_with(node, &inputs, &[Some(&last)]);
+    // Before a view, the new value differs from `x` and needs a name of its own.
+    let name = view.map_or_else(|| y.name().into(), |_| format!("{}_{}", y.name(), node.op.to_lowercase()));
+    let mut outputs = patch.node_with(node, &inputs, &[Some(&name)]);
     if let Some(view) = view {
         view.output()?.sole_use()?;
         let mut inputs: Vec<Option<Ref>> = view.inputs().into_iter().map(|i| i.map(Into::into)).collect();
-        inputs[0] = made[0];
-        made = patch.node_with(view.node().clone(), &inputs, &[Some(y.name())]);
+        inputs[0] = outputs[0];
+        outputs = patch.node_with(view.node().clone(), &inputs, &[Some(y.name())]);
     }
-    patch.replace(y, made[0].ok_or(Decline::Mismatch)?);
+    patch.replace(y, outputs[0].ok_or(Decline::Mismatch)?);
     Ok(patch)
 }
 
@@ -94,16 +89,16 @@ fn constant(value: ValueRef<'_>) -> Result<&Tensor, Decline> {
     })
 }
 
-/// A weight that others need would have to stay beside its changed copy, and the file would grow.
-fn only_here(weight: ValueRef<'_>) -> Result<(), Decline> {
+/// Declines a shared weight: it would be stored beside its changed copy, and the file would grow.
+fn expect_unshared(weight: ValueRef<'_>) -> Result<(), Decline> {
     weight.sole_use()?;
     match weight.producer().filter(|at| at.is("Identity")) {
-        Some(identity) => only_here(identity.input(0)?),
+        Some(identity) => expect_unshared(identity.input(0)?),
         None => Ok(()),
     }
 }
 
-/// `values` as elements of `dtype`; declines, naming the constant, where they do not fit into it.
+/// Rounds `values` to `dtype`. Declines, naming the constant, if a value is out of its range.
 pub(crate) fn rounded(
     dtype: DataType,
     shape: &[usize],
@@ -114,50 +109,52 @@ pub(crate) fn rounded(
 }
 
 fn finite(tensor: Tensor, name: &str) -> Result<Tensor, Decline> {
-    let why = |t: &Tensor| Decline::because(format!("`{name}` would hold what {} cannot", t.dtype()));
-    if tensor.is_finite() { Ok(tensor) } else { Err(why(&tensor)) }
+    if tensor.is_finite() {
+        return Ok(tensor);
+    }
+    Err(Decline::because(format!("`{name}` exceeds the range of {}", tensor.dtype())))
 }
 
-/// A changed constant that takes the place and name of one that nobody else uses.
-fn renewed(at: NodeRef<'_>, patch: &mut Patch, old: ValueRef<'_>, tensor: Tensor) -> Ref {
-    let new = named(at, patch, old.name(), tensor);
+/// Replaces a constant without other uses by `tensor`, under the same name.
+fn replace_constant(at: NodeRef<'_>, patch: &mut Patch, old: ValueRef<'_>, tensor: Tensor) -> Ref {
+    let new = add_constant(at, patch, old.name(), tensor);
     patch.replace(old, new);
     new
 }
 
-/// A new constant, in the place of `old` if nobody else uses that and it has its shape.
-pub(crate) fn instead(
+/// A new constant, which replaces `old` if that has the same shape and no other use.
+pub(crate) fn reuse_or_add_constant(
     at: NodeRef<'_>,
     patch: &mut Patch,
     old: Option<ValueRef<'_>>,
     hint: &str,
     tensor: Tensor,
 ) -> Ref {
-    let free = |old: &ValueRef<'_>| {
-        only_here(*old).is_ok() && old.fixed_shape().is_ok_and(|shape| shape == tensor.shape())
+    let replaceable = |old: &ValueRef<'_>| {
+        expect_unshared(*old).is_ok() && old.fixed_shape().is_ok_and(|shape| shape == tensor.shape())
     };
-    match old.filter(free) {
-        Some(old) => renewed(at, patch, old, tensor),
-        None => named(at, patch, hint, tensor),
+    match old.filter(replaceable) {
+        Some(old) => replace_constant(at, patch, old, tensor),
+        None => add_constant(at, patch, hint, tensor),
     }
 }
 
-/// A new constant.
-pub(crate) fn named(at: NodeRef<'_>, patch: &mut Patch, name: &str, tensor: Tensor) -> Ref {
+/// Adds an initializer, or a `Constant` node inside a function.
+pub(crate) fn add_constant(at: NodeRef<'_>, patch: &mut Patch, name: &str, tensor: Tensor) -> Ref {
     if at.graph.is_function {
         return NodeBuilder::new(at.graph, patch, name).constant("folded", tensor);
     }
     patch.constant(name, tensor)
 }
 
-/// The constant weights of a layer, by the output channels that they belong to.
+/// The constant weights of a layer, indexed by output channel.
 pub(crate) struct Weight<'g> {
     /// The constant.
     pub value: ValueRef<'g>,
-    /// So many neighbours belong to one channel.
+    /// Number of consecutive elements that belong to one channel.
     run: usize,
-    /// The channels of the runs, over and over.
-    lanes: Vec<usize>,
+    /// The output channel of each run; repeats until the end of the tensor.
+    run_channels: Vec<usize>,
 }
 
 impl<'g> Weight<'g> {
@@ -165,20 +162,23 @@ impl<'g> Weight<'g> {
     pub fn of(at: NodeRef<'g>) -> Result<Self, Decline> {
         let value = at.input(1)?;
         constant(value)?;
-        let (run, lanes) = match at.op() {
+        let (run, run_channels) = match at.op() {
             "Conv" => {
                 let view = ConvView::of(at)?;
                 (view.inputs * view.kernel.iter().product::<usize>(), (0..view.outputs).collect())
             }
             "ConvTranspose" => {
-                // W[i, o, …]: inputs come in groups, each with its own outputs.
+                // W[i, o, …]: each group of inputs has its own outputs.
                 let view = ConvTransposeView::of(at)?;
                 let inputs = (view.inputs / view.group).max(1);
                 let channels = |i: usize| (0..view.outputs).map(move |o| i / inputs * view.outputs + o);
                 (view.kernel.iter().product(), (0..view.inputs).flat_map(channels).collect())
             }
             "Gemm" | "MatMul" => {
-                let (rows, columns) = matrix(value)?;
+                let (rows, columns) = match value.constant()?.shape() {
+                    &[rows, columns] if rows > 0 && columns > 0 => (rows, columns),
+                    _ => return Err(Decline::Mismatch),
+                };
                 if at.is("Gemm") && GemmView::of(at)?.trans_b {
                     (columns, (0..rows).collect())
                 } else {
@@ -187,20 +187,20 @@ impl<'g> Weight<'g> {
             }
             _ => return Err(Decline::Mismatch),
         };
-        Ok(Self { value, run, lanes })
+        Ok(Self { value, run, run_channels })
     }
 
-    /// With a factor for each output channel; declines, naming the constant, where they do not fit into its type.
+    /// The weights times a factor per output channel. Declines, naming the constant, if a product overflows.
     pub fn scaled(&self, scale: &[f64]) -> Result<Tensor, Decline> {
-        let factors: Vec<_> = self.lanes.iter().map(|&channel| scale[channel]).collect();
+        let factors: Vec<_> = self.run_channels.iter().map(|&channel| scale[channel]).collect();
         let scaled = constant(self.value)?.scaled(self.run, &factors);
         finite(scaled.map_err(|_| Decline::Mismatch)?, self.value.name())
     }
 }
 
 /// A node that is linear in its first input, with constant weights.
-struct Linear<'g> {
-    /// The node as it can take a bias.
+struct Product<'g> {
+    /// The node in a form that accepts a bias.
     node: Node,
     weight: Weight<'g>,
     bias: Option<ValueRef<'g>>,
@@ -209,10 +209,10 @@ struct Linear<'g> {
     channels: usize,
 }
 
-/// Axis of the output along which the channels lie.
-const CHANNELS: usize = 1;
+/// The channel axis of the outputs.
+const CHANNEL_AXIS: usize = 1;
 
-impl<'g> Linear<'g> {
+impl<'g> Product<'g> {
     fn of(at: NodeRef<'g>) -> Result<Self, Decline> {
         let weight = Weight::of(at)?;
         let (mut node, bias) = (at.node().clone(), at.optional(2));
@@ -222,27 +222,35 @@ impl<'g> Linear<'g> {
                 let view = ConvTransposeView::of(at)?;
                 (view.outputs * view.group, 1.0)
             }
-            "Gemm" => (weight.lanes.len(), if bias.is_some() { GemmView::of(at)?.beta } else { 1.0 }),
+            "Gemm" => (weight.run_channels.len(), if bias.is_some() { GemmView::of(at)?.beta } else { 1.0 }),
             "MatMul" if at.is("MatMul") => {
-                // Only of two matrices it is a product that takes a bias.
+                // `Gemm`, which accepts a bias, multiplies matrices only.
                 expect(at.input(0)?.rank()? == 2 && at.opset() >= 7)?;
                 node.op = "Gemm".into();
-                (weight.lanes.len(), 1.0)
+                (weight.run_channels.len(), 1.0)
             }
             _ => return Err(Decline::Mismatch),
         };
         Ok(Self { node, weight, bias, beta, channels })
     }
-}
 
-fn matrix(weight: ValueRef<'_>) -> Result<(usize, usize), Decline> {
-    match weight.constant()?.shape() {
-        &[rows, columns] if rows > 0 && columns > 0 => Ok((rows, columns)),
-        _ => Err(Decline::Mismatch),
+    /// The bias after `affine`: `scale·β·b + shift`.
+    fn bias(&self, affine: &ChannelAffine) -> Result<Vec<f64>, Decline> {
+        let values = match self.bias {
+            Some(bias) => {
+                let tensor = constant(bias)?;
+                let per_channel = tensor.shape().last() == Some(&tensor.len());
+                expect(tensor.len() == 1 || tensor.len() == self.channels && per_channel)?;
+                tensor.to_f64().ok_or(Decline::Mismatch)?
+            }
+            None => vec![0.0],
+        };
+        let of = |c: usize| affine.scale[c] * (self.beta * values[c % values.len()]) + affine.shift[c];
+        Ok((0..self.channels).map(of).collect())
     }
 }
 
-/// The elements of a constant that broadcasts over `channels` along axis `axis` of a tensor of rank `rank`.
+/// The value of each channel of a constant that broadcasts along `axis` of a tensor of this rank.
 pub(crate) fn per_channel(
     c: ValueRef<'_>,
     rank: usize,
@@ -259,11 +267,10 @@ pub(crate) fn per_channel(
     Ok((0..channels).map(|i| elements[i % elements.len()]).collect())
 }
 
-/// The number of channels that the producer of `x` puts out, with their axis.
+/// The number of output channels of the producer of `x`, and their axis.
 pub(crate) fn channels_of(x: ValueRef<'_>) -> Result<(usize, usize), Decline> {
-    // A product of two activations is no place for a scale: nothing to report.
+    // A product of two activations cannot absorb a scale: nothing to report.
     let producer = x.producer().ok_or(Decline::Mismatch)?;
     expect(producer.input(1)?.is_constant())?;
-    let linear = Linear::of(producer)?;
-    Ok((linear.channels, CHANNELS))
+    Ok((Product::of(producer)?.channels, CHANNEL_AXIS))
 }

@@ -5,12 +5,12 @@ use crate::{
 use pare_graph::{DataType, Decline, Dim, Model, Node, NodeRef, Patch, ValueRef, expect};
 
 pass! {
-    /// Recognise `Gemm`: a product of two matrices plus a bias.
+    /// Fuse a product of two matrices and a bias into `Gemm`.
     ///
-    /// `A·B + C` where `A` and `B` have rank 2 and `C` broadcasts to the product without widening it, which must hold for
-    /// all values of the symbols.
+    /// `A·B + C` if `A` and `B` have rank 2 and `C` broadcasts to the shape of the product for all values of
+    /// the symbols.
     ///
-    /// Declines where a rank is unknown, where the product has another use, and for other types than `float` and
+    /// Declines if a rank is unknown or the product has another use, and types other than `float` and
     /// `double`.
     #[pass("fuse-gemm", Rounding, "product with bias fused", "products with bias fused")]
     pub struct FuseGemm {}
@@ -34,19 +34,19 @@ fn fused(at: NodeRef<'_>) -> Result<Patch, Decline> {
     let (left, right) = (matmul.input(0)?, matmul.input(1)?);
     expect(left.rank()? == 2 && right.rank()? == 2)?;
     expect(matches!(left.dtype(), Some(DataType::Float | DataType::Double)))?;
-    let wide = || Decline::because(format!("`{}` may widen `{}`", bias.name(), product.name()));
-    fits(bias, product).then_some(()).ok_or_else(wide)?;
+    let wider = || Decline::because(format!("`{}` may widen `{}`", bias.name(), product.name()));
+    fits(bias, product).then_some(()).ok_or_else(wider)?;
     product.sole_use()?;
     let y = at.output()?;
     let mut node = Node::new("Gemm");
     node.name.clone_from(&matmul.node().name);
     let mut patch = Patch::at(at);
-    let made = patch.node(y.name(), node, &[left.into(), right.into(), bias.into()]);
-    patch.replace(y, made);
+    let gemm = patch.node(y.name(), node, &[left.into(), right.into(), bias.into()]);
+    patch.replace(y, gemm);
     Ok(patch)
 }
 
-/// Whether `bias` broadcasts to the shape of `product` and no further.
+/// Whether `bias` broadcasts to the shape of `product`.
 fn fits(bias: ValueRef<'_>, product: ValueRef<'_>) -> bool {
     let (Some(bias), Some(product)) = (bias.shape(), product.shape()) else { return false };
     let Some(missing) = product.len().checked_sub(bias.len()) else { return false };
@@ -60,7 +60,7 @@ mod tests {
     use crate::framework::testing::{check, declines};
 
     #[test]
-    fn a_product_of_matrices_with_bias_is_a_gemm() {
+    fn fuses_matmul_and_add() {
         check(
             FuseGemm::default(),
             "g (float[N,3] a, float[3,4] b, float[4] c) => (float[N,4] y) { p = MatMul(a, b) y = Add(c, p) }",
@@ -69,11 +69,12 @@ mod tests {
     }
 
     #[test]
-    fn stacks_and_biases_that_may_widen_stay() {
-        declines(
+    fn declines_batches_and_wider_biases() {
+        let why = declines(
             FuseGemm::default(),
             "g (float[2,N,3] a, float[3,4] b, float[4] c) => (float[2,N,4] y) { p = MatMul(a, b) y = Add(p, c) }",
         );
+        assert!(why.is_empty(), "{why:?}");
         let why = declines(
             FuseGemm::default(),
             "g (float[1,3] a, float[3,4] b, float[N,4] c) => (float[N,4] y) { p = MatMul(a, b) y = Add(p, c) }",

@@ -6,12 +6,12 @@ use crate::{
 use pare_graph::{Decline, Model, Node, NodeRef, Patch, ValueRef, expect};
 
 pass! {
-    /// Recognise `HardSigmoid`, and `HardSwish` (operator set 14).
+    /// Fuse clipped lines into `HardSigmoid` and `HardSwish` (operator set 14).
     ///
-    /// `clip(x + c, 0, h)/h` and `clip(α·x + β, 0, 1)` are `HardSigmoid` with `α = 1/h`, `β = c/h`; with `α = 1/6`
-    /// and `β = ½` it makes `x·HardSigmoid(x)` a `HardSwish`.
+    /// `clip(x + c, 0, h)/h` and `clip(α·x + β, 0, 1)` are `HardSigmoid` with `α = 1/h`, `β = c/h`. With
+    /// `α = 1/6` and `β = ½`, `x·HardSigmoid(x)` is `HardSwish`.
     ///
-    /// Declines for other types than `float`, and where values in between are used elsewhere.
+    /// Declines types other than `float`, and if intermediate values have other uses.
     #[pass("fuse-hard-swish", Rounding, "hard sigmoid or swish fused", "hard sigmoids and swishes fused")]
     pub struct FuseHardSwish {}
 }
@@ -26,12 +26,12 @@ impl Pass for FuseHardSwish {
 fn replaced(at: NodeRef<'_>, node: Node, x: ValueRef<'_>) -> Result<Patch, Decline> {
     let y = at.output()?;
     let mut patch = Patch::at(at);
-    let made = patch.node(y.name(), node, &[x.into()]);
-    patch.replace(y, made);
+    let new = patch.node(y.name(), node, &[x.into()]);
+    patch.replace(y, new);
     Ok(patch)
 }
 
-/// `clip(a·x + c, 0, h)·f` where `h·f = 1`.
+/// `clip(a·x + c, 0, h)·f` with `h·f = 1`.
 fn sigmoid(at: NodeRef<'_>) -> Result<Patch, Decline> {
     let (clip, factor) = match at.op() {
         "Clip" => (at, 1.0),
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clipped_line_is_a_hard_sigmoid() {
+    fn fuses_clipped_line_into_hard_sigmoid() {
         let nodes = "s = Add(x, three) c = Clip(s, zero, six) y = Div(c, six)";
         let one = "y = HardSigmoid<alpha = 0.16666667, beta = 0.5>(x)";
         check(FuseHardSwish::default(), &graph(11, nodes), &after(11, one));
@@ -92,21 +92,23 @@ mod tests {
     }
 
     #[test]
-    fn its_product_with_x_is_a_hard_swish() {
+    fn fuses_product_with_input_into_hard_swish() {
         let nodes = "s = Add(x, three) c = Clip(s, zero, six) d = Div(c, six) y = Mul(x, d)";
         check(FuseHardSwish::default(), &graph(14, nodes), &after(14, "y = HardSwish(x)"));
-        let behind = "s = Add(x, three) c = Clip(s, zero, six) m = Mul(x, c) y = Div(m, six)";
-        check(FuseHardSwish::default(), &graph(14, behind), &after(14, "y = HardSwish(x)"));
+        let divided_last = "s = Add(x, three) c = Clip(s, zero, six) m = Mul(x, c) y = Div(m, six)";
+        check(FuseHardSwish::default(), &graph(14, divided_last), &after(14, "y = HardSwish(x)"));
         let two = "d = HardSigmoid<alpha = 0.16666667, beta = 0.5>(x) y = Mul(x, d)";
         check(FuseHardSwish::default(), &graph(11, nodes), &after(11, two));
     }
 
     #[test]
-    fn other_bounds_stay() {
+    fn declines_other_bounds() {
         let nodes = "s = Add(x, three) c = Clip(s, one, six) y = Div(c, six)";
-        declines(FuseHardSwish::default(), &graph(11, nodes));
+        let none: [&str; 0] = [];
+        assert_eq!(declines(FuseHardSwish::default(), &graph(11, nodes)), none);
         let nodes = "s = Add(x, three) c = Clip(s, zero, six) y = Div(c, three)";
-        declines(FuseHardSwish::default(), &graph(11, nodes));
-        declines(FuseHardSwish::default(), &graph(11, "s = Add(x, a) y = Clip(s, zero, six)"));
+        assert_eq!(declines(FuseHardSwish::default(), &graph(11, nodes)), none);
+        let nodes = "s = Add(x, a) y = Clip(s, zero, six)";
+        assert_eq!(declines(FuseHardSwish::default(), &graph(11, nodes)), none);
     }
 }

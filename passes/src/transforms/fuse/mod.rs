@@ -1,4 +1,4 @@
-//! Several nodes that are one operator of the standard, where the model's operator set has it.
+//! Fusion of patterns of nodes into operators of the standard, if the model's operator set has them.
 
 mod fuse_gelu;
 mod fuse_gemm;

@@ -1,4 +1,4 @@
-//! Fewer layers: activations that do nothing, and activations and blocks done without, exits before the last.
+//! Removal of activations, blocks and layers, and early exits.
 
 mod add_early_exit;
 mod drop_blocks;
@@ -8,4 +8,4 @@ mod remove_activations;
 pub use add_early_exit::AddEarlyExit;
 pub use drop_blocks::DropBlocks;
 pub use drop_redundant_activations::DropRedundantActivations;
-pub use remove_activations::{Criterion, RemoveActivations, Replacement};
+pub use remove_activations::{ActivationCriterion, RemoveActivations, Replacement};

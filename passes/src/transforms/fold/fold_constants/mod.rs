@@ -6,41 +6,41 @@ use crate::{
     pass,
 };
 use pare_graph::{Graph, Model, NodeId, Patch, ValueId};
-use plan::Plan;
-use region::{Region, sole_captures};
+use plan::FoldPlan;
+use region::{Budget, Region, unshared_captures};
 use std::collections::HashSet;
 
 pass! {
-    /// Compute what depends on constants only.
+    /// Replace nodes whose inputs are constants by their results.
     ///
-    /// A node all of whose inputs are constants becomes a constant, and so does one whose result follows from known
-    /// shapes alone, as in shape arithmetic. Whole regions are computed at once, and only what is used outside of them
-    /// is stored. Moved elements, integers and single operations on floats are computed here, the rest by the
-    /// engine with its own optimizations off, so each operator computes what it would have computed in the model.
+    /// Also nodes whose results follow from known shapes alone. Regions of constant nodes are evaluated at
+    /// once, and only values used outside of them are stored. Data movement, integers and single float
+    /// operations are evaluated here, the rest by the engine with its optimizations off, so each operator
+    /// yields its result in the model.
     ///
-    /// Declines where the file would grow too much (`Expand`, `Range`, … stay operators), without an engine
-    /// for what needs one, and where operators draw random numbers. Constants of up to 256 bytes are always folded.
-    /// `QuantizeLinear` and `DequantizeLinear` stay: they are how a quantized model says what it is. Branches that are
-    /// never taken are another pass.
+    /// Declines if the file would grow by more than `max_growth` (`Expand`, `Range`, … stay operators), if an
+    /// engine is needed and missing, and for non-deterministic operators. Constants of up to 256 bytes are
+    /// always folded. `QuantizeLinear` and `DequantizeLinear` are kept, since they define a quantized model.
+    /// Branches with a known condition are inlined by `inline-branches`.
     #[pass("fold-constants", Exact)]
     pub struct FoldConstants {
-        /// Let the file grow by no more than this share of its size, over all rounds.
+        /// The largest growth of the file over all rounds, as a share of its size.
         pub max_growth: f64 = 0.05,
     }
 }
 
-/// What a constant may take that is always worth it.
+/// Constants of up to this many bytes are always folded.
 const SMALL: u64 = 256;
 
-/// About what a node takes in a file, apart from constants.
+/// The approximate size of a node in the file, without constants.
 const NODE: u64 = 64;
 
-/// Bytes that folding may take from a file and has taken, over the rounds of a pipeline.
+/// The growth of the file over the rounds of a pipeline, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
 struct Growth {
-    /// Size of the model when it was folded first.
+    /// Size of the model before the first round.
     start: Option<u64>,
-    /// Bytes added since; negative if the model shrank by it.
+    /// Bytes added since; negative if the model shrank.
     added: i64,
 }
 
@@ -49,7 +49,7 @@ impl Pass for FoldConstants {
         if self.max_growth.is_finite() && self.max_growth >= 0.0 {
             return Ok(());
         }
-        Err(format!("`max_growth` is a share of the file's size, not {}", self.max_growth))
+        Err(format!("`max_growth` is a share of the file size, not {}", self.max_growth))
     }
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
@@ -57,13 +57,13 @@ impl Pass for FoldConstants {
         let size = std::iter::once(&model.graph).chain(functions).map(size_of).sum();
         let start = *cx.state::<Growth>().start.get_or_insert(size);
         let (ir_version, before) = (model.ir_version, cx.report.patches);
-        let mut sole = HashSet::new();
-        sole_captures(&model.graph, &mut sole);
+        let mut unshared = HashSet::new();
+        unshared_captures(&model.graph, &mut unshared);
         cx.each_graph(model, |graph, cx| {
             if !cx.stopped() {
-                self.fold(graph, &sole, ir_version, start, cx);
+                self.fold(graph, &unshared, ir_version, start, cx);
             }
-            // What folding in bodies left unused in the graphs around them.
+            // Folding in bodies can leave captured values of the enclosing graphs unused.
             if cx.report.patches > before {
                 graph.sweep();
             }
@@ -76,18 +76,18 @@ impl FoldConstants {
     fn fold(
         &self,
         graph: &mut Graph,
-        sole: &HashSet<String>,
+        unshared: &HashSet<String>,
         ir_version: Option<i64>,
         start: u64,
         cx: &mut Context<'_>,
     ) {
         let room = (start as f64 * self.max_growth) as i64 - cx.state::<Growth>().added;
-        // Intermediate results are held in memory until it is clear what is stored.
+        // Intermediate results stay in memory until the plan selects those that are stored.
         let memory = cx.tools.memory.saturating_add(start.saturating_mul(2));
-        let mut region = Region::of(graph, sole, cx, room, memory);
-        let mut plan = Plan::new(graph, &region, room);
+        let mut region = Region::of(graph, unshared, cx, Budget { room, memory });
+        let mut plan = FoldPlan::new(graph, &region, room);
         while !region.compute_large(graph, &plan, cx) {
-            plan = Plan::new(graph, &region, room);
+            plan = FoldPlan::new(graph, &region, room);
         }
         for &(value, bytes) in &plan.too_large {
             cx.decline(would_add(graph, value, bytes));
@@ -95,13 +95,13 @@ impl FoldConstants {
         let unmeasured = region.unmeasured(graph, &plan);
         region.run_engine(graph, ir_version, &mut plan, cx);
 
-        let mut left = room - plan.growth;
+        let mut remaining = room - plan.growth;
         cx.state::<Growth>().added += plan.growth;
         for (node, values) in plan.folds {
             let sizes =
                 values.iter().filter(|v| unmeasured.contains(v)).filter_map(|&v| region.size(graph, v));
             let more: u64 = sizes.sum();
-            if more > SMALL && more as i64 > left {
+            if more > SMALL && more as i64 > remaining {
                 cx.decline(would_add(graph, values[0], more));
                 continue;
             }
@@ -112,7 +112,7 @@ impl FoldConstants {
                 patch.replace(graph.value_ref(value), constant);
             }
             if cx.apply(graph, patch).is_some() {
-                left -= more as i64;
+                remaining -= more as i64;
                 cx.state::<Growth>().added += more as i64;
                 cx.count(Counter::new("node computed", "nodes computed"), 1);
             }
@@ -120,7 +120,7 @@ impl FoldConstants {
     }
 }
 
-/// About what a graph takes in a file.
+/// The approximate size of a graph in the file.
 fn size_of(graph: &Graph) -> u64 {
     let stored = |&v: &ValueId| graph.value(v).tensor().map_or(0, |t| t.size_in_bytes() as u64);
     let node = |&id: &NodeId| {
@@ -130,11 +130,11 @@ fn size_of(graph: &Graph) -> u64 {
 }
 
 fn would_add(graph: &Graph, value: ValueId, bytes: u64) -> String {
-    format!("`{}` would add {}", graph.value(value).name, readable(bytes))
+    format!("`{}` would add {}", graph.value(value).name, format_bytes(bytes))
 }
 
-/// A number of bytes for people.
-fn readable(bytes: u64) -> String {
+/// Formats a number of bytes with a unit.
+fn format_bytes(bytes: u64) -> String {
     let units = [(1e9, "GB"), (1e6, "MB"), (1e3, "kB")];
     let fitting = units.into_iter().find(|&(unit, _)| bytes as f64 >= unit);
     fitting.map_or_else(|| format!("{bytes} B"), |(unit, name)| format!("{:.1} {name}", bytes as f64 / unit))
@@ -150,7 +150,7 @@ mod tests {
     use pare_graph::text;
 
     #[test]
-    fn arithmetic_of_constants_becomes_one_constant() {
+    fn folds_constant_arithmetic() {
         check(
             FoldConstants::default(),
             "main (float[2] x) => (float[2] y) <float[2] a = {1, 2}, float[1] b = {0.5}> {
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn an_engine_computes_what_has_no_single_operation() {
+    fn evaluates_compound_operators_in_the_engine() {
         let before = "main (float[2] x) => (float[2] y) <float[2] a = {1, 2}> {
             b = Exp(a) c = Softmax(b) d = Add(c, c) y = Add(x, d) }";
         let mut changed = model(before);
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn shapes_that_are_known_are_constants() {
+    fn folds_known_shapes() {
         check(
             FoldConstants::default(),
             "main (float[N,3,4] x) => (float[M,12] y) <int64[1] one = {1}, int64[1] two = {2}, int64[1] rest = {-1}> {
@@ -183,14 +183,14 @@ mod tests {
     }
 
     #[test]
-    fn what_would_grow_the_file_stays_an_operator() {
+    fn keeps_operators_that_would_grow_the_file() {
         let expand = "main (float[100] x) => (float[100] y) <float c = {1}, int64[1] n = {100}> {
             e = Expand(c, n) y = Add(x, e) }";
         assert_eq!(declines(FoldConstants::default(), expand), ["`e` would add 324 B"]);
         let mut grown = model(expand);
         run_pass(FoldConstants { max_growth: 4.0 }, &mut grown);
         assert_eq!(grown.graph.node_count(), 1);
-        // Unless less comes out at the end: one element of many.
+        // Folded if the end of the chain is smaller: one element of many.
         check(
             FoldConstants::default(),
             "main (float[1] x) => (float[1] y) <float c = {1}, int64[1] n = {100}, int64[1] i = {7}> {
@@ -200,21 +200,21 @@ mod tests {
     }
 
     #[test]
-    fn large_results_are_computed_only_if_they_are_wanted() {
-        // 4 MB that are not stored: nobody computes them.
+    fn computes_large_results_only_if_needed() {
+        // 4 MB that would not be stored are not computed.
         let long = "int64[1] n = {1000000}, float c = {1}";
-        let left = format!(
+        let unfolded = format!(
             "main (float[1000000] x) => (float[1000000] y) <{long}> {{
             e = Expand(c, n) f = Neg(e) y = Add(x, f) }}"
         );
-        let (mut changed, mut cx) = (model(&left), crate::framework::testing::context(Tools::default()));
+        let (mut changed, mut cx) = (model(&unfolded), crate::framework::testing::context(Tools::default()));
         changed.infer().unwrap();
         FoldConstants::default().run(&mut changed, &mut cx).unwrap();
         assert_eq!(changed.graph.node_count(), 3);
-        let (region_sole, graph) = (HashSet::new(), &changed.graph);
-        let region = Region::of(graph, &region_sole, &mut cx, 0, 1 << 30);
-        assert_eq!((region.nodes.len(), region.waiting.len(), region.tensors.len()), (2, 2, 0));
-        // Where less comes out in the end they are.
+        let (unshared, graph) = (HashSet::new(), &changed.graph);
+        let region = Region::of(graph, &unshared, &mut cx, Budget { room: 0, memory: 1 << 30 });
+        assert_eq!((region.nodes.len(), region.pending.len(), region.tensors.len()), (2, 2, 0));
+        // They are computed if the end of the chain is small.
         check(
             FoldConstants::default(),
             &format!(
@@ -223,7 +223,7 @@ mod tests {
             ),
             "main (float[1] x) => (float[1] y) <float[1] p = {-1}> { y = Add(x, p) }",
         );
-        // What nobody here computes is no constant, whatever it would give back.
+        // Without an engine `Exp` is not folded, however many bytes that would save.
         let weights = vec!["1"; 1 << 18].join(",");
         let engine = format!(
             "main (float[262144] x) => (float[262144] y) <float[262144] w = {{{weights}}}> {{
@@ -233,10 +233,11 @@ mod tests {
     }
 
     #[test]
-    fn growth_is_counted_over_rounds() {
+    fn counts_growth_over_rounds() {
         let mut pipeline = crate::framework::Pipeline::default();
         (0..3).for_each(|_| pipeline.push(FoldConstants { max_growth: 0.2 }));
-        // 3,000 bytes and 8 nodes may grow by 702. Each of three constants takes 400 for a node of 64 and a scalar of 4.
+        // 3,000 bytes and 8 nodes may grow by 702. Each of three constants adds 400 and saves a node of 64
+        // and a scalar of 4.
         let weight = vec!["1"; 750].join(",");
         let mut changed = model(&format!(
             "main (float[100] x, float[750] v) => (float[100] y, float[750] z)
@@ -255,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn two_halves_of_a_weight_take_no_more_than_the_weight() {
+    fn folds_slices_that_replace_their_weight() {
         let weights = (0..256).map(|i| i.to_string()).collect::<Vec<_>>().join(", ");
         let halves = |shared: &str| {
             format!(
@@ -268,13 +269,13 @@ mod tests {
         let mut changed = model(&halves(""));
         run_pass(FoldConstants::default(), &mut changed);
         assert_eq!(changed.graph.node_count(), 2);
-        // Where the whole is needed too, halves are additional.
+        // If the weight has another use, both halves are additional.
         let why = declines(FoldConstants::default(), &halves(", float[384] v"));
         assert_eq!(why, ["`a` would add 440 B", "`b` would add 440 B"]);
     }
 
     #[test]
-    fn quantized_weights_chance_and_overridable_weights_stay() {
+    fn keeps_quantized_random_and_overridable_values() {
         let none: [&str; 0] = [];
         let quantized =
             "main (float[2] x) => (float[2] y) <int8[2] q = {1, 2}, float s = {0.5}, int8 z = {0}> {
@@ -288,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_see_outer_constants_and_outputs_may_be_constant() {
+    fn folds_captured_constants_and_graph_outputs() {
         let before = "main (bool k, float[2] x) => (float[2] y, float[2] z) <float[2] c = {1, 2}> {
             y = If(k) <then_branch = a () => (float[2] u) { u = Neg(c) },
                        else_branch = b () => (float[2] v) { v = Add(x, c) }>
@@ -304,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_weight_that_only_a_body_uses_makes_room_for_its_halves() {
+    fn counts_bytes_of_unshared_captures_as_released() {
         let weight = (0..256).map(|i| i.to_string()).collect::<Vec<_>>().join(",");
         let bodies = |used: &str| {
             format!(
@@ -325,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn functions_get_nodes_and_what_their_callers_set_stays() {
+    fn folds_into_constant_nodes_in_functions_and_keeps_attribute_references() {
         let mut changed = model(
             "<ir_version: 9, opset_import: [\"\": 18, \"f\": 1]>
             main (float[2] x) => (float[2] y) { y = f.g<k = 2>(x) }
@@ -342,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn one_failure_does_not_keep_the_others() {
+    fn folds_other_nodes_after_an_engine_failure() {
         let mut changed = model(
             "main (float[2] x) => (float[2] y, float[A] z) <float[2] a = {1, 2}, float[2] b = {3, 4}> {
                 c = Exp(a) y = Add(x, c) d = Log(b) z = Identity(d) }",
@@ -350,7 +351,7 @@ mod tests {
         let report = run_pass_with(
             FoldConstants::default(),
             &mut changed,
-            Tools { engine: Some(&Fails("Log")), ..tools() },
+            Tools { engine: Some(&FailingEngine("Log")), ..tools() },
         );
         let why: Vec<_> = report.steps[0].declined.keys().cloned().collect();
         assert_eq!(why, ["`z` was not computed: no Log here"]);
@@ -358,9 +359,9 @@ mod tests {
     }
 
     /// An engine that fails on one operator.
-    struct Fails(&'static str);
+    struct FailingEngine(&'static str);
 
-    impl pare_graph::Evaluate for Fails {
+    impl pare_graph::Evaluate for FailingEngine {
         fn name(&self) -> String {
             "fails".into()
         }

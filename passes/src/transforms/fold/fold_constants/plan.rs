@@ -1,64 +1,65 @@
-//! Which constant values are stored, so that the file does not grow too much.
+//! Selection of the constant values that are stored, under a limit on the growth of the file.
 //!
-//! Backwards through the constant nodes: one with outputs that are still used is replaced by these, if they are worth
-//! their bytes, and then its inputs lose a use, perhaps their last, which gives bytes back. Otherwise it stays, and so
-//! do the uses of its inputs. Nodes that share large constants are weighed together first: two halves of a
-//! weight take no more than the weight.
+//! The constant nodes are visited from the end of the graph. A node with used outputs is replaced by these if
+//! their bytes fit; its inputs then lose a use, perhaps their last, which releases bytes. Otherwise the node
+//! is kept, with the uses of its inputs. Nodes that share large constants are decided together: two halves of
+//! a weight need no more bytes than the weight.
 
 use super::{NODE, SMALL, region::Region};
 use pare_graph::{Attribute, Fact, Graph, NodeId, ValueId};
 use petgraph::unionfind::UnionFind;
 use std::collections::{HashMap, HashSet};
 
-/// What is stored.
+/// The constants to store.
 #[derive(Default)]
-pub(super) struct Plan {
-    /// Nodes that go, each with those of its outputs that become constants; from the end of the graph to its start.
+pub(super) struct FoldPlan {
+    /// Nodes to remove, each with its used outputs, which become constants; from the end of the graph to its
+    /// start.
     pub folds: Vec<(NodeId, Vec<ValueId>)>,
-    /// Bytes by which the file grows. Values of which the size was not known count nothing.
+    /// Growth of the file in bytes. Values of unknown size count as 0.
     pub growth: i64,
-    /// What stays an operator, with the bytes it would add.
+    /// Values that are too large to store, with the bytes they would add.
     pub too_large: Vec<(ValueId, u64)>,
 }
 
-impl Plan {
-    /// A plan under which the file grows by no more than `room`, small constants apart.
+impl FoldPlan {
+    /// A plan under which the file grows by at most `room` bytes, not counting small constants.
     pub fn new(graph: &Graph, region: &Region<'_>, room: i64) -> Self {
         let cluster = clusters(graph, region);
-        // As if there were room for everything: by how much does each cluster grow?
+        // The growth of each cluster if all of it were folded.
         let mut growth = vec![0; region.nodes.len()];
-        let mut weighing = Weighing::of(graph, region);
+        let mut uses = UseCounts::of(graph, region);
         for (i, &node) in region.nodes.iter().enumerate().rev() {
-            growth[cluster[i]] += weighing.fold(node).map_or(0, |fold| fold.growth);
+            growth[cluster[i]] += uses.fold(node).map_or(0, |fold| fold.growth);
         }
         let mut order: Vec<_> = (0..growth.len()).filter(|&i| cluster[i] == i).collect();
         order.sort_by_key(|&i| growth[i]);
-        let mut left = room;
+        let mut remaining = room;
         let fits = |&i: &usize| {
-            let fits = growth[i] <= left.max(0);
-            left -= if fits { growth[i] } else { 0 };
+            let fits = growth[i] <= remaining.max(0);
+            remaining -= if fits { growth[i] } else { 0 };
             fits
         };
         let fitting: HashSet<_> = order.into_iter().filter(fits).collect();
 
         let constant: HashSet<_> = region.nodes.iter().copied().collect();
         let mut plan = Self::default();
-        let mut weighing = Weighing::of(graph, region);
+        let mut uses = UseCounts::of(graph, region);
         for (i, &node) in region.nodes.iter().enumerate().rev() {
-            let Some(fold) = weighing.fold(node) else { continue };
-            let whole = fitting.contains(&cluster[i]);
-            if !whole && fold.bytes > SMALL && fold.growth > left.max(0) {
-                // Only the end of a chain is news; why the rest stays follows from it.
+            let Some(fold) = uses.fold(node) else { continue };
+            let cluster_fits = fitting.contains(&cluster[i]);
+            if !cluster_fits && fold.bytes > SMALL && fold.growth > remaining.max(0) {
+                // Reported for the end of a chain only: the nodes before it follow.
                 let ends = |&&v: &&ValueId| {
                     graph.value(v).is_output()
                         || graph.users(v).iter().any(|(user, _)| !constant.contains(user))
                 };
                 plan.too_large
                     .extend(fold.values.iter().find(ends).map(|&v| (v, fold.growth.unsigned_abs())));
-                weighing.undo(&fold);
+                uses.undo(&fold);
                 continue;
             }
-            left -= if whole { 0 } else { fold.growth };
+            remaining -= if cluster_fits { 0 } else { fold.growth };
             plan.growth += fold.growth;
             plan.folds.push((node, fold.values));
         }
@@ -66,7 +67,7 @@ impl Plan {
     }
 }
 
-/// For each constant node a representative of those it shares large constants with, directly or through others.
+/// The cluster of each constant node: nodes connected by large values, named by a representative.
 fn clusters(graph: &Graph, region: &Region<'_>) -> Vec<usize> {
     let mut sets = UnionFind::new(region.nodes.len());
     let mut first: HashMap<ValueId, usize> = HashMap::new();
@@ -80,26 +81,26 @@ fn clusters(graph: &Graph, region: &Region<'_>) -> Vec<usize> {
     sets.into_labeling()
 }
 
-/// A node that goes.
+/// The effect of removing one constant node.
 struct Fold {
-    /// Its outputs that are used and become constants.
+    /// Its used outputs, which become constants.
     values: Vec<ValueId>,
     /// Their bytes.
     bytes: u64,
-    /// By how much the file grows: less what is not used any more.
+    /// Growth of the file: `bytes` less the bytes that are no longer used.
     growth: i64,
-    /// Values that lost a use.
+    /// Values that lose a use.
     lost: Vec<ValueId>,
 }
 
-/// How often each value is still used.
-struct Weighing<'g> {
+/// The remaining uses of each value while nodes are removed.
+struct UseCounts<'g> {
     graph: &'g Graph,
     region: &'g Region<'g>,
     uses: HashMap<ValueId, usize>,
 }
 
-impl<'g> Weighing<'g> {
+impl<'g> UseCounts<'g> {
     fn of(graph: &'g Graph, region: &'g Region<'g>) -> Self {
         Self { graph, region, uses: HashMap::new() }
     }
@@ -108,7 +109,7 @@ impl<'g> Weighing<'g> {
         self.uses.entry(value).or_insert_with(|| self.graph.use_count(value))
     }
 
-    /// Take a node away. `None` if it has gone with those that used it, or if an output cannot be stored.
+    /// Removes a node. `None` if it was already removed as unused, or if an output cannot be stored.
     fn fold(&mut self, node: NodeId) -> Option<Fold> {
         let mut values: Vec<_> = self.graph.outputs_of(node).into_iter().flatten().collect();
         values.retain(|&v| *self.uses(v) > 0);
@@ -131,7 +132,7 @@ impl<'g> Weighing<'g> {
             }
             let Some((producer, _)) = self.graph.producer(value) else {
                 let constant = self.graph.value(value);
-                let freed = !constant.is_captured() || self.region.sole.contains(&constant.name);
+                let freed = !constant.is_captured() || self.region.unshared.contains(&constant.name);
                 let tensor = constant.tensor().filter(|_| freed);
                 released += tensor.map_or(0, |tensor| tensor.size_in_bytes() as u64);
                 continue;

@@ -1,6 +1,6 @@
-//! What of a graph is constant: computed here, or left to an engine.
+//! The constant part of a graph: its nodes, and their results as far as they are computed.
 
-use super::{plan::Plan, would_add};
+use super::{plan::FoldPlan, would_add};
 use crate::framework::Context;
 use pare_graph::{
     DataType, Declared, Evaluate, Graph, Model, NodeId, NodeRef, Setting, Tensor, Type, Value, ValueId,
@@ -14,54 +14,48 @@ use std::collections::{HashMap, HashSet};
 
 /// The constant part of a graph.
 pub(super) struct Region<'c> {
-    /// Constants of outer graphs that are used nowhere else.
-    pub sole: &'c HashSet<String>,
-    /// Elements of constant values, as far as they are computed; initializers not among them.
+    /// Names of constants of enclosing graphs without other uses.
+    pub unshared: &'c HashSet<String>,
+    /// Results that are computed, without initializers.
     pub tensors: HashMap<ValueId, Tensor>,
-    /// Nodes whose outputs are constant, in topological order; `Constant` nodes not among them.
+    /// Nodes whose outputs are constant, in topological order, without `Constant` nodes.
     pub nodes: Vec<NodeId>,
-    /// Outputs that are not computed yet, with the node that makes them: large ones, and those of an engine.
-    pub waiting: HashMap<ValueId, NodeId>,
-    /// Nodes with large outputs: computed here once they are wanted.
+    /// Outputs that are not computed yet, with their producers: large ones, and those that need the engine.
+    pub pending: HashMap<ValueId, NodeId>,
+    /// Nodes with large outputs, which are computed here when a result is needed.
     large: HashSet<NodeId>,
-    limits: Limits,
-    /// Bytes of the tensors.
+    budget: Budget,
+    /// Bytes of the computed tensors.
     held: u64,
 }
 
-/// What results may take.
-struct Limits {
-    /// By how much the file may grow.
-    room: i64,
-    /// All of them, in memory.
-    memory: u64,
+/// Bytes that results may occupy.
+#[derive(Clone, Copy)]
+pub(super) struct Budget {
+    /// Growth of the file.
+    pub room: i64,
+    /// All results together, in memory.
+    pub memory: u64,
 }
 
-/// Results from this size on are computed only if they are stored, or needed for something smaller.
+/// Results of at least this size are computed only if they are stored or needed for a smaller one.
 const LARGE: u64 = 1 << 20;
 
-/// What an output may take at least, even if the file may not grow by it: the end of a chain is often smaller.
+/// The size that is allowed for any output, even if the file may not grow by it: the end of a chain is often
+/// smaller.
 const ROOM_FOR_RESULTS: u64 = 64 << 20;
 
-/// Tensors up to this size are part of a model that the engine computes; larger ones are its inputs.
+/// Tensors of up to this size are initializers of the model given to the engine; larger ones are its inputs.
 const INLINE: usize = 1 << 10;
 
 impl<'c> Region<'c> {
-    /// Find and compute what is constant. No output may take more than `room` and some more, all together no
-    /// more than `memory`.
-    pub fn of(
-        graph: &Graph,
-        sole: &'c HashSet<String>,
-        cx: &mut Context<'_>,
-        room: i64,
-        memory: u64,
-    ) -> Self {
-        let (tensors, waiting, large) = (HashMap::new(), HashMap::new(), HashSet::new());
-        let limits = Limits { room, memory };
-        let mut region = Self { sole, tensors, nodes: vec![], waiting, large, limits, held: 0 };
+    /// Finds the constant nodes and computes their results within the budget.
+    pub fn of(graph: &Graph, unshared: &'c HashSet<String>, cx: &mut Context<'_>, budget: Budget) -> Self {
+        let (tensors, pending, large) = (HashMap::new(), HashMap::new(), HashSet::new());
+        let mut region = Self { unshared, tensors, nodes: vec![], pending, large, budget, held: 0 };
         for &id in graph.nodes().iter() {
             let at = graph.at(id);
-            if region.take_content(at) {
+            if region.take_inferred(at) {
                 region.nodes.push(id);
                 continue;
             }
@@ -71,7 +65,7 @@ impl<'c> Region<'c> {
             let (views, outputs) = (at.is("Constant") || at.is("Identity"), at.outputs());
             let sizes = || outputs.iter().flatten().filter_map(|o| region.size(graph, o.id));
             if !views && sizes().any(|bytes| bytes >= LARGE) {
-                region.waiting.extend(outputs.iter().flatten().map(|output| (output.id, id)));
+                region.pending.extend(outputs.iter().flatten().map(|output| (output.id, id)));
                 region.large.insert(id);
                 region.nodes.push(id);
                 continue;
@@ -80,35 +74,35 @@ impl<'c> Region<'c> {
                 region.compute(graph, input.id, cx);
             }
             if region.has_inputs(at) && region.evaluate(at, cx) {
-                // A `Constant` is one already, and an `Identity` of one costs no bytes.
-                let is_one =
+                // A `Constant` needs no folding, and an `Identity` of one costs no bytes.
+                let is_constant =
                     views && at.outputs().iter().flatten().all(|o| region.tensors.contains_key(&o.id));
-                region.nodes.extend((!is_one).then_some(id));
+                region.nodes.extend((!is_constant).then_some(id));
             }
         }
         region
     }
 
-    /// Compute a large value, and those it is computed from. False if it turns out to be none that anybody computes.
+    /// Computes a large value and the values it depends on. False if it cannot be computed.
     fn compute(&mut self, graph: &Graph, value: ValueId, cx: &mut Context<'_>) -> bool {
-        let put_off = |region: &Self, v: &ValueId| {
-            region.waiting.get(v).copied().filter(|node| region.large.contains(node))
+        let deferred = |region: &Self, v: &ValueId| {
+            region.pending.get(v).copied().filter(|node| region.large.contains(node))
         };
         let mut stack = vec![value];
         while let Some(last) = stack.last() {
-            let Some(node) = put_off(self, last) else {
+            let Some(node) = deferred(self, last) else {
                 stack.pop();
                 continue;
             };
             let before = stack.len();
-            stack.extend(graph.inputs_of(node).into_iter().flatten().filter(|v| put_off(self, v).is_some()));
+            stack.extend(graph.inputs_of(node).into_iter().flatten().filter(|v| deferred(self, v).is_some()));
             if stack.len() > before {
                 continue;
             }
             self.large.remove(&node);
             let at = graph.at(node);
             for output in at.outputs().into_iter().flatten() {
-                self.waiting.remove(&output.id);
+                self.pending.remove(&output.id);
             }
             if !self.has_inputs(at) || !self.evaluate(at, cx) {
                 self.nodes.retain(|&other| other != node);
@@ -118,19 +112,19 @@ impl<'c> Region<'c> {
     }
 
     fn is_constant(&self, graph: &Graph, value: ValueId) -> bool {
-        self.tensor(graph, value).is_some() || self.waiting.contains_key(&value)
+        self.tensor(graph, value).is_some() || self.pending.contains_key(&value)
     }
 
     fn has_inputs(&self, at: NodeRef<'_>) -> bool {
         at.inputs().iter().flatten().all(|v| self.is_constant(at.graph, v.id))
     }
 
-    /// Compute the large values of a plan. False if it has to be made anew, since some cannot be computed.
-    pub fn compute_large(&mut self, graph: &Graph, plan: &Plan, cx: &mut Context<'_>) -> bool {
+    /// Computes the large values of a plan. False if one cannot be computed, so the plan is no longer valid.
+    pub fn compute_large(&mut self, graph: &Graph, plan: &FoldPlan, cx: &mut Context<'_>) -> bool {
         plan.folds.iter().flat_map(|(_, values)| values).all(|&v| self.compute(graph, v, cx))
     }
 
-    /// Compute a node of constants, or leave it to the engine. False if neither does.
+    /// Evaluates a constant node, or defers it to the engine. False if neither is possible.
     fn evaluate(&mut self, at: NodeRef<'_>, cx: &mut Context<'_>) -> bool {
         let (graph, inputs) = (at.graph, at.inputs());
         let tensors: Vec<_> = inputs.iter().map(|v| self.tensor(graph, v.as_ref()?.id)).collect();
@@ -139,7 +133,7 @@ impl<'c> Region<'c> {
             Err(EvalError::NotHere(at.describe()))
         } else {
             let needed: u64 = tensors.iter().flatten().map(|t| t.size_in_bytes() as u64).sum();
-            let Limits { room, memory } = self.limits;
+            let Budget { room, memory } = self.budget;
             let limit = needed.saturating_mul(8).saturating_add(ROOM_FOR_RESULTS.max(room.unsigned_abs()));
             evaluate(at, &tensors, limit.min(memory.saturating_sub(self.held)) as usize)
         };
@@ -153,7 +147,7 @@ impl<'c> Region<'c> {
             }
             Err(EvalError::NotHere(_)) if at.is("Constant") => {}
             Err(EvalError::NotHere(_)) if cx.tools.engine.is_some() => {
-                self.waiting.extend(outputs.into_iter().flatten().map(|output| (output.id, at.id)));
+                self.pending.extend(outputs.into_iter().flatten().map(|output| (output.id, at.id)));
                 return true;
             }
             Err(EvalError::TooLarge { bytes, .. }) => {
@@ -165,8 +159,8 @@ impl<'c> Region<'c> {
         false
     }
 
-    /// Take the outputs of a node from what inference knows about them; false unless it knows them all.
-    fn take_content(&mut self, at: NodeRef<'_>) -> bool {
+    /// Takes the outputs of a node from shape inference. False unless all of them are known.
+    fn take_inferred(&mut self, at: NodeRef<'_>) -> bool {
         let outputs: Vec<_> = at.outputs().into_iter().flatten().collect();
         let content = |fact: &pare_graph::Fact| {
             let items: Vec<_> = fact.content()?.iter().map(pare_graph::Dim::known).collect::<Option<_>>()?;
@@ -183,12 +177,12 @@ impl<'c> Region<'c> {
         }
     }
 
-    /// The elements of a value that is constant, if they are known.
+    /// The tensor of a constant value, if it is computed.
     pub fn tensor<'a>(&'a self, graph: &'a Graph, value: ValueId) -> Option<&'a Tensor> {
         graph.value(value).tensor().or_else(|| self.tensors.get(&value))
     }
 
-    /// Bytes of a constant value; from its type and shape, where it is not computed yet.
+    /// Bytes of a constant value, from its type and shape if it is not computed yet.
     pub fn size(&self, graph: &Graph, value: ValueId) -> Option<u64> {
         if let Some(tensor) = self.tensor(graph, value) {
             return Some(tensor.size_in_bytes() as u64);
@@ -198,32 +192,32 @@ impl<'c> Region<'c> {
         fact.dtype()?.bytes_for(count).map(|bytes| bytes as u64)
     }
 
-    /// The values of a plan of which not even the size is known.
-    pub fn unmeasured(&self, graph: &Graph, plan: &Plan) -> HashSet<ValueId> {
+    /// The values of a plan whose size is unknown.
+    pub fn unmeasured(&self, graph: &Graph, plan: &FoldPlan) -> HashSet<ValueId> {
         let all = plan.folds.iter().flat_map(|(_, values)| values).copied();
         all.filter(|&v| self.size(graph, v).is_none()).collect()
     }
 
-    /// Have the engine compute what the plan wants and nobody has computed; what it cannot is dropped from the plan.
+    /// Computes the pending values of the plan in the engine. Those that fail are removed from the plan.
     pub fn run_engine(
         &mut self,
         graph: &Graph,
         ir_version: Option<i64>,
-        plan: &mut Plan,
+        plan: &mut FoldPlan,
         cx: &mut Context<'_>,
     ) {
         let Some(engine) = cx.tools.engine else { return };
         let all = plan.folds.iter().flat_map(|(_, values)| values).copied();
-        let wanted: Vec<_> = all.filter(|v| self.waiting.contains_key(v)).collect();
+        let wanted: Vec<_> = all.filter(|v| self.pending.contains_key(v)).collect();
         if wanted.is_empty() {
             return;
         }
-        match self.ask(engine, graph, ir_version, &wanted) {
+        match self.run_in_engine(engine, graph, ir_version, &wanted) {
             Ok(tensors) => self.tensors.extend(wanted.into_iter().zip(tensors)),
-            // One that fails shall not keep the others.
+            // One failure must not affect the others.
             Err(_) => {
                 for value in wanted {
-                    match self.ask(engine, graph, ir_version, &[value]) {
+                    match self.run_in_engine(engine, graph, ir_version, &[value]) {
                         Ok(tensors) => self.tensors.extend(std::iter::once(value).zip(tensors)),
                         Err(why) => {
                             cx.decline(format!("`{}` was not computed: {why}", graph.value(value).name));
@@ -235,15 +229,15 @@ impl<'c> Region<'c> {
         plan.folds.retain(|(_, values)| values.iter().all(|v| self.tensors.contains_key(v)));
     }
 
-    /// Compute values by running a model of the nodes they need.
-    fn ask(
+    /// Computes values by running a model of the nodes that they depend on.
+    fn run_in_engine(
         &self,
         engine: &dyn Evaluate,
         graph: &Graph,
         ir_version: Option<i64>,
         wanted: &[ValueId],
     ) -> Result<Vec<Tensor>, String> {
-        let nodes = graph.upstream(wanted.iter().copied(), |v| !self.waiting.contains_key(&v));
+        let nodes = graph.upstream(wanted.iter().copied(), |v| !self.pending.contains_key(&v));
         let mut part = Graph::new(graph.opsets.clone());
         part.name = Some("constants".into());
         let (mut copies, mut feeds) = (HashMap::new(), vec![]);
@@ -273,35 +267,40 @@ impl<'c> Region<'c> {
         model.ir_version = ir_version;
         let mut loaded = engine.load(&model, Setting::PLAIN).map_err(|e| e.to_string())?;
         let outputs = loaded.run(&feeds).map_err(|e| e.to_string())?;
-        if outputs.len() == wanted.len() { Ok(outputs) } else { Err("the engine gave other outputs".into()) }
+        if outputs.len() == wanted.len() {
+            Ok(outputs)
+        } else {
+            Err("the engine returned another number of outputs".into())
+        }
     }
 }
 
-/// Add the names of initializers of this graph, and of those known to be used here only, that one body uses alone.
-pub(super) fn sole_captures(graph: &Graph, sole: &mut HashSet<String>) {
+/// Collects the names of constants that a single body captures and nothing else uses, for this graph and its
+/// bodies.
+pub(super) fn unshared_captures(graph: &Graph, unshared: &mut HashSet<String>) {
     for &node in graph.nodes().iter() {
         let bodies: Vec<_> = graph.node(node).subgraphs().collect();
         for value in graph.captured_by(node) {
             let Value { name, .. } = graph.value(value);
             let own = graph.value(value).tensor().is_some();
-            let taken =
+            let capturing =
                 bodies.iter().filter(|b| b.find(name).is_some_and(|v| b.value(v).is_captured())).count();
-            let free = own && (!graph.value(value).is_captured() || sole.contains(name));
-            if free && taken == 1 && graph.use_count(value) == 1 {
-                sole.insert(name.clone());
+            let free = own && (!graph.value(value).is_captured() || unshared.contains(name));
+            if free && capturing == 1 && graph.use_count(value) == 1 {
+                unshared.insert(name.clone());
             } else {
-                sole.remove(name);
+                unshared.remove(name);
             }
         }
-        bodies.into_iter().for_each(|body| sole_captures(body, sole));
+        bodies.into_iter().for_each(|body| unshared_captures(body, unshared));
     }
 }
 
-/// Whether a node may be computed ahead, if its inputs are constant.
+/// Whether a node can be evaluated ahead of time if its inputs are constant.
 fn is_foldable(at: NodeRef<'_>) -> bool {
-    let alone = at.graph.captured_by(at.id).is_empty() && at.node().subgraphs().next().is_none();
+    let without_bodies = at.graph.captured_by(at.id).is_empty() && at.node().subgraphs().next().is_none();
     // Engines recognise a quantized operator by the quantizations around it.
-    alone && !at.has_references() && !at.has(Trait::Quantization) && is_deterministic(at)
+    without_bodies && !at.has_references() && !at.has(Trait::Quantization) && is_deterministic(at)
 }
 
 fn declared(ty: Type) -> Declared {

@@ -1,88 +1,103 @@
-//! Composite layers written back as nodes.
+//! Construction of nodes for composite layers.
 
 use super::{
-    kernel::{Kernel, Map, Tile, places, turned},
-    layer::{Form, Layer, Part},
+    kernel::{BiasMap, Kernel, Tile, positions, transpose},
+    layer::{LayerWeights, Layout, Layouts, LinearLayer},
 };
 use crate::{
     framework::NodeBuilder,
-    transforms::fold::preceding::{Affine, Weight, instead, named, rounded},
+    transforms::fold::preceding::{ChannelAffine, Weight, add_constant, reuse_or_add_constant, rounded},
 };
 use ndarray::Array3;
 use pare_graph::{Attribute, DataType, Decline, Node, NodeRef, Patch, Ref, Tensor, ops::SliceAxis};
 
-/// Writes nodes into a patch.
+/// Adds nodes to a patch.
 pub struct Writer<'g> {
     /// The patch.
     pub patch: Patch,
-    /// The node in whose place they stand.
+    /// The node that is replaced.
     at: NodeRef<'g>,
     dtype: DataType,
-    /// What constants are named after.
+    /// The prefix of the names of constants.
     hint: String,
-    /// Name of the bias.
+    /// The name of the bias.
     bias: String,
-    /// Name of the nodes that multiply.
+    /// The name of the convolutions and matrix products.
     name: Option<String>,
 }
 
-/// Layers may lose so much of what their weights sum up to before rounding in them, not in the composite, is what
-/// comes out: with 24 bits, 1/1000 of it is 6·10⁻⁵ of the outputs, where proofs allow 10⁻⁴.
+/// The largest accepted [`Kernel::amplification`]: with 24-bit weights, rounding errors of the original
+/// layers then reach 6·10⁻⁵ of the outputs, and the default tolerance is 10⁻⁴.
 const MAX_AMPLIFICATION: f64 = 1e3;
 
 impl<'g> Writer<'g> {
-    /// A writer that puts nodes in the place of `at`, with weights of the element type of these layers, named after
-    /// the last product among them.
-    pub fn at(at: NodeRef<'g>, layers: &[Layer<'g>]) -> Result<Self, Decline> {
-        let dtypes: Vec<_> = layers.iter().filter_map(Layer::dtype).collect();
+    /// A writer of nodes that replace `at`, with the element type of these layers and named after their last
+    /// product.
+    pub fn at(at: NodeRef<'g>, layers: &[LinearLayer<'g>]) -> Result<Self, Decline> {
+        let dtypes: Vec<_> = layers.iter().filter_map(LinearLayer::dtype).collect();
         let (&dtype, rest) = dtypes.split_first().ok_or(Decline::Mismatch)?;
         if rest.iter().any(|&d| d != dtype) {
             return Err(Decline::because(format!("{} has weights of another type", at.describe())));
         }
-        let product = layers.iter().rev().find(|l| matches!(l.part, Part::Conv { .. } | Part::Matrix { .. }));
+        let product = layers
+            .iter()
+            .rev()
+            .find(|l| matches!(l.weights, LayerWeights::Conv { .. } | LayerWeights::Matrix { .. }));
         Ok(match product {
             Some(layer) => Self::of(at, dtype, layer.at.input(1)?.name(), layer.at),
             None => Self::of(at, dtype, &format!("{}_weight", at.output()?.name()), at),
         })
     }
 
-    /// A writer that puts nodes in the place of `at`, whose weights are named `hint` and come from `like`.
+    /// A writer of nodes that replace `at`, with weights named `hint` and the names of bias and node of
+    /// `like`.
     pub fn of(at: NodeRef<'g>, dtype: DataType, hint: &str, like: NodeRef<'g>) -> Self {
         let bias = like.optional(2).filter(|_| !like.is("Concat") && !like.is("Sum"));
         let bias = bias.map_or_else(|| format!("{hint}_bias"), |b| b.name().to_owned());
         Self { patch: Patch::at(at), at, dtype, hint: hint.into(), bias, name: like.node().name.clone() }
     }
 
-    /// A constant that is no weight.
-    pub fn integers(&mut self, what: &str, tensor: Tensor) -> Ref {
-        named(self.at, &mut self.patch, &format!("{}{what}", self.hint), tensor)
+    /// A constant other than a weight.
+    pub fn integers(&mut self, suffix: &str, tensor: Tensor) -> Ref {
+        add_constant(self.at, &mut self.patch, &format!("{}{suffix}", self.hint), tensor)
     }
 
-    /// `ConvTranspose` like `like`, with other weights `[inputs, outputs of a group, taps]`.
-    pub fn transposed(
-        &mut self,
-        x: Ref,
-        like: NodeRef<'_>,
-        kernel: &[usize],
-        weight: &Array3<f64>,
-        group: usize,
-        bias: &[f64],
-    ) -> Result<Ref, Decline> {
-        let shape = [&[weight.dim().0, weight.dim().1], kernel].concat();
-        let values: Vec<_> = weight.iter().copied().collect();
-        let mut inputs = vec![x, self.constant("", &shape, &values)?];
-        if bias.iter().any(|&b| b != 0.0) {
-            inputs.push(self.constant("_bias", &[bias.len()], bias)?);
-        }
-        let node = like.node().clone().with("group", group as i64);
+    /// A `ConvTranspose` with the attributes of `like` and the weights of `kernel`.
+    pub fn transposed(&mut self, x: Ref, like: NodeRef<'_>, kernel: &Kernel) -> Result<Ref, Decline> {
+        let (outputs, inputs, taps) = kernel.weight.dim();
+        let per_group = outputs / kernel.group;
+        // Stored as [inputs, outputs of a group, taps].
+        let stored = Array3::from_shape_fn((inputs * kernel.group, per_group, taps), |(i, o, t)| {
+            kernel.weight[[i / inputs * per_group + o, i % inputs, t]]
+        });
+        let sizes: Vec<_> = kernel.axes.iter().map(|a| a.taps).collect();
+        let shape = [vec![stored.dim().0, per_group], sizes].concat();
+        let values: Vec<_> = stored.iter().copied().collect();
+        let inputs = self.operands(x, &shape, &values, &kernel.bias)?;
+        let node = like.node().clone().with("group", kernel.group as i64);
         Ok(self.patch.node(&format!("{}_convtranspose", self.hint), node, &inputs))
     }
 
-    /// A constant of the weights' element type; rounded here and nowhere else.
-    fn constant(&mut self, what: &str, shape: &[usize], values: &[f64]) -> Result<Ref, Decline> {
-        let name = if what == "_bias" { self.bias.clone() } else { format!("{}{what}", self.hint) };
+    /// The operands of a convolution: input, weight, and the bias unless it is zero.
+    fn operands(
+        &mut self,
+        x: Ref,
+        shape: &[usize],
+        weight: &[f64],
+        bias: &[f64],
+    ) -> Result<Vec<Ref>, Decline> {
+        let mut inputs = vec![x, self.constant("", shape, weight)?];
+        if bias.iter().any(|&b| b != 0.0) {
+            inputs.push(self.constant("_bias", &[bias.len()], bias)?);
+        }
+        Ok(inputs)
+    }
+
+    /// A constant of the weights' element type. The only place where composed weights are rounded.
+    fn constant(&mut self, suffix: &str, shape: &[usize], values: &[f64]) -> Result<Ref, Decline> {
+        let name = if suffix == "_bias" { self.bias.clone() } else { format!("{}{suffix}", self.hint) };
         let tensor = rounded(self.dtype, shape, values, &name)?;
-        Ok(named(self.at, &mut self.patch, &name, tensor))
+        Ok(add_constant(self.at, &mut self.patch, &name, tensor))
     }
 
     fn node(&mut self, op: &str, attributes: &[(&str, Attribute)], inputs: &[Ref]) -> Ref {
@@ -96,8 +111,8 @@ impl<'g> Writer<'g> {
         self.patch.node(&format!("{}_{}", self.hint, op.to_lowercase()), node, inputs)
     }
 
-    /// Declines a kernel whose weights would be mostly what rounding left of them.
-    pub fn guard(kernel: &Kernel) -> Result<(), Decline> {
+    /// Declines a kernel whose weights would be dominated by rounding errors.
+    pub fn expect_accurate(kernel: &Kernel) -> Result<(), Decline> {
         let amplification = kernel.amplification();
         if amplification <= MAX_AMPLIFICATION {
             return Ok(());
@@ -105,53 +120,53 @@ impl<'g> Writer<'g> {
         Err(Decline::because(format!("all but 1/{amplification:.0} of the composed weights would cancel")))
     }
 
-    /// The layer applied to `x`. `gemm` tells whether a matrix is written as `Gemm`.
+    /// The layer applied to `x`; matrix products are `Gemm` if `gemm`, else `MatMul`.
     pub fn layer(
         &mut self,
         x: Ref,
         kernel: &Kernel,
-        forms: (Form, Form),
+        layouts: Layouts,
         sizes: &[Option<usize>],
         gemm: bool,
     ) -> Result<Ref, Decline> {
-        Self::guard(kernel)?;
-        match forms {
-            (Form::Rows, _) => self.matrix(x, &kernel.weight, &kernel.bias, gemm),
-            (Form::Window(_), Form::Rows) => {
+        Self::expect_accurate(kernel)?;
+        match (layouts.input, layouts.output) {
+            (Layout::Rows, _) => self.matrix(x, &kernel.weight, &kernel.bias, gemm),
+            (Layout::Spatial(_), Layout::Rows) => {
                 let known: Option<Vec<_>> = sizes.iter().copied().collect();
                 self.flattened(x, kernel, &known.ok_or(Decline::Mismatch)?)
             }
-            (Form::Window(n), Form::Window(_)) => {
+            (Layout::Spatial(n), Layout::Spatial(_)) => {
                 let known: Option<Vec<_>> = sizes.iter().copied().collect();
                 self.convolution(x, kernel, n, known.as_deref())
             }
         }
     }
 
-    /// The product `at` with its weights scaled and its bias replaced, channel by channel. The weights stay where they
-    /// are and as they are stored, and the same constant if nothing scales them.
-    pub fn affine(&mut self, at: NodeRef<'g>, affine: &Affine) -> Result<Ref, Decline> {
+    /// The product `at` with scaled weights and another bias. The weights keep their layout, and remain the
+    /// same constant if all factors are 1.
+    pub fn affine(&mut self, at: NodeRef<'g>, affine: &ChannelAffine) -> Result<Ref, Decline> {
         let (x, weight) = (at.input(0)?.into(), Weight::of(at)?);
         let weight = if affine.scales() {
             let scaled = weight.scaled(&affine.scale)?;
-            instead(self.at, &mut self.patch, Some(weight.value), &self.hint, scaled)
+            reuse_or_add_constant(self.at, &mut self.patch, Some(weight.value), &self.hint, scaled)
         } else {
             weight.value.into()
         };
         if at.is("MatMul") {
             let y = self.node("MatMul", &[], &[x, weight]);
-            return self.plus(y, &affine.shift);
+            return self.add_bias(y, &affine.shift);
         }
         let (mut node, mut inputs) = (at.node().clone(), vec![x, weight]);
         if at.is("Gemm") || affine.shift.iter().any(|&b| b != 0.0) {
             let bias = rounded(self.dtype, &[affine.shift.len()], &affine.shift, &self.bias)?;
-            inputs.push(instead(self.at, &mut self.patch, at.optional(2), &self.bias, bias));
+            inputs.push(reuse_or_add_constant(self.at, &mut self.patch, at.optional(2), &self.bias, bias));
         }
         node.attributes.shift_remove("beta");
         Ok(self.patch.node(&format!("{}_{}", self.hint, at.op().to_lowercase()), node, &inputs))
     }
 
-    fn plus(&mut self, y: Ref, bias: &[f64]) -> Result<Ref, Decline> {
+    fn add_bias(&mut self, y: Ref, bias: &[f64]) -> Result<Ref, Decline> {
         if bias.iter().all(|&b| b == 0.0) {
             return Ok(y);
         }
@@ -169,25 +184,25 @@ impl<'g> Writer<'g> {
         }
         let values = weight.as_standard_layout();
         let values = values.as_slice().ok_or(Decline::Mismatch)?;
-        let w = self.constant("", &[inputs, outputs], &turned(values, outputs))?;
+        let w = self.constant("", &[inputs, outputs], &transpose(values, outputs))?;
         let y = self.node("MatMul", &[], &[x, w]);
-        self.plus(y, bias)
+        self.add_bias(y, bias)
     }
 
-    /// A kernel as large as the padded input, as a matrix over the flattened input without padding.
+    /// A kernel of the size of the padded input, as a matrix over the flattened input without padding.
     fn flattened(&mut self, x: Ref, kernel: &Kernel, sizes: &[usize]) -> Result<Ref, Decline> {
         let (outputs, channels, _) = kernel.weight.dim();
         let (count, mut bias) = (sizes.iter().product::<usize>(), kernel.bias.clone());
         let mut weight = Array3::zeros((outputs, channels * count, 1));
         let taps: Vec<_> = kernel.axes.iter().map(|a| 0..a.taps).collect();
-        for (t, tap) in places(&taps).into_iter().enumerate() {
-            let place = tap.iter().zip(&kernel.axes).zip(sizes).try_fold(0, |at, ((&t, a), &n)| {
+        for (t, tap) in positions(&taps).into_iter().enumerate() {
+            let position = tap.iter().zip(&kernel.axes).zip(sizes).try_fold(0, |at, ((&t, a), &n)| {
                 let i = (t * a.dilation).checked_sub(a.before).filter(|&i| i < n)?;
                 Some(at * n + i)
             });
-            let Some(place) = place else { continue };
+            let Some(position) = position else { continue };
             for o in 0..outputs {
-                (0..channels).for_each(|c| weight[[o, c * count + place, 0]] = kernel.weight[[o, c, t]]);
+                (0..channels).for_each(|c| weight[[o, c * count + position, 0]] = kernel.weight[[o, c, t]]);
                 bias[o] += kernel.ones.as_ref().map_or(0.0, |ones| ones[[o, t]]);
             }
         }
@@ -206,13 +221,13 @@ impl<'g> Writer<'g> {
         sizes: Option<&[usize]>,
     ) -> Result<Ref, Decline> {
         let outputs = kernel.outputs();
-        let placed = kernel.axes.iter().zip(sizes.unwrap_or_default()).map(|(a, &n)| a.outputs(n));
-        let mapped =
-            sizes.map(|_| placed.product::<Option<usize>>().unwrap_or(usize::MAX).saturating_mul(outputs));
+        let output_sizes = kernel.axes.iter().zip(sizes.unwrap_or_default()).map(|(a, &n)| a.outputs(n));
+        let positions = sizes.map(|_| output_sizes.product::<Option<usize>>().unwrap_or(usize::MAX));
+        let mapped = positions.map(|n| n.saturating_mul(outputs));
         let read = sizes.map(|sizes| sizes.iter().product::<usize>().saturating_mul(kernel.inputs()));
         let (mut map, mut x) = (kernel.map.clone(), x);
         if kernel.ones.is_some() {
-            // Nothing for nothing: of the three ways to bring in the channel of ones, the one that moves least.
+            // Of the three forms of the channel of ones, the one that moves the fewest elements.
             let cheaper = mapped.is_none() || read <= mapped;
             match (&kernel.shift, sizes) {
                 (Some(shift), _) if cheaper => {
@@ -220,7 +235,9 @@ impl<'g> Writer<'g> {
                     let shift = self.constant("_shift", &shape, shift)?;
                     x = self.node("Sub", &[], &[x, shift]);
                 }
-                (_, Some(sizes)) => map = added(map, kernel.ones_as_map(sizes)).ok_or(Decline::Mismatch)?,
+                (_, Some(sizes)) => {
+                    map = sum_maps(map, kernel.ones_as_map(sizes)).ok_or(Decline::Mismatch)?
+                }
                 (_, None) => return self.with_ones(x, kernel, spatial),
             }
         }
@@ -232,12 +249,12 @@ impl<'g> Writer<'g> {
         Ok(self.node("Add", &[], &[y, map]))
     }
 
-    /// The input gets one more channel, of ones, which any padding surrounds with zeros.
+    /// The layer with an extra input channel of ones, which is padded with zeros like the others.
     fn with_ones(&mut self, x: Ref, kernel: &Kernel, spatial: usize) -> Result<Ref, Decline> {
         let ones = kernel.ones.as_ref().ok_or(Decline::Mismatch)?;
         if kernel.group != 1 || kernel.map.is_some() {
             return Err(Decline::because(
-                "its groups leave no room for a channel of ones, and sizes are not fixed",
+                "a grouped composite needs fixed sizes for the bias before padding",
             ));
         }
         let mut pads = vec![0_i64; 2 * (spatial + 2)];
@@ -260,10 +277,7 @@ impl<'g> Writer<'g> {
         let kernel: Vec<_> = like.axes.iter().map(|a| a.taps).collect();
         let shape = [vec![weight.dim().0, weight.dim().1], kernel].concat();
         let values: Vec<_> = weight.iter().copied().collect();
-        let mut inputs = vec![x, self.constant("", &shape, &values)?];
-        if bias.iter().any(|&b| b != 0.0) {
-            inputs.push(self.constant("_bias", &[bias.len()], bias)?);
-        }
+        let inputs = self.operands(x, &shape, &values, bias)?;
         let list = |f: &dyn Fn(&super::axis::Axis) -> usize| {
             Attribute::Ints(like.axes.iter().map(|a| f(a) as i64).collect())
         };
@@ -284,12 +298,13 @@ impl<'g> Writer<'g> {
         Ok(self.node("Conv", &attributes, &inputs))
     }
 
-    /// A layer with seams (to be guarded as a whole): each tile from its part of the input, put together axis by axis, the last one first.
+    /// A layer with seams: each tile is computed from a slice of the input, and tiles are concatenated axis
+    /// by axis, the last axis first. The caller checks the accuracy of the composite.
     pub fn tiles(&mut self, x: Ref, tiles: &[Tile], sizes: &[usize]) -> Result<Ref, Decline> {
-        self.part(x, tiles, 0, sizes)
+        self.tiles_along(x, tiles, 0, sizes)
     }
 
-    fn part(&mut self, x: Ref, tiles: &[Tile], axis: usize, sizes: &[usize]) -> Result<Ref, Decline> {
+    fn tiles_along(&mut self, x: Ref, tiles: &[Tile], axis: usize, sizes: &[usize]) -> Result<Ref, Decline> {
         if axis == sizes.len() {
             let tile = tiles.first().ok_or(Decline::Mismatch)?;
             return self.conv(x, &tile.kernel, tile.kernel.weight.clone(), &tile.kernel.bias);
@@ -298,7 +313,7 @@ impl<'g> Writer<'g> {
         for tiles in tiles.chunk_by(|a, b| a.runs[axis] == b.runs[axis]) {
             let run = &tiles[0].runs[axis].inputs;
             let cut = if *run == (0..sizes[axis]) { x } else { self.slice(x, axis + 2, run.start, run.end) };
-            parts.push(self.part(cut, tiles, axis + 1, sizes)?);
+            parts.push(self.tiles_along(cut, tiles, axis + 1, sizes)?);
         }
         match parts[..] {
             [only] => Ok(only),
@@ -312,15 +327,15 @@ impl<'g> Writer<'g> {
     }
 }
 
-fn added(a: Option<Map>, b: Option<Map>) -> Option<Option<Map>> {
+fn sum_maps(a: Option<BiasMap>, b: Option<BiasMap>) -> Option<Option<BiasMap>> {
     Some(match (a, b?) {
-        (Some(a), b) => Some(Map { values: a.values + b.values, ..a }),
+        (Some(a), b) => Some(BiasMap { values: a.values + b.values, ..a }),
         (None, b) => Some(b),
     })
 }
 
-/// A node's name, or that of its output, as reports show it.
-pub fn name(at: NodeRef<'_>) -> String {
+/// The name of a node, or of its output, for reports.
+pub fn display_name(at: NodeRef<'_>) -> String {
     let output = || at.outputs().into_iter().flatten().next().map_or(at.op(), |o| o.name());
     let name = at.node().name.as_deref().filter(|n| !n.is_empty());
     format!("`{}`", name.unwrap_or_else(output))

@@ -1,4 +1,4 @@
-//! Both forms of some nodes as small models of their own, timed in turns.
+//! Latency of layers and of their composite, measured on small models in interleaved rounds.
 
 use pare_graph::{
     DataType, Declared, Decline, Evaluate, EvaluateError, Graph, Model, Setting, Tensor, Type, ValueRef,
@@ -6,8 +6,8 @@ use pare_graph::{
 };
 use std::{cell::RefCell, collections::HashMap};
 
-/// Times forms, and remembers what it timed.
-pub struct Stopwatch<'e> {
+/// Times layers against their composite, and caches the results.
+pub struct CompositionTimer<'e> {
     engine: &'e dyn Evaluate,
     setting: Setting,
     seed: u64,
@@ -15,7 +15,7 @@ pub struct Stopwatch<'e> {
     failed: RefCell<Option<EvaluateError>>,
 }
 
-/// Medians in seconds, and in how many rounds the second form was the faster one.
+/// Median latencies in seconds, and the number of rounds in which the composite was faster.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Timing {
     pub before: f64,
@@ -26,38 +26,38 @@ pub struct Timing {
 /// Rounds in which each form is timed once. Of two equally fast forms, one wins 8 of 9 in 2 % of all cases.
 const ROUNDS: usize = 9;
 const ENOUGH: usize = 8;
-/// Seconds that a form is run in each round, and how often at most.
+/// Seconds that a form is run per round, and the largest number of runs.
 const TURN: f64 = 0.02;
 const MOST_RUNS: usize = 200;
-/// Inputs of more elements are not made up.
+/// The largest number of elements of an input.
 const MAX_INPUT: usize = 1 << 26;
 
 impl Timing {
-    /// Whether the second form is faster beyond noise.
+    /// Whether the composite is faster beyond noise.
     pub fn is_faster(&self) -> bool {
         self.wins >= ENOUGH && self.after < self.before
     }
 
-    /// The ratio in words.
+    /// The ratio, for reports.
     pub fn describe(&self) -> String {
         let [a, b] = [self.before, self.after].map(|t| t * 1e3);
         format!("{:.2}× the time ({a:.3} to {b:.3} ms)", self.after / self.before)
     }
 }
 
-impl<'e> Stopwatch<'e> {
+impl<'e> CompositionTimer<'e> {
     pub fn new(engine: &'e dyn Evaluate, threads: usize, seed: u64) -> Self {
         let (known, failed) = (RefCell::default(), RefCell::default());
         Self { engine, setting: Setting::DEPLOYED.threads(threads), seed, known, failed }
     }
 
-    /// The error that stopped a measurement, if one did.
+    /// Returns the first error of a measurement.
     pub fn failure(&self) -> Result<(), EvaluateError> {
         self.failed.borrow().clone().map_or(Ok(()), Err)
     }
 
-    /// Time what makes `outputs` out of `input` against what `change` makes of it. Forms that `key` describes alike
-    /// are timed once; `None` where the nodes cannot be taken out of their graph.
+    /// Times the nodes that compute `outputs` from `input` before and after `change`. Equal keys are timed
+    /// once. `None` if the nodes cannot be extracted from their graph.
     pub fn time(
         &self,
         key: &str,
@@ -104,10 +104,10 @@ impl<'e> Stopwatch<'e> {
 }
 
 /// The graph that computes `outputs` from `input`, with the type and shape of `input`: one sample, and
-/// [`super::work::NOMINAL`] for sizes that are not fixed.
+/// [`super::cost::NOMINAL`] for sizes that are not fixed.
 fn extracted(input: ValueRef<'_>, outputs: &[ValueRef<'_>]) -> Option<(Graph, (DataType, Vec<usize>))> {
     let nominal = |(axis, dim): (usize, &pare_graph::Dim)| {
-        dim.size().unwrap_or(if axis == 0 { 1 } else { super::work::NOMINAL })
+        dim.size().unwrap_or(if axis == 0 { 1 } else { super::cost::NOMINAL })
     };
     let shape: Vec<_> = input.shape()?.iter().enumerate().map(nominal).collect();
     let count = shape.iter().try_fold(1_usize, |n, &d| n.checked_mul(d));

@@ -1,9 +1,9 @@
-//! Nodes read as linear layers.
+//! A view of nodes as linear layers.
 
 use super::{
     axis::{Axis, Border, gcd},
     join::{self, Join},
-    kernel::{Kernel, turned},
+    kernel::{Kernel, transpose},
     outline::{Offset, Outline},
 };
 use crate::analysis::patterns::ends_gelu;
@@ -13,52 +13,67 @@ use pare_graph::{
     ops::{AffineView, ConvView, GemmView, PadMode, PadView, PoolView, ReshapeView},
 };
 
-/// Where a layer has its channels.
+/// The position of the channel axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
-    /// On axis 1, with so many spatial axes behind it, as `Conv` has them.
-    Window(usize),
-    /// On the last axis, as `MatMul` has them.
+pub enum Layout {
+    /// Axis 1, followed by this many spatial axes, as in `Conv`.
+    Spatial(usize),
+    /// The last axis, as in `MatMul`.
     Rows,
 }
 
-/// A node, or several, that compute one linear layer.
-#[derive(Clone)]
-pub struct Layer<'g> {
-    /// The node that makes the output.
-    pub at: NodeRef<'g>,
-    /// What it is applied to.
-    pub input: ValueRef<'g>,
-    /// The layer without its weights. A matrix over a flattened input has one tap for each place of it.
-    pub outline: Outline,
-    /// Where the input has its channels, and where the output.
-    pub forms: (Form, Form),
-    /// Where its weights come from.
-    pub part: Part<'g>,
+/// The layouts of a layer's input and output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layouts {
+    pub input: Layout,
+    pub output: Layout,
 }
 
-/// Where a layer's weights come from.
+impl Layouts {
+    /// The same layout for input and output.
+    fn both(layout: Layout) -> Self {
+        Self { input: layout, output: layout }
+    }
+}
+
+/// One or more nodes that compute a linear layer.
 #[derive(Clone)]
-pub enum Part<'g> {
+pub struct LinearLayer<'g> {
+    /// The producer of the output.
+    pub at: NodeRef<'g>,
+    /// The input.
+    pub input: ValueRef<'g>,
+    /// The layer without its weights. A matrix over a flattened input has one tap per position.
+    pub outline: Outline,
+    /// The channel axes of input and output.
+    pub layouts: Layouts,
+    /// The weights.
+    pub weights: LayerWeights<'g>,
+}
+
+/// The weights of a layer, by kind.
+#[derive(Clone)]
+pub enum LayerWeights<'g> {
     /// `Conv`.
     Conv { weight: &'g Tensor, bias: Vec<f64> },
-    /// `Gemm` or `MatMul`; `output_first` tells how the matrix is stored.
+    /// `Gemm` or `MatMul`; with `output_first`, the matrix is `[outputs, inputs]`.
     Matrix { weight: &'g Tensor, factor: f64, bias: Vec<f64>, output_first: bool },
-    /// One factor and summand for each channel; with padding, `Pad`.
+    /// `scale·x + shift` per channel; with padding, `Pad`.
     Diagonal { scale: Vec<f64>, shift: Vec<f64> },
     /// `AveragePool`.
     Average,
-    /// `Add` or `Concat` of layers over one input.
+    /// `Add`, `Sum` or `Concat` of layers over one input.
     Join(Join<'g>),
 }
 
-/// How deep joins within joins are read, and how long chains.
-pub const DEPTH: usize = 4;
-pub const LENGTH: usize = 64;
+/// The largest nesting of joins.
+pub const MAX_DEPTH: usize = 4;
+/// The largest length of a chain.
+pub const MAX_LENGTH: usize = 64;
 
-impl<'g> Layer<'g> {
-    /// The layer that makes `value`, if its producer is one.
-    pub fn making(value: ValueRef<'g>, depth: usize) -> Result<Self, Decline> {
+impl<'g> LinearLayer<'g> {
+    /// The layer that produces `value`.
+    pub fn producing(value: ValueRef<'g>, depth: usize) -> Result<Self, Decline> {
         Self::of(value.producer().ok_or(Decline::Mismatch)?, depth)
     }
 
@@ -76,47 +91,47 @@ impl<'g> Layer<'g> {
             "Add" | "Sum" | "Concat" => join::of(at, depth),
             _ => Err(Decline::Mismatch),
         }?;
-        expect(layer.outline.axes.iter().all(|a| a.is_sane()) && layer.outline.elements().is_some())?;
+        expect(layer.outline.axes.iter().all(|a| a.is_valid()) && layer.outline.elements().is_some())?;
         Ok(layer)
     }
 
-    /// Whether nothing but this layer uses its input.
+    /// Whether its input has no other uses.
     pub fn owns_input(&self) -> bool {
-        let uses = if let Part::Join(join) = &self.part { join.branches.len() } else { 1 };
+        let uses = if let LayerWeights::Join(join) = &self.weights { join.branches.len() } else { 1 };
         self.input.graph.use_count(self.input.id) == uses
     }
 
-    /// Its only output.
+    /// The output.
     pub fn output(&self) -> ValueRef<'g> {
-        self.at.output().expect("a node without output was not read as a layer")
+        self.at.output().expect("a layer has an output")
     }
 
-    /// Whether it multiplies channels, as convolutions and matrices do.
+    /// Whether it is a convolution or matrix product, or a join with one.
     pub fn is_product(&self) -> bool {
-        match &self.part {
-            Part::Conv { .. } | Part::Matrix { .. } => true,
-            Part::Join(join) => join.layers().any(Layer::is_product),
-            Part::Diagonal { .. } | Part::Average => false,
+        match &self.weights {
+            LayerWeights::Conv { .. } | LayerWeights::Matrix { .. } => true,
+            LayerWeights::Join(join) => join.layers().any(LinearLayer::is_product),
+            LayerWeights::Diagonal { .. } | LayerWeights::Average => false,
         }
     }
 
-    /// Element type of the weights it multiplies with, if it has any.
+    /// The element type of the weights of convolutions and matrix products.
     pub fn dtype(&self) -> Option<DataType> {
-        match &self.part {
-            Part::Conv { weight, .. } | Part::Matrix { weight, .. } => Some(weight.dtype()),
-            Part::Join(join) => join.layers().find_map(Layer::dtype),
+        match &self.weights {
+            LayerWeights::Conv { weight, .. } | LayerWeights::Matrix { weight, .. } => Some(weight.dtype()),
+            LayerWeights::Join(join) => join.layers().find_map(LinearLayer::dtype),
             _ => None,
         }
     }
 
-    /// Sizes of the input's spatial axes, as far as they are known.
+    /// The sizes of the input's spatial axes, as far as they are known.
     pub fn sizes(&self) -> Vec<Option<usize>> {
-        match (self.forms.0, self.input.shape()) {
-            (Form::Rows, _) => vec![],
-            (Form::Window(n), Some(shape)) if shape.len() == n + 2 => {
+        match (self.layouts.input, self.input.shape()) {
+            (Layout::Rows, _) => vec![],
+            (Layout::Spatial(n), Some(shape)) if shape.len() == n + 2 => {
                 shape[2..].iter().map(Dim::size).collect()
             }
-            (Form::Window(n), _) => vec![None; n],
+            (Layout::Spatial(n), _) => vec![None; n],
         }
     }
 
@@ -126,30 +141,30 @@ impl<'g> Layer<'g> {
         let taps = o.axes.iter().map(|a| a.taps).product();
         let shape = (o.outputs, o.inputs / o.group, taps);
         let filled = |values: Vec<f64>| Array3::from_shape_vec(shape, values).map_err(|_| Decline::Mismatch);
-        let kernel = match &self.part {
-            Part::Conv { weight, bias } => {
+        let kernel = match &self.weights {
+            LayerWeights::Conv { weight, bias } => {
                 let values = weight.to_f64().ok_or(Decline::Mismatch)?;
                 Kernel::new(filled(values)?, o.group, o.axes.clone(), bias.clone())
             }
-            Part::Matrix { weight, factor, bias, output_first } => {
+            LayerWeights::Matrix { weight, factor, bias, output_first } => {
                 let mut values = weight.to_f64().ok_or(Decline::Mismatch)?;
                 if !output_first {
-                    values = turned(&values, shape.1 * shape.2);
+                    values = transpose(&values, shape.1 * shape.2);
                 }
                 if *factor != 1.0 {
                     values.iter_mut().for_each(|v| *v *= factor);
                 }
                 Kernel::new(filled(values)?, 1, o.axes.clone(), bias.clone())
             }
-            Part::Diagonal { scale, shift } => Kernel::diagonal(scale, shift.clone(), o.axes.clone()),
-            Part::Average => Kernel::uniform(o.outputs, 1.0 / taps as f64, o.axes.clone()),
-            Part::Join(join) => join.kernel(self)?,
+            LayerWeights::Diagonal { scale, shift } => Kernel::diagonal(scale, shift.clone(), o.axes.clone()),
+            LayerWeights::Average => Kernel::uniform(o.outputs, 1.0 / taps as f64, o.axes.clone()),
+            LayerWeights::Join(join) => join.kernel(self)?,
         };
         Ok(kernel)
     }
 }
 
-fn conv(at: NodeRef<'_>) -> Result<Layer<'_>, Decline> {
+fn conv(at: NodeRef<'_>) -> Result<LinearLayer<'_>, Decline> {
     let view = ConvView::of(at)?;
     let weight = at.input(1)?.constant()?;
     let bias = match at.optional(2) {
@@ -166,21 +181,27 @@ fn conv(at: NodeRef<'_>) -> Result<Layer<'_>, Decline> {
         axes: axes.collect::<Option<_>>().ok_or(Decline::Mismatch)?,
         offset: offset(&bias),
     };
-    let forms = (Form::Window(spatial), Form::Window(spatial));
-    Ok(Layer { at, input: at.input(0)?, outline, forms, part: Part::Conv { weight, bias } })
+    let layouts = Layouts::both(Layout::Spatial(spatial));
+    Ok(LinearLayer {
+        at,
+        input: at.input(0)?,
+        outline,
+        layouts,
+        weights: LayerWeights::Conv { weight, bias },
+    })
 }
 
 fn axis(taps: usize, stride: usize, dilation: usize, pads: (i64, i64)) -> Option<Axis> {
     let (before, after) = (usize::try_from(pads.0).ok()?, usize::try_from(pads.1).ok()?);
     let axis = Axis { taps, stride, dilation, before, after };
-    axis.is_sane().then_some(axis)
+    axis.is_valid().then_some(axis)
 }
 
 fn offset(bias: &[f64]) -> Offset {
     Offset { bias: bias.iter().any(|&b| b != 0.0), ..Offset::default() }
 }
 
-fn matrix(at: NodeRef<'_>) -> Result<Layer<'_>, Decline> {
+fn matrix(at: NodeRef<'_>) -> Result<LinearLayer<'_>, Decline> {
     let weight = at.input(1)?.constant()?;
     expect(weight.rank() == 2 && weight.dtype().is_float())?;
     let (mut factor, mut output_first, mut bias) = (1.0, false, None);
@@ -196,13 +217,14 @@ fn matrix(at: NodeRef<'_>) -> Result<Layer<'_>, Decline> {
         Some((c, beta)) => row(c, outputs)?.into_iter().map(|b| b * beta).collect(),
         None => vec![0.0; outputs],
     };
-    let part = |bias| Part::Matrix { weight, factor, bias, output_first };
     let outline = Outline { outputs, inputs, group: 1, axes: vec![], offset: offset(&bias) };
-    let rows = Layer { at, input: at.input(0)?, outline, forms: (Form::Rows, Form::Rows), part: part(bias) };
+    let weights = LayerWeights::Matrix { weight, factor, bias, output_first };
+    let layouts = Layouts::both(Layout::Rows);
+    let rows = LinearLayer { at, input: at.input(0)?, outline, layouts, weights };
     Ok(over_flattened(&rows).unwrap_or(rows))
 }
 
-/// The elements of a tensor that adds one number to each column.
+/// The elements of a tensor that adds one number per column.
 fn row(tensor: &Tensor, columns: usize) -> Result<Vec<f64>, Decline> {
     let values = tensor.to_f64().ok_or(Decline::Mismatch)?;
     let is_row = tensor.shape().iter().rev().skip(1).all(|&d| d == 1);
@@ -213,8 +235,8 @@ fn row(tensor: &Tensor, columns: usize) -> Result<Vec<f64>, Decline> {
     }
 }
 
-/// A matrix over a flattened image is a convolution whose kernel is as large as the image.
-fn over_flattened<'g>(rows: &Layer<'g>) -> Result<Layer<'g>, Decline> {
+/// A matrix over a flattened image, as a convolution whose kernel has the size of the image.
+fn over_flattened<'g>(rows: &LinearLayer<'g>) -> Result<LinearLayer<'g>, Decline> {
     rows.input.sole_use()?;
     let flatten = rows.input.producer().ok_or(Decline::Mismatch)?;
     let image = flatten.input(0)?;
@@ -226,7 +248,7 @@ fn over_flattened<'g>(rows: &Layer<'g>) -> Result<Layer<'g>, Decline> {
     match flatten.op() {
         "Flatten" => expect(flatten.is("Flatten") && flatten.int("axis", 1) == 1)?,
         "Reshape" => {
-            // All features on the last of two axes leaves the samples on the first.
+            // If the last of two axes has all features, the first one has the samples.
             let view = ReshapeView::of(flatten)?;
             let features = rows.outline.inputs as i64;
             let kept = match view.target[..] {
@@ -239,44 +261,50 @@ fn over_flattened<'g>(rows: &Layer<'g>) -> Result<Layer<'g>, Decline> {
         _ => return Err(Decline::Mismatch),
     }
     let axes = known[1..].iter().map(|&taps| Axis { taps, ..Axis::POINT }).collect::<Vec<_>>();
-    let forms = (Form::Window(axes.len()), Form::Rows);
+    let layouts = Layouts { input: Layout::Spatial(axes.len()), output: Layout::Rows };
     let outline = Outline { inputs: known[0], axes, ..rows.outline.clone() };
-    Ok(Layer { input: image, outline, forms, ..rows.clone() })
+    Ok(LinearLayer { input: image, outline, layouts, ..rows.clone() })
 }
 
-/// A layer without products between channels.
+/// A layer that does not mix channels.
 fn diagonal<'g>(
     at: NodeRef<'g>,
     input: ValueRef<'g>,
-    form: Form,
+    layout: Layout,
     scale: Vec<f64>,
     shift: Vec<f64>,
     axes: Vec<Axis>,
-) -> Layer<'g> {
+) -> LinearLayer<'g> {
     let channels = scale.len();
     let outline =
         Outline { outputs: channels, inputs: channels, group: channels, axes, offset: offset(&shift) };
-    Layer { at, input, outline, forms: (form, form), part: Part::Diagonal { scale, shift } }
-}
-
-fn points(form: Form) -> Vec<Axis> {
-    match form {
-        Form::Window(n) => vec![Axis::POINT; n],
-        Form::Rows => vec![],
+    LinearLayer {
+        at,
+        input,
+        outline,
+        layouts: Layouts::both(layout),
+        weights: LayerWeights::Diagonal { scale, shift },
     }
 }
 
-fn batch_norm(at: NodeRef<'_>) -> Result<Layer<'_>, Decline> {
-    let AffineView { scale, shift } = AffineView::of(at)?;
-    let input = at.input(0)?;
-    let form = match input.rank()? {
-        2 => Form::Rows,
-        rank => Form::Window(rank.checked_sub(2).ok_or(Decline::Mismatch)?),
-    };
-    Ok(diagonal(at, input, form, scale, shift, points(form)))
+fn points(layout: Layout) -> Vec<Axis> {
+    match layout {
+        Layout::Spatial(n) => vec![Axis::POINT; n],
+        Layout::Rows => vec![],
+    }
 }
 
-/// The operand that is constant, if exactly one of two is.
+fn batch_norm(at: NodeRef<'_>) -> Result<LinearLayer<'_>, Decline> {
+    let AffineView { scale, shift } = AffineView::of(at)?;
+    let input = at.input(0)?;
+    let layout = match input.rank()? {
+        2 => Layout::Rows,
+        rank => Layout::Spatial(rank.checked_sub(2).ok_or(Decline::Mismatch)?),
+    };
+    Ok(diagonal(at, input, layout, scale, shift, points(layout)))
+}
+
+/// The slot of the constant operand, if exactly one of two is constant.
 fn constant_slot(at: NodeRef<'_>) -> Option<usize> {
     let constant = |slot| at.input(slot).is_ok_and(ValueRef::is_constant);
     match (constant(0), constant(1)) {
@@ -286,11 +314,11 @@ fn constant_slot(at: NodeRef<'_>) -> Option<usize> {
     }
 }
 
-fn elementwise(at: NodeRef<'_>) -> Result<Layer<'_>, Decline> {
+fn elementwise(at: NodeRef<'_>) -> Result<LinearLayer<'_>, Decline> {
     if at.is("Neg") {
         let input = at.input(0)?;
-        let (form, channels) = scalar_form(at, input)?;
-        return Ok(diagonal(at, input, form, vec![-1.0; channels], vec![0.0; channels], points(form)));
+        let (layout, channels) = scalar_layout(at, input)?;
+        return Ok(diagonal(at, input, layout, vec![-1.0; channels], vec![0.0; channels], points(layout)));
     }
     let slot = constant_slot(at).ok_or(Decline::Mismatch)?;
     let (input, constant) = (at.input(1 - slot)?, at.input(slot)?.constant()?);
@@ -298,15 +326,15 @@ fn elementwise(at: NodeRef<'_>) -> Result<Layer<'_>, Decline> {
     let rank = input.rank()?;
     expect(constant.rank() <= rank && rank >= 2)?;
     let wide: Vec<_> = (0..constant.rank()).filter(|&i| constant.shape()[i] != 1).collect();
-    let (form, channels) = match wide[..] {
-        [] => scalar_form(at, input)?,
+    let (layout, channels) = match wide[..] {
+        [] => scalar_layout(at, input)?,
         [axis] => {
-            let (place, channels) = (axis + rank - constant.rank(), constant.shape()[axis]);
-            // The data must not be what is stretched.
-            expect(input.shape().and_then(|s| s[place].size()) == Some(channels))?;
-            match place {
-                _ if place == rank - 1 && (rank == 2 || place != 1) => (Form::Rows, channels),
-                1 if rank > 2 => (Form::Window(rank - 2), channels),
+            let (axis, channels) = (axis + rank - constant.rank(), constant.shape()[axis]);
+            // The constant must not broadcast the input.
+            expect(input.shape().and_then(|s| s[axis].size()) == Some(channels))?;
+            match axis {
+                _ if axis == rank - 1 && (rank == 2 || axis != 1) => (Layout::Rows, channels),
+                1 if rank > 2 => (Layout::Spatial(rank - 2), channels),
                 _ => return Err(Decline::Mismatch),
             }
         }
@@ -325,84 +353,87 @@ fn elementwise(at: NodeRef<'_>) -> Result<Layer<'_>, Decline> {
         _ => return Err(Decline::Mismatch),
     };
     expect(scale.iter().all(|s| s.is_finite()))?;
-    Ok(diagonal(at, input, form, scale, shift, points(form)))
+    Ok(diagonal(at, input, layout, scale, shift, points(layout)))
 }
 
-/// One number for all elements does not tell where the channels are: the layers around it do.
-fn scalar_form<'g>(at: NodeRef<'g>, input: ValueRef<'g>) -> Result<(Form, usize), Decline> {
+/// The layout and the number of channels of an operation that is the same for all channels, from the layers
+/// around it.
+fn scalar_layout<'g>(at: NodeRef<'g>, input: ValueRef<'g>) -> Result<(Layout, usize), Decline> {
     let shape = input.shape().ok_or(Decline::Mismatch)?;
-    let form_of = |at: NodeRef<'_>| match at.op() {
-        "Gemm" | "MatMul" => Some(Form::Rows),
-        "Conv" | "BatchNormalization" | "AveragePool" => Some(Form::Window(shape.len().checked_sub(2)?)),
+    let layout_of = |at: NodeRef<'_>| match at.op() {
+        "Gemm" | "MatMul" => Some(Layout::Rows),
+        "Conv" | "BatchNormalization" | "AveragePool" => Some(Layout::Spatial(shape.len().checked_sub(2)?)),
         _ => None,
     };
     let mut above = input.producer();
     let mut below = at.output()?.sole_user().ok();
-    let mut form = if shape.len() == 2 { Some(Form::Rows) } else { None };
-    for _ in 0..DEPTH {
-        form = form.or_else(|| above.and_then(form_of)).or_else(|| below.and_then(form_of));
+    let mut layout = if shape.len() == 2 { Some(Layout::Rows) } else { None };
+    for _ in 0..MAX_DEPTH {
+        layout = layout.or_else(|| above.and_then(layout_of)).or_else(|| below.and_then(layout_of));
         above = above.and_then(|at| at.input(constant_slot(at).map_or(0, |slot| 1 - slot)).ok()?.producer());
         below = below.and_then(|at| at.output().ok()?.sole_user().ok());
     }
-    let place = match form.ok_or(Decline::Mismatch)? {
-        Form::Rows => shape.len() - 1,
-        Form::Window(_) => 1,
+    let layout = layout.ok_or(Decline::Mismatch)?;
+    let axis = match layout {
+        Layout::Rows => shape.len() - 1,
+        Layout::Spatial(_) => 1,
     };
-    Ok((form.ok_or(Decline::Mismatch)?, channels(input, place)?))
+    Ok((layout, channels(input, axis)?))
 }
 
-/// More than vocabularies have: a number for each is made here on the word of the file alone.
+/// The largest number of channels; larger than any vocabulary. Sizes declared in the file are not trusted
+/// beyond it.
 const MAX_CHANNELS: usize = 1 << 22;
 
-/// The size of this axis, where the channels are.
-fn channels(value: ValueRef<'_>, place: usize) -> Result<usize, Decline> {
-    let size = value.shape().and_then(|s| s.get(place)?.size());
+/// The size of the channel axis.
+fn channels(value: ValueRef<'_>, axis: usize) -> Result<usize, Decline> {
+    let size = value.shape().and_then(|s| s.get(axis)?.size());
     size.filter(|&n| n <= MAX_CHANNELS).ok_or(Decline::Mismatch)
 }
 
-fn pad(at: NodeRef<'_>) -> Result<Layer<'_>, Decline> {
+fn pad(at: NodeRef<'_>) -> Result<LinearLayer<'_>, Decline> {
     let view = PadView::of(at)?;
     let input = at.input(0)?;
     let channels = channels(input, 1)?;
     expect(view.mode == PadMode::Constant(0.0) && view.pads.len() > 2 && view.pads[..2] == [(0, 0), (0, 0)])?;
     let axes: Option<Vec<_>> = view.pads[2..].iter().map(|&pads| axis(1, 1, 1, pads)).collect();
     let axes = axes.ok_or(Decline::Mismatch)?;
-    let form = Form::Window(axes.len());
-    Ok(diagonal(at, input, form, vec![1.0; channels], vec![0.0; channels], axes))
+    let layout = Layout::Spatial(axes.len());
+    Ok(diagonal(at, input, layout, vec![1.0; channels], vec![0.0; channels], axes))
 }
 
-fn average(at: NodeRef<'_>) -> Result<Layer<'_>, Decline> {
+fn average(at: NodeRef<'_>) -> Result<LinearLayer<'_>, Decline> {
     let view = PoolView::of(at)?;
     let input = at.input(0)?;
     let channels = channels(input, 1)?;
     let spatial = view.kernel.len();
     let axes = (0..spatial).map(|i| axis(view.kernel[i], view.strides[i], view.dilations[i], view.pads[i]));
     let axes: Vec<_> = axes.collect::<Option<_>>().ok_or(Decline::Mismatch)?;
-    // Without its padding an average has other weights at the border.
+    // An average that does not count padding has other weights at the border.
     let padded = axes.iter().any(|a| a.before + a.after > 0);
     expect(spatial > 0 && (view.counts_padding || !padded))?;
     if view.ceil {
         let sizes: Option<Vec<_>> = input.shape().and_then(|s| s.get(2..)?.iter().map(Dim::size).collect());
         let sizes = sizes.filter(|s| s.len() == spatial).ok_or(Decline::Mismatch)?;
-        let whole = |(a, n): (&Axis, &usize)| {
+        let divides = |(a, n): (&Axis, &usize)| {
             (n + a.before + a.after).checked_sub(a.extent()).is_some_and(|room| room % a.stride == 0)
         };
-        expect(axes.iter().zip(&sizes).all(whole))?;
+        expect(axes.iter().zip(&sizes).all(divides))?;
     }
     let outline =
         Outline { outputs: channels, inputs: channels, group: channels, axes, offset: Offset::default() };
-    let forms = (Form::Window(spatial), Form::Window(spatial));
-    Ok(Layer { at, input, outline, forms, part: Part::Average })
+    let layouts = Layouts::both(Layout::Spatial(spatial));
+    Ok(LinearLayer { at, input, outline, layouts, weights: LayerWeights::Average })
 }
 
-/// The chain of layers that makes `value` and nothing else.
-pub fn chain_making(value: ValueRef<'_>, depth: usize) -> Vec<Layer<'_>> {
+/// The chain of layers that produces `value`, whose other values have no other uses.
+pub fn chain_producing(value: ValueRef<'_>, depth: usize) -> Vec<LinearLayer<'_>> {
     let mut layers = vec![];
     let mut above = value;
-    while layers.len() < LENGTH {
-        let owned = layers.last().is_none_or(Layer::owns_input);
-        let Some(layer) = owned.then(|| Layer::making(above, depth).ok()).flatten() else { break };
-        if layers.last().is_some_and(|below: &Layer<'_>| below.forms.0 != layer.forms.1) {
+    while layers.len() < MAX_LENGTH {
+        let owned = layers.last().is_none_or(LinearLayer::owns_input);
+        let Some(layer) = owned.then(|| LinearLayer::producing(above, depth).ok()).flatten() else { break };
+        if layers.last().is_some_and(|below: &LinearLayer<'_>| below.layouts.input != layer.layouts.output) {
             break;
         }
         above = layer.input;
@@ -412,7 +443,8 @@ pub fn chain_making(value: ValueRef<'_>, depth: usize) -> Vec<Layer<'_>> {
     layers
 }
 
-/// The outline with as many axes as are wanted: behind a flattened image there are none, which is one place on each.
+/// The outline with `axes` axes. After a flattened image it has none, which is equivalent to one position on
+/// each.
 pub fn lifted(outline: &Outline, axes: usize) -> Outline {
     let mut outline = outline.clone();
     if outline.axes.is_empty() {
@@ -421,27 +453,28 @@ pub fn lifted(outline: &Outline, axes: usize) -> Outline {
     outline
 }
 
-/// The composite of a chain of layers, without its weights; with what is met at the border of the last one.
-pub fn composite(layers: &[Layer<'_>]) -> Option<(Outline, Border)> {
+/// The outline of the composite of a chain, and its border.
+pub fn composite(layers: &[LinearLayer<'_>]) -> Option<(Outline, Border)> {
     let (first, rest) = layers.split_first()?;
     let sizes = first.sizes();
     let start = (first.outline.clone(), Border::Clear);
-    rest.iter().try_fold(start, |(whole, border), layer| {
-        let next = lifted(&layer.outline, whole.axes.len());
-        (border != Border::Seam).then(|| whole.then(&next, &sizes).ok()).flatten()
+    rest.iter().try_fold(start, |(composite, border), layer| {
+        let next = lifted(&layer.outline, composite.axes.len());
+        (border != Border::Seam).then(|| composite.then(&next, &sizes).ok()).flatten()
     })
 }
 
-/// The composite of a chain of layers without seams.
-pub fn composite_kernel(layers: &[Layer<'_>]) -> Result<Kernel, Decline> {
+/// The composite of a chain without seams.
+pub fn composite_kernel(layers: &[LinearLayer<'_>]) -> Result<Kernel, Decline> {
     let (first, rest) = layers.split_first().ok_or(Decline::Mismatch)?;
     let sizes = first.sizes();
-    rest.iter().try_fold(first.kernel()?, |whole, layer| {
-        whole.then(&lifted_kernel(layer.kernel()?, whole.axes.len()), &sizes).map_err(|_| Decline::Mismatch)
+    rest.iter().try_fold(first.kernel()?, |composite, layer| {
+        let next = lifted_kernel(layer.kernel()?, composite.axes.len());
+        composite.then(&next, &sizes).map_err(|_| Decline::Mismatch)
     })
 }
 
-/// [`lifted`] for a layer with its weights.
+/// As [`lifted`], with weights.
 pub fn lifted_kernel(mut kernel: Kernel, axes: usize) -> Kernel {
     if kernel.axes.is_empty() {
         kernel.axes = vec![Axis::POINT; axes];
@@ -449,7 +482,7 @@ pub fn lifted_kernel(mut kernel: Kernel, axes: usize) -> Kernel {
     kernel
 }
 
-/// The greatest divisor of all numbers of groups.
+/// The greatest common divisor of the numbers of groups.
 pub fn common_group<'o>(outlines: impl IntoIterator<Item = &'o Outline>) -> usize {
     outlines.into_iter().map(|o| o.group).fold(0, gcd)
 }

@@ -1,8 +1,9 @@
-//! Linear layers composed into one: see the README beside this file for the derivations.
+//! Composition of linear layers. The README beside this file derives the equations.
 
 mod axis;
 mod chain;
-mod crop;
+mod cost;
+mod crop_kernels;
 mod emit;
 mod join;
 mod kernel;
@@ -14,7 +15,8 @@ mod swap;
 #[cfg(test)]
 mod tests;
 mod transposed;
-mod work;
+
+pub use crop_kernels::CropKernels;
 
 use crate::{
     analysis::composition::By,
@@ -22,77 +24,77 @@ use crate::{
     pass,
 };
 use chain::Candidate;
-pub(crate) use crop::cropped;
-use latency::{Stopwatch, Timing};
+use cost::LayerCost;
+use latency::{CompositionTimer, Timing};
 use pare_graph::{Decline, Graph, Model, NodeRef, Patch, expect};
 use siblings::Siblings;
-use work::Work;
 
 pass! {
-    /// Compose linear layers without an activation in between into one.
+    /// Compose consecutive linear layers into one.
     ///
-    /// Convolutions, matrices, batch norms, factors and summands per channel, zero padding and average pools are linear, and
-    /// so is every chain of them, and every sum or concatenation of such chains over one input. Of a chain
-    /// `W₂·(W₁·x + b₁) + b₂` one layer `(W₂W₁)·x + (W₂b₁ + b₂)` is left: kernels of any size, stride, dilation,
-    /// padding and grouping compose tap by tap, `W[:,:,t] = Σ W₂[:,:,c]·W₁[:,:,a]` over `c·d₂s₁ + a·d₁ = t·d`.
-    /// Where the second layer reads zeros around the output of the first, the border is computed from the taps that
-    /// lie inside, so the result is exact everywhere. Weights are composed in f64 and rounded once.
+    /// Convolutions, matrix products, batch norms, scales and shifts per channel, zero padding and average
+    /// pools are linear, as are chains of them, and sums or concatenations of such chains over one input. A
+    /// chain `W₂·(W₁·x + b₁) + b₂` becomes `(W₂W₁)·x + (W₂b₁ + b₂)`: kernels of any size, stride, dilation,
+    /// padding and grouping compose tap by tap, `W[:,:,t] = Σ W₂[:,:,c]·W₁[:,:,a]` over
+    /// `c·d₂s₁ + a·d₁ = t·d`. Where the second layer pads the output of the first, the border is computed
+    /// from the taps inside it, so the result is exact everywhere. Weights are composed in f64 and rounded
+    /// once.
     ///
-    /// Declines where the composite would cost more, where most of the composed weights would cancel, and where the
+    /// Declines if the composite would cost more, if most of the composed weights would cancel, and if the
     /// border depends on sizes that are not fixed.
     #[pass("fold-linear", Rounding, "linear layer composed", "linear layers composed")]
     pub struct FoldLinear {
-        /// What decides: `macs` (multiply-accumulates never rise; nodes and moved elements count too), `latency` (both forms are measured), `always`.
+        /// The criterion: `macs` (MACs never rise; nodes and moved elements count too), `latency` (both forms
+        /// are timed), `always`.
         pub by: By = By::Macs,
     }
 }
 
 impl Pass for FoldLinear {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
-        let watch = match (self.by, cx.tools.engine) {
-            (By::Latency, Some(engine)) => Some(Stopwatch::new(engine, cx.tools.threads, cx.tools.seed)),
+        let timer = match (self.by, cx.tools.engine) {
+            (By::Latency, Some(engine)) => {
+                Some(CompositionTimer::new(engine, cx.tools.threads, cx.tools.seed))
+            }
             (By::Latency, None) => {
                 let hint = "give an engine, or decide `by=macs`";
-                return Err(PassError::refused_with(
-                    "`by=latency` runs models, and there is no engine",
-                    hint,
-                ));
+                return Err(PassError::refused_with("`by=latency` needs an engine", hint));
             }
             _ => None,
         };
-        let judge = Judge { by: self.by, watch };
-        cx.each_graph(model, |graph, cx| fold(graph, cx, &judge))?;
-        judge.watch.as_ref().map_or(Ok(()), Stopwatch::failure)?;
+        let policy = CompositionPolicy { by: self.by, timer };
+        cx.each_graph(model, |graph, cx| fold(graph, cx, &policy))?;
+        policy.timer.as_ref().map_or(Ok(()), CompositionTimer::failure)?;
         Ok(())
     }
 }
 
-fn fold(graph: &mut Graph, cx: &mut Context<'_>, judge: &Judge<'_>) -> Result<(), PassError> {
-    let always = judge.by == By::Always;
-    let quiet = |_| Decline::Mismatch;
+fn fold(graph: &mut Graph, cx: &mut Context<'_>, policy: &CompositionPolicy<'_>) -> Result<(), PassError> {
+    let always = policy.by == By::Always;
+    let silent = |_| Decline::Mismatch;
     loop {
         let before = cx.report.patches;
-        // Pools first: a 1×1 convolution behind them costs less than any composite. Then branches, which are read
-        // as they are, before one of them is written in a form that no longer adds up. What only lies side by side
-        // comes last: it may have been part of more.
+        // Pools first: a 1×1 convolution after them costs less than any composite. Then joins of branches,
+        // since one composed branch may no longer add up with the others. Siblings last, since they may be
+        // parts of chains.
         cx.rewrite_graph(graph, &["AveragePool", "GlobalAveragePool", "ReduceMean"], |at| {
-            swap::pool(at).map_err(quiet)
+            swap::pool(at).map_err(silent)
         })?;
-        cx.rewrite_graph(graph, &["Add", "Sum", "Concat"], |at| judge.chain(at).map_err(quiet))?;
-        cx.rewrite_graph(graph, LAYERS, |at| judge.chain(at).map_err(quiet))?;
+        cx.rewrite_graph(graph, &["Add", "Sum", "Concat"], |at| policy.chain(at).map_err(silent))?;
+        cx.rewrite_graph(graph, LAYERS, |at| policy.chain(at).map_err(silent))?;
         cx.rewrite_graph(graph, &[LAYERS, &["ConvTranspose"]].concat(), |at| {
-            transposed::pair(at, always).map_err(quiet)
+            transposed::pair(at, always).map_err(silent)
         })?;
-        cx.rewrite_graph(graph, &["Conv", "Gemm", "MatMul"], |at| judge.siblings(at).map_err(quiet))?;
+        cx.rewrite_graph(graph, &["Conv", "Gemm", "MatMul"], |at| policy.siblings(at).map_err(silent))?;
         if cx.report.patches == before || cx.stopped() {
             break;
         }
     }
-    report_left(graph, cx, judge);
+    report_declines(graph, cx, policy);
     Ok(())
 }
 
-/// Operators that are layers.
+/// Operators that can be read as layers.
 const LAYERS: &[&str] = &[
     "Conv",
     "Gemm",
@@ -109,68 +111,69 @@ const LAYERS: &[&str] = &[
     "Concat",
 ];
 
-/// Report what could be composed and was not: once, at the end, since each rule sees only its own reasons.
-fn report_left(graph: &Graph, cx: &mut Context<'_>, judge: &Judge<'_>) {
-    let because = |result| match result {
+/// Reports the layers that could be composed and were not. Once at the end, since each rule knows only its
+/// own reasons.
+fn report_declines(graph: &Graph, cx: &mut Context<'_>, policy: &CompositionPolicy<'_>) {
+    let reason = |result| match result {
         Err(Decline::Because(why)) => Some(why),
         _ => None,
     };
     for &id in graph.nodes().iter() {
         let at = graph.at(id);
-        if let Some(why) = because(transposed::pair(at, judge.by == By::Always)) {
+        if let Some(why) = reason(transposed::pair(at, policy.by == By::Always)) {
             cx.decline(why);
         }
         let Ok(chain) = chain::ending(at) else { continue };
-        if let Some(why) = because(judge.chain(at)) {
+        if let Some(why) = reason(policy.chain(at)) {
             cx.decline(why);
         }
-        for pair in chain.windows(2).filter(|pair| pair.iter().all(layer::Layer::is_product)) {
+        for pair in chain.windows(2).filter(|pair| pair.iter().all(layer::LinearLayer::is_product)) {
             let Some(candidate) = Candidate::of(pair) else { continue };
-            if judge.gain(&candidate).is_none() {
-                cx.decline(judge.reason(&candidate));
+            if policy.gain(&candidate).is_none() {
+                cx.decline(policy.reason(&candidate));
             }
         }
     }
 }
 
-/// Decides what pays.
-struct Judge<'e> {
+/// Decides which compositions pay.
+struct CompositionPolicy<'e> {
     by: By,
-    watch: Option<Stopwatch<'e>>,
+    timer: Option<CompositionTimer<'e>>,
 }
 
-impl Judge<'_> {
-    /// The last run of layers worth composing in the chain that ends with the node.
+impl CompositionPolicy<'_> {
+    /// Composes the last profitable run of layers in the chain that ends with the node.
     fn chain(&self, at: NodeRef<'_>) -> Result<Patch, Decline> {
         let chain = chain::ending(at)?;
         let best = chain::best(&chain, |c| self.gain(c)).ok_or(Decline::Mismatch)?;
-        named(best.describe(), best.patch())
+        prefixed(&best.describe(), best.patch())
     }
 
     fn siblings(&self, at: NodeRef<'_>) -> Result<Patch, Decline> {
         let siblings = Siblings::of(at)?;
-        let (before, after) = siblings.work().ok_or(Decline::Mismatch)?;
-        let timing = self.watch.as_ref().and_then(|watch| {
-            watch.time(&siblings.key(), siblings.input(), &siblings.outputs(), |graph| {
+        let (before, after) = siblings.cost().ok_or(Decline::Mismatch)?;
+        let timing = self.timer.as_ref().and_then(|timer| {
+            timer.time(&siblings.key(), siblings.input(), &siblings.outputs(), |graph| {
                 let node = graph.users(graph.inputs()[0]).first().map(|u| u.0).ok_or(Decline::Mismatch)?;
                 let patch = Siblings::of(graph.at(node))?.patch()?;
                 graph.apply(patch).map(drop).map_err(|e| Decline::because(e.to_string()))
             })
         });
-        expect(self.judged(before, after, timing).is_some())?;
-        named(siblings.describe(), siblings.patch())
+        expect(self.gain_of(before, after, timing).is_some())?;
+        prefixed(&siblings.describe(), siblings.patch())
     }
 
-    /// What composing gains, in the measure that decides; `None` if it does not pay.
+    /// The gain of a composition under the criterion; `None` if it does not pay.
     fn gain(&self, candidate: &Candidate<'_, '_>) -> Option<f64> {
-        self.judged(candidate.before, candidate.after, self.timing(candidate))
+        self.gain_of(candidate.before, candidate.after, self.timing(candidate))
     }
 
-    fn judged(&self, before: Work, after: Work, timing: Option<Timing>) -> Option<f64> {
+    fn gain_of(&self, before: LayerCost, after: LayerCost, timing: Option<Timing>) -> Option<f64> {
         let saved = before.total() as f64 - after.total() as f64;
         match self.by {
             By::Latency => timing.filter(Timing::is_faster).map(|t| t.before - t.after),
-            // Any layer fewer outweighs all work.
+            // One layer less outweighs any other cost.
             By::Always if before.layers > after.layers => {
                 Some((before.layers - after.layers) as f64 * 1e18 + saved)
             }
@@ -180,7 +183,7 @@ impl Judge<'_> {
 
     fn timing(&self, candidate: &Candidate<'_, '_>) -> Option<Timing> {
         let (first, last) = (candidate.layers.first()?, candidate.layers.last()?);
-        self.watch.as_ref()?.time(&candidate.key(), first.input, &[last.output()], |graph| {
+        self.timer.as_ref()?.time(&candidate.key(), first.input, &[last.output()], |graph| {
             let end = graph.producer(graph.outputs()[0]).ok_or(Decline::Mismatch)?.0;
             let chain = chain::ending(graph.at(end))?;
             let patch = Candidate::of(&chain).ok_or(Decline::Mismatch)?.patch()?;
@@ -188,16 +191,17 @@ impl Judge<'_> {
         })
     }
 
-    /// Why a candidate does not pay.
+    /// The reason why a candidate does not pay.
     fn reason(&self, candidate: &Candidate<'_, '_>) -> String {
         match self.timing(candidate) {
             Some(timing) => format!("{} would take {}", candidate.describe(), timing.describe()),
-            None => candidate.dear(),
+            None => candidate.cost_increase(),
         }
     }
 }
 
-fn named(layers: String, patch: Result<Patch, Decline>) -> Result<Patch, Decline> {
+/// Prefixes the reason of a decline with the names of the layers.
+fn prefixed(layers: &str, patch: Result<Patch, Decline>) -> Result<Patch, Decline> {
     patch.map_err(|decline| match decline {
         Decline::Because(why) => Decline::Because(format!("{layers}: {why}")),
         Decline::Mismatch => Decline::Mismatch,

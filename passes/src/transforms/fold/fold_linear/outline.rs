@@ -1,56 +1,63 @@
-//! What a layer looks like without its weights: enough to tell whether layers compose, and at which cost.
+//! Layers without their weights, which suffice to decide whether they compose and at which cost.
 
 use super::axis::{Axis, Border, gcd};
 
-/// The outline of a linear layer.
+/// The geometry of a linear layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outline {
     /// Output channels.
     pub outputs: usize,
-    /// Input channels, of all groups.
+    /// Input channels of all groups.
     pub inputs: usize,
-    /// Groups of channels that do not mix.
+    /// Number of groups.
     pub group: usize,
     /// The spatial axes.
     pub axes: Vec<Axis>,
-    /// What it adds.
+    /// The terms added to the products.
     pub offset: Offset,
 }
 
-/// What a layer adds besides the products.
+/// The terms that a layer adds to the products.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Offset {
-    /// A number for each output channel.
+    /// One number per output channel.
     pub bias: bool,
-    /// The response to a channel that is one wherever there is an input, and padded with zeros like any other.
-    pub ones: bool,
-    /// Whether a constant input does what the channel of ones does.
-    pub shift: bool,
-    /// A number for each output channel and place.
+    /// The response to an extra input channel of ones, which is padded with zeros like the others.
+    pub ones: Option<Ones>,
+    /// One number per output channel and position.
     pub map: bool,
+}
+
+/// The forms of the response to a channel of ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ones {
+    /// Only the channel itself has this response.
+    Channel,
+    /// Subtracting a constant from the input has the same effect.
+    Shift,
 }
 
 /// Sizes of the spatial axes, as far as they are known.
 pub type Sizes = [Option<usize>];
 
-/// Why two layers do not compose.
+/// The reason why two layers do not compose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Obstacle {
-    /// Channels or axes do not fit: they are no chain.
+    /// Channels or axes do not match.
     Misfit,
-    /// The padding of the second layer is met, and sizes are not fixed.
+    /// The result depends on the padding of the second layer, and sizes are not fixed.
     OpenSizes,
-    /// The seams along the border are too many, or meet what the first layer adds place by place.
+    /// The composite has seams, and is to be composed further or adds a number per position.
     Seams,
-    /// The composite would be larger than can be computed with.
+    /// The composite is too large.
     Size,
 }
 
-/// Weights of a composite may have no more elements: 2 GiB in f64.
+/// The largest number of weights of a composite: 2 GiB in f64.
 const MAX_ELEMENTS: usize = 1 << 28;
 
 impl Outline {
-    /// Elements of the weights; `None` if there are too many to compute with.
+    /// The number of weights; `None` above [`MAX_ELEMENTS`].
     pub fn elements(&self) -> Option<usize> {
         let taps = self.axes.iter().map(|a| a.taps);
         let channels = [self.outputs, self.inputs / self.group.max(1)];
@@ -58,12 +65,12 @@ impl Outline {
         count.filter(|&n| n <= MAX_ELEMENTS)
     }
 
-    /// Whether each output place comes from one real input place.
+    /// Whether each output position reads exactly one input position, and never padding.
     pub fn is_pointwise(&self) -> bool {
         self.axes.iter().all(|a| a.is_pointwise())
     }
 
-    /// Whether each output channel comes from one input channel, and no two from the same.
+    /// Whether each output channel reads one input channel, and no two the same.
     fn is_diagonal(&self) -> bool {
         self.outputs == self.inputs && self.group == self.inputs
     }
@@ -73,8 +80,8 @@ impl Outline {
         self.axes.iter().zip(sizes).map(|(axis, &size)| axis.outputs(size?)).collect()
     }
 
-    /// This layer, then `next`, over inputs of these sizes; with what is met at the border. A composite with seams
-    /// can be computed in parts, but composed no further.
+    /// The composite of this layer and `next` for inputs of these sizes, and its border. A composite with
+    /// seams can be computed in tiles, but not composed further.
     pub fn then(&self, next: &Self, sizes: &Sizes) -> Result<(Self, Border), Obstacle> {
         if self.outputs != next.inputs || self.axes.len() != next.axes.len() || self.axes.len() != sizes.len()
         {
@@ -86,33 +93,39 @@ impl Outline {
         let border = borders.max().unwrap_or(Border::Clear);
         let fixed = sizes.iter().all(Option::is_some);
         let own = self.offset;
-        let placed = own.ones || own.map || next.offset.map;
-        if next.offset.ones || border == Border::Seam && placed {
+        let positional = own.ones.is_some() || own.map || next.offset.map;
+        if next.offset.ones.is_some() || border == Border::Seam && positional {
             return Err(Obstacle::Seams);
         }
-        // Around the output of the first layer stand zeros, not its bias. Where its outputs are inputs, place by
-        // place, the bias is a channel of ones; otherwise only a map tells how much of it arrives.
+        // The output of the first layer is padded with zeros, not with its bias. If the first layer is
+        // pointwise, its bias is the response to a channel of ones. Otherwise its contribution at each
+        // position is a map.
         let cut_off = border == Border::Blank && own.bias;
         let offset = Offset {
             bias: next.offset.bias || own.bias && !cut_off,
-            ones: own.ones || cut_off && self.is_pointwise(),
-            // `a·x + b = a·(x + b/a)`. Where channels mix, only the weights tell whether there is such an input.
-            shift: if cut_off { !own.ones && self.is_diagonal() } else { own.shift },
+            ones: match own.ones {
+                Some(_) if cut_off => Some(Ones::Channel),
+                // `a·x + b = a·(x + b/a)`. If channels mix, the existence of such a shift depends on the
+                // weights.
+                None if cut_off && self.is_pointwise() => {
+                    Some(if self.is_diagonal() { Ones::Shift } else { Ones::Channel })
+                }
+                ones => ones,
+            },
             map: own.map || next.offset.map || cut_off && !self.is_pointwise(),
         };
         if !fixed && (offset.map || border == Border::Seam) {
             return Err(Obstacle::OpenSizes);
         }
         let group = gcd(self.group, next.group);
-        let whole = Self { outputs: next.outputs, inputs: self.inputs, group, axes, offset };
-        if whole.axes.iter().any(|a| !a.is_sane()) || whole.elements().is_none() {
+        let composite = Self { outputs: next.outputs, inputs: self.inputs, group, axes, offset };
+        if composite.axes.iter().any(|a| !a.is_valid()) || composite.elements().is_none() {
             return Err(Obstacle::Size);
         }
-        Ok((whole, border))
+        Ok((composite, border))
     }
 
-    /// The outline that all of `branches` over one input have room in; `None` if their outputs do not lie place by
-    /// place on each other.
+    /// The axes of the sum of `branches` over one input; `None` if their outputs differ in size or stride.
     pub fn common(branches: &[Self]) -> Option<Vec<Axis>> {
         let first = branches.first()?;
         (0..first.axes.len())
@@ -124,7 +137,7 @@ impl Outline {
                     return None;
                 }
                 let before = all().map(|a| a.before).max()?;
-                // Last tap behind the place of the output; the first lies `before` in front of it.
+                // Offset of the last tap from the position of the output; the first tap is at `−before`.
                 let last = all().map(|a| a.extent() as i64 - 1 - a.before as i64).max()?;
                 let steps = all().map(|a| gcd(before - a.before, if a.taps > 1 { a.dilation } else { 0 }));
                 let dilation = steps.fold(0, gcd).max(1);
@@ -132,7 +145,7 @@ impl Outline {
                 let after = usize::try_from(room(first.axes[i]) + last + 1).ok()?;
                 let taps = reach / dilation + 1;
                 let axis = Axis { taps, stride: first.axes[i].stride, dilation, before, after };
-                axis.is_sane().then_some(axis)
+                axis.is_valid().then_some(axis)
             })
             .collect()
     }
@@ -148,16 +161,19 @@ mod tests {
     }
 
     #[test]
-    fn a_bias_in_front_of_padding_becomes_ones_or_a_map() {
+    fn turns_bias_before_padding_into_ones_or_map() {
         let point = conv(1, 1, 0).then(&conv(3, 1, 1), &[None]).unwrap();
         assert_eq!(
             point,
             (
-                Outline { offset: Offset { bias: true, ones: true, ..Offset::default() }, ..conv(3, 1, 1) },
+                Outline {
+                    offset: Offset { bias: true, ones: Some(Ones::Channel), map: false },
+                    ..conv(3, 1, 1)
+                },
                 Border::Blank
             )
         );
-        // "Full" padding: the first layer sees every input, the second one pads further.
+        // "Full" padding: the first layer reads every input, the second one pads further.
         let full = conv(3, 1, 2).then(&conv(3, 1, 1), &[Some(8)]).unwrap();
         assert!(full.0.offset.map && full.1 == Border::Blank);
         assert_eq!(conv(3, 1, 1).then(&conv(3, 1, 1), &[None]), Err(Obstacle::OpenSizes));
@@ -165,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn branches_meet_on_a_common_grid() {
+    fn aligns_branches_on_a_common_grid() {
         let axes = Outline::common(&[conv(3, 1, 1), conv(1, 1, 0), conv(3, 2, 2)]).unwrap();
         assert_eq!(axes, [Axis { taps: 5, stride: 1, dilation: 1, before: 2, after: 2 }]);
         let axes = Outline::common(&[conv(1, 1, 0), conv(3, 2, 2)]).unwrap();

@@ -1,73 +1,75 @@
-//! Layers of one shape over one input, side by side in one layer whose output is split again.
+//! Layers of equal geometry over one input, as a single layer followed by `Split`.
 //!
-//! There are as many multiply-accumulates as before, in fewer calls; what the split copies is the price.
+//! The multiply-accumulates stay the same, in fewer calls; the cost is the copy made by the split.
 
 use super::{
-    emit::{Writer, name},
+    cost::{self, LayerCost},
+    emit::{Writer, display_name},
     kernel::Kernel,
-    layer::{DEPTH, Form, Layer, Part, composite, composite_kernel},
-    work::{self, Work},
+    layer::{LayerWeights, Layout, LinearLayer, MAX_DEPTH, composite, composite_kernel},
 };
 use pare_graph::{Attribute, Decline, Edge, Node, NodeRef, Patch, Tensor, ValueRef, expect};
 
-/// Layers over one input, each with a sum behind it if that is its bias.
+/// Layers over one input, each with the `Add` of its bias, if any.
 pub struct Siblings<'g> {
-    units: Vec<Vec<Layer<'g>>>,
+    branches: Vec<Vec<LinearLayer<'g>>>,
 }
 
 impl<'g> Siblings<'g> {
-    /// The layer and all others over its input with the same kernel, strides and padding, if it is the first of several.
+    /// The layer and its siblings with the same kernel size, strides and padding. Declines unless it is the
+    /// first of at least two.
     pub fn of(at: NodeRef<'g>) -> Result<Self, Decline> {
-        let first = plain(at)?;
-        let same = |other: &Layer<'_>| {
+        let first = product(at)?;
+        let same = |other: &LinearLayer<'_>| {
             other.input.id == first.input.id
-                && (other.forms, &other.outline.axes) == (first.forms, &first.outline.axes)
+                && (other.layouts, &other.outline.axes) == (first.layouts, &first.outline.axes)
                 && (other.at.op(), other.dtype()) == (first.at.op(), first.dtype())
         };
         let users = first.input.users();
-        let users = users.into_iter().filter(|(_, wire)| *wire == Edge::Input(0));
-        let layers: Vec<_> = users.filter_map(|(user, _)| plain(user).ok()).filter(same).collect();
+        let users = users.into_iter().filter(|(_, edge)| *edge == Edge::Input(0));
+        let layers: Vec<_> = users.filter_map(|(user, _)| product(user).ok()).filter(same).collect();
         expect(layers.len() > 1 && layers[0].at.id == at.id)?;
-        Ok(Self { units: layers.into_iter().map(with_bias).collect() })
+        Ok(Self { branches: layers.into_iter().map(with_bias).collect() })
     }
 
-    /// What they are applied to.
+    /// The common input.
     pub fn input(&self) -> ValueRef<'g> {
-        self.units[0][0].input
+        self.branches[0][0].input
     }
 
-    /// What they make.
+    /// The outputs, in order.
     pub fn outputs(&self) -> Vec<ValueRef<'g>> {
-        self.units.iter().map(|unit| unit[unit.len() - 1].output()).collect()
+        self.branches.iter().map(|branch| branch[branch.len() - 1].output()).collect()
     }
 
-    /// What they cost, and what one layer and a split would.
-    pub fn work(&self) -> Option<(Work, Work)> {
-        let sizes = self.units[0][0].sizes();
-        let before: Work = self.units.iter().map(|unit| work::of_chain(unit, &sizes)).sum();
-        let outlines: Vec<_> = self.units.iter().map(|u| Some(composite(u)?.0)).collect::<Option<_>>()?;
+    /// The cost of the layers, and of one layer with a split.
+    pub fn cost(&self) -> Option<(LayerCost, LayerCost)> {
+        let sizes = self.branches[0][0].sizes();
+        let before: LayerCost = self.branches.iter().map(|branch| cost::of_chain(branch, &sizes)).sum();
+        let outlines: Vec<_> = self.branches.iter().map(|b| Some(composite(b)?.0)).collect::<Option<_>>()?;
         let mut outline = outlines[0].clone();
         outline.outputs = outlines.iter().map(|o| o.outputs).sum();
         outline.offset.bias = outlines.iter().any(|o| o.offset.bias);
         outline.elements()?;
-        let first = &self.units[0][0];
-        let rows = work::rows(first);
-        let stacked = work::of_composite(&outline, first.forms, &sizes, rows, first.at.is("Gemm"));
-        let split = Work { nodes: 1, moves: work::elements(&outline, &sizes, rows), ..Work::default() };
+        let first = &self.branches[0][0];
+        let rows = cost::rows(first);
+        let stacked = cost::of_composite(&outline, first.layouts, &sizes, rows, first.at.is("Gemm"));
+        let split =
+            LayerCost { nodes: 1, moves: cost::elements(&outline, &sizes, rows), ..LayerCost::default() };
         Some((before, stacked + split))
     }
 
-    /// The patch that puts one layer in their place.
+    /// The patch that replaces them by one layer and a split.
     pub fn patch(&self) -> Result<Patch, Decline> {
-        let kernels = self.units.iter().map(|u| composite_kernel(u)).collect::<Result<Vec<_>, _>>()?;
-        let (first, sizes) = (&self.units[0][0], self.units[0][0].sizes());
-        let all: Vec<_> = self.units.iter().flatten().cloned().collect();
+        let kernels = self.branches.iter().map(|b| composite_kernel(b)).collect::<Result<Vec<_>, _>>()?;
+        let (first, sizes) = (&self.branches[0][0], self.branches[0][0].sizes());
+        let all: Vec<_> = self.branches.iter().flatten().cloned().collect();
         let stacked = Kernel::stack(&kernels).ok_or(Decline::Mismatch)?;
         let mut writer = Writer::at(first.at, &all)?;
-        let y = writer.layer(first.input.into(), &stacked, first.forms, &sizes, first.at.is("Gemm"))?;
-        let axis = match first.forms.1 {
-            Form::Window(_) => 1,
-            Form::Rows => -1,
+        let y = writer.layer(first.input.into(), &stacked, first.layouts, &sizes, first.at.is("Gemm"))?;
+        let axis = match first.layouts.output {
+            Layout::Spatial(_) => 1,
+            Layout::Rows => -1,
         };
         let parts: Vec<_> = kernels.iter().map(|k| k.outputs() as i64).collect();
         let (mut node, mut inputs) = (Node::new("Split").with("axis", axis), vec![Some(y)]);
@@ -78,36 +80,36 @@ impl<'g> Siblings<'g> {
         }
         let outputs = self.outputs();
         let names: Vec<_> = outputs.iter().map(|o| Some(o.name())).collect();
-        let made = writer.patch.node_with(node, &inputs, &names);
-        for (output, part) in outputs.into_iter().zip(made) {
+        let parts = writer.patch.node_with(node, &inputs, &names);
+        for (output, part) in outputs.into_iter().zip(parts) {
             writer.patch.replace(output, part.ok_or(Decline::Mismatch)?);
         }
         Ok(writer.patch)
     }
 
-    /// The layers in words.
+    /// The names of the layers.
     pub fn describe(&self) -> String {
-        self.units.iter().map(|u| name(u[0].at)).collect::<Vec<_>>().join(" and ")
+        self.branches.iter().map(|b| display_name(b[0].at)).collect::<Vec<_>>().join(" and ")
     }
 
-    /// What makes others of the same shapes equally fast.
+    /// A key under which layers of the same shapes share their timing.
     pub fn key(&self) -> String {
-        let layers = self.units.iter().flatten().map(|l| (l.at.op(), &l.outline, l.forms));
+        let layers = self.branches.iter().flatten().map(|l| (l.at.op(), &l.outline, l.layouts));
         format!("siblings {:?} {:?}", layers.collect::<Vec<_>>(), self.input().shape())
     }
 }
 
-fn plain(at: NodeRef<'_>) -> Result<Layer<'_>, Decline> {
-    let layer = Layer::of(at, 0)?;
-    let whole = matches!(layer.part, Part::Conv { .. } | Part::Matrix { .. });
-    expect(whole && layer.outline.group == 1 && layer.forms.0 == layer.forms.1)?;
+fn product(at: NodeRef<'_>) -> Result<LinearLayer<'_>, Decline> {
+    let layer = LinearLayer::of(at, 0)?;
+    let is_product = matches!(layer.weights, LayerWeights::Conv { .. } | LayerWeights::Matrix { .. });
+    expect(is_product && layer.outline.group == 1 && layer.layouts.input == layer.layouts.output)?;
     Ok(layer)
 }
 
-fn with_bias(layer: Layer<'_>) -> Vec<Layer<'_>> {
+fn with_bias(layer: LinearLayer<'_>) -> Vec<LinearLayer<'_>> {
     let output = layer.output();
     let sum = output.sole_user().ok().filter(|user| layer.at.is("MatMul") && user.is("Add"));
-    let sum = sum.and_then(|user| Layer::of(user, DEPTH).ok());
-    let sum = sum.filter(|sum| sum.input.id == output.id && sum.forms == layer.forms);
+    let sum = sum.and_then(|user| LinearLayer::of(user, MAX_DEPTH).ok());
+    let sum = sum.filter(|sum| sum.input.id == output.id && sum.layouts == layer.layouts);
     [Some(layer), sum].into_iter().flatten().collect()
 }

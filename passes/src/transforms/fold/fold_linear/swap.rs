@@ -1,21 +1,21 @@
-//! Pools before 1×1 convolutions.
+//! Exchange of 1×1 convolutions and the average pools that follow them.
 //!
-//! An average over places and a sum over channels commute, `mean(W·x + b) = W·mean(x) + b`, and behind the pool
-//! there are fewer places to multiply at.
+//! An average over positions and a sum over channels commute, `mean(W·x + b) = W·mean(x) + b`, and there are
+//! fewer positions after the pool.
 
-use super::layer::{Form, Layer, Part};
+use super::layer::{LayerWeights, Layout, LinearLayer};
 use pare_graph::{
     Decline, NodeRef, Patch, expect,
     ops::{PoolView, ReduceView},
 };
 
-/// A 1×1 convolution and the pool that uses it, the other way round.
+/// Moves a pool before the 1×1 convolution that it reads.
 pub fn pool(at: NodeRef<'_>) -> Result<Patch, Decline> {
     let pooled = at.input(0)?;
-    let conv = Layer::of(pooled.produced_by("Conv")?, 0)?;
+    let conv = LinearLayer::of(pooled.produced_by("Conv")?, 0)?;
     pooled.sole_use()?;
-    let Part::Conv { bias, .. } = &conv.part else { return Err(Decline::Mismatch) };
-    let Form::Window(spatial) = conv.forms.0 else { return Err(Decline::Mismatch) };
+    let LayerWeights::Conv { bias, .. } = &conv.weights else { return Err(Decline::Mismatch) };
+    let Layout::Spatial(spatial) = conv.layouts.input else { return Err(Decline::Mismatch) };
     expect(conv.outline.is_pointwise() && conv.outline.axes.iter().all(|a| a.stride == 1))?;
     match at.op() {
         "AveragePool" => {
@@ -23,7 +23,7 @@ pub fn pool(at: NodeRef<'_>) -> Result<Patch, Decline> {
             let padded = view.counts_padding && (view.pads.iter().any(|&p| p != (0, 0)) || view.ceil);
             // A bias would be averaged with the padding.
             expect(!padded || bias.iter().all(|&b| b == 0.0))?;
-            // As many places before as after: nothing is won.
+            // With stride 1 there are as many positions after the pool as before it.
             expect(view.strides.iter().any(|&s| s > 1))?;
         }
         "GlobalAveragePool" => expect(at.is("GlobalAveragePool"))?,

@@ -1,4 +1,4 @@
-//! Inputs and outputs of the model that belong to a block: what it remembers between runs, such as keys and values.
+//! Inputs and outputs of the model that belong to a block, such as cached keys and values.
 
 use crate::{
     analysis::{blocks::Block, calibration::open_inputs},
@@ -7,39 +7,39 @@ use crate::{
 use pare_graph::{Graph, Model, ValueId};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-/// The names of inputs that only this block reads, and of outputs that only it makes.
+/// The names of the inputs that only this block reads, and of the outputs that it produces.
 pub(super) fn own(graph: &Graph, block: &Block) -> Vec<String> {
     let mut without = graph.clone();
     let applied = block.dropped(graph).is_some_and(|patch| without.apply(patch).is_ok());
     if !applied {
         return vec![];
     }
-    let made: HashSet<_> = block.outputs.iter().copied().collect();
-    let mut names: Vec<_> = made.iter().map(|&v| graph.value(v).name.clone()).collect();
+    let outputs: HashSet<_> = block.outputs.iter().copied().collect();
+    let mut names: Vec<_> = outputs.iter().map(|&v| graph.value(v).name.clone()).collect();
     remove_outputs(&mut without, &names);
-    let idle = |v: &ValueId| without.use_count(*v) == 0 && graph.use_count(*v) > 0;
-    names.extend(open_inputs(graph).into_iter().filter(idle).map(|v| graph.value(v).name.clone()));
+    let unused = |v: &ValueId| without.use_count(*v) == 0 && graph.use_count(*v) > 0;
+    names.extend(open_inputs(graph).into_iter().filter(unused).map(|v| graph.value(v).name.clone()));
     names.sort_unstable();
     names
 }
 
 fn remove_outputs(graph: &mut Graph, names: &[String]) {
-    let gone: Vec<_> =
+    let outputs: Vec<_> =
         names.iter().filter_map(|n| graph.find(n)).filter(|&v| graph.value(v).is_output()).collect();
-    graph.remove_outputs(&gone);
+    graph.remove_outputs(&outputs);
     graph.sweep();
 }
 
-/// Take the interface of blocks that are gone out of a model, and close up the numbers of what is left.
+/// Removes the interface of removed blocks, and renumbers the remaining inputs and outputs.
 pub(super) fn close_up(result: &mut Model, names: &[String], cx: &mut Context<'_>) {
     let graph = &mut result.graph;
     remove_outputs(graph, names);
-    let idle: Vec<_> = names
+    let unused: Vec<_> = names
         .iter()
         .filter_map(|n| graph.find(n))
         .filter(|&v| graph.value(v).is_input() && graph.use_count(v) == 0)
         .collect();
-    graph.remove_inputs(&idle);
+    graph.remove_inputs(&unused);
     for (old, new) in renumbered(graph, names) {
         if let Some(value) = graph.find(&old)
             && graph.rename_value(value, &new).is_ok()
@@ -48,13 +48,11 @@ pub(super) fn close_up(result: &mut Model, names: &[String], cx: &mut Context<'_
         }
     }
     if !names.is_empty() {
-        cx.report
-            .interface
-            .push(format!("inputs and outputs are gone with their blocks: `{}`", names.join("`, `")));
+        cx.report.interface.push(format!("removed with their blocks: `{}`", names.join("`, `")));
     }
 }
 
-/// The places of numbers in a name.
+/// The numbers in a name, each with the text before and after it.
 fn numbers(name: &str) -> Vec<(&str, u64, &str)> {
     let mut found = vec![];
     let bytes = name.as_bytes();
@@ -69,10 +67,11 @@ fn numbers(name: &str) -> Vec<(&str, u64, &str)> {
     found
 }
 
-/// New names for what is left of a numbered row, in an order in which each is free when its turn comes.
-fn renumbered(graph: &Graph, gone: &[String]) -> Vec<(String, String)> {
+/// New names for the remaining inputs and outputs of a numbered row, in an order in which each new name is
+/// free.
+fn renumbered(graph: &Graph, removed: &[String]) -> Vec<(String, String)> {
     let mut rows: BTreeMap<(&str, &str), BTreeSet<u64>> = BTreeMap::new();
-    for name in gone {
+    for name in removed {
         for (before, n, after) in numbers(name) {
             rows.entry((before, after)).or_default().insert(n);
         }
@@ -82,7 +81,7 @@ fn renumbered(graph: &Graph, gone: &[String]) -> Vec<(String, String)> {
         let name = &graph.value(value).name;
         for (before, n, after) in numbers(name) {
             let below =
-                rows.get(&(before, after)).map_or(0, |gone| gone.iter().filter(|&&g| g < n).count() as u64);
+                rows.get(&(before, after)).map_or(0, |row| row.iter().filter(|&&m| m < n).count() as u64);
             if below > 0 {
                 renamed.push((n, name.clone(), format!("{before}{}{after}", n - below)));
                 break;

@@ -1,108 +1,110 @@
-//! The pass: which blocks go, one after another, and how what is left makes up for them.
+//! The `drop-blocks` pass: options, search and report.
 
-mod heal;
 mod interface;
 mod merge;
+mod repair;
 mod score;
 #[cfg(test)]
 mod tests;
 
-use crate::analysis::samples::Split;
 use crate::{
     analysis::{
         blocks::{Block, blocks, chains, layers},
         evaluation::{HeldOut, Quality, QualityLimits},
         prepare::prepare,
+        samples::Split,
     },
     framework::{Context, Counter, Pass, PassError, Tools},
     pass,
 };
-use heal::heal;
 use pare_graph::{Graph, Model};
 use score::Scores;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
-/// What makes a block dispensable; the least goes first.
+/// The score of a block; the lowest is removed first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Criterion {
-    /// `1 - E cos(u, v)` over places (block influence, *ShortGPT*).
+pub enum BlockCriterion {
+    /// `1 - E cos(u, v)` over positions (block influence, *ShortGPT*).
     Influence,
-    /// The angle between what goes into a span of blocks and what comes out (*The Unreasonable Ineffectiveness of the
-    /// Deeper Layers*).
+    /// The angle between the input and the output of a span of blocks (*The Unreasonable Ineffectiveness of
+    /// the Deeper Layers*).
     Angular,
-    /// The entropy of the signs before the body's activations (*EASIER*).
+    /// The entropy of the signs of the inputs of activations (*EASIER*).
     Entropy,
-    /// The same from means and deviations (*TLC*).
+    /// The same entropy, from means and deviations (*TLC*).
     Tlc,
-    /// The max-sliced Wasserstein distance of what goes in and what comes out (*LaCoOT*).
+    /// The max-sliced Wasserstein distance between input and output (*LaCoOT*).
     Wasserstein,
     /// The drift of the outputs without the block.
     Loss,
 }
 
-/// How what is left makes up for what is gone.
+/// The repair of the remaining layers after blocks are removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Healing {
-    /// It does not.
+pub enum BlockRepair {
+    /// No repair.
     None,
-    /// The layer before gets another scale and bias for each channel.
+    /// Refits scale and bias per channel of the layer before the gap.
     Affine,
-    /// Behind the layer before comes the best linear map, folded into its weights (*ReplaceMe*).
+    /// Folds a least-squares map after the layer before the gap into its weights (*ReplaceMe*).
     LeastSquares,
-    /// That layer, and every one behind, is fitted anew to what the original gives there.
+    /// Refits that layer and every later one to reproduce the values of the original.
     Refit,
-    /// A block before, of the same shape, takes up what changed from it to those that are gone, `θ + η·Σ (θ' - θ)`, `η`
-    /// chosen on samples (*LaCo*, as in the paper).
+    /// Adds the differences to the removed blocks to the weights of a kept block of the same shape,
+    /// `θ + η·Σ (θ' - θ)`, with `η` chosen on samples (*LaCo*, as in the paper).
     Merge,
-    /// A block before takes the weights of the last one that is gone (*LaCo*, as its notebooks compute).
+    /// Replaces the weights of a kept block of the same shape by those of the last removed one (*LaCo*, as in
+    /// its code).
     KeepLast,
 }
 
-/// What goes at once.
+/// The unit of removal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Unit {
     /// A block: in transformers, attention or an MLP.
     Block,
-    /// A layer: in transformers, attention with its MLP.
+    /// A layer: in transformers, attention and its MLP.
     Layer,
 }
 
 pass! {
-    /// Drop residual blocks, and let what is left make up for them.
+    /// Remove residual blocks and repair the remaining layers.
     ///
-    /// Of `v = u + f(u)` stays `u`, of a projection `v = s(u) + f(u)` stays `s(u)` (see `pare inspect --blocks`). Blocks go
-    /// one after another, scored anew each time, until `count` or `ratio` are gone, or a limit would be broken on
-    /// samples that nothing was fitted to; those are also what decides whether healing helped. No training.
+    /// `v = u + f(u)` becomes `u`, a projection `v = s(u) + f(u)` becomes `s(u)`. Blocks are removed one at a
+    /// time and scored again after each, until `count` or `ratio` is reached or a limit would be exceeded on
+    /// held-out samples, which also decide whether the repair is kept. No training.
     ///
-    /// Declines to drop blocks that read inputs or make outputs of their own, such as a KV cache, unless
-    /// `allow_interface_change=true`: then these go, and numbers in the names of the others close up.
+    /// Declines blocks with model inputs or outputs of their own, such as a KV cache, unless
+    /// `allow_interface_change=true`: then these are removed, and the numbers in the names of the others are
+    /// closed up.
     #[pass("drop-blocks", Lossy)]
     pub struct DropBlocks {
-        /// How many go.
+        /// The number of blocks to remove.
         pub count: Option<usize> = None,
-        /// Share of the blocks that goes.
+        /// The share of the blocks to remove.
         pub ratio: Option<f64> = None,
-        /// Go on as long as the outputs drift by no more.
+        /// The largest drift of the outputs (mean KL divergence of class scores, else squared error over
+        /// variance).
         pub max_drift: Option<f64> = None,
-        /// Go on as long as at least this share of samples keeps its class.
+        /// The smallest share of samples that keep their class.
         pub min_agreement: Option<f64> = None,
-        /// Go on as long as accuracy on labelled samples drops by no more.
+        /// The largest drop of accuracy; needs `labels`.
         pub max_accuracy_drop: Option<f64> = None,
-        /// Drop these, by name, instead of the least missed.
+        /// Remove these blocks, by name, instead of those with the lowest scores.
         pub blocks: Vec<String> = vec![],
-        /// `influence`, `angular`, `entropy`, `tlc`, `wasserstein` or `loss`.
-        pub criterion: Criterion = Criterion::Loss,
-        /// `none`, `affine`, `least-squares`, `refit`, `merge` or `keep-last`.
-        pub healing: Healing = Healing::Refit,
-        /// What goes at once: a `block`, or a whole `layer` (attention with its MLP).
+        /// The score: `influence`, `angular`, `entropy`, `tlc`, `wasserstein` or `loss`.
+        pub criterion: BlockCriterion = BlockCriterion::Loss,
+        /// The repair: `none`, `affine`, `least-squares`, `refit`, `merge` or `keep-last`.
+        pub repair: BlockRepair = BlockRepair::Refit,
+        /// The unit of removal: a `block`, or a `layer` (attention and its MLP).
         pub unit: Unit = Unit::Block,
-        /// Score once, before anything goes.
+        /// Score once, before any block is removed.
         pub one_shot: bool = false,
-        /// Drop blocks with inputs or outputs of the model of their own, and these with them.
+        /// Also remove blocks with model inputs or outputs of their own, together with these.
         pub allow_interface_change: bool = false,
     }
 }
@@ -113,10 +115,10 @@ impl Pass for DropBlocks {
             return Err(format!("`ratio` is a share between 0 and 1, not {ratio}"));
         }
         if self.count.is_some() && self.ratio.is_some() {
-            return Err("only one of `count` and `ratio` can be asked for".into());
+            return Err("only one of `count` and `ratio` can be given".into());
         }
         if !self.blocks.is_empty() && (self.count.is_some() || self.ratio.is_some()) {
-            return Err("`blocks` says already how many go".into());
+            return Err("`blocks` excludes `count` and `ratio`".into());
         }
         if self.count == Some(0) {
             return Err("`count` is at least 1".into());
@@ -125,10 +127,10 @@ impl Pass for DropBlocks {
     }
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
-        let open = self.count.is_none() && self.ratio.is_none() && self.blocks.is_empty();
-        if open && !self.limits().any() {
+        let without_target = self.count.is_none() && self.ratio.is_none() && self.blocks.is_empty();
+        if without_target && !self.limits().any() {
             let hint = "such as `drop-blocks{count=1}` or `drop-blocks{min_agreement=0.99}`";
-            return Err(PassError::refused_with("it needs to know how far to go", hint));
+            return Err(PassError::refused_with("it needs a target", hint));
         }
         let split = Split::required(cx.tools, None)?;
         cx.run_nested("resolve-shapes", model)?;
@@ -136,14 +138,14 @@ impl Pass for DropBlocks {
         if cx.stopped() {
             return Ok(());
         }
-        let work = Work { pass: self, tools: cx.tools, original: model.clone(), split };
-        let Some((mut result, gone)) = work.drop(cx)? else { return Ok(()) };
+        let search = BlockSearch { pass: self, tools: cx.tools, original: model.clone(), split };
+        let Some((mut result, removed)) = search.run(cx)? else { return Ok(()) };
         if !cx.permit() {
             return Ok(());
         }
-        // Activations that stood between two blocks stand side by side now.
+        // Activations between removed blocks are now consecutive.
         cx.scratch().run("drop-idempotent", &mut result)?;
-        interface::close_up(&mut result, &work.interface(&gone), cx);
+        interface::close_up(&mut result, &search.interface(&removed), cx);
         result.infer()?;
         *model = result;
         Ok(())
@@ -160,43 +162,44 @@ impl DropBlocks {
     }
 }
 
-/// A block that is gone, by names of the original.
+/// A removed block, by names of the original.
 #[derive(Clone, Debug, PartialEq)]
-struct Gone {
-    /// For people.
+struct RemovedBlock {
+    /// Its name in reports.
     name: String,
-    /// What the body gave.
+    /// The output of its body.
     branch: String,
-    /// The stream behind.
+    /// The stream after it.
     exit: String,
 }
 
-impl Gone {
+impl RemovedBlock {
     fn of(graph: &Graph, block: &Block) -> Self {
         let name = |v| graph.value(v).name.clone();
         Self { name: block.name.clone(), branch: name(block.branch), exit: name(block.exit) }
     }
 }
 
-struct Work<'p, 't> {
+/// The search for the blocks to remove.
+struct BlockSearch<'p, 't> {
     pass: &'p DropBlocks,
     tools: Tools<'t>,
     original: Model,
     split: Split,
 }
 
-impl Work<'_, '_> {
-    /// The model without the blocks that can go; `None` if none can.
-    fn drop(&self, cx: &mut Context<'_>) -> Result<Option<(Model, Vec<Gone>)>, PassError> {
-        let trial = HeldOut::new(self.tools, &self.original, self.split.held_out.clone())?;
+impl BlockSearch<'_, '_> {
+    /// Removes blocks until the target is reached. `None` if none is removed.
+    fn run(&self, cx: &mut Context<'_>) -> Result<Option<(Model, Vec<RemovedBlock>)>, PassError> {
+        let held_out = HeldOut::new(self.tools, &self.original, self.split.held_out.clone())?;
         let graph = &self.original.graph;
         let all = self.units(&self.original, cx);
         if all.is_empty() {
             let name = graph.name.as_deref().unwrap_or("the graph");
-            return Err(PassError::refused(format!("`{name}` has no residual block that can go")));
+            return Err(PassError::refused(format!("`{name}` has no residual block that can be removed")));
         }
         if !self.pass.blocks.is_empty() {
-            return self.drop_named(&all, &trial, cx).map(Some);
+            return self.remove_named(&all, &held_out, cx).map(Some);
         }
         let wanted = match (self.pass.count, self.pass.ratio) {
             (Some(count), _) => count,
@@ -205,7 +208,7 @@ impl Work<'_, '_> {
         };
         let wanted = wanted.min(all.len());
         let limits = self.pass.limits();
-        let (mut gone, mut best): (Vec<Gone>, Option<(Model, Quality)>) = (vec![], None);
+        let (mut removed, mut best): (Vec<RemovedBlock>, Option<(Model, Quality)>) = (vec![], None);
         let mut units = 0;
         let mut first: Option<Scores> = None;
         while units < wanted {
@@ -213,17 +216,17 @@ impl Work<'_, '_> {
             let current = best.as_ref().map_or(&self.original, |b| &b.0);
             let scores = match &first {
                 Some(scores) if self.pass.one_shot => scores.clone(),
-                _ => self.scores(current, self.units(current, cx), &trial, wanted - units)?,
+                _ => self.scores(current, self.units(current, cx), &held_out, wanted - units)?,
             };
-            let next = scores.least(&gone, wanted - units);
+            let next = scores.lowest(&removed, wanted - units);
             first.get_or_insert(scores);
             let Some(next) = next else { break };
-            let mut candidate = gone.clone();
-            candidate.extend(next.gone.iter().cloned());
-            let (model, measured) = self.without(&candidate, &trial, cx)?;
-            let names: Vec<_> = next.gone.iter().map(|g| format!("`{}`", g.name)).collect();
+            let mut candidate = removed.clone();
+            candidate.extend(next.blocks.iter().cloned());
+            let (model, measured) = self.without(&candidate, &held_out, cx)?;
+            let names: Vec<_> = next.blocks.iter().map(|b| format!("`{}`", b.name)).collect();
             if let Some(why) = limits.broken(&measured) {
-                cx.decline(format!("{} stays: {why}", names.join(" and ")));
+                cx.decline(format!("{} is kept: {why}", names.join(" and ")));
                 break;
             }
             let agreement = measured.agreement.map_or_else(String::new, |a| format!(", agreement {a:.4}"));
@@ -235,41 +238,41 @@ impl Work<'_, '_> {
             );
             cx.report.notes.push(note);
             units += next.units;
-            gone = candidate;
+            removed = candidate;
             best = Some((model, measured));
         }
-        cx.count(Counter::new("block dropped", "blocks dropped"), gone.len() as u64);
+        cx.count(Counter::new("block dropped", "blocks dropped"), removed.len() as u64);
         let Some((model, measured)) = best else { return Ok(None) };
-        figures(&measured, cx);
-        Ok(Some((model, gone)))
+        report_quality(&measured, cx);
+        Ok(Some((model, removed)))
     }
 
-    /// The model without the blocks that were asked for.
-    fn drop_named(
+    /// Removes the blocks named in the options.
+    fn remove_named(
         &self,
         units: &[Vec<Block>],
-        trial: &HeldOut<'_>,
+        held_out: &HeldOut<'_>,
         cx: &mut Context<'_>,
-    ) -> Result<(Model, Vec<Gone>), PassError> {
+    ) -> Result<(Model, Vec<RemovedBlock>), PassError> {
         let found = |name: &String| {
             let block = units.iter().flatten().find(|b| b.name == *name).ok_or_else(|| {
                 let names: Vec<_> = units.iter().flatten().map(|b| format!("`{}`", b.name)).collect();
-                let hint = format!("those that can go are {}", names.join(", "));
-                PassError::refused_with(format!("no block that can go is called `{name}`"), hint)
+                let hint = format!("the blocks that can be removed are {}", names.join(", "));
+                PassError::refused_with(format!("there is no removable block `{name}`"), hint)
             })?;
-            Ok(Gone::of(&self.original.graph, block))
+            Ok(RemovedBlock::of(&self.original.graph, block))
         };
-        let gone = self.pass.blocks.iter().map(found).collect::<Result<Vec<_>, PassError>>()?;
-        let (model, measured) = self.without(&gone, trial, cx)?;
+        let removed = self.pass.blocks.iter().map(found).collect::<Result<Vec<_>, PassError>>()?;
+        let (model, measured) = self.without(&removed, held_out, cx)?;
         if let Some(why) = self.pass.limits().broken(&measured) {
             return Err(PassError::refused(why));
         }
-        cx.count(Counter::new("block dropped", "blocks dropped"), gone.len() as u64);
-        figures(&measured, cx);
-        Ok((model, gone))
+        cx.count(Counter::new("block dropped", "blocks dropped"), removed.len() as u64);
+        report_quality(&measured, cx);
+        Ok((model, removed))
     }
 
-    /// What may go next of a model: blocks, or layers of them, in order.
+    /// The units of a model that can be removed, in order.
     fn units(&self, model: &Model, cx: &mut Context<'_>) -> Vec<Vec<Block>> {
         let graph = &model.graph;
         let found = blocks(graph);
@@ -283,7 +286,7 @@ impl Work<'_, '_> {
             let own = unit.iter().flat_map(|b| interface::own(graph, b)).collect::<Vec<_>>();
             match own.first().filter(|_| !self.pass.allow_interface_change) {
                 Some(value) => cx.decline(format!(
-                    "`{}` has an interface of its own, such as `{value}` (`allow_interface_change=true` lets it go)",
+                    "`{}` has an interface of its own, such as `{value}` (removed with `allow_interface_change=true`)",
                     unit[0].name
                 )),
                 None => units.push(unit),
@@ -293,68 +296,69 @@ impl Work<'_, '_> {
     }
 
     /// Names of inputs and outputs that belong to these blocks.
-    fn interface(&self, gone: &[Gone]) -> Vec<String> {
+    fn interface(&self, removed: &[RemovedBlock]) -> Vec<String> {
         let graph = &self.original.graph;
-        let is_gone = |b: &Block| gone.iter().any(|g| g.branch == graph.value(b.branch).name);
-        blocks(graph).iter().filter(|b| is_gone(b)).flat_map(|b| interface::own(graph, b)).collect()
+        let is_removed = |b: &Block| removed.iter().any(|r| r.branch == graph.value(b.branch).name);
+        blocks(graph).iter().filter(|b| is_removed(b)).flat_map(|b| interface::own(graph, b)).collect()
     }
 
-    /// The original without these blocks, healed if that helps.
+    /// The original without these blocks, repaired if that reduces the drift.
     fn without(
         &self,
-        gone: &[Gone],
-        trial: &HeldOut<'_>,
+        removed: &[RemovedBlock],
+        held_out: &HeldOut<'_>,
         cx: &mut Context<'_>,
     ) -> Result<(Model, Quality), PassError> {
         let mut plain = self.original.clone();
-        let stands = take_out(&mut plain, gone)?;
+        let replacements = remove_blocks(&mut plain, removed)?;
         plain.infer()?;
-        let measured = trial.measure(&plain)?;
+        let measured = held_out.measure(&plain)?;
         let mut best = (plain.clone(), measured);
-        for (what, healed) in heal(self, gone, &stands, &plain, trial)? {
-            let measured = trial.measure(&healed)?;
+        for (what, repaired) in self.repaired(removed, &replacements, &plain, held_out)? {
+            let measured = held_out.measure(&repaired)?;
             cx.detail(format!("drift {what}"), measured.drift);
             if measured.drift < best.1.drift {
-                best = (healed, measured);
+                best = (repaired, measured);
             }
         }
-        if self.pass.healing != Healing::None {
-            cx.figure("drift unhealed", measured.drift);
+        if self.pass.repair != BlockRepair::None {
+            cx.figure("drift without repair", measured.drift);
         }
         Ok(best)
     }
 }
 
-fn figures(measured: &Quality, cx: &mut Context<'_>) {
+fn report_quality(measured: &Quality, cx: &mut Context<'_>) {
     cx.figure("drift", measured.drift);
     if let Some(agreement) = measured.agreement {
         cx.figure("agreement", agreement);
     }
 }
 
-/// Take blocks out of a model. Returns what stands for the stream behind each, by name.
-fn take_out(model: &mut Model, gone: &[Gone]) -> Result<HashMap<String, String>, PassError> {
+/// Removes blocks from a model. Returns, for the stream after each block, the value that replaces it, by
+/// name.
+fn remove_blocks(model: &mut Model, removed: &[RemovedBlock]) -> Result<HashMap<String, String>, PassError> {
     let graph = &mut model.graph;
-    let mut stands = HashMap::new();
-    for block in gone {
-        let refused = |why: String| PassError::refused(format!("`{}` cannot go: {why}", block.name));
+    let mut replacements = HashMap::new();
+    for block in removed {
+        let refused = |why: String| PassError::refused(format!("`{}` cannot be removed: {why}", block.name));
         let found = blocks(graph).into_iter().find(|b| graph.value(b.branch).name == block.branch);
-        let found = found.ok_or_else(|| refused("it is no block any more".into()))?;
-        stands.insert(block.exit.clone(), graph.value(found.rest).name.clone());
-        let patch = found.dropped(graph).ok_or_else(|| refused("its sum is used in other ways".into()))?;
+        let found = found.ok_or_else(|| refused("it is no longer a block".into()))?;
+        replacements.insert(block.exit.clone(), graph.value(found.rest).name.clone());
+        let patch = found.dropped(graph).ok_or_else(|| refused("its sum has other uses".into()))?;
         graph.apply(patch).map_err(|e| refused(e.to_string()))?;
     }
-    Ok(stands)
+    Ok(replacements)
 }
 
-/// Units that follow one another, for spans: chains of places in a list of units.
-fn runs(graph: &Graph, units: &[Vec<Block>]) -> Vec<Vec<usize>> {
+/// Chains of consecutive units, as indices into `units`.
+fn consecutive(graph: &Graph, units: &[Vec<Block>]) -> Vec<Vec<usize>> {
     let all = blocks(graph);
-    let place = |i: usize| units.iter().position(|u| u.iter().any(|b| b.branch == all[i].branch));
+    let unit = |i: usize| units.iter().position(|u| u.iter().any(|b| b.branch == all[i].branch));
     let run = |chain: Vec<Vec<usize>>| {
-        let mut places: Vec<_> = chain.into_iter().flatten().filter_map(place).collect();
-        places.dedup();
-        places
+        let mut run: Vec<_> = chain.into_iter().flatten().filter_map(unit).collect();
+        run.dedup();
+        run
     };
     chains(graph, &all).into_iter().map(run).filter(|r| !r.is_empty()).collect()
 }

@@ -1,144 +1,161 @@
-//! What makes a block dispensable: all figures from one run over the calibration samples, but for `loss`.
+//! Scores of blocks. All but `loss` are computed in one run over the calibration samples.
 
-use super::{Criterion, Gone, Work, runs};
+use super::{BlockCriterion, BlockSearch, RemovedBlock, consecutive};
 use crate::{
     analysis::{
-        activation::activations,
+        activation::{Activation, activations},
         blocks::Block,
-        calibration::{JointMoments, entropy, floats, max_sliced_relative, observe},
+        calibration::{JointMoments, entropy, floats, max_sliced_relative, observe, size_of},
         evaluation::HeldOut,
     },
     framework::PassError,
     statistics::Rows,
 };
-use pare_graph::{Edge, EvaluateError, Graph, Model, Tensor, ValueId, ops::ClipView};
+use pare_graph::{
+    Edge, EvaluateError, Graph, Model, Tensor, ValueId, evaluate::quality::cosine, ops::ClipView,
+};
 
-/// Samples that scores are taken from.
+/// The number of samples for scores.
 const SAMPLES: usize = 256;
 
-/// What may go next.
+/// The candidates for the next removal.
 #[derive(Clone, Debug)]
-pub struct Scores(Vec<Scored>);
+pub struct Scores(Vec<ScoredSpan>);
 
-/// Blocks that go together.
+/// Blocks that are removed together.
 #[derive(Clone, Debug)]
-pub struct Scored {
+pub struct ScoredSpan {
     /// The blocks.
-    pub gone: Vec<Gone>,
-    /// How many units they are.
+    pub blocks: Vec<RemovedBlock>,
+    /// The number of units.
     pub units: usize,
-    /// How much they are missed.
+    /// The score; low for dispensable blocks.
     pub score: f64,
 }
 
 impl Scores {
-    /// The least missed that is not gone yet, of the longest spans there are with at most so many units.
-    pub fn least(&self, gone: &[Gone], most: usize) -> Option<Scored> {
-        let open = |s: &&Scored| {
-            s.units <= most
+    /// The candidate with the lowest score among the longest spans of at most `max_units` units that are not
+    /// removed yet.
+    pub fn lowest(&self, removed: &[RemovedBlock], max_units: usize) -> Option<ScoredSpan> {
+        let eligible = |s: &&ScoredSpan| {
+            s.units <= max_units
                 && !s.score.is_nan()
-                && s.gone.iter().all(|g| gone.iter().all(|h| h.branch != g.branch))
+                && s.blocks.iter().all(|b| removed.iter().all(|r| r.branch != b.branch))
         };
-        let longest = self.0.iter().filter(open).map(|s| s.units).max()?;
-        let left = self.0.iter().filter(open).filter(|s| s.units == longest);
-        left.min_by(|a, b| a.score.total_cmp(&b.score)).cloned()
+        let longest = self.0.iter().filter(eligible).map(|s| s.units).max()?;
+        let spans = self.0.iter().filter(eligible).filter(|s| s.units == longest);
+        spans.min_by(|a, b| a.score.total_cmp(&b.score)).cloned()
     }
 }
 
-/// A stretch of the stream: what goes in is what comes out of its first blocks without their branches.
+/// A span of the stream. Its input is the output of the first blocks without their branches.
 struct Span {
-    gone: Vec<Gone>,
+    blocks: Vec<RemovedBlock>,
     units: usize,
-    /// What the first blocks leave, and the branches in it.
+    /// The output of the first blocks.
     first: ValueId,
+    /// The branches added to it.
     branches: Vec<ValueId>,
-    /// What the last ones leave.
+    /// The output of the last blocks.
     last: ValueId,
-    /// Bounds of the activation behind the stream, if that is all that reads it.
-    clips: (Option<(f32, f32)>, Option<(f32, f32)>),
-    /// What goes into the activations of the bodies.
+    /// Bounds of the activation that is the only user of `first`.
+    first_bounds: Option<Bounds>,
+    /// Bounds of the activation that is the only user of `last`.
+    last_bounds: Option<Bounds>,
+    /// The inputs of the activations in the bodies.
     inner: Vec<ValueId>,
 }
 
-impl Work<'_, '_> {
-    /// Scores of the units of a model.
+/// The range of an activation that only clips.
+#[derive(Clone, Copy, PartialEq)]
+struct Bounds {
+    low: f32,
+    high: f32,
+}
+
+impl BlockSearch<'_, '_> {
+    /// The scores of the units of a model.
     pub(super) fn scores(
         &self,
         model: &Model,
         units: Vec<Vec<Block>>,
-        trial: &HeldOut<'_>,
-        most: usize,
+        held_out: &HeldOut<'_>,
+        max_units: usize,
     ) -> Result<Scores, PassError> {
         let graph = &model.graph;
         let criterion = self.pass.criterion;
-        if criterion == Criterion::Loss {
-            return self.losses(model, &units, trial);
+        if criterion == BlockCriterion::Loss {
+            return self.losses(model, &units, held_out);
         }
         let mut spans: Vec<_> = units.iter().map(|u| span(graph, &[u.as_slice()])).collect();
-        if criterion == Criterion::Angular {
-            spans.extend(longer(graph, &units, most));
+        if criterion == BlockCriterion::Angular {
+            spans.extend(longer_spans(graph, &units, max_units));
         }
         let mut wanted: Vec<_> = spans.iter().flat_map(|s| [s.first, s.last]).collect();
         wanted.extend(spans.iter().flat_map(|s| s.branches.iter().copied()));
         wanted.extend(spans.iter().flat_map(|s| s.inner.iter().copied()));
         wanted.sort_unstable();
         wanted.dedup();
-        let mut meters: Vec<_> = spans.iter().map(|s| Meter::new(criterion, graph, s)).collect();
+        let mut statistics: Vec<_> = spans.iter().map(|s| SpanStatistics::new(criterion, graph, s)).collect();
         let range = 0..self.split.fit.end.min(SAMPLES);
         observe(self.tools, model, &wanted, range, "scores", &mut |_, values| {
             let at = |v: ValueId| wanted.binary_search(&v).ok().and_then(|i| values.get(i));
-            for (span, meter) in spans.iter().zip(&mut meters) {
-                meter.add(span, &at)?;
+            for (span, statistics) in spans.iter().zip(&mut statistics) {
+                statistics.add(span, &at)?;
             }
             Ok(())
         })?;
         let seed = self.tools.seed;
-        let scored = spans.into_iter().zip(meters).filter_map(|(span, meter)| {
-            let score = meter.score(seed)?;
-            Some(Scored { gone: span.gone, units: span.units, score })
+        let scored = spans.into_iter().zip(statistics).filter_map(|(span, statistics)| {
+            let score = statistics.score(seed)?;
+            Some(ScoredSpan { blocks: span.blocks, units: span.units, score })
         });
         Ok(Scores(scored.collect()))
     }
 
     /// The drift of the outputs without each unit.
-    fn losses(&self, model: &Model, units: &[Vec<Block>], trial: &HeldOut<'_>) -> Result<Scores, PassError> {
+    fn losses(
+        &self,
+        model: &Model,
+        units: &[Vec<Block>],
+        held_out: &HeldOut<'_>,
+    ) -> Result<Scores, PassError> {
         let mut scores = vec![];
         for (i, unit) in units.iter().enumerate() {
             self.tools.progress.step("scores", i as u64, units.len() as u64);
             let mut without = model.clone();
-            let gone: Vec<_> = unit.iter().map(|b| Gone::of(&model.graph, b)).collect();
-            if super::take_out(&mut without, &gone).is_ok() {
-                scores.push(Scored { gone, units: 1, score: trial.drift(&without)? });
+            let blocks: Vec<_> = unit.iter().map(|b| RemovedBlock::of(&model.graph, b)).collect();
+            if super::remove_blocks(&mut without, &blocks).is_ok() {
+                scores.push(ScoredSpan { blocks, units: 1, score: held_out.drift(&without)? });
             }
         }
         Ok(Scores(scores))
     }
 }
 
-/// The stretch that consecutive units make.
+/// The span of consecutive units.
 fn span(graph: &Graph, units: &[&[Block]]) -> Span {
     let all: Vec<&Block> = units.iter().flat_map(|u| u.iter()).collect();
     let (first, last) = (all[0].exit, all[all.len() - 1].exit);
-    let inside = |a: &crate::analysis::activation::Activation| {
-        a.nodes.last().is_some_and(|n| all.iter().any(|b| b.body.contains(n)))
-    };
+    let inside = |a: &Activation| a.nodes.last().is_some_and(|n| all.iter().any(|b| b.body.contains(n)));
     Span {
-        gone: all.iter().map(|b| Gone::of(graph, b)).collect(),
+        blocks: all.iter().map(|b| RemovedBlock::of(graph, b)).collect(),
         units: units.len(),
         first,
         branches: all.iter().filter(|b| b.exit == first).map(|b| b.branch).collect(),
         last,
-        clips: (clip(graph, first), clip(graph, last)),
+        first_bounds: bounds_after(graph, first),
+        last_bounds: bounds_after(graph, last),
         inner: activations(graph).iter().filter(|a| inside(a)).map(|a| a.input).collect(),
     }
 }
 
-/// Spans of two units and more on a stream that no projection changes.
-fn longer(graph: &Graph, units: &[Vec<Block>], most: usize) -> Vec<Span> {
+/// Spans of two to `max_units` units on a stream without projections.
+fn longer_spans(graph: &Graph, units: &[Vec<Block>], max_units: usize) -> Vec<Span> {
     let mut spans = vec![];
-    for run in runs(graph, units) {
+    for run in consecutive(graph, units) {
         for from in 0..run.len() {
-            for length in 2..=most.min(run.len() - from) {
+            for length in 2..=max_units.min(run.len() - from) {
                 let part: Vec<_> = run[from..from + length].iter().map(|&u| units[u].as_slice()).collect();
                 if part.iter().flat_map(|u| u.iter()).all(|b| b.identity) {
                     spans.push(span(graph, &part));
@@ -149,11 +166,12 @@ fn longer(graph: &Graph, units: &[Vec<Block>], most: usize) -> Vec<Span> {
     spans
 }
 
-/// Bounds of the activation that alone reads a value, if it does nothing but clip.
-fn clip(graph: &Graph, value: ValueId) -> Option<(f32, f32)> {
+/// The bounds of the activations that read a value, if all of them only clip, to the same range.
+fn bounds_after(graph: &Graph, value: ValueId) -> Option<Bounds> {
     let users = graph.value_ref(value).users();
-    let bounds = |(at, wire): &(pare_graph::NodeRef<'_>, Edge)| {
-        ClipView::of(*at).ok().filter(|_| *wire == Edge::Input(0)).map(|c| (c.low as f32, c.high as f32))
+    let bounds = |(at, edge): &(pare_graph::NodeRef<'_>, Edge)| {
+        let clip = ClipView::of(*at).ok().filter(|_| *edge == Edge::Input(0))?;
+        Some(Bounds { low: clip.low as f32, high: clip.high as f32 })
     };
     let bounds: Vec<_> = users.iter().map(bounds).collect::<Option<_>>()?;
     bounds
@@ -162,44 +180,52 @@ fn clip(graph: &Graph, value: ValueId) -> Option<(f32, f32)> {
         .filter(|first| !graph.value(value).is_output() && bounds.iter().all(|b| b == first))
 }
 
-/// What is added up for one span.
-enum Meter {
-    /// Sum of a distance, and how many there were.
-    Mean(Criterion, f64, f64),
-    /// Samples, whole.
-    Clouds(Rows, Rows),
-    /// What goes into each activation.
-    Signs(Criterion, Vec<(ValueId, usize, JointMoments)>),
+/// The statistics of one span.
+enum SpanStatistics {
+    /// The mean of a distance.
+    Distance { criterion: BlockCriterion, sum: f64, count: f64 },
+    /// All inputs and outputs, one row per sample.
+    Samples { before: Rows, after: Rows },
+    /// The moments of the inputs of activations.
+    Signs { criterion: BlockCriterion, inner: Vec<ActivationInput> },
 }
 
-impl Meter {
-    fn new(criterion: Criterion, graph: &Graph, span: &Span) -> Self {
+/// The statistics of the input of one activation.
+struct ActivationInput {
+    value: ValueId,
+    /// The channel axis.
+    axis: usize,
+    moments: JointMoments,
+}
+
+impl SpanStatistics {
+    fn new(criterion: BlockCriterion, graph: &Graph, span: &Span) -> Self {
         match criterion {
-            Criterion::Wasserstein => Self::Clouds(Rows::default(), Rows::default()),
-            Criterion::Entropy | Criterion::Tlc => {
-                let channels = |&v: &ValueId| {
-                    let shape = graph.value(v).fact.shape()?;
+            BlockCriterion::Wasserstein => Self::Samples { before: Rows::default(), after: Rows::default() },
+            BlockCriterion::Entropy | BlockCriterion::Tlc => {
+                let input = |&value: &ValueId| {
+                    let shape = graph.value(value).fact.shape()?;
                     let axis = channel_axis(shape.len());
-                    Some((
-                        v,
+                    Some(ActivationInput {
+                        value,
                         axis,
-                        JointMoments::new(crate::analysis::calibration::size_of(shape.get(axis)?)?),
-                    ))
+                        moments: JointMoments::new(size_of(shape.get(axis)?)?),
+                    })
                 };
-                Self::Signs(criterion, span.inner.iter().filter_map(channels).collect())
+                Self::Signs { criterion, inner: span.inner.iter().filter_map(input).collect() }
             }
-            _ => Self::Mean(criterion, 0.0, 0.0),
+            _ => Self::Distance { criterion, sum: 0.0, count: 0.0 },
         }
     }
 
     fn add<'v>(&mut self, span: &Span, at: &dyn Fn(ValueId) -> Option<&'v Tensor>) -> Result<(), PassError> {
         let missing = || EvaluateError::new("a value was not computed");
         let value = |v: ValueId| at(v).ok_or_else(missing);
-        if let Self::Signs(_, inner) = self {
-            for (v, axis, pairs) in inner {
-                let tensor = value(*v)?;
+        if let Self::Signs { inner, .. } = self {
+            for ActivationInput { value: id, axis, moments } in inner {
+                let tensor = value(*id)?;
                 let x = floats(tensor)?;
-                pairs.add(&x, &x, tensor.shape(), *axis);
+                moments.add(&x, &x, tensor.shape(), *axis);
             }
             return Ok(());
         }
@@ -209,24 +235,24 @@ impl Meter {
         for &branch in &span.branches {
             x.iter_mut().zip(floats(value(branch)?)?.iter()).for_each(|(x, b)| *x -= b);
         }
-        for (values, clip) in [(&mut x, span.clips.0), (&mut y, span.clips.1)] {
-            if let Some((low, high)) = clip {
+        for (values, bounds) in [(&mut x, span.first_bounds), (&mut y, span.last_bounds)] {
+            if let Some(Bounds { low, high }) = bounds {
                 values.iter_mut().for_each(|v| *v = v.max(low).min(high));
             }
         }
         let samples = shape.first().copied().unwrap_or(1).max(1);
         let size = x.len() / samples;
         match self {
-            Self::Clouds(before, after) => {
+            Self::Samples { before, after } => {
                 (before.width, after.width) = (size, size);
                 before.data.extend(x);
                 after.data.extend(y);
             }
-            Self::Mean(criterion, sum, count) => {
+            Self::Distance { criterion, sum, count } => {
                 let axis = channel_axis(shape.len());
                 for (x, y) in x.chunks_exact(size.max(1)).zip(y.chunks_exact(size.max(1))) {
-                    let (x, y) = (places(x, &shape, axis), places(y, &shape, axis));
-                    if *criterion == Criterion::Influence {
+                    let (x, y) = (positions(x, &shape, axis), positions(y, &shape, axis));
+                    if *criterion == BlockCriterion::Influence {
                         *sum += x.iter().zip(&y).map(|(x, y)| 1.0 - cosine(x, y)).sum::<f64>();
                         *count += x.len() as f64;
                     } else {
@@ -235,19 +261,21 @@ impl Meter {
                     }
                 }
             }
-            Self::Signs(..) => {}
+            Self::Signs { .. } => {}
         }
         Ok(())
     }
 
     fn score(self, seed: u64) -> Option<f64> {
         match self {
-            Self::Mean(_, sum, count) => (count > 0.0).then(|| sum / count),
-            Self::Clouds(x, y) => (x.count() > 0).then(|| max_sliced_relative(&x, &y, seed)),
-            Self::Signs(criterion, inner) => {
-                let of = |(_, _, pairs): &(ValueId, usize, JointMoments)| match criterion {
-                    Criterion::Tlc => entropy::of_gaussians(pairs),
-                    _ => entropy::of_signs(pairs),
+            Self::Distance { sum, count, .. } => (count > 0.0).then(|| sum / count),
+            Self::Samples { before, after } => {
+                (before.count() > 0).then(|| max_sliced_relative(&before, &after, seed))
+            }
+            Self::Signs { criterion, inner } => {
+                let of = |input: &ActivationInput| match criterion {
+                    BlockCriterion::Tlc => entropy::of_gaussians(&input.moments),
+                    _ => entropy::of_signs(&input.moments),
                 };
                 let n = inner.len() as f64;
                 (n > 0.0).then(|| inner.iter().map(of).sum::<f64>() / n)
@@ -256,13 +284,13 @@ impl Meter {
     }
 }
 
-/// Where channels lie: along axis 1 of feature maps, else along the last.
+/// The channel axis: 1 for feature maps, else the last.
 fn channel_axis(rank: usize) -> usize {
     if rank >= 4 { 1 } else { rank.saturating_sub(1) }
 }
 
-/// The channels of each place of one sample.
-fn places(values: &[f32], shape: &[usize], axis: usize) -> Vec<Vec<f32>> {
+/// The channels at each position of one sample.
+fn positions(values: &[f32], shape: &[usize], axis: usize) -> Vec<Vec<f32>> {
     let channels = shape[axis].max(1);
     if axis + 1 == shape.len() {
         return values.chunks_exact(channels).map(<[f32]>::to_vec).collect();
@@ -275,15 +303,4 @@ fn mean(rows: &[Vec<f32>]) -> Vec<f32> {
     let mut sum = vec![0.0; rows.first().map_or(0, Vec::len)];
     rows.iter().for_each(|row| sum.iter_mut().zip(row).for_each(|(s, v)| *s += v));
     sum
-}
-
-/// 1 where both are zero, 0 where one is.
-fn cosine(x: &[f32], y: &[f32]) -> f64 {
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
-    let (xx, yy) = (dot(x, x), dot(y, y));
-    match (xx > 0.0, yy > 0.0) {
-        (true, true) => dot(x, y) / (xx * yy).sqrt(),
-        (false, false) => 1.0,
-        _ => 0.0,
-    }
 }

@@ -1,25 +1,20 @@
-//! Dropping blocks of small graphs and fixtures.
+//! Removal of blocks from small graphs and fixtures.
 
 use super::*;
 use crate::framework::{
-    Pipeline, Report, RunError, RunOptions, run,
-    testing::{brief, model, tools},
+    Report, RunError,
+    testing::{brief, fixture, model, read, tools, try_pass},
 };
-use pare_graph::{DataType, onnx};
+use pare_graph::DataType;
 use pare_runtime::{Port, PortDim, SampleLimits, SampleSet, SharedSamples};
 use std::ops::Range;
-use std::path::PathBuf;
-
-fn fixtures() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fixtures")
-}
 
 fn digits(name: &str) -> (Model, SharedSamples) {
-    let model = onnx::read(fixtures().join(name), &onnx::ReadOptions::default()).unwrap();
+    let model = read(fixture(name));
     let dims = [PortDim::Unknown, PortDim::Fixed(1), PortDim::Fixed(8), PortDim::Fixed(8)];
     let ports = [Port::tensor("image", DataType::Float, &dims)];
     let mut samples =
-        SampleSet::open(&fixtures().join("digits-calibration.npz"), &ports, SampleLimits::default()).unwrap();
+        SampleSet::open(&fixture("digits-calibration.npz"), &ports, SampleLimits::default()).unwrap();
     samples.truncate(256);
     (model, SharedSamples::from(samples))
 }
@@ -30,10 +25,8 @@ fn drop_from(
     samples: &dyn pare_graph::Samples,
 ) -> Result<(Model, Report), RunError> {
     let mut changed = model.clone();
-    let mut pipeline = Pipeline::default();
-    pipeline.push(pass);
     let tools = Tools { samples: Some(samples), threads: 1, ..tools() };
-    let report = run(&pipeline, &mut changed, RunOptions { tools, stop_after: None }, &mut ())?;
+    let report = try_pass(pass, &mut changed, tools)?;
     Ok((changed, report))
 }
 
@@ -43,83 +36,98 @@ fn measured(original: &Model, changed: &Model, samples: &dyn pare_graph::Samples
 }
 
 #[test]
-fn every_criterion_drops_a_block_and_healing_brings_the_outputs_back() {
+fn repair_reduces_the_drift_for_every_criterion() {
     let (model, samples) = digits("digits-cnn.onnx");
     let criteria = [
-        Criterion::Influence,
-        Criterion::Angular,
-        Criterion::Entropy,
-        Criterion::Tlc,
-        Criterion::Wasserstein,
-        Criterion::Loss,
+        BlockCriterion::Influence,
+        BlockCriterion::Angular,
+        BlockCriterion::Entropy,
+        BlockCriterion::Tlc,
+        BlockCriterion::Wasserstein,
+        BlockCriterion::Loss,
     ];
     for criterion in criteria {
-        let pass = |healing| DropBlocks { count: Some(1), criterion, healing, ..DropBlocks::default() };
-        let (plain, report) = drop_from(pass(Healing::None), &model, &samples).unwrap();
+        let pass = |repair| DropBlocks { count: Some(1), criterion, repair, ..DropBlocks::default() };
+        let (plain, report) = drop_from(pass(BlockRepair::None), &model, &samples).unwrap();
         assert_eq!(blocks(&plain.graph).len(), 3, "{criterion:?} {:?}", report.steps);
-        let (healed, _) = drop_from(pass(Healing::Refit), &model, &samples).unwrap();
-        let (plain, healed) = (measured(&model, &plain, &samples), measured(&model, &healed, &samples));
-        assert!(healed.drift < plain.drift, "{criterion:?}: {plain:?} {healed:?}");
+        let (repaired, _) = drop_from(pass(BlockRepair::Refit), &model, &samples).unwrap();
+        let (plain, repaired) = (measured(&model, &plain, &samples), measured(&model, &repaired, &samples));
+        assert!(repaired.drift < plain.drift, "{criterion:?}: {plain:?} {repaired:?}");
     }
 }
 
 #[test]
-fn each_healing_is_no_worse_than_none_and_the_stronger_is_better() {
+fn more_general_repairs_drift_less() {
     let (model, samples) = digits("digits-vit.onnx");
-    let drift = |healing| {
-        let pass =
-            DropBlocks { count: Some(2), criterion: Criterion::Influence, healing, ..DropBlocks::default() };
+    let drift = |repair| {
+        let pass = DropBlocks {
+            count: Some(2),
+            criterion: BlockCriterion::Influence,
+            repair,
+            ..DropBlocks::default()
+        };
         let (changed, report) = drop_from(pass, &model, &samples).unwrap();
-        assert_eq!(report.steps[0].count("blocks dropped"), 2);
+        assert_eq!(report.steps.last().unwrap().count("blocks dropped"), 2);
         measured(&model, &changed, &samples).drift
     };
-    let none = drift(Healing::None);
-    let all = [Healing::Affine, Healing::LeastSquares, Healing::Refit, Healing::Merge, Healing::KeepLast]
-        .map(drift);
+    let none = drift(BlockRepair::None);
+    let all = [
+        BlockRepair::Affine,
+        BlockRepair::LeastSquares,
+        BlockRepair::Refit,
+        BlockRepair::Merge,
+        BlockRepair::KeepLast,
+    ]
+    .map(drift);
     assert!(all.iter().all(|d| *d <= none * 1.02), "{none}: {all:?}");
     assert!(all[0] < none && all[1] < all[0] && all[2] < all[1], "{none}: {all:?}");
 }
 
 #[test]
-fn it_goes_on_until_a_limit_would_be_broken() {
+fn stops_before_a_limit_is_exceeded() {
     let (model, samples) = digits("digits-vit.onnx");
     let pass = DropBlocks { min_agreement: Some(0.9), ..DropBlocks::default() };
     let (changed, report) = drop_from(pass, &model, &samples).unwrap();
-    let step = &report.steps[0];
+    let step = report.steps.last().unwrap();
     assert!(step.count("blocks dropped") >= 1 && step.figure("agreement").unwrap() >= 0.9, "{step:?}");
     assert!(step.declined.keys().any(|why| why.contains("keep their class")), "{step:?}");
     assert!(blocks(&changed.graph).len() < 8);
-    // Nothing fits a limit that nothing reaches, and nothing changes.
+    // A limit that no removal keeps: nothing changes.
     let strict = DropBlocks { max_drift: Some(0.0), ..DropBlocks::default() };
     let (same, report) = drop_from(strict, &model, &samples).unwrap();
     assert_eq!(blocks(&same.graph).len(), 8, "{:?}", report.steps);
 }
 
 #[test]
-fn spans_and_layers_go_as_one() {
+fn removes_spans_and_layers_at_once() {
     let (model, samples) = digits("digits-vit.onnx");
     let span = DropBlocks {
         count: Some(3),
-        criterion: Criterion::Angular,
-        healing: Healing::None,
+        criterion: BlockCriterion::Angular,
+        repair: BlockRepair::None,
         ..DropBlocks::default()
     };
     let (changed, report) = drop_from(span, &model, &samples).unwrap();
-    assert_eq!((blocks(&changed.graph).len(), report.steps[0].notes.len()), (5, 1), "{:?}", report.steps);
+    assert_eq!(
+        (blocks(&changed.graph).len(), report.steps.last().unwrap().notes.len()),
+        (5, 1),
+        "{:?}",
+        report.steps
+    );
     let layer = DropBlocks {
         ratio: Some(0.25),
         unit: Unit::Layer,
-        healing: Healing::None,
-        criterion: Criterion::Influence,
+        repair: BlockRepair::None,
+        criterion: BlockCriterion::Influence,
         one_shot: true,
         ..DropBlocks::default()
     };
     let (changed, _) = drop_from(layer, &model, &samples).unwrap();
-    let left = blocks(&changed.graph);
-    assert_eq!((left.len(), layers(&changed.graph, &left).len()), (6, 3));
+    let kept = blocks(&changed.graph);
+    assert_eq!((kept.len(), layers(&changed.graph, &kept).len()), (6, 3));
 }
 
-/// Two layers of attention with keys of earlier steps: what goes in is `past_i`, what comes out `present_i`.
+/// Two layers of attention with cached keys, inputs `past_i` and outputs `present_i`.
 const CACHED: &str = "g (float[1,1,2] x, float[1,3,2] past_0, float[1,3,2] past_1)
     => (float[1,1,2] y, float[1,4,2] present_0, float[1,4,2] present_1)
     <float[2,2] w = {1, 0.5, -0.5, 1}, float[2,2] v = {0.01, 0, 0, 0.01}> {
@@ -130,9 +138,9 @@ const CACHED: &str = "g (float[1,1,2] x, float[1,3,2] past_0, float[1,3,2] past_
         t1 = Transpose<perm = [0, 2, 1]>(present_1) s1 = MatMul(q1, t1) p1 = Softmax(s1)
         a1 = MatMul(p1, present_1) o1 = MatMul(a1, w) y = Add(h, o1) }";
 
-struct Given(Vec<(String, pare_graph::Tensor)>);
+struct ScaledSamples(Vec<(String, pare_graph::Tensor)>);
 
-impl pare_graph::Samples for Given {
+impl pare_graph::Samples for ScaledSamples {
     fn len(&self) -> usize {
         32
     }
@@ -151,71 +159,69 @@ impl pare_graph::Samples for Given {
 }
 
 #[test]
-fn a_cache_keeps_its_block_unless_it_may_go_and_then_numbers_close_up() {
+fn removes_cached_blocks_on_request_and_renumbers_the_rest() {
     let original = model(CACHED);
     let tensor = |shape: &[usize]| {
         let count: usize = shape.iter().product();
         let values: Vec<_> = (0..count).map(|i| 0.1 * i as f32 - 0.2).collect();
         pare_graph::Tensor::from_slice(shape, &values).unwrap()
     };
-    let samples = Given(vec![
+    let samples = ScaledSamples(vec![
         ("x".into(), tensor(&[1, 1, 2])),
         ("past_0".into(), tensor(&[1, 3, 2])),
         ("past_1".into(), tensor(&[1, 3, 2])),
     ]);
-    let pass = DropBlocks { count: Some(1), healing: Healing::None, ..DropBlocks::default() };
+    let pass = DropBlocks { count: Some(1), repair: BlockRepair::None, ..DropBlocks::default() };
     let error = drop_from(pass.clone(), &original, &samples).unwrap_err().to_string();
-    assert!(error.contains("no residual block that can go"), "{error}");
+    assert!(error.contains("no residual block that can be removed"), "{error}");
     let pass = DropBlocks { allow_interface_change: true, ..pass };
     let (changed, report) = drop_from(pass, &original, &samples).unwrap();
     let names = |ids: &[pare_graph::ValueId]| -> Vec<String> {
         ids.iter().map(|&v| changed.graph.value(v).name.clone()).collect()
     };
-    // The first block does almost nothing: it goes, and the second becomes the first.
+    // The first block computes almost zero: it is removed, and the second becomes the first.
     assert_eq!(names(changed.graph.inputs()), ["x", "past_0"], "{}", brief(&changed.graph));
     assert_eq!(names(changed.graph.outputs()), ["y", "present_0"]);
-    assert_eq!(report.steps[0].interface.len(), 1);
-    assert_eq!(report.steps[0].count("inputs and outputs renumbered"), 2);
+    assert_eq!(report.steps.last().unwrap().interface.len(), 1);
+    assert_eq!(report.steps.last().unwrap().count("inputs and outputs renumbered"), 2);
 }
 
 #[test]
-fn blocks_go_by_name() {
+fn removes_blocks_by_name() {
     let (model, samples) = digits("digits-cnn.onnx");
     let named = |name: &str| DropBlocks {
         blocks: vec![name.into()],
-        healing: Healing::None,
+        repair: BlockRepair::None,
         ..DropBlocks::default()
     };
     let (changed, _) = drop_from(named("body/body.0"), &model, &samples).unwrap();
     let names: Vec<_> = blocks(&changed.graph).into_iter().map(|b| b.name).collect();
     assert_eq!(names, ["body/body.1", "body/body.2", "body/body.3"]);
     let error = drop_from(named("body/body.9"), &model, &samples).unwrap_err().to_string();
-    assert_eq!(error, "`drop-blocks`: no block that can go is called `body/body.9`");
+    assert_eq!(error, "`drop-blocks`: there is no removable block `body/body.9`");
 }
 
 #[test]
-fn what_cannot_be_done_is_refused_with_a_reason() {
+fn refuses_invalid_options_and_models() {
     let (cnn, samples) = digits("digits-cnn.onnx");
     let refused = |pass: DropBlocks, model: &Model| drop_from(pass, model, &samples).unwrap_err().to_string();
-    assert_eq!(refused(DropBlocks::default(), &cnn), "`drop-blocks`: it needs to know how far to go");
+    assert_eq!(refused(DropBlocks::default(), &cnn), "`drop-blocks`: it needs a target");
     let chain = model(
         "g (float[N,1,8,8] image) => (float[N,1,8,8] y) <float[1,1,1,1] w = {2}> { y = Conv(image, w) }",
     );
     let one = DropBlocks { count: Some(1), ..DropBlocks::default() };
-    assert_eq!(refused(one.clone(), &chain), "`drop-blocks`: `g` has no residual block that can go");
-    let mut model = cnn.clone();
-    let mut pipeline = Pipeline::default();
-    pipeline.push(one);
-    let error = run(&pipeline, &mut model, RunOptions::default(), &mut ()).unwrap_err().to_string();
+    assert_eq!(refused(one.clone(), &chain), "`drop-blocks`: `g` has no residual block that can be removed");
+    let error = try_pass(one, &mut cnn.clone(), Tools::default()).unwrap_err().to_string();
     assert_eq!(error, "`drop-blocks`: it needs samples, and an engine to run them");
     assert!(DropBlocks { ratio: Some(1.5), ..DropBlocks::default() }.validate().is_err());
     assert!(DropBlocks { count: Some(0), ..DropBlocks::default() }.validate().is_err());
     assert!(DropBlocks { count: Some(1), ratio: Some(0.5), ..DropBlocks::default() }.validate().is_err());
 }
 
-/// Blocks with an activation behind the sum, all gone: what stands before the first is fitted to what the last gave.
+/// All blocks, with an activation after the sum, are removed: the layer before the first is fitted to the
+/// output of the last.
 #[test]
-fn a_gap_is_healed_to_its_far_end_in_whatever_order_blocks_went() {
+fn repairs_a_gap_towards_its_last_block_in_any_order_of_removal() {
     let conv = "Conv<pads = [1, 1, 1, 1]>";
     let mut body = format!("s = {conv}(image, w0) u0 = Relu(s) ");
     for i in 1..4 {
@@ -235,15 +241,18 @@ fn a_gap_is_healed_to_its_far_end_in_whatever_order_blocks_went() {
     let source =
         format!("g (float[N,1,8,8] image) => (float[N,4,8,8] y) <{constants}> {{ {body} y = Tanh(u3) }}");
     let (original, samples) = (model(&source), digits("digits-cnn.onnx").1);
-    let drift = |names: [&str; 3], healing| {
+    let drift = |names: [&str; 3], repair| {
         let blocks = names.map(String::from).to_vec();
-        let pass = DropBlocks { blocks, healing, ..DropBlocks::default() };
+        let pass = DropBlocks { blocks, repair, ..DropBlocks::default() };
         let (changed, _) = drop_from(pass, &original, &samples).unwrap();
         assert_eq!(changed.node_count(), 3, "{}", brief(&changed.graph));
         measured(&original, &changed, &samples).drift
     };
-    let none = drift(["v1", "v2", "v3"], Healing::None);
+    let none = drift(["v1", "v2", "v3"], BlockRepair::None);
     let orders = [["v1", "v2", "v3"], ["v3", "v2", "v1"], ["v2", "v3", "v1"]];
-    let healed = orders.map(|order| drift(order, Healing::LeastSquares));
-    assert!(healed.iter().all(|d| *d < 0.9 * none && (d - healed[0]).abs() < 1e-6), "{none} {healed:?}");
+    let repaired = orders.map(|order| drift(order, BlockRepair::LeastSquares));
+    assert!(
+        repaired.iter().all(|d| *d < 0.9 * none && (d - repaired[0]).abs() < 1e-6),
+        "{none} {repaired:?}"
+    );
 }

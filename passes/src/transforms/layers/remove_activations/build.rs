@@ -1,147 +1,147 @@
-//! The model without some activations: lines in their place, layers composed, layers fitted.
+//! Construction of a candidate: activations replaced by lines, layers composed and refitted.
 
-use super::{Work, replace::replace};
+use super::{ActivationSearch, replace::replace};
 use crate::{
     analysis::{
         linear::Linear,
         repair::{Refit, Repair, RepairOptions, dependents},
     },
     framework::PassError,
-    transforms::fold::cropped,
 };
 use pare_graph::{Decline, Graph, Model, NodeId, Patch, ValueId, ValueRef};
 use std::collections::{HashMap, HashSet};
 
-/// A candidate.
-pub struct Built {
-    /// The model.
+/// A model without some activations.
+pub struct CandidateModel {
     pub model: Model,
-    /// How often layers were composed.
+    /// The number of compositions of layers.
     pub composed: u64,
-    /// The ridge that its layers were fitted with, if they were.
+    /// The number of linear ends that were replaced by matrices.
+    pub collapsed: u64,
+    /// The ridge parameter of the refit, if that reduced the drift.
     pub lambda: Option<f64>,
-    /// How far it drifts on the samples that are held out.
+    /// The drift on the held-out samples.
     pub drift: Option<f64>,
 }
 
-/// Ridges that are tried; the drift on held-out samples decides. The first is for many samples, the last for few.
+/// Ridge parameters to choose from by the drift on held-out samples. The first suits many samples, the last
+/// few.
 const LAMBDAS: [f64; 3] = [1e-3, 1e-2, 1e-1];
-/// Samples that layers are fitted to: 20,000 rows for some hundred inputs of a layer.
-const FITTED: usize = 640;
-const FITTED_QUICKLY: usize = 192;
+/// Samples for a refit: 20,000 rows for a layer with some hundred inputs.
+const REFIT_SAMPLES: usize = 640;
+/// Samples for a quick refit.
+const QUICK_REFIT_SAMPLES: usize = 192;
 
-impl Work<'_, '_> {
-    /// The original without these activations. A quick build does for looking on from there.
-    pub fn build(&self, removed: &[usize], quick: bool) -> Result<Built, PassError> {
+impl ActivationSearch<'_, '_> {
+    /// The original without these activations. A quick build suffices for scoring further removals.
+    pub fn build(&self, removed: &[usize], quick: bool) -> Result<CandidateModel, PassError> {
         let mut removed = removed.to_vec();
         removed.sort_unstable();
         let mut model = self.model.clone();
-        // What values stand for that keep the names they had before an activation.
-        let mut stands = HashMap::new();
+        // The original values that inputs of removed activations correspond to, by name.
+        let mut corresponding = HashMap::new();
         for &i in &removed {
             let found = self.find(&model.graph, i)?;
             let input = model.graph.value(found.input).name.clone();
-            let patch = replace(&model.graph, &found, self.places[i].axis, &self.lines[i]);
+            let patch = replace(&model.graph, &found, self.sites[i].axis, &self.lines[i]);
             self.apply(&mut model.graph, patch, i)?;
-            if model.graph.find(&self.places[i].output).is_none() {
-                stands.insert(input, self.places[i].activation.output);
+            if model.graph.find(&self.sites[i].output).is_none() {
+                corresponding.insert(input, self.sites[i].activation.output);
             }
         }
-        let composed = self.fold(&mut model)?;
-        let mut built = Built { model, composed, lambda: None, drift: None };
-        let Some(trial) = &self.trial else { return Ok(built) };
-        built.drift = Some(trial.drift(&built.model)?);
+        let composed = self.compose(&mut model)?;
+        let mut candidate = CandidateModel { model, composed, collapsed: 0, lambda: None, drift: None };
+        let Some(held_out) = &self.held_out else { return Ok(candidate) };
+        candidate.drift = Some(held_out.drift(&candidate.model)?);
         if self.refit {
-            built = self.fitted(built, &removed, &stands, quick)?;
+            candidate = self.refitted(candidate, &removed, &corresponding, quick)?;
         }
         if !quick {
-            built.composed += self.collapse(&mut built.model)?;
-            built.drift = Some(trial.drift(&built.model)?);
+            candidate.collapsed = self.collapse_linear_ends(&mut candidate.model)?;
+            candidate.drift = Some(held_out.drift(&candidate.model)?);
         }
-        Ok(built)
+        Ok(candidate)
     }
 
-    /// The candidate with its layers fitted anew, if that is better on held-out samples.
-    fn fitted(
+    /// The candidate with refitted layers, if that reduces the drift on held-out samples.
+    fn refitted(
         &self,
-        mut built: Built,
+        mut best: CandidateModel,
         removed: &[usize],
-        stands: &HashMap<String, ValueId>,
+        corresponding: &HashMap<String, ValueId>,
         quick: bool,
-    ) -> Result<Built, PassError> {
-        let Some(trial) = &self.trial else { return Ok(built) };
-        let start = built.model.clone();
-        let refits = &self.refits(&start.graph, removed, stands);
-        // One round, with fewer samples, when a result is only to look on from.
+    ) -> Result<CandidateModel, PassError> {
+        let Some(held_out) = &self.held_out else { return Ok(best) };
+        let start = best.model.clone();
+        let refits = self.refits(&start.graph, removed, corresponding);
         let (lambdas, samples) =
-            if quick { (&LAMBDAS[1..2], FITTED_QUICKLY) } else { (&LAMBDAS[..], FITTED) };
+            if quick { (&LAMBDAS[1..2], QUICK_REFIT_SAMPLES) } else { (&LAMBDAS[..], REFIT_SAMPLES) };
         let samples = 0..self.split.fit.end.min(samples);
-        let repair = Repair { tools: self.tools, original: &self.model, refits, samples };
+        let repair = Repair { tools: self.tools, original: &self.model, refits: &refits, samples };
         for &lambda in lambdas {
-            let mut candidate = start.clone();
+            let mut model = start.clone();
             let full = RepairOptions::new(lambda);
             let options = if quick { RepairOptions { rounds: 1, ..full } } else { full };
-            repair.refit(&mut candidate, options)?;
-            let drift = trial.drift(&candidate)?;
-            // Nothing is better than what cannot be compared.
-            if built.drift.is_none_or(|best| !(best <= drift)) {
-                built = Built { model: candidate, lambda: Some(lambda), drift: Some(drift), ..built };
+            repair.refit(&mut model, options)?;
+            let drift = held_out.drift(&model)?;
+            // A NaN drift of the candidate before is replaced.
+            if best.drift.is_none_or(|best| !(best <= drift)) {
+                best = CandidateModel { model, lambda: Some(lambda), drift: Some(drift), ..best };
             }
         }
-        Ok(built)
+        Ok(best)
     }
 
-    /// Apply the patch that takes out an activation.
+    /// Applies the patch that removes an activation.
     pub fn apply(
         &self,
         graph: &mut Graph,
         patch: Result<Patch, Decline>,
-        place: usize,
+        site: usize,
     ) -> Result<(), PassError> {
-        let name = &self.places[place].activation.name;
-        let refused = |why: String| PassError::refused(format!("`{name}` cannot go: {why}"));
+        let name = &self.sites[site].activation.name;
+        let refused = |why: String| PassError::refused(format!("`{name}` cannot be removed: {why}"));
         let patch = patch.map_err(|decline| match decline {
             Decline::Because(why) => refused(why),
-            Decline::Mismatch => refused("nothing can stand in its place".into()),
+            Decline::Mismatch => refused("it has no replacement".into()),
         })?;
         graph.apply(patch).map(drop).map_err(|e| refused(e.to_string()))
     }
 
-    /// Lines into layers, and layers into layers; how often the latter.
-    fn fold(&self, model: &mut Model) -> Result<u64, PassError> {
+    /// Folds lines into layers and composes layers. Returns the number of compositions.
+    fn compose(&self, model: &mut Model) -> Result<u64, PassError> {
         model.infer()?;
+        let crop = if self.pass.crop { ",crop-kernels" } else { "" };
         let by = self.pass.by;
-        let folds = format!("fold-bn,fold-scale,fold-linear{{by={by}}}");
-        let report = self.scratch.run(&folds, model)?;
-        let mut composed: u64 =
-            report.steps.iter().filter(|s| s.pass == "fold-linear").map(|s| s.patches).sum();
-        if self.pass.crop {
-            let mut cx = self.scratch.context();
-            cx.rewrite(model, &["Conv"], cropped)?;
-            composed += cx.report.patches;
-        }
-        self.scratch.run("drop-dead", model)?;
+        let pipeline = format!("fold-bn,fold-scale,fold-linear{{by={by}}}{crop},drop-dead");
+        let report = self.scratch.run(&pipeline, model)?;
         model.infer()?;
-        Ok(composed)
+        let composed = |name| report.steps.iter().map(|step| step.count(name)).sum::<u64>();
+        Ok(composed("linear layers composed") + composed("composed kernels cropped"))
     }
 
-    /// What to fit anew, in order: every layer that an activation was removed behind or anywhere before.
-    fn refits(&self, changed: &Graph, removed: &[usize], stands: &HashMap<String, ValueId>) -> Vec<Refit> {
+    /// The layers to refit, in order: all layers before and after which an activation was removed.
+    fn refits(
+        &self,
+        changed: &Graph,
+        removed: &[usize],
+        corresponding: &HashMap<String, ValueId>,
+    ) -> Vec<Refit> {
         let original = &self.model.graph;
-        let gone: HashSet<NodeId> =
-            removed.iter().flat_map(|&i| self.places[i].activation.nodes.iter().copied()).collect();
-        let behind = dependents(original, &gone);
-        // The value of the original that one of the candidate is meant to be, if anything changed for it.
-        let meant = |v: ValueRef<'_>| {
-            let value = stands.get(v.name()).copied().or_else(|| original.find(v.name()))?;
-            (behind.contains(&value) && original.value_ref(value).shape() == v.shape()).then_some(value)
+        let removed: HashSet<NodeId> =
+            removed.iter().flat_map(|&i| self.sites[i].activation.nodes.iter().copied()).collect();
+        let affected = dependents(original, &removed);
+        // The value of the original that a value of the candidate should reproduce, if it is affected.
+        let wanted = |v: ValueRef<'_>| {
+            let value = corresponding.get(v.name()).copied().or_else(|| original.find(v.name()))?;
+            (affected.contains(&value) && original.value_ref(value).shape() == v.shape()).then_some(value)
         };
         let refit = |&node: &NodeId| {
-            let linear: Linear = Linear::owned(changed, node)?;
+            let linear = Linear::owned(changed, node)?;
             let output = changed.value_ref(linear.output);
             let sum = output.sole_user().ok().filter(|at| at.is("Add")).and_then(|at| at.output().ok());
-            let (target, sum) = (meant(output), sum.and_then(meant));
-            // Without a bias the logits' mean is lost, and with it more than a fit gives.
+            let (target, sum) = (wanted(output), sum.and_then(wanted));
+            // Without a bias the fit cannot reproduce the mean of the logits, which costs more than it gains.
             let last = output.value().is_output() && !linear.takes_bias();
             let target = target.or(sum).filter(|_| !last)?;
             Some(Refit { node, target, sum, kept: None, free: None, output_transform: false })

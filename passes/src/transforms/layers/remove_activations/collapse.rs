@@ -1,10 +1,10 @@
-//! A linear end of a network as one matrix for each value that it begins at.
+//! Replacement of the linear end of a network by one matrix per value that it starts from.
 //!
-//! Where no activation is left between some values `vᵢ` and an output `y` with few elements, `y = Σ Mᵢ·vᵢ + c` costs
-//! `|y|·Σ|vᵢ|` multiply-accumulates, however many layers lie between. The columns of `Mᵢ` are what the engine gives for
-//! unit vectors, less `c`, which it gives for zeros.
+//! Without activations between values `vᵢ` and an output `y` with few elements, `y = Σ Mᵢ·vᵢ + c` costs
+//! `|y|·Σ|vᵢ|` multiply-accumulates, however many layers there are in between. The columns of `Mᵢ` are the
+//! outputs for unit vectors less `c`, the output for zeros, both computed by the engine.
 
-use super::Work;
+use super::ActivationSearch;
 use crate::{
     analysis::calibration::{Probe, floats},
     framework::PassError,
@@ -15,19 +15,19 @@ use pare_graph::{
 };
 use std::collections::HashSet;
 
-/// Larger matrices are left alone: the file would grow by 64 MiB.
+/// The largest number of matrix elements, 64 MiB in the file.
 const MAX_ELEMENTS: usize = 1 << 24;
-/// Unit vectors in a run.
+/// Unit vectors per run.
 const BATCH: usize = 64;
 
-impl Work<'_, '_> {
-    /// Put matrices in the place of the linear ends of a model, where that costs less; how many.
-    pub fn collapse(&self, model: &mut Model) -> Result<u64, PassError> {
+impl ActivationSearch<'_, '_> {
+    /// Replaces linear ends of a model by matrices where that reduces the MACs. Returns their number.
+    pub fn collapse_linear_ends(&self, model: &mut Model) -> Result<u64, PassError> {
         let mut count = 0;
         for output in model.graph.outputs().to_vec() {
-            let Some(end) = End::of(&model.graph, output) else { continue };
+            let Some(end) = LinearEnd::of(&model.graph, output) else { continue };
             let mut changed = model.clone();
-            let patch = self.patch(model, &end)?;
+            let patch = self.collapsed(model, &end)?;
             if changed.graph.apply(patch).is_err() || changed.infer().is_err() {
                 continue;
             }
@@ -40,32 +40,32 @@ impl Work<'_, '_> {
         Ok(count)
     }
 
-    fn patch(&self, model: &Model, end: &End) -> Result<Patch, PassError> {
+    fn collapsed(&self, model: &Model, end: &LinearEnd) -> Result<Patch, PassError> {
         let graph = &model.graph;
         let y = graph.value_ref(end.output);
-        let starts: Vec<_> = end.starts.iter().map(|s| s.0).collect();
+        let starts: Vec<_> = end.starts.iter().map(|s| s.value).collect();
         let mut probe = Probe::new(self.tools, model, &starts, &[end.output])?;
         let mut run = |of: usize, first: usize| -> Result<Vec<f32>, PassError> {
             let mut feeds = vec![];
-            for (i, (value, shape)) in end.starts.iter().enumerate() {
-                let each: usize = shape.iter().product();
+            for (i, start) in end.starts.iter().enumerate() {
+                let each = start.elements();
                 let mut values = vec![0.0_f32; end.batch * each];
                 if i == of {
                     (0..end.batch.min(each - first)).for_each(|j| values[j * each + first + j] = 1.0);
                 }
-                let shape = [&[end.batch], &shape[..]].concat();
+                let shape = [&[end.batch], &start.shape[..]].concat();
                 let tensor =
                     Tensor::from_slice(&shape, &values).map_err(|e| PassError::refused(e.to_string()))?;
-                feeds.push((graph.value(*value).name.clone(), tensor));
+                feeds.push((graph.value(start.value).name.clone(), tensor));
             }
             Ok(floats(&probe.run(&feeds)?[0])?.into_owned())
         };
         let m = end.elements;
         let mut patch = Patch::anchored(end.last);
         let mut sum: Option<Ref> = None;
-        for (i, (value, shape)) in end.starts.iter().enumerate() {
-            let each: usize = shape.iter().product();
-            let (mut matrix, mut bias) = (vec![0.0_f64; each * m], vec![]);
+        for (i, start) in end.starts.iter().enumerate() {
+            let each = start.elements();
+            let mut matrix = vec![0.0_f64; each * m];
             let zero = run(usize::MAX, 0)?;
             for first in (0..each).step_by(end.batch) {
                 let rows = run(i, first)?;
@@ -74,18 +74,18 @@ impl Work<'_, '_> {
                     matrix[first * m + j] = f64::from(row) - f64::from(zero);
                 }
             }
-            bias.extend(zero.iter().take(m).map(|&c| f64::from(c)));
+            let bias: Vec<_> = zero.iter().take(m).map(|&c| f64::from(c)).collect();
             let mut constant = |what: &str, shape: &[usize], values: &[f64]| {
                 let tensor = Tensor::from_f64(pare_graph::DataType::Float, shape, values);
                 let tensor = tensor.map_err(|e| PassError::refused(e.to_string()))?;
                 Ok::<_, PassError>(patch.constant(&format!("{}_{what}", y.name()), tensor))
             };
             let w = constant("matrix", &[each, m], &matrix)?;
-            // The constant is added once.
+            // Only the first term includes the constant.
             let b = constant("constant", &[m], &if sum.is_none() { bias } else { vec![0.0; m] })?;
-            let x = match shape.len() {
-                1 => Ref::Old(*value),
-                _ => patch.node(y.name(), Node::new("Flatten"), &[Ref::Old(*value)]),
+            let x = match start.shape.len() {
+                1 => Ref::Old(start.value),
+                _ => patch.node(y.name(), Node::new("Flatten"), &[Ref::Old(start.value)]),
             };
             let term = patch.node(y.name(), Node::new("Gemm"), &[x, w, b]);
             sum = Some(match sum {
@@ -100,77 +100,91 @@ impl Work<'_, '_> {
     }
 }
 
-/// A linear end.
-struct End {
+/// The nodes between some values and an output, all of them linear.
+struct LinearEnd {
     output: ValueId,
-    /// The node that makes it.
+    /// The producer of the output.
     last: NodeId,
-    /// Elements of the output in a sample.
+    /// Elements of the output per sample.
     elements: usize,
-    /// The values it begins at, with their shapes in a sample.
-    starts: Vec<(ValueId, Vec<usize>)>,
-    /// Samples in a run.
+    /// The values that it starts from.
+    starts: Vec<Start>,
+    /// Samples per run.
     batch: usize,
 }
 
-impl End {
-    /// The largest one that makes this output, if it is scores `[samples, classes]`.
+/// A value that a linear end starts from.
+struct Start {
+    value: ValueId,
+    /// Its shape per sample.
+    shape: Vec<usize>,
+}
+
+impl Start {
+    /// Elements per sample.
+    fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+impl LinearEnd {
+    /// The largest linear end with this output, if that has shape `[samples, classes]`.
     fn of(graph: &Graph, output: ValueId) -> Option<Self> {
         let y = graph.value_ref(output);
         let shape = y.shape().filter(|s| s.len() == 2)?;
         let (samples, elements) = (shape[0].clone(), shape[1].size()?);
         let last = graph.producer(output)?.0;
-        // Users before makers.
+        // Users before producers.
         let mut inside = HashSet::new();
         let mut layers = 0;
         for &id in graph.nodes().iter().rev() {
-            let made: Vec<_> = graph.outputs_of(id).into_iter().flatten().collect();
+            let outputs: Vec<_> = graph.outputs_of(id).into_iter().flatten().collect();
             let within = |v: &ValueId| {
                 let users = graph.users(*v);
                 let read =
-                    users.iter().all(|(user, wire)| inside.contains(user) && matches!(wire, Edge::Input(_)));
+                    users.iter().all(|(user, edge)| inside.contains(user) && matches!(edge, Edge::Input(_)));
                 *v == output && users.is_empty() || read && !users.is_empty() && !graph.value(*v).is_output()
             };
             let alike = |v: &ValueId| {
                 let v = graph.value_ref(*v);
                 v.shape().and_then(|s| s.first()) == Some(&samples) && v.dtype() == y.dtype()
             };
-            let data = linear(graph.at(id)).filter(|data| data.iter().chain(&made).all(alike));
-            if data.is_some() && made.iter().all(within) && !made.is_empty() {
+            let data = linear_inputs(graph.at(id)).filter(|data| data.iter().chain(&outputs).all(alike));
+            if data.is_some() && outputs.iter().all(within) && !outputs.is_empty() {
                 inside.insert(id);
                 layers += usize::from(matches!(graph.node(id).op.as_str(), "Conv" | "Gemm" | "MatMul"));
             }
         }
-        // One matrix is what there is already.
+        // A single layer is a matrix already.
         if layers < 2 || y.dtype() != Some(pare_graph::DataType::Float) {
             return None;
         }
-        let mut starts = vec![];
+        let mut starts: Vec<Start> = vec![];
         for &id in graph.nodes().iter().filter(|id| inside.contains(id)) {
-            for value in linear(graph.at(id))? {
-                let made = graph.producer(value).is_some_and(|(producer, _)| inside.contains(&producer));
-                if !made && starts.iter().all(|(v, _)| *v != value) {
-                    let sizes: Option<Vec<_>> =
+            for value in linear_inputs(graph.at(id))? {
+                let computed = graph.producer(value).is_some_and(|(producer, _)| inside.contains(&producer));
+                if !computed && starts.iter().all(|s| s.value != value) {
+                    let shape: Option<Vec<_>> =
                         graph.value(value).fact.shape()?[1..].iter().map(pare_graph::Dim::size).collect();
-                    starts.push((value, sizes?));
+                    starts.push(Start { value, shape: shape? });
                 }
             }
         }
-        let total = starts.iter().map(|(_, s)| s.iter().product::<usize>()).sum::<usize>();
+        let total = starts.iter().map(Start::elements).sum::<usize>();
         let fits = total > 0 && total.checked_mul(elements).is_some_and(|n| n <= MAX_ELEMENTS);
         let batch = samples.size().unwrap_or(BATCH);
         fits.then_some(Self { output, last, elements, starts, batch })
     }
 }
 
-/// What a node is linear in, up to a constant: everything it reads that is not constant.
-fn linear(at: NodeRef<'_>) -> Option<Vec<ValueId>> {
+/// The inputs that a node is affine in: all that are not constant. `None` if it is not affine in them.
+fn linear_inputs(at: NodeRef<'_>) -> Option<Vec<ValueId>> {
     if !at.node().domain().is_empty() || at.has_references() {
         return None;
     }
     let open: Vec<ValueRef<'_>> = at.inputs().into_iter().flatten().filter(|v| !v.is_constant()).collect();
     let first = open.len() == 1 && at.optional(0).is_some_and(|v| v.id == open[0].id);
-    let keeps = match at.op() {
+    let is_affine = match at.op() {
         // Further linear operators may mix the samples along axis 0.
         "Conv" | "ConvTranspose" | "Gemm" | "MatMul" | "Div" | "Neg" | "AveragePool"
         | "GlobalAveragePool" | "ReduceMean" | "ReduceSum" | "Transpose" | "Slice" => first,
@@ -181,5 +195,5 @@ fn linear(at: NodeRef<'_>) -> Option<Vec<ValueId>> {
         "Mul" => open.len() == 1,
         _ => false,
     };
-    keeps.then(|| open.into_iter().map(|v| v.id).collect())
+    is_affine.then(|| open.into_iter().map(|v| v.id).collect())
 }

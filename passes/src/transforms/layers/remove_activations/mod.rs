@@ -1,4 +1,4 @@
-//! The pass: which activations go, one after another.
+//! The `remove-activations` pass: options, search and report.
 
 mod build;
 mod collapse;
@@ -7,40 +7,41 @@ mod score;
 #[cfg(test)]
 mod tests;
 
-use crate::analysis::samples::Split;
 use crate::{
     analysis::{
         activation::{Activation, activations, channel_axis},
-        calibration::JointMoments,
+        calibration::{JointMoments, floats, observe},
         composition::By,
         evaluation::{HeldOut, QualityLimits},
         prepare::prepare,
+        samples::Split,
     },
-    framework::{Context, Counter, Hint, Pass, PassError, Scratch, glob::matches},
+    framework::{Context, Counter, Hint, Pass, PassError, Scratch, Tools, glob::matches},
     pass,
 };
-use build::Built;
+use build::CandidateModel;
 use pare_graph::{Graph, Model};
+use replace::Line;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
-/// What makes an activation dispensable; the least goes first.
+/// The score of an activation; the lowest is removed first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Criterion {
-    /// Slopes near 1.
+pub enum ActivationCriterion {
+    /// The distance of the slopes from 1.
     Slope,
-    /// Units that are nearly always on, or nearly always off.
+    /// The entropy of the signs of the inputs.
     Entropy,
-    /// The same, from mean and deviation alone.
+    /// The same entropy, from mean and deviation.
     Tlc,
-    /// What the outputs lose without it, its units switched on or off for good.
+    /// The drift of the outputs when units become 0 or the identity.
     TlcAblation,
-    /// What the outputs lose when the nearest lines take its place.
+    /// The drift of the outputs with the least-squares lines in place of the activation.
     Loss,
 }
 
-impl Criterion {
+impl ActivationCriterion {
     fn needs_samples(self) -> bool {
         self != Self::Slope
     }
@@ -56,54 +57,57 @@ impl Criterion {
     }
 }
 
-/// What takes the place of an activation.
+/// The replacement of an activation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Replacement {
-    /// The nearest line of each channel.
+    /// The least-squares line of each channel.
     #[default]
     Affine,
-    /// Nothing.
+    /// The identity.
     Identity,
 }
 
 pass! {
-    /// Remove activations, and make one layer of those that stood apart.
+    /// Remove activations and compose the layers around them.
     ///
-    /// Of an activation `y = f(z)` the line nearest to it on the samples is left, channel by channel:
-    /// `a = Cov(z, f(z))/Var(z)`, `c = E f(z) − a·E z`. It goes into the layers beside it, these are composed (see
-    /// `fold-linear`), and every layer that something changes for is fitted anew to what the original computes:
-    /// in closed form, without training. An end of the network with no activation left becomes one matrix.
+    /// An activation `y = f(z)` is replaced by its least-squares line on the samples, channel by channel:
+    /// `a = Cov(z, f(z))/Var(z)`, `c = E f(z) − a·E z`. The line is folded into the adjacent layers, these
+    /// are composed (see `fold-linear`), and every affected layer is refitted in closed form to reproduce the
+    /// values of the original. The end of a network without activations becomes one matrix.
     ///
-    /// Which go is asked again after each (`rescore`), of the model that is left. Say how many by `count`, `below`, a limit, or
-    /// `names`. A limit is held on samples that nothing was fitted to. Declines activations whose channels are not known.
+    /// The criterion is evaluated again after each removal (`rescore`). The target is `count`, `below`, a
+    /// limit, or `names`; limits are checked on held-out samples. Declines activations whose channels are
+    /// unknown.
     #[pass("remove-activations", Lossy)]
     pub struct RemoveActivations {
-        /// How many to remove.
+        /// The number of activations to remove.
         pub count: Option<usize> = None,
-        /// Remove while the criterion is below this.
+        /// Remove activations with a score below this.
         pub below: Option<f64> = None,
-        /// Remove while the outputs drift no further (mean KL divergence of class scores, else squared error by variance).
+        /// The largest drift of the outputs (mean KL divergence of class scores, else squared error over
+        /// variance).
         pub max_drift: Option<f64> = None,
-        /// Remove while this share of the samples keeps its class.
+        /// The smallest share of samples that keep their class.
         pub min_agreement: Option<f64> = None,
-        /// Remove while accuracy drops no further; needs `labels`.
+        /// The largest drop of accuracy; needs `labels`.
         pub max_accuracy_drop: Option<f64> = None,
-        /// Only activations with these names, `*` for anything; all of them, if nothing else says how many.
+        /// Only activations with these names, `*` as a wildcard; all of them if there is no other target.
         pub names: Vec<String> = vec![],
-        /// What goes first: `loss` (of the outputs, by trying), `entropy` (of on and off; EASIER), `tlc` (the same of a Gaussian
-        /// with the batch norm's β and γ, or the samples' mean and deviation), `tlc-ablation`, `slope` (nearest to 1). By
-        /// default `loss` with samples, else `slope`.
-        pub criterion: Option<Criterion> = None,
-        /// What takes its place: `affine` or `identity`. By default `affine` with samples.
+        /// The score: `loss` (measured drift of the outputs), `entropy` (of signs; EASIER), `tlc` (the same
+        /// of a Gaussian with the batch norm's β and γ, or the samples' mean and deviation), `tlc-ablation`,
+        /// `slope` (distance from 1). By default `loss` with samples, else `slope`.
+        pub criterion: Option<ActivationCriterion> = None,
+        /// The replacement: `affine` or `identity`. By default `affine` with samples.
         pub replacement: Option<Replacement> = None,
-        /// Whether layers are fitted anew. By default with samples.
+        /// Refit affected layers. By default with samples.
         pub refit: Option<bool> = None,
-        /// What decides whether composing layers pays: see `fold-linear`.
+        /// The criterion for composing layers: see `fold-linear`.
         pub by: By = By::Macs,
-        /// Where composing would cost more than it saves: one layer with the larger of both kernels, fitted in the composite's place.
+        /// Where composing convolutions would cost more: use one with the larger kernel and refit it (see
+        /// `crop-kernels`).
         pub crop: bool = false,
-        /// Ask the criterion again after each removal.
+        /// Evaluate the criterion again after each removal.
         pub rescore: bool = true,
     }
 }
@@ -113,6 +117,11 @@ impl RemoveActivations {
         let Self { max_drift, min_agreement, max_accuracy_drop, .. } = *self;
         QualityLimits { max_drift, min_agreement, max_accuracy_drop }
     }
+
+    /// Whether activations are removed in the order of their scores.
+    fn is_ranked(&self) -> bool {
+        self.count.is_some() || self.below.is_some() || self.limits().any()
+    }
 }
 
 impl Pass for RemoveActivations {
@@ -121,167 +130,150 @@ impl Pass for RemoveActivations {
             return Err("`count` is at least 1".into());
         }
         if self.crop && self.refit == Some(false) {
-            return Err("`crop` leaves what only a fit makes useful: it goes with `refit`".into());
+            return Err("`crop` needs `refit`".into());
         }
         self.limits().validate()
     }
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
-        let open = self.count.is_none() && self.below.is_none() && !self.limits().any();
-        if open && self.names.is_empty() {
-            let hint = "say how many: `count`, `below`, `max_drift`, `min_agreement`, `max_accuracy_drop` or `names`";
+        if !self.is_ranked() && self.names.is_empty() {
+            let hint = "set `count`, `below`, `max_drift`, `min_agreement`, `max_accuracy_drop` or `names`";
             return Err(PassError::refused_with("it needs a target", hint));
         }
-        // Batch norms are about to be folded; what they say about signs would be lost.
-        let norms = score::batch_norms(&model.graph);
+        // Read before batch norms are folded.
+        let norm_ratios = score::batch_norm_ratios(&model.graph);
         prepare(model, cx)?;
         if cx.stopped() {
             return Ok(());
         }
-        let work = Work::new(self, model, norms, cx)?;
-        if let Some(built) = work.search(cx)?
+        let search = ActivationSearch::new(self, model, norm_ratios, cx)?;
+        if let Some(candidate) = search.run(cx)?
             && cx.permit()
         {
-            *model = built.model;
+            *model = candidate.model;
         }
         Ok(())
     }
 }
 
-/// An activation that may go.
-struct Place {
+/// An activation that can be removed.
+struct ActivationSite {
     activation: Activation,
-    /// The name of its output, which stays the same in every candidate.
+    /// The name of its output, which is the same in every candidate.
     output: String,
-    /// Where its channels lie, and how many there are.
+    /// The channel axis.
     axis: usize,
+    /// The number of channels.
     channels: usize,
 }
 
-struct Work<'p, 't> {
+/// The search for the activations to remove.
+struct ActivationSearch<'p, 't> {
     pass: &'p RemoveActivations,
-    tools: crate::framework::Tools<'t>,
+    tools: Tools<'t>,
     scratch: Scratch<'t>,
-    criterion: Criterion,
+    criterion: ActivationCriterion,
     refit: bool,
     /// The original, prepared.
     model: Model,
-    places: Vec<Place>,
-    /// The nearest line of each channel of each activation.
-    lines: Vec<Vec<(f64, f64)>>,
+    sites: Vec<ActivationSite>,
+    /// The replacement of each activation, by channel.
+    lines: Vec<Vec<Line>>,
     /// `β/|γ|` of the batch norms before activations, by the names of their outputs.
-    norms: HashMap<String, Vec<f64>>,
+    norm_ratios: HashMap<String, Vec<f64>>,
     split: Split,
-    trial: Option<HeldOut<'t>>,
+    held_out: Option<HeldOut<'t>>,
 }
 
-impl<'p, 't> Work<'p, 't> {
+impl<'p, 't> ActivationSearch<'p, 't> {
     fn new(
         pass: &'p RemoveActivations,
         model: &Model,
-        norms: HashMap<String, Vec<f64>>,
+        norm_ratios: HashMap<String, Vec<f64>>,
         cx: &mut Context<'t>,
     ) -> Result<Self, PassError> {
         let sampled = cx.tools.samples.is_some() && cx.tools.engine.is_some();
-        let criterion = pass.criterion.unwrap_or(if sampled { Criterion::Loss } else { Criterion::Slope });
+        let criterion = pass.criterion.unwrap_or(if sampled {
+            ActivationCriterion::Loss
+        } else {
+            ActivationCriterion::Slope
+        });
         let replacement =
             pass.replacement.unwrap_or(if sampled { Replacement::Affine } else { Replacement::Identity });
         let refit = pass.refit.unwrap_or(sampled);
-        let ranked = pass.count.is_some() || pass.below.is_some() || pass.limits().any();
         if pass.crop && !refit {
             return Err(PassError::refused_with(
                 "`crop` needs samples to fit to",
                 Hint::NeedsSamples { otherwise: None },
             ));
         }
-        let needs = ranked && criterion.needs_samples()
+        let needs = pass.is_ranked() && criterion.needs_samples()
             || replacement == Replacement::Affine
             || refit
             || pass.limits().any();
         let split = Split::when(needs, cx.tools, "criterion=slope,replacement=identity,refit=false")?;
         let measures = sampled && split.suffices();
-        let trial = measures.then(|| HeldOut::new(cx.tools, model, split.held_out.clone())).transpose()?;
-        let places = choose(pass, &model.graph, cx)?;
-        let (tools, scratch, model) = (cx.tools, cx.scratch(), model.clone());
-        let mut work = Self {
+        let held_out = measures.then(|| HeldOut::new(cx.tools, model, split.held_out.clone())).transpose()?;
+        let mut search = Self {
             pass,
-            tools,
-            scratch,
+            tools: cx.tools,
+            scratch: cx.scratch(),
             criterion,
             refit,
-            model,
-            places,
+            model: model.clone(),
+            sites: find_sites(pass, &model.graph, cx)?,
             lines: vec![],
-            norms,
+            norm_ratios,
             split,
-            trial,
+            held_out,
         };
-        work.lines = match replacement {
-            Replacement::Identity => work.places.iter().map(|p| vec![(1.0, 0.0); p.channels]).collect(),
+        search.lines = match replacement {
+            Replacement::Identity => search.sites.iter().map(|s| vec![Line::IDENTITY; s.channels]).collect(),
             Replacement::Affine => {
-                let all: Vec<_> = (0..work.places.len()).collect();
-                let pairs = work.pairs(&work.model, &all)?;
-                pairs
-                    .iter()
-                    .map(|p| {
-                        p.channels.iter().map(crate::analysis::calibration::ChannelMoments::line).collect()
-                    })
-                    .collect()
+                let all: Vec<_> = (0..search.sites.len()).collect();
+                let moments = search.moments(&search.model, &all)?;
+                moments.iter().map(|m| m.channels.iter().map(Line::fit).collect()).collect()
             }
         };
-        Ok(work)
+        Ok(search)
     }
 
-    /// Remove one after another, until what was asked for is there.
-    fn search(&self, cx: &mut Context<'_>) -> Result<Option<Built>, PassError> {
+    /// Removes activations in the order of their scores until the target is reached.
+    fn run(&self, cx: &mut Context<'_>) -> Result<Option<CandidateModel>, PassError> {
         let pass = self.pass;
         let limits = pass.limits();
-        let ranked = pass.count.is_some() || pass.below.is_some() || limits.any();
-        if !ranked {
-            let all: Vec<_> = (0..self.places.len()).collect();
+        if !pass.is_ranked() {
+            let all: Vec<_> = (0..self.sites.len()).collect();
             return self.finish(&all, None, cx).map(Some);
         }
-        let most = pass.count.unwrap_or(usize::MAX).min(self.places.len());
+        let most = pass.count.unwrap_or(usize::MAX).min(self.sites.len());
         if pass.count.is_some_and(|count| count > most) {
-            cx.report.notes.push(format!("there are only {most} activations that could go"));
+            cx.report.notes.push(format!("only {most} activations can be removed"));
         }
-        let (mut removed, mut current): (Vec<usize>, Option<Built>) = (vec![], None);
+        let (mut removed, mut current): (Vec<usize>, Option<CandidateModel>) = (vec![], None);
         let mut scores = HashMap::new();
         while removed.len() < most {
-            cx.tools.progress.step("activations", removed.len() as u64, most.min(self.places.len()) as u64);
-            let left: Vec<_> = (0..self.places.len()).filter(|i| !removed.contains(i)).collect();
+            cx.tools.progress.step("activations", removed.len() as u64, most as u64);
+            let remaining: Vec<_> = (0..self.sites.len()).filter(|i| !removed.contains(i)).collect();
             if scores.is_empty() || pass.rescore {
-                let model = current.as_ref().map_or(&self.model, |built| &built.model);
-                scores = self.scores(model, &left, cx)?;
+                let model = current.as_ref().map_or(&self.model, |candidate| &candidate.model);
+                scores = self.scores(model, &remaining, cx)?;
             }
-            let best = left.iter().filter_map(|i| Some((*i, *scores.get(i)?)));
-            let Some((next, score)) = best.min_by(|a, b| a.1.total_cmp(&b.1)) else {
-                if removed.is_empty() {
-                    cx.decline(format!("no activation has a score by `{}`", self.criterion.name()));
-                }
-                break;
-            };
-            if let Some(limit) = pass.below.filter(|&limit| !(score < limit)) {
-                if removed.is_empty() {
-                    let (by, name) = (self.criterion.name(), &self.places[next].activation.name);
-                    cx.decline(format!("the least {by} is {score:.3e}, of `{name}`, and not below {limit}"));
-                }
-                break;
-            }
+            let Some((next, score)) = self.lowest(&scores, &remaining, removed.is_empty(), cx) else { break };
+            let name = &self.sites[next].activation.name;
             removed.push(next);
             if limits.any() || pass.rescore && removed.len() < most {
-                // What is held to a limit is what will be handed out.
-                let built = self.build(&removed, !limits.any())?;
-                if let Some(trial) = self.trial.as_ref().filter(|_| limits.any())
-                    && let Some(why) = limits.broken(&trial.measure(&built.model)?)
+                // A candidate that is checked against a limit is built in full, since it may be the result.
+                let candidate = self.build(&removed, !limits.any())?;
+                if let Some(held_out) = self.held_out.as_ref().filter(|_| limits.any())
+                    && let Some(why) = limits.broken(&held_out.measure(&candidate.model)?)
                 {
-                    cx.report.notes.push(format!("`{}` stays: {why}", self.places[next].activation.name));
+                    cx.report.notes.push(format!("`{name}` is kept: {why}"));
                     removed.pop();
                     break;
                 }
-                current = Some(built);
+                current = Some(candidate);
             }
-            let name = &self.places[next].activation.name;
             cx.detail(format!("{} of `{name}`", self.criterion.name()), score);
         }
         if removed.is_empty() {
@@ -290,18 +282,48 @@ impl<'p, 't> Work<'p, 't> {
         self.finish(&removed, current.filter(|_| limits.any()), cx).map(Some)
     }
 
-    /// Without these, as it is handed out; perhaps it has been built already.
+    /// The activation with the lowest score, if that is below `below`. If it is the first one, the reason why
+    /// there is none is reported.
+    fn lowest(
+        &self,
+        scores: &HashMap<usize, f64>,
+        remaining: &[usize],
+        first: bool,
+        cx: &mut Context<'_>,
+    ) -> Option<(usize, f64)> {
+        let by = self.criterion.name();
+        let scored = remaining.iter().filter_map(|i| Some((*i, *scores.get(i)?)));
+        let lowest = scored.min_by(|a, b| a.1.total_cmp(&b.1));
+        let why = match (lowest, self.pass.below) {
+            (None, _) => format!("no activation has a score by `{by}`"),
+            (Some((next, score)), Some(limit)) if !(score < limit) => {
+                let name = &self.sites[next].activation.name;
+                format!("the lowest {by} is {score:.3e}, of `{name}`, and not below {limit}")
+            }
+            _ => return lowest,
+        };
+        if first {
+            cx.decline(why);
+        }
+        None
+    }
+
+    /// The result without the activations `removed`, with its report; `built` if it is already built.
     fn finish(
         &self,
         removed: &[usize],
-        built: Option<Built>,
+        built: Option<CandidateModel>,
         cx: &mut Context<'_>,
-    ) -> Result<Built, PassError> {
+    ) -> Result<CandidateModel, PassError> {
         let built = built.map_or_else(|| self.build(removed, false), Ok)?;
         cx.count(Counter::new("activation removed", "activations removed"), removed.len() as u64);
         cx.count(Counter::new("layer composed", "layers composed"), built.composed);
+        cx.count(
+            Counter::new("linear end replaced by matrices", "linear ends replaced by matrices"),
+            built.collapsed,
+        );
         if let Some(lambda) = built.lambda {
-            cx.figure("refitted at λ", lambda);
+            cx.detail("ridge λ of the refit", lambda);
         }
         if let Some(drift) = built.drift {
             cx.figure("drift", drift);
@@ -309,56 +331,48 @@ impl<'p, 't> Work<'p, 't> {
         Ok(built)
     }
 
-    /// What goes into each of these activations and comes out, in a model where they are left.
-    fn pairs(&self, model: &Model, places: &[usize]) -> Result<Vec<JointMoments>, PassError> {
+    /// The moments of inputs and outputs of these activations in `model`.
+    fn moments(&self, model: &Model, sites: &[usize]) -> Result<Vec<JointMoments>, PassError> {
         let graph = &model.graph;
         let mut wanted = vec![];
-        for &i in places {
+        for &i in sites {
             let found = self.find(graph, i)?;
             wanted.extend([found.input, found.output]);
         }
-        let mut pairs: Vec<_> = places.iter().map(|&i| JointMoments::new(self.places[i].channels)).collect();
-        let range = self.split.statistics();
-        crate::analysis::calibration::observe(
-            self.tools,
-            model,
-            &wanted,
-            range,
-            "statistics",
-            &mut |_, values| {
-                for ((pairs, &i), xy) in pairs.iter_mut().zip(places).zip(values.chunks_exact(2)) {
-                    let (x, y) = (
-                        crate::analysis::calibration::floats(&xy[0])?,
-                        crate::analysis::calibration::floats(&xy[1])?,
-                    );
-                    pairs.add(&x, &y, xy[0].shape(), self.places[i].axis);
-                }
-                Ok(())
-            },
-        )?;
-        for (pairs, &i) in pairs.iter().zip(places) {
-            if !pairs.is_finite() {
-                let name = &self.places[i].activation.name;
+        let mut moments: Vec<_> = sites.iter().map(|&i| JointMoments::new(self.sites[i].channels)).collect();
+        observe(self.tools, model, &wanted, self.split.statistics(), "statistics", &mut |_, values| {
+            for ((moments, &i), xy) in moments.iter_mut().zip(sites).zip(values.chunks_exact(2)) {
+                moments.add(&floats(&xy[0])?, &floats(&xy[1])?, xy[0].shape(), self.sites[i].axis);
+            }
+            Ok(())
+        })?;
+        for (moments, &i) in moments.iter().zip(sites) {
+            if !moments.is_finite() {
+                let name = &self.sites[i].activation.name;
                 return Err(PassError::refused(format!("`{name}` is not finite on the samples")));
             }
         }
-        Ok(pairs)
+        Ok(moments)
     }
 
     /// An activation in a candidate that still has it.
-    fn find(&self, graph: &Graph, place: usize) -> Result<Activation, PassError> {
-        let output = &self.places[place].output;
-        let there = |a: &Activation| graph.value(a.output).name == *output;
-        let gone = || PassError::refused(format!("`{output}` is no activation any more"));
-        activations(graph).into_iter().find(there).ok_or_else(gone)
+    fn find(&self, graph: &Graph, site: usize) -> Result<Activation, PassError> {
+        let output = &self.sites[site].output;
+        let matches = |a: &Activation| graph.value(a.output).name == *output;
+        let missing = || PassError::refused(format!("`{output}` is no longer an activation"));
+        activations(graph).into_iter().find(matches).ok_or_else(missing)
     }
 }
 
-/// The activations that may go.
-fn choose(pass: &RemoveActivations, graph: &Graph, cx: &mut Context<'_>) -> Result<Vec<Place>, PassError> {
+/// The activations that can be removed.
+fn find_sites(
+    pass: &RemoveActivations,
+    graph: &Graph,
+    cx: &mut Context<'_>,
+) -> Result<Vec<ActivationSite>, PassError> {
     let all = activations(graph);
     let example = all.first().map(|a| a.name.clone());
-    let mut places = vec![];
+    let mut sites = vec![];
     for activation in all {
         let output = graph.value(activation.output).name.clone();
         let named = |p: &String| matches(p, &activation.name) || matches(p, &output);
@@ -369,15 +383,15 @@ fn choose(pass: &RemoveActivations, graph: &Graph, cx: &mut Context<'_>) -> Resu
         let axis = channel_axis(x);
         let channels = axis.and_then(|axis| x.shape()?.get(axis)?.size());
         match axis.zip(channels) {
-            Some((axis, channels)) => places.push(Place { activation, output, axis, channels }),
-            None => cx.decline(format!("`{}` stays: its channels are not known", activation.name)),
+            Some((axis, channels)) => sites.push(ActivationSite { activation, output, axis, channels }),
+            None => cx.decline(format!("the channels of `{}` are unknown", activation.name)),
         }
     }
-    match (places.is_empty(), example) {
-        (false, _) => Ok(places),
+    match (sites.is_empty(), example) {
+        (false, _) => Ok(sites),
         (true, None) => Err(PassError::refused("there is no activation")),
         (true, Some(example)) => Err(PassError::refused_with(
-            "no activation can go, or has a name that matches",
+            "no activation can be removed or has a matching name",
             format!("activations are named after their nodes, such as `{example}`"),
         )),
     }

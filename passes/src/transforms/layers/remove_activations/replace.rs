@@ -1,50 +1,68 @@
-//! An activation gives way to a line for each channel.
+//! Replacement of an activation by an affine map of each channel.
 
-use crate::analysis::{activation::Activation, linear::Linear};
+use crate::analysis::{activation::Activation, calibration::ChannelMoments, linear::Linear};
 use pare_graph::{DataType, Decline, Graph, Node, NodeRef, Patch, Ref, Tensor, ValueRef, expect};
 
-/// The patch that puts `y = a·z + c` in the place of an activation whose channels lie along `axis`.
+/// The map `slope·z + intercept`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Line {
+    pub slope: f64,
+    pub intercept: f64,
+}
+
+impl Line {
+    pub const IDENTITY: Self = Self { slope: 1.0, intercept: 0.0 };
+
+    /// The least-squares line through the samples of a channel.
+    pub fn fit(moments: &ChannelMoments) -> Self {
+        let (slope, intercept) = moments.line();
+        Self { slope, intercept }
+    }
+}
+
+/// The patch that replaces an activation with channels along `axis` by the line of each channel.
 ///
-/// Before a sum the line is shared out, `a·(p + q) + c = (a·p + c) + a·q`, so that it can go into the layers that make
-/// the terms.
+/// If `z = p + q`, the line is distributed, `a·(p + q) + c = (a·p + c) + a·q`, so that it can be folded into
+/// the producers of the terms.
 pub fn replace(
     graph: &Graph,
     activation: &Activation,
     axis: usize,
-    lines: &[(f64, f64)],
+    lines: &[Line],
 ) -> Result<Patch, Decline> {
     let (z, y) = (graph.value_ref(activation.input), graph.value_ref(activation.output));
     let end = activation.end(graph).ok_or(Decline::Mismatch)?;
     let mut patch = Patch::at(end);
-    if lines.iter().all(|&line| line == (1.0, 0.0)) {
+    if lines.iter().all(|&line| line == Line::IDENTITY) {
         patch.replace(y, z);
         return Ok(patch);
     }
     let (rank, dtype) = (z.rank()?, z.dtype().ok_or(Decline::Mismatch)?);
     expect(end.graph.opset("").is_some_and(|opset| opset >= 7))?;
-    let mut line = Line { patch, hint: format!("{}_line", y.name()), rank, axis, dtype };
-    let without: Vec<_> = lines.iter().map(|&(a, _)| (a, 0.0)).collect();
-    let made = match terms(z, activation) {
+    let mut writer = LineWriter { patch, hint: format!("{}_line", y.name()), rank, axis, dtype };
+    let scales: Vec<_> = lines.iter().map(|&line| Line { intercept: 0.0, ..line }).collect();
+    let replacement = match terms(z, activation) {
         Some((add, p, q)) => {
-            let p = line.of(p, lines)?;
-            let q = line.of(q, &without)?;
-            line.patch.node(y.name(), add.node().clone(), &[p, q])
+            let p = writer.apply(p, lines)?;
+            let q = writer.apply(q, &scales)?;
+            writer.patch.node(y.name(), add.node().clone(), &[p, q])
         }
-        None => line.of(z, lines)?,
+        None => writer.apply(z, lines)?,
     };
-    line.patch.replace(y, made);
-    Ok(line.patch)
+    writer.patch.replace(y, replacement);
+    Ok(writer.patch)
 }
 
-/// The sum that is all that goes into an activation, and its terms: first one that a layer makes for it alone.
+/// The `Add` that produces the input of an activation and has no other use, and its terms, first one that is
+/// produced by a layer without other uses.
 fn terms<'g>(z: ValueRef<'g>, activation: &Activation) -> Option<(NodeRef<'g>, ValueRef<'g>, ValueRef<'g>)> {
     let add = z.produced_by("Add").ok()?;
-    let alone =
+    let sole_use =
         z.users().iter().all(|(user, _)| activation.nodes.contains(&user.id)) && !z.value().is_output();
     let (a, b) = (add.input(0).ok()?, add.input(1).ok()?);
     let alike = a.shape().is_some() && a.shape() == b.shape() && a.id != b.id;
     let open = !a.is_constant() && !b.is_constant();
-    if !(alone && alike && open) {
+    if !(sole_use && alike && open) {
         return None;
     }
     let owned =
@@ -56,7 +74,7 @@ fn terms<'g>(z: ValueRef<'g>, activation: &Activation) -> Option<(NodeRef<'g>, V
     }
 }
 
-struct Line {
+struct LineWriter {
     patch: Patch,
     hint: String,
     rank: usize,
@@ -64,10 +82,10 @@ struct Line {
     dtype: DataType,
 }
 
-impl Line {
-    /// `a·x + c`: one node where there is one for it.
-    fn of(&mut self, x: ValueRef<'_>, lines: &[(f64, f64)]) -> Result<Ref, Decline> {
-        let (a, c): (Vec<_>, Vec<_>) = lines.iter().copied().unzip();
+impl LineWriter {
+    /// `a·x + c`, as a single node where possible.
+    fn apply(&mut self, x: ValueRef<'_>, lines: &[Line]) -> Result<Ref, Decline> {
+        let (a, c): (Vec<_>, Vec<_>) = lines.iter().map(|l| (l.slope, l.intercept)).unzip();
         let (scales, shifts) = (a.iter().any(|&a| a != 1.0), c.iter().any(|&c| c != 0.0));
         let mut y = Ref::from(x);
         if scales && shifts && self.axis == 1 {

@@ -1,23 +1,23 @@
-//! Nets with random weights in f64.
+//! Construction of graphs with random weights in f64.
 
 use super::reference::Array;
 use ndarray::IxDyn;
 use pare_graph::{Attribute, DataType, Declared, Dim, Fact, Graph, Node, Tensor, Type, Value, ValueId};
 use std::sync::Arc;
 
-/// A graph that is being built, and an input for it.
+/// A graph under construction, and an input for it.
 pub struct Net {
     pub graph: Graph,
     pub input: Array,
     pub rng: fastrand::Rng,
     pub dtype: DataType,
-    /// The value that comes last, and the shape it has.
+    /// The latest value.
     pub last: ValueId,
-    made: usize,
+    names: usize,
 }
 
 impl Net {
-    /// A net with an input of this shape; negative sizes are those of symbols.
+    /// A net with an input of this shape; negative sizes are symbolic.
     pub fn new(seed: u64, dtype: DataType, shape: &[i64]) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let sizes: Vec<_> = shape.iter().map(|n| n.unsigned_abs() as usize).collect();
@@ -30,12 +30,12 @@ impl Net {
         value.fact = Fact::tensor(dtype, dims);
         let last = graph.add_value(value).unwrap();
         graph.add_input(last);
-        Self { graph, input, rng, dtype, last, made: 0 }
+        Self { graph, input, rng, dtype, last, names: 0 }
     }
 
     fn name(&mut self, what: &str) -> String {
-        self.made += 1;
-        format!("{what}{}", self.made)
+        self.names += 1;
+        format!("{what}{}", self.names)
     }
 
     /// A random constant.
@@ -55,7 +55,7 @@ impl Net {
         self.graph.add_value(Value::constant(&name, Tensor::vector(values))).unwrap()
     }
 
-    /// A node on these values, which becomes the last one.
+    /// Appends a node with these inputs.
     pub fn node(&mut self, node: Node, inputs: &[ValueId]) -> ValueId {
         let name = self.name("v");
         let output = self.graph.add_value(Value::named(&name)).unwrap();
@@ -65,7 +65,7 @@ impl Net {
         output
     }
 
-    /// A convolution of the last value.
+    /// Appends a convolution of the last value.
     pub fn conv(&mut self, c: &Conv) -> ValueId {
         let weight = self.weight(&[&[c.outputs, c.inputs / c.group], &c.kernel[..]].concat());
         let mut inputs = vec![self.last, weight];
@@ -81,7 +81,7 @@ impl Net {
         self.node(node, &inputs)
     }
 
-    /// Make the last value the output.
+    /// Makes the last value the output.
     pub fn finish(mut self) -> Self {
         self.graph.add_output(self.last);
         self.graph.reinfer().unwrap();
@@ -97,7 +97,7 @@ fn declared(dtype: DataType, shape: Option<&[Dim]>) -> Declared {
     declared
 }
 
-/// A convolution to be made.
+/// The parameters of a convolution.
 #[derive(Clone, Debug)]
 pub struct Conv {
     pub inputs: usize,
@@ -111,7 +111,7 @@ pub struct Conv {
 }
 
 impl Conv {
-    /// Square, with stride 1 and a bias.
+    /// A square kernel with stride 1 and a bias.
     pub fn square(inputs: usize, outputs: usize, taps: usize, pads: usize) -> Self {
         let (kernel, pads) = (vec![taps; 2], vec![pads; 4]);
         let (strides, dilations) = (vec![1; 2], vec![1; 2]);
@@ -126,7 +126,7 @@ impl Conv {
         Self { group, ..self }
     }
 
-    /// Anything, in so many dimensions; `padded` tells whether there is padding.
+    /// Random parameters for `spatial` axes; without padding unless `padded`.
     pub fn random(rng: &mut fastrand::Rng, inputs: usize, spatial: usize, padded: bool) -> Self {
         let outputs = 6 * rng.usize(1..3);
         let mut each = |from, to| (0..spatial).map(|_| rng.usize(from..to)).collect::<Vec<_>>();
@@ -136,7 +136,7 @@ impl Conv {
         Self { inputs, outputs, group, kernel, strides, dilations, pads, bias: rng.bool() }
     }
 
-    /// The size of an axis behind it, if it is one at least.
+    /// The output size of an axis, if it is at least 1.
     pub fn size(&self, axis: usize, input: usize) -> Option<usize> {
         let room = input + self.pads[axis] + self.pads[axis + self.kernel.len()];
         Some(room.checked_sub((self.kernel[axis] - 1) * self.dilations[axis] + 1)? / self.strides[axis] + 1)

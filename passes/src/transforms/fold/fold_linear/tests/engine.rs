@@ -1,4 +1,4 @@
-//! In the engine that models are deployed in, in f32.
+//! Composites in the deployment engine, in f32.
 
 use super::{By, FoldLinear, Net, build::Conv, chains::chain, count, folded, reference::Array};
 use crate::framework::{Effect, testing};
@@ -12,7 +12,7 @@ fn run(graph: &Graph, input: &Array) -> Vec<f64> {
     model.run(&[("x", &x.unwrap())]).unwrap()[0].to_f64().unwrap()
 }
 
-/// Largest difference by the largest element, before and after the pass.
+/// The largest difference of the outputs before and after the pass, relative to the largest element.
 fn distance(net: &Net, after: &Graph) -> f64 {
     let (before, after) = (run(&net.graph, &net.input), run(after, &net.input));
     let array = |v: Vec<f64>| Array::from_shape_vec(IxDyn(&[v.len()]), v).unwrap();
@@ -20,7 +20,7 @@ fn distance(net: &Net, after: &Graph) -> f64 {
 }
 
 #[test]
-fn random_chains_are_equal_in_the_engine() {
+fn random_chains_match_in_the_engine() {
     let (mut seen, mut tiled, mut worst) = (0, 0, 0.0_f64);
     for seed in 10_000.. {
         let Some((net, _)) = chain(seed, DataType::Float) else { continue };
@@ -35,8 +35,8 @@ fn random_chains_are_equal_in_the_engine() {
     assert!(worst <= 1e-5 && tiled >= 100, "{worst:e}, {tiled} in tiles");
 }
 
-/// What becomes of a net: its operators, after both forms were run and found equal.
-fn probe(net: Net) -> Vec<String> {
+/// The operators of a net after the pass; asserts that both forms agree.
+fn operators_after(net: Net) -> Vec<String> {
     let before = net.finish();
     let (after, _) = folded(&before.graph, By::Macs);
     let distance = distance(&before, &after);
@@ -61,11 +61,11 @@ fn batch_norm(net: &mut Net, channels: usize) {
 }
 
 #[test]
-fn the_probes_become_one_layer_each() {
+fn composes_typical_pairs() {
     let mut gemms = net(1, &[-3, 16]);
     gemm(&mut gemms, 16, 32);
     gemm(&mut gemms, 32, 8);
-    assert_eq!(probe(gemms), ["Gemm"]);
+    assert_eq!(operators_after(gemms), ["Gemm"]);
 
     let mut matmuls = net(2, &[-2, 7, 16]);
     for (inputs, outputs) in [(16, 32), (32, 8)] {
@@ -73,33 +73,33 @@ fn the_probes_become_one_layer_each() {
         matmuls.node(Node::new("MatMul"), &[matmuls.last, w]);
         matmuls.node(Node::new("Add"), &[matmuls.last, b]);
     }
-    assert_eq!(probe(matmuls), ["MatMul", "Add"]);
+    assert_eq!(operators_after(matmuls), ["MatMul", "Add"]);
 
     let mut point = net(3, &[-2, 8, 12, 12]);
     point.conv(&Conv { bias: false, ..Conv::square(8, 8, 1, 0) });
     point.conv(&Conv::square(8, 8, 3, 1));
-    assert_eq!(probe(point), ["Conv"]);
+    assert_eq!(operators_after(point), ["Conv"]);
 
     let mut unpadded = net(4, &[-2, 8, 12, 12]);
     unpadded.conv(&Conv::square(8, 16, 3, 1));
     unpadded.conv(&Conv::square(16, 8, 1, 0));
-    assert_eq!(probe(unpadded), ["Conv"]);
+    assert_eq!(operators_after(unpadded), ["Conv"]);
 
     let mut normed = net(5, &[-2, 3, 12, 12]);
     batch_norm(&mut normed, 3);
     normed.conv(&Conv::square(3, 8, 3, 1));
-    // The shift cannot be a bias: where the padding is, it must not arrive.
-    assert_eq!(probe(normed), ["Sub", "Conv"]);
+    // The shift cannot become a bias: padding is not shifted.
+    assert_eq!(operators_after(normed), ["Sub", "Conv"]);
 
-    let mut behind = net(6, &[-2, 16]);
-    gemm(&mut behind, 16, 8);
-    batch_norm(&mut behind, 8);
-    assert_eq!(probe(behind), ["Gemm"]);
+    let mut after = net(6, &[-2, 16]);
+    gemm(&mut after, 16, 8);
+    batch_norm(&mut after, 8);
+    assert_eq!(operators_after(after), ["Gemm"]);
 }
 
 #[test]
-fn latency_is_measured_and_told() {
-    // 64 times the work saved: no noise hides that.
+fn composes_by_measured_latency() {
+    // 64 times fewer operations, which is beyond noise.
     let mut wide = net(7, &[1, 16, 48, 48]);
     wide.conv(&Conv::square(16, 128, 1, 0));
     wide.conv(&Conv::square(128, 16, 1, 0));
@@ -108,7 +108,7 @@ fn latency_is_measured_and_told() {
     testing::run_pass_with(FoldLinear { by: By::Latency }, &mut model, testing::tools());
     assert_eq!(count(&model.graph, "Conv"), 1);
     assert!(distance(&wide, &model.graph) <= 1e-5);
-    // And here it would be 14 times as much.
+    // Here the composite has 14 times as many.
     let mut narrow = net(8, &[1, 128, 48, 48]);
     narrow.conv(&Conv { bias: false, ..Conv::square(128, 4, 1, 0) });
     narrow.conv(&Conv::square(4, 128, 3, 1));
@@ -120,7 +120,7 @@ fn latency_is_measured_and_told() {
 }
 
 #[test]
-fn latency_needs_an_engine() {
+fn rejects_latency_without_engine() {
     let mut gemms = net(9, &[3, 4]);
     gemm(&mut gemms, 4, 4);
     let mut pipeline = crate::framework::Pipeline::default();
@@ -129,5 +129,5 @@ fn latency_needs_an_engine() {
     let error =
         crate::framework::run(&pipeline, &mut model, crate::framework::RunOptions::default(), &mut ())
             .unwrap_err();
-    assert_eq!(error.to_string(), "`fold-linear`: `by=latency` runs models, and there is no engine");
+    assert_eq!(error.to_string(), "`fold-linear`: `by=latency` needs an engine");
 }

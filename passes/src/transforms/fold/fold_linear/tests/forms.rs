@@ -1,4 +1,4 @@
-//! Every form of layer and branch, with random weights in f64, against the reference.
+//! Every kind of layer and branch, with random weights in f64, compared with the reference.
 
 use super::{By, Net, build::Conv, count, exact, folded};
 use pare_graph::{Attribute, DataType, Graph, Node, ValueId};
@@ -7,7 +7,7 @@ fn net(seed: u64, shape: &[i64]) -> Net {
     Net::new(seed, DataType::Double, shape)
 }
 
-/// The operators in order, the activation-free ones of which the pass is about.
+/// The operators in topological order.
 fn ops(graph: &Graph) -> Vec<String> {
     graph.nodes().iter().map(|&id| graph.node(id).op.clone()).collect()
 }
@@ -35,7 +35,7 @@ fn matmul(net: &mut Net, inputs: usize, outputs: usize) -> ValueId {
 }
 
 #[test]
-fn matrices_of_either_kind_become_one() {
+fn composes_gemm_and_matmul() {
     let mut gemms = net(1, &[3, 8]);
     gemm(&mut gemms, 8, 12);
     gemm(&mut gemms, 12, 4);
@@ -59,7 +59,7 @@ fn matrices_of_either_kind_become_one() {
 }
 
 #[test]
-fn a_matrix_over_a_flattened_image_takes_in_the_convolutions_before_it() {
+fn composes_convolutions_into_a_matrix_over_a_flattened_image() {
     let mut net = net(4, &[2, 3, 9, 8]);
     net.conv(&Conv { pads: vec![1, 0, 2, 1], ..Conv::square(3, 4, 3, 0) }.stride(2));
     net.conv(&Conv::square(4, 4, 1, 0));
@@ -70,7 +70,7 @@ fn a_matrix_over_a_flattened_image_takes_in_the_convolutions_before_it() {
 }
 
 #[test]
-fn scales_and_shifts_go_in_before_and_behind() {
+fn composes_scales_and_shifts_before_and_after() {
     let mut net = net(5, &[2, 6, 9, 9]);
     batch_norm(&mut net, 6);
     binary(&mut net, "Mul", &[6, 1, 1]);
@@ -83,23 +83,23 @@ fn scales_and_shifts_go_in_before_and_behind() {
 }
 
 #[test]
-fn a_shift_in_front_of_padding_moves_to_the_cheaper_side() {
+fn moves_shift_before_padding_to_the_cheaper_side() {
     // One input channel for four output channels: the input is shifted.
     let mut few = net(6, &[2, 2, 9, 9]);
     batch_norm(&mut few, 2);
     few.conv(&Conv::square(2, 8, 3, 1));
     assert_eq!(ops(&exact(&few.finish(), By::Macs)), ["Sub", "Conv"]);
-    // A smaller output: what the shift amounts to is added there.
+    // A smaller output: the response to the shift is added there.
     let mut many = net(7, &[2, 8, 9, 9]);
     batch_norm(&mut many, 8);
     many.conv(&Conv::square(8, 2, 3, 1).stride(2));
     assert_eq!(ops(&exact(&many.finish(), By::Macs)), ["Conv", "Add"]);
-    // Sizes that are not fixed, and no input that would do what the bias does.
+    // Sizes are not fixed, and no input shift is equivalent to the bias.
     let mut open = net(8, &[-2, 2, -9, -9]);
     open.conv(&Conv::square(2, 8, 1, 0));
     open.conv(&Conv::square(8, 8, 3, 1));
     assert_eq!(ops(&exact(&open.finish(), By::Macs)), ["Pad", "Conv"]);
-    // The same with one: the bias lies in the range of the weights.
+    // Here an input shift is equivalent: the bias is in the range of the weights.
     let mut range = net(9, &[-2, 8, -9, -9]);
     range.conv(&Conv::square(8, 4, 1, 0));
     range.conv(&Conv::square(4, 12, 3, 1));
@@ -107,7 +107,7 @@ fn a_shift_in_front_of_padding_moves_to_the_cheaper_side() {
 }
 
 #[test]
-fn zeros_around_the_input_are_padding() {
+fn composes_zero_pad() {
     let mut net = net(10, &[1, 3, 7, 7]);
     let pads = net.ints(&[0, 0, 1, 2, 0, 0, 3, 0]);
     net.node(Node::new("Pad"), &[net.last, pads]);
@@ -122,7 +122,7 @@ fn average(net: &mut Net, kernel: i64, stride: i64) -> ValueId {
 }
 
 #[test]
-fn pools_are_convolutions_or_change_places_with_one() {
+fn composes_pools_or_moves_them_before_pointwise_convolutions() {
     let mut wide = net(11, &[1, 3, 12, 12]);
     wide.conv(&Conv::square(3, 16, 3, 1));
     average(&mut wide, 2, 2);
@@ -140,7 +140,7 @@ fn pools_are_convolutions_or_change_places_with_one() {
 }
 
 #[test]
-fn branches_over_one_input_add_up() {
+fn composes_branches_over_one_input() {
     // RepVGG: 3×3, 1×1 and the input itself, each with a batch norm.
     let mut net = net(14, &[1, 6, 9, 9]);
     let x = net.last;
@@ -159,8 +159,9 @@ fn branches_over_one_input_add_up() {
 }
 
 #[test]
-fn a_linear_inverted_residual_is_one_convolution() {
-    // 1×1 to 6 times the channels, depthwise 3×3, 1×1 back, and the input: no pair of them would pay.
+fn composes_linear_inverted_residual() {
+    // 1×1 to 6 times the channels, depthwise 3×3, 1×1 back, and the input: composing no pair of them would
+    // pay.
     let mut net = net(15, &[1, 32, 14, 14]);
     let x = net.last;
     net.conv(&Conv::square(32, 192, 1, 0));
@@ -171,7 +172,7 @@ fn a_linear_inverted_residual_is_one_convolution() {
 }
 
 #[test]
-fn branches_side_by_side_stack_up() {
+fn composes_concatenated_branches() {
     let mut net = net(16, &[1, 4, 8, 8]);
     let x = net.last;
     let a = net.conv(&Conv::square(4, 6, 3, 1));
@@ -183,7 +184,7 @@ fn branches_side_by_side_stack_up() {
 }
 
 #[test]
-fn seams_pay_where_they_save_enough() {
+fn splits_into_tiles_where_that_pays() {
     let pair = |seed, size: i64, stride| {
         let mut net = net(seed, &[1, 16, size, size]);
         net.conv(&Conv::square(16, 16, 3, 1));
@@ -196,13 +197,13 @@ fn seams_pay_where_they_save_enough() {
     assert_eq!(ops(&after), ["Conv", "Conv"]);
     let declined: Vec<_> = report.steps[0].declined.keys().collect();
     assert_eq!(declined, ["`v3`∘`v6` would cost 1.32× the MACs"]);
-    // Nine tiles of one pixel's border cost more calls than they save.
+    // Nine tiles with a border of one pixel cost more calls than they save.
     let (after, _) = folded(&pair(19, 4, 2).graph, By::Macs);
     assert_eq!(ops(&after), ["Conv", "Conv"]);
 }
 
 #[test]
-fn products_that_cancel_are_left_alone() {
+fn declines_weights_that_cancel() {
     let mut net = net(20, &[2, 2]);
     let a = net.constant(&[2, 2], &[1.0, 1.0, 1.0, 1.0 + 1e-6]);
     net.node(Node::new("MatMul"), &[net.last, a]);
@@ -215,7 +216,7 @@ fn products_that_cancel_are_left_alone() {
 }
 
 #[test]
-fn what_others_use_stays() {
+fn keeps_layers_with_other_uses() {
     let mut net = net(21, &[2, 4]);
     gemm(&mut net, 4, 4);
     net.graph.add_output(net.last);
@@ -225,7 +226,7 @@ fn what_others_use_stays() {
 }
 
 #[test]
-fn a_gelu_keeps_its_half() {
+fn keeps_the_factor_of_gelu() {
     let layer = |root: f64| {
         let mut net = net(9, &[2, 5, 8]);
         let x = net.last;
@@ -239,7 +240,7 @@ fn a_gelu_keeps_its_half() {
         ops(&folded(&net.finish().graph, By::Macs).0)
     };
     assert_eq!(layer(std::f64::consts::SQRT_2), ["Div", "Erf", "Add", "Mul", "Mul", "MatMul"]);
-    // No runtime knows this one.
+    // Not a GELU, so no engine fuses it.
     assert_eq!(layer(2.0), ["Div", "Erf", "Add", "Mul", "MatMul"]);
 }
 
@@ -254,13 +255,12 @@ fn transposed(net: &mut Net, inputs: usize, outputs: usize, group: usize) -> Val
 }
 
 #[test]
-fn single_places_multiply_into_transposed_convolutions() {
-    let mut behind = net(22, &[1, 6, 5, 4]);
-    transposed(&mut behind, 6, 8, 2);
-    behind.conv(&Conv::square(8, 3, 1, 0));
-    batch_norm(&mut behind, 3);
-    let after = exact(&behind.finish(), By::Macs);
-    assert_eq!(ops(&after), ["ConvTranspose"]);
+fn composes_pointwise_layers_with_conv_transpose() {
+    let mut after = net(22, &[1, 6, 5, 4]);
+    transposed(&mut after, 6, 8, 2);
+    after.conv(&Conv::square(8, 3, 1, 0));
+    batch_norm(&mut after, 3);
+    assert_eq!(ops(&exact(&after.finish(), By::Macs)), ["ConvTranspose"]);
     let mut before = net(23, &[1, 4, 5, 4]);
     before.conv(&Conv { bias: false, ..Conv::square(4, 6, 1, 0) });
     transposed(&mut before, 6, 4, 2);
@@ -271,11 +271,11 @@ fn single_places_multiply_into_transposed_convolutions() {
     let (after, report) = folded(&biased.finish().graph, By::Macs);
     assert_eq!(ops(&after), ["Conv", "ConvTranspose"]);
     let declined: Vec<_> = report.steps[0].declined.keys().collect();
-    assert_eq!(declined, ["`v3`∘`v6`: the bias would differ from place to place"]);
+    assert_eq!(declined, ["`v3`∘`v6`: the bias would differ between positions"]);
 }
 
 #[test]
-fn siblings_become_one_layer_and_a_split() {
+fn merges_siblings_into_one_layer_and_a_split() {
     let mut attention = net(25, &[2, 5, 8]);
     let x = attention.last;
     for outputs in [8, 8, 4] {

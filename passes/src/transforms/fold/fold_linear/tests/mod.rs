@@ -1,4 +1,4 @@
-//! Composites against a reference that knows nothing of them.
+//! Composites compared with an independent reference.
 
 mod build;
 mod chains;
@@ -12,7 +12,7 @@ use build::Net;
 use pare_graph::{Graph, Model};
 use reference::Array;
 
-/// Largest difference of two arrays by the largest element.
+/// The largest difference of two arrays, relative to the largest element.
 fn distance(a: &Array, b: &Array) -> f64 {
     assert_eq!(a.shape(), b.shape());
     let most = |v: f64, x: &f64| v.max(x.abs());
@@ -26,12 +26,12 @@ fn folded(graph: &Graph, by: By) -> (Graph, Report) {
     (model.graph, report)
 }
 
-/// How often the operators appear.
+/// The number of nodes with this operator.
 fn count(graph: &Graph, op: &str) -> usize {
     graph.nodes().iter().filter(|&&id| graph.node(id).is(op)).count()
 }
 
-/// Folds, and holds the result to the reference.
+/// Runs the pass and compares the result with the reference.
 fn exact(net: &Net, by: By) -> Graph {
     let (after, _) = folded(&net.graph, by);
     let before = reference::run(&net.graph, &net.input);

@@ -1,4 +1,4 @@
-//! A plain interpreter in f64, one loop nest an operator, which shares nothing with the pass.
+//! A direct interpreter in f64, one loop nest per operator, that shares no code with the pass.
 
 use ndarray::{Array3, ArrayD, Axis, Dimension, IxDyn, Slice};
 use pare_graph::{Graph, NodeRef, ValueRef};
@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 pub type Array = ArrayD<f64>;
 
-/// The outputs of the graph for one input, one after another.
+/// The concatenated outputs of the graph for one input.
 pub fn run(graph: &Graph, input: &Array) -> Array {
     let mut values = HashMap::new();
     values.insert(graph.inputs()[0], input.clone());
@@ -114,8 +114,8 @@ impl Window {
         (0..input.len()).map(size).collect()
     }
 
-    /// The place that a tap reads, if it is none of the padding.
-    fn place(&self, output: &[usize], tap: &[usize], sizes: &[usize]) -> Option<Vec<usize>> {
+    /// The position that a tap reads, unless it is padding.
+    fn position(&self, output: &[usize], tap: &[usize], sizes: &[usize]) -> Option<Vec<usize>> {
         let at = |i: usize| {
             let p = output[i] as i64 * self.strides[i] as i64 + tap[i] as i64 * self.dilations[i] as i64
                 - self.before[i] as i64;
@@ -133,13 +133,13 @@ fn conv(x: &Array, w: &Array, b: Option<Array>, window: &Window, group: usize) -
     let (spatial, kernel) = (&x.shape()[2..], &w.shape()[2..]);
     let sizes = window.sizes(spatial, kernel);
     let (samples, outputs, inputs) = (x.shape()[0], w.shape()[0], w.shape()[1]);
-    let [places, taps, from] = [&sizes[..], kernel, spatial].map(|s| s.iter().product::<usize>());
+    let [positions, taps, from] = [&sizes[..], kernel, spatial].map(|s| s.iter().product::<usize>());
     let x = x.to_shape((samples, x.shape()[1], from)).unwrap();
     let w = w.to_shape((outputs, inputs, taps)).unwrap();
-    let mut y = Array3::zeros((samples, outputs, places));
-    for (p, place) in indices(&sizes).iter().enumerate() {
+    let mut y = Array3::zeros((samples, outputs, positions));
+    for (p, position) in indices(&sizes).iter().enumerate() {
         for (t, tap) in indices(kernel).iter().enumerate() {
-            let Some(from) = window.place(place, tap, spatial) else { continue };
+            let Some(from) = window.position(position, tap, spatial) else { continue };
             let f = from.iter().zip(spatial).fold(0, |f, (&i, &n)| f * n + i);
             for (n, o, i) in triples(samples, outputs, inputs) {
                 y[[n, o, p]] += w[[o, i, t]] * x[[n, o / (outputs / group) * inputs + i, f]];
@@ -193,15 +193,16 @@ fn average(at: NodeRef<'_>, x: &Array) -> Array {
     let kernel: Vec<_> = at.ints("kernel_shape").unwrap().iter().map(|&k| k as usize).collect();
     let sizes = window.sizes(spatial, &kernel);
     let mut y = Array::zeros(IxDyn(&[&x.shape()[..2], &sizes[..]].concat()));
-    for place in indices(&sizes) {
+    for position in indices(&sizes) {
         let read: Vec<_> =
-            indices(&kernel).iter().filter_map(|tap| window.place(&place, tap, spatial)).collect();
+            indices(&kernel).iter().filter_map(|tap| window.position(&position, tap, spatial)).collect();
         let padded = at.int("count_include_pad", 0) != 0;
         let count = if padded { kernel.iter().product() } else { read.len() };
         for n in 0..x.shape()[0] {
             for c in 0..x.shape()[1] {
                 let at = |p: &Vec<usize>| x[IxDyn(&[&[n, c], &p[..]].concat())];
-                y[IxDyn(&[&[n, c], &place[..]].concat())] = read.iter().map(at).sum::<f64>() / count as f64;
+                y[IxDyn(&[&[n, c], &position[..]].concat())] =
+                    read.iter().map(at).sum::<f64>() / count as f64;
             }
         }
     }

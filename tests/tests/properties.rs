@@ -1,17 +1,17 @@
-//! Laws over every pass and preset, on random graphs.
+//! Properties of every pass and preset, on random graphs.
 //!
 //! For each graph `g` and pipeline `p` whose effect is exact or rounding:
 //!
 //! ```text
 //! p(p(g)) = p(g)                     idempotent
-//! ports(p(g)) = ports(g)             the interface is kept
-//! run(p(g)) = run(g)                 to the bit if exact, within the noise of `g` if rounding
+//! ports(p(g)) = ports(g)             same interface
+//! run(p(g)) = run(g)                 bitwise if exact, within the noise of `g` if rounding
 //! bytes(p(g)) = bytes(p(g))          deterministic
-//! read(write(p(g))) = p(g)           nothing is lost in the file
+//! read(write(p(g))) = p(g)           the file loses nothing
 //! ```
 //!
-//! The default run takes 2,000 graphs through every pass. `PARE_LAWS=20000` takes that many, `PARE_SEED=17` starts at
-//! another seed.
+//! The default run takes 2,000 graphs through every pass. `PARE_GRAPHS=20000` sets the number, `PARE_SEED=17`
+//! the first seed.
 
 use crate::support::{Reference, after, brief, bytes, number, same_interface};
 use pare_graph::{Model, onnx, text};
@@ -29,7 +29,7 @@ use std::{
 /// Graphs in a run.
 const GRAPHS: u64 = 2000;
 
-/// The graph of this seed, and how it runs. It is one that the laws speak of: sound, and nothing is lost in its file.
+/// The graph of a seed and its reference outputs, if the graph is valid and its file round-trips.
 fn model(seed: u64) -> Result<(Model, Reference), String> {
     let (source, opset) = random::graph(seed);
     let say = |why: String| format!("{why}\nopset {opset}\n{source}");
@@ -41,7 +41,7 @@ fn model(seed: u64) -> Result<(Model, Reference), String> {
     Ok((model, reference))
 }
 
-/// The bytes of the model, if they give the same model again.
+/// The bytes of the model, if reading them returns the same model.
 fn written_and_read(model: &Model) -> Result<Vec<u8>, String> {
     let written = bytes(model)?;
     let read = onnx::read_bytes(written.clone(), None).map_err(|e| e.to_string())?;
@@ -82,14 +82,15 @@ fn hold(pipeline: &Pipeline, effect: Effect, model: &Model, reference: &mut Refe
         .map_err(|why| format!("{why}\nchanged to\n{}", brief(&changed)))
 }
 
-/// Failures of each pass, with the seeds they happened at.
+/// Failures of each pass, with their seeds.
 type Failures = BTreeMap<&'static str, Vec<(u64, String)>>;
 
-/// Where graphs that the engine does not run are counted: it has defects of its own. They may be one in a hundred.
+/// The entry for graphs that the engine does not run, because of its own defects. Up to one percent is
+/// accepted.
 const NOT_RUN: &str = "the engine";
 
-/// Hold every pipeline to its effect on the graph of this seed.
-fn judge(seed: u64, pipelines: &[(&'static str, Effect)], failures: &Mutex<Failures>) {
+/// Checks every pipeline on the graph of a seed.
+fn check_seed(seed: u64, pipelines: &[(&'static str, Effect)], failures: &Mutex<Failures>) {
     let fail = |who, why| failures.lock().unwrap().entry(who).or_default().push((seed, why));
     match model(seed) {
         Ok((original, mut reference)) => {
@@ -106,8 +107,8 @@ fn judge(seed: u64, pipelines: &[(&'static str, Effect)], failures: &Mutex<Failu
 
 #[test]
 #[allow(clippy::print_stderr, reason = "which graphs were taken is part of what a run says")]
-fn laws_hold_of_every_pass() {
-    let (first, count) = (number("PARE_SEED", 0), number("PARE_LAWS", GRAPHS));
+fn properties_hold_for_every_pass() {
+    let (first, count) = (number("PARE_SEED", 0), number("PARE_GRAPHS", GRAPHS));
     let passes = registry::PASSES.iter().map(|p| (p.name, p.effect)).filter(|p| p.1 != Effect::Lossy);
     let presets = registry::PRESETS.iter().map(|p| (p.name, p.name.parse::<Pipeline>().unwrap().effect()));
     let pipelines: Vec<_> = passes.chain(presets.filter(|p| p.1 != Effect::Lossy)).collect();
@@ -119,13 +120,13 @@ fn laws_hold_of_every_pass() {
             scope.spawn(|| {
                 let take = || Some(next.fetch_add(1, Ordering::Relaxed)).filter(|seed| *seed < first + count);
                 while let Some(seed) = take() {
-                    judge(seed, &pipelines, &failures);
+                    check_seed(seed, &pipelines, &failures);
                 }
             });
         }
     });
 
-    let mut told = String::new();
+    let mut message = String::new();
     let mut failures = failures.into_inner().unwrap();
     if failures.get(NOT_RUN).is_some_and(|cases| cases.len() as u64 * 100 <= count) {
         let seeds: Vec<_> = failures.remove(NOT_RUN).unwrap_or_default().iter().map(|c| c.0).collect();
@@ -135,10 +136,10 @@ fn laws_hold_of_every_pass() {
         let mut seeds: Vec<_> = cases.iter().map(|(seed, _)| seed).collect();
         seeds.sort();
         let shortest = cases.iter().min_by_key(|(_, why)| why.len());
-        let _ = writeln!(told, "{who}: {} of {count} graphs, seeds {seeds:?}", cases.len());
+        let _ = writeln!(message, "{who}: {} of {count} graphs, seeds {seeds:?}", cases.len());
         if let Some((seed, why)) = shortest {
-            let _ = writeln!(told, "seed {seed}: {why}");
+            let _ = writeln!(message, "seed {seed}: {why}");
         }
     }
-    assert!(failures.is_empty(), "{told}");
+    assert!(failures.is_empty(), "{message}");
 }
