@@ -10,9 +10,12 @@ mod functions;
 mod operator;
 
 pub use error::{CheckError, Fault, nearest};
-pub(crate) use functions::Functions;
 
-use crate::{Graph, Model, NodeId, ValueId, ops::newest_opset};
+use crate::{
+    Graph, Model, NodeId, ValueId,
+    functions::{Functions, find_cycle},
+    ops::newest_opset,
+};
 use std::collections::HashSet;
 
 /// Limit of the depth of subgraphs.
@@ -228,19 +231,6 @@ fn cycle(graph: &Graph) -> Vec<String> {
     let mut nodes = unordered.first().map(|&start| find_cycle(start, dependency)).unwrap_or_default();
     nodes.reverse();
     nodes.into_iter().map(|id| graph.describe(id)).collect()
-}
-
-/// The cycle that is reached from `start` along `next`.
-fn find_cycle<T: Copy + Eq + std::hash::Hash>(start: T, next: impl Fn(T) -> Option<T>) -> Vec<T> {
-    let (mut path, mut seen, mut here) = (vec![], HashSet::new(), start);
-    while seen.insert(here) {
-        path.push(here);
-        match next(here) {
-            Some(there) => here = there,
-            None => return vec![],
-        }
-    }
-    path.into_iter().skip_while(|&step| step != here).collect()
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ mod tests;
 
 use crate::{
     Attribute, Constant, DataType, Dim, Fact, Graph, Model, Node, NodeId, NodeRef, Tensor, ValueId,
-    check::Functions,
+    functions::Functions,
 };
 use std::collections::HashMap;
 
