@@ -1,16 +1,13 @@
-//! The functions of a model and the calls between them.
+//! The calls between the functions of a model.
 
 use crate::{Function, Graph, Model, NodeRef, standard_domain};
-use std::{
-    collections::{HashMap, HashSet},
-    hash::Hash,
-};
+use std::collections::{HashMap, HashSet};
 
-/// An invalid set of functions.
+/// The reason why the functions of a model are invalid.
 pub(crate) enum FunctionsError {
     /// Two functions have this name.
     Duplicate(String),
-    /// These functions call each other in a cycle; the first is repeated at the end.
+    /// The functions call each other, the first also being the last.
     Recursion(Vec<String>),
 }
 
@@ -95,7 +92,7 @@ impl<'m> Functions<'m> {
 }
 
 /// The cycle that is reached from `start` along `next`.
-pub(crate) fn find_cycle<T: Copy + Eq + Hash>(start: T, next: impl Fn(T) -> Option<T>) -> Vec<T> {
+pub(crate) fn find_cycle<T: Copy + Eq + std::hash::Hash>(start: T, next: impl Fn(T) -> Option<T>) -> Vec<T> {
     let (mut path, mut seen, mut here) = (vec![], HashSet::new(), start);
     while seen.insert(here) {
         path.push(here);

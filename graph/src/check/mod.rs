@@ -6,16 +6,16 @@
 //! use unknown operators.
 
 mod error;
-mod functions;
 mod operator;
 
 pub use error::{CheckError, Fault, nearest};
 
 use crate::{
-    Graph, Model, NodeId, ValueId,
-    functions::{Functions, find_cycle},
+    Function, Graph, Model, NodeId, NodeRef, ValueId,
+    functions::{Functions, FunctionsError, find_cycle},
     ops::newest_opset,
 };
+use operator::check_count;
 use std::collections::HashSet;
 
 /// Limit of the depth of subgraphs.
@@ -40,7 +40,13 @@ impl Model {
     ///
     /// The first fault found.
     pub fn check(&self) -> Result<(), CheckError> {
-        let functions = Functions::of(self)?;
+        let functions = Functions::of(self).map_err(|error| {
+            let fault = match error {
+                FunctionsError::Duplicate(name) => Fault::FunctionTwice(name),
+                FunctionsError::Recursion(names) => Fault::Recursion(names),
+            };
+            CheckError { fault: fault.into(), within: vec![] }
+        })?;
         let called = functions.called_from(&self.graph);
         Checker::new(&functions, true).graph(&self.graph)?;
         for (i, function) in self.functions.iter().enumerate() {
@@ -133,7 +139,7 @@ impl<'m> Checker<'m> {
         }
         match self.functions.index(at) {
             _ if !self.operators => Ok(()),
-            Some(index) => functions::check_call(at, self.functions.get(index)),
+            Some(index) => check_call(at, self.functions.get(index)),
             None => operator::check(at),
         }
     }
@@ -176,6 +182,17 @@ impl<'m> Checker<'m> {
         }
         if order.len() == graph.node_count() { Ok(()) } else { Err(Fault::Cycle(cycle(graph))) }
     }
+}
+
+/// Checks that a call has at most as many inputs and outputs as the function; trailing ones may be omitted.
+fn check_call(at: NodeRef<'_>, function: &Function) -> Result<(), Fault> {
+    let domain = at.node().domain();
+    if at.graph.opset(domain).is_none() {
+        return Err(Fault::NotImported { node: at.describe(), domain: domain.into() });
+    }
+    let (inputs, outputs) = (function.body.inputs().len(), function.body.outputs().len());
+    check_count(|| at.describe(), "input", at.inputs().len(), 0, Some(inputs))?;
+    check_count(|| at.describe(), "output", at.outputs().len(), 0, Some(outputs))
 }
 
 /// Checks that inputs and outputs are consistent with the values, and that outputs have producers.

@@ -3,7 +3,7 @@ use crate::{
     analysis::calibration::entropy::entropy,
     framework::{
         Tools,
-        testing::{self, check, fixture, model, read, run_pass_with, tools, try_pass},
+        testing::{self, check, model, read_fixture, run_pass_with, tools, try_pass},
     },
     transforms::layers::remove_activations::score::batch_norm_ratios,
 };
@@ -367,7 +367,7 @@ fn refusals_name_the_missing_prerequisite() {
 
 #[test]
 fn lines_with_refit_drift_less_than_identities_on_a_trained_network() {
-    let original = read(fixture("digits-cnn.onnx"));
+    let original = read_fixture("digits-cnn.onnx");
     let samples = testing::samples("digits-calibration.npz", &original);
     let measured = |names: &[&str], replacement, refit| {
         let mut changed = original.clone();
@@ -396,7 +396,7 @@ fn counts_the_layers_that_fold_linear_composed() {
         refit: Some(false),
         ..RemoveActivations::default()
     };
-    let report = run_pass_with(pass, &mut changed, Tools::default());
+    let report = try_pass(pass, &mut changed, Tools::default()).unwrap();
     assert_eq!(changed.graph.node_count(), 1);
     assert_eq!(report.steps.last().unwrap().count("layers composed"), 2);
 }
