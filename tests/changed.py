@@ -1,11 +1,11 @@
-"""Optimizes every model in a folder, and counts what comes of it.
+"""Optimizes every model in a folder, and counts the outcomes.
 
     PARE_FUZZ_KEEP=FOLDER PARE_FUZZ=graph PARE_FUZZ_SECONDS=10 cargo test --workspace --test main fuzz
     python3 tests/changed.py target/release/pare FOLDER
 
-The fuzzer keeps models whose fields it changed and in which passes found something. What ONNX Runtime still runs of them
-must be proven equal. What is not is told, for a person to look at: outputs that such a model declares wrongly also end
-so. A crash or a hang of ONNX Runtime is told apart from one of pare, which exits with 0, 1 or 2.
+The fuzzer keeps mutated models that passes changed. Those that ONNX Runtime still runs must be proven equal. The others
+are listed for inspection: some declare their outputs wrongly. Crashes and hangs of ONNX Runtime are counted separately
+from those of pare, which exits with 0, 1 or 2.
 """
 
 import collections

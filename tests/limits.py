@@ -109,9 +109,9 @@ def main():
         for name, make, limit, allowed in cases:
             path, out = os.path.join(folder, "in.onnx"), os.path.join(folder, "out.onnx")
             # Made in a process of its own: what this one holds would be a floor under its children's peak memory.
-            maker = multiprocessing.Process(target=make, args=(path,))
-            maker.start()
-            maker.join()
+            process = multiprocessing.Process(target=make, args=(path,))
+            process.start()
+            process.join()
             size = sum(os.path.getsize(os.path.join(folder, file)) for file in os.listdir(folder) if file.startswith("in.onnx"))
             runs = [run([options.pare, "optimize", path, "-o", out, "--no-prove"]) for _ in range(options.runs)]
             seconds, peak, memory = statistics.median(r[0] for r in runs), max(r[1] for r in runs), allowed(size)

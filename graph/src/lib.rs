@@ -43,6 +43,7 @@ mod dim;
 mod dtype;
 pub mod evaluate;
 mod extra;
+mod functions;
 mod graph;
 mod inline;
 mod journal;

@@ -1,6 +1,6 @@
 //! Remedies for errors, for the program to put into words.
 
-/// What the user can do about an error.
+/// A remedy for an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Hint {

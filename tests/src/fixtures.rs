@@ -34,7 +34,21 @@ pub fn fixture(file: &str) -> PathBuf {
     root().join("fixtures").join(file)
 }
 
-/// Reads a model, such as one of `fixtures/`, and infers its types.
+/// The folder of models and data that are not in the repository: `PARE_SHARED`, or `shared` beside it.
+pub fn shared() -> PathBuf {
+    std::env::var_os("PARE_SHARED").map_or_else(|| root().join("../shared"), PathBuf::from)
+}
+
+/// Reads a model of `fixtures/` and infers its types.
+///
+/// # Panics
+///
+/// If the file is missing or invalid.
+pub fn read_fixture(file: &str) -> Model {
+    read(fixture(file))
+}
+
+/// Reads a model and infers its types.
 ///
 /// # Panics
 ///

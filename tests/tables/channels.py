@@ -4,7 +4,7 @@
 
 Three tables. What `prune-channels` reaches at each target, beside the habit of today (the smallest weights, no repair)
 and onnxsim's structured pruning. What repair, scope and criterion each are worth, at half of the multiply-accumulates.
-And how often limits that are given alone hold on images that nobody saw. Accuracy is that of the written file in ONNX
+And how often limits that are given alone hold on unseen images. Accuracy is that of the written file in ONNX
 Runtime, on the whole test set. `--quick` leaves the second and third table out. Some 25 minutes on two cores."""
 import argparse
 import sys

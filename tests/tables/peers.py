@@ -304,7 +304,7 @@ def document(rows):
             f"{len(names)} models. Ours has fewer nodes than every sound result of others on {smaller}; its outputs lie off by",
             f"{worst:.1e} at most, relative to the largest value. " + " ".join(slim),
             "",
-            "To make this document anew, the models of the shared folder and all these tools are needed. (✗) marks results that",
+            "Updating this document needs the models of the shared folder and all these tools. (✗) marks results that",
             "are not sound: other outputs, another interface, or operators that only one engine has. Every run is a whole process,",
             "start included.",
             "",

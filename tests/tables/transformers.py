@@ -59,7 +59,7 @@ def main():
     text = (
         "Unlabelled calibration samples, no training; scores on the test samples, in ONNX Runtime, of the written file. "
         f"Latency at batch {BATCH}, one thread, as a share of the original's. `L2, no repair`: the units with the smallest "
-        "weights go, and nothing makes up for them.\n\n" + markdown(found)
+        "weights go, and nothing is repaired.\n\n" + markdown(found)
     )
     write_doc("transformers", "Transformers", text)
 

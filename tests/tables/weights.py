@@ -125,7 +125,7 @@ def int8(folder):
 
 
 def snr(name, folder):
-    """Per layer, what is left of weights at equal storage: `b` bits against a share of `1 - b/16` of zeros."""
+    """Per layer, the remaining weights at equal storage: `b` bits against a share of `1 - b/16` of zeros."""
     import onnx
     from onnx import numpy_helper
 

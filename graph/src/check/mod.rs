@@ -6,13 +6,16 @@
 //! use unknown operators.
 
 mod error;
-mod functions;
 mod operator;
 
 pub use error::{CheckError, Fault, nearest};
-pub(crate) use functions::Functions;
 
-use crate::{Graph, Model, NodeId, ValueId, ops::newest_opset};
+use crate::{
+    Function, Graph, Model, NodeId, NodeRef, ValueId,
+    functions::{Functions, FunctionsError, find_cycle},
+    ops::newest_opset,
+};
+use operator::check_count;
 use std::collections::HashSet;
 
 /// Limit of the depth of subgraphs.
@@ -37,7 +40,13 @@ impl Model {
     ///
     /// The first fault found.
     pub fn check(&self) -> Result<(), CheckError> {
-        let functions = Functions::of(self)?;
+        let functions = Functions::of(self).map_err(|error| {
+            let fault = match error {
+                FunctionsError::Duplicate(name) => Fault::FunctionTwice(name),
+                FunctionsError::Recursion(names) => Fault::Recursion(names),
+            };
+            CheckError { fault: fault.into(), within: vec![] }
+        })?;
         let called = functions.called_from(&self.graph);
         Checker::new(&functions, true).graph(&self.graph)?;
         for (i, function) in self.functions.iter().enumerate() {
@@ -130,7 +139,7 @@ impl<'m> Checker<'m> {
         }
         match self.functions.index(at) {
             _ if !self.operators => Ok(()),
-            Some(index) => functions::check_call(at, self.functions.get(index)),
+            Some(index) => check_call(at, self.functions.get(index)),
             None => operator::check(at),
         }
     }
@@ -173,6 +182,17 @@ impl<'m> Checker<'m> {
         }
         if order.len() == graph.node_count() { Ok(()) } else { Err(Fault::Cycle(cycle(graph))) }
     }
+}
+
+/// Checks that a call has at most as many inputs and outputs as the function; trailing ones may be omitted.
+fn check_call(at: NodeRef<'_>, function: &Function) -> Result<(), Fault> {
+    let domain = at.node().domain();
+    if at.graph.opset(domain).is_none() {
+        return Err(Fault::NotImported { node: at.describe(), domain: domain.into() });
+    }
+    let (inputs, outputs) = (function.body.inputs().len(), function.body.outputs().len());
+    check_count(|| at.describe(), "input", at.inputs().len(), 0, Some(inputs))?;
+    check_count(|| at.describe(), "output", at.outputs().len(), 0, Some(outputs))
 }
 
 /// Checks that inputs and outputs are consistent with the values, and that outputs have producers.
@@ -228,19 +248,6 @@ fn cycle(graph: &Graph) -> Vec<String> {
     let mut nodes = unordered.first().map(|&start| find_cycle(start, dependency)).unwrap_or_default();
     nodes.reverse();
     nodes.into_iter().map(|id| graph.describe(id)).collect()
-}
-
-/// The cycle that is reached from `start` along `next`.
-fn find_cycle<T: Copy + Eq + std::hash::Hash>(start: T, next: impl Fn(T) -> Option<T>) -> Vec<T> {
-    let (mut path, mut seen, mut here) = (vec![], HashSet::new(), start);
-    while seen.insert(here) {
-        path.push(here);
-        match next(here) {
-            Some(there) => here = there,
-            None => return vec![],
-        }
-    }
-    path.into_iter().skip_while(|&step| step != here).collect()
 }
 
 #[cfg(test)]

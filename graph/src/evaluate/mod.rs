@@ -15,7 +15,7 @@ pub trait Evaluate: Send + Sync {
     fn load(&self, model: &Model, setting: Setting) -> Result<Box<dyn Run>, EvaluateError>;
 }
 
-/// How a model is loaded.
+/// Options of loading a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Setting {
     /// Let the engine transform the graph, as it does in deployment; off when values are compared or traced.
@@ -48,7 +48,7 @@ pub trait Run: Send {
 
 /// Inputs of a model, one row a sample.
 pub trait Samples: Send + Sync {
-    /// How many samples there are.
+    /// The number of samples.
     fn len(&self) -> usize;
 
     /// Whether there are none.

@@ -3,7 +3,7 @@
 use crate::framework::{Context, Effect, Pass, Pipeline, Report, RunError, RunOptions, Tools, run};
 use pare_graph::{Graph, Model, text};
 use pare_tests::fixtures::{Reference, evaluator};
-pub use pare_tests::fixtures::{engine, fixture, read, samples};
+pub use pare_tests::fixtures::{engine, read, read_fixture, samples, shared};
 
 /// The operator set of graphs without one.
 pub const OPSET: i64 = 18;

@@ -5,7 +5,7 @@ use crate::{Comparison, LoadOptions, Metrics, StatePair, Tolerance, Value, Verdi
 /// Options of a proof.
 #[derive(Clone, Debug, Default)]
 pub struct ProofOptions {
-    /// How models are loaded; the proof sets the optimization level.
+    /// Options of loading models; the proof sets the optimization level.
     pub load: LoadOptions,
     /// The differences that count as rounding.
     pub tolerance: Tolerance,

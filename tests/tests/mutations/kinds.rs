@@ -306,12 +306,12 @@ pub static KINDS: &[Kind] = &[
                     && !v.value().is_output()
             })
             .collect();
-        let &twin = rng.choice(&earlier)?;
+        let &other = rng.choice(&earlier)?;
         if y.value().is_output() {
             return None;
         }
         let mut patch = Patch::at(at);
-        patch.replace(y, twin);
+        patch.replace(y, other);
         Some(patch)
     }),
     kind("branches exchanged", &["If"], |at, _| {

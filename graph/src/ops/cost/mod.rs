@@ -10,7 +10,7 @@ mod tests;
 
 use crate::{
     Attribute, Constant, DataType, Dim, Fact, Graph, Model, Node, NodeId, NodeRef, Tensor, ValueId,
-    check::Functions,
+    functions::Functions,
 };
 use std::collections::HashMap;
 
@@ -185,14 +185,14 @@ impl<'m> Meter<'m> {
 
     /// The cost of the function that a node calls.
     fn call(&mut self, at: NodeRef<'_>) -> Option<&Cost> {
-        let place = self.functions.index(at).filter(|_| self.depth < MAX_DEPTH)?;
-        if !self.bodies.contains_key(&place) {
+        let index = self.functions.index(at).filter(|_| self.depth < MAX_DEPTH)?;
+        if !self.bodies.contains_key(&index) {
             self.depth += 1;
-            let cost = self.graph(&self.functions.get(place).body);
+            let cost = self.graph(&self.functions.get(index).body);
             self.depth -= 1;
-            self.bodies.insert(place, cost);
+            self.bodies.insert(index, cost);
         }
-        self.bodies.get(&place)
+        self.bodies.get(&index)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Properties of operators that rewrite rules rely on, from the table `traits.txt`.
 
-use crate::{NodeRef, node::standard_domain};
+use crate::{NodeRef, standard_domain};
 use std::{collections::HashMap, sync::OnceLock};
 
 /// A property that every node of an operator has, whatever its attributes.

@@ -1,7 +1,9 @@
 use super::*;
-use crate::framework::{Pipeline, RunOptions, run, testing::tools};
-use pare_graph::{Model, onnx, text};
-use std::path::PathBuf;
+use crate::framework::{
+    Pipeline, RunOptions, run,
+    testing::{read, read_fixture, shared, tools},
+};
+use pare_graph::{Model, text};
 
 /// A model with 2 heads of 2 channels and a stream `x` of this type.
 fn model_of(stream: &str, output: &str, nodes: &str) -> Model {
@@ -210,23 +212,6 @@ fn rejects_windows_and_other_normalisations_with_reasons() {
     assert!(attentions(&vit("y = Softmax(x)").graph).is_empty());
 }
 
-/// A model file of the repository.
-fn fixture(path: &str) -> Model {
-    read(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(path))
-}
-
-/// A model file of the shared folder.
-fn shared(path: &str) -> Model {
-    let default = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared");
-    read(&std::env::var_os("PARE_SHARED").map_or_else(default, PathBuf::from).join(path))
-}
-
-fn read(path: &PathBuf) -> Model {
-    let mut model = onnx::read(path, &onnx::ReadOptions::default()).unwrap();
-    model.infer().unwrap();
-    model
-}
-
 /// Checks the number and size of heads of every attention of a model, as exported and after `safe`. Returns
 /// the latter.
 fn check_model(raw: Model, count: usize, heads: usize, head_size: usize) -> Vec<Attention> {
@@ -255,7 +240,7 @@ fn check_model(raw: Model, count: usize, heads: usize, head_size: usize) -> Vec<
 
 #[test]
 fn reads_the_fixture_as_exported_and_cleaned() {
-    let found = check_model(fixture("fixtures/digits-vit.onnx"), 4, 3, 16);
+    let found = check_model(read_fixture("digits-vit.onnx"), 4, 3, 16);
     assert!(found.iter().all(|a| a.mask(MaskKind::Causal).is_none()));
 }
 
@@ -267,7 +252,7 @@ fn reads_real_transformers_as_exported_and_cleaned() {
         ("models/syn_vit_tiny.onnx", 12, 3, 64, false),
         ("models/syn_gpt_small.onnx", 4, 4, 64, true),
     ] {
-        let found = check_model(shared(path), count, heads, head_size);
+        let found = check_model(read(shared().join(path)), count, heads, head_size);
         assert!(found.iter().all(|a| a.mask(MaskKind::Causal).is_some() == causal), "{path}");
     }
 }

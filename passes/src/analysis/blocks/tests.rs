@@ -1,10 +1,9 @@
 //! Blocks of small graphs, of the fixtures, and of real models.
 
 use super::*;
-use crate::framework::testing::{engine, model, model_at};
+use crate::framework::testing::{engine, model, model_at, read, read_fixture, shared};
 use pare_graph::{Model, Node, Patch, Tensor, onnx};
 use pare_runtime::{LoadOptions, ModelSource, Optimize, generate, input_specs, symbol_plans};
-use std::path::PathBuf;
 
 /// The name of the exit, the kind, and the number of nodes of each block.
 fn found(source: &str) -> Vec<(String, BlockKind, usize)> {
@@ -58,23 +57,6 @@ fn ignores_bodies_without_weights_or_with_other_users() {
     assert_eq!(found(broadcast), []);
 }
 
-fn read(path: PathBuf) -> Model {
-    let mut model = onnx::read(&path, &onnx::ReadOptions::default()).unwrap();
-    model.infer().unwrap();
-    model
-}
-
-fn fixture(name: &str) -> Model {
-    read(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fixtures").join(name))
-}
-
-/// A model of the shared folder.
-fn shared(name: &str) -> Model {
-    let folder = std::env::var_os("PARE_SHARED").map(PathBuf::from);
-    let folder = folder.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared"));
-    read(folder.join("models").join(name))
-}
-
 fn count(model: &Model) -> (usize, usize) {
     let blocks = blocks(&model.graph);
     (blocks.len(), layers(&model.graph, &blocks).len())
@@ -82,15 +64,15 @@ fn count(model: &Model) -> (usize, usize) {
 
 #[test]
 fn finds_all_blocks_of_the_fixtures() {
-    assert_eq!(count(&fixture("digits-cnn.onnx")), (4, 4));
-    assert_eq!(count(&fixture("digits-vit.onnx")), (8, 4));
+    assert_eq!(count(&read_fixture("digits-cnn.onnx")), (4, 4));
+    assert_eq!(count(&read_fixture("digits-vit.onnx")), (8, 4));
 }
 
 #[test]
 #[ignore = "needs the models of the shared folder"]
 fn finds_all_blocks_of_real_models() {
     for (name, expected) in [("cifar-resnet20.onnx", (9, 9)), ("cifar-vit.onnx", (16, 8))] {
-        assert_eq!(count(&shared(name)), expected, "{name}");
+        assert_eq!(count(&read(shared().join("models").join(name))), expected, "{name}");
     }
 }
 
@@ -137,7 +119,7 @@ fn check_dropped(original: &Model, block: &Block) {
 #[test]
 fn dropping_a_block_equals_adding_zero() {
     for name in ["digits-cnn.onnx", "digits-vit.onnx"] {
-        let original = fixture(name);
+        let original = read_fixture(name);
         blocks(&original.graph).iter().for_each(|block| check_dropped(&original, block));
     }
 }
@@ -192,7 +174,7 @@ fn finds_exactly_the_blocks_of_random_stacks() {
 
 #[test]
 fn chains_blocks_of_one_stream() {
-    let model = fixture("digits-vit.onnx");
+    let model = read_fixture("digits-vit.onnx");
     let blocks = blocks(&model.graph);
     assert_eq!(chains(&model.graph, &blocks), [(0..8).map(|i| vec![i]).collect::<Vec<_>>()]);
     let cuts = Flow::of(&model.graph).cuts();

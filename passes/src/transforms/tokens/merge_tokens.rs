@@ -3,9 +3,9 @@
 use super::{
     decline::MergeDecline,
     emit::Lowering,
+    latency::latencies,
     merge::{MergePlan, Merged, UnreadTokens, merge, merged_model},
     options::{MergeMethod, MergeSchedule, TokenCounts, TokenMetric},
-    race::race,
     schedule::{capped, distribute},
     search::ScheduleSearch,
     token_analysis::TokenAnalysis,
@@ -233,7 +233,7 @@ impl MergeTokens {
             return Ok(None);
         }
         let models: Vec<&Model> = std::iter::once(model).chain(&candidates).collect();
-        let times = race(cx.tools, &models, self.batch).map_err(MeasureError::Pass)?;
+        let times = latencies(cx.tools, &models, self.batch).map_err(MeasureError::Pass)?;
         let Some(times) = times else { return Ok(None) };
         let best = (1..times.len()).min_by(|&a, &b| times[a].total_cmp(&times[b])).unwrap_or(1);
         plan.lowering = lowerings[best - 1];

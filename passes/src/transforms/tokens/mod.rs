@@ -2,10 +2,10 @@
 
 mod decline;
 mod emit;
+mod latency;
 mod merge;
 mod merge_tokens;
 mod options;
-mod race;
 mod schedule;
 mod search;
 #[cfg(test)]

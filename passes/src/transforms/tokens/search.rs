@@ -2,8 +2,8 @@
 
 use super::{
     decline::MergeDecline,
+    latency::latencies,
     merge::{MergePlan, UnreadTokens, merged_model},
-    race::race,
     schedule::capped,
     token_analysis::TokenAnalysis,
 };
@@ -108,7 +108,7 @@ impl ScheduleSearch<'_> {
         };
         let (few, many) = (uniform(step), uniform(4 * step));
         let models = [self.build(&vec![0; all])?, self.build(&few)?, self.build(&many)?];
-        let times = race(self.tools, &models.each_ref(), self.batch)?;
+        let times = latencies(self.tools, &models.each_ref(), self.batch)?;
         let times =
             times.ok_or_else(|| PassError::refused("`schedule=auto` needs an engine that measures time"))?;
         Ok((times[0], LatencyModel::fit(self.analysis, &times, [&few, &many])))

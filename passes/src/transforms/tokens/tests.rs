@@ -4,14 +4,14 @@ use super::{
 };
 use crate::framework::{
     NodeBuilder, Pass, Tools,
-    testing::{engine, run_pass_with, tools},
+    testing::{engine, read_fixture, run_pass_with, tools},
 };
 use pare_graph::{
-    DataType, Declared, Graph, Model, Patch, Ref, Setting, Tensor, Type, ValueId, onnx,
+    DataType, Declared, Graph, Model, Patch, Ref, Setting, Tensor, Type, ValueId,
     text::{parse_model, print_graph},
 };
 use pare_runtime::Evaluator;
-use std::{collections::BTreeMap, fmt::Write, path::PathBuf};
+use std::{collections::BTreeMap, fmt::Write};
 
 /// Inputs and outputs of the numpy ports, by case and name, as written by `fixtures/tokens/port.py`.
 fn reference_cases() -> BTreeMap<String, BTreeMap<String, Tensor>> {
@@ -41,7 +41,7 @@ fn assert_close(a: &Tensor, b: &Tensor, tolerance: f64, what: &str) {
     }
 }
 
-/// Makes a value an output of the graph.
+/// Adds a value to the outputs of the graph.
 fn add_output(graph: &mut Graph, value: ValueId) {
     let mut declared = Declared::default();
     declared.ty = Some(Type::tensor(DataType::Float, None));
@@ -145,8 +145,8 @@ fn limits_the_number_of_merges() {
     assert_eq!([max_folded(577, 1), max_folded(16, 0), max_folded(18, 2)], [575, 15, 15]);
 }
 
-/// Two blocks of two heads over `tokens` tokens of 4 channels, in one of several forms.
-fn transformer(form: &str, tokens: usize, stream: &str, head: &str) -> Model {
+/// Random weights of two blocks and a head, as declarations.
+fn transformer_weights(tokens: usize) -> String {
     let mut constants = String::new();
     let mut add = |name: &str, shape: &[usize]| {
         let count = shape.iter().product::<usize>();
@@ -174,55 +174,61 @@ fn transformer(form: &str, tokens: usize, stream: &str, head: &str) -> Model {
     }
     add("wc", &[4, 3]);
     add("bias", &[1, 2, tokens, tokens]);
-    let seen = if form == "windows" { tokens / 3 } else { tokens };
-    let mut nodes = String::new();
-    for b in 0..2 {
-        let x = if b == 0 { "x" } else { "y0" };
-        let packed = format!("a{b} = MatMul(n{b}, wqkv{b}) p{b} = Add(a{b}, bqkv{b})");
-        let three = format!("q{b}, k{b}, v{b} = Split<axis = 2>(p{b}, fours)");
-        let norm = format!("n{b} = LayerNormalization<axis = -1, epsilon = 0.00001>({x}, gain{b}, shift{b})");
-        let scores = match form {
-            "biased" => format!("Add(s{b}, bias)"),
-            _ => format!("Mul(s{b}, root)"),
-        };
-        let attention = match form {
-            "decomposed" | "biased" | "windows" => format!(
-                "{packed} h{b} = Reshape(p{b}, apart) t{b} = Transpose<perm = [2,0,3,1,4]>(h{b})
-                 qs{b}, ks{b}, vs{b} = Split<axis = 0>(t{b}, thirds) q{b} = Squeeze(qs{b}, zero) k{b} = Squeeze(ks{b}, zero)
-                 v{b} = Squeeze(vs{b}, zero) kt{b} = Transpose<perm = [0,1,3,2]>(k{b}) s{b} = MatMul(q{b}, kt{b})
-                 sc{b} = {scores} w{b} = Softmax<axis = -1>(sc{b}) c4{b} = MatMul(w{b}, v{b})
-                 ct{b} = Transpose<perm = [0,2,1,3]>(c4{b}) c{b} = Reshape(ct{b}, merged)"
-            ),
-            "standard" => format!("{packed} {three} c{b} = Attention<q_num_heads = 2, kv_num_heads = 2>(q{b}, k{b}, v{b})"),
-            "multi-head" => {
-                format!("{packed} {three} c{b} = com.microsoft.MultiHeadAttention<num_heads = 2>(q{b}, k{b}, v{b})")
-            }
-            _ => format!("c{b} = com.microsoft.Attention<num_heads = 2>(n{b}, wqkv{b}, bqkv{b})"),
-        };
-        let join = if form == "skip" {
-            format!(
-                "o{b} = MatMul(c{b}, wo{b})
-                 m{b}, u{b}, i{b}, r{b} = com.microsoft.SkipLayerNormalization<epsilon = 0.00001>({x}, o{b}, gain2{b}, shift2{b}, bo{b})"
-            )
-        } else {
-            format!(
-                "o{b} = MatMul(c{b}, wo{b}) ob{b} = Add(o{b}, bo{b}) r{b} = Add({x}, ob{b})
-                 m{b} = LayerNormalization<axis = -1, epsilon = 0.00001>(r{b}, gain2{b}, shift2{b})"
-            )
-        };
-        write!(
-            nodes,
-            "{norm} {attention} {join} f{b} = MatMul(m{b}, w1{b}) g{b} = Relu(f{b}) l{b} = MatMul(g{b}, w2{b})
-             y{b} = Add(r{b}, l{b}) "
+    constants
+}
+
+/// One block in one of several forms, as nodes.
+fn transformer_block(form: &str, b: usize) -> String {
+    let x = if b == 0 { "x" } else { "y0" };
+    let packed = format!("a{b} = MatMul(n{b}, wqkv{b}) p{b} = Add(a{b}, bqkv{b})");
+    let three = format!("q{b}, k{b}, v{b} = Split<axis = 2>(p{b}, fours)");
+    let norm = format!("n{b} = LayerNormalization<axis = -1, epsilon = 0.00001>({x}, gain{b}, shift{b})");
+    let scores = match form {
+        "biased" => format!("Add(s{b}, bias)"),
+        _ => format!("Mul(s{b}, root)"),
+    };
+    let attention = match form {
+        "decomposed" | "biased" | "windows" => format!(
+            "{packed} h{b} = Reshape(p{b}, apart) t{b} = Transpose<perm = [2,0,3,1,4]>(h{b})
+             qs{b}, ks{b}, vs{b} = Split<axis = 0>(t{b}, thirds) q{b} = Squeeze(qs{b}, zero) k{b} = Squeeze(ks{b}, zero)
+             v{b} = Squeeze(vs{b}, zero) kt{b} = Transpose<perm = [0,1,3,2]>(k{b}) s{b} = MatMul(q{b}, kt{b})
+             sc{b} = {scores} w{b} = Softmax<axis = -1>(sc{b}) c4{b} = MatMul(w{b}, v{b})
+             ct{b} = Transpose<perm = [0,2,1,3]>(c4{b}) c{b} = Reshape(ct{b}, merged)"
+        ),
+        "standard" => format!("{packed} {three} c{b} = Attention<q_num_heads = 2, kv_num_heads = 2>(q{b}, k{b}, v{b})"),
+        "multi-head" => {
+            format!("{packed} {three} c{b} = com.microsoft.MultiHeadAttention<num_heads = 2>(q{b}, k{b}, v{b})")
+        }
+        _ => format!("c{b} = com.microsoft.Attention<num_heads = 2>(n{b}, wqkv{b}, bqkv{b})"),
+    };
+    let join = if form == "skip" {
+        format!(
+            "o{b} = MatMul(c{b}, wo{b})
+             m{b}, u{b}, i{b}, r{b} = com.microsoft.SkipLayerNormalization<epsilon = 0.00001>({x}, o{b}, gain2{b}, shift2{b}, bo{b})"
         )
-        .unwrap();
-    }
+    } else {
+        format!(
+            "o{b} = MatMul(c{b}, wo{b}) ob{b} = Add(o{b}, bo{b}) r{b} = Add({x}, ob{b})
+             m{b} = LayerNormalization<axis = -1, epsilon = 0.00001>(r{b}, gain2{b}, shift2{b})"
+        )
+    };
+    format!(
+        "{norm} {attention} {join} f{b} = MatMul(m{b}, w1{b}) g{b} = Relu(f{b}) l{b} = MatMul(g{b}, w2{b})
+             y{b} = Add(r{b}, l{b}) "
+    )
+}
+
+/// Two blocks of two heads over `tokens` tokens of 4 channels, in one of several forms.
+fn transformer(form: &str, tokens: usize, stream: &str, head: &str) -> Model {
+    let constants = transformer_weights(tokens);
+    let window = if form == "windows" { tokens / 3 } else { tokens };
+    let nodes: String = (0..2).map(|b| transformer_block(form, b)).collect();
     let source = format!(
         "<ir_version: 10, opset_import: [\"\" : 23, \"com.microsoft\" : 1]>
          g ({stream}) => (float[B,3] logits) <{constants} float root = {{0.70710677}}, int64[3] fours = {{4,4,4}},
             int64[3] thirds = {{1,1,1}}, int64[1] zero = {{0}}, int64[1] one = {{1}}, int64 first = {{0}}, int64 third = {{3}},
             int64[1] last = {{2}},
-            int64[5] apart = {{-1,{seen},3,2,2}}, int64[3] merged = {{-1,{tokens},4}}> {{ {nodes} {head} }}"
+            int64[5] apart = {{-1,{window},3,2,2}}, int64[3] merged = {{-1,{tokens},4}}> {{ {nodes} {head} }}"
     );
     let mut model = parse_model(&source).unwrap();
     model.infer().unwrap();
@@ -425,10 +431,7 @@ fn rejects_old_operator_sets_and_invalid_options() {
 }
 
 fn digits() -> Model {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fixtures/digits-vit.onnx");
-    let mut model = onnx::read(&path, &onnx::ReadOptions::default()).unwrap();
-    model.infer().unwrap();
-    model
+    read_fixture("digits-vit.onnx")
 }
 
 /// `n` random images of the shape of the fixtures.

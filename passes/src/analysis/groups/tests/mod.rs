@@ -5,8 +5,8 @@ mod models;
 mod operators;
 
 use super::{Groups, Keep, Site, Slot, cut::cut, site_of, sums};
-use crate::framework::testing::{model_at, tools};
-use pare_graph::{Graph, Model, Node, Patch, Run, Setting, Tensor, onnx, text};
+use crate::framework::testing::{model_at, read_fixture, tools};
+use pare_graph::{Graph, Model, Node, Patch, Run, Setting, Tensor, text};
 
 /// Builds the text of a graph.
 struct GraphBuilder {
@@ -608,9 +608,7 @@ fn pins_channels_expanded_to_a_computed_shape() {
 
 #[test]
 fn cutting_equals_zeroing_on_a_trained_network() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/digits-cnn.onnx");
-    let mut model = onnx::read(path, &onnx::ReadOptions::default()).unwrap();
-    model.infer().unwrap();
+    let model = read_fixture("digits-cnn.onnx");
     let mut rng = fastrand::Rng::with_seed(1);
     let x: Vec<f32> = (0..3 * 64).map(|_| rng.f32()).collect();
     let x = Tensor::from_slice(&[3, 1, 8, 8], &x).unwrap();

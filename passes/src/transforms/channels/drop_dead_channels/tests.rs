@@ -3,10 +3,10 @@ use crate::{
     analysis::groups::GroupKind,
     framework::{
         Effect, Report,
-        testing::{check, declines, model, run_pass, run_pass_with, same, tools},
+        testing::{check, declines, model, read_fixture, run_pass, run_pass_with, same, tools},
     },
 };
-use pare_graph::{Tensor, onnx, text};
+use pare_graph::{Tensor, text};
 
 /// Runs the pass on a graph and compares the outputs. Returns the result and the number of dropped channels.
 fn dropped(source: &str) -> (Model, u64) {
@@ -143,9 +143,7 @@ fn keeps_shared_weights() {
 #[test]
 fn drops_zeroed_filters_of_trained_networks() {
     for (name, least) in [("digits-cnn", 0.9), ("digits-vit", 1.0)] {
-        let path = format!("{}/../fixtures/{name}.onnx", env!("CARGO_MANIFEST_DIR"));
-        let mut original = onnx::read(&path, &onnx::ReadOptions::default()).unwrap();
-        original.infer().unwrap();
+        let mut original = read_fixture(&format!("{name}.onnx"));
         let inner = zero_filters(&mut original, 7);
         let mut changed = original.clone();
         let report = run_pass(DropDeadChannels {}, &mut changed);

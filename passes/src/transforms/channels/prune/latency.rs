@@ -32,7 +32,7 @@ const STEPS: [usize; 5] = [32, 16, 8, 4, 2];
 const TOLERANCE: f64 = 0.02;
 /// Number of widths that are timed to measure the step, up to a multiple of the largest candidate.
 const PROBED: usize = 32;
-/// Rounds, and seconds of each contender in a round.
+/// Number of rounds, and seconds of each model in a round.
 const ROUNDS: usize = 20;
 const TURN: f64 = 2e-3;
 /// Maximum number of corrections of the budget.
@@ -41,19 +41,19 @@ const CORRECTIONS: usize = 5;
 const MARGIN: f64 = 0.015;
 
 /// A model that is timed.
-struct Contender {
+struct TimedModel {
     run: Box<dyn Run>,
     feeds: Vec<(String, Tensor)>,
 }
 
-impl Contender {
+impl TimedModel {
     fn new(tools: Tools<'_>, model: &Model) -> Result<Self, PassError> {
         let engine = tools.engine.ok_or_else(|| PassError::refused("`latency` needs an engine"))?;
-        // One thread unless told otherwise, as `pare bench` has it.
+        // One thread unless the tools set a number.
         let run = engine.load(model, Setting::DEPLOYED.threads(tools.threads.max(1)))?;
         let feed = |&v: &ValueId| {
             let value = model.graph.value(v);
-            Ok((value.name.clone(), made_up(&value.fact).ok_or_else(|| untimed(&value.name))?))
+            Ok((value.name.clone(), random_input(&value.fact).ok_or_else(|| unknown_shape(&value.name))?))
         };
         let inputs = model.graph.inputs().iter().filter(|&&v| model.graph.value(v).data.is_none());
         let feeds = inputs.map(feed).collect::<Result<_, PassError>>()?;
@@ -66,12 +66,12 @@ impl Contender {
     }
 }
 
-fn untimed(name: &str) -> PassError {
+fn unknown_shape(name: &str) -> PassError {
     PassError::refused(format!("`latency` cannot be measured: the shape of `{name}` is not known"))
 }
 
-/// A tensor of one sample: neither zeros nor denormals, which may be faster or slower than numbers are.
-fn made_up(fact: &Fact) -> Option<Tensor> {
+/// Returns a random tensor of one sample. Zeros and denormals could be faster or slower than other numbers.
+fn random_input(fact: &Fact) -> Option<Tensor> {
     let shape = fact.shape()?.iter().map(size_of).collect::<Option<Vec<_>>>()?;
     let dtype = fact.dtype()?;
     let count: usize = shape.iter().product();
@@ -80,12 +80,12 @@ fn made_up(fact: &Fact) -> Option<Tensor> {
     Tensor::from_f64(dtype, &shape, &(0..count).map(value).collect::<Vec<_>>()).ok()
 }
 
-/// The least seconds that each model takes, in turns.
-fn race(tools: Tools<'_>, models: &[Model]) -> Result<Vec<f64>, PassError> {
-    let mut contenders = models.iter().map(|m| Contender::new(tools, m)).collect::<Result<Vec<_>, _>>()?;
+/// Returns the minimum latency of each model in seconds, measured in interleaved rounds.
+fn latencies(tools: Tools<'_>, models: &[Model]) -> Result<Vec<f64>, PassError> {
+    let mut timed = models.iter().map(|m| TimedModel::new(tools, m)).collect::<Result<Vec<_>, _>>()?;
     let estimator = Estimator::Minimum;
     let stopwatch = Stopwatch { warm_up: 2, estimator, ..Stopwatch::rounds(ROUNDS, TURN, 1..=10_000) };
-    let timings = stopwatch.measure(&mut contenders, Contender::time)?;
+    let timings = stopwatch.measure(&mut timed, TimedModel::time)?;
     Ok(timings.seconds.iter().map(|spread| spread.min).collect())
 }
 
@@ -119,7 +119,7 @@ impl PruneSearch<'_> {
                 Err(_) => break,
             };
             let candidate = self.cut(&self.keep(&allocation), LocalRepair::None)?;
-            let times = race(cx.tools, &[self.unprepared.clone(), candidate])?;
+            let times = latencies(cx.tools, &[self.unprepared.clone(), candidate])?;
             let ratio = times[1] / times[0];
             least = least.min(ratio);
             if ratio <= share {
@@ -164,7 +164,7 @@ impl PruneSearch<'_> {
         }
         let widths: Vec<_> = (top - PROBED + 1..=top).collect();
         let segments = widths.iter().map(|&k| self.segment(widest, k)).collect::<Result<Vec<_>, _>>()?;
-        let times = race(cx.tools, &segments)?;
+        let times = latencies(cx.tools, &segments)?;
         Ok(step_of(&widths, &times))
     }
 
@@ -188,13 +188,13 @@ impl PruneSearch<'_> {
             let mut widths: Vec<_> = widths.into_iter().rev().step_by(stride).collect();
             widths.reverse();
             let segments = widths.iter().map(|&k| self.segment(group, k)).collect::<Result<Vec<_>, _>>()?;
-            let times = race(cx.tools, &segments)?;
+            let times = latencies(cx.tools, &segments)?;
             let table = worthwhile(&widths, &times);
             choices.insert(group, table.keys().copied().collect());
             tables.insert(group, CostTable { width, costs: table });
         }
         cx.tools.progress.step("timing", total, total);
-        let original = race(cx.tools, std::slice::from_ref(self.unprepared))?;
+        let original = latencies(cx.tools, std::slice::from_ref(self.unprepared))?;
         Ok(Timetable { cost: CostModel::tables(original[0], &tables), choices })
     }
 }

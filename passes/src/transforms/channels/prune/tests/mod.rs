@@ -5,31 +5,22 @@ mod quantized;
 use super::{PruneChannels, PruneRepair, PruneScope};
 use crate::{
     analysis::{calibration::Sampling, evaluation::HeldOut},
-    framework::{Pass, PassError, Tools, testing::tools},
+    framework::{
+        Pass, PassError, Tools,
+        testing::{self, read_fixture, tools},
+    },
     transforms::channels::{PruneHeads, PruneHidden, importance::Importance},
 };
-use pare_graph::{Evaluate, EvaluateError, Model, Run, Samples, Setting, Tensor, onnx, ops::Bindings};
-use pare_runtime::{SampleLimits, SharedSamples, input_specs};
-use std::{ops::Range, path::Path};
-
-fn fixture(name: &str) -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures").join(name)
-}
-
-fn read(name: &str) -> Model {
-    let mut model = onnx::read(fixture(name), &onnx::ReadOptions::default()).unwrap();
-    model.infer().unwrap();
-    model
-}
+use pare_graph::{Evaluate, EvaluateError, Model, Run, Samples, Setting, Tensor, ops::Bindings};
+use pare_runtime::SharedSamples;
+use std::ops::Range;
 
 fn digits() -> Model {
-    read("digits-cnn.onnx")
+    read_fixture("digits-cnn.onnx")
 }
 
 fn samples(file: &str) -> SharedSamples {
-    let port = |spec: pare_runtime::InputSpec| pare_runtime::Port { name: spec.name, kind: spec.kind };
-    let ports: Vec<_> = input_specs(&digits()).into_iter().map(port).collect();
-    pare_runtime::SampleSet::open(&fixture(file), &ports, SampleLimits::default()).unwrap().into()
+    testing::samples(file, &digits())
 }
 
 /// The first `count` samples; the first element of each batch is NaN if `invalid`.
@@ -63,7 +54,7 @@ impl Samples for Prefix<'_> {
 
 fn pruned(pass: &PruneChannels, with: Tools<'_>) -> Result<(Model, crate::framework::StepReport), PassError> {
     let mut model = digits();
-    let mut cx = crate::framework::testing::context(with);
+    let mut cx = testing::context(with);
     pass.run(&mut model, &mut cx)?;
     model.check().unwrap();
     model.infer().unwrap();
@@ -228,7 +219,7 @@ fn prunes_heads_and_hidden_units_to_limits() {
     let calibration = samples("digits-calibration.npz");
     let some = Prefix { all: &calibration, count: 160, invalid: false };
     let with = Tools { samples: Some(&some), ..tools() };
-    let original = read("digits-vit.onnx");
+    let original = read_fixture("digits-vit.onnx");
     let held_out = HeldOut::new(with, &original, 128..160).unwrap();
     // One head per layer is a third of the attention.
     let heads = PruneHeads {
@@ -245,7 +236,7 @@ fn prunes_heads_and_hidden_units_to_limits() {
     };
     let share = |pass: &dyn Pass, limit: f64| {
         let mut model = original.clone();
-        pass.run(&mut model, &mut crate::framework::testing::context(with)).unwrap();
+        pass.run(&mut model, &mut testing::context(with)).unwrap();
         model.infer().unwrap();
         assert!(held_out.drift(&model).unwrap() <= limit);
         macs(&model) / macs(&original)
@@ -263,7 +254,7 @@ fn uses_merged_statistics_without_samples() {
     let mut prepared = digits();
     crate::analysis::prepare::prepare(
         &mut prepared,
-        &mut crate::framework::testing::context(Tools::default()),
+        &mut testing::context(Tools::default()),
     )
     .unwrap();
     // All positions of all samples, so both halves together cover the same rows.

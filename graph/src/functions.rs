@@ -1,8 +1,15 @@
-//! Calls of the functions of a model.
+//! The calls between the functions of a model.
 
-use super::{CheckError, Fault, find_cycle, operator::check_count};
 use crate::{Function, Graph, Model, NodeRef, standard_domain};
 use std::collections::{HashMap, HashSet};
+
+/// The reason why the functions of a model are invalid.
+pub(crate) enum FunctionsError {
+    /// Two functions have this name.
+    Duplicate(String),
+    /// The functions call each other, the first also being the last.
+    Recursion(Vec<String>),
+}
 
 /// The functions of a model by domain, name and overload.
 #[derive(Default)]
@@ -13,12 +20,12 @@ pub(crate) struct Functions<'m> {
 
 impl<'m> Functions<'m> {
     /// Rejects duplicate names, and recursion, which ONNX does not support.
-    pub(crate) fn of(model: &'m Model) -> Result<Self, CheckError> {
+    pub(crate) fn of(model: &'m Model) -> Result<Self, FunctionsError> {
         let mut functions = Self { list: &model.functions, indices: HashMap::new() };
         for (i, f) in model.functions.iter().enumerate() {
             let key = (standard_domain(&f.domain), f.name.as_str(), f.overload.as_deref().unwrap_or(""));
             if functions.indices.insert(key, i).is_some() {
-                return Err(top(Fault::FunctionTwice(f.name.clone())));
+                return Err(FunctionsError::Duplicate(f.name.clone()));
             }
         }
         functions.reject_recursion()?;
@@ -52,7 +59,7 @@ impl<'m> Functions<'m> {
     }
 
     /// The functions that a graph calls directly or indirectly.
-    pub(super) fn called_from(&self, graph: &Graph) -> HashSet<usize> {
+    pub(crate) fn called_from(&self, graph: &Graph) -> HashSet<usize> {
         let mut found = self.calls(graph);
         let mut queue: Vec<_> = found.iter().copied().collect();
         while let Some(i) = queue.pop() {
@@ -62,7 +69,7 @@ impl<'m> Functions<'m> {
     }
 
     /// Removes functions that call no remaining function; the others are recursive.
-    fn reject_recursion(&self) -> Result<(), CheckError> {
+    fn reject_recursion(&self) -> Result<(), FunctionsError> {
         let calls: Vec<_> = self.list.iter().map(|f| self.calls(&f.body)).collect();
         let mut callers = vec![vec![]; calls.len()];
         for (caller, callees) in calls.iter().enumerate() {
@@ -80,21 +87,19 @@ impl<'m> Functions<'m> {
         let mut path =
             find_cycle(start, |i| calls[i].iter().copied().filter(|&callee| open[callee] > 0).min());
         path.extend(path.first().copied());
-        Err(top(Fault::Recursion(path.into_iter().map(|i| self.list[i].name.clone()).collect())))
+        Err(FunctionsError::Recursion(path.into_iter().map(|i| self.list[i].name.clone()).collect()))
     }
 }
 
-fn top(fault: Fault) -> CheckError {
-    CheckError { fault: fault.into(), within: vec![] }
-}
-
-/// Checks that a call has at most as many inputs and outputs as the function; trailing ones may be omitted.
-pub(super) fn check_call(at: NodeRef<'_>, function: &Function) -> Result<(), Fault> {
-    let domain = at.node().domain();
-    if at.graph.opset(domain).is_none() {
-        return Err(Fault::NotImported { node: at.describe(), domain: domain.into() });
+/// The cycle that is reached from `start` along `next`.
+pub(crate) fn find_cycle<T: Copy + Eq + std::hash::Hash>(start: T, next: impl Fn(T) -> Option<T>) -> Vec<T> {
+    let (mut path, mut seen, mut here) = (vec![], HashSet::new(), start);
+    while seen.insert(here) {
+        path.push(here);
+        match next(here) {
+            Some(there) => here = there,
+            None => return vec![],
+        }
     }
-    let (inputs, outputs) = (function.body.inputs().len(), function.body.outputs().len());
-    check_count(|| at.describe(), "input", at.inputs().len(), 0, Some(inputs))?;
-    check_count(|| at.describe(), "output", at.outputs().len(), 0, Some(outputs))
+    path.into_iter().skip_while(|&step| step != here).collect()
 }

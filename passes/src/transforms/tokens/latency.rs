@@ -1,4 +1,4 @@
-//! Models timed in turns, as they would be deployed.
+//! Latency of models, measured in interleaved rounds with all engine optimizations.
 
 use crate::framework::{PassError, Tools};
 use pare_graph::{EvaluateError, Graph, Model, Setting, Tensor, ValueId, evaluate::stopwatch::Stopwatch};
@@ -8,12 +8,16 @@ const ROUNDS: usize = 15;
 /// Seconds that a model is run in each round, and how often at most.
 const TURN: f64 = 0.02;
 const MOST_RUNS: usize = 50;
-/// Inputs of more elements are not made up.
+/// Largest number of elements of a random input.
 const MAX_INPUT: usize = 1 << 26;
 
-/// The time of each model for `batch` samples, in seconds: medians over rounds in which all of them run, so
-/// that what else the machine does falls on all alike. `None` without an engine.
-pub(super) fn race(tools: Tools<'_>, models: &[&Model], batch: usize) -> Result<Option<Vec<f64>>, PassError> {
+/// Returns the median latency of each model for `batch` samples, in seconds; `None` without an engine. Rounds
+/// are interleaved: other load on the machine affects all models alike.
+pub(super) fn latencies(
+    tools: Tools<'_>,
+    models: &[&Model],
+    batch: usize,
+) -> Result<Option<Vec<f64>>, PassError> {
     let (Some(engine), Some(first)) = (tools.engine, models.first()) else { return Ok(None) };
     let feeds = feeds(tools, &first.graph, batch)?;
     let named: Vec<_> = feeds.iter().map(|(n, t)| (n.as_str(), t)).collect();
@@ -24,9 +28,9 @@ pub(super) fn race(tools: Tools<'_>, models: &[&Model], batch: usize) -> Result<
     Ok(Some(timings.seconds.iter().map(|spread| spread.median).collect()))
 }
 
-/// Samples, or random numbers if there are too few.
+/// Returns samples, or random inputs if there are too few.
 fn feeds(tools: Tools<'_>, graph: &Graph, batch: usize) -> Result<Vec<(String, Tensor)>, PassError> {
-    // A model may say how many samples it takes.
+    // A model may have a fixed batch size.
     let fixed = |&v: &ValueId| graph.value(v).fact.shape()?.first()?.size();
     let batch = crate::analysis::calibration::open_inputs(graph).iter().find_map(fixed).unwrap_or(batch);
     if let Some(samples) = tools.samples.filter(|s| s.len() >= batch) {
@@ -36,7 +40,7 @@ fn feeds(tools: Tools<'_>, graph: &Graph, batch: usize) -> Result<Vec<(String, T
     let mut feeds = vec![];
     for id in crate::analysis::calibration::open_inputs(graph) {
         let value = graph.value_ref(id);
-        let odd = || EvaluateError::new(format!("values for `{}` cannot be made up", value.name()));
+        let odd = || EvaluateError::new(format!("inputs for `{}` cannot be generated", value.name()));
         let (shape, dtype) = (value.shape().ok_or_else(odd)?, value.dtype().ok_or_else(odd)?);
         let size = |(i, d): (usize, &pare_graph::Dim)| d.size().unwrap_or(if i == 0 { batch } else { 1 });
         let shape: Vec<_> = shape.iter().enumerate().map(size).collect();
