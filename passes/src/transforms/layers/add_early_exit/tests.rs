@@ -6,14 +6,14 @@ use crate::{
     analysis::calibration::floats,
     framework::{
         Report, RunError, Tools,
-        testing::{self, fixture, model, read, tools, try_pass},
+        testing::{self, model, read_fixture, tools, try_pass},
     },
 };
 use pare_graph::evaluate::quality::top;
 use pare_runtime::SharedSamples;
 
 fn samples() -> SharedSamples {
-    testing::samples("digits-calibration.npz", &read(fixture("digits-cnn.onnx")))
+    testing::samples("digits-calibration.npz", &read_fixture("digits-cnn.onnx"))
 }
 
 fn add_exit(pass: AddEarlyExit, model: &mut Model) -> Result<Report, RunError> {
@@ -40,7 +40,7 @@ fn logits(model: &Model, count: usize) -> Vec<Vec<f32>> {
 #[test]
 fn easy_samples_exit_early_and_others_are_unchanged() {
     for name in ["digits-cnn.onnx", "digits-vit.onnx"] {
-        let original = read(fixture(name));
+        let original = read_fixture(name);
         let mut changed = original.clone();
         let pass = AddEarlyExit { allow_interface_change: true, ..AddEarlyExit::default() };
         let report = add_exit(pass, &mut changed).unwrap();
@@ -82,7 +82,7 @@ fn thresholds_bound_errors_and_do_not_separate_ties() {
 
 #[test]
 fn refuses_batches_other_outputs_and_unknown_tensors() {
-    let cnn = read(fixture("digits-cnn.onnx"));
+    let cnn = read_fixture("digits-cnn.onnx");
     let why = |pass: AddEarlyExit, model: &Model| add_exit(pass, &mut model.clone()).unwrap_err().to_string();
     assert_eq!(
         why(AddEarlyExit::default(), &cnn),

@@ -3,18 +3,22 @@
 use super::*;
 use crate::framework::{
     Report, RunError,
-    testing::{brief, fixture, model, read, tools, try_pass},
+    testing::{brief, model, read_fixture, tools, try_pass},
 };
 use pare_graph::DataType;
 use pare_runtime::{Port, PortDim, SampleLimits, SampleSet, SharedSamples};
 use std::ops::Range;
 
 fn digits(name: &str) -> (Model, SharedSamples) {
-    let model = read(fixture(name));
+    let model = read_fixture(name);
     let dims = [PortDim::Unknown, PortDim::Fixed(1), PortDim::Fixed(8), PortDim::Fixed(8)];
     let ports = [Port::tensor("image", DataType::Float, &dims)];
-    let mut samples =
-        SampleSet::open(&fixture("digits-calibration.npz"), &ports, SampleLimits::default()).unwrap();
+    let mut samples = SampleSet::open(
+        &pare_tests::fixtures::fixture("digits-calibration.npz"),
+        &ports,
+        SampleLimits::default(),
+    )
+    .unwrap();
     samples.truncate(256);
     (model, SharedSamples::from(samples))
 }

@@ -3,7 +3,7 @@ use crate::{
     analysis::calibration::entropy::entropy,
     framework::{
         Tools,
-        testing::{self, check, fixture, model, read, run_pass_with, tools, try_pass},
+        testing::{self, check, model, read_fixture, run_pass_with, tools, try_pass},
     },
     transforms::layers::remove_activations::score::batch_norm_ratios,
 };
@@ -367,7 +367,7 @@ fn refusals_name_the_missing_prerequisite() {
 
 #[test]
 fn lines_with_refit_drift_less_than_identities_on_a_trained_network() {
-    let original = read(fixture("digits-cnn.onnx"));
+    let original = read_fixture("digits-cnn.onnx");
     let samples = testing::samples("digits-calibration.npz", &original);
     let measured = |names: &[&str], replacement, refit| {
         let mut changed = original.clone();

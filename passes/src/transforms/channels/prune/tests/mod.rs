@@ -252,11 +252,7 @@ fn uses_merged_statistics_without_samples() {
     let calibration = samples("digits-calibration.npz");
     let with = Tools { samples: Some(&calibration), ..tools() };
     let mut prepared = digits();
-    crate::analysis::prepare::prepare(
-        &mut prepared,
-        &mut testing::context(Tools::default()),
-    )
-    .unwrap();
+    crate::analysis::prepare::prepare(&mut prepared, &mut testing::context(Tools::default())).unwrap();
     // All positions of all samples, so both halves together cover the same rows.
     let sampling = Sampling { positions: 64, seed: 0 };
     let collect =
