@@ -316,7 +316,8 @@ impl<'p, 't> ActivationSearch<'p, 't> {
         cx: &mut Context<'_>,
     ) -> Result<CandidateModel, PassError> {
         let built = built.map_or_else(|| self.build(removed, false), Ok)?;
-        cx.count(Counter::new("activation removed", "activations removed"), removed.len() as u64);
+        let counter = Counter::new("activation removed", "activations removed");
+        cx.count_of(counter, removed.len() as u64, self.sites.len() as u64);
         cx.count(Counter::new("layer composed", "layers composed"), built.composed);
         cx.count(
             Counter::new("linear end replaced by matrices", "linear ends replaced by matrices"),
