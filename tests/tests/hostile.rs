@@ -305,5 +305,5 @@ fn rejects_data_in_a_pipe_without_waiting() {
     let error = onnx::read(&pipe, &onnx::ReadOptions::default()).unwrap_err().to_string();
     assert!(error.contains("pipe.bin"), "{error}");
     let samples = pare_runtime::SampleSet::open(&pipe, &[], pare_runtime::SampleLimits::default());
-    assert!(samples.err().unwrap().to_string().contains("is no file"));
+    assert!(samples.err().unwrap().to_string().contains("is not a file"));
 }

@@ -18,7 +18,7 @@ fn dropped(source: &str) -> (Model, u64) {
 }
 
 fn count(report: &Report) -> u64 {
-    report.steps[0].count("channels dropped")
+    report.steps.last().unwrap().count("channels dropped")
 }
 
 #[test]

@@ -2,7 +2,7 @@ use super::*;
 use crate::{
     analysis::calibration::entropy::entropy,
     framework::{
-        Tools,
+        Pipeline, RunOptions, Tools, run,
         testing::{self, check, model, read_fixture, run_pass_with, tools, try_pass},
     },
     transforms::layers::remove_activations::score::batch_norm_ratios,
@@ -385,11 +385,17 @@ fn lines_with_refit_drift_less_than_identities_on_a_trained_network() {
 
 #[test]
 fn counts_the_layers_that_fold_linear_composed() {
-    let mut changed = model(
-        "g (float[N,2] x) => (float[N,2] y)
-         <float[2,2] a = {1, 2, -3, 4}, float[2,2] b = {2, -1, 5, 3}, float[2,2] c = {-2, 1, 1, 3}> {
-            h = MatMul(x, a) r = Relu(h) i = MatMul(r, b) s = Relu(i) y = MatMul(s, c) }",
-    );
+    let with = |activation: &str| {
+        model(&format!(
+            "g (float[N,2] x) => (float[N,2] y)
+             <float[2,2] a = {{1, 2, -3, 4}}, float[2,2] b = {{2, -1, 5, 3}}, float[2,2] c = {{-2, 1, 1, 3}}> {{
+                h = MatMul(x, a) r = {activation}(h) i = MatMul(r, b) s = {activation}(i) y = MatMul(s, c) }}"
+        ))
+    };
+    let (mut changed, mut linear) = (with("Relu"), with("Identity"));
+    let pipeline = "drop-noops,fold-linear".parse::<Pipeline>().unwrap();
+    let alone = run(&pipeline, &mut linear, RunOptions::default(), &mut ()).unwrap();
+    let composed = alone.steps.last().unwrap().patches;
     let pass = RemoveActivations {
         names: vec!["*".into()],
         replacement: Some(Replacement::Identity),
@@ -398,5 +404,6 @@ fn counts_the_layers_that_fold_linear_composed() {
     };
     let report = run_pass_with(pass, &mut changed, Tools::default());
     assert_eq!(changed.graph.node_count(), 1);
-    assert_eq!(report.steps.last().unwrap().count("layers composed"), 2);
+    assert_eq!(report.steps.last().unwrap().count("layers composed"), composed);
+    assert!(composed > 0);
 }
