@@ -1,4 +1,5 @@
-//! Optimizes a model, and prints the report: `cargo run -p onnx-pare --example optimize -- model.onnx small.onnx`.
+//! Optimizes a model, and prints the report: `cargo run -p onnx-pare --example optimize -- model.onnx
+//! small.onnx`.
 //!
 //! With `--no-default-features` no engine is compiled in, and the result is not proven.
 

@@ -15,8 +15,8 @@ use std::{
 
 /// Make trained ONNX models smaller and faster, and prove it
 ///
-/// Reads a model, runs a pipeline of passes over it, runs both models in ONNX Runtime, and writes the result only
-/// if the proof holds.
+/// Reads a model, runs a pipeline of passes over it, runs both models in ONNX Runtime, and writes the result
+/// only if the proof holds.
 ///
 /// Exit codes: 0 done, 1 a check failed, 2 could not run.
 #[derive(Parser)]
@@ -173,14 +173,15 @@ pub struct VerifyArgs {
     /// Absolute difference accepted in an output, or in all: `logits=1e-3`, `1e-3`
     #[arg(long, value_name = "[OUTPUT=]DIFFERENCE", value_parser = tolerance)]
     pub tolerance: Vec<(String, f64)>,
-    /// Limit of a measure for every output, which replaces equality up to rounding: `cosine=0.999`. Upper limits:
-    /// max-abs, max-rel, rmse, kl. Lower limits: cosine, snr (dB), agreement
+    /// Limit of a measure for every output, which replaces equality up to rounding: `cosine=0.999`. Upper
+    /// limits: max-abs, max-rel, rmse, kl. Lower limits: cosine, snr (dB), agreement
     #[arg(long, value_name = "MEASURE=LIMIT", value_parser = metric)]
     pub metric: Vec<(Measure, f64)>,
     /// Runs of each sample, each with the state that the previous one computed
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one)]
     pub steps: usize,
-    /// An input that receives the state, and the output that computes it; found by names and types if not given
+    /// An input that receives the state, and the output that computes it; found by names and types if not
+    /// given
     #[arg(long, value_name = "INPUT=OUTPUT", value_parser = pair, requires = "steps")]
     pub state: Vec<(String, String)>,
 }
@@ -261,7 +262,8 @@ pub struct InspectArgs {
     /// Show the tokens of each block of a transformer, and whether they can be merged
     #[arg(long)]
     pub tokens: bool,
-    /// Show groups of channels that can only be removed together; with a pattern, the members of those that match
+    /// Show groups of channels that can only be removed together; with a pattern, the members of those that
+    /// match
     #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "")]
     pub groups: Option<String>,
     /// Print the graph in ONNX textual syntax; long tensors are abbreviated

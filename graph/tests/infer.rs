@@ -370,7 +370,7 @@ fn contradictions_name_the_node() {
     rejects(
         17,
         "(float[2,4] a) => (y) { y = Softmax(a) z = ArgMax<axis = 2>(a) }",
-        "ArgMax producing `z`: axis 2 is outside of a tensor of rank 2",
+        "ArgMax producing `z`: axis 2 is out of range for rank 2",
     );
     rejects(
         17,
@@ -385,7 +385,7 @@ fn contradictions_name_the_node() {
     rejects(
         17,
         "(float[N,5,8,8] x, float[8,4,3,3] w) => (y) { y = Conv(x, w) }",
-        "Conv producing `y`: `x` float[N,5,8,8] has not the 4 channels that `w` float[8,4,3,3] takes",
+        "Conv producing `y`: `x` float[N,5,8,8] does not have the 4 input channels of `w` float[8,4,3,3]",
     );
     // Symbols do not contradict each other.
     check(17, "(float[N,K] a, float[5,6] b) => (float[M,6] y) { y = MatMul(a, b) }", "y float[N,6]");

@@ -94,8 +94,8 @@ impl Calibration {
 ///
 /// # Errors
 ///
-/// [`Error::Invalid`] if the model has no linear operator with constant weights; errors of files, samples, passes and
-/// the engine.
+/// [`Error::Invalid`] if the model has no linear operator with constant weights; errors of files, samples,
+/// passes and the engine.
 pub fn calibrate(source: impl Into<Source>, options: &CalibrateOptions) -> Result<Calibration, Error> {
     let source = source.into();
     let name = source.name().to_owned();

@@ -1,15 +1,15 @@
 //! Delta debugging: the smallest part of a model that still fails.
 //!
-//! After Zeller and Hildebrandt, "Simplifying and isolating failure-inducing input" (2002): removes ever smaller chunks of
-//! nodes and outputs as long as the rest still fails. Their `ddmin` also tries the chunks by themselves; this is omitted, as
-//! the nodes of a failure are seldom adjacent. The result is 1-minimal, if the candidates suffice: without any one of its
-//! nodes it does not fail.
+//! After Zeller and Hildebrandt, "Simplifying and isolating failure-inducing input" (2002): removes ever
+//! smaller chunks of nodes and outputs as long as the rest still fails. Their `ddmin` also tries the chunks
+//! by themselves; this is omitted, as the nodes of a failure are seldom adjacent. The result is 1-minimal, if
+//! the candidates suffice: without any one of its nodes it does not fail.
 
 use pare_graph::{Model, NodeId};
 use std::collections::HashSet;
 
-/// Returns the smallest part of `model` for which `fails` holds that is found with `candidates` calls of it at most.
-/// `fails(model)` must hold.
+/// Returns the smallest part of `model` for which `fails` holds that is found with `candidates` calls of it
+/// at most. `fails(model)` must hold.
 pub(crate) fn reduce(model: &Model, candidates: usize, mut fails: impl FnMut(&Model) -> bool) -> Model {
     let mut budget = candidates;
     let mut best = model.clone();
@@ -55,7 +55,8 @@ fn drop_functions(model: Model, budget: &mut usize, fails: &mut impl FnMut(&Mode
     if without.check().is_ok() && fails(&without) { without } else { model }
 }
 
-/// Returns a 1-minimal subset of `items` that fails: removes ever smaller chunks without which it still fails.
+/// Returns a 1-minimal subset of `items` that fails: removes ever smaller chunks without which it still
+/// fails.
 fn ddmin<T: Clone>(mut items: Vec<T>, budget: &mut usize, fails: &mut dyn FnMut(&[T]) -> bool) -> Vec<T> {
     let mut size = items.len().div_ceil(2).max(1);
     loop {

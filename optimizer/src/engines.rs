@@ -17,8 +17,8 @@ pub fn describe(environment: &Environment) -> Result<String, Error> {
     LazyEngine::new(environment).description()
 }
 
-/// Fetches ONNX Runtime into the cache folder of the user, and returns the path of the library. `progress` receives one
-/// line before the download.
+/// Fetches ONNX Runtime into the cache folder of the user, and returns the path of the library. `progress`
+/// receives one line before the download.
 ///
 /// # Errors
 ///

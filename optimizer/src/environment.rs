@@ -81,8 +81,8 @@ pub trait Progress: Send + Sync {
     /// Observes the model after each pass of the pipeline.
     fn after_pass(&self, _pass: &str, _model: &Model) {}
 
-    /// Returns true to cancel the operation with [`Error::Cancelled`]. It is asked before each use of the engine, each
-    /// candidate of a search and each stage of an operation.
+    /// Returns true to cancel the operation with [`Error::Cancelled`]. It is asked before each use of the
+    /// engine, each candidate of a search and each stage of an operation.
     fn cancelled(&self) -> bool {
         false
     }

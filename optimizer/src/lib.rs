@@ -1,7 +1,7 @@
 //! Makes trained ONNX models smaller and faster, and proves it.
 //!
-//! [`optimize`] runs a pipeline of passes over a model and then runs both models on the same samples. It returns the
-//! result only if it keeps what the passes promise. The simplest use, from a `build.rs`:
+//! [`optimize`] runs a pipeline of passes over a model and then runs both models on the same samples. It
+//! returns the result only if it keeps what the passes promise. The simplest use, from a `build.rs`:
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -23,15 +23,16 @@
 //! | [`mask`] | the zeros that a pipeline leaves among the weights |
 //! | [`Project::build`] | many models, each rebuilt only if something it depends on changed |
 //!
-//! All take a [`Source`] (a path, bytes or a [`Model`]) and options with an [`Environment`]: engine, threads, seed,
-//! and a [`Progress`] that receives events and can cancel. Reports serialise to the JSON of the `pare` command. Errors
-//! are one sentence; [`Error::hint`] returns the remedy as a value.
+//! All take a [`Source`] (a path, bytes or a [`Model`]) and options with an [`Environment`]: engine, threads,
+//! seed, and a [`Progress`] that receives events and can cancel. Reports serialise to the JSON of the `pare`
+//! command. Errors are one sentence; [`Error::hint`] returns the remedy as a value.
 //!
 //! # Engines
 //!
-//! Models are run by ONNX Runtime (feature `ort`, loaded at run time) or by the embedded tract (feature `tract`); both
-//! are on by default. Without engines the crate reads models, runs the passes that need no samples, and writes; the
-//! proof then is [`Outcome::Unproven`]. Feature `install` fetches ONNX Runtime where there is none.
+//! Models are run by ONNX Runtime (feature `ort`, loaded at run time) or by the embedded tract (feature
+//! `tract`); both are on by default. Without engines the crate reads models, runs the passes that need no
+//! samples, and writes; the proof then is [`Outcome::Unproven`]. Feature `install` fetches ONNX Runtime where
+//! there is none.
 
 mod bench;
 mod bisect;

@@ -1,7 +1,7 @@
 //! Lock files: the settings and the file contents that each output was built from.
 //!
-//! Contents are compared by hash, so that a fresh checkout needs no work. A file whose size and modification time are
-//! unchanged is not read again.
+//! Contents are compared by hash, so that a fresh checkout needs no work. A file whose size and modification
+//! time are unchanged is not read again.
 
 use crate::{Error, output::write_file};
 use serde::{Deserialize, Serialize};
@@ -148,7 +148,8 @@ impl Lock {
     }
 }
 
-/// The files behind a path: a file with its data files (`NAME.data`, `NAME.….data`), or all files of a folder.
+/// The files behind a path: a file with its data files (`NAME.data`, `NAME.….data`), or all files of a
+/// folder.
 pub(crate) fn files_of(path: &Path) -> Vec<PathBuf> {
     let entries = |folder: &Path| {
         let mut paths: Vec<_> =

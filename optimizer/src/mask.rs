@@ -53,7 +53,8 @@ pub struct Masked {
 }
 
 impl Masked {
-    /// Serialises the mask: a safetensors file of booleans named after the weights, for the pass `apply-mask`.
+    /// Serialises the mask: a safetensors file of booleans named after the weights, for the pass
+    /// `apply-mask`.
     ///
     /// # Errors
     ///
@@ -85,7 +86,8 @@ impl Masked {
 ///
 /// # Errors
 ///
-/// [`Error::Invalid`] if the pipeline renames or reshapes weights; errors of files, samples, passes and the engine.
+/// [`Error::Invalid`] if the pipeline renames or reshapes weights; errors of files, samples, passes and the
+/// engine.
 pub fn mask(source: impl Into<Source>, options: &MaskOptions) -> Result<Masked, Error> {
     let source = source.into();
     let name = source.name().to_owned();

@@ -39,8 +39,8 @@ pub const PIPELINE_KEY: &str = "pare.pipeline";
 #[non_exhaustive]
 pub struct OptimizeOptions {
     pipeline: PipelineOption,
-    /// Samples for calibration and comparison: a `.npz` or `.npy` file, or a folder of ONNX test data. Without, the
-    /// comparison uses generated samples.
+    /// Samples for calibration and comparison: a `.npz` or `.npy` file, or a folder of ONNX test data.
+    /// Without, the comparison uses generated samples.
     pub samples: Option<PathBuf>,
     /// Files of statistics written by [`calibrate`](crate::calibrate); their sums are added.
     pub statistics: Vec<PathBuf>,
@@ -54,7 +54,8 @@ pub struct OptimizeOptions {
     pub freeze_initializers: bool,
     /// Patches to apply at most.
     pub stop_after: Option<u64>,
-    /// Whether to search for the smallest part of the model that fails in the same way when a pass is at fault.
+    /// Whether to search for the smallest part of the model that fails in the same way when a pass is at
+    /// fault.
     pub reproduce: bool,
     /// Bytes that activations may occupy during calibration.
     pub memory: u64,
@@ -237,8 +238,8 @@ impl Optimized {
     ///
     /// # Errors
     ///
-    /// [`Error::Write`] if it exceeds the limit of 2 GiB of one protobuf message; [`Optimized::write`] then writes the
-    /// weights into a second file.
+    /// [`Error::Write`] if it exceeds the limit of 2 GiB of one protobuf message; [`Optimized::write`] then
+    /// writes the weights into a second file.
     pub fn to_bytes(&self) -> Result<Vec<u8>, Error> {
         Ok(onnx::to_bytes(&self.model)?)
     }
@@ -281,8 +282,8 @@ impl Optimized {
 /// Runs a pipeline over a model, and returns the result if it keeps what the passes promise.
 ///
 /// The original and the result are run on the same samples. Passes whose effect is [`Effect::Exact`] or
-/// [`Effect::Rounding`] must keep every output, up to the rounding noise of the original itself; lossy passes must keep
-/// the limits of the options.
+/// [`Effect::Rounding`] must keep every output, up to the rounding noise of the original itself; lossy passes
+/// must keep the limits of the options.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -301,8 +302,8 @@ impl Optimized {
 ///
 /// # Errors
 ///
-/// [`Error::Rejected`] if the result does not keep a promise or a limit, [`Error::Defect`] if a pass is defective, and
-/// other errors if options, files or the engine do not allow the run.
+/// [`Error::Rejected`] if the result does not keep a promise or a limit, [`Error::Defect`] if a pass is
+/// defective, and other errors if options, files or the engine do not allow the run.
 pub fn optimize(source: impl Into<Source>, options: impl Into<OptimizeOptions>) -> Result<Optimized, Error> {
     let start = Instant::now();
     let mut options = options.into();

@@ -160,8 +160,8 @@ impl Serialize for ModelState {
 }
 
 impl Project {
-    /// Builds the outputs that are out of date, and calls `done` after each model. The lock file is written after each
-    /// model, so that an interrupted build continues where it ended.
+    /// Builds the outputs that are out of date, and calls `done` after each model. The lock file is written
+    /// after each model, so that an interrupted build continues where it ended.
     ///
     /// ```no_run
     /// use onnx_pare::{Config, ProjectOptions};

@@ -7,8 +7,9 @@ use pare_runtime::{Outcome, ProofOptions, ProofReport, SampleSet, declared_chang
 use serde::{Serialize, Serializer};
 use std::fmt;
 
-/// Samples that show how values are rounded, by passes that promise equality and by the engine's optimizations. Each
-/// has thousands of values, all of which would differ; only shares of samples, such as accuracy, need all samples.
+/// Samples that show how values are rounded, by passes that promise equality and by the engine's
+/// optimizations. Each has thousands of values, all of which would differ; only shares of samples, such as
+/// accuracy, need all samples.
 const ROUNDING_SAMPLES: usize = 512;
 
 /// The comparisons of a proof.

@@ -181,8 +181,9 @@ impl ReduceOptions {
     }
 }
 
-/// Finds the smallest part of a model on which a pipeline fails: a pass panics, leaves an invalid model behind, does
-/// not converge, or changes the result though it promises equality. Returns `None` if the pipeline does not fail.
+/// Finds the smallest part of a model on which a pipeline fails: a pass panics, leaves an invalid model
+/// behind, does not converge, or changes the result though it promises equality. Returns `None` if the
+/// pipeline does not fail.
 ///
 /// ```no_run
 /// use onnx_pare::{ReduceOptions, reduce};

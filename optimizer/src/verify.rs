@@ -64,8 +64,8 @@ impl Verification {
 
 /// Runs two models on the same samples and compares their outputs.
 ///
-/// Without limits the outputs must be equal up to the rounding noise of the reference: the change that the engine's own
-/// optimizations cause in it.
+/// Without limits the outputs must be equal up to the rounding noise of the reference: the change that the
+/// engine's own optimizations cause in it.
 ///
 /// ```
 /// # #[cfg(feature = "tract")]

@@ -14,7 +14,8 @@ use std::{
 
 const MEGABYTE: usize = 1 << 20;
 
-/// Runs `pare optimize in.onnx -o out.onnx` and sends a signal after some time; returns whether it was still running.
+/// Runs `pare optimize in.onnx -o out.onnx` and sends a signal after some time; returns whether it was still
+/// running.
 fn interrupted(folder: &Path, signal: &str, after: Duration) -> bool {
     let mut child = pare(folder)
         .args(["optimize", "in.onnx", "-o", "out.onnx", "--no-prove", "--quiet"])

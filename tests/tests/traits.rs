@@ -15,7 +15,6 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("ATen", "the engine is built without PyTorch"),
     ("BiasAdd", "the engine has no CPU kernel"),
     ("BiasDropout", "the engine is built without training"),
-    ("BitCast", "the engine does not support operator set 26"),
     ("BitmaskBiasDropout", "the engine is built without training"),
     ("BitmaskDropout", "the engine is built without training"),
     ("CategoryMapper", "the inputs are strings"),
@@ -55,6 +54,7 @@ fn example(op: &str, of: Trait) -> Example {
         "Where" => ("bool[3,4,5] x, float[3,4,5] a, float[4,1] b", "", "(x, a, b)"),
         "Cast" | "BitCast" => (CUBE, "", "<to = 6>(x)"),
         "Clip" => (CUBE, "float low = {-1}, float high = {1}", "(x, low, high)"),
+        "BiasAdd" => ("float[1,2,320] x, float[320] b, float[1,2,320] s", "", "(x, b, s)"),
         "FastGelu" | "BiasGelu" => ("float[3,4,5] x, float[5] b", "", "(x, b)"),
         "Binarizer" => ("float[3,4] x", "", "<threshold = 0.5>(x)"),
         "Dropout" if of == Trait::Random => (CUBE, "float r = {0.5}, bool t = {1}", "(x, r, t)"),
@@ -142,9 +142,10 @@ impl Function {
     fn load(example: &Example, name: &str, call: &str) -> Result<Self, String> {
         let Example { opset, inputs, initializers, range, .. } = example;
         let initializers = if initializers.is_empty() { String::new() } else { format!("<{initializers}>") };
+        let outputs = if name == "DynamicQuantizeLinear" { "y, s, z" } else { "y" };
         let imports = format!(r#""" : {opset}, "com.microsoft" : 1, "ai.onnx.ml" : 3"#);
         let source = format!(
-            "<ir_version: 10, opset_import: [{imports}]> g ({inputs}) => (y) {initializers} {{ y = {name}{call} }}"
+            "<ir_version: 10, opset_import: [{imports}]> g ({inputs}) => (y) {initializers} {{ {outputs} = {name}{call} }}"
         );
         let mut model = parse_model(&source).map_err(|e| e.to_string())?;
         model.infer().map_err(|e| e.to_string())?;

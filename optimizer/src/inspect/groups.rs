@@ -57,8 +57,8 @@ pub struct GroupMember {
     pub per_unit: usize,
 }
 
-/// Returns the channel groups whose names match `pattern` (all with an empty one), after constants and batch norms are
-/// folded.
+/// Returns the channel groups whose names match `pattern` (all with an empty one), after constants and batch
+/// norms are folded.
 ///
 /// # Errors
 ///

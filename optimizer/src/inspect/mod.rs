@@ -179,8 +179,8 @@ fn as_map<S: Serializer>(pairs: &[(String, i64)], serializer: S) -> Result<S::Ok
     serializer.collect_map(pairs.iter().map(|(key, value)| (key, value)))
 }
 
-/// Symbolic dimensions without a size, other than the first ones, which are batches: with 1 for them the cost is not
-/// that of any real run.
+/// Symbolic dimensions without a size, other than the first ones, which are batches: with 1 for them the cost
+/// is not that of any real run.
 fn open_dims(inputs: &[InputSpec], sizes: &Bindings) -> Vec<String> {
     let inner = |input: &InputSpec| match &input.kind {
         PortKind::Tensor { dims, .. } => dims.iter().flatten().skip(1).cloned().collect(),

@@ -167,9 +167,9 @@ pub(super) fn put(graph: &mut Graph, id: ValueId, fact: Fact, changed: &mut Hash
     }
 }
 
-/// Whether the inferred fact of an output contradicts its declaration. A different type always does. A different shape
-/// does only if it is not the one inferred first, i.e. if a change of the graph caused it: files may declare wrong
-/// shapes, which ONNX Runtime ignores as well.
+/// Whether the inferred fact of an output contradicts its declaration. A different type always does. A
+/// different shape does only if it is not the one inferred first, i.e. if a change of the graph caused it:
+/// files may declare wrong shapes, which ONNX Runtime ignores as well.
 fn contradicts(graph: &mut Graph, output: ValueId, inferred: &Fact, declared: &Fact) -> bool {
     let Some(entry) = graph.value_mut(output).declared.as_mut() else { return false };
     let first = entry.computed.get_or_insert_with(|| inferred.clone());

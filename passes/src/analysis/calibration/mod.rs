@@ -1,10 +1,12 @@
-//! Calibration: runs samples through a model, keeps sums over activations, and solves for weights in closed form.
+//! Calibration: runs samples through a model, keeps sums over activations, and solves for weights in closed
+//! form.
 //!
 //! * `observe` runs samples through a model and passes inner values to a closure, batch by batch.
 //! * `input_sums` adds up the input rows of linear operators to [`Sums`](crate::statistics::Sums): means,
 //!   covariances and cross-covariances in f64. [`collect_statistics`] does so for all linear operators.
 //! * `Sums::ridge` fits a map to sums; `block_obs` ranks inputs by the error of removing them.
-//! * `entropy` measures how often the signs of activations vary, `max_sliced` the distance between two sets of rows.
+//! * `entropy` measures how often the signs of activations vary, `max_sliced` the distance between two sets
+//!   of rows.
 //! * `segment` extracts a part of a model, to run it on its own.
 
 mod collect;

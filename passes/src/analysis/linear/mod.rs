@@ -182,11 +182,6 @@ impl Linear {
         }
     }
 
-    /// Returns whether each channel is a group.
-    pub fn is_depthwise(&self) -> bool {
-        self.channels == 1 && self.groups > 1
-    }
-
     /// Returns whether the weights are an initializer without other users, so that they may be changed.
     pub fn owns_weight(&self, graph: &Graph) -> bool {
         graph.value(self.weight).tensor().is_some() && graph.use_count(self.weight) == 1

@@ -50,7 +50,8 @@ pub fn rule(at: NodeRef<'_>) -> Option<&'static Rule> {
         "com.microsoft" => microsoft(at.op()),
         _ => None,
     };
-    // `CastLike` reads no element of its second input, which need not broadcast; if it does, it is tied as well.
+    // `CastLike` reads no element of its second input, which need not broadcast; if it does, it is tied as
+    // well.
     let elementwise = at.has(Trait::Elementwise) || at.is("CastLike");
     own.or(elementwise.then_some(&ELEMENTWISE)).or(at.has(Trait::Reduction).then_some(&REDUCE))
 }
