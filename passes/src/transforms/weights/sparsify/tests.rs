@@ -218,6 +218,12 @@ fn skips_shared_weights_and_indivisible_channels() {
     assert_eq!(kept(&changed.graph, "v"), [false, false, true, true]);
     let report = run_pass(pass("pattern = \"2:4\""), &mut model(source));
     assert!(
-        report.steps.last().unwrap().declined.keys().any(|why| why == "`v` has 2 input channels, which 4 does not divide")
+        report
+            .steps
+            .last()
+            .unwrap()
+            .declined
+            .keys()
+            .any(|why| why == "`v` has 2 input channels, which 4 does not divide")
     );
 }
