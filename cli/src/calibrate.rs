@@ -16,7 +16,7 @@ pub fn run(args: &CalibrateArgs, environment: Environment, terminal: &Terminal) 
     check_output(&args.output)?;
     let options = CalibrateOptions::new(&args.samples)
         .pipeline(pipeline)
-        .add(args.add.clone())
+        .merge(args.add.clone())
         .positions(args.places)
         .memory(args.memory)
         .environment(environment);

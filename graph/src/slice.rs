@@ -91,16 +91,17 @@ impl Graph {
     ) -> Result<(), GraphError> {
         for &node in self.nodes().iter().filter(|n| nodes.contains(n)) {
             for value in self.operands(node) {
-                if !copies.contains_key(&value) {
-                    copies.insert(value, copy(target, value)?);
+                if let std::collections::hash_map::Entry::Vacant(e) = copies.entry(value) {
+                    e.insert(copy(target, value)?);
                 }
             }
             let inputs: Vec<_> = self.inputs_of(node).into_iter().map(|v| v.map(|v| copies[&v])).collect();
             let mut outputs = vec![];
             for output in self.outputs_of(node) {
-                let copied = |value| match copies.get(&value) {
-                    Some(_) => target.add_value(Value::named(&self.fresh_name(&self.value(value).name))),
-                    None => {
+                let copied = |value| {
+                    if copies.get(&value).is_some() {
+                        target.add_value(Value::named(&self.fresh_name(&self.value(value).name)))
+                    } else {
                         let copied = copy(target, value)?;
                         copies.insert(value, copied);
                         Ok(copied)
@@ -172,7 +173,7 @@ impl Graph {
             let value = self.value(id);
             let declared = value.declared.clone().map(|d| Declared { order: None, ..d });
             let (fact, data) = (value.fact.clone(), value.data.clone());
-            let copy = part.add_value(Value { declared, fact, data, ..Value::named(&value.name) })?;
+            let copy = part.add_value(Value { fact, declared, data, ..Value::named(&value.name) })?;
             if !self.computes(nodes, id) && (value.data.is_none() || value.is_input()) {
                 has_types &= part.declare(copy);
                 part.add_input(copy);

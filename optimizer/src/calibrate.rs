@@ -22,7 +22,7 @@ pub struct CalibrateOptions {
     /// The pipeline that runs first: the passes before the one that uses the statistics.
     pub pipeline: Pipeline,
     /// Files of statistics to add, such as those of other parts of the samples.
-    pub add: Vec<PathBuf>,
+    pub merge: Vec<PathBuf>,
     /// Positions of each sample that are used.
     pub positions: usize,
     /// Bytes that activations and sums may occupy.
@@ -35,7 +35,7 @@ setters!(CalibrateOptions {
     /// Sets the pipeline that runs first.
     pipeline: Pipeline,
     /// Sets the files of statistics to add.
-    add: Vec<PathBuf>,
+    merge: Vec<PathBuf>,
     /// Sets the number of positions of each sample.
     positions: usize,
     /// Sets the limit of memory in bytes.
@@ -50,7 +50,7 @@ impl CalibrateOptions {
         Self {
             samples: samples.into(),
             pipeline: "safe".parse().unwrap_or_default(),
-            add: vec![],
+            merge: vec![],
             positions: 32,
             memory: MEMORY,
             environment: Environment::default(),
@@ -99,7 +99,7 @@ impl Calibration {
 pub fn calibrate(source: impl Into<Source>, options: &CalibrateOptions) -> Result<Calibration, Error> {
     let source = source.into();
     let name = source.name().to_owned();
-    let earlier = read_statistics(&options.add)?;
+    let earlier = read_statistics(&options.merge)?;
     let mut model = source.load()?.model;
     let environment = &options.environment;
     let engine = LazyEngine::new(environment);

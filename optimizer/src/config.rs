@@ -30,7 +30,7 @@ impl Config {
             path: path.to_owned(),
             error,
         })?;
-        let keys: Option<BTreeMap<String, serde::de::IgnoredAny>> = read_toml(&source).ok();
+        let keys: Option<BTreeMap<String, serde_json::Value>> = read_toml(&source).ok();
         if keys.is_some_and(|keys| keys.contains_key("model")) {
             return parse_project(path, &source).map(Self::Project);
         }

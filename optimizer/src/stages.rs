@@ -21,18 +21,18 @@ pub(crate) struct Stages {
     progress: Arc<dyn Progress>,
     last: Model,
     patches: u64,
-    stages: Vec<Stage>,
+    done: Vec<Stage>,
 }
 
 impl Stages {
     pub fn new(pipeline: &Pipeline, prove: Prove, progress: Arc<dyn Progress>, model: &Model) -> Self {
         let each_pass = prove == Prove::EachPass;
         let keep_models = each_pass || pipeline.effect() == Effect::Lossy;
-        Self { keep_models, each_pass, progress, last: model.clone(), patches: 0, stages: vec![] }
+        Self { keep_models, each_pass, progress, last: model.clone(), patches: 0, done: vec![] }
     }
 
     pub fn finish(self) -> Vec<Stage> {
-        self.stages
+        self.done
     }
 }
 
@@ -45,14 +45,14 @@ impl Observer for Stages {
         }
         let after = if self.keep_models { model.clone() } else { Model::default() };
         let lossy = |effect: Effect| effect == Effect::Lossy;
-        match self.stages.last_mut() {
+        match self.done.last_mut() {
             Some(stage) if !self.each_pass && lossy(stage.effect) == lossy(info.effect) => {
                 stage.effect = stage.effect.max(info.effect);
                 stage.passes.push(info.name);
                 stage.passes.dedup();
                 stage.after = after.clone();
             }
-            _ => self.stages.push(Stage {
+            _ => self.done.push(Stage {
                 effect: info.effect,
                 passes: vec![info.name],
                 before: self.last.clone(),

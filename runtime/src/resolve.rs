@@ -83,6 +83,7 @@ pub fn resolve(choice: &EngineChoice, progress: &mut dyn FnMut(&str)) -> Result<
 }
 
 #[cfg(feature = "tract")]
+#[allow(clippy::unnecessary_wraps, reason = "without the feature there is none")]
 fn tract(why: &str, fallback: bool) -> Result<Resolved, EngineError> {
     let engine = Arc::new(crate::TractEngine::new());
     let note = format!("{} {}, {why}", engine.name(), engine.version());

@@ -58,7 +58,7 @@ pub(crate) struct Allowed {
 
 impl Tolerance {
     /// The allowed deviation of an output with this `floor`; `reference` is its largest |value|.
-    pub(crate) fn from_floor(&self, floor: &Deviation, dtype: Option<DataType>, reference: f64) -> Allowed {
+    pub(crate) fn allowed(&self, floor: &Deviation, dtype: Option<DataType>, reference: f64) -> Allowed {
         let epsilon = dtype.map_or(0.0, epsilon);
         let wide = dtype.is_some_and(|dtype| dtype.bits() >= 32);
         let roundings = if wide { self.roundings } else { self.narrow_roundings };
@@ -92,7 +92,7 @@ impl Tolerance {
         if let Some(mismatch) = &deviation.mismatch {
             return Some((f64::INFINITY, mismatch.clone()));
         }
-        let allowed = self.from_floor(floor, deviation.dtype, deviation.max_reference);
+        let allowed = self.allowed(floor, deviation.dtype, deviation.max_reference);
         let count = deviation.count.max(1) as f64;
         if deviation.misplaced as f64 / count > allowed.misplaced {
             let misplaced = deviation.misplaced;
@@ -252,7 +252,7 @@ mod tests {
     #[test]
     fn allowance_scales_with_type_and_size() {
         let floor = Deviation::default();
-        let allowed = |dtype, size| Tolerance::default().from_floor(&floor, Some(dtype), size).abs;
+        let allowed = |dtype, size| Tolerance::default().allowed(&floor, Some(dtype), size).abs;
         assert_eq!(allowed(DataType::Float, 2.0), 64.0 * f64::from(f32::EPSILON));
         assert_eq!(allowed(DataType::Float16, 1.0), 8.0 / 1024.0);
         assert_eq!(allowed(DataType::Int64, 1e9), 0.0);

@@ -46,7 +46,7 @@ impl Default for Stopwatch {
             runs: 1..=10_000,
             rounds: 20,
             min_time: Duration::from_secs(2),
-            max_time: Duration::from_secs(60),
+            max_time: Duration::from_mins(1),
             estimator: Estimator::Median,
         }
     }

@@ -82,8 +82,8 @@ pub fn inspect_groups(source: impl Into<Source>, pattern: &str) -> Result<Channe
         kind: group.kind.name(),
         width: group.width,
         fixed: group.pinned.clone(),
-        share_of_parameters: costs.share(&costs.params, id),
-        share_of_macs: costs.share(&costs.macs, id),
+        share_of_parameters: GroupCosts::share(&costs.params, id),
+        share_of_macs: GroupCosts::share(&costs.macs, id),
         members: group.members.iter().map(|m| describe_member(graph, m)).collect(),
     };
     Ok(ChannelGroups { groups: wanted.into_iter().map(describe).collect() })
@@ -101,7 +101,7 @@ impl GroupCosts {
     }
 
     /// The share of the cost that is proportional to the width of the group.
-    fn share(&self, cost: &CostModel, group: usize) -> f64 {
+    fn share(cost: &CostModel, group: usize) -> f64 {
         let all = cost.at(&|_| 0);
         if all > 0.0 { cost.of(group).at(&|_| 0) / all } else { 0.0 }
     }

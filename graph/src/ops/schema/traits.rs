@@ -104,13 +104,12 @@ fn table() -> &'static Table {
 fn parse(text: &'static str) -> Option<Table> {
     let (mut table, mut domain) = (Table::new(), "");
     for line in text.lines().filter(|line| !line.starts_with('#')) {
-        match line.strip_prefix("domain ") {
-            Some(name) => domain = standard_domain(name),
-            None => {
-                let mut words = line.split(' ');
-                let replaced = table.insert((domain, words.next()?), parse_row(words)?);
-                replaced.is_none().then_some(())?;
-            }
+        if let Some(name) = line.strip_prefix("domain ") {
+            domain = standard_domain(name)
+        } else {
+            let mut words = line.split(' ');
+            let replaced = table.insert((domain, words.next()?), parse_row(words)?);
+            replaced.is_none().then_some(())?;
         }
     }
     Some(table)

@@ -49,7 +49,7 @@ pub enum Importance {
     Obd,
     /// The energy that the unit contributes to its readers, `tr(W_c C_cc W_cᵀ)`.
     Energy,
-    /// The squared error that removal causes in the refitted readers (see [`block_obs`]).
+    /// The squared error that removal causes in the refitted readers (see `block_obs`).
     Obs,
     /// The drift of the outputs without the unit (Skeletonization, Mozer and Smolensky 1988), by ablation.
     Skeleton,

@@ -236,7 +236,7 @@ impl<'g> Writer<'g> {
                     x = self.node("Sub", &[], &[x, shift]);
                 }
                 (_, Some(sizes)) => {
-                    map = sum_maps(map, kernel.ones_as_map(sizes)).ok_or(Decline::Mismatch)?
+                    map = sum_maps(map, kernel.ones_as_map(sizes)).ok_or(Decline::Mismatch)?;
                 }
                 (_, None) => return self.with_ones(x, kernel, spatial),
             }
