@@ -5,7 +5,7 @@ use pare_runtime::{Contender, LoadOptions, Optimize, Stopwatch, bench as measure
 use serde::Serialize;
 use std::{path::PathBuf, time::Duration};
 
-/// Options of [`bench`].
+/// Options of [`bench()`].
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct BenchOptions {
@@ -58,7 +58,7 @@ impl Default for BenchOptions {
     }
 }
 
-/// The result of [`bench`].
+/// The result of [`bench()`].
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct BenchReport {

@@ -17,7 +17,7 @@
 //! | [`optimize`] | the model after a pipeline, with the report and the proof |
 //! | [`verify`] | how far the outputs of two models differ |
 //! | [`reduce`] | the smallest part of a model on which a pipeline still fails |
-//! | [`bench`] | the latency of models, measured in interleaved rounds |
+//! | [`bench()`] | the latency of models, measured in interleaved rounds |
 //! | [`inspect`] | operators, weights, multiply-accumulates and memory of a model |
 //! | [`calibrate`] | statistics of the activations, for passes that need samples |
 //! | [`mask`] | the zeros that a pipeline leaves among the weights |

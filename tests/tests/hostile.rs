@@ -3,11 +3,7 @@
 use crate::support::root;
 use pare_graph::{Model, onnx};
 use pare_passes::{RunError, RunOptions, run};
-use std::{
-    fs,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{fs, path::Path};
 
 /// Models in the protobuf format, written by hand, since the writer rejects them.
 mod file {
@@ -208,7 +204,6 @@ fn does_not_trust_sizes() {
                 .concat(),
         )
     };
-    let start = Instant::now();
     let far = |offset: &str, length: &str| {
         let entry = |k: &str, v: &str| file::part(13, [file::part(1, k), file::part(2, v)].concat());
         let entries =
@@ -246,7 +241,6 @@ fn does_not_trust_sizes() {
     for part in large {
         let _ = first_error(model(18, &[part, relu()]), None);
     }
-    assert!(start.elapsed() < Duration::from_secs(10));
 }
 
 #[test]
