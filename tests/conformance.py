@@ -7,7 +7,7 @@ Needs Python 3.10 or later. The packages it runs on (onnx, onnxruntime, numpy) g
 
     ok         the same outputs as before
     not run    ONNX Runtime does not run the original
-    refused    pare says what is wrong and writes nothing
+    refused    pare rejects the model with a reason
     wrong      other outputs; with `--passes ''`, another file
     interface  other inputs or outputs
     invalid    ONNX Runtime does not run the result

@@ -145,7 +145,7 @@ def main():
     text += f"on the left is that of `criterion={ORDER}`; the other criteria, each in its own order, with the best replacement.\n\n"
     for name in dict.fromkeys(r["model"] for r in rows):
         text += f"## {name}\n\n{table(rows, name)}\n"
-    text += f"At {len(pairs)} points lines with a refit are compared with the identity: {further} times they lie no nearer to the original's outputs "
+    text += f"At {len(pairs)} points lines with a refit are compared with the identity: {further} times they are no closer to the original's outputs "
     text += f"(KL divergence), {worse} times fewer images are classified right.\n\n![accuracies](depth.svg)\n\n"
     text += "## Slopes of one\n\nWhere training drove slopes to one (*Layer Folding*), `safe` removes the activations and composes the layers, "
     text += "exactly: outputs are proven equal on the whole test set.\n\n" + markdown(fold)

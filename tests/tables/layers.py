@@ -37,26 +37,26 @@ def rows(name, unit, folder, criteria, timed):
              **compared(reference, reference, labels), "macs": 1.0, "speed": 1.0, "blocks": ""}
     found, done = [first], {}
     for criterion in criteria:
-        for count, gone in enumerate(order(model(name), calibration, folder, criterion, unit), 1):
+        for count, removed in enumerate(order(model(name), calibration, folder, criterion, unit), 1):
             for repair in REPAIRS:
                 # Criteria that choose the same blocks give the same model.
-                key = (frozenset(gone), repair)
+                key = (frozenset(removed), repair)
                 if key not in done:
                     out = folder / f"{name}-{len(done)}.onnx"
-                    names = ",".join(f'"{n}"' for n in gone)
+                    names = ",".join(f'"{n}"' for n in removed)
                     report = pare("optimize", model(name), "-o", out, "--passes",
                                   f"drop-blocks{{blocks=[{names}],repair={repair}}},safe",
                                   "--samples", calibration, "--no-prove")
                     done[key] = out, report["after"]["macs"] / base, compared(reference, outputs(out, data), labels)
                 _, macs, measured = done[key]
                 found.append({"model": name, "unit": unit, "dropped": count, "criterion": criterion, "repair": repair,
-                              **measured, "macs": macs, "speed": float("nan"), "blocks": "; ".join(gone)})
-                print(f"{name} {criterion} {repair} {count}: {measured}  {gone}", flush=True)
+                              **measured, "macs": macs, "speed": float("nan"), "blocks": "; ".join(removed)})
+                print(f"{name} {criterion} {repair} {count}: {measured}  {removed}", flush=True)
     if timed:
         # Repairs add no nodes, so they do not change the latency.
-        sets = {gone: out for (gone, repair), (out, _, _) in done.items() if repair == REPAIRS[0]}
+        sets = {removed: out for (removed, repair), (out, _, _) in done.items() if repair == REPAIRS[0]}
         times = latency([whole, *sets.values()], rounds=60)
-        speeds = {gone: 1 / ratio for gone, (_, ratio) in zip(sets, times[1:])}
+        speeds = {removed: 1 / ratio for removed, (_, ratio) in zip(sets, times[1:])}
         for row in found[1:]:
             row["speed"] = speeds[frozenset(row["blocks"].split("; "))]
     return found

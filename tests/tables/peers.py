@@ -274,7 +274,7 @@ def document(rows):
             continue
         for what in ("nodes", "bytes"):
             best = min((r[what] for r in peers), default=ours[what])
-            # Metadata that says which pipeline ran takes some bytes.
+            # The metadata with the pipeline takes some bytes.
             if ours[what] > best + (0 if what == "nodes" else 1024):
                 short.append(f"{name}: {ours[what]} {what}, {best} elsewhere")
         smaller += ours["nodes"] < min((r["nodes"] for r in peers), default=0)
@@ -301,7 +301,7 @@ def document(rows):
     slim = [f"Beside onnxslim ours takes {min(ratios):.3f} to {max(ratios):.3f} of the time."] if ratios else []
     text = "\n".join(
         [
-            f"{len(names)} models. Ours has fewer nodes than every sound result of others on {smaller}; its outputs lie off by",
+            f"{len(names)} models. Ours has fewer nodes than every sound result of others on {smaller}; its outputs differ by",
             f"{worst:.1e} at most, relative to the largest value. " + " ".join(slim),
             "",
             "Updating this document needs the models of the shared folder and all these tools. (✗) marks results that",

@@ -139,8 +139,8 @@ fn rejects_malformed_files_with_one_sentence() {
         ("external", add("good.bin"), "none"),
         (
             "external missing",
-            add("gone.bin"),
-            "the tensor `w` has its data in `gone.bin`, which cannot be opened: No such file or directory (os error 2)",
+            add("missing.bin"),
+            "the tensor `w` has its data in `missing.bin`, which cannot be opened: No such file or directory (os error 2)",
         ),
         (
             "external short",

@@ -106,7 +106,7 @@ fn check_seed(seed: u64, pipelines: &[(&'static str, Effect)], failures: &Mutex<
 }
 
 #[test]
-#[allow(clippy::print_stderr, reason = "which graphs were taken is part of what a run says")]
+#[allow(clippy::print_stderr, reason = "a run reports its graphs")]
 fn properties_hold_for_every_pass() {
     let (first, count) = (number("PARE_SEED", 0), number("PARE_GRAPHS", GRAPHS));
     let passes = registry::PASSES.iter().map(|p| (p.name, p.effect)).filter(|p| p.1 != Effect::Lossy);

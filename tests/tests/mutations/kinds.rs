@@ -129,7 +129,7 @@ pub static KINDS: &[Kind] = &[
         &["BatchNormalization", "LayerNormalization", "InstanceNormalization"],
         |at, _| set(at, "epsilon", 0_f32),
     ),
-    kind("a small constant gone", &["Add", "Max", "Clip"], |at, _| {
+    kind("a small constant removed", &["Add", "Max", "Clip"], |at, _| {
         let slot = (0..2)
             .find(|&s| constant(at, s).and_then(Tensor::single).is_some_and(|c| c > 0.0 && c < 1e-2))?;
         edited(at, slot, |c| c.fill(0.0))
