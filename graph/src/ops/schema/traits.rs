@@ -105,7 +105,7 @@ fn parse(text: &'static str) -> Option<Table> {
     let (mut table, mut domain) = (Table::new(), "");
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         if let Some(name) = line.strip_prefix("domain ") {
-            domain = standard_domain(name)
+            domain = standard_domain(name);
         } else {
             let mut words = line.split(' ');
             let replaced = table.insert((domain, words.next()?), parse_row(words)?);
