@@ -52,7 +52,7 @@ impl<'g> NodeRef<'g> {
         &self.node().op
     }
 
-    /// Whether the node is the standard operator `op`.
+    /// Returns true if the node is the standard operator `op`.
     pub fn is(self, op: &str) -> bool {
         self.node().is(op)
     }
@@ -131,8 +131,8 @@ impl<'g> NodeRef<'g> {
         }
     }
 
-    /// Whether an attribute refers to an attribute of the calling node (in functions), so that its value is
-    /// unknown.
+    /// Returns true if an attribute refers to an attribute of the calling node (in functions), so that its
+    /// value is unknown.
     pub fn has_references(self) -> bool {
         self.node().attributes.values().any(|a| matches!(a, Attribute::Reference { .. }))
     }
@@ -227,7 +227,7 @@ impl<'g> ValueRef<'g> {
         Err(Decline::Mismatch)
     }
 
-    /// Whether the value is a constant; see [`ValueRef::constant`].
+    /// Returns true if the value is a constant; see [`ValueRef::constant`].
     pub fn is_constant(self) -> bool {
         self.constant().is_ok()
     }

@@ -93,12 +93,12 @@ impl Dim {
         }
     }
 
-    /// Whether the expression is a single unknown.
+    /// Returns true if the expression is a single unknown.
     pub fn is_unknown(&self) -> bool {
         matches!(self.single_atom(), Some(Atom::Unknown(_) | Atom::Integer(_)))
     }
 
-    /// Whether the expression contains no integers that are not sizes (see [`Dim::integer`]).
+    /// Returns true if the expression contains no integers that are not sizes (see [`Dim::integer`]).
     pub fn is_of_sizes(&self) -> bool {
         let Repr::Sum(terms) = &self.0 else { return true };
         terms.keys().flatten().all(|atom| match atom {
@@ -260,7 +260,7 @@ impl Dim {
         }
     }
 
-    /// Whether the expression is the minimum of `other` and something else.
+    /// Returns true if the expression is the minimum of `other` and something else.
     pub(crate) fn is_minimum_with(&self, other: &Self) -> bool {
         matches!(self.single_atom(), Some(Atom::Min(p)) if p.0 == *other || p.1 == *other)
     }
@@ -322,7 +322,8 @@ impl Dim {
         Some(sum)
     }
 
-    /// Whether the value is at least `bound`, given that symbols are at least 1 and unknown sizes at least 0.
+    /// Returns true if the value is at least `bound`, given that symbols are at least 1 and unknown sizes at
+    /// least 0.
     pub fn at_least(&self, bound: i64) -> bool {
         self.least().is_some_and(|n| n >= bound)
     }

@@ -102,7 +102,7 @@ impl DataType {
         }
     }
 
-    /// Whether the type is a real floating-point type of any width.
+    /// Returns true if the type is a real floating-point type of any width.
     pub fn is_float(self) -> bool {
         use T::{
             Bfloat16, Double, Float, Float4E2M1, Float6E2M3, Float6E3M2, Float8E4M3Fn, Float8E4M3Fnuz,
@@ -125,7 +125,7 @@ impl DataType {
         )
     }
 
-    /// Whether the type is a signed or unsigned integer type, which `Bool` is not.
+    /// Returns true if the type is a signed or unsigned integer type, which `Bool` is not.
     pub fn is_integer(self) -> bool {
         !self.is_float() && !matches!(self, T::String | T::Bool | T::Complex64 | T::Complex128)
     }

@@ -49,7 +49,7 @@ pub(crate) struct GraphExtra {
     pub unsorted: Option<(u64, usize)>,
 }
 
-/// Whether the names in an entry are those of values; then the entry is dropped with them.
+/// True if the names in an entry are those of values; then the entry is dropped with them.
 pub(crate) type Known = bool;
 
 /// An entry of `value_info` and its position.

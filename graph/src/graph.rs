@@ -59,7 +59,7 @@ impl Names {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name.into())
     }
 
-    /// Whether both are the same pool.
+    /// Returns true if both are the same pool.
     pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
@@ -104,7 +104,7 @@ pub struct Graph {
     pub doc: Option<String>,
     /// Free key-value entries.
     pub metadata: Metadata,
-    /// Whether the graph is the body of a function, whose constants are `Constant` nodes in the file.
+    /// True if the graph is the body of a function, whose constants are `Constant` nodes in the file.
     pub is_function: bool,
     pub(crate) extra: GraphExtra,
 }
@@ -177,13 +177,13 @@ impl Graph {
         self.generations.get(index as usize) == Some(&generation)
     }
 
-    /// Whether the node exists and has not been removed.
+    /// Returns true if the node exists and has not been removed.
     pub fn has_node(&self, id: NodeId) -> bool {
         self.is_current(id.index, id.generation)
             && matches!(self.dag.node_weight(id.index()), Some(Vertex::Node(_)))
     }
 
-    /// Whether the value exists and has not been removed.
+    /// Returns true if the value exists and has not been removed.
     pub fn has_value(&self, id: ValueId) -> bool {
         self.is_current(id.index, id.generation)
             && matches!(self.dag.node_weight(id.index()), Some(Vertex::Value(_)))
@@ -352,7 +352,7 @@ impl Graph {
         unordered
     }
 
-    /// Whether `to` depends on the node `from`.
+    /// Returns true if `to` depends on the node `from`.
     pub(crate) fn reaches(&self, from: NodeId, to: ValueId) -> bool {
         let (mut queue, mut seen) = (vec![from.index()], HashSet::new());
         while let Some(index) = queue.pop() {

@@ -52,7 +52,7 @@ impl Node {
         standard_domain(self.domain.as_deref().unwrap_or(""))
     }
 
-    /// Whether the node is the standard operator `op`.
+    /// Returns true if the node is the standard operator `op`.
     pub fn is(&self, op: &str) -> bool {
         self.op == op && self.domain().is_empty()
     }
@@ -122,17 +122,17 @@ impl Value {
         Self { name: name.into(), fact, data: Some(Constant::Dense(tensor)), ..Self::default() }
     }
 
-    /// Whether the value is an input of the graph.
+    /// Returns true if the value is an input of the graph.
     pub fn is_input(&self) -> bool {
         self.role.input
     }
 
-    /// Whether the value is an output of the graph.
+    /// Returns true if the value is an output of the graph.
     pub fn is_output(&self) -> bool {
         self.role.output
     }
 
-    /// Whether the value belongs to an outer graph.
+    /// Returns true if the value belongs to an outer graph.
     pub fn is_captured(&self) -> bool {
         self.role.captured
     }

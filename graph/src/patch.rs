@@ -79,7 +79,7 @@ pub(crate) struct NewNode {
 pub(crate) struct Replacement {
     pub old: ValueId,
     pub new: Ref,
-    /// Whether the new value may have another shape.
+    /// True if the new value may have another shape.
     pub reshapes: bool,
 }
 
@@ -244,7 +244,7 @@ impl Patch {
         self.edits.push(Edit::SetInput { node, slot, value: value.into() });
     }
 
-    /// Whether the patch changes nothing: added nodes are unused unless another edit refers to them.
+    /// Returns true if the patch changes nothing: added nodes are unused unless another edit refers to them.
     pub fn is_empty(&self) -> bool {
         self.edits.iter().all(|edit| matches!(edit, Edit::AddNode(_)))
     }
@@ -275,7 +275,7 @@ impl Patch {
         by_nodes.chain(self.replacements().map(|r| r.new)).chain(self.new_inputs().map(|(.., value)| value))
     }
 
-    /// Whether `value` is a new value of this patch.
+    /// Returns true if `value` is a new value of this patch.
     pub(crate) fn has(&self, value: NewValue) -> bool {
         value.patch == self.id && value.index < self.values.len()
     }

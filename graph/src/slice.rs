@@ -72,7 +72,7 @@ impl Graph {
         boundary
     }
 
-    /// Whether one of `nodes` computes the value.
+    /// Returns true if one of `nodes` computes the value.
     fn computes(&self, nodes: &HashSet<NodeId>, value: ValueId) -> bool {
         self.producer(value).is_some_and(|(node, _)| nodes.contains(&node))
     }

@@ -257,7 +257,7 @@ impl Tensor {
         data
     }
 
-    /// Whether no element is infinite or NaN. True for strings and complex numbers.
+    /// Returns true if no element is infinite or NaN. True for strings and complex numbers.
     pub fn is_finite(&self) -> bool {
         // `fold` does not exit early, so the loop is vectorized.
         match self.dtype {
@@ -287,7 +287,7 @@ impl Tensor {
         self.shape.iter().product()
     }
 
-    /// Whether the tensor has no elements.
+    /// Returns true if the tensor has no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -96,7 +96,7 @@ impl FromStr for Measure {
 }
 
 impl QualityLimits {
-    /// Whether no limit is given.
+    /// Returns true if no limit is given.
     pub fn is_empty(&self) -> bool {
         let shares = [self.deviation, self.agreement, self.accuracy_drop, self.disagreement];
         shares.iter().all(Option::is_none) && self.measures.is_empty()

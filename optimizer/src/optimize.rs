@@ -54,8 +54,7 @@ pub struct OptimizeOptions {
     pub freeze_initializers: bool,
     /// Patches to apply at most.
     pub stop_after: Option<u64>,
-    /// Whether to search for the smallest part of the model that fails in the same way when a pass is at
-    /// fault.
+    /// True to search for the smallest part of the model that fails in the same way when a pass is at fault.
     pub reproduce: bool,
     /// Bytes that activations may occupy during calibration.
     pub memory: u64,
@@ -156,7 +155,7 @@ impl OptimizeOptions {
 pub struct Optimized {
     /// The model. Its metadata holds the pipeline if it changed ([`PIPELINE_KEY`]).
     pub model: Model,
-    /// Whether the model differs from the original.
+    /// True if the model differs from the original.
     pub changed: bool,
     /// The report.
     pub report: OptimizeReport,
@@ -190,7 +189,7 @@ pub struct OptimizeReport {
     pub model: Option<PathBuf>,
     /// The output file.
     pub output: Option<PathBuf>,
-    /// Whether the output was written.
+    /// True if the output was written.
     pub written: bool,
     /// The pipeline in text form.
     pub pipeline: String,
@@ -273,7 +272,7 @@ impl Optimized {
         self.report.seconds = self.start.elapsed().as_secs_f64();
     }
 
-    /// Whether an engine showed that the result equals the original up to rounding.
+    /// Returns true if an engine showed that the result equals the original up to rounding.
     pub fn is_proven_equal(&self) -> bool {
         self.report.proof.as_ref().is_some_and(|proof| *proof.overall.outcome() == Outcome::Equal)
     }

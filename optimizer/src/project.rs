@@ -53,7 +53,7 @@ pub struct ProjectOptions {
     pub prove: Prove,
     /// Build nothing; outputs that are out of date are reported as stale.
     pub check: bool,
-    /// Whether to write reproducers beside outputs when a pass is at fault.
+    /// True to write reproducers beside outputs when a pass is at fault.
     pub reproduce: bool,
     /// Bytes that activations may occupy during calibration.
     pub memory: u64,
@@ -97,7 +97,7 @@ pub struct ProjectReport {
 }
 
 impl ProjectReport {
-    /// Whether all outputs are up to date.
+    /// Returns true if all outputs are up to date.
     pub fn is_up_to_date(&self) -> bool {
         self.models.iter().all(|m| matches!(m.state, ModelState::Fresh | ModelState::Built))
     }
@@ -120,7 +120,7 @@ pub struct ModelStatus {
     /// The report, if the output was built or rejected.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub report: Option<Box<OptimizeReport>>,
-    /// Whether the result differs from the input.
+    /// True if the result differs from the input.
     #[serde(skip)]
     pub changed: bool,
     /// The reproducer of a rejected result.

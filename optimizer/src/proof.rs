@@ -86,7 +86,7 @@ pub(crate) struct Claim<'c> {
     pub stages: &'c [Stage],
     pub mode: Prove,
     pub limits: &'c QualityLimits,
-    /// Whether passes changed inputs or outputs, as they were asked to.
+    /// True if passes changed inputs or outputs, as they were asked to.
     pub interface_changed: bool,
 }
 

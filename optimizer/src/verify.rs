@@ -56,7 +56,7 @@ pub struct Verification {
 }
 
 impl Verification {
-    /// Whether the models agree.
+    /// Returns true if the models agree.
     pub fn agrees(&self) -> bool {
         self.failures.is_empty()
     }

@@ -186,7 +186,7 @@ impl Deviation {
         (self.rows > 0).then(|| self.agreeing as f64 / self.rows as f64)
     }
 
-    /// Whether all elements are equal.
+    /// Returns true if all elements are equal.
     pub fn is_zero(&self) -> bool {
         self.mismatch.is_none() && self.differing == 0 && self.misplaced == 0
     }
@@ -200,7 +200,7 @@ fn ratio(error: f64, scale: f64) -> f64 {
     if error == 0.0 { 0.0 } else { error / scale }
 }
 
-/// Whether values of this type are measured; others are counted.
+/// Returns true if values of this type are measured; others are counted.
 pub(crate) fn is_measured(dtype: DataType) -> bool {
     dtype.is_float() || matches!(dtype, DataType::Complex64 | DataType::Complex128)
 }

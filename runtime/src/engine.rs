@@ -244,7 +244,7 @@ pub struct LoadOptions {
     /// Libraries of custom operators. They run with all rights of this process: only load those that the user
     /// named.
     pub custom_op_libraries: Vec<PathBuf>,
-    /// Whether idle threads spin instead of sleeping: faster between runs, at the cost of other processes.
+    /// True if idle threads spin instead of sleeping: faster between runs, at the cost of other processes.
     pub spinning: bool,
 }
 

@@ -194,7 +194,7 @@ fn libraries_in(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Whether `path` has the file name of ONNX Runtime's main library on this system.
+/// Returns true if `path` has the file name of ONNX Runtime's main library on this system.
 pub(crate) fn is_library(path: &Path) -> bool {
     let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return false };
     if cfg!(windows) {

@@ -11,8 +11,8 @@ thread_local! {
     static CATCHING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether a panic of this thread would be caught and returned as an error. The panic hook belongs to the
-/// program: it may print nothing then.
+/// Returns true if a panic of this thread would be caught and returned as an error. The panic hook belongs to
+/// the program: it may print nothing then.
 pub fn is_catching_panics() -> bool {
     CATCHING.try_with(Cell::get).unwrap_or(false)
 }

@@ -45,7 +45,7 @@ pub struct Resolved {
     pub engine: Arc<dyn Engine>,
     /// Its name, version and the reason for the choice, in one line.
     pub note: String,
-    /// Whether it replaces an ONNX Runtime that is not available, which the user should know.
+    /// True if it replaces an ONNX Runtime that is not available, which the user should know.
     pub fallback: bool,
 }
 

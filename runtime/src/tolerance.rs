@@ -140,7 +140,7 @@ pub fn epsilon(dtype: DataType) -> f64 {
     }
 }
 
-/// Whether two models compute the same function on the samples.
+/// True if two models compute the same function on the samples.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// They agree within the tolerance.
@@ -155,7 +155,7 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// Whether they agree.
+    /// Returns true if they agree.
     pub fn is_equal(&self) -> bool {
         *self == Self::Equal
     }

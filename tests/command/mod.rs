@@ -80,7 +80,7 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// Whether a file holds a valid model.
+/// Returns true if a file holds a valid model.
 fn is_valid(path: &Path) -> bool {
     onnx::read(path, &onnx::ReadOptions::default()).is_ok_and(|mut m| m.check().is_ok() && m.infer().is_ok())
 }

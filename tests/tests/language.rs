@@ -45,7 +45,7 @@ const WORDS: &[(&str, &str)] = &[
 ];
 
 /// Starts of comments that replace a noun by a question word.
-const STARTS: &[&str] = &["What ", "How ", "Of `", "Where what "];
+const STARTS: &[&str] = &["What ", "Whether ", "How ", "Of `", "Where what "];
 
 /// The comment or string text of a line: everything, for Markdown.
 fn violations(line: &str, is_code: bool) -> Vec<String> {

@@ -75,7 +75,7 @@ fn check_opsets(graph: &Graph) -> Result<(), Fault> {
 /// Traversal of a graph and its subgraphs.
 struct Checker<'m> {
     functions: &'m Functions<'m>,
-    /// Whether nodes are checked against their schemas.
+    /// True if nodes are checked against their schemas.
     operators: bool,
     /// Descriptions of the enclosing graphs, outermost first.
     within: Vec<String>,

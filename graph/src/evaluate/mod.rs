@@ -51,7 +51,7 @@ pub trait Samples: Send + Sync {
     /// The number of samples.
     fn len(&self) -> usize;
 
-    /// Whether there are none.
+    /// Returns true if there are none.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }

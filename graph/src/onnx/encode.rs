@@ -62,7 +62,7 @@ pub(super) fn model(model: &Model) -> Result<ModelProto, WriteError> {
     Ok(proto)
 }
 
-/// Whether an initializer of the graph or of a subgraph is not an input.
+/// Returns true if an initializer of the graph or of a subgraph is not an input.
 pub(super) fn has_free_initializers(graph: &Graph) -> bool {
     graph.initializers().iter().any(|&v| !graph.value(v).is_input())
         || graph.nodes().iter().any(|&n| graph.node(n).subgraphs().any(has_free_initializers))

@@ -115,8 +115,8 @@ fn map(proto: MapProto) -> Result<Item, ReadError> {
     Ok(Item::Map(keys, values))
 }
 
-/// Whether the optional contains a value of this kind or nothing. The bytes of a sequence may decode as an
-/// optional of another kind.
+/// Returns true if the optional contains a value of this kind or nothing. The bytes of a sequence may decode
+/// as an optional of another kind.
 fn holds(proto: &OptionalProto, kind: &TypeKind) -> bool {
     let [tensor, sparse, sequence, map, optional] = [
         proto.tensor_value.is_some(),

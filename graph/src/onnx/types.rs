@@ -120,7 +120,7 @@ pub(super) fn declared_to(name: &str, declared: &Declared) -> ValueInfoProto {
 }
 
 impl Declared {
-    /// Whether the declaration does not contradict the fact.
+    /// Returns true if the declaration does not contradict the fact.
     pub(super) fn agrees(&self, fact: &Fact) -> bool {
         self.ty.as_ref().is_none_or(|ty| ty.fact().unify(fact).is_some())
     }

@@ -121,18 +121,18 @@ const KINDS: [&str; 14] = [
     "type_protos",
 ];
 
-/// Whether a type may start with this word.
+/// Returns true if a type may start with this word.
 fn is_type_word(word: &str) -> bool {
     matches!(word, "seq" | "map" | "optional" | "sparse_tensor" | "opaque")
         || word.parse::<crate::DataType>().is_ok()
 }
 
-/// Whether the word is NaN or infinity.
+/// Returns true if the word is NaN or infinity.
 fn is_float_word(word: &str) -> bool {
     ["nan", "inf", "infinity"].iter().any(|w| word.eq_ignore_ascii_case(w))
 }
 
-/// Whether the characters of the name need no quotes.
+/// Returns true if the characters of the name need no quotes.
 fn is_identifier(name: &str) -> bool {
     let mut bytes = name.bytes();
     bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')

@@ -45,7 +45,7 @@ macro_rules! real {
 real!(f32, u32);
 real!(f64, u64);
 
-/// Whether the number is written as an integer.
+/// Returns true if the number is written as an integer.
 pub(super) fn is_integer(text: &str) -> bool {
     let digits = text.strip_prefix('-').unwrap_or(text);
     !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())

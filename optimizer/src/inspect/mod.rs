@@ -30,7 +30,7 @@ const TEXT_ELEMENTS: usize = 8;
 pub struct InspectOptions {
     /// Sizes of symbolic dimensions; 1 without.
     pub dims: Vec<(String, i64)>,
-    /// Whether to list every node.
+    /// True to list every node.
     pub layers: bool,
     /// Engine, threads, seed, progress; used for timing only.
     pub environment: Environment,
@@ -83,7 +83,7 @@ pub struct Inspection {
     /// Symbolic dimensions of the inputs, other than first ones, that were counted as 1.
     #[serde(skip)]
     pub open_dims: Vec<String>,
-    /// Whether some sizes are unknown, so that the cost is incomplete.
+    /// True if some sizes are unknown, so that the cost is incomplete.
     #[serde(skip)]
     pub incomplete: bool,
 }

@@ -18,7 +18,7 @@ pub struct Tokens {
     pub protected: Option<usize>,
     /// Why tokens cannot be merged.
     pub refusal: Option<String>,
-    /// Whether only the protected tokens are used after the last attention.
+    /// True if only the protected tokens are used after the last attention.
     #[serde(skip)]
     pub others_unused: bool,
 }

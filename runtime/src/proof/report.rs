@@ -9,13 +9,13 @@ pub struct ProofOptions {
     pub load: LoadOptions,
     /// The differences that count as rounding.
     pub tolerance: Tolerance,
-    /// Whether inputs and outputs may be in another order.
+    /// True if inputs and outputs may be in another order.
     pub any_order: bool,
     /// Runs per sample, each with the state of the previous one; 0 counts as 1.
     pub steps: usize,
     /// The model's state; if empty, it is derived from names and types.
     pub state: Vec<StatePair>,
-    /// Whether the candidate may fix sizes that the original leaves open, and have other inputs and outputs;
+    /// True if the candidate may fix sizes that the original leaves open, and have other inputs and outputs;
     /// the outcome is then [`Outcome::Unproven`].
     pub narrowed: bool,
     /// Most samples to run; all by default.
@@ -41,7 +41,7 @@ pub struct ProofReport {
     pub metrics: Vec<(String, Metrics)>,
     /// Samples that both models ran on.
     pub samples: usize,
-    /// Whether the samples are real ones, so that shares of them estimate shares of all inputs; set by the
+    /// True if the samples are real ones, so that shares of them estimate shares of all inputs; set by the
     /// caller.
     pub given: bool,
     /// Runs that the original rejected, such as those with unsupported sizes.
@@ -109,7 +109,7 @@ impl ProofReport {
         Self::new().with(Outcome::Unproven { why: why.into() })
     }
 
-    /// Whether the candidate agrees with the original.
+    /// Returns true if the candidate agrees with the original.
     pub fn is_equal(&self) -> bool {
         self.outcome == Outcome::Equal
     }

@@ -194,7 +194,7 @@ fn npz(path: &Path, file: File) -> Result<Vec<Array>, SamplesError> {
     Ok(arrays)
 }
 
-/// Whether `length` bytes contain the header and the elements it declares.
+/// Returns true if `length` bytes contain the header and the elements it declares.
 fn check_length(header: &Header, length: u64) -> Result<(), String> {
     let needed = header.size().and_then(|size| size.checked_add(header.length));
     if needed.is_some_and(|needed| needed <= length) {

@@ -142,7 +142,7 @@ impl SampleSet {
         Ok(Self { source: Source::Arrays(columns), count, labels, per_run, limits })
     }
 
-    /// Whether they are generated: then a share of them does not estimate a share of real inputs.
+    /// Returns true if they are generated: then a share of them does not estimate a share of real inputs.
     pub fn is_generated(&self) -> bool {
         matches!(self.source, Source::Generated { .. })
     }
@@ -152,7 +152,7 @@ impl SampleSet {
         self.count
     }
 
-    /// Whether there are none.
+    /// Returns true if there are none.
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }

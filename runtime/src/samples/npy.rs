@@ -58,7 +58,7 @@ impl Element {
         }
     }
 
-    /// Whether it can be read as an element of type `dtype` without a change of its value.
+    /// Returns true if it can be read as an element of type `dtype` without a change of its value.
     pub fn becomes(self, dtype: DataType) -> bool {
         match self {
             Self::Raw(1) => dtype.bits() > 0 && dtype.bits() <= 8,

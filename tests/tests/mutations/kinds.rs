@@ -455,7 +455,7 @@ fn edited(at: NodeRef<'_>, slot: usize, edit: impl FnOnce(&mut [f64])) -> Option
     Some(patch)
 }
 
-/// Whether the columns of the weights are output channels.
+/// Returns true if the columns of the weights are output channels.
 fn columns(at: NodeRef<'_>) -> bool {
     at.is("Gemm") && at.int("transB", 0) == 0 || at.is("MatMul")
 }

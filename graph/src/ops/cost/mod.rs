@@ -196,7 +196,7 @@ impl<'m> Meter<'m> {
     }
 }
 
-/// Whether elements of this type count as parameters rather than as sizes, indices or masks.
+/// Returns true if elements of this type count as parameters rather than as sizes, indices or masks.
 pub fn is_parameter(dtype: DataType) -> bool {
     !matches!(dtype, DataType::Int64 | DataType::Bool | DataType::String)
 }

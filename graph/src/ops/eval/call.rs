@@ -10,7 +10,7 @@ pub(super) struct Call<'a> {
     pub inputs: &'a [Option<&'a Tensor>],
     /// The largest size of an output, in bytes.
     pub limit: usize,
-    /// Whether the data are labels (see [`trace`](super::trace)): inserted elements are -1.
+    /// True if the data are labels (see [`trace`](super::trace)): inserted elements are -1.
     pub tracing: bool,
 }
 

@@ -109,7 +109,7 @@ pub(super) fn range(dtype: DataType) -> Result<std::ops::RangeInclusive<i128>, S
     })
 }
 
-/// Whether this is an unsigned integer type, whose arithmetic wraps.
+/// Returns true if this is an unsigned integer type, whose arithmetic wraps.
 pub(super) fn is_unsigned(dtype: DataType) -> bool {
     use DataType as D;
     matches!(dtype, D::Uint64 | D::Uint32 | D::Uint16 | D::Uint8 | D::Uint4 | D::Uint2)

@@ -117,7 +117,7 @@ pub(super) fn placed(
 }
 
 impl Places {
-    /// Whether some elements have no source.
+    /// Returns true if some elements have no source.
     fn has_gaps(&self) -> bool {
         self.tables.iter().flatten().any(Option::is_none)
     }

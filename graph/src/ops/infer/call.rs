@@ -14,7 +14,7 @@ pub(super) struct Calls {
     memos: Vec<Memo>,
     /// The common facts of the inputs of all calls; `None` before the first call.
     inputs: Option<Vec<Fact>>,
-    /// Whether the function is being inferred: recursive calls, which are invalid, are skipped.
+    /// True if the function is being inferred: recursive calls, which are invalid, are skipped.
     active: bool,
 }
 

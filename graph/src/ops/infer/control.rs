@@ -252,7 +252,7 @@ fn capture(body: &mut Graph, outer: &Graph) -> HashSet<ValueId> {
     changed
 }
 
-/// Whether the condition that a loop body returns is always true: a constant, or its own input.
+/// Returns true if the condition that a loop body returns is always true: a constant, or its own input.
 fn stays_true(body: &Graph, condition: ValueId) -> bool {
     let mut value = body.value_ref(condition);
     if value.constant_ints().is_ok_and(|c| c.first() == Some(&1)) {

@@ -82,7 +82,7 @@ pub(super) fn common(a: &Fact, b: &Fact) -> Fact {
 pub(super) struct Widen {
     /// Unknown sizes that differ between iterations.
     fresh: HashSet<Dim>,
-    /// Whether a fact was generalized.
+    /// True if a fact was generalized.
     pub changed: bool,
 }
 

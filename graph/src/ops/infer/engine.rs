@@ -17,9 +17,9 @@ pub(super) struct Engine<'f> {
     pub by_name: HashMap<(&'f str, &'f str, &'f str), usize>,
     pub calls: Vec<Calls>,
     pub depth: usize,
-    /// Whether contradictions are ignored, inside a subgraph that may never run.
+    /// True if contradictions are ignored, inside a subgraph that may never run.
     pub lenient: bool,
-    /// Whether nodes without a rule keep the facts of their outputs if those of their inputs did not change.
+    /// True if nodes without a rule keep the facts of their outputs if those of their inputs did not change.
     keep: bool,
     visits: u64,
 }
@@ -167,8 +167,8 @@ pub(super) fn put(graph: &mut Graph, id: ValueId, fact: Fact, changed: &mut Hash
     }
 }
 
-/// Whether the inferred fact of an output contradicts its declaration. A different type always does. A
-/// different shape does only if it is not the one inferred first, i.e. if a change of the graph caused it:
+/// Returns true if the inferred fact of an output contradicts its declaration. A different type always does.
+/// A different shape does only if it is not the one inferred first, i.e. if a change of the graph caused it:
 /// files may declare wrong shapes, which ONNX Runtime ignores as well.
 fn contradicts(graph: &mut Graph, output: ValueId, inferred: &Fact, declared: &Fact) -> bool {
     let Some(entry) = graph.value_mut(output).declared.as_mut() else { return false };

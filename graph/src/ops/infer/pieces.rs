@@ -95,7 +95,7 @@ fn clamp(size: &Dim, at: &Dim, low: &Dim, high: &Dim) -> Option<Dim> {
     }
 }
 
-/// Whether `at ≤ size` for all values of the symbols.
+/// Returns true if `at ≤ size` for all values of the symbols.
 fn inside(at: &Dim, size: &Dim) -> bool {
     (size - at).at_least(0)
 }

@@ -249,7 +249,7 @@ fn microsoft_op(op: &str) -> Option<Rule> {
     })
 }
 
-/// Whether the rule does not depend on attributes, which may be unknown references in functions.
+/// Returns true if the rule does not depend on attributes, which may be unknown references in functions.
 pub(super) fn ignores_attributes(domain: &str, op: &str) -> bool {
     let each = [each::like as Rule, each::unary_with_content, each::predicate, each::identity];
     find(domain, op).is_some_and(|rule| each.iter().any(|&r| std::ptr::fn_addr_eq(r, rule)))

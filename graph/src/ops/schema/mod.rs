@@ -25,7 +25,7 @@ pub struct Schema {
     pub domain: &'static str,
     /// The operator set that introduced this version.
     pub since: i64,
-    /// Whether models must no longer use the operator.
+    /// True if models must no longer use the operator.
     pub deprecated: bool,
     /// Formal inputs; the last may be variadic.
     pub inputs: Vec<Formal>,
@@ -48,7 +48,7 @@ pub struct Formal {
     pub types: TypeSet,
     /// Index of its type variable in [`Schema::variables`]; `None` if the type is not a variable.
     pub variable: Option<usize>,
-    /// Whether all values of a variadic input or output have the same type.
+    /// True if all values of a variadic input or output have the same type.
     pub homogeneous: bool,
 }
 
@@ -70,7 +70,7 @@ pub struct AttributeSchema {
     pub name: &'static str,
     /// Kind of its value.
     pub kind: AttributeKind,
-    /// Whether a node must have it.
+    /// True if a node must have it.
     pub required: bool,
     default: Option<&'static str>,
 }
@@ -102,7 +102,7 @@ pub fn schema(domain: &str, op: &str, opset: i64) -> Option<&'static Schema> {
     versions.iter().rev().find(|s| s.since <= opset)
 }
 
-/// Whether the schema table covers this domain.
+/// Returns true if the schema table covers this domain.
 pub fn is_known_domain(domain: &str) -> bool {
     newest_opset(domain).is_some()
 }

@@ -153,7 +153,7 @@ pub fn operators_with(of: Trait) -> Vec<&'static str> {
 }
 
 impl NodeRef<'_> {
-    /// Whether the node has a trait. Nodes of operators that the table does not list have none.
+    /// Returns true if the node has a trait. Nodes of operators that the table does not list have none.
     pub fn has(self, of: Trait) -> bool {
         let opset = self.opset();
         // Before operator set 7, `axis` aligns the second input with any axes of the first.

@@ -14,12 +14,12 @@ pub struct TypeSet {
 const WRAPS: [&str; 5] = ["", "seq(", "optional(", "optional_seq(", "sparse("];
 
 impl TypeSet {
-    /// Whether the set contains dense tensors of this element type.
+    /// Returns true if the set contains dense tensors of this element type.
     pub fn allows_tensor(&self, dtype: DataType) -> bool {
         self.elements[0] & bit(dtype) != 0
     }
 
-    /// Whether the set may contain a value with this fact. Unknown types may be contained.
+    /// Returns true if the set may contain a value with this fact. Unknown types may be contained.
     pub fn allows(&self, fact: &Fact) -> bool {
         let wrapped = |wrap: usize, dtype: Option<DataType>| match dtype {
             Some(dtype) => self.elements[wrap] & bit(dtype) != 0,

@@ -19,7 +19,7 @@ pub fn axis_of(at: NodeRef<'_>) -> Result<usize, Decline> {
 pub struct ReduceView {
     /// The reduced axes, sorted; empty if the node is the identity (`noop_with_empty_axes`).
     pub axes: Vec<usize>,
-    /// Whether the reduced axes are kept with size 1.
+    /// True if the reduced axes are kept with size 1.
     pub keepdims: bool,
 }
 
@@ -95,7 +95,7 @@ impl SoftmaxView {
     }
 }
 
-/// Whether a permutation is the identity.
+/// Returns true if a permutation is the identity.
 pub fn is_identity(perm: &[usize]) -> bool {
     perm.iter().enumerate().all(|(i, &p)| i == p)
 }
@@ -124,7 +124,7 @@ impl TransposeView {
             .ok_or_else(|| Decline::because(format!("`perm` of {} is not a permutation", at.describe())))
     }
 
-    /// Whether the permutation is the identity.
+    /// Returns true if the permutation is the identity.
     pub fn is_identity(&self) -> bool {
         is_identity(&self.perm)
     }

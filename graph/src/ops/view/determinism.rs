@@ -2,7 +2,8 @@
 
 use crate::{Graph, NodeRef, ops::Trait};
 
-/// Whether equal inputs always give equal outputs, so that the node may be evaluated ahead of time or shared.
+/// Returns true if equal inputs always give equal outputs, so that the node may be evaluated ahead of time or
+/// shared.
 ///
 /// Random operators are not deterministic even with a fixed seed. Operators of unknown domains are treated as
 /// non-deterministic; those of ONNX Runtime that [`Trait::Random`] does not name, as deterministic.

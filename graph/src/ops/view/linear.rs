@@ -25,7 +25,7 @@ impl GemmView {
         Ok(Self { alpha, beta, trans_a: flag("transA"), trans_b: flag("transB") })
     }
 
-    /// Whether it is `A·B' + C`, without scaling and with `A` not transposed.
+    /// Returns true if it is `A·B' + C`, without scaling and with `A` not transposed.
     pub fn is_linear(&self) -> bool {
         self.alpha == 1.0 && self.beta == 1.0 && !self.trans_a
     }

@@ -141,7 +141,7 @@ impl SplitView {
 pub struct ReshapeView {
     /// Sizes as in the node: -1 is inferred, 0 copies the size of the input unless `allow_zero`.
     pub target: Vec<i64>,
-    /// Whether 0 means size 0.
+    /// True if 0 means size 0.
     pub allow_zero: bool,
 }
 

@@ -39,18 +39,18 @@ impl ConvView {
         Ok(Self { kernel, strides, dilations, pads, group, outputs: shape[0], inputs: shape[1] })
     }
 
-    /// Whether it is a linear map of the channels at each position: kernel 1, stride 1, no padding.
+    /// Returns true if it is a linear map of the channels at each position: kernel 1, stride 1, no padding.
     pub fn is_pointwise(&self) -> bool {
         let ones = |v: &[usize]| v.iter().all(|&n| n == 1);
         ones(&self.kernel) && ones(&self.strides) && self.is_unpadded()
     }
 
-    /// Whether each input channel is a group.
+    /// Returns true if each input channel is a group.
     pub fn is_depthwise(&self) -> bool {
         self.inputs == 1 && self.group > 1
     }
 
-    /// Whether all pads are 0.
+    /// Returns true if all pads are 0.
     pub fn is_unpadded(&self) -> bool {
         self.pads.iter().all(|&p| p == (0, 0))
     }
@@ -109,9 +109,9 @@ pub struct PoolView {
     pub dilations: Vec<usize>,
     /// Padding before and after each spatial axis, `auto_pad` resolved.
     pub pads: Vec<(i64, i64)>,
-    /// Whether the number of windows is rounded up.
+    /// True if the number of windows is rounded up.
     pub ceil: bool,
-    /// Whether an average includes the padding.
+    /// True if an average includes the padding.
     pub counts_padding: bool,
 }
 

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 struct Classes {
     /// The root of each atom.
     roots: Vec<usize>,
-    /// Whether a class holds weights.
+    /// True if a class holds weights.
     has_weights: Vec<bool>,
     /// The reason for which a class is pinned.
     reasons: Vec<Option<usize>>,

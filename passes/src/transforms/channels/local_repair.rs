@@ -41,7 +41,7 @@ pub struct PrunedOperator<'a> {
     pub channels: &'a [usize],
     /// The kept outputs.
     pub rows: &'a [usize],
-    /// Whether the operator accepts a bias.
+    /// True if the operator accepts a bias.
     pub takes_bias: bool,
 }
 

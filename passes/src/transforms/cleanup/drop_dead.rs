@@ -31,7 +31,7 @@ impl Pass for DropDead {
     }
 }
 
-/// Whether the graph has a dead node or value.
+/// Returns true if the graph has a dead node or value.
 fn has_dead(graph: &Graph) -> bool {
     let unused = |id: ValueId| {
         let value = graph.value(id);

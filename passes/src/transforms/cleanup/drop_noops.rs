@@ -97,7 +97,7 @@ fn both_vectors(x: ValueRef<'_>, output: ValueRef<'_>) -> bool {
     reshaped && x.shape().map(<[Dim]>::len) == Some(1) && output.shape().map(<[Dim]>::len) == Some(1)
 }
 
-/// Whether a slice takes every element in order.
+/// Returns true if a slice takes every element in order.
 fn takes_all(at: NodeRef<'_>, x: ValueRef<'_>, output: ValueRef<'_>) -> Result<bool, Decline> {
     let view = SliceView::of(at)?;
     // With step 1, equal sizes mean that every element is taken.
@@ -115,7 +115,7 @@ fn takes_all(at: NodeRef<'_>, x: ValueRef<'_>, output: ValueRef<'_>) -> Result<b
     Ok(view.axes.iter().all(is_complete))
 }
 
-/// Whether a resampling maps every position to itself: scale 1, or an unchanged size.
+/// Returns true if a resampling maps every position to itself: scale 1, or an unchanged size.
 fn keeps_size(at: NodeRef<'_>, x: ValueRef<'_>, output: ValueRef<'_>) -> Result<bool, Decline> {
     // The region of `tf_crop_and_resize` may be smaller than the tensor, and `tf_half_pixel_for_nn` shifts
     // positions.

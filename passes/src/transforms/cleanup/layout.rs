@@ -116,7 +116,7 @@ impl Layout {
         Some(())
     }
 
-    /// Whether the elements are in their original order.
+    /// Returns true if the elements are in their original order.
     pub fn is_in_order(&self) -> bool {
         self.before.concat() == self.after.concat()
     }
@@ -177,7 +177,7 @@ pub(super) fn is_view(at: NodeRef<'_>) -> Result<(), Decline> {
 pub(super) struct Step<'g> {
     pub at: NodeRef<'g>,
     pub is_view: bool,
-    /// Whether the value that it produces has further uses and is kept.
+    /// True if the value that it produces has further uses and is kept.
     pub is_kept: bool,
 }
 

@@ -54,7 +54,7 @@ fn format(dtype: DataType) -> Option<(bool, u32, bool)> {
     })
 }
 
-/// Whether type `wide` represents every value of type `narrow`.
+/// Returns true if type `wide` represents every value of type `narrow`.
 fn holds(wide: DataType, narrow: DataType) -> bool {
     let (Some(w), Some(n)) = (format(wide), format(narrow)) else { return false };
     let ((wide_sign, wide_digits, wide_floats), (sign, digits, floats)) = (w, n);

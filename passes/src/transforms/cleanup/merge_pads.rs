@@ -92,7 +92,7 @@ fn into_average(at: NodeRef<'_>, value: f64, node: &mut Node) -> Result<Vec<(i64
     Ok(view.pads)
 }
 
-/// Whether every window overlaps the input, as pooling requires.
+/// Returns true if every window overlaps the input, as pooling requires.
 fn within_windows(at: NodeRef<'_>, pads: &[(i64, i64)]) -> Result<bool, Decline> {
     let kernel = PoolView::of(at)?.kernel;
     Ok(pads.iter().zip(kernel).all(|(p, k)| p.0.max(p.1) < k as i64))

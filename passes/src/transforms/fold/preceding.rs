@@ -13,7 +13,7 @@ pub(crate) struct ChannelAffine {
 }
 
 impl ChannelAffine {
-    /// Whether any factor differs from 1.
+    /// Returns true if any factor differs from 1.
     pub(crate) fn scales(&self) -> bool {
         self.scale.iter().any(|&s| s != 1.0)
     }

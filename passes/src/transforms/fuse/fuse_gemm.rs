@@ -46,7 +46,7 @@ fn fused(at: NodeRef<'_>) -> Result<Patch, Decline> {
     Ok(patch)
 }
 
-/// Whether `bias` broadcasts to the shape of `product`.
+/// Returns true if `bias` broadcasts to the shape of `product`.
 fn fits(bias: ValueRef<'_>, product: ValueRef<'_>) -> bool {
     let (Some(bias), Some(product)) = (bias.shape(), product.shape()) else { return false };
     let Some(missing) = product.len().checked_sub(bias.len()) else { return false };

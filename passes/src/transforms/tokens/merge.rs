@@ -24,7 +24,7 @@ pub(super) struct MergePlan {
     /// Number of tokens to merge in each block.
     pub counts: Vec<usize>,
     pub metric: TokenMetric,
-    /// Whether later attentions add the logarithms of sizes to their scores.
+    /// True if later attentions add the logarithms of sizes to their scores.
     pub proportional: bool,
     pub lowering: Lowering,
     /// The variance of significance scores from which PPT prunes instead of merging.

@@ -18,7 +18,7 @@ pub struct TokenAnalysis {
     pub tokens: Vec<usize>,
     /// Number of leading tokens that are never merged: class and distillation tokens.
     pub protected: usize,
-    /// Whether only the protected tokens are read after the last attention.
+    /// True if only the protected tokens are read after the last attention.
     pub unread: bool,
 }
 

@@ -44,7 +44,7 @@ pub(super) struct Trace {
     pub picked: Vec<usize>,
     /// Softmaxes over tokens.
     pub weighing: Vec<NodeId>,
-    /// Whether a matrix product sums over tokens.
+    /// True if a matrix product sums over tokens.
     pub contracts: bool,
     starts: Vec<ValueId>,
     axes: HashMap<ValueId, Axes>,

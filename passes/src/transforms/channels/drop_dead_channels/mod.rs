@@ -64,7 +64,7 @@ impl Pass for DropDeadChannels {
 struct ChannelSum<'a> {
     /// The terms of each unit, in the order of its indices.
     terms: Vec<Vec<Term>>,
-    /// Whether all weights that read the unit are zero.
+    /// True if all weights that read the unit are zero.
     unread: Vec<bool>,
     /// The reader, if its weights may change.
     reader: Option<Reader<'a>>,

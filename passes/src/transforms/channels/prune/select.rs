@@ -12,7 +12,7 @@ const REASONS: usize = 3;
 
 /// The reason why a group is not pruned.
 struct Exclusion {
-    /// Whether the only reason is that the pass prunes other kinds of groups.
+    /// True if the only reason is that the pass prunes other kinds of groups.
     other_kind: bool,
     reason: String,
 }

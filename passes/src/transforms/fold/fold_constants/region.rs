@@ -296,7 +296,7 @@ pub(super) fn unshared_captures(graph: &Graph, unshared: &mut HashSet<String>) {
     }
 }
 
-/// Whether a node can be evaluated ahead of time if its inputs are constant.
+/// Returns true if a node can be evaluated ahead of time if its inputs are constant.
 fn is_foldable(at: NodeRef<'_>) -> bool {
     let without_bodies = at.graph.captured_by(at.id).is_empty() && at.node().subgraphs().next().is_none();
     // Engines recognise a quantized operator by the quantizations around it.

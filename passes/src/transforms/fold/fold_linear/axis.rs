@@ -56,7 +56,7 @@ pub struct TapRun {
     pub before: usize,
     /// Zeros after these inputs.
     pub after: usize,
-    /// Whether the taps read padding only. Then `inputs` serves for its length only.
+    /// True if the taps read padding only. Then `inputs` serves for its length only.
     pub padding_only: bool,
 }
 
@@ -72,12 +72,12 @@ impl Axis {
     /// The axis of a pointwise layer.
     pub const POINT: Self = Self { taps: 1, stride: 1, dilation: 1, before: 0, after: 0 };
 
-    /// Whether each output reads exactly one input, and never padding.
+    /// Returns true if each output reads exactly one input, and never padding.
     pub fn is_pointwise(self) -> bool {
         self.taps == 1 && self.before == 0 && self.after == 0
     }
 
-    /// Whether all parameters are within [`LIMIT`].
+    /// Returns true if all parameters are within [`LIMIT`].
     pub fn is_valid(self) -> bool {
         let Self { taps, stride, dilation, before, after } = self;
         (1..=LIMIT).contains(&taps)

@@ -126,7 +126,7 @@ fn layouts(layers: &[LinearLayer<'_>]) -> Layouts {
     Layouts { input: layers[0].layouts.input, output: layers[layers.len() - 1].layouts.output }
 }
 
-/// Whether a matrix product is a `Gemm`, which implies an input of rank 2.
+/// Returns true if a matrix product is a `Gemm`, which implies an input of rank 2.
 fn is_gemm(layers: &[LinearLayer<'_>]) -> bool {
     layers.iter().any(|l| match &l.weights {
         LayerWeights::Join(join) => join.layers().any(|l| l.at.is("Gemm")),

@@ -19,7 +19,7 @@ use pare_graph::{Decline, NodeRef, ValueRef, expect, ops::axis_of};
 pub struct Join<'g> {
     /// The layers of each branch, in the order of the operands.
     pub branches: Vec<Vec<LinearLayer<'g>>>,
-    /// Whether their outputs are concatenated instead of added.
+    /// True if their outputs are concatenated instead of added.
     pub side_by_side: bool,
 }
 

@@ -101,7 +101,7 @@ impl Kernel {
         self.weight.len_of(Dimension(1)) * self.group
     }
 
-    /// Whether there is one weight per channel.
+    /// Returns true if there is one weight per channel.
     fn is_diagonal(&self) -> bool {
         self.weight.len() == self.group && self.outputs() == self.group
     }

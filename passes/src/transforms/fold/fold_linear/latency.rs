@@ -33,7 +33,7 @@ const MOST_RUNS: usize = 200;
 const MAX_INPUT: usize = 1 << 26;
 
 impl Timing {
-    /// Whether the composite is faster beyond noise.
+    /// Returns true if the composite is faster beyond noise.
     pub fn is_faster(&self) -> bool {
         self.wins >= ENOUGH && self.after < self.before
     }

@@ -95,7 +95,7 @@ impl<'g> LinearLayer<'g> {
         Ok(layer)
     }
 
-    /// Whether its input has no other uses.
+    /// Returns true if its input has no other uses.
     pub fn owns_input(&self) -> bool {
         let uses = if let LayerWeights::Join(join) = &self.weights { join.branches.len() } else { 1 };
         self.input.graph.use_count(self.input.id) == uses
@@ -106,7 +106,7 @@ impl<'g> LinearLayer<'g> {
         self.at.output().expect("a layer has an output")
     }
 
-    /// Whether it is a convolution or matrix product, or a join with one.
+    /// Returns true if it is a convolution or matrix product, or a join with one.
     pub fn is_product(&self) -> bool {
         match &self.weights {
             LayerWeights::Conv { .. } | LayerWeights::Matrix { .. } => true,

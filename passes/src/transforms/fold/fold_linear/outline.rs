@@ -65,12 +65,12 @@ impl Outline {
         count.filter(|&n| n <= MAX_ELEMENTS)
     }
 
-    /// Whether each output position reads exactly one input position, and never padding.
+    /// Returns true if each output position reads exactly one input position, and never padding.
     pub fn is_pointwise(&self) -> bool {
         self.axes.iter().all(|a| a.is_pointwise())
     }
 
-    /// Whether each output channel reads one input channel, and no two the same.
+    /// Returns true if each output channel reads one input channel, and no two the same.
     fn is_diagonal(&self) -> bool {
         self.outputs == self.inputs && self.group == self.inputs
     }

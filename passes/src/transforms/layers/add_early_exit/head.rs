@@ -107,7 +107,7 @@ pub fn fit(x: &Rows, y: &Rows, agreement: f64) -> Result<(AffineMap, Option<Thre
 pub struct Prediction {
     /// The highest probability.
     pub confidence: f32,
-    /// Whether the class is that of the model.
+    /// True if the class is that of the model.
     pub agrees: bool,
 }
 

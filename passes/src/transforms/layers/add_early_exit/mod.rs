@@ -108,7 +108,7 @@ impl Pass for AddEarlyExit {
 }
 
 impl AddEarlyExit {
-    /// Whether the batch size is symbolic and has to be set to 1.
+    /// Returns true if the batch size is symbolic and has to be set to 1.
     fn has_symbolic_batch(&self, model: &Model) -> Result<bool, PassError> {
         let graph = &model.graph;
         let mut symbolic = false;

@@ -167,7 +167,7 @@ fn readers(graph: &Graph, value: ValueId) -> HashSet<NodeId> {
 /// A layer that writes to the stream.
 struct StreamWriter {
     node: NodeId,
-    /// Whether its output is a term of a sum.
+    /// True if its output is a term of a sum.
     is_term: bool,
 }
 

@@ -118,7 +118,7 @@ impl RemoveActivations {
         QualityLimits { max_drift, min_agreement, max_accuracy_drop }
     }
 
-    /// Whether activations are removed in the order of their scores.
+    /// Returns true if activations are removed in the order of their scores.
     fn is_ranked(&self) -> bool {
         self.count.is_some() || self.below.is_some() || self.limits().any()
     }

@@ -1,5 +1,5 @@
-//! Runs a pipeline over a model without verification and prints the report of each pass: `optimize IN OUT
-//! PIPELINE`.
+//! Runs a pipeline over a model without verification and prints the report of each pass:
+//! `run_pipeline IN OUT PIPELINE`.
 //!
 //! With `--list PIPELINE`, reads tab-separated pairs of paths from stdin, one pair per line.
 
