@@ -135,6 +135,9 @@ pub struct OptimizeArgs {
     /// Write without running both models
     #[arg(long)]
     pub no_prove: bool,
+    /// Exit with 0 instead of 3 if the output was written but could not be proven
+    #[arg(long)]
+    pub allow_unproven: bool,
     /// The comparisons: the result with the original, or also the models before and after each pass
     #[arg(long, value_name = "COMPARISONS", default_value = "result", conflicts_with = "no_prove")]
     pub prove: ProveArg,

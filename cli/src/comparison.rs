@@ -38,7 +38,8 @@ pub fn text(comparison: &Comparison) -> String {
 pub fn proof(proof: &Proof) -> String {
     let (samples, engine) = (proof.overall.report.samples, &proof.overall.engine);
     let mut text = match proof.overall.outcome() {
-        Outcome::Unproven { why } => return format!("not proven: {why}\n"),
+        Outcome::Unproven { why } if samples == 0 => return format!("not proven: {why}\n"),
+        Outcome::Unproven { why } => format!("not proven on {samples} samples in {engine}: {why}\n"),
         Outcome::Equal => format!("proven equal on {samples} samples in {engine}\n"),
         Outcome::Differs { .. } if proof.effect == Effect::Lossy => {
             format!("deviation on {samples} samples in {engine}\n")

@@ -10,6 +10,8 @@ pub enum Status {
     Success,
     /// A check failed: exit code 1.
     CheckFailed,
+    /// The output was written but not proven: exit code 3.
+    Unproven,
 }
 
 /// A command that could not run: exit code 2.

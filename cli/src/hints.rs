@@ -28,6 +28,10 @@ pub fn text(hint: &Hint) -> String {
     }
 }
 
+/// The remedy of a result that was not proven.
+pub const UNPROVEN: &str =
+    "give samples that the model runs on with `--samples`, or accept it with `--allow-unproven`";
+
 /// The remedy of an engine, or of samples.
 fn engine(hint: &EngineHint) -> String {
     let by_hand = "or point ORT_DYLIB_PATH at an ONNX Runtime library of 1.18 or later";

@@ -44,6 +44,7 @@ fn main() -> ExitCode {
     match ran.unwrap_or_else(|_| Err(unexpected_panic())) {
         Ok(Status::Success) => ExitCode::SUCCESS,
         Ok(Status::CheckFailed) => ExitCode::from(1),
+        Ok(Status::Unproven) => ExitCode::from(3),
         Err(failure) => {
             terminal.failure(&failure);
             ExitCode::from(2)

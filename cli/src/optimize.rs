@@ -57,7 +57,7 @@ pub fn run(args: &OptimizeArgs, environment: Environment, terminal: &Terminal) -
     if !optimized.changed {
         note_unchanged(terminal);
     }
-    Ok(Status::Success)
+    Ok(if optimized.report.is_unproven() { args.unproven(terminal) } else { Status::Success })
 }
 
 /// Prints that the output equals the input.
@@ -76,6 +76,15 @@ impl OptimizeArgs {
         options.freeze_initializers = self.freeze_initializers;
         options.stop_after = self.stop_after;
         options.memory = self.memory;
+    }
+
+    /// The status of outputs that were written but not proven.
+    pub fn unproven(&self, terminal: &Terminal) -> Status {
+        if self.allow_unproven {
+            return Status::Success;
+        }
+        terminal.hint(hints::UNPROVEN);
+        Status::Unproven
     }
 
     /// The comparisons of the proof.

@@ -31,7 +31,12 @@ pub fn run(
         with_reproducer(error, failed)
     })?;
     terminal.report(&report, || text(&report));
-    Ok(if report.is_up_to_date() { Status::Success } else { Status::CheckFailed })
+    let unproven = report.models.iter().any(|model| model.report.as_ref().is_some_and(|r| r.is_unproven()));
+    Ok(match report.is_up_to_date() {
+        false => Status::CheckFailed,
+        true if unproven => args.unproven(terminal),
+        true => Status::Success,
+    })
 }
 
 fn print_status(model: &ModelStatus, terminal: &Terminal) {

@@ -208,6 +208,14 @@ pub struct OptimizeReport {
     pub weights: Option<WeightStatistics>,
 }
 
+impl OptimizeReport {
+    /// Returns true if the model changed and the comparison with the original proved nothing.
+    pub fn is_unproven(&self) -> bool {
+        let unproven = |proof: &Proof| matches!(proof.overall.outcome(), Outcome::Unproven { .. });
+        self.run.patches() > 0 && self.proof.as_ref().is_some_and(unproven)
+    }
+}
+
 /// The size of a model.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[non_exhaustive]

@@ -129,6 +129,7 @@ impl Claim<'_> {
         }
         let options = ProofOptions {
             narrowed: self.interface_changed,
+            measures_only: effect == Effect::Lossy,
             max_deployed: (effect == Effect::Lossy).then_some(ROUNDING_SAMPLES),
             ..ProofOptions::default()
         };

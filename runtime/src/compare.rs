@@ -2,6 +2,7 @@
 
 use crate::{Value, engine::describe};
 use pare_graph::{DataType, Tensor, evaluate::quality};
+use std::collections::BTreeSet;
 
 /// Deviation of one output of a candidate from the reference, over all runs so far.
 ///
@@ -18,6 +19,8 @@ pub struct Deviation {
     pub differing: u64,
     /// Elements of which only one is NaN or infinite, or both are in different ways.
     pub misplaced: u64,
+    /// Finite elements of the reference.
+    pub finite: u64,
     /// max |reference - candidate|.
     pub max_abs: f64,
     /// max |reference - candidate| / max |reference| of a run; the largest of all runs.
@@ -65,7 +68,9 @@ impl Deviation {
                 a.iter().zip(b).for_each(|(a, b)| self.add(a, b));
             }
             (Value::Map { keys: a, values: x }, Value::Map { keys: b, values: y }) => {
-                self.add(&Value::Tensor(a.clone()), &Value::Tensor(b.clone()));
+                if a != b {
+                    self.mismatch.get_or_insert_with(|| "its keys differ".to_owned());
+                }
                 self.add(&Value::Tensor(x.clone()), &Value::Tensor(y.clone()));
             }
             (Value::Optional(None), Value::Optional(None)) => {}
@@ -86,6 +91,7 @@ impl Deviation {
             }
         } else {
             self.count += a.len() as u64;
+            self.finite += a.len() as u64;
         }
         // Bitwise: different integers above 2^53 may be equal in f64.
         if !is_measured(a.dtype()) {
@@ -98,6 +104,7 @@ impl Deviation {
         let mut run = RunMaxima { error: 0.0, reference: 0.0 };
         for (&a, &b) in reference.iter().zip(candidate) {
             if a.is_finite() {
+                self.finite += 1;
                 run.reference = run.reference.max(a.abs());
             }
             if a.is_finite() && b.is_finite() {
@@ -135,6 +142,7 @@ impl Deviation {
         self.dtype = self.dtype.or(other.dtype);
         self.mismatch = self.mismatch.take().or_else(|| other.mismatch.clone());
         self.count += other.count;
+        self.finite += other.finite;
         self.differing += other.differing;
         self.misplaced += other.misplaced;
         self.agreeing += other.agreeing;
@@ -283,6 +291,13 @@ impl Comparison {
     /// The deviation of one output.
     pub fn get(&self, name: &str) -> Option<&Deviation> {
         self.outputs.iter().find(|(known, _)| known == name).map(|(_, deviation)| deviation)
+    }
+
+    /// The comparison of the other outputs.
+    #[must_use]
+    pub(crate) fn without(&self, names: &BTreeSet<String>) -> Self {
+        let kept = self.outputs.iter().filter(|(name, _)| !names.contains(name));
+        Self { outputs: kept.cloned().collect(), runs: self.runs }
     }
 
     /// The number of runs.

@@ -35,7 +35,6 @@ mod ort;
 mod panic;
 mod proof;
 mod resolve;
-mod rounding;
 mod samples;
 mod state;
 mod timing;

@@ -11,8 +11,8 @@ use pare_graph::DataType;
 /// error is the maximum of as many draws from a similar distribution; `factor` covers the spread of such
 /// maxima, and reorderings that the engine does not perform.
 ///
-/// The engine does not optimize the bodies of loops, where a rounding error may grow from step to step:
-/// models with loops also run with perturbed weights.
+/// Where the engine reorders little, or the model amplifies errors, the original with perturbed operands
+/// shows more of its noise; it runs when a candidate exceeds the floor.
 ///
 /// The floor is zero where the engine reorders nothing. Therefore a constant part is allowed too: `roundings`
 /// machine epsilons of the output's type, times its largest value. In single and double precision it

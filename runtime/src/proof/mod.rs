@@ -11,10 +11,14 @@
 //!                      └──compared──▶ candidate, on       loads and agrees as deployed
 //! ```
 //!
-//! A fifth widens the floor of models with loops: the original with perturbed weights.
+//! A candidate that deviates further than the floor is examined: the original runs again, and with perturbed
+//! operands, which widens the floor ([`noise`]).
 
+mod noise;
 mod report;
 mod run;
+mod vacuity;
+mod variants;
 
 pub use report::{Outcome, ProofOptions, ProofReport};
 
@@ -23,7 +27,9 @@ use crate::{
     interface::{in_order_of, opened, port_change, undeclared},
     state::state_pairs,
 };
+use noise::Noise;
 use run::{ProofRun, Sessions};
+use std::collections::BTreeSet;
 
 /// Compares `candidate` with `original` on `batches`.
 ///
@@ -47,12 +53,14 @@ pub struct Original<'e> {
     engine: &'e dyn Engine,
     options: &'e ProofOptions,
     sessions: Result<Sessions, EngineError>,
+    noise: Noise<'e>,
 }
 
 impl<'e> Original<'e> {
     /// Loads `model`.
     pub fn new(engine: &'e dyn Engine, model: &ModelSource, options: &'e ProofOptions) -> Self {
-        Self { engine, options, sessions: Sessions::of_original(engine, model, options) }
+        let noise = Noise::new(engine, &options.load, model.clone());
+        Self { engine, options, sessions: Sessions::load(engine, model, options), noise }
     }
 
     /// Compares `candidate` with this model, as [`prove`] does.
@@ -91,13 +99,14 @@ impl<'e> Original<'e> {
     }
 
     /// Loads the candidate and compares the interfaces; the report if no run is needed.
-    fn start(&mut self, candidate: &ModelSource) -> Result<ProofRun<'_>, Box<ProofReport>> {
+    fn start(&mut self, candidate: &ModelSource) -> Result<ProofRun<'_, 'e>, Box<ProofReport>> {
+        self.noise.reset();
         let (mut report, options) = (ProofReport::new(), self.options);
         let original = match &mut self.sessions {
             Ok(sessions) => sessions,
             Err(error) => return Err(Box::new(report.with(Outcome::Unproven { why: error.to_string() }))),
         };
-        let candidate = match Sessions::of_candidate(self.engine, candidate, options) {
+        let candidate = match Sessions::load(self.engine, candidate, options) {
             Ok(sessions) => sessions,
             Err(error) => {
                 return Err(Box::new(
@@ -125,7 +134,8 @@ impl<'e> Original<'e> {
                 state.iter().map(|pair| format!("`{}` from `{}`", pair.input, pair.output)).collect();
             report.notes.push(format!("{} steps, state carried on: {}", options.steps, pairs.join(", ")));
         }
-        Ok(ProofRun { report, original, candidate, undeclared, state })
+        let (noise, random) = (&mut self.noise, BTreeSet::new());
+        Ok(ProofRun { report, original, candidate, noise, undeclared, state, random, undecided: 0 })
     }
 }
 

@@ -18,6 +18,8 @@ pub struct ProofOptions {
     /// True if the candidate may fix sizes that the original leaves open, and have other inputs and outputs;
     /// the outcome is then [`Outcome::Unproven`].
     pub narrowed: bool,
+    /// True if differences are expected and only measured: no effort is made to explain them by rounding.
+    pub measures_only: bool,
     /// Most samples to run; all by default.
     pub max_samples: Option<usize>,
     /// Samples after which only the models as written run.
@@ -34,8 +36,8 @@ pub struct ProofReport {
     pub deviation: Comparison,
     /// Deviation of the candidate with the engine's optimizations from the original without.
     pub deployed: Comparison,
-    /// The model's noise: deviation of the original with the engine's optimizations, and with perturbed
-    /// weights if it has loops, from itself without.
+    /// The model's noise: deviation of the original with the engine's optimizations from itself without; where
+    /// the candidate deviates further, also with perturbed operands.
     pub floor: Comparison,
     /// Agreement, accuracy and divergence of each output with class scores.
     pub metrics: Vec<(String, Metrics)>,
@@ -62,7 +64,8 @@ pub enum Outcome {
         /// The difference, in one sentence.
         why: String,
     },
-    /// Neither is known: the engine cannot run the original, or there are no samples.
+    /// Neither is known: the engine cannot run the original, there are no samples, or the outputs are not
+    /// comparable.
     Unproven {
         /// The reason, in one sentence.
         why: String,

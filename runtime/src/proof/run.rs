@@ -1,51 +1,77 @@
 //! Runs of the original and the candidate on the same samples.
 
-use super::report::{Outcome, ProofOptions, ProofReport};
-use crate::{
-    Batch, Engine, EngineError, Feed, ModelSource, Optimize, Session, StatePair, Value, Verdict,
-    interface::Undeclared, rounding::perturbed, state::carry,
+use super::{
+    noise::{Noise, add_floats},
+    report::{Outcome, ProofOptions, ProofReport},
+    vacuity::vacuity,
+    variants::seeded,
 };
+use crate::{
+    Batch, Comparison, Engine, EngineError, Feed, ModelSource, Optimize, Session, StatePair, Verdict,
+    interface::Undeclared, state::carry,
+};
+use std::collections::BTreeSet;
 
 /// A model as written, and as the engine deploys it.
 pub(super) struct Sessions {
     pub written: Box<dyn Session>,
     /// The engine's optimizer may fail on a valid model.
     pub deployed: Result<Box<dyn Session>, EngineError>,
-    /// As written, with perturbed weights: an original with loops.
-    perturbed: Option<Box<dyn Session>>,
+    /// True if the model draws random numbers.
+    pub is_random: bool,
 }
 
 impl Sessions {
-    pub fn of_candidate(
+    pub fn load(
         engine: &dyn Engine,
         model: &ModelSource,
         options: &ProofOptions,
     ) -> Result<Self, EngineError> {
+        let random = seeded(model);
+        let model = random.as_ref().unwrap_or(model);
         let load = |level| engine.load(model, &options.load.with_optimize(level));
-        Ok(Self { written: load(Optimize::Off)?, deployed: load(Optimize::All), perturbed: None })
-    }
-
-    pub fn of_original(
-        engine: &dyn Engine,
-        model: &ModelSource,
-        options: &ProofOptions,
-    ) -> Result<Self, EngineError> {
-        let load = |model| engine.load(&model, &options.load.with_optimize(Optimize::Off)).ok();
-        Ok(Self { perturbed: perturbed(model).and_then(load), ..Self::of_candidate(engine, model, options)? })
+        Ok(Self { written: load(Optimize::Off)?, deployed: load(Optimize::All), is_random: random.is_some() })
     }
 }
 
 /// A proof in progress.
-pub(super) struct ProofRun<'o> {
+pub(super) struct ProofRun<'o, 'e> {
     pub report: ProofReport,
     pub original: &'o mut Sessions,
     pub candidate: Sessions,
+    pub noise: &'o mut Noise<'e>,
     /// Outputs with an undeclared shape, until the original violates its own declaration.
     pub undeclared: Vec<Undeclared>,
     pub state: Vec<StatePair>,
+    /// Outputs of the original that differ from run to run.
+    pub random: BTreeSet<String>,
+    /// Integers and other decisions that differ where rounding decides.
+    pub undecided: usize,
 }
 
-impl ProofRun<'_> {
+/// The outputs of all sessions in one run.
+struct Outputs {
+    reference: Feed,
+    candidate: Feed,
+    /// As deployed.
+    original_deployed: Option<Feed>,
+    candidate_deployed: Option<Feed>,
+}
+
+impl Outputs {
+    /// The deviation of the candidate as written and as deployed.
+    fn compare(&self) -> [Comparison; 2] {
+        [Some(&self.candidate), self.candidate_deployed.as_ref()].map(|outputs| {
+            let mut comparison = Comparison::new();
+            if let Some(outputs) = outputs {
+                comparison.add(&self.reference, outputs);
+            }
+            comparison
+        })
+    }
+}
+
+impl ProofRun<'_, '_> {
     /// Compares whether both models load as deployed.
     pub fn check_deployment(&mut self) -> Option<Outcome> {
         match (&self.original.deployed, &self.candidate.deployed) {
@@ -66,72 +92,102 @@ impl ProofRun<'_> {
     /// Runs all sessions on one batch. An error is the original's; `Some` is a difference.
     pub fn run(&mut self, batch: &Batch, options: &ProofOptions) -> Result<Option<Outcome>, EngineError> {
         let mut feeds = Feeds::new(&batch.feed);
-        let max_deployed = options.max_deployed.unwrap_or(usize::MAX);
+        let deploys = options.max_deployed.is_none_or(|most| self.report.samples < most);
         for step in 0..options.steps.max(1) {
-            let labels = batch.labels.as_deref().filter(|_| step == 0);
             let reference = self.original.written.run(&feeds.original)?;
-            if let Some(outcome) = self.compare_written(&reference, &mut feeds, labels) {
-                return Ok(Some(outcome));
+            let mut outputs = match self.run_others(reference, &feeds, deploys) {
+                Ok(outputs) => outputs,
+                Err(outcome) => return Ok(Some(outcome)),
+            };
+            if options.steps > 1 {
+                self.perturb_state(&outputs.reference, &mut feeds);
             }
-            carry(&self.state, &reference, &mut feeds.original);
-            if self.report.samples < max_deployed
-                && let Some(outcome) = self.compare_deployed(&reference, &mut feeds)
-            {
-                return Ok(Some(outcome));
-            }
+            let [written, deployed] = self.explain(&feeds.original, &mut outputs, options);
+            let Outputs { reference, candidate, .. } = &outputs;
+            self.undeclared.retain(|Undeclared { original, .. }| {
+                reference.iter().any(|(n, v)| *n == original.name && original.kind.accepts(v).is_ok())
+            });
+            self.report.deviation.merge(&written);
+            self.report.deployed.merge(&deployed);
+            let labels = batch.labels.as_deref().filter(|_| step == 0);
+            self.report.measure(reference, candidate, labels);
+            feeds.carry(&self.state, &outputs);
         }
         self.report.samples += batch.samples.len();
         Ok(None)
     }
 
-    fn compare_written(
-        &mut self,
-        reference: &Feed,
-        feeds: &mut Feeds,
-        labels: Option<&[i64]>,
-    ) -> Option<Outcome> {
-        let candidate = match self.candidate.written.run(&feeds.candidate) {
-            Ok(outputs) => outputs,
-            Err(error) => {
-                let why = format!("the result does not run where the original does: {error}");
-                return Some(Outcome::differs(why));
-            }
-        };
-        self.undeclared.retain(|Undeclared { original, .. }| {
-            reference.iter().any(|(n, v)| *n == original.name && original.kind.accepts(v).is_ok())
-        });
-        self.report.deviation.add(reference, &candidate);
-        self.report.measure(reference, &candidate, labels);
-        carry(&self.state, &candidate, &mut feeds.candidate);
-        None
-    }
-
-    fn compare_deployed(&mut self, reference: &Feed, feeds: &mut Feeds) -> Option<Outcome> {
-        if let Some(Ok(outputs)) = self.original.perturbed.as_mut().map(|s| s.run(&feeds.perturbed)) {
-            let (exact, perturbed) = (floats(reference), floats(&outputs));
-            // A loop that ends after another number of steps is no measure of rounding.
-            if same_shapes(&exact, &perturbed) {
-                self.report.floor.add(&exact, &perturbed);
-            }
-            carry(&self.state, &outputs, &mut feeds.perturbed);
+    /// Runs the candidate, and both models as deployed; adds the noise of the original to the floor.
+    fn run_others(&mut self, reference: Feed, feeds: &Feeds, deploys: bool) -> Result<Outputs, Outcome> {
+        let candidate = self.candidate.written.run(&feeds.candidate).map_err(|error| {
+            Outcome::differs(format!("the result does not run where the original does: {error}"))
+        })?;
+        let mut outputs = Outputs { reference, candidate, original_deployed: None, candidate_deployed: None };
+        if !deploys {
+            return Ok(outputs);
         }
         let original = self.original.deployed.as_mut().ok().map(|s| s.run(&feeds.original_deployed));
-        if let Some(Ok(outputs)) = &original {
-            self.report.floor.add(reference, outputs);
-            carry(&self.state, outputs, &mut feeds.original_deployed);
+        if let Some(Ok(deployed)) = &original {
+            self.report.floor.add(&outputs.reference, deployed);
         }
         match self.candidate.deployed.as_mut().ok().map(|s| s.run(&feeds.candidate_deployed)) {
-            Some(Ok(outputs)) => {
-                self.report.deployed.add(reference, &outputs);
-                carry(&self.state, &outputs, &mut feeds.candidate_deployed);
-                None
-            }
             Some(Err(error)) if matches!(original, Some(Ok(_))) => {
                 let why = format!("with the engine's optimizations on, the result does not run: {error}");
-                Some(Outcome::differs(why))
+                return Err(Outcome::differs(why));
             }
-            _ => None,
+            deployed => outputs.candidate_deployed = deployed.and_then(Result::ok),
         }
+        outputs.original_deployed = original.and_then(Result::ok);
+        Ok(outputs)
+    }
+
+    /// Adds the noise of a state that is carried on: it may grow from step to step.
+    fn perturb_state(&mut self, reference: &Feed, feeds: &mut Feeds) {
+        if let Some(perturbed) = self.noise.near(&feeds.perturbed) {
+            add_floats(reference, &perturbed, &mut self.report.floor);
+            carry(&self.state, &perturbed, &mut feeds.perturbed);
+        }
+    }
+
+    /// The deviations of the candidate. If they exceed the noise seen so far, the original runs again, also
+    /// with perturbed operands.
+    fn explain(&mut self, feed: &Feed, outputs: &mut Outputs, options: &ProofOptions) -> [Comparison; 2] {
+        let is_first = self.report.samples == 0;
+        if self.original.is_random && is_first {
+            self.find_random(feed, &outputs.reference);
+        }
+        let found = outputs.compare();
+        if options.measures_only || !self.exceeds(&found, options) || self.noise.is_exhausted() {
+            return found;
+        }
+        self.find_random(feed, &outputs.reference);
+        self.noise.measure(feed, &outputs.reference, &mut self.report.floor);
+        let Outputs { reference, candidate, candidate_deployed, .. } = outputs;
+        let mut candidates: Vec<_> =
+            [Some(candidate), candidate_deployed.as_mut()].into_iter().flatten().collect();
+        let undecided = self.noise.decide(feed, reference, &mut candidates);
+        self.undecided += undecided;
+        let found = if undecided > 0 { outputs.compare() } else { found };
+        if self.exceeds(&found, options) {
+            self.noise.add_unexplained();
+        }
+        found
+    }
+
+    fn exceeds(&self, found: &[Comparison; 2], options: &ProofOptions) -> bool {
+        let differs = |c: &Comparison| {
+            !options.tolerance.judge(&c.without(&self.random), &self.report.floor).is_equal()
+        };
+        found.iter().any(differs)
+    }
+
+    /// Finds outputs that differ between equal runs.
+    fn find_random(&mut self, feed: &Feed, reference: &Feed) {
+        let Ok(again) = self.original.written.run(feed) else { return };
+        let mut difference = Comparison::new();
+        difference.add(reference, &again);
+        let differing = difference.outputs().iter().filter(|(_, deviation)| !deviation.is_zero());
+        self.random.extend(differing.map(|(name, _)| name.clone()));
     }
 
     /// The outcome after all batches; `refusal` is the original's first error.
@@ -151,16 +207,18 @@ impl ProofRun<'_> {
         if let Some(error) = refusal {
             report.notes.push(format!("{} runs were skipped: {error}", report.skipped));
         }
-        let written = options.tolerance.judge(&report.deviation, &report.floor);
-        if !written.is_equal() {
-            return written.into();
+        if self.undecided > 0 {
+            let note = format!("{} integers differ where rounding decides", self.undecided);
+            report.notes.push(note);
         }
-        match options.tolerance.judge(&report.deployed, &report.floor) {
-            Verdict::Equal => Outcome::Equal,
-            Verdict::Differs { output, why } => {
+        let judge = |found: &Comparison| options.tolerance.judge(&found.without(&self.random), &report.floor);
+        match (judge(&report.deviation), judge(&report.deployed)) {
+            (Verdict::Equal, Verdict::Equal) => vacuity(report, &self.random),
+            (Verdict::Equal, Verdict::Differs { output, why }) => {
                 let why = format!("with the engine's optimizations on, {why}");
                 Outcome::Differs { output, why }
             }
+            (differs, _) => differs.into(),
         }
     }
 }
@@ -184,15 +242,15 @@ impl Feeds {
             perturbed: feed.clone(),
         }
     }
-}
 
-/// The float outputs. Others are decisions: a decision that rounding flips is no reason to allow more flips.
-fn floats(outputs: &Feed) -> Feed {
-    let is_float = |(_, value): &&(String, Value)| value.as_tensor().is_some_and(|t| t.dtype().is_float());
-    outputs.iter().filter(is_float).cloned().collect()
-}
-
-fn same_shapes(a: &Feed, b: &Feed) -> bool {
-    let shape = |(_, value): &(String, Value)| value.as_tensor().map(|t| t.shape().to_vec());
-    a.iter().map(shape).eq(b.iter().map(shape))
+    fn carry(&mut self, state: &[StatePair], outputs: &Outputs) {
+        carry(state, &outputs.reference, &mut self.original);
+        carry(state, &outputs.candidate, &mut self.candidate);
+        if let Some(deployed) = &outputs.original_deployed {
+            carry(state, deployed, &mut self.original_deployed);
+        }
+        if let Some(deployed) = &outputs.candidate_deployed {
+            carry(state, deployed, &mut self.candidate_deployed);
+        }
+    }
 }

@@ -15,6 +15,7 @@
 
 mod clean;
 mod kinds;
+mod small;
 
 use crate::support::{bytes, engine, number, root};
 use fastrand::Rng;

@@ -1,0 +1,209 @@
+//! The effect of rounding errors on the original.
+//!
+//! The engine's own optimizations show a part of it. Where a candidate deviates further, the original runs with
+//! perturbed operands too: operators that read numbers off by one rounding show the errors that another order
+//! of the same arithmetic may have, also where the model amplifies them (`Exp`, `Log`, differences of close
+//! numbers), and the decisions (`Cast` to integers, `ArgMax`) that rounding may change.
+
+use super::variants::perturbed;
+use crate::{
+    Comparison, Deviation, Engine, Feed, LoadOptions, ModelSource, Optimize, Session, Value, epsilon,
+};
+use pare_graph::Tensor;
+
+/// Runs with operands off by one rounding. The largest of several draws is the noise.
+const NEAR_RUNS: usize = 4;
+
+/// Runs that show undecided elements, with operands off by several roundings: an element that is undecided at
+/// one rounding is drawn to either side with about equal probability, so that 12 runs miss one in 4,096.
+const FAR_RUNS: usize = 12;
+const FAR_EPSILONS: f64 = 8.0;
+
+/// Undecided elements that may escape [`FAR_RUNS`], as a share of those found.
+const ESCAPED: f64 = 1.0 / 32.0;
+
+/// Perturbations that are amplified further than this changed a decision within the model: no measure of
+/// rounding.
+const MAX_AMPLIFICATION: f64 = 16_384.0;
+
+/// Batches that perturbation does not explain, after which no others are examined.
+const MAX_UNEXPLAINED: usize = 4;
+
+/// Perturbed runs of the original, loaded when first needed.
+pub(super) struct Noise<'e> {
+    engine: &'e dyn Engine,
+    load: LoadOptions,
+    model: ModelSource,
+    near: Option<Option<Box<dyn Session>>>,
+    far: Option<Option<Box<dyn Session>>>,
+    unexplained: usize,
+}
+
+impl<'e> Noise<'e> {
+    pub fn new(engine: &'e dyn Engine, load: &LoadOptions, model: ModelSource) -> Self {
+        let load = load.with_optimize(Optimize::Off);
+        Self { engine, load, model, near: None, far: None, unexplained: 0 }
+    }
+
+    /// Starts with another candidate.
+    pub fn reset(&mut self) {
+        self.unexplained = 0;
+    }
+
+    /// Returns true if perturbation failed to explain the deviation of many batches.
+    pub fn is_exhausted(&self) -> bool {
+        self.unexplained >= MAX_UNEXPLAINED
+    }
+
+    /// Counts a batch whose deviation remains unexplained.
+    pub fn add_unexplained(&mut self) {
+        self.unexplained += 1;
+    }
+
+    fn load(&self, epsilons: f64) -> Option<Box<dyn Session>> {
+        self.engine.load(&perturbed(&self.model, epsilons)?, &self.load).ok()
+    }
+
+    /// One run with operands off by one rounding.
+    pub fn near(&mut self, feed: &Feed) -> Option<Feed> {
+        if self.near.is_none() {
+            self.near = Some(self.load(1.0));
+        }
+        self.near.as_mut()?.as_mut()?.run(feed).ok()
+    }
+
+    fn far(&mut self, feed: &Feed) -> Option<Feed> {
+        if self.far.is_none() {
+            self.far = Some(self.load(FAR_EPSILONS));
+        }
+        self.far.as_mut()?.as_mut()?.run(feed).ok()
+    }
+
+    /// Adds the deviation of the floating-point outputs of perturbed runs to `floor`.
+    pub fn measure(&mut self, feed: &Feed, reference: &Feed, floor: &mut Comparison) {
+        for _ in 0..NEAR_RUNS {
+            let Some(outputs) = self.near(feed) else { return };
+            add_floats(reference, &outputs, floor);
+        }
+    }
+
+    /// Replaces the outputs of `candidates` that make decisions and differ from `reference` only in undecided
+    /// elements: those that perturbed runs change to the same value. Returns the number of these elements.
+    pub fn decide(&mut self, feed: &Feed, reference: &Feed, candidates: &mut [&mut Feed]) -> usize {
+        let undecided = |candidate: &&mut Feed| {
+            let differs = |(name, value): &(String, Value)| {
+                decisions(value).is_some() && get(candidate, name) != Some(value)
+            };
+            reference.iter().any(differs)
+        };
+        if !candidates.iter().any(undecided) {
+            return 0;
+        }
+        let runs: Vec<_> = (0..FAR_RUNS).map_while(|_| self.far(feed)).collect();
+        let mut explained = 0;
+        for (name, value) in reference {
+            let Some(decided) = decisions(value) else { continue };
+            let drawn: Vec<_> = runs.iter().filter_map(|run| decisions(get(run, name)?)).collect();
+            for candidate in candidates.iter_mut() {
+                let Some((_, other)) = candidate.iter_mut().find(|(n, _)| n == name) else { continue };
+                let Some(found) =
+                    decisions(other).and_then(|other| undecided_changes(&decided, &other, &drawn))
+                else {
+                    continue;
+                };
+                explained += found;
+                *other = value.clone();
+            }
+        }
+        explained
+    }
+}
+
+fn get<'f>(feed: &'f Feed, name: &str) -> Option<&'f Value> {
+    feed.iter().find(|(n, _)| n == name).map(|(_, value)| value)
+}
+
+/// Adds the deviation of every floating-point output that rounding explains.
+pub(super) fn add_floats(reference: &Feed, perturbed: &Feed, floor: &mut Comparison) {
+    let mut pairs = (Feed::new(), Feed::new());
+    for (name, value) in reference {
+        let Some(other) = get(perturbed, name) else { continue };
+        let Some(dtype) = float_type(value) else { continue };
+        let deviation = Deviation::between(value, other);
+        let scale = deviation.max_reference.max(floor.get(name).map_or(0.0, |known| known.max_reference));
+        let is_rounding = deviation.max_abs <= MAX_AMPLIFICATION * epsilon(dtype) * scale;
+        if deviation.mismatch.is_none() && deviation.misplaced == 0 && is_rounding {
+            pairs.0.push((name.clone(), value.clone()));
+            pairs.1.push((name.clone(), other.clone()));
+        }
+    }
+    floor.add(&pairs.0, &pairs.1);
+}
+
+/// The type of a value that consists of floating-point numbers.
+fn float_type(value: &Value) -> Option<pare_graph::DataType> {
+    let dtype = match value {
+        Value::Tensor(tensor) | Value::Map { values: tensor, .. } => tensor.dtype(),
+        Value::Sequence(items) => return items.first().and_then(float_type),
+        Value::Optional(inner) => return inner.as_deref().and_then(float_type),
+    };
+    dtype.is_float().then_some(dtype)
+}
+
+/// The elements of a tensor of integers, bools or strings.
+struct Decisions<'v> {
+    shape: &'v [usize],
+    elements: Elements<'v>,
+}
+
+#[derive(PartialEq)]
+enum Elements<'v> {
+    Integers(Vec<i64>),
+    Strings(&'v [bytes::Bytes]),
+}
+
+fn decisions(value: &Value) -> Option<Decisions<'_>> {
+    let tensor: &Tensor = value.as_tensor().filter(|tensor| !tensor.dtype().is_float())?;
+    let elements = match tensor.as_strings() {
+        Some(strings) => Elements::Strings(strings),
+        None => Elements::Integers(tensor.to_i64()?),
+    };
+    Some(Decisions { shape: tensor.shape(), elements })
+}
+
+/// The number of differing elements, if (almost) all of them are undecided.
+fn undecided_changes(
+    reference: &Decisions<'_>,
+    candidate: &Decisions<'_>,
+    drawn: &[Decisions<'_>],
+) -> Option<usize> {
+    let drawn: Vec<_> =
+        drawn.iter().filter(|run| run.shape == reference.shape).map(|run| &run.elements).collect();
+    if candidate.shape != reference.shape {
+        return None;
+    }
+    match (&reference.elements, &candidate.elements) {
+        (Elements::Integers(a), Elements::Integers(b)) => {
+            let drawn = drawn
+                .iter()
+                .filter_map(|run| if let Elements::Integers(x) = run { Some(&x[..]) } else { None });
+            count_undecided(a, b, &drawn.collect::<Vec<_>>())
+        }
+        (Elements::Strings(a), Elements::Strings(b)) => {
+            let drawn =
+                drawn.iter().filter_map(|run| if let Elements::Strings(x) = run { Some(*x) } else { None });
+            count_undecided(a, b, &drawn.collect::<Vec<_>>())
+        }
+        _ => None,
+    }
+}
+
+fn count_undecided<T: PartialEq>(reference: &[T], candidate: &[T], drawn: &[&[T]]) -> Option<usize> {
+    let is_undecided = |&i: &usize| drawn.iter().any(|run| run[i] != reference[i]);
+    let is_drawn = |i: usize| drawn.iter().any(|run| run[i] == candidate[i]);
+    let all = || 0..reference.len();
+    let differing = all().filter(|&i| reference[i] != candidate[i]);
+    let (explained, other): (Vec<_>, Vec<_>) = differing.partition(|&i| is_drawn(i));
+    let escaped = ESCAPED * all().filter(is_undecided).count() as f64;
+    (other.len() as f64 <= escaped).then_some(explained.len() + other.len())
+}
