@@ -4,7 +4,7 @@ Half are scikit-learn pipelines converted by skl2onnx (scalers, regressions, cla
 heads with one output or an amplifying end (regression behind a scaler, critics, CLIP heads, images converted to
 uint8, exponentials, logarithms, reciprocals, integers behind a scale).
 
-Needs numpy, onnx, scikit-learn and skl2onnx. `tests/tests/mutations/small.rs` reads the folder.
+Needs numpy, onnx, onnxruntime, scikit-learn and skl2onnx. `tests/tests/mutations/small.rs` reads the folder.
 """
 
 import sys
@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 from onnx import TensorProto, checker, helper, numpy_helper, save, shape_inference
 
 warnings.filterwarnings("ignore")
@@ -194,6 +195,7 @@ def pipeline(rng):
 
 
 def main():
+    onnxruntime.set_default_logger_severity(4)
     folder, count = Path(sys.argv[1]), int(sys.argv[2])
     folder.mkdir(parents=True, exist_ok=True)
     failed = written = seed = 0
@@ -204,7 +206,8 @@ def main():
         try:
             model = kind(rng)
             checker.check_model(model)
-        except Exception as error:  # skl2onnx does not convert some combinations
+            onnxruntime.InferenceSession(model.SerializeToString())
+        except Exception as error:  # some combinations are not converted, or to invalid models
             failed += 1
             print(f"{seed}: {kind.__name__}: {error}", file=sys.stderr)
             continue

@@ -300,6 +300,16 @@ impl Comparison {
         Self { outputs: kept.cloned().collect(), runs: self.runs }
     }
 
+    /// The comparison as a part of one with further runs: relative to the largest values of both.
+    #[must_use]
+    pub(crate) fn on_scale_of(mut self, all: &Self) -> Self {
+        for (name, deviation) in &mut self.outputs {
+            let largest = all.get(name).map_or(0.0, |known| known.max_reference);
+            deviation.max_reference = deviation.max_reference.max(largest);
+        }
+        self
+    }
+
     /// The number of runs.
     pub fn runs(&self) -> usize {
         self.runs

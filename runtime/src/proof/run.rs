@@ -175,8 +175,10 @@ impl ProofRun<'_, '_> {
     }
 
     fn exceeds(&self, found: &[Comparison; 2], options: &ProofOptions) -> bool {
+        // One batch is judged on the scale of all, as at the end.
         let differs = |c: &Comparison| {
-            !options.tolerance.judge(&c.without(&self.random), &self.report.floor).is_equal()
+            let found = c.without(&self.random).on_scale_of(&self.report.deviation);
+            !options.tolerance.judge(&found, &self.report.floor).is_equal()
         };
         found.iter().any(differs)
     }

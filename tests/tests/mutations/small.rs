@@ -72,7 +72,10 @@ fn small_models() {
     for (index, path) in paths.iter().enumerate() {
         let name = path.file_stem().unwrap().to_str().unwrap();
         let mut model = onnx::read(path, &onnx::ReadOptions::default()).unwrap();
-        model.infer().unwrap();
+        if let Err(error) = model.infer() {
+            tally.unproven.push(format!("{name}: {error}"));
+            continue;
+        }
         tally.rewrite(name, &model);
         if index % PLANTED_EACH == 0 {
             tally.plant(name, &model, index as u64);
