@@ -53,6 +53,7 @@ mod node;
 pub mod onnx;
 pub mod ops;
 mod patch;
+mod precision;
 mod proto;
 mod slice;
 mod tensor;

@@ -11,6 +11,7 @@ mod layers;
 mod models;
 mod mutations;
 mod peers;
+mod proof;
 mod properties;
 mod sizes;
 mod support;

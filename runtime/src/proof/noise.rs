@@ -5,11 +5,11 @@
 //! of the same arithmetic may have, also where the model amplifies them (`Exp`, `Log`, differences of close
 //! numbers), and the decisions (`Cast` to integers, `ArgMax`) that rounding may change.
 
-use super::variants::perturbed;
+use super::variants::{in_double_precision, perturbed};
 use crate::{
     Comparison, Deviation, Engine, Feed, LoadOptions, ModelSource, Optimize, Session, Value, epsilon,
 };
-use pare_graph::Tensor;
+use pare_graph::{DataType, Tensor};
 
 /// Runs with operands off by one rounding. The largest of several draws is the noise.
 const NEAR_RUNS: usize = 4;
@@ -36,13 +36,14 @@ pub(super) struct Noise<'e> {
     model: ModelSource,
     near: Option<Option<Box<dyn Session>>>,
     far: Option<Option<Box<dyn Session>>>,
+    double: Option<Option<Box<dyn Session>>>,
     unexplained: usize,
 }
 
 impl<'e> Noise<'e> {
     pub fn new(engine: &'e dyn Engine, load: &LoadOptions, model: ModelSource) -> Self {
         let load = load.with_optimize(Optimize::Off);
-        Self { engine, load, model, near: None, far: None, unexplained: 0 }
+        Self { engine, load, model, near: None, far: None, double: None, unexplained: 0 }
     }
 
     /// Starts with another candidate.
@@ -60,23 +61,49 @@ impl<'e> Noise<'e> {
         self.unexplained += 1;
     }
 
-    fn load(&self, epsilons: f64) -> Option<Box<dyn Session>> {
-        self.engine.load(&perturbed(&self.model, epsilons)?, &self.load).ok()
+    fn load(&self, variant: Option<ModelSource>) -> Option<Box<dyn Session>> {
+        self.engine.load(&variant?, &self.load).ok()
     }
 
     /// One run with operands off by one rounding.
     pub fn near(&mut self, feed: &Feed) -> Option<Feed> {
         if self.near.is_none() {
-            self.near = Some(self.load(1.0));
+            self.near = Some(self.load(perturbed(&self.model, 1.0)));
         }
         self.near.as_mut()?.as_mut()?.run(feed).ok()
     }
 
     fn far(&mut self, feed: &Feed) -> Option<Feed> {
         if self.far.is_none() {
-            self.far = Some(self.load(FAR_EPSILONS));
+            self.far = Some(self.load(perturbed(&self.model, FAR_EPSILONS)));
         }
         self.far.as_mut()?.as_mut()?.run(feed).ok()
+    }
+
+    /// The outputs in double precision, rounded to the types of `reference`; `None` if the engine cannot run the
+    /// model so.
+    fn double(&mut self, feed: &Feed, reference: &Feed) -> Option<Feed> {
+        if self.double.is_none() {
+            self.double = Some(self.load(in_double_precision(&self.model)));
+        }
+        let session = self.double.as_mut()?.as_mut()?;
+        let wide = |value: &Value| cast(value, DataType::Float, DataType::Double);
+        let feed: Feed = feed.iter().map(|(name, value)| (name.clone(), wide(value))).collect();
+        let outputs = session.run(&feed).ok()?;
+        let narrow = |(name, value): (String, Value)| {
+            let is_single = get(reference, &name).and_then(float_type) == Some(DataType::Float);
+            let value = if is_single { cast(&value, DataType::Double, DataType::Float) } else { value };
+            (name, value)
+        };
+        Some(outputs.into_iter().map(narrow).collect())
+    }
+
+    /// Adds the distance of the original from double precision to `floor`: a candidate no further from the
+    /// function of real numbers than the original is right.
+    pub fn measure_error(&mut self, feed: &Feed, reference: &Feed, floor: &mut Comparison) {
+        if let Some(exact) = self.double(feed, reference) {
+            add_floats(reference, &exact, floor);
+        }
     }
 
     /// Adds the deviation of the floating-point outputs of perturbed runs to `floor`.
@@ -123,6 +150,15 @@ fn get<'f>(feed: &'f Feed, name: &str) -> Option<&'f Value> {
     feed.iter().find(|(n, _)| n == name).map(|(_, value)| value)
 }
 
+/// A tensor of type `from` in type `to`; other values as they are.
+fn cast(value: &Value, from: DataType, to: DataType) -> Value {
+    let converted = value
+        .as_tensor()
+        .filter(|tensor| tensor.dtype() == from)
+        .and_then(|tensor| Tensor::from_f64(to, tensor.shape(), &tensor.to_f64()?).ok());
+    converted.map_or_else(|| value.clone(), Value::Tensor)
+}
+
 /// Adds the deviation of every floating-point output that rounding explains.
 pub(super) fn add_floats(reference: &Feed, perturbed: &Feed, floor: &mut Comparison) {
     let mut pairs = (Feed::new(), Feed::new());
@@ -141,7 +177,7 @@ pub(super) fn add_floats(reference: &Feed, perturbed: &Feed, floor: &mut Compari
 }
 
 /// The type of a value that consists of floating-point numbers.
-fn float_type(value: &Value) -> Option<pare_graph::DataType> {
+fn float_type(value: &Value) -> Option<DataType> {
     let dtype = match value {
         Value::Tensor(tensor) | Value::Map { values: tensor, .. } => tensor.dtype(),
         Value::Sequence(items) => return items.first().and_then(float_type),

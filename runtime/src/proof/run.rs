@@ -169,7 +169,10 @@ impl ProofRun<'_, '_> {
         self.undecided += undecided;
         let found = if undecided > 0 { outputs.compare() } else { found };
         if self.exceeds(&found, options) {
-            self.noise.add_unexplained();
+            self.noise.measure_error(feed, &outputs.reference, &mut self.report.floor);
+            if self.exceeds(&found, options) {
+                self.noise.add_unexplained();
+            }
         }
         found
     }

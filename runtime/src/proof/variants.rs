@@ -2,9 +2,9 @@
 
 use crate::{ModelSource, epsilon};
 use pare_graph::{
-    DataType, Graph, Model, Node, NodeId, NodeRef, Patch, Ref, Tensor, ValueId, ValueRef,
+    Attribute, DataType, Graph, Model, Node, NodeId, NodeRef, Patch, Ref, Tensor, ValueId, ValueRef,
     onnx::{self, ReadOptions},
-    ops::Trait,
+    ops::{AttributeKind, Trait},
 };
 use std::{
     collections::HashMap,
@@ -21,6 +21,15 @@ pub(super) fn perturbed(model: &ModelSource, epsilons: f64) -> Option<ModelSourc
     let mut model = read(model)?;
     model.infer().ok()?;
     Perturbation { epsilons, seed: 0 }.graph(&mut model.graph);
+    write(&model)
+}
+
+/// The model in double precision: the closest that an engine comes to the function of real numbers. `None` if it
+/// contains no numbers of single precision.
+pub(super) fn in_double_precision(model: &ModelSource) -> Option<ModelSource> {
+    let mut model = read(model)?;
+    model.convert_numbers(DataType::Float, DataType::Double);
+    model.infer().ok()?;
     write(&model)
 }
 
@@ -157,16 +166,25 @@ fn seed_graph(graph: &mut Graph) -> bool {
             continue;
         }
         found = true;
-        let takes_seed = at.schema().is_some_and(|schema| schema.attribute("seed").is_some());
-        if takes_seed && at.attr("seed").is_none() {
-            let mut hasher = DefaultHasher::new();
-            at.outputs().first().copied().flatten().map_or("", ValueRef::name).hash(&mut hasher);
-            let seed = f32::from((hasher.finish() % 65_536) as u16);
+        if let Some(seed) = missing_seed(at) {
             let mut patch = Patch::at(at);
-            patch.set_attribute(id, "seed", Some(seed.into()));
+            patch.set_attribute(id, "seed", Some(seed));
             // Without a seed the outputs are found to be random.
             let _ = graph.apply(patch);
         }
     }
     found
+}
+
+/// The seed of a random operator that takes one and has none.
+fn missing_seed(at: NodeRef<'_>) -> Option<Attribute> {
+    let seed = at.schema()?.attribute("seed").filter(|_| at.attr("seed").is_none())?;
+    let mut hasher = DefaultHasher::new();
+    at.outputs().first().copied().flatten()?.name().hash(&mut hasher);
+    let number = (hasher.finish() % 65_536) as u16;
+    match seed.kind {
+        AttributeKind::Float => Some(f32::from(number).into()),
+        AttributeKind::Int => Some(i64::from(number).into()),
+        _ => None,
+    }
 }
