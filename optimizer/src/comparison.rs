@@ -1,7 +1,9 @@
 //! The comparison of two models on samples.
 
 use crate::{Error, environment::LazyEngine};
-use pare_runtime::{Metrics, ModelSource, Outcome, ProofOptions, ProofReport, SampleSet, prove, upper_limit};
+use pare_runtime::{
+    Metrics, ModelSource, Optimize, Outcome, ProofOptions, ProofReport, SampleSet, prove, upper_limit,
+};
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
@@ -114,8 +116,15 @@ pub(crate) fn compare(
 ) -> Result<Comparison, Error> {
     let options = ProofOptions { load: engine.load_options(), ..options };
     let given = !samples.is_generated();
-    let mut report =
-        prove(engine.engine()?.as_ref(), reference, candidate, samples.batches(BATCH), &options)?;
+    let runtime = engine.engine()?.as_ref();
+    let mut report = prove(runtime, reference, candidate, samples.batches(BATCH), &options)?;
+    let runs_on_none = report.samples == 0 && matches!(report.outcome, Outcome::Unproven { .. });
+    if runs_on_none
+        && let Ok(mut session) = runtime.load(reference, &options.load.with_optimize(Optimize::Off))
+        && samples.adapt(&mut *session)
+    {
+        report = prove(runtime, reference, candidate, samples.batches(BATCH), &options)?;
+    }
     report.given = given;
     Ok(Comparison { report, engine: engine.description()? })
 }

@@ -80,6 +80,12 @@ pub enum EngineError {
 }
 
 impl EngineError {
+    /// Returns true if a run failed because memory could not be allocated, which says nothing about the model.
+    pub fn is_out_of_memory(&self) -> bool {
+        let signs = ["bad allocation", "bad_alloc", "Failed to allocate memory", "out of memory"];
+        matches!(self, Self::Run { reason, .. } if signs.iter().any(|sign| reason.contains(sign)))
+    }
+
     /// The remedy, if one is known.
     pub fn hint(&self) -> Option<Hint> {
         match self {

@@ -58,6 +58,22 @@ struct Outputs {
     candidate_deployed: Option<Feed>,
 }
 
+/// A run of the candidate that failed where the original runs.
+enum Interruption {
+    /// There is too little memory for both models.
+    Memory(EngineError),
+    Difference(Outcome),
+}
+
+impl Interruption {
+    fn of(error: EngineError, why: &str) -> Self {
+        if error.is_out_of_memory() {
+            return Self::Memory(error);
+        }
+        Self::Difference(Outcome::differs(format!("{why}: {error}")))
+    }
+}
+
 impl Outputs {
     /// The deviation of the candidate as written and as deployed.
     fn compare(&self) -> [Comparison; 2] {
@@ -89,7 +105,7 @@ impl ProofRun<'_, '_> {
         None
     }
 
-    /// Runs all sessions on one batch. An error is the original's; `Some` is a difference.
+    /// Runs all sessions on one batch. An error is the original's, or one of memory; `Some` is a difference.
     pub fn run(&mut self, batch: &Batch, options: &ProofOptions) -> Result<Option<Outcome>, EngineError> {
         let mut feeds = Feeds::new(&batch.feed);
         let deploys = options.max_deployed.is_none_or(|most| self.report.samples < most);
@@ -97,7 +113,8 @@ impl ProofRun<'_, '_> {
             let reference = self.original.written.run(&feeds.original)?;
             let mut outputs = match self.run_others(reference, &feeds, deploys) {
                 Ok(outputs) => outputs,
-                Err(outcome) => return Ok(Some(outcome)),
+                Err(Interruption::Memory(error)) => return Err(error),
+                Err(Interruption::Difference(outcome)) => return Ok(Some(outcome)),
             };
             if options.steps > 1 {
                 self.perturb_state(&outputs.reference, &mut feeds);
@@ -118,10 +135,9 @@ impl ProofRun<'_, '_> {
     }
 
     /// Runs the candidate, and both models as deployed; adds the noise of the original to the floor.
-    fn run_others(&mut self, reference: Feed, feeds: &Feeds, deploys: bool) -> Result<Outputs, Outcome> {
-        let candidate = self.candidate.written.run(&feeds.candidate).map_err(|error| {
-            Outcome::differs(format!("the result does not run where the original does: {error}"))
-        })?;
+    fn run_others(&mut self, reference: Feed, feeds: &Feeds, deploys: bool) -> Result<Outputs, Interruption> {
+        let fails = |error| Interruption::of(error, "the result does not run where the original does");
+        let candidate = self.candidate.written.run(&feeds.candidate).map_err(fails)?;
         let mut outputs = Outputs { reference, candidate, original_deployed: None, candidate_deployed: None };
         if !deploys {
             return Ok(outputs);
@@ -132,8 +148,8 @@ impl ProofRun<'_, '_> {
         }
         match self.candidate.deployed.as_mut().ok().map(|s| s.run(&feeds.candidate_deployed)) {
             Some(Err(error)) if matches!(original, Some(Ok(_))) => {
-                let why = format!("with the engine's optimizations on, the result does not run: {error}");
-                return Err(Outcome::differs(why));
+                let why = "with the engine's optimizations on, the result does not run";
+                return Err(Interruption::of(error, why));
             }
             deployed => outputs.candidate_deployed = deployed.and_then(Result::ok),
         }

@@ -7,6 +7,7 @@
 //!
 //! Files are not trusted: sizes are checked before memory is allocated.
 
+mod adapt;
 mod array;
 mod error;
 mod fit;
@@ -27,7 +28,10 @@ use crate::{Feed, Port};
 use array::Array;
 use fit::{Column, PerRun, check_names, column, read_labels};
 use generate::DISTRIBUTIONS;
-use pare_graph::{Model, ops::Bindings};
+use pare_graph::{
+    Model,
+    ops::{Bindings, Cost},
+};
 use std::{
     collections::BTreeMap,
     ops::Range,
@@ -43,6 +47,10 @@ const MAX_PER_PLAN: usize = 20 * DISTRIBUTIONS;
 const MAC_BUDGET: u64 = 1_000_000_000;
 /// Time after which the fewest samples suffice: the cost of loops and transforms is not known in advance.
 const TIME_BUDGET: Duration = Duration::from_secs(10);
+
+/// Bytes of activations of generated samples: several sessions hold them at once. Attention over the positions of
+/// an image grows with the fourth power of its side.
+const MAX_ACTIVATIONS: u64 = 512 << 20;
 
 /// Samples for one model.
 pub struct SampleSet {
@@ -94,22 +102,31 @@ impl SampleSet {
     /// seed.
     pub fn generated(inputs: Vec<InputSpec>, seed: u64, per_plan: usize) -> Self {
         let plans = symbol_plans(&inputs);
+        Self::planned(inputs, plans, seed, per_plan)
+    }
+
+    fn planned(
+        inputs: Vec<InputSpec>,
+        plans: Vec<BTreeMap<String, usize>>,
+        seed: u64,
+        per_plan: usize,
+    ) -> Self {
         let count = plans.len() * per_plan;
         let source = Source::Generated { inputs, plans, seed };
         Self { source, count, labels: None, per_run: PerRun::Exactly(1), limits: SampleLimits::default() }
     }
 
-    /// Generated samples to compare `model` with others: as many as its multiply-accumulates allow.
+    /// Generated samples to compare `model` with others: as many as its multiply-accumulates allow, and of sizes
+    /// whose activations fit into memory.
     pub fn for_model(model: &Model, seed: u64) -> Self {
         let specs = input_specs(model);
-        let plan = symbol_plans(&specs).into_iter().next().unwrap_or_default();
-        let sizes = plan.into_iter().map(|(name, size)| (name, size as i64)).collect();
         // Without inference few sizes are known; if it fails, the cost of those has to do.
         let mut sized = model.clone();
         let _ = sized.infer();
-        let macs = sized.cost(&Bindings { sizes, ..Bindings::default() }).macs;
+        let plans: Vec<_> = symbol_plans(&specs).into_iter().map(|plan| fit_memory(&sized, plan)).collect();
+        let macs = plans.first().map_or(1, |plan| cost(&sized, plan).macs);
         let each = (MAC_BUDGET / macs.max(1)).clamp(MIN_PER_PLAN as u64, MAX_PER_PLAN as u64) as usize;
-        Self::generated(specs, seed, each)
+        Self::planned(specs, plans, seed, each)
     }
 
     fn from_arrays(
@@ -234,6 +251,21 @@ impl SampleSet {
             Ok(Batch { feed: self.batch(samples.clone())?, samples, labels })
         })
     }
+}
+
+fn cost(model: &Model, plan: &BTreeMap<String, usize>) -> Cost {
+    let sizes = plan.iter().map(|(name, &size)| (name.clone(), size as i64)).collect();
+    model.cost(&Bindings { sizes, ..Bindings::default() })
+}
+
+/// The plan with its largest sizes halved until activations fit into [`MAX_ACTIVATIONS`].
+fn fit_memory(model: &Model, mut plan: BTreeMap<String, usize>) -> BTreeMap<String, usize> {
+    while cost(model, &plan).activation_peak > MAX_ACTIVATIONS
+        && let Some(largest) = plan.values_mut().max().filter(|size| **size > 1)
+    {
+        *largest /= 2;
+    }
+    plan
 }
 
 fn extension(path: &Path) -> Option<&str> {

@@ -85,7 +85,7 @@ fn uses(graph: &Graph, input: ValueId) -> Uses {
                 shape.get(usize::try_from(axis).ok()?)?.known().filter(|&n| n > 0)
             };
             let rows = match (at.op(), slot) {
-                ("Gather" | "GatherElements", 1) => table(at.int("axis", 0)),
+                ("Gather" | "GatherElements" | "ScatterElements" | "Scatter", 1) => table(at.int("axis", 0)),
                 ("GatherND", 1) => table(0),
                 // The bound of the outputs bounds the elements that they are copied from.
                 (_, 0) if at.has(Trait::DataMovement) || at.is("Cast") => {
