@@ -29,7 +29,7 @@ use crate::{
 };
 use noise::Noise;
 use run::{ProofRun, Sessions};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Compares `candidate` with `original` on `batches`.
 ///
@@ -135,7 +135,17 @@ impl<'e> Original<'e> {
             report.notes.push(format!("{} steps, state carried on: {}", options.steps, pairs.join(", ")));
         }
         let (noise, random) = (&mut self.noise, BTreeSet::new());
-        Ok(ProofRun { report, original, candidate, noise, undeclared, state, random, undecided: 0 })
+        Ok(ProofRun {
+            report,
+            original,
+            candidate,
+            noise,
+            undeclared,
+            state,
+            random,
+            undecided: 0,
+            undetermined: BTreeMap::new(),
+        })
     }
 }
 

@@ -22,8 +22,8 @@ const FAR_EPSILONS: f64 = 8.0;
 /// Undecided elements that may escape [`FAR_RUNS`], as a share of those found.
 const ESCAPED: f64 = 1.0 / 32.0;
 
-/// Perturbations that are amplified further than this changed a decision within the model: no measure of
-/// rounding.
+/// A perturbation that is amplified further than this, by a decision within the model or a division by almost
+/// nothing, is no measure of rounding.
 const MAX_AMPLIFICATION: f64 = 16_384.0;
 
 /// Batches that perturbation does not explain, after which no others are examined.
@@ -106,12 +106,36 @@ impl<'e> Noise<'e> {
         }
     }
 
-    /// Adds the deviation of the floating-point outputs of perturbed runs to `floor`.
-    pub fn measure(&mut self, feed: &Feed, reference: &Feed, floor: &mut Comparison) {
-        for _ in 0..NEAR_RUNS {
-            let Some(outputs) = self.near(feed) else { return };
-            add_floats(reference, &outputs, floor);
+    /// Adds the deviation of the floating-point outputs of perturbed runs to `floor`. Elements that perturbation
+    /// changes beyond rounding are not determined by the model: there the candidates are taken to agree. Returns
+    /// the outputs with their numbers of such elements.
+    pub fn measure(
+        &mut self,
+        feed: &Feed,
+        reference: &Feed,
+        candidates: &mut [&mut Feed],
+        floor: &mut Comparison,
+    ) -> Vec<(String, usize)> {
+        let mut runs: Vec<_> = (0..NEAR_RUNS).map_while(|_| self.near(feed)).collect();
+        let mut found = vec![];
+        for (name, value) in reference {
+            let Value::Tensor(tensor) = value else { continue };
+            let Some(exact) = tensor.to_f64().filter(|_| tensor.dtype().is_float()) else { continue };
+            let seen = floor.get(name).map_or(0.0, |known| known.max_reference);
+            let scale = exact.iter().filter(|v| v.is_finite()).fold(seen, |most, v| most.max(v.abs()));
+            let limit = MAX_AMPLIFICATION * epsilon(tensor.dtype()) * scale;
+            let undetermined = undetermined(&exact, tensor.shape(), name, &runs, limit);
+            if undetermined.is_empty() {
+                continue;
+            }
+            let all = runs.iter_mut().chain(candidates.iter_mut().map(|candidate| &mut **candidate));
+            for outputs in all {
+                copy_elements(tensor, outputs, name, &undetermined);
+            }
+            found.push((name.clone(), undetermined.len()));
         }
+        runs.iter().for_each(|outputs| add_floats(reference, outputs, floor));
+        found
     }
 
     /// Replaces the outputs of `candidates` that make decisions and differ from `reference` only in undecided
@@ -157,6 +181,30 @@ fn cast(value: &Value, from: DataType, to: DataType) -> Value {
         .filter(|tensor| tensor.dtype() == from)
         .and_then(|tensor| Tensor::from_f64(to, tensor.shape(), &tensor.to_f64()?).ok());
     converted.map_or_else(|| value.clone(), Value::Tensor)
+}
+
+/// The elements of an output that some run changes by more than `limit`, or to or from a number that is not finite.
+fn undetermined(exact: &[f64], shape: &[usize], name: &str, runs: &[Feed], limit: f64) -> Vec<usize> {
+    let tensors = runs.iter().filter_map(|run| get(run, name)?.as_tensor().filter(|t| t.shape() == shape));
+    let runs: Vec<_> = tensors.filter_map(Tensor::to_f64).collect();
+    let differs = |a: f64, b: f64| {
+        let same = a == b || (a.is_nan() && b.is_nan());
+        !same && !((a - b).abs() <= limit)
+    };
+    (0..exact.len()).filter(|&i| runs.iter().any(|run| differs(exact[i], run[i]))).collect()
+}
+
+/// Sets elements of an output to those of `reference`.
+fn copy_elements(reference: &Tensor, outputs: &mut Feed, name: &str, elements: &[usize]) {
+    let Some((_, Value::Tensor(tensor))) = outputs.iter_mut().find(|(n, _)| n == name) else { return };
+    if (tensor.dtype(), tensor.shape()) != (reference.dtype(), reference.shape()) {
+        return;
+    }
+    let (Some(from), Some(mut to)) = (reference.to_f64(), tensor.to_f64()) else { return };
+    elements.iter().for_each(|&i| to[i] = from[i]);
+    if let Ok(changed) = Tensor::from_f64(tensor.dtype(), tensor.shape(), &to) {
+        *tensor = changed;
+    }
 }
 
 /// Adds the deviation of every floating-point output that rounding explains.

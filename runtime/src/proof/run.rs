@@ -10,7 +10,7 @@ use crate::{
     Batch, Comparison, Engine, EngineError, Feed, ModelSource, Optimize, Session, StatePair, Verdict,
     interface::Undeclared, state::carry,
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A model as written, and as the engine deploys it.
 pub(super) struct Sessions {
@@ -47,6 +47,8 @@ pub(super) struct ProofRun<'o, 'e> {
     pub random: BTreeSet<String>,
     /// Integers and other decisions that differ where rounding decides.
     pub undecided: usize,
+    /// Numbers that rounding changes arbitrarily, by output.
+    pub undetermined: BTreeMap<String, u64>,
 }
 
 /// The outputs of all sessions in one run.
@@ -177,13 +179,14 @@ impl ProofRun<'_, '_> {
             return found;
         }
         self.find_random(feed, &outputs.reference);
-        self.noise.measure(feed, &outputs.reference, &mut self.report.floor);
         let Outputs { reference, candidate, candidate_deployed, .. } = outputs;
         let mut candidates: Vec<_> =
             [Some(candidate), candidate_deployed.as_mut()].into_iter().flatten().collect();
-        let undecided = self.noise.decide(feed, reference, &mut candidates);
-        self.undecided += undecided;
-        let found = if undecided > 0 { outputs.compare() } else { found };
+        for (name, count) in self.noise.measure(feed, reference, &mut candidates, &mut self.report.floor) {
+            *self.undetermined.entry(name).or_default() += count as u64;
+        }
+        self.undecided += self.noise.decide(feed, reference, &mut candidates);
+        let found = outputs.compare();
         if self.exceeds(&found, options) {
             self.noise.measure_error(feed, &outputs.reference, &mut self.report.floor);
             if self.exceeds(&found, options) {
@@ -234,7 +237,7 @@ impl ProofRun<'_, '_> {
         }
         let judge = |found: &Comparison| options.tolerance.judge(&found.without(&self.random), &report.floor);
         match (judge(&report.deviation), judge(&report.deployed)) {
-            (Verdict::Equal, Verdict::Equal) => vacuity(report, &self.random),
+            (Verdict::Equal, Verdict::Equal) => vacuity(report, &self.random, &self.undetermined),
             (Verdict::Equal, Verdict::Differs { output, why }) => {
                 let why = format!("with the engine's optimizations on, {why}");
                 Outcome::Differs { output, why }

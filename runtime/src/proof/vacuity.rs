@@ -2,20 +2,36 @@
 
 use super::report::{Outcome, ProofReport};
 use crate::{Deviation, compare::is_measured};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Least signal-to-noise ratio, in dB, of the original with itself. The noise is then a third of the values,
 /// and the tolerance is a multiple of the noise.
 const MIN_SNR: f64 = 10.0;
 
-/// The outcome where all comparable outputs agree. `random` are outputs that differ between equal runs.
+/// Largest share of the numbers of an output that rounding may change arbitrarily.
+const MAX_UNDETERMINED: f64 = 0.02;
+
+/// The outcome where all comparable outputs agree. `random` are outputs that differ between equal runs,
+/// `undetermined` the numbers that rounding changes arbitrarily.
 ///
 /// Without any output that was compared, or with one that is random or noise, nothing is proven. An output
 /// without finite elements beside others is noted.
-pub(super) fn vacuity(report: &mut ProofReport, random: &BTreeSet<String>) -> Outcome {
+pub(super) fn vacuity(
+    report: &mut ProofReport,
+    random: &BTreeSet<String>,
+    undetermined: &BTreeMap<String, u64>,
+) -> Outcome {
     if let Some(name) = random.first() {
         let why = format!("`{name}` is random: equal inputs give different outputs");
         return Outcome::Unproven { why };
+    }
+    for (name, &part) in undetermined {
+        let all = report.deviation.get(name).map_or(0, |deviation| deviation.count);
+        let sentence = format!("rounding changes {part} of {all} values of `{name}` arbitrarily");
+        if part as f64 > MAX_UNDETERMINED * all as f64 {
+            return Outcome::Unproven { why: sentence };
+        }
+        report.notes.push(sentence);
     }
     for (name, floor) in report.floor.outputs() {
         let is_exact = [&report.deviation, &report.deployed]
