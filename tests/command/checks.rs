@@ -17,6 +17,58 @@ fn matches_outputs_by_name() {
     );
 }
 
+/// A script can tell a result that was written but not proven.
+#[test]
+fn unproven_results_have_their_own_exit_code() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let random =
+        "g (float[N,4] x) => (float[N,4] y) { i = Identity(x) r = RandomNormalLike(i) y = Add(i, r) }";
+    model(at, "random.onnx", random);
+    let made = run(at, &["optimize", "random.onnx", "-o", "made.onnx"]);
+    assert_eq!(code(&made), 3, "{}", stderr(&made));
+    assert!(at.join("made.onnx").is_file() && stderr(&made).contains("hint: "), "{}", stderr(&made));
+    let text = String::from_utf8_lossy(&made.stdout).into_owned();
+    assert!(text.contains("not proven on") && text.contains("`y` is random"), "{text}");
+    let allowed = run(at, &["optimize", "random.onnx", "-o", "made.onnx", "--allow-unproven"]);
+    assert_eq!(code(&allowed), 0, "{}", stderr(&allowed));
+    // Without a change there is nothing to prove.
+    let unchanged = run(at, &["optimize", "made.onnx", "-o", "again.onnx"]);
+    assert_eq!(code(&unchanged), 0, "{}", stderr(&unchanged));
+}
+
+/// Operators restrict sizes and indices beyond what types declare: the engine's messages name them.
+#[test]
+fn generated_samples_adapt_to_the_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let table = |n: usize| (0..n).map(|i| i.to_string()).collect::<Vec<_>>().join(",");
+    let texts = [
+        format!(
+            "g (float[N,L] x) => (float[N,M] y) <float[97] w = {{{}}}> {{ i = Identity(x) y = Add(i, w) }}",
+            table(97)
+        ),
+        format!(
+            "g (int64[N,L] x) => (float[N,M] y) <float[8] w = {{{}}}, int64[1] k = {{3}}> {{
+                i = Identity(x) j = Mul(i, k) y = Gather(w, j) }}",
+            table(8)
+        ),
+        "g (float[N,8,L] x) => (float[N,8,M] y) <int64[3] s = {0,8,-1}, int64[4] t = {0,8,50,-1}> {
+            i = Identity(x) a = Reshape(i, t) y = Reshape(a, s) }"
+            .to_owned(),
+        format!(
+            "g (float[N,A,B] x) => (float[N,A,4] y) <float[33,4] w = {{{}}}> {{ i = Identity(x) y = MatMul(i, w) }}",
+            table(132)
+        ),
+    ];
+    for (index, text) in texts.iter().enumerate() {
+        model(at, "m.onnx", text);
+        let made = run(at, &["optimize", "m.onnx", "-o", "made.onnx", "--json"]);
+        let outcome = json(&made)["proof"]["outcome"].as_str().map(str::to_owned);
+        assert_eq!((code(&made), outcome.as_deref()), (0, Some("equal")), "{index}: {}", stderr(&made));
+    }
+}
+
 #[test]
 fn measures_nothing_without_a_run() {
     let folder = tempfile::tempdir().unwrap();

@@ -10,7 +10,7 @@
 //! in units of the noise. [`clean`] constructs pairs that are equal up to rounding: none may be reported as
 //! different.
 //!
-//! `cargo test --workspace --test main mutations -- --ignored` plants them into eleven models and writes
+//! `cargo test --workspace --test main mutations::table -- --ignored` plants them into eleven models and writes
 //! `tests/tables/mutations.md`; the ordinary test uses those in `fixtures`.
 
 mod clean;
@@ -294,7 +294,7 @@ impl Clean {
 
 fn document(all: &[Planted], clean: &Clean) -> String {
     let mut text = String::from(
-        "# What default verification catches\n\n<!-- written by `cargo test --workspace --test main mutations -- --ignored` -->\n\n",
+        "# What default verification catches\n\n<!-- written by `cargo test --workspace --test main mutations::table -- --ignored` -->\n\n",
     );
     let counts = |of: &[&Planted], least: f64| {
         let matter: Vec<_> = of.iter().filter(|p| p.effect > least).collect();
