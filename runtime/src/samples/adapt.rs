@@ -3,12 +3,14 @@
 //! Declared types leave out what operators need: equal lengths, sizes that are multiples, indices within a
 //! table. Engines state it when they fail, so the numbers in their messages are tried first, then usual sizes.
 
-use super::{InputSpec, SampleSet, Source, generate::generate};
+use super::{Generated, InputSpec, SampleSet, Source, generate::generate};
 use crate::{EngineError, PortKind, Session};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Runs at most; each fails early, or succeeds.
 const MAX_TRIES: usize = 200;
+/// Most sizes of weights to try for one dimension.
+const MAX_SIZES: usize = 24;
 /// Most sizes and bounds to try after one failure.
 const MAX_NUMBERS: usize = 8;
 /// Sizes that models of images, sound and text are often made for.
@@ -30,11 +32,12 @@ impl SampleSet {
     /// Changes sizes of symbolic dimensions and ranges of integers of generated samples until `session` runs.
     /// Returns false, without a change, for given samples and if no samples were found.
     pub fn adapt(&mut self, session: &mut dyn Session) -> bool {
-        let Source::Generated { inputs, plans, seed } = &mut self.source else { return false };
+        let Source::Generated(generated) = &mut self.source else { return false };
+        let Generated { inputs, plans, seed, weight_sizes } = generated;
         let mut run = |variant: &Variant| {
             session.run(&generate(&bounded(inputs, variant.bound), &variant.sizes, *seed, 0)).map(drop)
         };
-        let Some(found) = search(plans, &mut run) else { return false };
+        let Some(found) = search(plans, weight_sizes, &mut run) else { return false };
         let mut variants = vec![found.clone()];
         variants.extend(others(&found).into_iter().filter(|variant| run(variant).is_ok()).take(2));
         *inputs = bounded(inputs, found.bound);
@@ -60,11 +63,13 @@ fn bounded(inputs: &[InputSpec], bound: Option<i64>) -> Vec<InputSpec> {
 /// The first variant that runs.
 fn search(
     plans: &[BTreeMap<String, usize>],
+    weight_sizes: &[usize],
     run: &mut impl FnMut(&Variant) -> Result<(), EngineError>,
 ) -> Option<Variant> {
     let mut seen = BTreeSet::new();
     let mut queue: VecDeque<_> =
         plans.iter().map(|sizes| Variant { sizes: sizes.clone(), bound: None }).collect();
+    queue.extend(plans.first().into_iter().flat_map(|sizes| matching(sizes, weight_sizes)));
     queue.extend(plans.first().into_iter().flat_map(usual));
     let mut tries = 0;
     while let Some(variant) = queue.pop_front() {
@@ -81,6 +86,17 @@ fn search(
         }
     }
     None
+}
+
+/// One size equal to a size of the weights.
+fn matching(sizes: &BTreeMap<String, usize>, weight_sizes: &[usize]) -> Vec<Variant> {
+    let free = sizes.iter().filter(|(_, size)| **size > BATCH).map(|(name, _)| name);
+    let with = |name: &String, &size: &usize| {
+        let mut variant = Variant { sizes: sizes.clone(), bound: None };
+        variant.sizes.insert(name.clone(), size);
+        variant
+    };
+    free.flat_map(|name| weight_sizes.iter().take(MAX_SIZES).map(move |size| with(name, size))).collect()
 }
 
 /// All sizes but those of batches equal to a usual one; small integers.
@@ -150,7 +166,7 @@ mod tests {
     #[test]
     fn takes_sizes_from_messages() {
         let plans = [plan(&[("n", 1), ("a", 8), ("b", 13)])];
-        let found = search(&plans, &mut |variant| {
+        let found = search(&plans, &[], &mut |variant| {
             let (a, b) = (variant.sizes["a"], variant.sizes["b"]);
             match (a, b) {
                 (a, b) if a != b => failing(format!("cannot broadcast {a} by {b}")),
@@ -163,7 +179,7 @@ mod tests {
 
     #[test]
     fn takes_bounds_from_messages() {
-        let found = search(&[plan(&[])], &mut |variant| match variant.bound {
+        let found = search(&[plan(&[])], &[], &mut |variant| match variant.bound {
             Some(bound) if bound <= 4 => Ok(()),
             _ => failing("idx=9 must be within the inclusive range [-4,3]".into()),
         });
@@ -171,14 +187,22 @@ mod tests {
     }
 
     #[test]
+    fn tries_sizes_of_the_weights() {
+        let found = search(&[plan(&[("n", 1), ("a", 8), ("b", 512)])], &[4, 33], &mut |variant| {
+            if variant.sizes["b"] == 33 { Ok(()) } else { failing("dimension mismatch".into()) }
+        });
+        assert_eq!(found.map(|variant| variant.sizes), Some(plan(&[("n", 1), ("a", 8), ("b", 33)])));
+    }
+
+    #[test]
     fn tries_usual_sizes() {
-        let found = search(&[plan(&[("n", 1), ("h", 61), ("w", 96)])], &mut |variant| {
+        let found = search(&[plan(&[("n", 1), ("h", 61), ("w", 96)])], &[], &mut |variant| {
             let is_multiple = variant.sizes["h"] % 32 == 0 && variant.sizes["w"] % 32 == 0;
             if is_multiple { Ok(()) } else { failing("it failed".into()) }
         });
         assert_eq!(found.map(|variant| variant.sizes), Some(plan(&[("n", 1), ("h", 32), ("w", 32)])));
         let mut tries = 0;
-        let none = search(&[plan(&[("h", 61)])], &mut |_| {
+        let none = search(&[plan(&[("h", 61)])], &[], &mut |_| {
             tries += 1;
             failing("never 1 2 3 4 5 6 7 8 61".into())
         });

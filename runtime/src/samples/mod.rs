@@ -33,7 +33,7 @@ use pare_graph::{
     ops::{Bindings, Cost},
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ops::Range,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -65,7 +65,15 @@ pub struct SampleSet {
 enum Source {
     Arrays(Vec<Column>),
     Sets { folders: Vec<PathBuf>, inputs: Vec<Port> },
-    Generated { inputs: Vec<InputSpec>, plans: Vec<BTreeMap<String, usize>>, seed: u64 },
+    Generated(Generated),
+}
+
+struct Generated {
+    inputs: Vec<InputSpec>,
+    plans: Vec<BTreeMap<String, usize>>,
+    seed: u64,
+    /// Sizes of the model's weights, which its inputs may have to match.
+    weight_sizes: Vec<usize>,
 }
 
 /// Inputs for one run of a model.
@@ -102,17 +110,12 @@ impl SampleSet {
     /// seed.
     pub fn generated(inputs: Vec<InputSpec>, seed: u64, per_plan: usize) -> Self {
         let plans = symbol_plans(&inputs);
-        Self::planned(inputs, plans, seed, per_plan)
+        Self::planned(Generated { inputs, plans, seed, weight_sizes: vec![] }, per_plan)
     }
 
-    fn planned(
-        inputs: Vec<InputSpec>,
-        plans: Vec<BTreeMap<String, usize>>,
-        seed: u64,
-        per_plan: usize,
-    ) -> Self {
-        let count = plans.len() * per_plan;
-        let source = Source::Generated { inputs, plans, seed };
+    fn planned(generated: Generated, per_plan: usize) -> Self {
+        let count = generated.plans.len() * per_plan;
+        let source = Source::Generated(generated);
         Self { source, count, labels: None, per_run: PerRun::Exactly(1), limits: SampleLimits::default() }
     }
 
@@ -126,7 +129,8 @@ impl SampleSet {
         let plans: Vec<_> = symbol_plans(&specs).into_iter().map(|plan| fit_memory(&sized, plan)).collect();
         let macs = plans.first().map_or(1, |plan| cost(&sized, plan).macs);
         let each = (MAC_BUDGET / macs.max(1)).clamp(MIN_PER_PLAN as u64, MAX_PER_PLAN as u64) as usize;
-        Self::planned(specs, plans, seed, each)
+        let weight_sizes = weight_sizes(model);
+        Self::planned(Generated { inputs: specs, plans, seed, weight_sizes }, each)
     }
 
     fn from_arrays(
@@ -161,7 +165,7 @@ impl SampleSet {
 
     /// Returns true if they are generated: then a share of them does not estimate a share of real inputs.
     pub fn is_generated(&self) -> bool {
-        matches!(self.source, Source::Generated { .. })
+        matches!(self.source, Source::Generated(_))
     }
 
     /// The number of samples.
@@ -225,7 +229,7 @@ impl SampleSet {
                 Some(folder) => read_test_data(folder, "input", inputs),
                 None => Ok(Feed::new()),
             },
-            Source::Generated { inputs, plans, seed } => {
+            Source::Generated(Generated { inputs, plans, seed, .. }) => {
                 // Plans alternate: the first few samples cover all sizes.
                 let plan = &plans[range.start % plans.len()];
                 Ok(generate(inputs, plan, *seed, range.start / plans.len()))
@@ -239,7 +243,7 @@ impl SampleSet {
         let size = self.batch_size(requested);
         let end = self.count - self.left_over();
         let least = match &self.source {
-            Source::Generated { plans, .. } => MIN_PER_PLAN * plans.len(),
+            Source::Generated(Generated { plans, .. }) => MIN_PER_PLAN * plans.len(),
             _ => end,
         };
         let start_time = Instant::now();
@@ -251,6 +255,13 @@ impl SampleSet {
             Ok(Batch { feed: self.batch(samples.clone())?, samples, labels })
         })
     }
+}
+
+/// The sizes of the weights' dimensions, without repetition.
+fn weight_sizes(model: &Model) -> Vec<usize> {
+    let graph = &model.graph;
+    let shapes = graph.initializers().into_iter().filter_map(|id| Some(graph.value(id).tensor()?.shape()));
+    shapes.flatten().copied().filter(|&size| size > 1).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 fn cost(model: &Model, plan: &BTreeMap<String, usize>) -> Cost {
