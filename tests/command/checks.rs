@@ -37,6 +37,21 @@ fn unproven_results_have_their_own_exit_code() {
     assert_eq!(code(&unchanged), 0, "{}", stderr(&unchanged));
 }
 
+/// An engine that violates the declaration of the original is no reason to refuse a result that keeps it.
+#[test]
+fn wrong_shapes_of_the_engine_are_not_differences() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    fixture(at, "cases/tract_empty_slice.onnx");
+    let made = run(at, &["optimize", "cases/tract_empty_slice.onnx", "-o", "made.onnx", "--engine", "tract"]);
+    assert_eq!(code(&made), 3, "{}", stderr(&made));
+    let text = String::from_utf8_lossy(&made.stdout).into_owned();
+    assert!(
+        text.contains("in this engine `concat6` of the original is float[1, 9], declared float[N, 8]"),
+        "{text}"
+    );
+}
+
 /// Operators restrict sizes and indices beyond what types declare: the engine's messages name them.
 #[test]
 fn generated_samples_adapt_to_the_model() {

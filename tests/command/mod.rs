@@ -41,6 +41,7 @@ fn json(output: &Output) -> serde_json::Value {
 
 fn fixture(folder: &Path, name: &str) -> PathBuf {
     let to = folder.join(name);
+    fs::create_dir_all(to.parent().unwrap()).unwrap();
     fs::copy(root().join("fixtures").join(name), &to).unwrap();
     to
 }

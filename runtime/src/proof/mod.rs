@@ -134,15 +134,15 @@ impl<'e> Original<'e> {
                 state.iter().map(|pair| format!("`{}` from `{}`", pair.input, pair.output)).collect();
             report.notes.push(format!("{} steps, state carried on: {}", options.steps, pairs.join(", ")));
         }
-        let (noise, random) = (&mut self.noise, BTreeSet::new());
         Ok(ProofRun {
             report,
             original,
             candidate,
-            noise,
+            noise: &mut self.noise,
             undeclared,
             state,
-            random,
+            misdeclared: BTreeMap::new(),
+            random: BTreeSet::new(),
             undecided: 0,
             undetermined: BTreeMap::new(),
         })

@@ -46,6 +46,11 @@ impl<'e> Noise<'e> {
         Self { engine, load, model, near: None, far: None, double: None, unexplained: 0 }
     }
 
+    /// The original.
+    pub fn model(&self) -> &ModelSource {
+        &self.model
+    }
+
     /// Starts with another candidate.
     pub fn reset(&mut self) {
         self.unexplained = 0;
@@ -170,7 +175,7 @@ impl<'e> Noise<'e> {
     }
 }
 
-fn get<'f>(feed: &'f Feed, name: &str) -> Option<&'f Value> {
+pub(super) fn get<'f>(feed: &'f Feed, name: &str) -> Option<&'f Value> {
     feed.iter().find(|(n, _)| n == name).map(|(_, value)| value)
 }
 

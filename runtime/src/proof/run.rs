@@ -1,14 +1,14 @@
 //! Runs of the original and the candidate on the same samples.
 
 use super::{
-    noise::{Noise, add_floats},
+    noise::{Noise, add_floats, get},
     report::{Outcome, ProofOptions, ProofReport},
     vacuity::vacuity,
-    variants::seeded,
+    variants::{declared_outputs, seeded},
 };
 use crate::{
-    Batch, Comparison, Engine, EngineError, Feed, ModelSource, Optimize, Session, StatePair, Verdict,
-    interface::Undeclared, state::carry,
+    Batch, Comparison, Engine, EngineError, Feed, ModelSource, Optimize, Port, Session, StatePair, Verdict,
+    engine::describe, interface::Undeclared, state::carry,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -43,6 +43,8 @@ pub(super) struct ProofRun<'o, 'e> {
     /// Outputs with an undeclared shape, until the original violates its own declaration.
     pub undeclared: Vec<Undeclared>,
     pub state: Vec<StatePair>,
+    /// Outputs that violate their declaration in the original but not in the candidate, each with a sentence.
+    pub misdeclared: BTreeMap<String, String>,
     /// Outputs of the original that differ from run to run.
     pub random: BTreeSet<String>,
     /// Integers and other decisions that differ where rounding decides.
@@ -122,14 +124,15 @@ impl ProofRun<'_, '_> {
                 self.perturb_state(&outputs.reference, &mut feeds);
             }
             let [written, deployed] = self.explain(&feeds.original, &mut outputs, options);
-            let Outputs { reference, candidate, .. } = &outputs;
+            let reference = &outputs.reference;
             self.undeclared.retain(|Undeclared { original, .. }| {
                 reference.iter().any(|(n, v)| *n == original.name && original.kind.accepts(v).is_ok())
             });
+            self.find_misdeclared(&outputs);
             self.report.deviation.merge(&written);
             self.report.deployed.merge(&deployed);
             let labels = batch.labels.as_deref().filter(|_| step == 0);
-            self.report.measure(reference, candidate, labels);
+            self.report.measure(reference, &outputs.candidate, labels);
             feeds.carry(&self.state, &outputs);
         }
         self.report.samples += batch.samples.len();
@@ -205,6 +208,24 @@ impl ProofRun<'_, '_> {
         found.iter().any(differs)
     }
 
+    /// Finds outputs to which the engine gives another shape in the original than declared.
+    fn find_misdeclared(&mut self, outputs: &Outputs) {
+        for (name, a) in &outputs.reference {
+            let Some(b) = get(&outputs.candidate, name).filter(|b| describe(a) != describe(b)) else {
+                continue;
+            };
+            let declared = declared_outputs(self.noise.model());
+            let Some(Port { kind, .. }) = declared.into_iter().find(|port| port.name == *name) else {
+                continue;
+            };
+            if kind.accepts(a).is_err() && kind.accepts(b).is_ok() {
+                let sentence =
+                    format!("in this engine `{name}` of the original is {}, declared {kind}", describe(a));
+                self.misdeclared.entry(name.clone()).or_insert(sentence);
+            }
+        }
+    }
+
     /// Finds outputs that differ between equal runs.
     fn find_random(&mut self, feed: &Feed, reference: &Feed) {
         let Ok(again) = self.original.written.run(feed) else { return };
@@ -242,7 +263,10 @@ impl ProofRun<'_, '_> {
                 let why = format!("with the engine's optimizations on, {why}");
                 Outcome::Differs { output, why }
             }
-            (differs, _) => differs.into(),
+            (Verdict::Differs { output, why }, _) => match self.misdeclared.remove(&output) {
+                Some(why) => Outcome::Unproven { why },
+                None => Outcome::Differs { output, why },
+            },
         }
     }
 }

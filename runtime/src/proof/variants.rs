@@ -1,6 +1,6 @@
 //! Variants of a model that show how it rounds, and what it draws at random.
 
-use crate::{ModelSource, epsilon};
+use crate::{ModelSource, Port, epsilon, samples::declared_kind};
 use pare_graph::{
     Attribute, DataType, Graph, Model, Node, NodeId, NodeRef, Patch, Ref, Tensor, ValueId, ValueRef,
     onnx::{self, ReadOptions},
@@ -43,6 +43,18 @@ pub(super) fn seeded(model: &ModelSource) -> Option<ModelSource> {
         found |= seed_graph(&mut function.body);
     }
     if found { write(&model) } else { None }
+}
+
+/// The outputs as the model declares them.
+pub(super) fn declared_outputs(model: &ModelSource) -> Vec<Port> {
+    let Some(model) = read(model) else { return vec![] };
+    let graph = &model.graph;
+    let port = |&id: &ValueId| {
+        let value = graph.value(id);
+        let ty = value.declared.as_ref().and_then(|d| d.ty.as_ref());
+        Port { name: value.name.clone(), kind: declared_kind(ty) }
+    };
+    graph.outputs().iter().map(port).collect()
 }
 
 fn read(model: &ModelSource) -> Option<Model> {

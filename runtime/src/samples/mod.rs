@@ -22,6 +22,7 @@ pub use error::SamplesError;
 pub use folder::read_test_data;
 pub use generate::{beyond_generation, generate};
 pub use plan::symbol_plans;
+pub(crate) use specs::declared_kind;
 pub use specs::{InputSpec, input_specs};
 
 use crate::{Feed, Port};

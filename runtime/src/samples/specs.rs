@@ -32,15 +32,21 @@ pub fn input_specs(model: &Model) -> Vec<InputSpec> {
         let value = graph.value(id);
         let ty = value.declared.as_ref().and_then(|d| d.ty.as_ref());
         let Uses { rows, compared } = uses(graph, id);
-        InputSpec { name: value.name.clone(), kind: kind(ty), bound: rows.map(|n| 0..n), choices: compared }
+        InputSpec {
+            name: value.name.clone(),
+            kind: declared_kind(ty),
+            bound: rows.map(|n| 0..n),
+            choices: compared,
+        }
     };
     required.map(spec).collect()
 }
 
-fn kind(ty: Option<&Type>) -> PortKind {
+/// The type of a port that is declared so.
+pub(crate) fn declared_kind(ty: Option<&Type>) -> PortKind {
     let open = || PortKind::Other("an unknown type".to_owned());
     let Some(ty) = ty else { return open() };
-    let inner = |item: &Option<Box<Type>>| Box::new(kind(item.as_deref()));
+    let inner = |item: &Option<Box<Type>>| Box::new(declared_kind(item.as_deref()));
     match &ty.kind {
         TypeKind::Tensor { dtype: Some(dtype), shape } => {
             let dim = |size: &AxisSize| match size {
