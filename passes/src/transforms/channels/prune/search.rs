@@ -1,6 +1,9 @@
 //! The state of a pruning search, and the construction of candidates.
 
-use super::{PruneOptions, PruneRepair, PruneScope, select::select_groups};
+use super::{
+    PruneOptions, PruneRepair, PruneScope,
+    select::{Selection, check_patterns},
+};
 use crate::analysis::samples::{POSITIONS, Split};
 use crate::{
     analysis::{
@@ -111,7 +114,11 @@ impl<'p> PruneSearch<'p> {
                 "add an array `labels` to the samples, or use `min_agreement`",
             ));
         }
-        let subject = PrunableModel::new(model.clone(), options, cx)?;
+        let groups = Groups::of(&model.graph);
+        check_patterns(options, &groups)?;
+        let selection = Selection::new(options, &model.graph, &groups);
+        selection.report(options, &model.graph, cx)?;
+        let subject = PrunableModel::new(model.clone(), groups, selection.groups);
         let total_units = subject.selected.iter().map(|&g| subject.groups.groups[g].width).sum();
         let original = model.clone();
         let mut search =
@@ -282,7 +289,10 @@ impl<'p> PruneSearch<'p> {
     pub fn advance(&mut self, candidate: Candidate, cx: &mut Context<'_>) -> Result<(), PassError> {
         let Candidate { mut model, keep, .. } = candidate;
         model.infer()?;
-        let mut next = PrunableModel::new(model, self.options, &mut cx.scratch().context())?;
+        // There may be no group any more that can lose units.
+        let groups = Groups::of(&model.graph);
+        let selected = Selection::new(self.options, &model.graph, &groups).groups;
+        let mut next = PrunableModel::new(model, groups, selected);
         let PrunableModel { groups, roles, reduced, .. } = &self.subject;
         for role in roles {
             let kept = self.subject.outputs_in_original(role.node, role.kept_outputs(groups, &keep));
@@ -327,20 +337,17 @@ impl<'p> PruneSearch<'p> {
 }
 
 impl PrunableModel {
-    fn new(model: Model, options: &PruneOptions, cx: &mut Context<'_>) -> Result<Self, PassError> {
-        let groups = Groups::of(&model.graph);
-        let roles = roles(&model.graph);
-        let selected = select_groups(options, &model.graph, &groups, cx)?;
-        Ok(Self {
+    fn new(model: Model, groups: Groups, selected: Vec<usize>) -> Self {
+        Self {
+            roles: roles(&model.graph),
             model,
             groups,
-            roles,
             selected,
             orders: BTreeMap::new(),
             sums: HashMap::new(),
             original_outputs: HashMap::new(),
             reduced: vec![],
-        })
+        }
     }
 
     /// Returns whether nothing has been removed yet.
