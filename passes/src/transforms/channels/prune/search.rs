@@ -20,7 +20,7 @@ use crate::{
     framework::{Context, Counter, PassError, Tools},
     transforms::channels::{
         allocate::Allocation,
-        importance::{BatchNormScales, Importance, Ranking},
+        importance::{BatchNormScales, Importance, Ranking, Shared},
         local_repair::{InputSums, LocalRepair, ReaderRepair},
     },
 };
@@ -117,7 +117,7 @@ impl<'p> PruneSearch<'p> {
         let groups = Groups::of(&model.graph);
         check_patterns(options, &groups)?;
         let selection = Selection::new(options, &model.graph, &groups);
-        selection.report(options, &model.graph, cx)?;
+        selection.report(options, model, cx)?;
         let subject = PrunableModel::new(model.clone(), groups, selection.groups);
         let total_units = subject.selected.iter().map(|&g| subject.groups.groups[g].width).sum();
         let original = model.clone();
@@ -144,6 +144,7 @@ impl<'p> PruneSearch<'p> {
             sums: &subject.sums,
             scales: &scales,
             samples: self.split.statistics(),
+            shared: Shared::default(),
         };
         let mut orders = BTreeMap::new();
         for (i, &group) in subject.selected.iter().enumerate() {

@@ -5,7 +5,7 @@ use crate::{
     analysis::groups::{Group, GroupKind, Groups, Keep, cut::cut},
     framework::{Context, PassError, glob::matches},
 };
-use pare_graph::Graph;
+use pare_graph::{Graph, Model};
 use std::fmt::Display;
 
 /// Number of reasons given when no group can be pruned; the others are counted.
@@ -83,19 +83,24 @@ impl Selection {
     ///
     /// # Errors
     /// If no group can be pruned.
-    pub fn report(&self, options: &PruneOptions, graph: &Graph, cx: &mut Context<'_>) -> Result<(), PassError> {
+    pub fn report(&self, options: &PruneOptions, model: &Model, cx: &mut Context<'_>) -> Result<(), PassError> {
         self.exclusions.iter().filter(|e| e.reported).for_each(|e| cx.decline(&e.reason));
         if !self.groups.is_empty() {
             return Ok(());
         }
-        Err(PassError::refused(format!(
+        let why = format!(
             "`{}` has no group that can lose {}{}",
-            graph.name.as_deref().unwrap_or("the graph"),
+            model.graph.name.as_deref().unwrap_or("the graph"),
             units(options),
             because(&self.exclusions)
-        )))
+        );
+        let hint = (!model.functions.is_empty()).then(|| IN_FUNCTIONS.into());
+        Err(PassError::Refused { why, hint })
     }
 }
+
+/// The remedy where channels cannot be traced into functions.
+pub const IN_FUNCTIONS: &str = "channels are traced through functions after `inline-functions`";
 
 /// Checks that each pattern matches the name of a group.
 pub fn check_patterns(options: &PruneOptions, groups: &Groups) -> Result<(), PassError> {
