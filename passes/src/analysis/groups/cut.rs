@@ -100,9 +100,10 @@ impl Cutter<'_> {
             (Some(given), Some(new)) => Some(new - given),
             _ => None,
         };
-        let pairs = old.iter().zip(new);
+        // The shape of `Expand` may lack leading axes.
+        let leading = new.len().checked_sub(content.len())?;
+        let pairs = old.get(leading..)?.iter().zip(&new[leading..]);
         let changes = content.iter().zip(pairs).map(change).collect::<Option<Vec<_>>>()?;
-        (content.len() == new.len() && old.len() == new.len()).then_some(())?;
         if changes.iter().any(|&c| c != 0) {
             self.shifts.push((at.id, slot, changes));
         }

@@ -187,7 +187,10 @@ fn repeats_unknown(input: &[Dim], output: &[Dim]) -> Option<bool> {
 /// Returns whether the shape that `Expand` computes has a known element for an axis of its output.
 fn requests_known(at: NodeRef<'_>, axis: usize, rank: usize) -> bool {
     let content = at.optional(1).and_then(|shape| shape.value().fact.content());
-    content.is_some_and(|sizes| sizes.len() == rank && sizes[axis].known().is_some())
+    content.is_some_and(|sizes| {
+        let place = (axis + sizes.len()).checked_sub(rank);
+        place.is_none_or(|place| sizes.get(place).is_some_and(|size| size.known().is_some()))
+    })
 }
 
 /// Ties the axes that keep their size; they are pinned if the shape cannot be changed for them.

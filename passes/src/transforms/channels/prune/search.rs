@@ -63,6 +63,8 @@ pub struct PrunableModel {
     original_outputs: HashMap<NodeId, Vec<usize>>,
     /// Operators that lost inputs in an earlier stage.
     reduced: Vec<NodeId>,
+    /// The number of units removed in an earlier stage.
+    removed: usize,
 }
 
 /// A pruned and repaired model.
@@ -305,6 +307,7 @@ impl<'p> PruneSearch<'p> {
             }
         }
         next.reduced.extend(reduced);
+        next.removed = self.subject.removed + removed_units(&keep);
         self.subject = next;
         self.rank_units(cx)
     }
@@ -319,17 +322,13 @@ impl<'p> PruneSearch<'p> {
 
     /// Reports the removed units, the remaining multiply-accumulates and the drift of the result.
     pub fn report(&self, result: &Candidate, cx: &mut Context<'_>) {
-        let width = |model: &Model| {
-            let groups = Groups::of(&model.graph);
-            groups.groups.iter().map(|g| g.width as u64).sum::<u64>()
-        };
         let counter = match self.options.kinds {
             [GroupKind::Heads] => Counter::new("head removed", "heads removed"),
             [GroupKind::Hidden] => Counter::new("hidden unit removed", "hidden units removed"),
             _ => Counter::new("channel removed", "channels removed"),
         };
-        let removed = width(&self.original).saturating_sub(width(&result.model));
-        cx.count_of(counter, removed, self.total_units as u64);
+        let removed = self.subject.removed + removed_units(&result.keep);
+        cx.count_of(counter, removed as u64, self.total_units as u64);
         cx.share("MACs", self.remaining_cost(CostModel::macs, &result.keep));
         if let Some(drift) = result.drift {
             cx.figure("drift", drift);
@@ -348,6 +347,7 @@ impl PrunableModel {
             sums: HashMap::new(),
             original_outputs: HashMap::new(),
             reduced: vec![],
+            removed: 0,
         }
     }
 
@@ -364,6 +364,10 @@ impl PrunableModel {
             (Some(outputs), Some(kept)) => Some(kept.into_iter().map(|i| outputs[i]).collect()),
         }
     }
+}
+
+fn removed_units(keep: &Keep) -> usize {
+    keep.values().flatten().filter(|kept| !**kept).count()
 }
 
 impl PruneRepair {

@@ -134,6 +134,7 @@ impl Quantize {
     fn layers(&self, model: &Model, cx: &mut Context<'_>) -> Result<Vec<WeightedLayer>, PassError> {
         let graph = &model.graph;
         decline_inner_layers(graph, cx);
+        decline_left_operands(graph, cx);
         let mut layers = layers(model, NameFilter { only: &self.only, except: &self.except }, cx)?;
         let mut first = None;
         layers.retain(|layer| {
@@ -183,6 +184,17 @@ fn decline_inner_layers(graph: &Graph, cx: &mut Context<'_>) {
         if layers > 0 {
             let layers = if layers == 1 { "1 layer stays".into() } else { format!("{layers} layers stay") };
             cx.decline(format!("{layers} in float: the bodies of {} are not quantized", graph.describe(id)));
+        }
+    }
+}
+
+/// Declines products with a constant on the left, for which there is no integer kernel with a scale per row.
+fn decline_left_operands(graph: &Graph, cx: &mut Context<'_>) {
+    for at in graph.nodes().iter().map(|&id| graph.at(id)).filter(|at| at.is("MatMul")) {
+        let Some(weight) = at.optional(0).filter(|v| v.is_constant()) else { continue };
+        if weight.dtype() == Some(DataType::Float) && at.optional(1).is_some_and(|v| !v.is_constant()) {
+            let (name, product) = (weight.name(), at.describe());
+            cx.decline(format!("`{name}` is the left operand of {product}, and only right ones are quantized"));
         }
     }
 }
