@@ -262,9 +262,14 @@ impl Linear {
         }
     }
 
-    /// Multiplies the weights by `alpha` and the bias by `beta`, which become 1; `None` if they are 1 already
-    /// or cannot be changed.
-    pub fn fold_factors(&self, at: NodeRef<'_>, patch: &mut Patch) -> Option<()> {
+    /// Drops axes of size 1 of the weights, and multiplies them by `alpha` and the bias by `beta`, which become
+    /// 1; `None` if nothing changes or can be changed.
+    pub fn normalize(&self, at: NodeRef<'_>, patch: &mut Patch) -> Option<()> {
+        if let Operator::Matrix { leading: leading @ 1.., .. } = self.operator {
+            let old = at.graph.value(self.weight).tensor()?;
+            patch.set_data(self.weight, old.reshaped(&old.shape()[leading..]).ok()?);
+            return Some(());
+        }
         let view = GemmView::of(at).ok().filter(|view| view.alpha != 1.0 || view.beta != 1.0)?;
         let scaled = |value: ValueRef<'_>, factor: f64| {
             let old = value.constant().ok()?;

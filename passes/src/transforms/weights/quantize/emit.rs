@@ -70,13 +70,11 @@ pub fn weights(
         }
     }
     let mut patch = Patch::anchored(layer.node);
-    // The integer kernel of `MatMul` has a scale per column for matrices only.
-    let leading = if linear.is_conv() { 0 } else { old.rank() - 2 };
     let weight = Quantized {
         name: &layer.name,
-        values: Tensor::from_f64(DataType::Int8, &old.shape()[leading..], &integers_of).map_err(refused)?,
+        values: Tensor::from_f64(DataType::Int8, old.shape(), &integers_of).map_err(refused)?,
         scales: Tensor::from_f64(old.dtype(), &[scales.len()], scales).map_err(refused)?,
-        axis: linear.weight_axes().0 - leading,
+        axis: linear.weight_axes().0,
     };
     let weight = weight.dequantize(&mut patch)?;
     patch.set_input(layer.node, 1, weight);

@@ -20,7 +20,10 @@ use crate::{
     pass,
 };
 use faer::Mat;
-use pare_graph::{DataType, Graph, Model, NodeId, Patch, ops::GemmView};
+use pare_graph::{
+    DataType, Graph, Model, NodeId, Patch, ValueRef,
+    ops::{GemmView, Trait},
+};
 use plan::QuantizationPlan;
 use ranges::{Grid, calibrate};
 use std::collections::HashMap;
@@ -77,7 +80,7 @@ impl Pass for Quantize {
             ));
         }
         let split = Split::of(cx.tools);
-        let plain = with_folded_factors(model)?;
+        let plain = normalized(model)?;
         let layers = self.layers(&plain, cx)?;
         let plan = if self.activations {
             QuantizationPlan::new(&plain.graph, &layers)
@@ -156,14 +159,15 @@ impl Quantize {
     }
 }
 
-/// Returns the model with the factors of `Gemm` in its weights and biases.
-fn with_folded_factors(model: &Model) -> Result<Model, PassError> {
+/// Returns the model with weights for which there are integer kernels: matrices of products, and the factors of
+/// `Gemm` in its weights and biases.
+fn normalized(model: &Model) -> Result<Model, PassError> {
     let mut plain = model.clone();
     for &node in model.graph.nodes().iter() {
         let mut patch = Patch::anchored(node);
-        let folded = Linear::owned(&model.graph, node)
-            .and_then(|linear| linear.fold_factors(model.graph.at(node), &mut patch));
-        if folded.is_some() {
+        let changed = Linear::owned(&model.graph, node)
+            .and_then(|linear| linear.normalize(model.graph.at(node), &mut patch));
+        if changed.is_some() {
             plain.graph.apply(patch).map_err(|e| PassError::refused(e.to_string()))?;
         }
     }
@@ -174,8 +178,10 @@ fn with_folded_factors(model: &Model) -> Result<Model, PassError> {
 fn decline_inner_layers(graph: &Graph, cx: &mut Context<'_>) {
     fn count(graph: &Graph) -> usize {
         let of_node = |&id: &NodeId| {
-            let inner: usize = graph.node(id).subgraphs().map(count).sum();
-            inner + usize::from(Linear::of(graph.at(id)).is_ok())
+            let (at, inner) = (graph.at(id), graph.node(id).subgraphs().map(count).sum::<usize>());
+            // A captured matrix may be a weight of an outer graph.
+            let is_weight = |v: ValueRef<'_>| v.is_constant() || v.value().is_captured();
+            inner + usize::from(at.has(Trait::Linear) && at.optional(1).is_some_and(is_weight))
         };
         graph.nodes().iter().map(of_node).sum()
     }
