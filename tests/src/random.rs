@@ -224,7 +224,7 @@ impl Random {
 
     /// Adds a `Reshape`, `Expand` or `Resize` to the sizes that a value has, which are computed from a value
     /// of the same shape.
-    fn to_computed_sizes(&mut self) -> Option<()> {
+    fn change_to_computed_sizes(&mut self) -> Option<()> {
         let x = self.pick(Kind::Float, |s| !s.is_empty())?;
         let shape = x.shape.clone();
         let like = self.pick(Kind::Float, |s| *s == shape)?;
@@ -256,7 +256,7 @@ impl Random {
 
     fn step(&mut self) -> Option<()> {
         if self.exported && self.chance(4) {
-            return if self.rng.bool() { self.call() } else { self.to_computed_sizes() };
+            return if self.rng.bool() { self.call() } else { self.change_to_computed_sizes() };
         }
         match self.rng.usize(0..26) {
             0 | 1 => self.unary(),

@@ -271,7 +271,7 @@ fn through_a_lossy_pass(seed: u64) -> Result<bool, String> {
     sized.infer().map_err(|e| format!("{e}\n{source}"))?;
     let samples = SharedSamples::from(SampleSet::generated(input_specs(&sized), seed, 16));
     let tools = Tools { samples: Some(&samples), seed, ..tools() };
-    let pipeline = if seed % 2 == 0 { format!("safe,{pass}") } else { pass.to_owned() };
+    let pipeline = if seed.is_multiple_of(2) { format!("safe,{pass}") } else { pass.to_owned() };
     let mut changed = original.clone();
     match run(&pipeline.parse().unwrap(), &mut changed, RunOptions::new(tools), &mut ()) {
         Ok(report) => {

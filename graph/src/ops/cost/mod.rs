@@ -199,7 +199,8 @@ impl<'m> Meter<'m> {
         let index = self.functions.index(at).filter(|_| self.depth < MAX_DEPTH)?;
         let known = self.calls.get(&index).map_or(&[][..], Vec::as_slice);
         let (inputs, attributes) = if known.len() < MAX_CALLS {
-            let fact = |input: Option<ValueRef<'_>>| input.map(|v| v.value().fact.clone()).unwrap_or_default();
+            let fact =
+                |input: Option<ValueRef<'_>>| input.map(|v| v.value().fact.clone()).unwrap_or_default();
             (at.inputs().into_iter().map(fact).collect(), at.node().attributes.clone())
         } else {
             (vec![], IndexMap::new())

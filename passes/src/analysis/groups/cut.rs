@@ -132,14 +132,8 @@ pub fn cut(graph: &Graph, groups: &Groups, keep: &Keep) -> Result<Graph, CutErro
         }
     }
     let Some(&first) = graph.nodes().first() else { return Ok(graph.clone()) };
-    let mut cutter = Cutter {
-        groups,
-        keep,
-        inputs: BTreeMap::new(),
-        attributes: vec![],
-        shifts: vec![],
-        scales: vec![],
-    };
+    let mut cutter =
+        Cutter { groups, keep, inputs: BTreeMap::new(), attributes: vec![], shifts: vec![], scales: vec![] };
     let CutSites { data, shapes } = cutter.cut_sites(graph)?;
     for &id in graph.nodes().iter() {
         let at = graph.at(id);

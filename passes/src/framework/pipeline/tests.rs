@@ -85,7 +85,10 @@ fn a_single_value_is_a_list_of_one() {
     assert_eq!(pipeline.to_string(), text);
     let toml = "[[step]]\npass = \"sparsify\"\nonly = \"layer*\"\nratio = 0.5\n";
     assert_eq!(Pipeline::from_toml(toml).unwrap().to_string(), "sparsify{only=layer*,ratio=0.5}");
-    assert_eq!(error("prune-heads{ratio=[0.5]}").message, "`prune-heads`: invalid type: sequence, expected a number");
+    assert_eq!(
+        error("prune-heads{ratio=[0.5]}").message,
+        "`prune-heads`: invalid type: sequence, expected a number"
+    );
 }
 
 #[test]

@@ -591,8 +591,7 @@ fn computed_sizes_follow_a_cut() {
         let mut rng = fastrand::Rng::with_seed(seed);
         (0..n).map(|_| format!("{:.3}", rng.f32() - 0.5)).collect::<Vec<_>>().join(",")
     };
-    let (w, token, v, k, u) =
-        (numbers(48, 1), numbers(6, 2), numbers(18, 3), numbers(12, 4), numbers(12, 5));
+    let (w, token, v, k, u) = (numbers(48, 1), numbers(6, 2), numbers(18, 3), numbers(12, 4), numbers(12, 5));
     let constants = format!(
         "<float[8,6] w = {{{w}}}, float[1,6] token = {{{token}}}, float[6,3] v = {{{v}}},
           float[6,2,1,1] k = {{{k}}}, float[2,6,1,1] u = {{{u}}}, int64[1] zero = {{0}}, int64[1] one = {{1}},

@@ -83,7 +83,12 @@ impl Selection {
     ///
     /// # Errors
     /// If no group can be pruned.
-    pub fn report(&self, options: &PruneOptions, model: &Model, cx: &mut Context<'_>) -> Result<(), PassError> {
+    pub fn report(
+        &self,
+        options: &PruneOptions,
+        model: &Model,
+        cx: &mut Context<'_>,
+    ) -> Result<(), PassError> {
         self.exclusions.iter().filter(|e| e.reported).for_each(|e| cx.decline(&e.reason));
         if !self.groups.is_empty() {
             return Ok(());

@@ -200,7 +200,9 @@ fn decline_left_operands(graph: &Graph, cx: &mut Context<'_>) {
         let Some(weight) = at.optional(0).filter(|v| v.is_constant()) else { continue };
         if weight.dtype() == Some(DataType::Float) && at.optional(1).is_some_and(|v| !v.is_constant()) {
             let (name, product) = (weight.name(), at.describe());
-            cx.decline(format!("`{name}` is the left operand of {product}, and only right ones are quantized"));
+            cx.decline(format!(
+                "`{name}` is the left operand of {product}, and only right ones are quantized"
+            ));
         }
     }
 }

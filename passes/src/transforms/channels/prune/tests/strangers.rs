@@ -79,7 +79,8 @@ fn a_first_cut_may_exhaust_all_groups() {
     let original = read_fixture("cases/refused_two_heads.onnx");
     for only in [vec![], vec!["MatMul_0".to_owned()]] {
         let group = crate::analysis::groups::Groups::of(&original.graph);
-        let heads = group.groups.iter().find(|g| g.kind == crate::analysis::groups::GroupKind::Heads).unwrap();
+        let heads =
+            group.groups.iter().find(|g| g.kind == crate::analysis::groups::GroupKind::Heads).unwrap();
         let only = only.iter().map(|_| heads.name.clone()).collect();
         let pass = PruneHeads { ratio: Some(0.5), only, ..PruneHeads::default() };
         let (changed, _) = run(&pass, &original, "").unwrap();
@@ -92,7 +93,8 @@ fn a_first_cut_may_exhaust_all_groups() {
         numbers(12, 3),
         numbers(8, 4)
     ));
-    let (changed, _) = run(&PruneChannels { ratio: Some(0.5), ..PruneChannels::default() }, &narrow, "").unwrap();
+    let (changed, _) =
+        run(&PruneChannels { ratio: Some(0.5), ..PruneChannels::default() }, &narrow, "").unwrap();
     assert_eq!(macs(&changed), 0.5 * macs(&narrow));
 }
 
