@@ -134,7 +134,7 @@ fn rejects_quantized_models_and_old_operator_sets() {
             .to_string()
             .starts_with("the model is quantized already")
     );
-    let old = crate::framework::testing::model_at("g (float[N,2] x) => (float[N,2] y) { y = Relu(x) }", 12);
+    let old = testing::model_at("g (float[N,2] x) => (float[N,2] y) { y = Relu(x) }", 12);
     assert_eq!(
         check_supported(&old.graph).unwrap_err().to_string(),
         "operator set 12 has no scales per output"
