@@ -265,9 +265,9 @@ pub struct InspectArgs {
     /// Show the tokens of each block of a transformer, and whether they can be merged
     #[arg(long)]
     pub tokens: bool,
-    /// Show groups of channels that can only be removed together; with a pattern, the members of those that
-    /// match
-    #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "")]
+    /// Show groups of channels that can only be removed together; with `=NAME`, a pattern, the members of
+    /// those that match
+    #[arg(long, value_name = "NAME", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     pub groups: Option<String>,
     /// Print the graph in ONNX textual syntax; long tensors are abbreviated
     #[arg(long)]

@@ -44,6 +44,10 @@ fn engine(hint: &EngineHint) -> String {
         EngineHint::InstallPython => return format!("install Python with pip, {by_hand}"),
         EngineHint::InstallPip => return format!("install pip (`python3 -m ensurepip`), {by_hand}"),
         EngineHint::CheckNetwork => return format!("check the network, {by_hand}"),
+        EngineHint::NameArrays { input } => {
+            let named = savez(input);
+            return format!("`{named}` names the arrays; the first axis counts samples");
+        }
         EngineHint::RetryDownload => {
             return format!("the package index or mirror of pip returned another file; try again, {by_hand}");
         }
@@ -65,14 +69,22 @@ fn engine(hint: &EngineHint) -> String {
             "this library only works inside Python; build onnxruntime-extensions as a shared library"
         }
         EngineHint::WritableCache => "set PARE_CACHE to a writable folder",
-        EngineHint::NameArrays => {
-            "`numpy.savez(file, input=array, …)` names the arrays; the first axis counts samples"
-        }
         EngineHint::ConvertToFloat => "NumPy computes in double: `array.astype(numpy.float32)`",
         EngineHint::FewerSamples => "use fewer samples",
         _ => "",
     };
     text.to_owned()
+}
+
+/// The call that stores an array for an input.
+fn savez(input: &str) -> String {
+    let is_word = input.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+        && !input.starts_with(|c: char| c.is_ascii_digit());
+    if is_word && !input.is_empty() {
+        format!("numpy.savez(file, {input}=array, …)")
+    } else {
+        format!("numpy.savez(file, **{{'{input}': array, …}})")
+    }
 }
 
 /// The remedy of a pass.

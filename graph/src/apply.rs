@@ -65,17 +65,17 @@ impl Graph {
     }
 
     fn try_apply(&mut self, mut patch: Patch, journal: &mut Journal) -> Result<Applied, PatchError> {
-        let reshapes = patch.replacements().any(|r| r.reshapes);
-        if reshapes {
+        // Such patches are consistent only when all of their changes are made.
+        let in_place = patch.edits.iter().any(Edit::is_in_place);
+        let deferred =
+            patch.replacements().any(|r| r.reshapes) || in_place && patch.new_inputs().next().is_some();
+        if deferred {
             // Inference can fail after uses have been redirected and nodes have been removed.
             journal.keep_graph(self);
         }
         let infer = |graph: &mut Self| graph.reinfer().map_err(|e| PatchError::Shape(e.to_string()));
-        let count = patch.edits.len();
         let Edited { touched, unused } = self.edit(&mut patch, journal)?;
-        let is_edited = patch.edits.len() < count;
-        // Edits that belong to a change of shapes are consistent only together with it.
-        if is_edited && !reshapes {
+        if in_place && !deferred {
             journal.keep_facts(self);
             infer(self)?;
         }
@@ -86,7 +86,7 @@ impl Graph {
         if place.is_none() {
             self.renumber();
         }
-        if reshapes {
+        if deferred {
             infer(self)?;
         }
         applied.touched.extend(touched);
@@ -97,10 +97,7 @@ impl Graph {
     /// Applies the edits of data, attributes and constants.
     fn edit(&mut self, patch: &mut Patch, journal: &mut Journal) -> Result<Edited, PatchError> {
         let mut edited = Edited::default();
-        let in_place = |edit: &mut Edit| {
-            matches!(edit, Edit::SetData { .. } | Edit::SetAttribute { .. } | Edit::SetConstant { .. })
-        };
-        for edit in patch.edits.extract_if(.., in_place) {
+        for edit in patch.edits.extract_if(.., |edit| edit.is_in_place()) {
             match edit {
                 Edit::SetData { constant: id, tensor } => {
                     let old = self.value(id);

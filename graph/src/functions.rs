@@ -46,6 +46,11 @@ impl<'m> Functions<'m> {
         &self.list[index]
     }
 
+    /// All functions.
+    pub(crate) fn all(&self) -> &'m [Function] {
+        self.list
+    }
+
     /// The functions that nodes of a graph and its subgraphs call directly.
     fn calls(&self, graph: &Graph) -> HashSet<usize> {
         let (mut found, mut graphs) = (HashSet::new(), vec![graph]);

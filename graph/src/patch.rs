@@ -66,6 +66,13 @@ pub(crate) enum Edit {
     SetAttribute { node: NodeId, name: String, value: Option<Attribute> },
 }
 
+impl Edit {
+    /// Returns true if the edit changes data, attributes or constants and connects nothing else.
+    pub fn is_in_place(&self) -> bool {
+        matches!(self, Self::SetData { .. } | Self::SetAttribute { .. } | Self::SetConstant { .. })
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct NewNode {
     pub node: Node,
@@ -239,7 +246,8 @@ impl Patch {
     }
 
     /// Connects input `slot` of a node to another value of compatible type and shape. Other users of the
-    /// previous value keep it.
+    /// previous value keep it. Together with edits of data, attributes or constants, shapes are inferred again
+    /// after all of them.
     pub fn set_input(&mut self, node: NodeId, slot: usize, value: impl Into<Ref>) {
         self.edits.push(Edit::SetInput { node, slot, value: value.into() });
     }

@@ -1,7 +1,7 @@
 //! Samples: given as files, or generated from the types of the inputs.
 
 use crate::{Error, Hint};
-use pare_graph::Model;
+use pare_graph::{DataType, Model, ValueId, evaluate::quality};
 use pare_runtime::{
     Feed, Port, PortKind, SampleLimits, SampleSet, beyond_generation, generate, input_specs, symbol_plans,
 };
@@ -16,7 +16,30 @@ const GIVEN_FEEDS: usize = 64;
 pub(crate) fn open(path: &Path, model: &Model) -> Result<SampleSet, Error> {
     let ports: Vec<_> =
         input_specs(model).into_iter().map(|spec| Port { name: spec.name, kind: spec.kind }).collect();
-    Ok(SampleSet::open(path, &ports, SampleLimits::default())?)
+    let samples = SampleSet::open(path, &ports, SampleLimits::default())?;
+    check_labels(&samples, model)?;
+    Ok(samples)
+}
+
+/// Checks that the labels are among the classes of an output, if their number is known.
+fn check_labels(samples: &SampleSet, model: &Model) -> Result<(), Error> {
+    let classes = |&id: &ValueId| {
+        let value = model.graph.value_ref(id);
+        let is_float = value.dtype().is_some_and(DataType::is_float);
+        let count = value.shape()?.last()?.size()?;
+        // The batch is not known.
+        let sizes: Vec<_> = value.shape()?.iter().map(|dim| dim.size().unwrap_or(1)).collect();
+        quality::classes(&sizes).filter(|_| is_float).map(|_| (count, value.name()))
+    };
+    let Some((count, output)) = model.graph.outputs().iter().filter_map(classes).max() else { return Ok(()) };
+    let is_foreign = |label: &i64| usize::try_from(*label).map_or(true, |label| label >= count);
+    match samples.labels().unwrap_or_default().iter().enumerate().find(|(_, label)| is_foreign(label)) {
+        None => Ok(()),
+        Some((sample, label)) => Err(Error::invalid(format!(
+            "label {label} of sample {sample} is not one of the {count} classes of `{output}`, 0 to {}",
+            count - 1
+        ))),
+    }
 }
 
 /// Reads samples, or generates them without a path.

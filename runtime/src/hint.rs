@@ -34,7 +34,10 @@ pub enum Hint {
     /// Try again: pip's index or mirror returned another file.
     RetryDownload,
     /// Name the arrays after the model's inputs, with samples along the first axis.
-    NameArrays,
+    NameArrays {
+        /// An input of the model.
+        input: String,
+    },
     /// Convert the samples from double to single precision.
     ConvertToFloat,
     /// Use fewer samples.

@@ -303,3 +303,45 @@ fn proves_each_pass_and_reduces_failures_only() {
     let done = run(at, &["reduce", "digits-fold.onnx", "-o", "small.onnx"]);
     assert!(code(&done) == 0 && !at.join("small.onnx").exists(), "{}", stderr(&done));
 }
+
+/// The path of a file in `fixtures/cases`.
+fn case(name: &str) -> String {
+    super::root().join("fixtures/cases").join(name).display().to_string()
+}
+
+#[test]
+fn rejects_labels_beyond_the_classes() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let (model, samples) = (case("words_labels_none.onnx"), case("words_labels_none.npz"));
+    for passes in ["prune-channels{max_accuracy_drop=0.01}", "prune-channels{macs=0.5}", "safe"] {
+        let args = ["optimize", &model, "-o", "made.onnx", "--passes", passes, "--samples", &samples];
+        let refused = run(at, &args);
+        assert_eq!(code(&refused), 2, "{passes}");
+        let why = "error: label 99 of sample 0 is not one of the 4 classes of `gemm5`, 0 to 3";
+        assert!(stderr(&refused).contains(why), "{}", stderr(&refused));
+    }
+}
+
+#[test]
+fn hints_name_the_inputs_of_the_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let samples = case("int8_bias_saturates.npz");
+    model(at, "m.onnx", "g (float[N,16] pixels) => (float[N,16] y) { y = Relu(pixels) }");
+    let refused = run(at, &["optimize", "m.onnx", "-o", "made.onnx", "--samples", &samples]);
+    let hint = "hint: `numpy.savez(file, pixels=array, …)` names the arrays";
+    assert!(code(&refused) == 2 && stderr(&refused).contains(hint), "{}", stderr(&refused));
+}
+
+#[test]
+fn groups_are_listed_for_the_model_that_follows() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let model = case("words_labels_none.onnx");
+    for args in [["inspect", "--groups", &model], ["inspect", &model, "--groups=Gemm*"]] {
+        let listed = run(at, &args);
+        let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+        assert!(code(&listed) == 0 && text.contains("Gemm_0"), "{text}{}", stderr(&listed));
+    }
+}

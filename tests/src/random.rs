@@ -1,4 +1,4 @@
-//! Random valid graphs as text; the same seed gives the same graph.
+//! Random valid graphs and models as text; the same seed gives the same text.
 //!
 //! A graph grows node by node. Each step picks earlier values and an operator that accepts them, so types and
 //! shapes always match; nodes whose values are not picked are dead. Weights are small, so that values stay
@@ -52,24 +52,52 @@ fn show_type(kind: Kind, shape: &Shape) -> String {
 pub fn graph(seed: u64) -> (String, i64) {
     let mut rng = Rng::with_seed(seed);
     let opset = rng.i64(11..=21);
-    let mut g = Random { rng, opset, lines: vec![], initializers: vec![], vars: vec![], next: 0 };
-    g.inputs();
-    let inputs: Vec<_> = g.vars.iter().map(Var::declaration).collect();
-    let (steps, first) = (g.rng.usize(4..18), g.vars.len());
-    let mut tries = 0;
-    while tries < steps || g.vars.len() == first {
-        g.step();
-        tries += 1;
+    (Random::new(rng, opset, false).graph(), opset)
+}
+
+/// Returns the model of a seed as text, in the style of exporters before any optimization: sizes computed from
+/// shapes, weights behind `Identity`, `Cast` and `Constant`, and calls of functions.
+pub fn exported_model(seed: u64) -> String {
+    let mut rng = Rng::with_seed(seed);
+    let opset = rng.i64(13..=21);
+    let graph = Random::new(rng, opset, true).graph();
+    format!(
+        "<ir_version: 8, opset_import: [\"\" : {opset}, \"local\" : 1]> {graph}
+<domain: \"local\", opset_import: [\"\" : {opset}]> dense (x, w, b) => (y) {{
+    p = MatMul(x, w) s = Add(p, b) y = Relu(s) }}
+<domain: \"local\", opset_import: [\"\" : {opset}]> gate (x) => (y) {{
+    s = Sigmoid(x) y = Mul(x, s) }}
+"
+    )
+}
+
+impl Random {
+    fn new(rng: Rng, opset: i64, exported: bool) -> Self {
+        Self { rng, opset, exported, lines: vec![], initializers: vec![], vars: vec![], next: 0 }
     }
-    let outputs = g.outputs(first);
-    let initializers = g.initializers.join(",\n   ");
-    let head = format!("main ({}) => ({})", inputs.join(", "), outputs.join(", "));
-    (format!("{head} <\n   {initializers}\n> {{\n   {}\n}}\n", g.lines.join("\n   ")), opset)
+
+    fn graph(mut self) -> String {
+        let g = &mut self;
+        g.inputs();
+        let inputs: Vec<_> = g.vars.iter().map(Var::declaration).collect();
+        let (steps, first) = (g.rng.usize(4..18), g.vars.len());
+        let mut tries = 0;
+        while tries < steps || g.vars.len() == first {
+            g.step();
+            tries += 1;
+        }
+        let outputs = g.outputs(first);
+        let initializers = g.initializers.join(",\n   ");
+        let head = format!("main ({}) => ({})", inputs.join(", "), outputs.join(", "));
+        format!("{head} <\n   {initializers}\n> {{\n   {}\n}}\n", g.lines.join("\n   "))
+    }
 }
 
 struct Random {
     rng: Rng,
     opset: i64,
+    /// The style of exporters: see [`exported_model`].
+    exported: bool,
     lines: Vec<String>,
     initializers: Vec<String>,
     vars: Vec<Var>,
@@ -144,7 +172,69 @@ impl Random {
             None => format!("{:.3}", low + (high - low) * self.rng.f32()),
         };
         let elements: Vec<_> = (0..shape.iter().product()).map(|_| element()).collect();
-        self.literal(&show_type(Kind::Float, &shape.iter().map(|&d| Some(d)).collect()), &elements)
+        let dims: Shape = shape.iter().map(|&d| Some(d)).collect();
+        if !self.exported || !self.chance(3) {
+            return self.literal(&show_type(Kind::Float, &dims), &elements);
+        }
+        let (ty, call) = if self.rng.bool() { ("float", "Identity") } else { ("double", "Cast<to = 1>") };
+        let ty = show_type(Kind::Float, &dims).replacen("float", ty, 1);
+        let (source, name) = (self.literal(&ty, &elements), self.fresh("w"));
+        self.lines.push(format!("{name} = {call}({source})"));
+        name
+    }
+
+    /// Adds the sizes of a value as exporters compute them: `Shape`, then `Gather` or `Slice`, and `Concat`
+    /// with the known ones.
+    fn computed_sizes(&mut self, x: &Var) -> String {
+        let (shape, sizes) = (self.fresh("s"), self.fresh("s"));
+        self.lines.push(format!("{shape} = Shape({})", x.name));
+        let mut parts = vec![];
+        for (axis, dim) in x.shape.iter().enumerate() {
+            let part = match dim {
+                Some(size) if self.rng.bool() => self.ints(&[*size as i64]),
+                _ => {
+                    let (part, from) = (self.fresh("s"), self.ints(&[axis as i64]));
+                    if self.rng.bool() {
+                        self.lines.push(format!("{part} = Gather<axis = 0>({shape}, {from})"));
+                    } else {
+                        let end = self.ints(&[axis as i64 + 1]);
+                        self.lines.push(format!("{part} = Slice({shape}, {from}, {end})"));
+                    }
+                    part
+                }
+            };
+            parts.push(part);
+        }
+        self.lines.push(format!("{sizes} = Concat<axis = 0>({})", parts.join(", ")));
+        sizes
+    }
+
+    /// Adds a call of a function.
+    fn call(&mut self) -> Option<()> {
+        let x = self.pick(Kind::Float, |s| s.len() >= 2 && s.last().is_some_and(Option::is_some))?;
+        if self.chance(3) {
+            return self.emit(&format!("local.gate({})", x.name), Kind::Float, x.shape);
+        }
+        let (k, n) = ((*x.shape.last()?)?, self.rng.usize(1..6));
+        let (weight, bias) = (self.floats(&[k, n], -0.5, 0.5), self.floats(&[n], -1.0, 1.0));
+        let mut shape = x.shape.clone();
+        *shape.last_mut()? = Some(n);
+        self.emit(&format!("local.dense({}, {weight}, {bias})", x.name), Kind::Float, shape)
+    }
+
+    /// Adds a `Reshape`, `Expand` or `Resize` to the sizes that a value has, which are computed from a value
+    /// of the same shape.
+    fn change_to_computed_sizes(&mut self) -> Option<()> {
+        let x = self.pick(Kind::Float, |s| !s.is_empty())?;
+        let shape = x.shape.clone();
+        let like = self.pick(Kind::Float, |s| *s == shape)?;
+        let sizes = self.computed_sizes(&like);
+        let call = match self.rng.usize(0..3) {
+            0 if shape.len() == 4 => format!("Resize<mode = \"nearest\">({}, \"\", \"\", {sizes})", x.name),
+            0 | 1 => format!("Expand({}, {sizes})", x.name),
+            _ => format!("Reshape({}, {sizes})", x.name),
+        };
+        self.emit(&call, Kind::Float, shape)
     }
 
     fn ints(&mut self, values: &[i64]) -> String {
@@ -165,6 +255,9 @@ impl Random {
     }
 
     fn step(&mut self) -> Option<()> {
+        if self.exported && self.chance(4) {
+            return if self.rng.bool() { self.call() } else { self.change_to_computed_sizes() };
+        }
         match self.rng.usize(0..26) {
             0 | 1 => self.unary(),
             2..=4 => self.binary(),
@@ -565,6 +658,10 @@ mod tests {
         assert_eq!(graph(7), graph(7));
         assert_ne!(graph(7), graph(8));
         let all: String = (0..500).map(|seed| graph(seed).0).collect();
+        let exported: String = (0..500).map(exported_model).collect();
+        for op in ["= local.dense(", "Resize<", "Expand(", "= Cast<to = 1>(w", "= Identity(w"] {
+            assert!(exported.contains(op), "no model has {op}");
+        }
         for op in
             ["Conv<", "BatchNormalization(", "If(", "Loop(", "Split<", "Where(", "Gemm<", "Pad(", "Dropout("]
         {

@@ -5,12 +5,15 @@
 //! `PARE_FUZZ_KEEP=folder` keeps the models that passes changed. Under `ulimit -v 4000000` an allocation that
 //! trusts a size in the file ends the process. Inputs that failed before are stored in `fixtures/fuzz` as
 //! `TARGET-….bin` and are run first.
+//!
+//! Lossy passes run on random models in the style of exporters, with samples: they change a model into a valid
+//! one, or refuse it.
 
-use crate::support::{number, root};
+use crate::support::{number, root, tools};
 use fastrand::Rng;
 use pare_graph::{Model, onnx, ops::Bindings, text};
-use pare_passes::{Effect, Pipeline, RunError, RunOptions, registry, run};
-use pare_runtime::{Port, PortDim, SampleLimits, SampleSet, input_specs};
+use pare_passes::{Effect, PassError, Pipeline, RunError, RunOptions, Tools, registry, run};
+use pare_runtime::{Port, PortDim, SampleLimits, SampleSet, SharedSamples, input_specs};
 use pare_tests::{
     fuzz::{mutate, mutate_message},
     random,
@@ -19,6 +22,10 @@ use std::{
     fs,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -232,6 +239,90 @@ fn samples(bytes: &[u8]) {
 fn memory() -> PathBuf {
     let shm = PathBuf::from("/dev/shm");
     if shm.is_dir() { shm } else { std::env::temp_dir() }
+}
+
+/// The lossy passes, with options under which they have something to do.
+const LOSSY: &[&str] = &[
+    "prune-channels{macs=0.7}",
+    "prune-channels{ratio=0.4,streams=true,criterion=l2,repair=merge}",
+    "prune-channels{max_drift=0.5,scope=uniform,repair=moments}",
+    "prune-channels{params=0.6,criterion=skeleton,repair=mean}",
+    "prune-hidden{ratio=0.5}",
+    "prune-heads{ratio=0.5}",
+    "quantize",
+    "quantize{activations=false}",
+    "quantize{ranges=percentile,correct_bias=false}",
+    "sparsify{ratio=0.5}",
+    "sparsify{ratio=0.5,criterion=magnitude,cascade=true}",
+    "drop-blocks{count=1}",
+    "remove-activations{count=1}",
+    "crop-kernels",
+    "merge-tokens{r=1}",
+    "add-early-exit{agreement=0.5,allow_interface_change=true}",
+];
+
+/// Runs a lossy pass on the exported model of a seed, which may refuse it. Half of the models are optimized
+/// before. Returns whether the pass changed the model.
+fn through_a_lossy_pass(seed: u64) -> Result<bool, String> {
+    let pass = LOSSY[seed as usize % LOSSY.len()];
+    let source = random::exported_model(seed / LOSSY.len() as u64);
+    let original = text::parse_model(&source).map_err(|e| format!("{e}\n{source}"))?;
+    let mut sized = original.clone();
+    sized.infer().map_err(|e| format!("{e}\n{source}"))?;
+    let samples = SharedSamples::from(SampleSet::generated(input_specs(&sized), seed, 16));
+    let tools = Tools { samples: Some(&samples), seed, ..tools() };
+    let pipeline = if seed.is_multiple_of(2) { format!("safe,{pass}") } else { pass.to_owned() };
+    let mut changed = original.clone();
+    match run(&pipeline.parse().unwrap(), &mut changed, RunOptions::new(tools), &mut ()) {
+        Ok(report) => {
+            let steps = report.steps.iter();
+            let lossy = steps.filter(|s| s.effect == Some(Effect::Lossy)).map(|s| s.patches).sum::<u64>();
+            let mut inferred = changed.clone();
+            let valid = changed.check().map_err(|e| e.to_string());
+            let valid = valid.and_then(|()| inferred.infer().map_err(|e| e.to_string()));
+            valid.map(|()| lossy > 0).map_err(|e| format!("{pipeline}: {e}\n{source}"))
+        }
+        Err(RunError::Pass { error: PassError::Refused { .. } | PassError::Evaluate(_), .. }) => Ok(false),
+        Err(e) => Err(format!("{pipeline}: {e}\n{source}")),
+    }
+}
+
+/// Without a time or a number, every pass runs on a few models.
+#[test]
+#[allow(clippy::print_stderr, reason = "how many runs there were")]
+fn lossy_passes_change_or_refuse_exported_models() {
+    let lossy = registry::PASSES.iter().filter(|p| p.effect == Effect::Lossy).map(|p| p.name);
+    let is_run = |name: &str| LOSSY.iter().any(|p| p.split('{').next() == Some(name));
+    // `apply-mask` takes a file of a mask.
+    assert_eq!(lossy.filter(|name| !is_run(name)).collect::<Vec<_>>(), ["apply-mask"]);
+    let time = Duration::from_secs(number("PARE_FUZZ_SECONDS", 0));
+    let runs = number("PARE_FUZZ_RUNS", if time.is_zero() { 4 * LOSSY.len() as u64 } else { u64::MAX });
+    let time = if time.is_zero() { Duration::MAX } else { time };
+    let (start, first, next) = (Instant::now(), number("PARE_SEED", 0), AtomicU64::new(0));
+    let (changed, failures) = (AtomicU64::new(0), Mutex::new(vec![]));
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                while start.elapsed() < time {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= runs {
+                        break;
+                    }
+                    match through_a_lossy_pass(first + seed) {
+                        Ok(did) => drop(changed.fetch_add(u64::from(did), Ordering::Relaxed)),
+                        Err(why) => failures.lock().unwrap().push((first + seed, why)),
+                    }
+                }
+            });
+        }
+    });
+    let (runs, changed) = (next.into_inner().min(runs), changed.into_inner());
+    eprintln!("lossy: {runs} runs in {:.1} s, {changed} changed the model", start.elapsed().as_secs_f64());
+    let failures = failures.into_inner().unwrap();
+    let seeds: Vec<_> = failures.iter().map(|(seed, _)| *seed).collect();
+    let shortest = failures.iter().map(|(_, why)| why).min_by_key(|why| why.len());
+    assert!(failures.is_empty(), "seeds {seeds:?}\n{}", shortest.unwrap());
+    assert!(changed > 0, "no pass changed a model");
 }
 
 #[test]

@@ -165,7 +165,7 @@ pub struct Metrics {
 
 impl Metrics {
     /// Adds the scores of one run, and the labels of its rows. Tensors that are not class scores, or of
-    /// different shapes, are ignored.
+    /// different shapes, are ignored, and so are labels that are not among the classes.
     pub fn add(&mut self, reference: &Tensor, candidate: &Tensor, labels: Option<&[i64]>) {
         if reference.shape() != candidate.shape() || !reference.dtype().is_float() {
             return;
@@ -178,11 +178,12 @@ impl Metrics {
         let rows = a.len() / classes;
         let labels = labels.filter(|labels| labels.len() == rows);
         for (row, (a, b)) in a.chunks_exact(classes).zip(b.chunks_exact(classes)).enumerate() {
-            self.add_row(a, b, labels.map(|labels| labels[row]));
+            let label = labels.and_then(|labels| usize::try_from(labels[row]).ok());
+            self.add_row(a, b, label.filter(|&label| label < classes));
         }
     }
 
-    fn add_row(&mut self, a: &[f64], b: &[f64], label: Option<i64>) {
+    fn add_row(&mut self, a: &[f64], b: &[f64], label: Option<usize>) {
         let (Some(first), Some(second)) = (top(a), top(b)) else { return };
         self.rows += 1;
         self.agreeing += u64::from(first == second);
@@ -191,8 +192,8 @@ impl Metrics {
         self.reference_squares += a.iter().map(|a| a * a).sum::<f64>();
         if let Some(label) = label {
             self.labelled += 1;
-            self.reference_correct += u64::from(usize::try_from(label) == Ok(first));
-            self.candidate_correct += u64::from(usize::try_from(label) == Ok(second));
+            self.reference_correct += u64::from(label == first);
+            self.candidate_correct += u64::from(label == second);
         }
     }
 

@@ -5,7 +5,7 @@ use crate::{
     framework::{Context, PassError, glob::matches},
 };
 use faer::Mat;
-use pare_graph::{DataType, Graph, NodeId, Patch, Tensor};
+use pare_graph::{DataType, Graph, Model, NodeId, Patch, Tensor};
 
 /// A linear operator whose weights have no other user.
 pub struct WeightedLayer {
@@ -34,6 +34,10 @@ pub struct NameFilter<'a> {
 }
 
 impl NameFilter<'_> {
+    fn is_open(&self) -> bool {
+        self.only.is_empty() && self.except.is_empty()
+    }
+
     fn accepts(&self, name: &str) -> bool {
         (self.only.is_empty() || self.only.iter().any(|p| matches(p, name)))
             && !self.except.iter().any(|p| matches(p, name))
@@ -103,14 +107,15 @@ pub fn density(graph: &Graph, layers: &[WeightedLayer]) -> f64 {
     nonzero as f64 / all.max(1) as f64
 }
 
-/// Returns the layers of a graph whose weights have accepted names, in topological order. Layers with shared
-/// weights, or weights that are not finite, are declined.
+/// Returns the layers of the main graph whose weights have accepted names, in topological order. Layers with
+/// shared weights, or weights that are not finite, are declined.
 pub fn layers(
-    graph: &Graph,
+    model: &Model,
     names: NameFilter<'_>,
     cx: &mut Context<'_>,
 ) -> Result<Vec<WeightedLayer>, PassError> {
-    let (mut layers, mut example) = (vec![], None);
+    let graph = &model.graph;
+    let (mut layers, mut example, mut shared) = (vec![], None, None);
     for &node in graph.nodes().iter() {
         let Ok(linear) = Linear::of(graph.at(node)) else { continue };
         let value = graph.value(linear.weight);
@@ -119,7 +124,9 @@ pub fn layers(
             continue;
         }
         if !linear.owns_weight(graph) {
-            cx.decline(format!("`{}` has other users, or is not an initializer", value.name));
+            let why = format!("`{}` has other users, or is not an initializer", value.name);
+            cx.decline(&why);
+            shared.get_or_insert(why);
             continue;
         }
         let dtype = value.fact.dtype();
@@ -135,14 +142,26 @@ pub fn layers(
         }
         layers.push(WeightedLayer { node, name: value.name.clone(), linear, weights, bias });
     }
-    match (layers.is_empty(), example) {
-        (false, _) => Ok(layers),
-        (true, Some(name)) => Err(PassError::refused_with(
-            "no layer has weights of its own with such a name",
-            format!(
-                "layers have the names of their weights, such as `{name}`; `safe` makes constants initializers"
-            ),
-        )),
-        (true, None) => Err(PassError::refused("the graph has no linear layer with constant weights")),
+    if !layers.is_empty() {
+        return Ok(layers);
     }
+    let is_open = names.is_open();
+    Err(match (example, shared) {
+        (Some(name), _) if !is_open => PassError::refused_with(
+            "no layer has weights of its own with such a name",
+            format!("layers have the names of their weights, such as `{name}`"),
+        ),
+        (_, Some(why)) => PassError::refused_with(
+            format!("no layer has weights of its own: {why}"),
+            "`safe` makes constants initializers",
+        ),
+        _ => {
+            let why = "the graph has no linear layer with constant weights";
+            let hint = (!model.functions.is_empty()).then(|| IN_FUNCTIONS.into());
+            PassError::Refused { why: why.into(), hint }
+        }
+    })
 }
+
+/// The remedy where layers inside of functions are not found.
+pub const IN_FUNCTIONS: &str = "layers inside of functions are found after `inline-functions`";

@@ -32,8 +32,13 @@ pub enum SamplesError {
     #[error("`{}` holds neither `input_0.pb` nor a folder `test_data_set_0`", .0.display())]
     EmptyFolder(PathBuf),
     /// The arrays' names differ from those of the inputs.
-    #[error("{0}")]
-    Names(String),
+    #[error("{message}")]
+    Names {
+        /// The names, as a sentence.
+        message: String,
+        /// An input that has no array; if all have one, any.
+        input: String,
+    },
     /// An array does not fit its input.
     #[error("input `{name}` {reason}")]
     Port {
@@ -58,7 +63,7 @@ impl SamplesError {
     /// The remedy, if one is known.
     pub fn hint(&self) -> Option<Hint> {
         match self {
-            Self::Names(_) => Some(Hint::NameArrays),
+            Self::Names { input, .. } => Some(Hint::NameArrays { input: input.clone() }),
             Self::Port { reason, .. } if reason.contains("double[") && reason.contains("float[") => {
                 Some(Hint::ConvertToFloat)
             }

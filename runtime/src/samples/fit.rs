@@ -38,14 +38,15 @@ pub(super) fn check_names(path: &Path, arrays: &[Array], inputs: &[Port]) -> Res
     });
     let file = path.display();
     if let Some(port) = missing {
-        let text = format!("`{file}` has no array for input `{}`; it holds {}", port.name, held());
-        return Err(SamplesError::Names(text));
+        let message = format!("`{file}` has no array for input `{}`; it holds {}", port.name, held());
+        return Err(SamplesError::Names { message, input: port.name.clone() });
     }
     let known = |name: &str| name == "labels" || inputs.iter().any(|port| port.name == name);
     match arrays.iter().find(|array| !known(&array.name)) {
         Some(array) => {
-            let text = format!("`{file}` holds an array `{}`; the inputs are {}", array.name, wanted());
-            Err(SamplesError::Names(text))
+            let message = format!("`{file}` holds an array `{}`; the inputs are {}", array.name, wanted());
+            let input = inputs.first().map_or_else(String::new, |port| port.name.clone());
+            Err(SamplesError::Names { message, input })
         }
         None => Ok(()),
     }

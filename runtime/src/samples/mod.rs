@@ -362,7 +362,7 @@ mod tests {
         let error = open(std::slice::from_ref(&other));
         let text = format!("`{}` has no array for input `y`; it holds `x`", path.display());
         assert_eq!(error.to_string(), text);
-        assert_eq!(error.hint(), Some(crate::Hint::NameArrays));
+        assert_eq!(error.hint(), Some(crate::Hint::NameArrays { input: "y".into() }));
         let path = file(&folder, &[("x", x()), ("y", npy("|u1", false, "(2, 1)", &[0; 2]))]);
         let ports = [port(DataType::Uint8, &[PortDim::Unknown, PortDim::Unknown]), other];
         let error = SampleSet::open(&path, &ports[..1], SampleLimits::default()).err().unwrap();

@@ -9,9 +9,10 @@ mod macs;
 mod tests;
 
 use crate::{
-    Attribute, Constant, DataType, Dim, Fact, Graph, Model, Node, NodeId, NodeRef, Tensor, ValueId,
+    Attribute, Constant, DataType, Dim, Fact, Graph, Model, Node, NodeId, NodeRef, Tensor, ValueId, ValueRef,
     functions::Functions,
 };
+use indexmap::IndexMap;
 use std::collections::HashMap;
 
 /// Values of the symbolic dimensions of a model.
@@ -124,18 +125,28 @@ impl Model {
 
 /// The largest depth of nested calls that are counted.
 const MAX_DEPTH: usize = 100;
+/// The number of different calls of a function that are counted by themselves; further ones cost as much as
+/// the facts of all calls imply.
+const MAX_CALLS: usize = 32;
 
 /// Traversal of graphs that caches the costs of functions.
 struct Meter<'m> {
     sizes: &'m Bindings,
     functions: &'m Functions<'m>,
-    bodies: HashMap<usize, Cost>,
+    calls: HashMap<usize, Vec<Call>>,
     depth: usize,
+}
+
+/// A call of a function and its cost.
+struct Call {
+    inputs: Vec<Fact>,
+    attributes: IndexMap<String, Attribute>,
+    cost: Cost,
 }
 
 impl<'m> Meter<'m> {
     fn new(sizes: &'m Bindings, functions: &'m Functions<'m>) -> Self {
-        Self { sizes, functions, bodies: HashMap::new(), depth: 0 }
+        Self { sizes, functions, calls: HashMap::new(), depth: 0 }
     }
 
     fn graph(&mut self, graph: &Graph) -> Cost {
@@ -183,16 +194,31 @@ impl<'m> Meter<'m> {
         (NodeCost { id: at.id, params, macs, output_bytes, subgraphs }, inside)
     }
 
-    /// The cost of the function that a node calls.
+    /// The cost of the function that a node calls, for the facts and attributes of the call.
     fn call(&mut self, at: NodeRef<'_>) -> Option<&Cost> {
         let index = self.functions.index(at).filter(|_| self.depth < MAX_DEPTH)?;
-        if !self.bodies.contains_key(&index) {
+        let known = self.calls.get(&index).map_or(&[][..], Vec::as_slice);
+        let (inputs, attributes) = if known.len() < MAX_CALLS {
+            let fact =
+                |input: Option<ValueRef<'_>>| input.map(|v| v.value().fact.clone()).unwrap_or_default();
+            (at.inputs().into_iter().map(fact).collect(), at.node().attributes.clone())
+        } else {
+            (vec![], IndexMap::new())
+        };
+        let is_same = |call: &Call| call.inputs == inputs && call.attributes == attributes;
+        let place = if let Some(place) = known.iter().position(is_same) {
+            place
+        } else {
+            let function = self.functions.get(index);
+            let body = function.called(&inputs, &attributes, self.functions.all());
             self.depth += 1;
-            let cost = self.graph(&self.functions.get(index).body);
+            let cost = self.graph(&body);
             self.depth -= 1;
-            self.bodies.insert(index, cost);
-        }
-        self.bodies.get(&index)
+            let calls = self.calls.entry(index).or_default();
+            calls.push(Call { inputs, attributes, cost });
+            calls.len() - 1
+        };
+        self.calls.get(&index)?.get(place).map(|call| &call.cost)
     }
 }
 

@@ -149,6 +149,15 @@ fn counts_called_functions() {
         <domain: "other", opset_import: ["" : 23]> once (a, w) => (b) { b = MatMul(a, w) }"#,
     );
     assert_eq!((called.macs, called.uncounted, called.params), (2 * 2 * 2 * 16, 0, 4));
+
+    // Calls with other shapes and attributes cost as much as their inlined bodies.
+    let different = cost(
+        r#"g (float[N,4] x, float[4,6] w, float[6,3] v, float[3,6] t) => (y, z) {
+            a = other.dense(x, w) y = other.dense(a, v) z = other.dense<t = 1>(a, t) }
+        <domain: "other", opset_import: ["" : 23]> dense <t: int = 0> (a, w) => (b) {
+            b = Gemm<transB: int = @t>(a, w) }"#,
+    );
+    assert_eq!((different.macs, different.uncounted), (2 * (4 * 6 + 6 * 3 + 6 * 3), 0));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Calls of model-local functions, whose bodies are inferred with the facts and attributes of the caller.
 
 use super::{InferError, dims::common, engine::Engine};
-use crate::{Attribute, Fact, Graph, NodeId};
+use crate::{Attribute, Fact, Function, Graph, NodeId};
 use indexmap::IndexMap;
 use std::collections::HashSet;
 
@@ -22,6 +22,24 @@ struct Memo {
     inputs: Vec<Fact>,
     attributes: IndexMap<String, Attribute>,
     result: Result<Vec<Fact>, InferError>,
+}
+
+impl Function {
+    /// The body for a call with these facts of its inputs and these attributes. Without facts of inputs, the
+    /// facts of the body are those of all calls. Contradictions leave facts unknown.
+    pub(crate) fn called(
+        &self,
+        inputs: &[Fact],
+        attributes: &IndexMap<String, Attribute>,
+        functions: &[Self],
+    ) -> Graph {
+        let mut body = self.body.clone();
+        if !inputs.is_empty() {
+            body.bind_attributes(attributes, &self.defaults);
+            let _ = Engine::new(functions).nested(&mut body, inputs, HashSet::new());
+        }
+        body
+    }
 }
 
 impl Engine<'_> {

@@ -20,18 +20,6 @@ use faer::{
 };
 use rayon::prelude::*;
 
-/// A linear map that reads the units.
-pub struct UnitReader {
-    /// The covariance of its inputs, `[D, D]`.
-    pub covariance: Mat<f64>,
-    /// The weights, `[O, D]`.
-    pub weight: Mat<f64>,
-    /// The inputs of each unit. Inputs of no unit are kept.
-    pub units: Vec<Vec<usize>>,
-    /// The weight of its squared error: 1 over the variance of its outputs makes several maps comparable.
-    pub importance: f64,
-}
-
 /// The order in which to remove units, and the loss.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RemovalOrder {
@@ -51,14 +39,13 @@ const RIDGE: f64 = 1e-3;
 /// Ranks the units by repeatedly removing the one with the least error.
 ///
 /// # Errors
-/// If a covariance is not finite.
-pub fn block_obs(readers: Vec<UnitReader>) -> Result<RemovalOrder, NotFinite> {
+/// If a score is not a number.
+pub fn block_obs(mut readers: Vec<UnitReader>) -> Result<RemovalOrder, NotFinite> {
     let count = readers.first().map_or(0, |r| r.units.len());
-    let mut states = readers.into_iter().map(State::new).collect::<Result<Vec<_>, _>>()?;
     let mut remaining: Vec<_> = (0..count).collect();
     let mut order = RemovalOrder { units: vec![], loss: vec![0.0] };
     while !remaining.is_empty() {
-        let score = |&unit: &usize| states.iter().map(|state| state.score(unit)).sum();
+        let score = |&unit: &usize| readers.iter().map(|reader| reader.score(unit)).sum();
         let scores: Vec<f64> = remaining.par_iter().map(score).collect();
         if scores.iter().any(|s| s.is_nan()) {
             return Err(NotFinite);
@@ -74,16 +61,16 @@ pub fn block_obs(readers: Vec<UnitReader>) -> Result<RemovalOrder, NotFinite> {
         }
         remaining.retain(|unit| !removed.contains(unit));
         if !remaining.is_empty() {
-            states.iter_mut().for_each(|s| s.remove(&removed));
+            readers.iter_mut().for_each(|r| r.remove(&removed));
         }
     }
     Ok(order)
 }
 
-/// The remaining part of a reader. Removed inputs are dropped from the matrices once they are a quarter, so
-/// the cost of a step shrinks with the number of inputs.
-struct State {
-    /// `(C + δ·I)⁻¹`; only the lower triangle is valid.
+/// A linear map that reads the units: its remaining part. Removed inputs are dropped from the matrices once
+/// they are a quarter, so the cost of a step shrinks with the number of inputs.
+pub struct UnitReader {
+    /// `(C + δ·I)⁻¹` of the inputs of the units; only the lower triangle is valid.
     inverse: Mat<f64>,
     weight: Mat<f64>,
     /// The current columns of the remaining units.
@@ -93,15 +80,38 @@ struct State {
     importance: f64,
 }
 
-impl State {
-    fn new(reader: UnitReader) -> Result<Self, NotFinite> {
-        let UnitReader { mut covariance, weight, units, importance } = reader;
-        let d = covariance.nrows();
-        let trace: f64 = (0..d).map(|i| covariance[(i, i)]).sum();
-        let delta = if trace > 0.0 { RIDGE * trace / d as f64 } else { 1.0 };
-        (0..d).for_each(|i| covariance[(i, i)] += delta);
-        let factor = Llt::new(covariance.as_ref(), Side::Lower).map_err(|_| NotFinite)?;
-        Ok(Self { inverse: factor.inverse(), weight, units, remains: vec![true; d], importance })
+/// `(C + δ·I)⁻¹` of a covariance `[D, D]`.
+///
+/// # Errors
+/// If the covariance is not finite.
+pub fn damped_inverse(mut covariance: Mat<f64>) -> Result<Mat<f64>, NotFinite> {
+    let d = covariance.nrows();
+    let trace: f64 = (0..d).map(|i| covariance[(i, i)]).sum();
+    let delta = if trace > 0.0 { RIDGE * trace / d as f64 } else { 1.0 };
+    (0..d).for_each(|i| covariance[(i, i)] += delta);
+    Ok(Llt::new(covariance.as_ref(), Side::Lower).map_err(|_| NotFinite)?.inverse())
+}
+
+impl UnitReader {
+    /// The reader with the weights `[O, D]`, given the [`damped_inverse`] of the covariance of its inputs and
+    /// the inputs of each unit. Inputs of no unit are kept, so only the part of both matrices that belongs to
+    /// units changes.
+    ///
+    /// `importance` is the weight of its squared error: 1 over the variance of its outputs makes several maps
+    /// comparable.
+    pub fn new(inverse: &Mat<f64>, weight: &Mat<f64>, mut units: Vec<Vec<usize>>, importance: f64) -> Self {
+        let mut columns: Vec<_> = units.iter().flatten().copied().collect();
+        columns.sort_unstable();
+        let place = |column: &mut usize| *column = columns.partition_point(|c| c < column);
+        units.iter_mut().flatten().for_each(place);
+        let n = columns.len();
+        Self {
+            inverse: Mat::from_fn(n, n, |i, j| inverse[(columns[i], columns[j])]),
+            weight: Mat::from_fn(weight.nrows(), n, |i, j| weight[(i, columns[j])]),
+            units,
+            remains: vec![true; n],
+            importance,
+        }
     }
 
     fn inverse(&self, i: usize, j: usize) -> f64 {
@@ -233,12 +243,8 @@ mod tests {
     fn order_and_loss_agree_with_refits_from_scratch() {
         for seed in 0..8 {
             let (sums, weight) = sums(seed);
-            let reader = UnitReader {
-                covariance: sums.covariance(),
-                weight: weight.clone(),
-                units: units(),
-                importance: 1.0,
-            };
+            let inverse = damped_inverse(sums.covariance()).unwrap();
+            let reader = UnitReader::new(&inverse, &weight, units(), 1.0);
             let order = block_obs(vec![reader]).unwrap();
             let mut removed = vec![];
             for (step, &unit) in order.units.iter().enumerate().take(5) {
@@ -260,12 +266,8 @@ mod tests {
     #[test]
     fn weighs_readers_by_importance() {
         let (sums, weight) = sums(9);
-        let reader = |importance| UnitReader {
-            covariance: sums.covariance(),
-            weight: weight.clone(),
-            units: units()[..4].to_vec(),
-            importance,
-        };
+        let inverse = damped_inverse(sums.covariance()).unwrap();
+        let reader = |importance| UnitReader::new(&inverse, &weight, units()[..4].to_vec(), importance);
         let one = block_obs(vec![reader(1.0)]).unwrap();
         let two = block_obs(vec![reader(0.25), reader(0.75)]).unwrap();
         assert_eq!(one.units, two.units);
@@ -275,12 +277,8 @@ mod tests {
     #[test]
     fn removes_many_units_in_batches() {
         let n = 300;
-        let reader = UnitReader {
-            covariance: Mat::identity(n, n),
-            weight: Mat::from_fn(1, n, |_, j| 1.0 + ((j * 7) % n) as f64),
-            units: (0..n).map(|u| vec![u]).collect(),
-            importance: 1.0,
-        };
+        let weight = Mat::from_fn(1, n, |_, j| 1.0 + ((j * 7) % n) as f64);
+        let reader = UnitReader::new(&Mat::identity(n, n), &weight, (0..n).map(|u| vec![u]).collect(), 1.0);
         let order = block_obs(vec![reader]).unwrap();
         let sizes: Vec<_> = order.units.iter().map(|j| (j * 7) % n).collect();
         assert_eq!(sizes, (0..n).collect::<Vec<_>>());

@@ -194,7 +194,9 @@ impl<'t> HeldOut<'t> {
 
     /// Loads the part of a model that follows a prefix, to run it several times.
     pub fn suffix(&self, prefix: &Prefix, model: &Model) -> Result<Suffix, PassError> {
-        Ok(Suffix { probe: Probe::new(self.tools, model, &prefix.values, model.graph.outputs())? })
+        // A change may leave a value of the prefix without users, such as a size that is constant now.
+        let given: Vec<_> = prefix.values.iter().copied().filter(|&v| model.graph.has_value(v)).collect();
+        Ok(Suffix { probe: Probe::new(self.tools, model, &given, model.graph.outputs())? })
     }
 }
 

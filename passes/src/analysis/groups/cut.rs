@@ -37,6 +37,8 @@ pub struct Cutter<'a> {
     keep: &'a Keep,
     inputs: BTreeMap<(NodeId, usize), (String, Tensor)>,
     attributes: Vec<(NodeId, String, Option<Attribute>)>,
+    /// Inputs of computed sizes, and what is added to them.
+    shifts: Vec<(NodeId, usize, Vec<i64>)>,
     /// Nodes whose output is multiplied by a factor.
     scales: Vec<(NodeId, f64)>,
 }
@@ -87,6 +89,27 @@ impl Cutter<'_> {
         self.scales.push((at.id, factor));
     }
 
+    /// Changes the sizes that an input requests from `old` to `new`, by an `Add` behind their computation;
+    /// `None` if an element that changes is not known. An element other than the old size, such as -1,
+    /// requests no size of its own.
+    pub fn shift_sizes(&mut self, at: NodeRef<'_>, slot: usize, old: &[Dim], new: &[Dim]) -> Option<()> {
+        let content = at.optional(slot)?.value().fact.content()?;
+        let change = |(given, (old, new)): (&Dim, (&Dim, &Dim))| match (given.known(), new.known()) {
+            _ if old == new => Some(0),
+            (Some(_), _) if given != old => Some(0),
+            (Some(given), Some(new)) => Some(new - given),
+            _ => None,
+        };
+        // The shape of `Expand` may lack leading axes.
+        let leading = new.len().checked_sub(content.len())?;
+        let pairs = old.get(leading..)?.iter().zip(&new[leading..]);
+        let changes = content.iter().zip(pairs).map(change).collect::<Option<Vec<_>>>()?;
+        if changes.iter().any(|&c| c != 0) {
+            self.shifts.push((at.id, slot, changes));
+        }
+        Some(())
+    }
+
     /// Sets an input to integers of the type of its present constant.
     pub fn set_indices(&mut self, at: NodeRef<'_>, slot: usize, hint: &str, values: &[i64]) -> Option<()> {
         let old = at.optional(slot)?.constant().ok()?;
@@ -109,7 +132,8 @@ pub fn cut(graph: &Graph, groups: &Groups, keep: &Keep) -> Result<Graph, CutErro
         }
     }
     let Some(&first) = graph.nodes().first() else { return Ok(graph.clone()) };
-    let mut cutter = Cutter { groups, keep, inputs: BTreeMap::new(), attributes: vec![], scales: vec![] };
+    let mut cutter =
+        Cutter { groups, keep, inputs: BTreeMap::new(), attributes: vec![], shifts: vec![], scales: vec![] };
     let CutSites { data, shapes } = cutter.cut_sites(graph)?;
     for &id in graph.nodes().iter() {
         let at = graph.at(id);
@@ -132,6 +156,12 @@ pub fn cut(graph: &Graph, groups: &Groups, keep: &Keep) -> Result<Graph, CutErro
     }
     for (node, name, attribute) in cutter.attributes {
         patch.set_attribute(node, &name, attribute);
+    }
+    for (node, slot, changes) in cutter.shifts {
+        let Some(sizes) = graph.at(node).optional(slot) else { continue };
+        let changes = patch.constant(&format!("{}_change", sizes.name()), Tensor::vector(&changes));
+        let changed = patch.node(sizes.name(), Node::new("Add"), &[sizes.into(), changes]);
+        patch.set_input(node, slot, changed);
     }
     let mut new = graph.clone();
     for (&id, shape) in &shapes {

@@ -48,10 +48,11 @@ type ReadConstant = for<'g> fn(ValueRef<'g>) -> Result<&'g Tensor, Decline>;
 #[derive(Clone, Debug, PartialEq)]
 enum Operator {
     Conv(ConvView),
-    /// `alpha·W`, with `W` in the file as `[O, D]` (`transposed`) or `[D, O]`.
+    /// `alpha·W`, with `W` in the file as `[O, D]` (`transposed`) or `[D, O]`, after axes of size 1.
     Matrix {
         transposed: bool,
         alpha: f64,
+        leading: usize,
     },
 }
 
@@ -141,7 +142,7 @@ impl Linear {
             groups: 1,
             outputs,
             channels,
-            operator: Operator::Matrix { transposed: view.trans_b, alpha: view.alpha },
+            operator: Operator::Matrix { transposed: view.trans_b, alpha: view.alpha, leading: 0 },
             bias,
             quantized: false,
         })
@@ -150,8 +151,10 @@ impl Linear {
     fn matmul(at: NodeRef<'_>, constant: ReadConstant) -> Result<Self, Decline> {
         expect(at.is("MatMul"))?;
         let (input, weight, output) = (at.input(0)?, at.input(1)?, at.output()?);
-        let &[channels, outputs] = constant(weight)?.shape() else { return Err(Decline::Mismatch) };
-        expect(input.rank()? >= 2)?;
+        let &[ref leading @ .., channels, outputs] = constant(weight)?.shape() else {
+            return Err(Decline::Mismatch);
+        };
+        expect(leading.iter().all(|&size| size == 1) && input.rank()? >= leading.len() + 2)?;
         let (bias, output) = match added_bias(output, outputs, constant) {
             Some((bias, sum)) => (Bias::Constant(bias.id, 1.0), sum),
             None => (Bias::Missing, output),
@@ -163,7 +166,7 @@ impl Linear {
             groups: 1,
             outputs,
             channels,
-            operator: Operator::Matrix { transposed: false, alpha: 1.0 },
+            operator: Operator::Matrix { transposed: false, alpha: 1.0, leading: leading.len() },
             bias,
             quantized: false,
         })
@@ -201,7 +204,7 @@ impl Linear {
     pub fn weight_axes(&self) -> (usize, usize) {
         match self.operator {
             Operator::Conv(_) | Operator::Matrix { transposed: true, .. } => (0, 1),
-            Operator::Matrix { transposed: false, .. } => (1, 0),
+            Operator::Matrix { transposed: false, leading, .. } => (leading + 1, leading),
         }
     }
 
@@ -259,9 +262,27 @@ impl Linear {
         }
     }
 
-    /// Returns whether `alpha` and `beta` are 1.
-    pub fn is_plain(&self) -> bool {
-        self.factor() == 1.0 && !matches!(self.bias, Bias::Constant(_, factor) if factor != 1.0)
+    /// Drops axes of size 1 of the weights, and multiplies them by `alpha` and the bias by `beta`, which become
+    /// 1; `None` if nothing changes or can be changed.
+    pub fn normalize(&self, at: NodeRef<'_>, patch: &mut Patch) -> Option<()> {
+        if let Operator::Matrix { leading: leading @ 1.., .. } = self.operator {
+            let old = at.graph.value(self.weight).tensor()?;
+            patch.set_data(self.weight, old.reshaped(&old.shape()[leading..]).ok()?);
+            return Some(());
+        }
+        let view = GemmView::of(at).ok().filter(|view| view.alpha != 1.0 || view.beta != 1.0)?;
+        let scaled = |value: ValueRef<'_>, factor: f64| {
+            let old = value.constant().ok()?;
+            let values: Vec<_> = old.to_f64()?.into_iter().map(|v| v * factor).collect();
+            Tensor::from_f64(old.dtype(), old.shape(), &values).ok()
+        };
+        patch.set_data(self.weight, scaled(at.graph.value_ref(self.weight), view.alpha)?);
+        if let Some(bias) = at.optional(2) {
+            patch.set_constant(at.id, 2, bias.name(), scaled(bias, view.beta)?);
+        }
+        patch.set_attribute(at.id, "alpha", None);
+        patch.set_attribute(at.id, "beta", None);
+        Some(())
     }
 
     /// The factor of the weights.

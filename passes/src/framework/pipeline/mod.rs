@@ -8,7 +8,7 @@
 //! ```
 //!
 //! `( … )*` repeats until nothing changes. A name is a pass or a preset such as `safe`. A key without a value
-//! is `true`.
+//! is `true`; for an option that is a list, a single value is a list of one.
 
 mod parser;
 #[cfg(test)]
@@ -188,7 +188,14 @@ impl Step {
             let hint = did_you_mean(key, declared()).unwrap_or_else(explain);
             return Err(error(message, &places.options, Some(hint)));
         }
-        let pass = (info.build)(Options(options.clone())).map_err(|why| {
+        let is_list = |key: &str| info.options.iter().any(|o| o.name == key && o.ty.starts_with("Vec"));
+        // A single value is a list of one.
+        let listed = options.iter().map(|(key, value)| match value {
+            Value::Array(_) => (key.clone(), value.clone()),
+            single if is_list(key) => (key.clone(), Value::Array(vec![single.clone()])),
+            other => (key.clone(), other.clone()),
+        });
+        let pass = (info.build)(Options(listed.collect())).map_err(|why| {
             let message = format!("`{name}`: {}", why.trim_end().replace('\n', " "));
             error(message, &places.options, Some(explain()))
         })?;

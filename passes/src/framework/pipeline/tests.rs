@@ -79,6 +79,19 @@ fn reports_errors_in_malformed_texts() {
 }
 
 #[test]
+fn a_single_value_is_a_list_of_one() {
+    let text = "prune-heads{only=MatMul_1,ratio=0.5},quantize{except=[a,b]}";
+    let pipeline: Pipeline = text.parse().unwrap();
+    assert_eq!(pipeline.to_string(), text);
+    let toml = "[[step]]\npass = \"sparsify\"\nonly = \"layer*\"\nratio = 0.5\n";
+    assert_eq!(Pipeline::from_toml(toml).unwrap().to_string(), "sparsify{only=layer*,ratio=0.5}");
+    assert_eq!(
+        error("prune-heads{ratio=[0.5]}").message,
+        "`prune-heads`: invalid type: sequence, expected a number"
+    );
+}
+
+#[test]
 fn quotes_words_that_look_like_numbers() {
     for text in ["obs", "12", "true", "a b", "", "layer*/conv", "it's"] {
         let shown = show_value(&Value::String(text.into()));

@@ -217,19 +217,22 @@ pub fn resize<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     Some(())
 }
 
-/// Sets the size of the channel axis among the requested sizes.
+/// Sets the size of the channel axis among the requested sizes, which may be computed.
 pub fn rescale(c: &mut Cutter<'_>, at: NodeRef<'_>) -> Option<()> {
-    if c.kept(at, In(0), 1).is_none() || at.optional(3).is_none() {
+    // Channels are not among the resized axes if these are given, and keep the scale 1 if scales are.
+    if c.kept(at, In(0), 1).is_none() || at.optional(3).is_none() || at.ints("axes").is_some() {
         return Some(());
     }
-    let axes = at.ints("axes").map(<[i64]>::to_vec);
-    let Ok(mut sizes) = at.optional(3)?.constant_ints() else { return None };
-    if sizes.is_empty() || axes.is_some() {
-        // Channels are not among the resized axes, or scales are given instead of sizes.
-        return Some(());
+    let new = c.dims(at, Out(0))?;
+    let Ok(mut sizes) = at.optional(3)?.constant_ints() else {
+        let old = at.output().ok()?.shape()?;
+        return c.shift_sizes(at, 3, old, &new);
+    };
+    if !sizes.is_empty() {
+        *sizes.get_mut(1)? = new.get(1)?.known()?;
+        c.set_indices(at, 3, "sizes", &sizes)?;
     }
-    *sizes.get_mut(1)? = c.dims(at, Out(0))?.get(1)?.known()?;
-    c.set_indices(at, 3, "sizes", &sizes)
+    Some(())
 }
 
 /// Ties the `b·b` channels that become one channel of `b·b` positions, or the reverse.

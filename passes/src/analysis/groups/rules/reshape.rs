@@ -148,21 +148,18 @@ pub fn retarget(c: &mut Cutter<'_>, at: NodeRef<'_>) -> Option<()> {
         // The input has the sizes that are not known; 1 keeps them.
         target.iter_mut().filter(|t| **t < 0).for_each(|t| *t = 1);
         if repeats_unknown(&c.dims(at, In(0))?, &new)? {
-            return None;
+            return c.shift_sizes(at, 1, old, &new);
         }
     } else if target.iter().filter(|t| **t == -1).count() > 1 {
         // 0 copies the size of the same axis of the input.
         let input = c.dims(at, In(0))?;
-        if at.int("allowzero", 0) != 0 {
-            return None;
-        }
         for i in 0..target.len() {
             if target[i] == -1 && input.get(i) == Some(&new[i]) {
                 target[i] = 0;
             }
         }
-        if target.iter().filter(|t| **t == -1).count() > 1 {
-            return None;
+        if at.int("allowzero", 0) != 0 || target.iter().filter(|t| **t == -1).count() > 1 {
+            return c.shift_sizes(at, 1, old, &new);
         }
     }
     if at.attr("shape").is_some() {
@@ -187,7 +184,16 @@ fn repeats_unknown(input: &[Dim], output: &[Dim]) -> Option<bool> {
     Some((0..output.len()).any(|i| output[i].known().is_none() && repeats(i)))
 }
 
-/// Ties the axes that keep their size; they are pinned if the shape cannot be replaced by a constant.
+/// Returns whether the shape that `Expand` computes has a known element for an axis of its output.
+fn requests_known(at: NodeRef<'_>, axis: usize, rank: usize) -> bool {
+    let content = at.optional(1).and_then(|shape| shape.value().fact.content());
+    content.is_some_and(|sizes| {
+        let place = (axis + sizes.len()).checked_sub(rank);
+        place.is_none_or(|place| sizes.get(place).is_some_and(|size| size.known().is_some()))
+    })
+}
+
+/// Ties the axes that keep their size; they are pinned if the shape cannot be changed for them.
 pub fn expand<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     let (dims, out) = (t.dims(In(0))?, t.dims(Out(0))?);
     let offset = out.len().checked_sub(dims.len())?;
@@ -195,7 +201,7 @@ pub fn expand<'g>(t: &mut Tracer<'g>, at: NodeRef<'g>) -> Option<()> {
     for axis in 0..dims.len() {
         if dims[axis] == out[axis + offset] {
             t.tie((In(0), axis), (Out(0), axis + offset));
-            if computed {
+            if computed && !requests_known(at, axis + offset, out.len()) {
                 let why = format!("{} computes its shape, which `safe` may resolve", at.describe());
                 let kept = t.handled_axis(In(0), axis)?;
                 t.pin_because(kept, why);

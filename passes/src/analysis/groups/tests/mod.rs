@@ -5,7 +5,7 @@ mod models;
 mod operators;
 
 use super::{Groups, Keep, Site, Slot, cut::cut, site_of, sums};
-use crate::framework::testing::{model_at, read_fixture, tools};
+use crate::framework::testing::{self, model_at, read_fixture, tools};
 use pare_graph::{Graph, Model, Node, Patch, Run, Setting, Tensor, text};
 
 /// Builds the text of a graph.
@@ -584,26 +584,51 @@ fn cutting_equals_zeroing_on_random_graphs() {
     assert!(found > 1500 && cut > 1000, "{found} groups, {cut} cut");
 }
 
-/// The shape of an `Expand` over a batch of computed size cannot be replaced by a constant.
+/// Sizes that no constant can express follow a cut where their computation has a known element.
 #[test]
-fn pins_channels_expanded_to_a_computed_shape() {
-    let read = |target: &str| {
-        let ones = |n: usize| vec!["1"; n].join(",");
-        let (w, token, v) = (ones(48), ones(6), ones(18));
-        let source = format!(
-            "g (float[N,8] x) => (float[N,3] y) <float[8,6] w = {{{w}}}, float[1,6] token = {{{token}}},
-                float[6,3] v = {{{v}}}, int64[1] zero = {{0}}, int64[1] six = {{6}}, int64[2] ones = {{1,1}}> {{
-                h = MatMul(x, w) shape = Shape(x) n = Gather(shape, zero) sizes = Concat<axis = 0>(n, six)
-                t = Expand(token, {target}) s = Add(h, t) y = MatMul(s, v) }}"
-        );
-        let mut model: Model = text::parse_model(&source).unwrap();
-        model.infer().unwrap();
-        let groups = Groups::of(&model.graph);
-        let six = groups.groups.iter().find(|g| g.width == 6).unwrap();
-        six.pinned.clone()
+fn computed_sizes_follow_a_cut() {
+    let numbers = |n: usize, seed: u64| {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        (0..n).map(|_| format!("{:.3}", rng.f32() - 0.5)).collect::<Vec<_>>().join(",")
     };
-    assert_eq!(read("sizes").unwrap(), "Expand producing `t` computes its shape, which `safe` may resolve");
-    assert_eq!(read("ones"), None);
+    let (w, token, v, k, u) = (numbers(48, 1), numbers(6, 2), numbers(18, 3), numbers(12, 4), numbers(12, 5));
+    let constants = format!(
+        "<float[8,6] w = {{{w}}}, float[1,6] token = {{{token}}}, float[6,3] v = {{{v}}},
+          float[6,2,1,1] k = {{{k}}}, float[2,6,1,1] u = {{{u}}}, int64[1] zero = {{0}}, int64[1] one = {{1}},
+          int64[1] two = {{2}}, int64[1] four = {{4}}, int64[1] six = {{6}},
+          int64[3] ones = {{1, 1, 6}}>"
+    );
+    // The last reads the size of the channels themselves.
+    let sources = [
+        "g (float[N,8] x) => (float[N,3] y) {constants} {
+            h = MatMul(x, w) shape = Shape(x) n = Slice(shape, zero, one) sizes = Concat<axis = 0>(n, six)
+            t = Expand(token, sizes) s = Add(h, t) y = MatMul(s, v) }",
+        "g (float[N,8] x) => (float[1,N,3] y) {constants} {
+            h = MatMul(x, w) shape = Shape(x) n = Slice(shape, zero, one) sizes = Concat<axis = 0>(n, six)
+            c = Reshape(token, ones) t = Expand(c, sizes) s = Add(h, t) y = MatMul(s, v) }",
+        "g (float[N,T,8] x) => (float[T,N,3] y) {constants} {
+            h = MatMul(x, w) shape = Shape(x) n = Slice(shape, zero, one) t = Slice(shape, one, two)
+            sizes = Concat<axis = 0>(t, n, six) r = Reshape(h, sizes) y = MatMul(r, v) }",
+        "g (float[N,2,H,W] x) => (float[N,2,H,W] y) {constants} {
+            p = GlobalAveragePool(x) h = Conv(p, k) shape = Shape(x) n = Slice(shape, zero, one)
+            hw = Slice(shape, two, four) sizes = Concat<axis = 0>(n, six, hw)
+            r = Resize<mode = \"nearest\">(h, \"\", \"\", sizes) a = Relu(r) y = Conv(a, u) }",
+        "g (float[N,2,H,W] x) => (float[N,2,H,W] y) {constants} {
+            h = Conv(x, k) shape = Shape(x) n = Slice(shape, zero, one) hw = Slice(shape, two, four)
+            sizes = Concat<axis = 0>(n, six, hw) a = Relu(h) r = Reshape(a, sizes) y = Conv(r, u) }",
+    ];
+    for (place, source) in sources.into_iter().enumerate() {
+        let mut model = testing::model(&source.replace("{constants}", &constants));
+        model.infer().unwrap();
+        let mut rng = fastrand::Rng::with_seed(9);
+        let shape: &[usize] = [&[5, 8][..], &[5, 8], &[2, 3, 8], &[2, 2, 3, 5], &[2, 2, 3, 5]][place];
+        let x: Vec<f32> = (0..shape.iter().product()).map(|_| rng.f32()).collect();
+        let x = Tensor::from_slice(shape, &x).unwrap();
+        for seed in 0..4 {
+            let (groups, _) = compare_with_zeroing(&model, &[("x", &x)], seed);
+            assert_eq!(groups, 1, "{source}");
+        }
+    }
 }
 
 #[test]

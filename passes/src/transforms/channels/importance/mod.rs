@@ -10,15 +10,16 @@ use super::local_repair::InputSums;
 use crate::analysis::groups::{Groups, roles::LinearRole};
 use crate::{
     analysis::{
-        calibration::{NotFinite, RemovalOrder, UnitReader, block_obs},
+        calibration::{NotFinite, RemovalOrder, UnitReader, block_obs, damped_inverse},
         linear::AffineMap,
     },
     framework::{PassError, Tools},
     statistics::Sums,
 };
-use pare_graph::Model;
+use faer::Mat;
+use pare_graph::{Model, NodeId};
 use serde::{Deserialize, Serialize};
-use std::ops::Range;
+use std::{cell::RefCell, collections::HashMap, ops::Range};
 
 /// The importance criterion of a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +87,27 @@ pub struct Ranking<'a> {
     pub scales: &'a BatchNormScales,
     /// The samples to run.
     pub samples: Range<usize>,
+    /// Results for readers of several groups, such as those of dense concatenation.
+    pub shared: Shared,
+}
+
+/// Quantities of readers that several groups use.
+#[derive(Default)]
+pub struct Shared {
+    /// The variance of the outputs, by reader.
+    variances: RefCell<HashMap<NodeId, f64>>,
+    /// The parts of a reader that belong to the groups that are not ranked yet.
+    parts: RefCell<HashMap<NodeId, HashMap<usize, Vec<UnitReader>>>>,
+}
+
+/// A linear operator, of one convolution group, that reads the units of a group.
+struct ReaderMap {
+    /// The weights, `[O, D]`.
+    weight: Mat<f64>,
+    /// The inputs of each unit.
+    units: Vec<Vec<usize>>,
+    /// 1 over the variance of its outputs, which makes several maps comparable.
+    importance: f64,
 }
 
 impl<'a> Ranking<'a> {
@@ -112,7 +134,10 @@ impl<'a> Ranking<'a> {
             Importance::Wanda => self.sum_over_weights(group, |w, energy| w.abs() * energy.sqrt()),
             Importance::Obd => self.sum_over_weights(group, |w, energy| w * w * energy),
             Importance::Energy => {
-                self.sum_over_readers(group, |reader, _, columns| reader.importance * energy(reader, columns))
+                let energy = |reader: &ReaderMap, sums: &Sums, columns: &[usize]| {
+                    reader.importance * energy(reader, sums, columns)
+                };
+                self.sum_over_readers(group, energy)
             }
             Importance::Skeleton => self.ablation(group)?,
             Importance::Sensitivity => self.sensitivity(group)?,
@@ -125,13 +150,40 @@ impl<'a> Ranking<'a> {
     }
 
     fn obs(&self, group: usize) -> Result<RemovalOrder, PassError> {
-        let readers: Vec<_> =
-            self.readers(group).flat_map(|r| self.reader_sums(r, group)).map(|(r, _)| r).collect();
+        let name = |e: NotFinite| PassError::refused(format!("`{}`: {e}", self.groups.groups[group].name));
+        let mut readers = vec![];
+        for role in self.readers(group) {
+            readers.extend(self.unit_readers(role, group).map_err(name)?);
+        }
         if readers.is_empty() {
             return self.order(group, Importance::L2);
         }
-        let order = block_obs(readers);
-        order.map_err(|e: NotFinite| PassError::refused(format!("`{}`: {e}", self.groups.groups[group].name)))
+        block_obs(readers).map_err(name)
+    }
+
+    /// Returns a linear operator as readers of a group. The inverse covariance is computed once for all groups
+    /// that it reads.
+    fn unit_readers(&self, role: &LinearRole, group: usize) -> Result<Vec<UnitReader>, NotFinite> {
+        let known = |parts: &mut HashMap<usize, _>| parts.remove(&group);
+        if let Some(readers) = self.shared.parts.borrow_mut().get_mut(&role.node).and_then(known) {
+            return Ok(readers);
+        }
+        let is_prunable = |g: &usize| self.groups.groups[*g].pinned.is_none();
+        let groups: Vec<_> = role.reads(self.groups).into_iter().filter(is_prunable).collect();
+        let mut parts: HashMap<usize, Vec<UnitReader>> = HashMap::new();
+        for (map, sums) in self.reader_sums(role, group) {
+            let inverse = damped_inverse(sums.covariance())?;
+            for &g in &groups {
+                let units = if g == group { map.units.clone() } else { role.unit_columns(self.groups, g) };
+                let reader = UnitReader::new(&inverse, &map.weight, units, map.importance);
+                parts.entry(g).or_default().push(reader);
+            }
+        }
+        let own = parts.remove(&group).unwrap_or_default();
+        if !parts.is_empty() {
+            self.shared.parts.borrow_mut().insert(role.node, parts);
+        }
+        Ok(own)
     }
 
     /// Returns the score of each unit, summed over the readers. `score_of` receives a reader, its sums and
@@ -139,7 +191,7 @@ impl<'a> Ranking<'a> {
     fn sum_over_readers(
         &self,
         group: usize,
-        score_of: impl Fn(&UnitReader, &Sums, &[usize]) -> f64,
+        score_of: impl Fn(&ReaderMap, &Sums, &[usize]) -> f64,
     ) -> Vec<f64> {
         let mut scores = vec![0.0; self.groups.groups[group].width];
         for role in self.readers(group) {
@@ -163,36 +215,37 @@ impl<'a> Ranking<'a> {
         })
     }
 
-    /// Returns a linear operator as readers of a group, one for each of its convolution groups, with their
-    /// sums.
-    fn reader_sums(&self, role: &LinearRole, group: usize) -> Vec<(UnitReader, &'a Sums)> {
+    /// Returns the maps of a linear operator that read a group, one for each of its convolution groups, with
+    /// their sums.
+    fn reader_sums(&self, role: &LinearRole, group: usize) -> Vec<(ReaderMap, &'a Sums)> {
         let (Some(maps), Some(inputs)) = (role.linear.maps(&self.model.graph), self.sums.get(&role.node))
         else {
             return vec![];
         };
         let units = role.unit_columns(self.groups, group);
-        let variance: f64 = (0..maps.len().min(inputs.len()))
-            .map(|q| {
-                let outputs = inputs[q].through(maps[q].weight.as_ref(), &maps[q].bias, &[]);
-                outputs.y_variance().iter().sum::<f64>()
-            })
-            .sum();
+        let variance = || {
+            let of_map = |(map, sums): (&AffineMap, &Sums)| {
+                sums.through(map.weight.as_ref(), &map.bias, &[]).y_variance().iter().sum::<f64>()
+            };
+            maps.iter().zip(inputs).map(of_map).sum()
+        };
+        let variance = *self.shared.variances.borrow_mut().entry(role.node).or_insert_with(variance);
         let importance = if variance > 0.0 { 1.0 / variance } else { 1.0 };
         let reader = |(map, sums): (AffineMap, &'a Sums)| {
-            let covariance = sums.covariance();
-            (UnitReader { covariance, weight: map.weight, units: units.clone(), importance }, sums)
+            (ReaderMap { weight: map.weight, units: units.clone(), importance }, sums)
         };
         maps.into_iter().zip(inputs).map(reader).collect()
     }
 }
 
 /// `tr(W_c C_cc W_cᵀ)` of the columns `c`.
-fn energy(reader: &UnitReader, columns: &[usize]) -> f64 {
+fn energy(reader: &ReaderMap, sums: &Sums, columns: &[usize]) -> f64 {
+    let per_row = 1.0 / sums.count.max(1) as f64;
     let mut sum = 0.0;
     for o in 0..reader.weight.nrows() {
         for &i in columns {
             for &j in columns {
-                sum += reader.weight[(o, i)] * reader.covariance[(i, j)] * reader.weight[(o, j)];
+                sum += reader.weight[(o, i)] * sums.xx[(i, j)] * per_row * reader.weight[(o, j)];
             }
         }
     }

@@ -1,6 +1,9 @@
 //! The state of a pruning search, and the construction of candidates.
 
-use super::{PruneOptions, PruneRepair, PruneScope, select::select_groups};
+use super::{
+    PruneOptions, PruneRepair, PruneScope,
+    select::{Selection, check_patterns},
+};
 use crate::analysis::samples::{POSITIONS, Split};
 use crate::{
     analysis::{
@@ -17,7 +20,7 @@ use crate::{
     framework::{Context, Counter, PassError, Tools},
     transforms::channels::{
         allocate::Allocation,
-        importance::{BatchNormScales, Importance, Ranking},
+        importance::{BatchNormScales, Importance, Ranking, Shared},
         local_repair::{InputSums, LocalRepair, ReaderRepair},
     },
 };
@@ -60,6 +63,8 @@ pub struct PrunableModel {
     original_outputs: HashMap<NodeId, Vec<usize>>,
     /// Operators that lost inputs in an earlier stage.
     reduced: Vec<NodeId>,
+    /// The number of units removed in an earlier stage.
+    removed: usize,
 }
 
 /// A pruned and repaired model.
@@ -111,7 +116,11 @@ impl<'p> PruneSearch<'p> {
                 "add an array `labels` to the samples, or use `min_agreement`",
             ));
         }
-        let subject = PrunableModel::new(model.clone(), options, cx)?;
+        let groups = Groups::of(&model.graph);
+        check_patterns(options, &groups)?;
+        let selection = Selection::new(options, &model.graph, &groups);
+        selection.report(options, model, cx)?;
+        let subject = PrunableModel::new(model.clone(), groups, selection.groups);
         let total_units = subject.selected.iter().map(|&g| subject.groups.groups[g].width).sum();
         let original = model.clone();
         let mut search =
@@ -137,6 +146,7 @@ impl<'p> PruneSearch<'p> {
             sums: &subject.sums,
             scales: &scales,
             samples: self.split.statistics(),
+            shared: Shared::default(),
         };
         let mut orders = BTreeMap::new();
         for (i, &group) in subject.selected.iter().enumerate() {
@@ -282,7 +292,10 @@ impl<'p> PruneSearch<'p> {
     pub fn advance(&mut self, candidate: Candidate, cx: &mut Context<'_>) -> Result<(), PassError> {
         let Candidate { mut model, keep, .. } = candidate;
         model.infer()?;
-        let mut next = PrunableModel::new(model, self.options, &mut cx.scratch().context())?;
+        // There may be no group any more that can lose units.
+        let groups = Groups::of(&model.graph);
+        let selected = Selection::new(self.options, &model.graph, &groups).groups;
+        let mut next = PrunableModel::new(model, groups, selected);
         let PrunableModel { groups, roles, reduced, .. } = &self.subject;
         for role in roles {
             let kept = self.subject.outputs_in_original(role.node, role.kept_outputs(groups, &keep));
@@ -294,6 +307,7 @@ impl<'p> PruneSearch<'p> {
             }
         }
         next.reduced.extend(reduced);
+        next.removed = self.subject.removed + removed_units(&keep);
         self.subject = next;
         self.rank_units(cx)
     }
@@ -308,17 +322,13 @@ impl<'p> PruneSearch<'p> {
 
     /// Reports the removed units, the remaining multiply-accumulates and the drift of the result.
     pub fn report(&self, result: &Candidate, cx: &mut Context<'_>) {
-        let width = |model: &Model| {
-            let groups = Groups::of(&model.graph);
-            groups.groups.iter().map(|g| g.width as u64).sum::<u64>()
-        };
         let counter = match self.options.kinds {
             [GroupKind::Heads] => Counter::new("head removed", "heads removed"),
             [GroupKind::Hidden] => Counter::new("hidden unit removed", "hidden units removed"),
             _ => Counter::new("channel removed", "channels removed"),
         };
-        let removed = width(&self.original).saturating_sub(width(&result.model));
-        cx.count_of(counter, removed, self.total_units as u64);
+        let removed = self.subject.removed + removed_units(&result.keep);
+        cx.count_of(counter, removed as u64, self.total_units as u64);
         cx.share("MACs", self.remaining_cost(CostModel::macs, &result.keep));
         if let Some(drift) = result.drift {
             cx.figure("drift", drift);
@@ -327,20 +337,18 @@ impl<'p> PruneSearch<'p> {
 }
 
 impl PrunableModel {
-    fn new(model: Model, options: &PruneOptions, cx: &mut Context<'_>) -> Result<Self, PassError> {
-        let groups = Groups::of(&model.graph);
-        let roles = roles(&model.graph);
-        let selected = select_groups(options, &model.graph, &groups, cx)?;
-        Ok(Self {
+    fn new(model: Model, groups: Groups, selected: Vec<usize>) -> Self {
+        Self {
+            roles: roles(&model.graph),
             model,
             groups,
-            roles,
             selected,
             orders: BTreeMap::new(),
             sums: HashMap::new(),
             original_outputs: HashMap::new(),
             reduced: vec![],
-        })
+            removed: 0,
+        }
     }
 
     /// Returns whether nothing has been removed yet.
@@ -356,6 +364,10 @@ impl PrunableModel {
             (Some(outputs), Some(kept)) => Some(kept.into_iter().map(|i| outputs[i]).collect()),
         }
     }
+}
+
+fn removed_units(keep: &Keep) -> usize {
+    keep.values().flatten().filter(|kept| !**kept).count()
 }
 
 impl PruneRepair {

@@ -2,10 +2,11 @@
 
 use super::PruneOptions;
 use crate::{
-    analysis::groups::{Group, GroupKind, Groups},
+    analysis::groups::{Group, GroupKind, Groups, Keep, cut::cut},
     framework::{Context, PassError, glob::matches},
 };
-use pare_graph::Graph;
+use pare_graph::{Graph, Model};
+use std::fmt::Display;
 
 /// Number of reasons given when no group can be pruned; the others are counted.
 const REASONS: usize = 3;
@@ -14,60 +15,112 @@ const REASONS: usize = 3;
 struct Exclusion {
     /// True if the only reason is that the pass prunes other kinds of groups.
     other_kind: bool,
+    /// True if the reason is reported when other groups are pruned.
+    reported: bool,
     reason: String,
 }
 
-/// Returns the groups of the pruned kinds whose names are selected, and reports why others are skipped.
-pub fn select_groups(
-    options: &PruneOptions,
-    graph: &Graph,
-    groups: &Groups,
-    cx: &mut Context<'_>,
-) -> Result<Vec<usize>, PassError> {
-    let unmatched = |p: &&String| !groups.groups.iter().any(|g| matches(p, &g.name));
-    if let Some(pattern) = options.only.iter().chain(&options.except).find(unmatched) {
-        let example = groups.groups.first().map_or("", |g| &g.name);
-        return Err(PassError::refused_with(
-            format!("no group has a name that matches `{pattern}`"),
-            format!("groups are named after layers, such as `{example}`"),
-        ));
-    }
-    let summed = groups.summed(graph);
-    let (mut selected, mut exclusions) = (vec![], vec![]);
-    for (id, group) in groups.groups.iter().enumerate() {
-        let included = options.only.is_empty() || options.only.iter().any(|p| matches(p, &group.name));
-        if !included || options.except.iter().any(|p| matches(p, &group.name)) {
-            continue;
-        }
-        let kind = excluded_kind(options, group);
-        let other_kind = kind.is_some()
-            && !(group.kind == GroupKind::Stream && options.kinds.contains(&GroupKind::Channels));
-        let reason = match &group.pinned {
-            Some(why) => Some(format!("`{}` is skipped: {why}", group.name)),
-            None if !summed.contains(&id) => Some(format!("no operator sums over `{}`", group.name)),
-            None => kind,
-        };
-        match reason {
-            None if group.width > 1 => selected.push(id),
-            None => {}
-            Some(reason) => {
-                // Another kind of group is worth a report only where it cannot be pruned at all.
-                if !other_kind || group.pinned.is_some() {
-                    cx.decline(&reason);
+/// The groups to prune, and the reasons why others are not.
+pub struct Selection {
+    pub groups: Vec<usize>,
+    exclusions: Vec<Exclusion>,
+}
+
+impl Selection {
+    /// Returns the groups of the pruned kinds whose names are selected and of which a unit can be removed.
+    pub fn new(options: &PruneOptions, graph: &Graph, groups: &Groups) -> Self {
+        let summed = groups.summed(graph);
+        let mut selection = Self { groups: vec![], exclusions: vec![] };
+        for (id, group) in groups.groups.iter().enumerate() {
+            let included = options.only.is_empty() || options.only.iter().any(|p| matches(p, &group.name));
+            if !included || options.except.iter().any(|p| matches(p, &group.name)) {
+                continue;
+            }
+            let kind = excluded_kind(options, group);
+            let other_kind = kind.is_some()
+                && !(group.kind == GroupKind::Stream && options.kinds.contains(&GroupKind::Channels));
+            let reason = match &group.pinned {
+                Some(why) => Some(skipped(group, why)),
+                None if !summed.contains(&id) => Some(format!("no operator sums over `{}`", group.name)),
+                None => kind,
+            };
+            match reason {
+                None if group.width > 1 => selection.groups.push(id),
+                None => {}
+                Some(reason) => {
+                    // Another kind of group is worth a report only where it cannot be pruned at all.
+                    let reported = !other_kind || group.pinned.is_some();
+                    selection.exclusions.push(Exclusion { other_kind, reported, reason });
                 }
-                exclusions.push(Exclusion { other_kind, reason });
             }
         }
+        selection.exclude_uncut(graph, groups);
+        selection
     }
-    if selected.is_empty() {
-        return Err(PassError::refused(format!(
+
+    /// Excludes groups of which a unit cannot be removed together with one of each group before.
+    fn exclude_uncut(&mut self, graph: &Graph, groups: &Groups) {
+        let without_first = |&group: &usize| {
+            let mut units = vec![true; groups.groups[group].width];
+            units[0] = false;
+            (group, units)
+        };
+        if cut(graph, groups, &self.groups.iter().map(without_first).collect()).is_ok() {
+            return;
+        }
+        let mut keep = Keep::new();
+        self.groups.retain(|group| {
+            keep.extend([without_first(group)]);
+            let Err(why) = cut(graph, groups, &keep) else { return true };
+            keep.remove(group);
+            let reason = skipped(&groups.groups[*group], &why);
+            self.exclusions.push(Exclusion { other_kind: false, reported: true, reason });
+            false
+        });
+    }
+
+    /// Reports the reasons.
+    ///
+    /// # Errors
+    /// If no group can be pruned.
+    pub fn report(
+        &self,
+        options: &PruneOptions,
+        model: &Model,
+        cx: &mut Context<'_>,
+    ) -> Result<(), PassError> {
+        self.exclusions.iter().filter(|e| e.reported).for_each(|e| cx.decline(&e.reason));
+        if !self.groups.is_empty() {
+            return Ok(());
+        }
+        let why = format!(
             "`{}` has no group that can lose {}{}",
-            graph.name.as_deref().unwrap_or("the graph"),
+            model.graph.name.as_deref().unwrap_or("the graph"),
             units(options),
-            because(exclusions)
-        )));
+            because(&self.exclusions)
+        );
+        let hint = (!model.functions.is_empty()).then(|| IN_FUNCTIONS.into());
+        Err(PassError::Refused { why, hint })
     }
-    Ok(selected)
+}
+
+/// The remedy where channels cannot be traced into functions.
+pub const IN_FUNCTIONS: &str = "channels are traced through functions after `inline-functions`";
+
+/// Checks that each pattern matches the name of a group.
+pub fn check_patterns(options: &PruneOptions, groups: &Groups) -> Result<(), PassError> {
+    let unmatched = |p: &&String| !groups.groups.iter().any(|g| matches(p, &g.name));
+    let Some(pattern) = options.only.iter().chain(&options.except).find(unmatched) else { return Ok(()) };
+    let example = groups.groups.first().map_or("", |g| &g.name);
+    Err(PassError::refused_with(
+        format!("no group has a name that matches `{pattern}`"),
+        format!("groups are named after layers, such as `{example}`"),
+    ))
+}
+
+/// Returns the sentence about a group that is not pruned.
+fn skipped(group: &Group, why: &impl Display) -> String {
+    format!("`{}` is skipped: {why}", group.name)
 }
 
 /// Returns why a group is not of the pruned kinds; `None` if it is.
@@ -97,10 +150,11 @@ fn units(options: &PruneOptions) -> &'static str {
 }
 
 /// Returns the first reasons as the end of a sentence; groups of the pruned kinds come first.
-fn because(mut exclusions: Vec<Exclusion>) -> String {
+fn because(exclusions: &[Exclusion]) -> String {
+    let mut exclusions: Vec<_> = exclusions.iter().collect();
     exclusions.sort_by_key(|e| e.other_kind);
     let more = exclusions.len().saturating_sub(REASONS);
-    let mut reasons: Vec<_> = exclusions.into_iter().take(REASONS).map(|e| e.reason).collect();
+    let mut reasons: Vec<_> = exclusions.into_iter().take(REASONS).map(|e| e.reason.clone()).collect();
     match more {
         0 => {}
         1 => reasons.push("and 1 more group".into()),

@@ -3,6 +3,7 @@
 use super::{
     PruneOptions, PruneRepair, PruneScope,
     search::{Candidate, CostOf, PruneSearch, RepairEffort},
+    select::IN_FUNCTIONS,
 };
 use crate::{
     analysis::{
@@ -159,7 +160,8 @@ impl PruneSearch<'_> {
             }
         });
         let why = format!("the target cannot be reached: at least {share:.3} of the cost remains{because}");
-        PassError::refused_with(why, self.options.hint())
+        let functions = !self.original.functions.is_empty();
+        PassError::refused_with(why, if functions { IN_FUNCTIONS } else { self.options.hint() })
     }
 
     /// Returns the model with the fewest multiply-accumulates within the limits, by bisection.

@@ -98,6 +98,10 @@ impl FoldConstants {
         let mut remaining = room - plan.growth;
         cx.state::<Growth>().added += plan.growth;
         for (node, values) in plan.folds {
+            // An earlier fold may have removed its last user.
+            if !graph.has_node(node) {
+                continue;
+            }
             let sizes =
                 values.iter().filter(|v| unmeasured.contains(v)).filter_map(|&v| region.size(graph, v));
             let more: u64 = sizes.sum();
@@ -272,6 +276,18 @@ mod tests {
         // If the weight has another use, both halves are additional.
         let why = declines(FoldConstants::default(), &halves(", float[384] v"));
         assert_eq!(why, ["`a` would add 440 B", "`b` would add 440 B"]);
+    }
+
+    /// With `t` folded nothing reads `n`, which is folded too.
+    #[test]
+    fn folds_values_that_lose_their_users() {
+        check(
+            FoldConstants::default(),
+            "main (float[2,3] x) => (float[2,3] y) <int64 zero = {0}, int64[1] front = {0}> {
+                s = Shape(x) n = Gather(s, zero) u = Unsqueeze(n, front) d = Identity(u)
+                t = Concat<axis = 0>(u, u) e = Expand(x, s) y = Relu(x) }",
+            "main (float[2,3] x) => (float[2,3] y) { y = Relu(x) }",
+        );
     }
 
     #[test]

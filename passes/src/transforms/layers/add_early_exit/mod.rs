@@ -235,8 +235,12 @@ impl Scores {
         let value = graph.value(output);
         let shape = value.fact.shape();
         let classes = shape.filter(|s| s.len() == 2).and_then(|s| s[1].size());
-        if value.fact.dtype() != Some(DataType::Float) || classes.is_none_or(|n| n < 2) {
+        if classes.is_none_or(|n| n < 2) || !value.fact.dtype().is_some_and(DataType::is_float) {
             return Err(PassError::refused(format!("`{}` does not hold class scores", value.name)));
+        }
+        if let Some(dtype) = value.fact.dtype().filter(|&dtype| dtype != DataType::Float) {
+            let why = format!("`{}` is of type {dtype}, and an early exit needs float", value.name);
+            return Err(PassError::refused(why));
         }
         let softmax = graph.value_ref(output).producer().filter(|at| at.is("Softmax"));
         let logits = softmax.and_then(|at| at.input(0).ok()).map_or(output, |v| v.id);

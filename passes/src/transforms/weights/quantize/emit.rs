@@ -86,6 +86,10 @@ pub fn weights(
         if values.len() == scales.len() {
             let units: Vec<_> = scales.iter().map(|s| f64::from((s * grid.scale) as f32)).collect();
             let integers: Vec<_> = values.iter().zip(&units).map(|(b, unit)| b / unit).collect();
+            // Such a bias stays in float, and so does the computation of its layer.
+            if !integers.iter().all(|code| code.abs() <= f64::from(i32::MAX)) {
+                return graph.apply(patch).map(drop).map_err(refused);
+            }
             let bias = Quantized {
                 name: bias.name(),
                 values: Tensor::from_f64(DataType::Int32, &[integers.len()], &integers).map_err(refused)?,

@@ -13,13 +13,17 @@ use crate::analysis::weighted_layers::{NameFilter, WeightedLayer, layers};
 use crate::{
     analysis::{
         evaluation::HeldOut,
+        linear::Linear,
         repair::{Refit, Repair, RepairOptions},
     },
     framework::{Context, Counter, Hint, Pass, PassError},
     pass,
 };
 use faer::Mat;
-use pare_graph::{Graph, Model, NodeId, Patch};
+use pare_graph::{
+    DataType, Graph, Model, NodeId, Patch, ValueRef,
+    ops::{GemmView, Trait},
+};
 use plan::QuantizationPlan;
 use ranges::{Grid, calibrate};
 use std::collections::HashMap;
@@ -67,8 +71,7 @@ impl Pass for Quantize {
         if cx.stopped() {
             return Ok(());
         }
-        let graph = &model.graph;
-        check_supported(graph)?;
+        check_supported(&model.graph)?;
         let sampled = cx.tools.samples.is_some_and(|s| !s.is_empty()) && cx.tools.engine.is_some();
         if self.activations && !sampled {
             return Err(PassError::refused_with(
@@ -77,33 +80,42 @@ impl Pass for Quantize {
             ));
         }
         let split = Split::of(cx.tools);
-        let layers = layers(graph, NameFilter { only: &self.only, except: &self.except }, cx)?;
-        let supported = |l: &WeightedLayer| {
-            let float = graph.value(l.linear.weight).fact.dtype() == Some(pare_graph::DataType::Float);
-            l.linear.is_plain() && float
-        };
-        let layers: Vec<_> = layers.into_iter().filter(supported).collect();
+        let plain = normalized(model)?;
+        let layers = self.layers(&plain, cx)?;
         let plan = if self.activations {
-            QuantizationPlan::new(graph, &layers)
+            QuantizationPlan::new(&plain.graph, &layers)
         } else {
             QuantizationPlan::default()
         };
-        let grids = calibrate(cx.tools, model, &plan, split.statistics(), self)?;
-        let scales: Vec<_> = layers.iter().map(|l| weight_scales(l, self.ranges)).collect();
+        let grids = calibrate(cx.tools, &plain, &plan, split.statistics(), self)?;
 
         // Weights are rounded but stay in floats until the biases are corrected.
-        let mut rounded = model.clone();
+        let mut rounded = plain.clone();
         let input_grids = emit::activations(&mut rounded.graph, &plan, &grids)?;
+        let scales = |layer: &WeightedLayer| {
+            // The bias of a `MatMul` is an `Add` after it, which stays in floats.
+            let has_bias = rounded.graph.at(layer.node).optional(2).is_some();
+            let input = input_grids.get(&layer.node).filter(|_| has_bias);
+            weight_scales(layer, self.ranges, input)
+        };
+        let scales: Vec<_> = layers.iter().map(scales).collect();
         for (layer, scales) in layers.iter().zip(&scales) {
             store(&mut rounded.graph, layer, &round(layer, scales))?;
         }
-        if self.correct_bias && sampled {
-            rounded = correct_biases(model, rounded, &layers, &split, cx)?;
-        }
-        for (layer, scales) in layers.iter().zip(&scales) {
-            let input = input_grids.get(&layer.node).copied();
-            emit::weights(&mut rounded.graph, layer, scales, input)?;
-        }
+        let emitted = |mut model: Model| -> Result<_, PassError> {
+            for (layer, scales) in layers.iter().zip(&scales) {
+                let input = input_grids.get(&layer.node).copied();
+                emit::weights(&mut model.graph, layer, scales, input)?;
+            }
+            Ok(model)
+        };
+        let mut rounded = if self.correct_bias && sampled {
+            let corrected = corrected(&plain, &rounded, &layers, &split, cx)?;
+            // Both are measured as the engine computes them, in integers.
+            better(&plain, emitted(rounded)?, emitted(corrected)?, &split, cx)?
+        } else {
+            emitted(rounded)?
+        };
         if cx.permit() {
             cx.count(Counter::new("layer quantized", "layers quantized"), layers.len() as u64);
             cx.count(Counter::new("activation quantized", "activations quantized"), grids.len() as u64);
@@ -120,14 +132,88 @@ impl Pass for Quantize {
     }
 }
 
-/// Refits the biases to the activations of the original. Returns `rounded` if that does not reduce the drift
-/// on held-out samples.
-fn correct_biases(
+impl Quantize {
+    /// Returns the layers that are quantized: those with weights in float. Others are declined.
+    fn layers(&self, model: &Model, cx: &mut Context<'_>) -> Result<Vec<WeightedLayer>, PassError> {
+        let graph = &model.graph;
+        decline_inner_layers(graph, cx);
+        decline_left_operands(graph, cx);
+        let mut layers = layers(model, NameFilter { only: &self.only, except: &self.except }, cx)?;
+        let mut first = None;
+        layers.retain(|layer| {
+            let dtype = graph.value(layer.linear.weight).fact.dtype().filter(|&d| d != DataType::Float);
+            let scaled = GemmView::of(graph.at(layer.node)).is_ok_and(|view| !view.is_linear());
+            let why = match dtype {
+                Some(dtype) => format!("`{}` is of type {dtype}, and only float is quantized", layer.name),
+                None if scaled => format!("{} scales its operands", graph.describe(layer.node)),
+                None => return true,
+            };
+            cx.decline(&why);
+            first.get_or_insert(why);
+            false
+        });
+        match first.filter(|_| layers.is_empty()) {
+            Some(why) => Err(PassError::refused(format!("no layer can be quantized: {why}"))),
+            None => Ok(layers),
+        }
+    }
+}
+
+/// Returns the model with weights for which there are integer kernels: matrices of products, and the factors of
+/// `Gemm` in its weights and biases.
+fn normalized(model: &Model) -> Result<Model, PassError> {
+    let mut plain = model.clone();
+    for &node in model.graph.nodes().iter() {
+        let mut patch = Patch::anchored(node);
+        let changed = Linear::owned(&model.graph, node)
+            .and_then(|linear| linear.normalize(model.graph.at(node), &mut patch));
+        if changed.is_some() {
+            plain.graph.apply(patch).map_err(|e| PassError::refused(e.to_string()))?;
+        }
+    }
+    Ok(plain)
+}
+
+/// Declines the linear operators in bodies of control flow, which stay in floats.
+fn decline_inner_layers(graph: &Graph, cx: &mut Context<'_>) {
+    fn count(graph: &Graph) -> usize {
+        let of_node = |&id: &NodeId| {
+            let (at, inner) = (graph.at(id), graph.node(id).subgraphs().map(count).sum::<usize>());
+            // A captured matrix may be a weight of an outer graph.
+            let is_weight = |v: ValueRef<'_>| v.is_constant() || v.value().is_captured();
+            inner + usize::from(at.has(Trait::Linear) && at.optional(1).is_some_and(is_weight))
+        };
+        graph.nodes().iter().map(of_node).sum()
+    }
+    for &id in graph.nodes().iter() {
+        let layers: usize = graph.node(id).subgraphs().map(count).sum();
+        if layers > 0 {
+            let layers = if layers == 1 { "1 layer stays".into() } else { format!("{layers} layers stay") };
+            cx.decline(format!("{layers} in float: the bodies of {} are not quantized", graph.describe(id)));
+        }
+    }
+}
+
+/// Declines products with a constant on the left, for which there is no integer kernel with a scale per row.
+fn decline_left_operands(graph: &Graph, cx: &mut Context<'_>) {
+    for at in graph.nodes().iter().map(|&id| graph.at(id)).filter(|at| at.is("MatMul")) {
+        let Some(weight) = at.optional(0).filter(|v| v.is_constant()) else { continue };
+        if weight.dtype() == Some(DataType::Float) && at.optional(1).is_some_and(|v| !v.is_constant()) {
+            let (name, product) = (weight.name(), at.describe());
+            cx.decline(format!(
+                "`{name}` is the left operand of {product}, and only right ones are quantized"
+            ));
+        }
+    }
+}
+
+/// Returns the model with its biases refitted to the activations of the original.
+fn corrected(
     original: &Model,
-    rounded: Model,
+    rounded: &Model,
     layers: &[WeightedLayer],
     split: &Split,
-    cx: &mut Context<'_>,
+    cx: &Context<'_>,
 ) -> Result<Model, PassError> {
     let mut candidate = rounded.clone();
     candidate.infer()?;
@@ -146,11 +232,22 @@ fn correct_biases(
     let options = RepairOptions { lambda: 1.0, rounds: 0 };
     let repair = Repair { tools: cx.tools, original, refits: &refits, samples: split.fit.clone() };
     repair.refit(&mut candidate, options)?;
+    Ok(candidate)
+}
+
+/// Returns the corrected model if that reduces the drift on held-out samples, otherwise the other.
+fn better(
+    original: &Model,
+    rounded: Model,
+    corrected: Model,
+    split: &Split,
+    cx: &mut Context<'_>,
+) -> Result<Model, PassError> {
     let held_out = HeldOut::new(cx.tools, original, split.held_out.clone())?;
-    let (before, after) = (held_out.drift(&rounded)?, held_out.drift(&candidate)?);
+    let (before, after) = (held_out.drift(&rounded)?, held_out.drift(&corrected)?);
     cx.figure("drift before bias correction", before);
     cx.figure("drift after bias correction", after);
-    Ok(if after < before { candidate } else { rounded })
+    Ok(if after < before { corrected } else { rounded })
 }
 
 /// Checks that the model is not quantized and that its operator set supports scales per output.
@@ -175,13 +272,20 @@ fn check_supported(graph: &Graph) -> Result<(), PassError> {
     }
 }
 
-/// The scale of the weights of each output, of all groups. Symmetric: `q` is from -127 to 127.
-fn weight_scales(layer: &WeightedLayer, ranges: Ranges) -> Vec<f64> {
+/// The largest magnitude of the int32 code of a bias: half of the range, so that the sum with the products
+/// does not overflow and a corrected bias fits too.
+const BIAS_CODES: f64 = (1_u32 << 30) as f64;
+
+/// The scale of the weights of each output, of all groups. Symmetric: `q` is from -127 to 127. With a grid of
+/// the input, the code of the bias, `b / (s_x·s_o)`, fits into an int32.
+fn weight_scales(layer: &WeightedLayer, ranges: Ranges, input: Option<&Grid>) -> Vec<f64> {
     let scale = |r: usize| {
         let row = layer.row(r);
         let largest = row.iter().fold(0.0_f64, |m, w| m.max(w.abs()));
+        // Rounded up, since it is stored in single precision.
+        let least = input.map_or(0.0, |grid| layer.bias[r].abs() / (grid.scale * BIAS_CODES) * (1.0 + 1e-6));
         if largest == 0.0 {
-            return 1.0;
+            return f64::from(least.max(1.0) as f32);
         }
         let error = |scale: f64| {
             row.iter()
@@ -194,7 +298,7 @@ fn weight_scales(layer: &WeightedLayer, ranges: Ranges) -> Vec<f64> {
         } else {
             &[1.0]
         };
-        let scales = shares.iter().map(|share| share * largest / 127.0);
+        let scales = shares.iter().map(|share| (share * largest / 127.0).max(least));
         // As stored.
         let scales = scales.map(|s| f64::from(s as f32)).filter(|s| *s > 0.0);
         scales.min_by(|&a, &b| error(a).total_cmp(&error(b))).unwrap_or(1.0)

@@ -3,7 +3,7 @@
 use super::*;
 use crate::framework::{
     Tools,
-    testing::{model, run_pass_with, tools},
+    testing::{self, model, run_pass_with, tools},
 };
 use pare_graph::{EvaluateError, Samples, Tensor};
 use std::ops::Range;
@@ -134,9 +134,143 @@ fn rejects_quantized_models_and_old_operator_sets() {
             .to_string()
             .starts_with("the model is quantized already")
     );
-    let old = crate::framework::testing::model_at("g (float[N,2] x) => (float[N,2] y) { y = Relu(x) }", 12);
+    let old = testing::model_at("g (float[N,2] x) => (float[N,2] y) { y = Relu(x) }", 12);
     assert_eq!(
         check_supported(&old.graph).unwrap_err().to_string(),
         "operator set 12 has no scales per output"
     );
+}
+
+/// The reasons why a model is not quantized, and the error, if it is refused.
+fn reasons(original: &Model, shape: &[usize], prepare: &str) -> (Vec<String>, Option<String>) {
+    let samples = Inputs(shape.to_vec());
+    let mut cx = testing::context(Tools { samples: Some(&samples), ..tools() });
+    let mut changed = original.clone();
+    changed.infer().unwrap();
+    cx.run_nested(prepare, &mut changed).unwrap();
+    let result = Quantize::default().run(&mut changed, &mut cx);
+    (cx.report.declined.keys().cloned().collect(), result.err().map(|e| e.to_string()))
+}
+
+/// The codes of an int32 constant.
+fn codes(model: &Model, name: &str) -> Vec<f64> {
+    model.graph.value(model.graph.find(name).unwrap()).tensor().unwrap().to_f64().unwrap()
+}
+
+/// Weights that are small or zero beside the bias have a small scale, in which the bias has a large code.
+#[test]
+fn large_biases_fit_their_codes() {
+    let case = testing::read_fixture("cases/int8_bias_saturates.onnx");
+    let row = |scale: f32, seed| {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        (0..8).map(|_| format!("{:e}", (rng.f32() - 0.5) * scale)).collect::<Vec<_>>().join(",")
+    };
+    let layer = |op: &str, small: f32| {
+        let weights = format!("{},{},{}", row(1.0, 1), row(small, 2), row(1.0, 3));
+        format!(
+            "g (float[N,8,1,1] x) => (float[N,3] y) <float[3,8,1,1] w = {{{weights}}},
+                float[3,8] v = {{{weights}}}, float[3] b = {{0.5, 900, -0.25}}, float[3,3] k = {{1,0,0,0,1,0,0,0,1}}> {{
+                f = Flatten(x) {op} r = Relu(h) y = MatMul(r, k) }}"
+        )
+    };
+    let (gemm, conv) = ("h = Gemm<transB = 1>(f, v, b)", "c = Conv(x, w, b) h = Flatten(c)");
+    let mut cases = vec![(case, vec![16], "c3_quantized")];
+    for source in [layer(gemm, 1e-9), layer(gemm, 0.0), layer(conv, 1e-9), layer(conv, 1e-30)] {
+        cases.push((model(&source), vec![8, 1, 1], "b_quantized"));
+    }
+    for (original, shape, bias) in cases {
+        let mut changed = original.clone();
+        let samples = Inputs(shape.clone());
+        run_pass_with(Quantize::default(), &mut changed, Tools { samples: Some(&samples), ..tools() });
+        let codes = codes(&changed, bias);
+        assert!(codes.iter().all(|c| c.abs() < f64::from(i32::MAX)), "{codes:?}");
+        let distance = distance(&original, &changed, &shape);
+        assert!(distance < 0.01, "{bias}: {distance}");
+    }
+}
+
+#[test]
+fn folds_alpha_and_beta_of_gemm() {
+    let case = testing::read_fixture("cases/words_quantize_gemm_alpha.onnx");
+    let gemm = |attributes: &str, bias: &str| {
+        model(&format!(
+            "g (float[N,6] x) => (float[N,4] y) <float[6,8] a = {{{}}}, float[8] b = {{{}}}, float[8,4] c = {{{}}}> {{
+                h = Gemm<{attributes}>(x, a{bias}) r = Relu(h) y = Gemm<alpha = 3.0, beta = 0.0>(r, c) }}",
+            numbers(48, 1),
+            numbers(8, 2),
+            numbers(32, 3)
+        ))
+    };
+    for original in
+        [case, gemm("alpha = 0.5", ""), gemm("beta = -2.0", ", b"), gemm("alpha = 4.0, beta = 0.0", ", b")]
+    {
+        let mut changed = original.clone();
+        let samples = Inputs(vec![6]);
+        let tools = Tools { samples: Some(&samples), ..tools() };
+        let report = run_pass_with(Quantize::default(), &mut changed, tools);
+        assert_eq!(report.steps[0].count("layers quantized"), 2);
+        assert!(report.steps[0].figure("weight SNR in dB").unwrap() > 30.0);
+        let distance = distance(&original, &changed, &[6]);
+        assert!(distance < 0.02, "{distance}");
+    }
+}
+
+#[test]
+fn quantizes_matrices_behind_axes_of_size_one() {
+    let case = testing::read_fixture("cases/refused_quantize_matmul.onnx");
+    let product = |shape: &str, rank: &str| {
+        model(&format!(
+            "g (float[N,{rank}6,8] x) => (float[N,{rank}6,7] y) <float[{shape}8,7] a = {{{}}}, float[7] b = {{{}}}> {{
+                m = MatMul(x, a) y = Add(m, b) }}",
+            numbers(56, 1),
+            numbers(7, 2)
+        ))
+    };
+    let cases = [
+        (case.clone(), vec![6, 8]),
+        (product("1,", ""), vec![6, 8]),
+        (product("1,1,", "3,"), vec![3, 6, 8]),
+        (product("1,", "2,"), vec![2, 6, 8]),
+    ];
+    for (original, shape) in cases {
+        let mut changed = original.clone();
+        let samples = Inputs(shape.clone());
+        let tools = Tools { samples: Some(&samples), ..tools() };
+        let report = run_pass_with(Quantize::default(), &mut changed, tools);
+        assert_eq!(report.steps[0].count("layers quantized"), 1);
+        let distance = distance(&original, &changed, &shape);
+        assert!(distance < 0.01, "{distance}");
+    }
+    let left = "`c2` is the left operand of MatMul `MatMul_0`, and only right ones are quantized";
+    assert_eq!(reasons(&case, &[6, 8], ""), (vec![left.to_owned()], None));
+}
+
+#[test]
+fn names_what_stays_in_float() {
+    let fp16 = testing::read_fixture("cases/words_quantize_fp16.onnx");
+    let (_, error) = reasons(&fp16, &[6], "");
+    let why = "no layer can be quantized: `c2` is of type float16, and only float is quantized";
+    assert_eq!(error.as_deref(), Some(why));
+    let behind = |call: &str| {
+        model(&format!(
+            "g (float[N,6] x) => (float[N,4] y) <float[6,4] w = {{{}}}> {{ v = {call}(w) y = MatMul(x, v) }}",
+            numbers(24, 1)
+        ))
+    };
+    let (declined, error) = reasons(&behind("Identity"), &[6], "");
+    let shared = "`v` has other users, or is not an initializer".to_owned();
+    assert_eq!(error, Some(format!("no layer has weights of its own: {shared}")));
+    assert_eq!(declined, [shared]);
+    assert_eq!(reasons(&behind("Identity"), &[6], "safe"), (vec![], None));
+    let branches = model(&format!(
+        "g (float[N,6] x, bool c) => (float[N,4] y) <float[6,6] w = {{{}}}, float[6,4] v = {{{}}}> {{
+            m = MatMul(x, w) y = If(c) <then_branch = a () => (float[N,4] p) {{ p = MatMul(m, v) }},
+                else_branch = b () => (float[N,4] q) {{ n = Neg(m) q = MatMul(n, v) }}> }}",
+        numbers(36, 1),
+        numbers(24, 2)
+    ));
+    let mut cx = testing::context(Tools::default());
+    decline_inner_layers(&branches.graph, &mut cx);
+    let why = "2 layers stay in float: the bodies of If producing `y` are not quantized";
+    assert_eq!(cx.report.declined.keys().collect::<Vec<_>>(), [why]);
 }

@@ -154,7 +154,7 @@ impl Pass for Sparsify {
         if cx.stopped() {
             return Ok(());
         }
-        let mut layers = layers(&model.graph, NameFilter { only: &self.only, except: &self.except }, cx)?;
+        let mut layers = layers(model, NameFilter { only: &self.only, except: &self.except }, cx)?;
         if let Pattern::Of(_, m) = self.pattern {
             layers.retain(|layer| {
                 let channels = layer.linear.channels;

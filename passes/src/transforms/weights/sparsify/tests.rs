@@ -78,7 +78,7 @@ fn after(options: &str) -> (Model, f64) {
 
 fn share(model: &Model) -> f64 {
     let mut cx = crate::framework::testing::context(Tools::default());
-    density(&model.graph, &layers(&model.graph, NameFilter::default(), &mut cx).unwrap())
+    density(&model.graph, &layers(model, NameFilter::default(), &mut cx).unwrap())
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Pruning of a trained network with calibration images.
 
 mod quantized;
+mod strangers;
 
 use super::{PruneChannels, PruneRepair, PruneScope};
 use crate::{
