@@ -8,6 +8,7 @@ downgraded. Each is counted once:
     equal      the expected outputs, or those of the original in ONNX Runtime
     declined   a node has no equivalent; the reason is printed
     not run    ONNX Runtime runs neither the original nor the result
+    no kernel  ONNX Runtime has no implementation of an operator in this operator set
     wrong      other outputs, another operator set, or another interface
     invalid    ONNX Runtime runs the original, but not the result
     crash      pare panics, is killed, takes longer than a minute, or fails without a reason
@@ -52,11 +53,10 @@ def convert(pare, step, before, after, prove):
         return "crash", "it takes too long"
     if done.returncode not in (0, 3) or "panicked" in done.stderr:
         return "crash", f"exit {done.returncode}: {done.stderr.strip()[-200:]}"
-    if not after.exists():
-        steps = json.loads(done.stdout).get("steps", [])
-        reasons = [why for step in steps for why in step.get("declined", {})]
-        return ("declined", "; ".join(reasons)) if reasons else ("crash", "no file and no reason")
-    return None, ""
+    reasons = [why for step in json.loads(done.stdout)["steps"] for why in step["declined"]]
+    if reasons:
+        return "declined", "; ".join(reasons)
+    return (None, "") if after.exists() else ("crash", "no file and no reason")
 
 
 def judge(case, pare, step, to, folder):
@@ -68,6 +68,8 @@ def judge(case, pare, step, to, folder):
     onnx.save(case.model, before)
     inputs, expected = case.data_sets[0]
     interface, original = results(before, inputs)
+    if interface is not None and not same(original, results(before, inputs)[1]):
+        return "not run", "its outputs are random"
     verdict, why = convert(pare, step, before, after, prove=False)
     if verdict:
         return verdict, why
@@ -75,7 +77,9 @@ def judge(case, pare, step, to, folder):
         return "wrong", "it has another operator set"
     changed, outputs = results(after, inputs)
     if changed is None:
-        return ("not run", "") if interface is None else ("invalid", outputs)
+        if interface is None:
+            return "not run", ""
+        return ("no kernel" if "NOT_IMPLEMENTED" in outputs else "invalid"), outputs
     if interface is not None and changed != interface:
         return "wrong", f"{interface} became {changed}"
     if same(list(expected), outputs) or interface is not None and same(original, outputs):
@@ -106,7 +110,7 @@ def main():
 
     def count(name, verdict, why):
         counts[verdict] += 1
-        if verdict in (*BAD, "declined"):
+        if verdict in (*BAD, "declined", "no kernel"):
             listed.append(f"{verdict:10} {name}: {why.strip()}")
 
     with tempfile.TemporaryDirectory() as folder:
@@ -121,7 +125,7 @@ def main():
                 verdict, why = convert(given.pare, step, path, after, prove=True)
                 count(path.name, verdict or "equal", why)
     print("\n".join(listed))
-    print(", ".join(f"{counts[v]} {v}" for v in ("equal", "declined", "not run", *BAD)))
+    print(", ".join(f"{counts[v]} {v}" for v in ("equal", "declined", "not run", "no kernel", *BAD)))
     sys.exit(any(counts[v] for v in BAD))
 
 

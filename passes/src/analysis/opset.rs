@@ -54,7 +54,8 @@ impl OpsetPolicy {
             return Ok(());
         }
         let Ok(mut candidate) = raised(model, needed, cx)? else { return Ok(()) };
-        let patches = |model: &mut Model| cx.scratch().run(name, model).map(|report: Report| report.patches());
+        let patches =
+            |model: &mut Model| cx.scratch().run(name, model).map(|report: Report| report.patches());
         if patches(&mut candidate)? > patches(&mut model.clone())? {
             raise(model, needed, cx)?;
         }

@@ -174,7 +174,8 @@ impl Schema {
             let formals = schema.inputs.iter().chain(&schema.outputs);
             formals.map(|f| (f.variable, f.types)).collect::<Vec<_>>()
         };
-        let position = |i: usize| if i < old.inputs.len() { i } else { self.inputs.len() + i - old.inputs.len() };
+        let position =
+            |i: usize| if i < old.inputs.len() { i } else { self.inputs.len() + i - old.inputs.len() };
         let (new, old) = (pairs(self), pairs(old));
         let equal = |of: &[(Option<usize>, TypeSet)], i: usize, j: usize| {
             let single = of[i].1.is_single() && of[i].1 == of[j].1;

@@ -4,7 +4,10 @@ use super::{
     form::Form,
     moves::{Move, MoveKind, to_attributes, to_inputs},
 };
-use pare_graph::{Attribute, DataType, Decline, Node, NodeRef, Patch, expect};
+use pare_graph::{
+    Attribute, DataType, Decline, Node, NodeRef, Patch, expect,
+    ops::{PoolView, axis_of},
+};
 
 const RATIO: &[Move] = &[Move { name: "ratio", slot: 1, kind: MoveKind::Float }];
 
@@ -44,6 +47,49 @@ pub(super) fn before_dropout_12(form: &mut Form<'_>) -> Result<(), Decline> {
     to_attributes(form, RATIO)
 }
 
+/// Declines if a window may start in the padding at the end, which happens only if their number is rounded up.
+pub(super) fn before_pool_22(form: &mut Form<'_>) -> Result<(), Decline> {
+    let (at, view) = (form.at, PoolView::of(form.at)?);
+    let sizes = at.input(0)?.shape().and_then(|shape| shape.get(2..));
+    for (i, &(before, after)) in view.pads.iter().enumerate().filter(|_| view.ceil) {
+        let stride = view.strides[i] as i64;
+        let window = (view.kernel[i] as i64 - 1) * view.dilations[i] as i64 + 1;
+        let last_starts_early = match sizes.and_then(|sizes| sizes.get(i)?.known()) {
+            Some(size) => {
+                let steps =
+                    (size + before + after - window).max(0).unsigned_abs().div_ceil(stride.unsigned_abs());
+                (steps as i64).saturating_mul(stride) < size + before
+            }
+            None => window >= stride + after,
+        };
+        if !last_starts_early {
+            return Err(Decline::because(format!(
+                "{} may have a window that starts in the padding, which operator set 22 drops",
+                at.describe()
+            )));
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn pool_22(mut form: Form<'_>) -> Result<Patch, Decline> {
+    before_pool_22(&mut form)?;
+    Err(Decline::Mismatch)
+}
+
+pub(super) fn mod_28(_: Form<'_>) -> Result<Patch, Decline> {
+    Err(Decline::Mismatch)
+}
+
+pub(super) fn before_mod_28(form: &mut Form<'_>) -> Result<(), Decline> {
+    let at = form.at;
+    let may_be_float = at.input(0)?.dtype().is_none_or(DataType::is_float);
+    if may_be_float && at.int("fmod", 0) == 0 {
+        return Err(Decline::because(format!("{} rounds the quotient of floats down", at.describe())));
+    }
+    Ok(())
+}
+
 pub(super) fn scatter_11(mut form: Form<'_>) -> Result<Patch, Decline> {
     form.rename("ScatterElements");
     Ok(form.finish())
@@ -59,7 +105,7 @@ pub(super) fn split_18(mut form: Form<'_>) -> Result<Patch, Decline> {
 pub(super) fn before_split_18(form: &mut Form<'_>) -> Result<(), Decline> {
     let at = form.at;
     if let Some(Attribute::Int(count)) = form.take("num_outputs")? {
-        let axis = pare_graph::ops::axis_of(at)?;
+        let axis = axis_of(at)?;
         let size = at.input(0)?.shape().and_then(|shape| shape.get(axis)?.known());
         if count < 1 || size.is_none_or(|size| size % count != 0) {
             return Err(Decline::because(format!("{} may have a smaller last part", at.describe())));

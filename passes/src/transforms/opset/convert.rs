@@ -23,12 +23,7 @@ pub(super) fn validate(to: i64) -> Result<(), String> {
 
 /// Converts the graphs of a model whose version is `affected` to version `to`: all of them, or none, with the
 /// reasons as declines.
-pub(super) fn change_opset(
-    model: &mut Model,
-    cx: &mut Context<'_>,
-    to: i64,
-    affected: impl Fn(i64) -> bool,
-) {
+pub(super) fn change_opset(model: &mut Model, cx: &mut Context<'_>, to: i64, affected: impl Fn(i64) -> bool) {
     let versions: Vec<_> = model.graphs_mut().filter_map(|g| g.opset("")).filter(|&v| affected(v)).collect();
     let Some(&from) = versions.first().filter(|_| !cx.stopped()) else { return };
     let (mut converted, mut conversion) = (model.clone(), Conversion { to, ..Conversion::default() });
@@ -67,8 +62,19 @@ fn invalid(model: &mut Model, to: i64) -> Option<String> {
 
 /// The version of the file format that was current when an operator set was released.
 fn ir_version(opset: i64) -> i64 {
-    const FIRST: &[(i64, i64)] =
-        &[(9, 4), (10, 5), (11, 6), (12, 7), (15, 8), (19, 9), (21, 10), (23, 11), (24, 12), (25, 13), (28, 14)];
+    const FIRST: &[(i64, i64)] = &[
+        (9, 4),
+        (10, 5),
+        (11, 6),
+        (12, 7),
+        (15, 8),
+        (19, 9),
+        (21, 10),
+        (23, 11),
+        (24, 12),
+        (25, 13),
+        (28, 14),
+    ];
     FIRST.iter().rev().find(|(first, _)| *first <= opset).map_or(3, |(_, ir)| *ir)
 }
 
@@ -155,10 +161,9 @@ fn raised(at: NodeRef<'_>, version: i64, to: i64) -> Result<Patch, Decline> {
         };
     }
     match (schema("", at.op(), version - 1), schema("", at.op(), version)) {
-        (Some(old), Some(new)) if new.since == version && !new.extends(old) => Err(Decline::because(format!(
-            "{} has no known form in operator set {version}",
-            at.describe()
-        ))),
+        (Some(old), Some(new)) if new.since == version && !new.extends(old) => {
+            Err(Decline::because(format!("{} has no known form in operator set {version}", at.describe())))
+        }
         _ => Err(Decline::Mismatch),
     }
 }
@@ -172,6 +177,7 @@ fn lowered(at: NodeRef<'_>, version: i64, to: i64) -> Result<Patch, Decline> {
     let Some(old) = schema("", at.op(), version - 1) else {
         return Err(Decline::because(format!("{} exists since operator set {version}", at.describe())));
     };
+    check_types(at, old)?;
     let mut form = Form::of(at, to);
     match adapter.map(|a| a.change) {
         Some(Change::Moved(moves)) => moves::to_attributes(&mut form, moves)?,
@@ -187,6 +193,24 @@ fn lowered(at: NodeRef<'_>, version: i64, to: i64) -> Result<Patch, Decline> {
     }
     without_additions(&mut form, old, new)?;
     form.finish_if_changed()
+}
+
+/// Checks that an older version of the operator accepts the types of the node.
+fn check_types(at: NodeRef<'_>, old: &Schema) -> Result<(), Decline> {
+    let inputs = at.inputs().into_iter().enumerate().map(|(i, value)| (value, old.input(i)));
+    let outputs = at.outputs().into_iter().enumerate().map(|(i, value)| (value, old.output(i)));
+    for (value, formal) in inputs.chain(outputs) {
+        if let (Some(value), Some(formal)) = (value, formal)
+            && !formal.types.allows(&value.value().fact)
+        {
+            let fact = &value.value().fact;
+            let name = value.name();
+            let why =
+                format!("`{name}` is {fact}, which {} does not allow in an older version", at.describe());
+            return Err(Decline::because(why));
+        }
+    }
+    Ok(())
 }
 
 /// Removes attributes that the version `old` of the operator does not have, and that have their defaults.

@@ -35,14 +35,13 @@ pub(super) enum MoveKind {
 
 /// The form with inputs instead of attributes. Attributes that have their defaults, and empty lists of axes,
 /// are omitted: the defaults of the inputs are the same.
-pub(super) fn to_inputs(
-    mut form: Form<'_>,
-    moves: &[Move],
-) -> Result<pare_graph::Patch, Decline> {
+pub(super) fn to_inputs(mut form: Form<'_>, moves: &[Move]) -> Result<pare_graph::Patch, Decline> {
     for &Move { name, slot, kind } in moves {
-        let default = form.at.graph.opset("").and_then(|version| {
-            schema("", form.at.op(), version - 1)?.attribute(name)?.default()
-        });
+        let default = form
+            .at
+            .graph
+            .opset("")
+            .and_then(|version| schema("", form.at.op(), version - 1)?.attribute(name)?.default());
         let value = form.take(name)?.filter(|value| Some(value) != default.as_ref());
         if let Some(tensor) = tensor(&form, name, kind, value)? {
             form.connect_constant(slot, name, tensor);
@@ -51,7 +50,12 @@ pub(super) fn to_inputs(
     form.finish_if_changed()
 }
 
-fn tensor(form: &Form<'_>, name: &str, kind: MoveKind, value: Option<Attribute>) -> Result<Option<Tensor>, Decline> {
+fn tensor(
+    form: &Form<'_>,
+    name: &str,
+    kind: MoveKind,
+    value: Option<Attribute>,
+) -> Result<Option<Tensor>, Decline> {
     let at = form.at;
     Ok(match (kind, value) {
         (MoveKind::IntScalar(..), Some(Attribute::Int(v))) => Some(Tensor::scalar(v)),
@@ -63,9 +67,8 @@ fn tensor(form: &Form<'_>, name: &str, kind: MoveKind, value: Option<Attribute>)
         (MoveKind::Floats, Some(Attribute::Floats(v))) => Some(Tensor::vector(&v)),
         (MoveKind::Float, Some(Attribute::Float(v))) => Some(Tensor::scalar(v)),
         (MoveKind::FloatOfInput, Some(Attribute::Float(v))) => {
-            let unknown = || {
-                Decline::because(format!("the element type of the input of {} is unknown", at.describe()))
-            };
+            let unknown =
+                || Decline::because(format!("the element type of the input of {} is unknown", at.describe()));
             let dtype = at.input(0)?.dtype().ok_or_else(unknown)?;
             let tensor = Tensor::from_f64(dtype, &[], &[f64::from(v)]);
             Some(tensor.map_err(|e| Decline::because(format!("`{name}` of {}: {e}", at.describe())))?)

@@ -14,7 +14,8 @@ pub(super) fn batch_norm_9(mut form: Form<'_>) -> Result<Patch, Decline> {
     expect_inference(at)?;
     let inputs = (0..5).map(|slot| at.input(slot).map(Ref::from)).collect::<Result<Vec<_>, _>>()?;
     let [x, scale, bias, mean, variance] = inputs[..] else { return Err(Decline::Mismatch) };
-    let unknown = || Decline::because(format!("the element type of the input of {} is unknown", at.describe()));
+    let unknown =
+        || Decline::because(format!("the element type of the input of {} is unknown", at.describe()));
     let dtype = at.input(0)?.dtype().ok_or_else(unknown)?;
     let epsilon = Tensor::from_f64(dtype, &[], &[at.float("epsilon", 1e-5)]).map_err(|_| unknown())?;
 

@@ -147,7 +147,13 @@ pub(super) fn before_resize_11(form: &mut Form<'_>) -> Result<(), Decline> {
     let scales = form.input(2);
     form.connect(1, scales);
     form.connect(2, None);
-    for name in ["coordinate_transformation_mode", "nearest_mode", "cubic_coeff_a", "exclude_outside", "extrapolation_value"] {
+    for name in [
+        "coordinate_transformation_mode",
+        "nearest_mode",
+        "cubic_coeff_a",
+        "exclude_outside",
+        "extrapolation_value",
+    ] {
         form.take(name)?;
     }
     if let Some(Attribute::String(_)) = at.attr("mode") {

@@ -16,9 +16,8 @@ pub(super) fn softmax_13(mut form: Form<'_>) -> Result<Patch, Decline> {
         None => (axis == -1).then_some(axis),
         Some(shape) => {
             let first = if axis < 0 { axis + shape.len() as i64 } else { axis };
-            let outside = || {
-                Decline::because(format!("{} has axis {axis} of {} axes", at.describe(), shape.len()))
-            };
+            let outside =
+                || Decline::because(format!("{} has axis {axis} of {} axes", at.describe(), shape.len()));
             let first = usize::try_from(first).ok().filter(|&a| a < shape.len()).ok_or_else(outside)?;
             let mut several = (first..shape.len()).filter(|&i| shape[i].known() != Some(1));
             let only = several.next().unwrap_or(first);

@@ -5,7 +5,8 @@
 //! table with the schemas.
 
 use super::{
-    adapters, form::Form,
+    adapters,
+    form::Form,
     moves::{Move, MoveKind},
     normalization, resize, scan, softmax,
 };
@@ -76,6 +77,8 @@ pub(super) static ADAPTERS: &[Adapter] = &[
     same(&["MaxPool", "AveragePool"], 10),
     same(&["LpPool"], 18),
     same(&["AveragePool"], 19),
+    // Windows that start in the padding at the end are dropped: the same where there are none.
+    rewritten(&["MaxPool", "AveragePool"], 22, adapters::pool_22, By(adapters::before_pool_22)),
 
     // BatchNormalization<spatial = 0> = (x - mean) / sqrt(var + epsilon) · scale + B, element by element.
     rewritten(&["BatchNormalization"], 9, normalization::batch_norm_9, Defaults),
@@ -175,6 +178,8 @@ pub(super) static ADAPTERS: &[Adapter] = &[
     same(&["SpaceToDepth"], 28),
     // Queries attend to all keys that the mask allows.
     same(&["Attention"], 25),
+    // Mod<fmod = 0> of floats is a - floor(a/b)·b, and was undefined; all else is the same.
+    rewritten(&["Mod"], 28, adapters::mod_28, By(adapters::before_mod_28)),
     // The precision of sums is that of the type, for the types before.
     same(&["Range"], 27),
 ];

@@ -183,8 +183,11 @@ impl MergeTokens {
                 Err(why) => format!(" and cannot be raised: {why}"),
             },
         };
-        let hint =
-            if version >= 13 { "`emit=matmul` needs operator set 13" } else { "export the model with a newer one" };
+        let hint = if version >= 13 {
+            "`emit=matmul` needs operator set 13"
+        } else {
+            "export the model with a newer one"
+        };
         Err(PassError::refused_with(
             format!("merging tokens needs operator set {needed}, the model has {version}{why}"),
             hint,

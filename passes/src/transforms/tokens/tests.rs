@@ -1,8 +1,8 @@
-use crate::analysis::opset::OpsetPolicy;
 use super::{
     emit::{Emitter, Metric},
     *,
 };
+use crate::analysis::opset::OpsetPolicy;
 use crate::framework::{
     NodeBuilder, Pass, Tools,
     testing::{engine, read_fixture, run_pass_with, tools},
