@@ -7,7 +7,7 @@ downgraded. Each is counted once:
 
     equal      the expected outputs, or those of the original in ONNX Runtime
     declined   a node has no equivalent; the reason is printed
-    not run    ONNX Runtime runs neither the original nor the result
+    not run    ONNX Runtime runs neither the original nor the result, or the outputs are random
     no kernel  ONNX Runtime has no implementation of an operator in this operator set
     wrong      other outputs, another operator set, or another interface
     invalid    ONNX Runtime runs the original, but not the result
@@ -28,6 +28,7 @@ import tempfile
 from conformance import enter_environment, ports, same, session
 
 BAD = ("wrong", "invalid", "crash")
+RANDOM = ("Random", "Bernoulli", "Multinomial")
 
 
 def opset(model):
@@ -68,7 +69,7 @@ def judge(case, pare, step, to, folder):
     onnx.save(case.model, before)
     inputs, expected = case.data_sets[0]
     interface, original = results(before, inputs)
-    if interface is not None and not same(original, results(before, inputs)[1]):
+    if any(node.op_type.startswith(RANDOM) for node in case.model.graph.node):
         return "not run", "its outputs are random"
     verdict, why = convert(pare, step, before, after, prove=False)
     if verdict:
@@ -82,7 +83,8 @@ def judge(case, pare, step, to, folder):
         return ("no kernel" if "NOT_IMPLEMENTED" in outputs else "invalid"), outputs
     if interface is not None and changed != interface:
         return "wrong", f"{interface} became {changed}"
-    if same(list(expected), outputs) or interface is not None and same(original, outputs):
+    # Expected outputs may be written with fewer digits, which the test states.
+    if same(list(expected), outputs, case.rtol, max(case.atol, 1e-6)) or interface is not None and same(original, outputs):
         return "equal", ""
     return "wrong", "other outputs"
 
