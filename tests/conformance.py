@@ -61,14 +61,14 @@ def ports(of):
     return [[(p.name, p.type, p.shape) for p in side] for side in (of.get_inputs(), of.get_outputs())]
 
 
-def same(a, b):
-    """Equal, floats within rounding: single precision, sums of a few hundred terms."""
+def same(a, b, rtol=1e-4, atol=1e-6):
+    """Equal, floats within rounding: by default of single precision, sums of a few hundred terms."""
     import numpy as np
 
     if isinstance(a, (list, tuple)):
-        return isinstance(b, (list, tuple)) and len(a) == len(b) and all(map(same, a, b))
+        return isinstance(b, (list, tuple)) and len(a) == len(b) and all(same(x, y, rtol, atol) for x, y in zip(a, b))
     if isinstance(a, dict):
-        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[k], b[k], rtol, atol) for k in a)
     if a is None or b is None:
         return a is b
     a, b = np.asarray(a), np.asarray(b)
@@ -76,7 +76,8 @@ def same(a, b):
         return False
     if a.dtype.kind in "fc":
         half = a.dtype.itemsize == 2
-        return np.allclose(a, b, rtol=1e-2 if half else 1e-4, atol=1e-3 if half else 1e-6, equal_nan=True)
+        rtol, atol = (max(rtol, 1e-2), max(atol, 1e-3)) if half else (rtol, atol)
+        return np.allclose(a, b, rtol=rtol, atol=atol, equal_nan=True)
     return bool((a == b).all())
 
 

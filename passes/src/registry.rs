@@ -2,7 +2,7 @@
 
 use crate::{
     framework::{PassInfo, Pipeline, PipelineError, Preset, Registry},
-    transforms::{channels, cleanup, fold, fuse, layers, tokens, weights},
+    transforms::{channels, cleanup, fold, fuse, layers, opset, tokens, weights},
 };
 use std::str::FromStr;
 
@@ -45,6 +45,9 @@ pub static PASSES: &[&PassInfo] = &[
     &fuse::FuseHardSwish::INFO,
     &fuse::FuseSoftplus::INFO,
     &fuse::FuseSpaceToDepth::INFO,
+    // other versions of the operator set
+    &opset::UpgradeOpset::INFO,
+    &opset::DowngradeOpset::INFO,
     // fewer layers
     &layers::DropRedundantActivations::INFO,
     &layers::RemoveActivations::INFO,

@@ -3,10 +3,10 @@
 use super::{Edge, Graph, GraphError, Names, NodeId, ValueId, Vertex, describe};
 use crate::{
     Attribute, Declared, Fact, Node, Value,
-    node::{Rank, Role},
+    node::{Rank, Role, standard_domain},
 };
 use petgraph::{Direction, stable_graph::NodeIndex, visit::EdgeRef};
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 impl Graph {
     fn insert(&mut self, vertex: Vertex) -> NodeIndex {
@@ -201,6 +201,27 @@ impl Graph {
             if let Vertex::Node(node) = vertex {
                 let nested = node.attributes.values_mut().flat_map(Attribute::graphs_mut);
                 nested.for_each(|graph| graph.set_names(names));
+            }
+        }
+    }
+
+    /// Sets the version of the standard operator set, also for nested graphs. Nodes are kept as they are: the
+    /// caller rewrites those that this version defines otherwise.
+    pub fn set_opset(&mut self, version: i64) {
+        let versions = self.opsets.iter().map(|(domain, old)| {
+            let is_standard = standard_domain(domain).is_empty();
+            (domain.clone(), if is_standard { version } else { *old })
+        });
+        let opsets = Arc::new(versions.collect());
+        self.share_opsets(&opsets);
+    }
+
+    fn share_opsets(&mut self, opsets: &Arc<Vec<(String, i64)>>) {
+        self.opsets = Arc::clone(opsets);
+        for vertex in self.dag.node_weights_mut() {
+            if let Vertex::Node(node) = vertex {
+                let nested = node.attributes.values_mut().flat_map(Attribute::graphs_mut);
+                nested.for_each(|graph| graph.share_opsets(opsets));
             }
         }
     }

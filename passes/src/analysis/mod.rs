@@ -10,6 +10,7 @@ pub mod flow;
 pub mod groups;
 pub(crate) mod interval;
 pub(crate) mod linear;
+pub mod opset;
 pub(crate) mod patterns;
 pub mod prepare;
 pub(crate) mod repair;

@@ -5,5 +5,6 @@ pub mod cleanup;
 pub mod fold;
 pub mod fuse;
 pub mod layers;
+pub mod opset;
 pub mod tokens;
 pub mod weights;

@@ -158,10 +158,56 @@ impl Schema {
         formal(&self.outputs, slot)
     }
 
+    /// Returns true if every node of the version `old` is a node of this version: the same attributes, and
+    /// inputs and outputs that are required no more and restricted no more than before. A new attribute does
+    /// not extend an operator, since its default may change the result.
+    pub fn extends(&self, old: &Self) -> bool {
+        let attributes = self.attributes.len() == old.attributes.len()
+            && self.attributes.iter().zip(&old.attributes).all(|(new, old)| new.extends(old));
+        let formals = extend(&self.inputs, &old.inputs) && extend(&self.outputs, &old.outputs);
+        !self.deprecated && attributes && formals && self.relates_no_more_types_than(old)
+    }
+
+    /// Returns true if types that have to be equal in this version are equal in the version `old`.
+    fn relates_no_more_types_than(&self, old: &Self) -> bool {
+        let pairs = |schema: &Self| {
+            let formals = schema.inputs.iter().chain(&schema.outputs);
+            formals.map(|f| (f.variable, f.types)).collect::<Vec<_>>()
+        };
+        let position =
+            |i: usize| if i < old.inputs.len() { i } else { self.inputs.len() + i - old.inputs.len() };
+        let (new, old) = (pairs(self), pairs(old));
+        let equal = |of: &[(Option<usize>, TypeSet)], i: usize, j: usize| {
+            let single = of[i].1.is_single() && of[i].1 == of[j].1;
+            single || of[i].0.is_some() && of[i].0 == of[j].0
+        };
+        (0..old.len()).all(|j| {
+            (0..j).all(|i| {
+                let (p, q) = (new.get(position(i)), new.get(position(j)));
+                let related = p.zip(q).is_some_and(|(p, q)| p.0.is_some() && p.0 == q.0);
+                !related || equal(&old, i, j)
+            })
+        })
+    }
+
     /// The attribute with this name.
     pub fn attribute(&self, name: &str) -> Option<&AttributeSchema> {
         self.attributes.binary_search_by_key(&name, |a| a.name).ok().map(|i| &self.attributes[i])
     }
+}
+
+/// Returns true if the formals `new` accept all that the formals `old` accept.
+fn extend(new: &[Formal], old: &[Formal]) -> bool {
+    let accepts = |(new, old): (&Formal, &Formal)| {
+        let arity = match (new.arity, old.arity) {
+            (Arity::Variadic(new), Arity::Variadic(old)) => new <= old,
+            (Arity::Optional, Arity::Single) => true,
+            (new, old) => new == old,
+        };
+        arity && new.types.contains(&old.types) && (!new.homogeneous || old.homogeneous)
+    };
+    let omitted = |f: &Formal| matches!(f.arity, Arity::Optional | Arity::Variadic(0));
+    new.len() >= old.len() && new.iter().zip(old).all(accepts) && new[old.len()..].iter().all(omitted)
 }
 
 fn formal(formals: &[Formal], slot: usize) -> Option<&Formal> {
@@ -185,6 +231,11 @@ fn most(formals: &[Formal]) -> Option<usize> {
 }
 
 impl AttributeSchema {
+    fn extends(&self, old: &Self) -> bool {
+        let same = self.name == old.name && self.kind == old.kind && self.default == old.default;
+        same && (!self.required || old.required)
+    }
+
     /// The default value; `None` if the standard defines none.
     pub fn default(&self) -> Option<Attribute> {
         let text = self.default?;

@@ -19,6 +19,17 @@ impl TypeSet {
         self.elements[0] & bit(dtype) != 0
     }
 
+    /// Returns true if every type of `other` is in the set.
+    pub fn contains(&self, other: &Self) -> bool {
+        let all = self.elements.iter().zip(&other.elements).all(|(own, other)| other & !own == 0);
+        all && (self.map || !other.map)
+    }
+
+    /// Returns true if the set contains one type only.
+    pub fn is_single(&self) -> bool {
+        self.elements.iter().map(|e| e.count_ones()).sum::<u32>() + u32::from(self.map) == 1
+    }
+
     /// Returns true if the set may contain a value with this fact. Unknown types may be contained.
     pub fn allows(&self, fact: &Fact) -> bool {
         let wrapped = |wrap: usize, dtype: Option<DataType>| match dtype {

@@ -1,5 +1,8 @@
 use crate::{
-    analysis::patterns::{Gelu, is_float},
+    analysis::{
+        opset::OpsetPolicy,
+        patterns::{Gelu, is_float},
+    },
     framework::{Context, Pass, PassError},
     pass,
 };
@@ -13,11 +16,15 @@ pass! {
     ///
     /// Declines types other than `float`, and if intermediate values have other uses.
     #[pass("fuse-gelu", Rounding, "GELU fused", "GELUs fused")]
-    pub struct FuseGelu {}
+    pub struct FuseGelu {
+        /// `keep` the operator set of the model, or `raise` it to 20 where that allows more.
+        pub opset: OpsetPolicy = OpsetPolicy::Keep,
+    }
 }
 
 impl Pass for FuseGelu {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
+        self.opset.raise_for(Self::INFO.name, 20, model, cx)?;
         cx.rewrite(model, &["Mul"], fused)
     }
 }

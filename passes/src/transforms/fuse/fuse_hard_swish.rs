@@ -1,5 +1,8 @@
 use crate::{
-    analysis::patterns::{Clipped, HardSwish, beside_scalar, is, is_float, scalar},
+    analysis::{
+        opset::OpsetPolicy,
+        patterns::{Clipped, HardSwish, beside_scalar, is, is_float, scalar},
+    },
     framework::{Context, Pass, PassError},
     pass,
 };
@@ -13,11 +16,15 @@ pass! {
     ///
     /// Declines types other than `float`, and if intermediate values have other uses.
     #[pass("fuse-hard-swish", Rounding, "hard sigmoid or swish fused", "hard sigmoids and swishes fused")]
-    pub struct FuseHardSwish {}
+    pub struct FuseHardSwish {
+        /// `keep` the operator set of the model, or `raise` it to 14 where that allows more.
+        pub opset: OpsetPolicy = OpsetPolicy::Keep,
+    }
 }
 
 impl Pass for FuseHardSwish {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
+        self.opset.raise_for(Self::INFO.name, 14, model, cx)?;
         cx.rewrite(model, &["Div", "Mul", "Clip"], sigmoid)?;
         cx.rewrite(model, &["Mul", "Div"], swish)
     }

@@ -1,5 +1,8 @@
 use crate::{
-    analysis::patterns::{Parts, beside_scalar, is_float, scalar},
+    analysis::{
+        opset::OpsetPolicy,
+        patterns::{Parts, beside_scalar, is_float, scalar},
+    },
     framework::{Context, NodeBuilder, Pass, PassError},
     pass,
 };
@@ -18,11 +21,15 @@ pass! {
     /// Declines types other than `float`, axes that are not the last ones or of unknown size, and if
     /// intermediate values have other uses.
     #[pass("fuse-layer-norm", Rounding, "layer norm fused", "layer norms fused")]
-    pub struct FuseLayerNorm {}
+    pub struct FuseLayerNorm {
+        /// `keep` the operator set of the model, or `raise` it to 17 where that allows more.
+        pub opset: OpsetPolicy = OpsetPolicy::Keep,
+    }
 }
 
 impl Pass for FuseLayerNorm {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
+        self.opset.raise_for(Self::INFO.name, 17, model, cx)?;
         cx.rewrite(model, &["Div", "Mul"], fused)
     }
 }

@@ -1,5 +1,8 @@
 use crate::{
-    analysis::patterns::{Parts, beside_scalar, is_float},
+    analysis::{
+        opset::OpsetPolicy,
+        patterns::{Parts, beside_scalar, is_float},
+    },
     framework::{Context, Pass, PassError},
     pass,
 };
@@ -14,11 +17,15 @@ pass! {
     ///
     /// Declines types other than `float`, and if intermediate values have other uses.
     #[pass("fuse-softplus", Rounding, "softplus or mish fused", "softplus and mish fused")]
-    pub struct FuseSoftplus {}
+    pub struct FuseSoftplus {
+        /// `keep` the operator set of the model, or `raise` it to 18 where that allows more.
+        pub opset: OpsetPolicy = OpsetPolicy::Keep,
+    }
 }
 
 impl Pass for FuseSoftplus {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
+        self.opset.raise_for(Self::INFO.name, 18, model, cx)?;
         cx.rewrite(model, &["Log"], logarithm)?;
         cx.rewrite(model, &["Mul"], gated)
     }

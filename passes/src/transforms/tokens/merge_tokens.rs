@@ -11,7 +11,10 @@ use super::{
     token_analysis::TokenAnalysis,
 };
 use crate::{
-    analysis::evaluation::QualityLimits,
+    analysis::{
+        evaluation::QualityLimits,
+        opset::{self, OpsetPolicy, has_opset},
+    },
     framework::{Context, Counter, Pass, PassError},
     pass,
 };
@@ -60,6 +63,8 @@ pass! {
         pub alpha: f64 = 1.0,
         /// Number of samples in a timed run.
         pub batch: usize = 1,
+        /// For models with an older operator set than needed: `raise` it, or `keep` it and fail.
+        pub opset: OpsetPolicy = OpsetPolicy::Raise,
     }
 }
 
@@ -86,9 +91,10 @@ impl Pass for MergeTokens {
     }
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
-        self.check_opset(&model.graph)?;
         let first = self.blocks.iter().copied().min().unwrap_or(0);
-        let analysis = match TokenAnalysis::of(&model.graph, first) {
+        let raised = self.raised(model, cx)?;
+        let analyse = |model: &Model| TokenAnalysis::of(&model.graph, first);
+        let mut analysis = match analyse(raised.as_ref().unwrap_or(model)) {
             Ok(analysis) => analysis,
             Err(why) => {
                 cx.decline(why);
@@ -98,6 +104,14 @@ impl Pass for MergeTokens {
         if let Some(block) = self.blocks.iter().find(|&&b| b >= analysis.blocks) {
             let last = analysis.blocks - 1;
             return Err(PassError::refused(format!("there is no block {block}: the last is {last}")));
+        }
+        if raised.is_some() {
+            opset::raise(model, self.needed_opset(), cx)?;
+            match analyse(model) {
+                Ok(again) if has_opset(model, self.needed_opset()) => analysis = again,
+                // The pipeline is stopped.
+                _ => return Ok(()),
+            }
         }
         let mut plan = self.plan(&analysis);
         if self.schedule == MergeSchedule::Auto && !self.search(model, &mut plan, &analysis, cx)? {
@@ -151,16 +165,33 @@ impl MergeTokens {
         }
     }
 
-    fn check_opset(&self, graph: &Graph) -> Result<(), PassError> {
-        let opset = graph.opset("").unwrap_or(1);
-        let needed = if self.emit == Some(Lowering::Scatter) { 16 } else { 13 };
-        if opset >= needed {
-            return Ok(());
+    fn needed_opset(&self) -> i64 {
+        if self.emit == Some(Lowering::Scatter) { 16 } else { 13 }
+    }
+
+    /// The model with the operator set that the merge needs; `None` if it has that.
+    fn raised(&self, model: &Model, cx: &Context<'_>) -> Result<Option<Model>, PassError> {
+        let needed = self.needed_opset();
+        if has_opset(model, needed) {
+            return Ok(None);
         }
-        let hint =
-            if opset >= 13 { "`emit=matmul` needs operator set 13" } else { "convert the model first" };
-        let why = format!("merging tokens needs operator set {needed}, the model has {opset}");
-        Err(PassError::refused_with(why, hint))
+        let version = model.graph.opset("").unwrap_or(1);
+        let why = match self.opset {
+            OpsetPolicy::Keep => String::new(),
+            OpsetPolicy::Raise => match opset::raised(model, needed, cx)? {
+                Ok(raised) => return Ok(Some(raised)),
+                Err(why) => format!(" and cannot be raised: {why}"),
+            },
+        };
+        let hint = if version >= 13 {
+            "`emit=matmul` needs operator set 13"
+        } else {
+            "export the model with a newer one"
+        };
+        Err(PassError::refused_with(
+            format!("merging tokens needs operator set {needed}, the model has {version}{why}"),
+            hint,
+        ))
     }
 
     /// Returns the plan of the options.

@@ -14,6 +14,7 @@ use crate::{
     analysis::{
         evaluation::HeldOut,
         linear::Linear,
+        opset::{OpsetPolicy, has_opset, raise, raised},
         repair::{Refit, Repair, RepairOptions},
     },
     framework::{Context, Counter, Hint, Pass, PassError},
@@ -37,7 +38,7 @@ pass! {
     /// mean error of rounding, layer by layer. `activations=false` stores the weights in eight bits and
     /// computes in floats: a quarter of the size, but not faster.
     ///
-    /// Run it last. Fails on quantized models and on operator sets before 13.
+    /// Run it last. Fails on quantized models, and if the operator set is older than 13 and cannot be raised.
     #[pass("quantize", Lossy)]
     pub struct Quantize {
         /// Quantize activations too. Needs samples.
@@ -52,6 +53,8 @@ pass! {
         pub only: Vec<String> = vec![],
         /// Skip layers whose weights have a name that matches one of these patterns.
         pub except: Vec<String> = vec![],
+        /// For models before operator set 13: `raise` it to 13, or `keep` it and fail.
+        pub opset: OpsetPolicy = OpsetPolicy::Raise,
     }
 }
 
@@ -71,7 +74,7 @@ impl Pass for Quantize {
         if cx.stopped() {
             return Ok(());
         }
-        check_supported(&model.graph)?;
+        check_unquantized(&model.graph)?;
         let sampled = cx.tools.samples.is_some_and(|s| !s.is_empty()) && cx.tools.engine.is_some();
         if self.activations && !sampled {
             return Err(PassError::refused_with(
@@ -79,6 +82,7 @@ impl Pass for Quantize {
                 Hint::NeedsSamples { otherwise: Some("activations=false".into()) },
             ));
         }
+        self.ensure_opset(model, cx)?;
         let split = Split::of(cx.tools);
         let plain = normalized(model)?;
         let layers = self.layers(&plain, cx)?;
@@ -250,8 +254,8 @@ fn better(
     Ok(if after < before { corrected } else { rounded })
 }
 
-/// Checks that the model is not quantized and that its operator set supports scales per output.
-fn check_supported(graph: &Graph) -> Result<(), PassError> {
+/// Checks that the model is not quantized.
+fn check_unquantized(graph: &Graph) -> Result<(), PassError> {
     let quantized = |&&id: &&NodeId| {
         let op = graph.node(id).op.as_str();
         op.contains("QuantizeLinear")
@@ -263,12 +267,27 @@ fn check_supported(graph: &Graph) -> Result<(), PassError> {
     if let Some(&id) = graph.nodes().iter().find(quantized) {
         return Err(PassError::refused(format!("the model is quantized already: {}", graph.describe(id))));
     }
-    match graph.opset("") {
-        Some(version) if version < OPSET => Err(PassError::refused_with(
-            format!("operator set {version} has no scales per output"),
+    Ok(())
+}
+
+impl Quantize {
+    /// Raises the operator set to one that has scales per output.
+    fn ensure_opset(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
+        if has_opset(model, OPSET) {
+            return Ok(());
+        }
+        let why = match self.opset {
+            OpsetPolicy::Keep => String::new(),
+            OpsetPolicy::Raise => match raised(model, OPSET, cx)? {
+                Ok(_) => return raise(model, OPSET, cx),
+                Err(why) => format!(", and cannot be raised: {why}"),
+            },
+        };
+        let version = model.graph.opset("").unwrap_or(1);
+        Err(PassError::refused_with(
+            format!("operator set {version} has no scales per output{why}"),
             format!("export the model with operator set {OPSET} or later"),
-        )),
-        _ => Ok(()),
+        ))
     }
 }
 

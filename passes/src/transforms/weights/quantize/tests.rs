@@ -129,15 +129,25 @@ fn quantizes_weights_without_samples() {
 fn rejects_quantized_models_and_old_operator_sets() {
     let (_, changed, _) = quantized(&network(), "", &[4, 6, 6]);
     assert!(
-        check_supported(&changed.graph)
+        check_unquantized(&changed.graph)
             .unwrap_err()
             .to_string()
             .starts_with("the model is quantized already")
     );
-    let old = testing::model_at("g (float[N,2] x) => (float[N,2] y) { y = Relu(x) }", 12);
+    let old = |nodes: &str| {
+        let source = format!("g (float[N,2] x) => (float[N,2] y) {{ {nodes} }}");
+        testing::model_at(&source, 10)
+    };
+    let refused = |opset, mut model: Model| {
+        let pass = Quantize { activations: false, opset, ..Quantize::default() };
+        let mut cx = testing::context(Tools::default());
+        pass.run(&mut model, &mut cx).unwrap_err().to_string()
+    };
+    assert_eq!(refused(OpsetPolicy::Keep, old("y = Relu(x)")), "operator set 10 has no scales per output");
     assert_eq!(
-        check_supported(&old.graph).unwrap_err().to_string(),
-        "operator set 12 has no scales per output"
+        refused(OpsetPolicy::Raise, old("a, m = Dropout(x) n = Cast <to = 1>(m) y = Add(a, n)")),
+        "operator set 10 has no scales per output, and cannot be raised: `m` is the mask of Dropout producing \
+         `a`, which is undefined before operator set 12"
     );
 }
 
