@@ -55,11 +55,12 @@ pub mod ops;
 mod patch;
 mod proto;
 mod slice;
+mod sparse;
 mod tensor;
 pub mod text;
 mod ty;
 
-pub use attr::{Attribute, SparseTensor};
+pub use attr::Attribute;
 pub use check::{CheckError, Fault, nearest};
 pub use cursor::{Decline, NodeRef, ValueRef, expect};
 pub use dim::Dim;
@@ -71,6 +72,7 @@ pub use node::{Constant, Declared, Metadata, Node, Value, standard_domain};
 pub use ops::InferError;
 pub use patch::{Applied, NewValue, Patch, PatchError, Ref};
 pub use slice::Boundary;
+pub use sparse::SparseTensor;
 pub use tensor::{Element, Tensor, TensorError, element_count, pack_bits};
 pub use ty::{Axis, AxisSize, Fact, TensorFact, Type, TypeKind};
 

@@ -233,6 +233,12 @@ impl ModelSize {
 }
 
 impl Optimized {
+    /// The remedy if nothing was found to improve.
+    pub fn hint(&self) -> Option<Hint> {
+        let overridable = self.model.graph.overridable();
+        (!self.changed && overridable > 0).then_some(Hint::FreezeInitializers { overridable })
+    }
+
     /// Serialises the model.
     ///
     /// # Errors
@@ -420,11 +426,12 @@ fn reproduce(
     requested: bool,
 ) -> Option<Reproducer> {
     let proof = report.proof.as_ref().filter(|_| requested)?;
-    let differs = matches!(proof.overall.outcome(), Outcome::Differs { .. });
-    if !differs || proof.effect == Effect::Lossy {
-        return None;
+    match proof.overall.outcome() {
+        Outcome::Differs { output, .. } if proof.effect < Effect::Lossy => {
+            Reproducer::find(runner, original, FaultKind::of_difference(output))
+        }
+        _ => None,
     }
-    Reproducer::find(runner, original, FaultKind::Differs)
 }
 
 #[cfg(test)]

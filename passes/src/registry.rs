@@ -1,7 +1,7 @@
 //! The list of all passes and presets.
 
 use crate::{
-    framework::{PassInfo, Pipeline, PipelineError, Preset, Registry},
+    framework::{PassInfo, Pipeline, PipelineError, Preset, PresetOption, Registry},
     transforms::{channels, cleanup, fold, fuse, layers, tokens, weights},
 };
 use std::str::FromStr;
@@ -68,9 +68,15 @@ pub static PRESETS: &[Preset] = &[Preset {
     name: "safe",
     docs: "All exact and rounding passes that make a model smaller and no slower. The default.",
     text: SAFE,
+    options: &[PresetOption {
+        name: "keep_functions",
+        omits: "inline-functions",
+        docs: "Keep model-local functions.",
+    }],
 }];
 
 // The order:
+//  0. Functions once, before everything else: patterns, constants and duplicates are found across their borders.
 //  1. Constants first, since every other pass requires them. Resolved branches add their own constants.
 //  2. Shapes, which turn targets and indices into constants; then constant folding evaluates what depends on
 //     them.
@@ -82,7 +88,7 @@ pub static PRESETS: &[Preset] = &[Preset {
 //     last, then products into products, which must be adjacent.
 //  7. Fused operators, from the nodes that no fold absorbed. Patches remove the nodes that they leave without
 //     uses. Nodes that are unused from the start are removed by `drop-dead`.
-const SAFE: &str = "drop-dead,(\
+const SAFE: &str = "drop-dead,inline-functions,(\
     lift-constants,inline-branches,resolve-shapes,fuse-sizes,fold-absorbing,fold-constants,\
     drop-noops,drop-neutral,drop-idempotent,merge-casts,merge-clips,drop-redundant-activations,\
     lower-einsum,slice-views,split-views,merge-transposes,merge-views,merge-reshapes,merge-reductions,merge-slices,merge-concats,merge-pads,\

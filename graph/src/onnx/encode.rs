@@ -52,7 +52,12 @@ pub(super) fn model(model: &Model) -> Result<ModelProto, WriteError> {
     };
     // Passes add initializers that are not inputs, which readers of older versions reject.
     let old = model.ir_version.is_some_and(|v| v < FREE_INITIALIZERS);
-    if old && !model.extra.loose && has_free_initializers(&model.graph) {
+    if !old || model.extra.loose || !has_free_initializers(&model.graph) {
+        return Ok(proto);
+    }
+    if keeps_ir_version(&model.graph) {
+        proto.graph.iter_mut().for_each(|graph| declare_initializers(graph, &model.graph));
+    } else {
         proto.ir_version = Some(FREE_INITIALIZERS);
         if proto.opset_import.is_empty() {
             // The default before IR version 3, which has no imports.
@@ -60,6 +65,25 @@ pub(super) fn model(model: &Model) -> Result<ModelProto, WriteError> {
         }
     }
     Ok(proto)
+}
+
+/// Returns true if a model of an older IR version keeps it, with its new initializers as inputs.
+///
+/// In older versions ONNX Runtime takes all initializers as constants. In later ones it takes those that are
+/// inputs as defaults that the caller may override, and folds nothing that depends on them. A model with such
+/// inputs is therefore faster in its own version. The inputs of a subgraph are given by its node, so that
+/// initializers of subgraphs cannot become inputs.
+fn keeps_ir_version(graph: &Graph) -> bool {
+    graph.overridable() > 0
+        && !graph.nodes().iter().any(|&n| graph.node(n).subgraphs().any(has_free_initializers))
+}
+
+/// Adds the initializers to the inputs.
+fn declare_initializers(proto: &mut GraphProto, graph: &Graph) {
+    for value in graph.initializers().into_iter().map(|id| graph.value(id)).filter(|v| !v.is_input()) {
+        let ty = value.data.as_ref().and_then(|data| type_of(&data.fact()));
+        proto.input.push(declared_to(&value.name, &Declared { ty, ..Declared::default() }));
+    }
 }
 
 /// Returns true if an initializer of the graph or of a subgraph is not an input.

@@ -134,7 +134,7 @@ impl Parser<'_> {
             );
         }
         let dims = shape.into_iter().map(|d| d as i64).collect();
-        Ok(Constant::Sparse(SparseTensor { values, indices, dims }))
+        Ok(Constant::Sparse(SparseTensor::new(values, indices, dims)))
     }
 
     fn tensor(&mut self) -> Result<Tensor, TextError> {
