@@ -22,7 +22,9 @@ pub fn text(hint: &Hint) -> String {
                 1 => "an initializer is an input".into(),
                 n => format!("{n} initializers are inputs"),
             };
-            format!("{what} that the caller can override; `--freeze-initializers` makes constants of such inputs")
+            format!(
+                "{what} that the caller can override; `--freeze-initializers` makes constants of such inputs"
+            )
         }
         Hint::KeepWeights => {
             "weights keep their names and shapes with `sparsify{…,cascade=false}`, and without `fold-bn`"

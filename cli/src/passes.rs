@@ -20,7 +20,8 @@ pub fn run(args: &PassesArgs, terminal: &Terminal) -> Result<Status, Failure> {
         return Ok(Status::Success);
     };
     if let Some(preset) = REGISTRY.find_preset(name) {
-        let options = preset.options.iter().map(|o| json!({"name": o.name, "omits": o.omits, "docs": o.docs}));
+        let options =
+            preset.options.iter().map(|o| json!({"name": o.name, "omits": o.omits, "docs": o.docs}));
         let options: Vec<_> = options.collect();
         let report =
             json!({"name": preset.name, "docs": preset.docs, "pipeline": preset.text, "options": options});

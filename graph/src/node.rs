@@ -30,7 +30,7 @@ pub struct Node {
     pub(crate) slots: (u32, u32),
     pub(crate) extra: NodeExtra,
     /// The tensor of a `Constant` node with a number or a list, once it is requested.
-    pub(crate) literal: OnceLock<Tensor>,
+    pub(crate) literal: OnceLock<Box<Tensor>>,
 }
 
 /// Position in the file, then order of creation.
@@ -65,12 +65,13 @@ impl Node {
     /// reference to an attribute of the calling node.
     pub fn literal(&self) -> Option<&Tensor> {
         use Attribute as A;
-        let mut given = self.attributes.iter().filter(|(name, _)| !name.starts_with("__") && self.is("Constant"));
+        let mut given =
+            self.attributes.iter().filter(|(name, _)| !name.starts_with("__") && self.is("Constant"));
         let (Some((name, value)), None) = (given.next(), given.next()) else { return None };
         let tensor = match (name.as_str(), value) {
             ("value", A::Tensor(tensor)) => return Some(tensor),
             ("sparse_value", A::SparseTensor(sparse)) => return sparse.dense(),
-            _ if self.literal.get().is_some() => return self.literal.get(),
+            _ if self.literal.get().is_some() => return self.literal.get().map(Box::as_ref),
             ("value_float", A::Float(v)) => Tensor::scalar(*v),
             ("value_floats", A::Floats(v)) => Tensor::vector(v),
             ("value_int", A::Int(v)) => Tensor::scalar(*v),
@@ -79,7 +80,7 @@ impl Node {
             ("value_strings", A::Strings(v)) => Tensor::strings(&[v.len()], v.clone()).ok()?,
             _ => return None,
         };
-        Some(self.literal.get_or_init(|| tensor))
+        Some(self.literal.get_or_init(|| Box::new(tensor)))
     }
 
     /// The subgraphs in the attributes.

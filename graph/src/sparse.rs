@@ -12,7 +12,7 @@ pub struct SparseTensor {
     pub indices: Tensor,
     /// Shape of the dense tensor.
     pub dims: Vec<i64>,
-    dense: OnceLock<Option<Tensor>>,
+    dense: OnceLock<Option<Box<Tensor>>>,
 }
 
 /// Most bytes of a dense tensor. A few bytes of a file can declare a tensor that no memory holds.
@@ -27,7 +27,7 @@ impl SparseTensor {
     /// The dense tensor, computed once. `None` if a position is out of range, for strings and elements of less
     /// than a byte, and for tensors that are too large.
     pub fn dense(&self) -> Option<&Tensor> {
-        self.dense.get_or_init(|| self.to_dense()).as_ref()
+        self.dense.get_or_init(|| self.to_dense().map(Box::new)).as_deref()
     }
 
     fn to_dense(&self) -> Option<Tensor> {
@@ -35,7 +35,8 @@ impl SparseTensor {
         let width = usize::try_from(dtype.bits()).ok()?.checked_div(8)?;
         let shape: Vec<_> = self.dims.iter().map(|&n| usize::try_from(n).ok()).collect::<Option<_>>()?;
         let count = element_count(&shape)?;
-        let length = count.checked_mul(width).filter(|&n| n <= MAX_DENSE && dtype.bits() % 8 == 0 && width > 0)?;
+        let length =
+            count.checked_mul(width).filter(|&n| n <= MAX_DENSE && dtype.bits() % 8 == 0 && width > 0)?;
         let mut bytes = vec![0; length];
         for (value, place) in self.values.bytes().chunks_exact(width).zip(self.places(&shape)?) {
             let start = place.filter(|&place| place < count)? * width;

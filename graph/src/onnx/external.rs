@@ -169,7 +169,8 @@ fn resolve(
     }
     let missing = |source| ReadError::MissingData { tensor: of.into(), location: location.into(), source };
     let found = folders.iter().map(|folder| folder.join(location).canonicalize());
-    let path = found.reduce(Result::or).unwrap_or_else(|| Err(ErrorKind::NotFound.into())).map_err(missing)?;
+    let path =
+        found.reduce(Result::or).unwrap_or_else(|| Err(ErrorKind::NotFound.into())).map_err(missing)?;
     let inside = |folder: &PathBuf| folder.canonicalize().is_ok_and(|folder| path.starts_with(folder));
     if !options.follow_links && !folders.iter().any(inside) {
         return refuse(format!(

@@ -69,11 +69,7 @@ fn message(bytes: Bytes) -> Result<ModelProto, ReadError> {
     decode(bytes)
 }
 
-fn model_from(
-    mut proto: ModelProto,
-    folders: &[PathBuf],
-    options: &ReadOptions,
-) -> Result<Model, ReadError> {
+fn model_from(mut proto: ModelProto, folders: &[PathBuf], options: &ReadOptions) -> Result<Model, ReadError> {
     let mappings = external::load(&mut proto, folders, options)?;
     let opsets = Arc::new(opsets_from(&proto.opset_import));
     let mut reader = Reader { root: Graph::new(opsets.clone()) };

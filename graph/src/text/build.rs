@@ -33,11 +33,13 @@ impl Parser<'_> {
         // Initializers first, since they are written in the order in which they are added.
         for entry in inputs.iter().chain(others) {
             if let Some(data) = &entry.data {
-                graph.add_value(Value {
-                    fact: data.fact(),
-                    data: Some(data.clone()),
-                    ..Value::named(&entry.name)
-                }).map_err(at(entry.offset))?;
+                graph
+                    .add_value(Value {
+                        fact: data.fact(),
+                        data: Some(data.clone()),
+                        ..Value::named(&entry.name)
+                    })
+                    .map_err(at(entry.offset))?;
             }
         }
         for entry in inputs {

@@ -1,6 +1,9 @@
 //! Nodes whose outputs depend on nothing but their inputs, and which change nothing else.
 
-use crate::{Attribute, Edge, Graph, NodeRef, ValueRef, ops::{Trait, is_engine_domain}};
+use crate::{
+    Attribute, Edge, Graph, NodeRef, ValueRef,
+    ops::{Trait, is_engine_domain},
+};
 
 /// Returns true if equal inputs always give equal outputs, and the inputs keep their values, so that the node
 /// may be evaluated ahead of time or shared.

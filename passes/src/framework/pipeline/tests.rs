@@ -23,9 +23,13 @@ fn rejects_deeply_nested_brackets() {
 
 #[test]
 fn round_trips_text_and_toml() {
-    for text in
-        ["", "safe", "safe{keep_functions=true},drop-dead", "(fold-bn,drop-noops)*,fold-bn{max_scale=100.0}", "fold-constants{max_growth=0.5}"]
-    {
+    for text in [
+        "",
+        "safe",
+        "safe{keep_functions=true},drop-dead",
+        "(fold-bn,drop-noops)*,fold-bn{max_scale=100.0}",
+        "fold-constants{max_growth=0.5}",
+    ] {
         let pipeline: Pipeline = text.parse().unwrap();
         assert_eq!(pipeline.to_string(), text);
         let toml = pipeline.to_toml();
