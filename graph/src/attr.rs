@@ -12,7 +12,7 @@ pub enum Attribute {
     String(Bytes),
     Tensor(Tensor),
     Graph(Box<Graph>),
-    SparseTensor(SparseTensor),
+    SparseTensor(Box<SparseTensor>),
     Type(Type),
     Floats(Vec<f32>),
     Ints(Vec<i64>),

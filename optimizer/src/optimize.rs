@@ -233,10 +233,12 @@ impl ModelSize {
 }
 
 impl Optimized {
-    /// The remedy if nothing was found to improve.
+    /// The remedy if nothing was found to improve, or if the file gets a newer IR version, in which initializers
+    /// that are inputs are not constants for the engine any more.
     pub fn hint(&self) -> Option<Hint> {
         let overridable = self.model.graph.overridable();
-        (!self.changed && overridable > 0).then_some(Hint::FreezeInitializers { overridable })
+        let is_raised = onnx::ir_version(&self.model) != self.model.ir_version;
+        (overridable > 0 && (!self.changed || is_raised)).then_some(Hint::FreezeInitializers { overridable })
     }
 
     /// Serialises the model.

@@ -37,7 +37,7 @@ pub(super) struct Encoder {
 pub(super) fn model(model: &Model) -> Result<ModelProto, WriteError> {
     let encoder = Encoder { external: model.extra.external, depth: 0 };
     let mut proto = ModelProto {
-        ir_version: model.ir_version,
+        ir_version: ir_version(model),
         opset_import: opsets_to(&model.opsets, &model.extra.opset_import),
         producer_name: model.producer_name.clone(),
         producer_version: model.producer_version.clone(),
@@ -50,21 +50,26 @@ pub(super) fn model(model: &Model) -> Result<ModelProto, WriteError> {
         functions: model.functions.iter().map(|f| encoder.function(f)).collect::<Result<_, _>>()?,
         configuration: model.extra.configuration.clone(),
     };
-    // Passes add initializers that are not inputs, which readers of older versions reject.
-    let old = model.ir_version.is_some_and(|v| v < FREE_INITIALIZERS);
-    if !old || model.extra.loose || !has_free_initializers(&model.graph) {
-        return Ok(proto);
-    }
-    if keeps_ir_version(&model.graph) {
+    if proto.ir_version != model.ir_version && proto.opset_import.is_empty() {
+        // The default before IR version 3, which has no imports.
+        proto.opset_import.push(OperatorSetIdProto { domain: Some(String::new()), version: Some(1) });
+    } else if proto.ir_version == model.ir_version && is_strict(model) {
         proto.graph.iter_mut().for_each(|graph| declare_initializers(graph, &model.graph));
-    } else {
-        proto.ir_version = Some(FREE_INITIALIZERS);
-        if proto.opset_import.is_empty() {
-            // The default before IR version 3, which has no imports.
-            proto.opset_import.push(OperatorSetIdProto { domain: Some(String::new()), version: Some(1) });
-        }
     }
     Ok(proto)
+}
+
+/// The IR version of the file. Passes add initializers that are not inputs, which older versions do not allow.
+pub fn ir_version(model: &Model) -> Option<i64> {
+    if is_strict(model) && has_free_initializers(&model.graph) && !keeps_ir_version(&model.graph) {
+        return Some(FREE_INITIALIZERS);
+    }
+    model.ir_version
+}
+
+/// Returns true if the IR version requires initializers to be inputs, and the file that was read obeyed.
+fn is_strict(model: &Model) -> bool {
+    model.ir_version.is_some_and(|v| v < FREE_INITIALIZERS) && !model.extra.loose
 }
 
 /// Returns true if a model of an older IR version keeps it, with its new initializers as inputs.
@@ -162,7 +167,7 @@ impl Encoder {
     /// The `Constant` node of an initializer of a function.
     fn constant(self, value: &Value) -> NodeProto {
         let (name, attribute) = match &value.data {
-            Some(Constant::Sparse(s)) => ("sparse_value", Attribute::SparseTensor(s.clone())),
+            Some(Constant::Sparse(s)) => ("sparse_value", Attribute::SparseTensor(Box::new(s.clone()))),
             Some(Constant::Dense(t)) => ("value", Attribute::Tensor(t.clone())),
             None => ("value", Attribute::Undefined),
         };

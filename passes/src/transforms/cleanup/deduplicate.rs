@@ -151,7 +151,8 @@ fn same_attributes(first: NodeRef<'_>, second: NodeRef<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::framework::testing::{check, declines, no_match};
+    use crate::framework::testing::{check, declines, model, no_match, run_pass};
+    use pare_graph::text::print_graph;
 
     #[test]
     fn merges_equal_nodes() {
@@ -201,26 +202,24 @@ mod tests {
             ),
         );
         // Another reader keeps its own copy; copies that nothing updates are merged.
-        check(
-            Deduplicate::default(),
-            &format!(
+        let graph = |b: &str, k: &str, data: &str| {
+            model(&format!(
                 "g (float[N,2] x) => (float[N,2] y, float[N,2] z) <
-                    float[2] s = {{1,2}}, float[2] b = {{1,2}}, float[2] m = {{1,2}}, float[2] v = {{1,2}}, float[2] k = {{1,2}}> {{
-                    y = {norm}(x, s, b, m, v) z = Add(x, k) }}"
-            ),
-            &format!(
-                "g (float[N,2] x) => (float[N,2] y, float[N,2] z) <
-                    float[2] s = {{1,2}}, float[2] m = {{1,2}}, float[2] v = {{1,2}}> {{
-                    y = {norm}(x, s, s, m, v) z = Add(x, s) }}"
-            ),
-        );
+                    float[2] s = {{1,2}}, {data} float[2] m = {{1,2}}, float[2] v = {{1,2}}> {{
+                    y, p, q = {norm}(x, s, {b}, m, v) z = Add(x, {k}) }}"
+            ))
+        };
+        let mut changed = graph("b", "k", "float[2] b = {1,2}, float[2] k = {1,2},");
+        run_pass(Deduplicate::default(), &mut changed);
+        assert_eq!(print_graph(&changed.graph), print_graph(&graph("s", "s", "").graph));
         // Nor are computed statistics merged, the nodes that update them, and statistics updated in a branch.
         no_match(
             Deduplicate::default(),
             &format!(
                 "g (float[N,2] x, float[2] w) => (float[N,2] y, float[N,2] z) <
                     float[2] s = {{1,2}}, float[2] b = {{0,1}}> {{
-                    m = Abs(w) v = Abs(w) y = {norm}(x, s, b, m, v) z = {norm}(x, s, b, m, v) }}"
+                    m = Abs(w) v = Abs(w)
+                    y, p, q = {norm}(x, s, b, m, v) z, t, u = {norm}(x, s, b, m, v) }}"
             ),
         );
         no_match(
@@ -229,7 +228,7 @@ mod tests {
                 "g (float[N,2] x, bool c) => (float[N,2] y) <float[2] m = {{1,2}}, float[2] v = {{1,2}}> {{
                     y = If(c) <
                         then_branch = t () => (float[N,2] p) <float[2] s = {{3,2}}, float[2] b = {{0,1}}> {{
-                            p = {norm}(x, s, b, m, v) }},
+                            p, t, u = {norm}(x, s, b, m, v) }},
                         else_branch = e () => (float[N,2] q) {{ q = Abs(x) }}> }}"
             ),
         );

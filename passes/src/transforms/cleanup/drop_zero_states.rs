@@ -78,7 +78,7 @@ mod tests {
             DropZeroStates::default(),
             &format!(
                 "g (float[T,N,2] x) => (float[T,1,N,1] y, float[1,N,1] c) <{W},
-                    int64 one = {{1}}, int64[1] o = {{1}}, float zero = {{0}}> {{
+                    int64[1] o = {{1}}, float zero = {{0}}> {{
                     s = Shape(x) n = Gather(s, o) d = Concat<axis = 0>(o, n, o)
                     h0 = ConstantOfShape(d) c0 = Expand(zero, d)
                     y, h, c = LSTM<hidden_size = 1>(x, w, r, \"\", \"\", h0, c0) }}"
