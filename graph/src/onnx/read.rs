@@ -11,7 +11,9 @@ use crate::{
     ValueId,
     extra::{FunctionExtra, InfoEntry, InterfaceEntry, ModelExtra, NodeBag, NodeExtra},
     mapped::Mapping,
-    proto::{FunctionProto, GraphProto, ModelProto, NodeProto, ValueInfoProto},
+    proto::{
+        FunctionProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, ValueInfoProto,
+    },
 };
 use bytes::Bytes;
 use prost::Message;
@@ -134,16 +136,7 @@ impl Reader {
         graph.doc = proto.doc_string;
         graph.metadata = metadata_from(proto.metadata_props);
         // Initializers first, since they are written in the order in which values are added.
-        for tensor in proto.initializer {
-            let name = named(tensor.name.clone(), "an initializer")?;
-            graph.add_value(Value::constant(&name, tensor_from(tensor)?))?;
-        }
-        for sparse in proto.sparse_initializer {
-            let name = sparse.values.as_ref().and_then(|v| v.name.clone());
-            let name = named(name, "a sparse initializer")?;
-            let data = Constant::Sparse(sparse_from(sparse, &format!("`{name}`"))?);
-            graph.add_value(Value { fact: data.fact(), data: Some(data), ..Value::named(&name) })?;
-        }
+        initializers(&mut graph, proto.initializer, proto.sparse_initializer)?;
         for (position, entry) in proto.input.into_iter().enumerate() {
             let name = named(entry.name.clone(), "a graph input")?;
             let id = match graph.find(&name) {
@@ -267,6 +260,25 @@ impl Reader {
         let outputs: Vec<_> = proto.output.iter().map(&mut value).collect();
         Ok(graph.add_node(node, &inputs, &outputs)?)
     }
+}
+
+/// Adds initializers. Apart from `fill`, which recurs for every level of subgraphs and needs a small frame.
+fn initializers(
+    graph: &mut Graph,
+    dense: Vec<TensorProto>,
+    sparse: Vec<SparseTensorProto>,
+) -> Result<(), ReadError> {
+    for tensor in dense {
+        let name = named(tensor.name.clone(), "an initializer")?;
+        graph.add_value(Value::constant(&name, tensor_from(tensor)?))?;
+    }
+    for sparse in sparse {
+        let name = sparse.values.as_ref().and_then(|v| v.name.clone());
+        let name = named(name, "a sparse initializer")?;
+        let data = Constant::Sparse(sparse_from(sparse, &format!("`{name}`"))?);
+        graph.add_value(Value { fact: data.fact(), data: Some(data), ..Value::named(&name) })?;
+    }
+    Ok(())
 }
 
 /// A mandatory name.

@@ -92,7 +92,7 @@ fn only_convolutions(padded: ValueRef<'_>) -> Result<(), Decline> {
     padded.sole_use()
 }
 
-/// `ConvInteger` pads with its zero point, which stands for the number 0.
+/// `ConvInteger` pads with its zero point, which represents the number 0.
 fn into_integer_conv(at: NodeRef<'_>, value: f64, rank: usize) -> Result<Vec<(i64, i64)>, Decline> {
     is_explicit(at)?;
     let zero_point = at.optional(2).map_or(Ok(0.0), ValueRef::scalar)?;
