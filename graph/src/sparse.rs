@@ -35,8 +35,9 @@ impl SparseTensor {
         let width = usize::try_from(dtype.bits()).ok()?.checked_div(8)?;
         let shape: Vec<_> = self.dims.iter().map(|&n| usize::try_from(n).ok()).collect::<Option<_>>()?;
         let count = element_count(&shape)?;
-        let length =
-            count.checked_mul(width).filter(|&n| n <= MAX_DENSE && dtype.bits() % 8 == 0 && width > 0)?;
+        let length = count
+            .checked_mul(width)
+            .filter(|&n| n <= MAX_DENSE && dtype.bits().is_multiple_of(8) && width > 0)?;
         let mut bytes = vec![0; length];
         for (value, place) in self.values.bytes().chunks_exact(width).zip(self.places(&shape)?) {
             let start = place.filter(|&place| place < count)? * width;
@@ -50,9 +51,9 @@ impl SparseTensor {
         let indices = self.indices.to_i64()?;
         let index = |&i: &i64| usize::try_from(i).ok();
         let nonzeros = self.values.len();
-        match self.indices.shape() {
-            &[n] if n == nonzeros => Some(indices.iter().map(index).collect()),
-            &[n, rank] if n == nonzeros && rank == shape.len() && rank > 0 => {
+        match *self.indices.shape() {
+            [n] if n == nonzeros => Some(indices.iter().map(index).collect()),
+            [n, rank] if n == nonzeros && rank == shape.len() && rank > 0 => {
                 let row_major = |position: &[i64]| {
                     position.iter().zip(shape).try_fold(0_usize, |place, (i, &size)| {
                         let i = index(i).filter(|&i| i < size)?;

@@ -31,9 +31,8 @@ fn merged(at: NodeRef<'_>) -> Result<Patch, Decline> {
     is_plain(flatten)?;
     let x = flatten.input(0)?;
     expect(w.rank()? == 2 && rows.rank()? == 2)?;
-    let (before, after, matrix) = match (x.shape(), y.shape(), w.shape()) {
-        (Some(x), Some(y), Some(w)) => (x, y, w),
-        _ => return Err(Decline::Mismatch),
+    let (Some(before), Some(after), Some(matrix)) = (x.shape(), y.shape(), w.shape()) else {
+        return Err(Decline::Mismatch);
     };
     let ([leading @ .., k], [following @ .., m]) = (before, after) else { return Err(Decline::Mismatch) };
     // With the last axis unchanged, the rows are those of `x`, in order.
