@@ -17,6 +17,15 @@ pub fn text(hint: &Hint) -> String {
             format!("groups are named after layers, such as {}", names.join(", "))
         }
         Hint::Defect { .. } => format!("{}; omit the pass", defect(hint)),
+        Hint::FreezeInitializers { overridable } => {
+            let what = match overridable {
+                1 => "an initializer is an input".into(),
+                n => format!("{n} initializers are inputs"),
+            };
+            format!(
+                "{what} that the caller can override; `--freeze-initializers` makes constants of such inputs"
+            )
+        }
         Hint::KeepWeights => {
             "weights keep their names and shapes with `sparsify{…,cascade=false}`, and without `fold-bn`"
                 .into()

@@ -57,6 +57,9 @@ pub fn run(args: &OptimizeArgs, environment: Environment, terminal: &Terminal) -
     if !optimized.changed {
         note_unchanged(terminal);
     }
+    if let Some(hint) = optimized.hint() {
+        terminal.hint(&hints::text(&hint));
+    }
     Ok(if optimized.report.is_unproven() { args.unproven(terminal) } else { Status::Success })
 }
 

@@ -20,8 +20,16 @@ pub fn run(args: &PassesArgs, terminal: &Terminal) -> Result<Status, Failure> {
         return Ok(Status::Success);
     };
     if let Some(preset) = REGISTRY.find_preset(name) {
-        let report = json!({"name": preset.name, "docs": preset.docs, "pipeline": preset.text});
-        terminal.report(&report, || format!("{}\n\n{}\n", preset.docs, preset.text));
+        let options =
+            preset.options.iter().map(|o| json!({"name": o.name, "omits": o.omits, "docs": o.docs}));
+        let options: Vec<_> = options.collect();
+        let report =
+            json!({"name": preset.name, "docs": preset.docs, "pipeline": preset.text, "options": options});
+        terminal.report(&report, || {
+            let options = preset.options.iter().map(|o| format!("  {} = false\n      {}\n", o.name, o.docs));
+            let options: String = std::iter::once("\noptions\n".to_owned()).chain(options).collect();
+            format!("{}\n\n{}\n{options}", preset.docs, preset.text)
+        });
         return Ok(Status::Success);
     }
     let info = REGISTRY.find(name).ok_or_else(|| unknown(name))?;

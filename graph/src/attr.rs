@@ -1,6 +1,6 @@
 //! Attributes of nodes (ONNX `AttributeProto`).
 
-use crate::{Graph, Tensor, Type};
+use crate::{Graph, SparseTensor, Tensor, Type};
 use bytes::Bytes;
 
 /// The value of an attribute.
@@ -12,7 +12,7 @@ pub enum Attribute {
     String(Bytes),
     Tensor(Tensor),
     Graph(Box<Graph>),
-    SparseTensor(SparseTensor),
+    SparseTensor(Box<SparseTensor>),
     Type(Type),
     Floats(Vec<f32>),
     Ints(Vec<i64>),
@@ -28,17 +28,6 @@ pub enum Attribute {
     },
     /// An attribute without type and value (`UNDEFINED`).
     Undefined,
-}
-
-/// A sparse tensor (ONNX `SparseTensorProto`).
-#[derive(Clone, Debug, PartialEq)]
-pub struct SparseTensor {
-    /// The nonzero elements, `[NNZ]`.
-    pub values: Tensor,
-    /// Their positions, `[NNZ]` row-major or `[NNZ, rank]`.
-    pub indices: Tensor,
-    /// Shape of the dense tensor.
-    pub dims: Vec<i64>,
 }
 
 impl Attribute {

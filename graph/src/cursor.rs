@@ -218,11 +218,10 @@ impl<'g> ValueRef<'g> {
                 return self.value().tensor().ok_or_else(overridable);
             }
             let producer = self.producer().ok_or(Decline::Mismatch)?;
-            match producer.attr("value") {
-                Some(Attribute::Tensor(tensor)) if producer.is("Constant") => return Ok(tensor),
-                _ if producer.is("Identity") => self = producer.input(0)?,
-                _ => return Err(Decline::Mismatch),
+            if !producer.is("Identity") {
+                return producer.node().literal().ok_or(Decline::Mismatch);
             }
+            self = producer.input(0)?;
         }
         Err(Decline::Mismatch)
     }

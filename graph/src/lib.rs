@@ -56,11 +56,12 @@ mod patch;
 mod precision;
 mod proto;
 mod slice;
+mod sparse;
 mod tensor;
 pub mod text;
 mod ty;
 
-pub use attr::{Attribute, SparseTensor};
+pub use attr::Attribute;
 pub use check::{CheckError, Fault, nearest};
 pub use cursor::{Decline, NodeRef, ValueRef, expect};
 pub use dim::Dim;
@@ -72,6 +73,7 @@ pub use node::{Constant, Declared, Metadata, Node, Value, standard_domain};
 pub use ops::InferError;
 pub use patch::{Applied, NewValue, Patch, PatchError, Ref};
 pub use slice::Boundary;
+pub use sparse::SparseTensor;
 pub use tensor::{Element, Tensor, TensorError, element_count, pack_bits};
 pub use ty::{Axis, AxisSize, Fact, TensorFact, Type, TypeKind};
 

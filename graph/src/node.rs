@@ -2,6 +2,7 @@
 
 use crate::{Attribute, Fact, Graph, SparseTensor, Tensor, Type, extra::NodeExtra};
 use indexmap::IndexMap;
+use std::sync::OnceLock;
 
 /// Metadata entries, key and value; either may be absent in the file.
 pub type Metadata = Vec<(Option<String>, Option<String>)>;
@@ -28,6 +29,8 @@ pub struct Node {
     /// Numbers of input and output slots, including omitted ones at the end.
     pub(crate) slots: (u32, u32),
     pub(crate) extra: NodeExtra,
+    /// The tensor of a `Constant` node with a number or a list, once it is requested.
+    pub(crate) literal: OnceLock<Box<Tensor>>,
 }
 
 /// Position in the file, then order of creation.
@@ -43,6 +46,7 @@ impl Node {
     /// Adds an attribute.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl Into<Attribute>) -> Self {
+        self.literal.take();
         self.attributes.insert(name.into(), value.into());
         self
     }
@@ -55,6 +59,28 @@ impl Node {
     /// Returns true if the node is the standard operator `op`.
     pub fn is(&self, op: &str) -> bool {
         self.op == op && self.domain().is_empty()
+    }
+
+    /// The tensor of a `Constant` node, given by any of its attributes. `None` for other operators, and for a
+    /// reference to an attribute of the calling node.
+    pub fn literal(&self) -> Option<&Tensor> {
+        use Attribute as A;
+        let mut given =
+            self.attributes.iter().filter(|(name, _)| !name.starts_with("__") && self.is("Constant"));
+        let (Some((name, value)), None) = (given.next(), given.next()) else { return None };
+        let tensor = match (name.as_str(), value) {
+            ("value", A::Tensor(tensor)) => return Some(tensor),
+            ("sparse_value", A::SparseTensor(sparse)) => return sparse.dense(),
+            _ if self.literal.get().is_some() => return self.literal.get().map(Box::as_ref),
+            ("value_float", A::Float(v)) => Tensor::scalar(*v),
+            ("value_floats", A::Floats(v)) => Tensor::vector(v),
+            ("value_int", A::Int(v)) => Tensor::scalar(*v),
+            ("value_ints", A::Ints(v)) => Tensor::vector(v),
+            ("value_string", A::String(v)) => Tensor::strings(&[], vec![v.clone()]).ok()?,
+            ("value_strings", A::Strings(v)) => Tensor::strings(&[v.len()], v.clone()).ok()?,
+            _ => return None,
+        };
+        Some(self.literal.get_or_init(|| Box::new(tensor)))
     }
 
     /// The subgraphs in the attributes.
@@ -137,11 +163,26 @@ impl Value {
         self.role.captured
     }
 
-    /// The elements of a dense initializer that the caller cannot override.
+    /// The elements of an initializer that the caller cannot override.
     pub fn tensor(&self) -> Option<&Tensor> {
-        match &self.data {
-            Some(Constant::Dense(tensor)) if !self.role.input => Some(tensor),
-            _ => None,
+        self.data.as_ref().filter(|_| !self.role.input)?.dense()
+    }
+}
+
+impl Constant {
+    /// The elements; see [`SparseTensor::dense`].
+    pub fn dense(&self) -> Option<&Tensor> {
+        match self {
+            Self::Dense(tensor) => Some(tensor),
+            Self::Sparse(sparse) => sparse.dense(),
+        }
+    }
+
+    /// Type and shape, and the content as far as facts hold it.
+    pub fn fact(&self) -> Fact {
+        match self {
+            Self::Dense(tensor) => Fact::of_constant(tensor),
+            Self::Sparse(sparse) => sparse.fact(),
         }
     }
 }

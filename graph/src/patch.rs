@@ -58,7 +58,7 @@ pub struct Patch {
 /// One change.
 #[derive(Clone, Debug)]
 pub(crate) enum Edit {
-    AddNode(NewNode),
+    AddNode(Box<NewNode>),
     Replace(Replacement),
     SetInput { node: NodeId, slot: usize, value: Ref },
     SetConstant { node: NodeId, slot: usize, constant: Box<Value> },
@@ -200,7 +200,7 @@ impl Patch {
     ) -> Vec<Option<Ref>> {
         let outputs: Vec<_> = outputs.into_iter().map(|o| o.map(|value| self.new_value(value))).collect();
         let refs = outputs.iter().map(|o| o.map(Ref::New)).collect();
-        self.edits.push(Edit::AddNode(NewNode { node, inputs, outputs, captures }));
+        self.edits.push(Edit::AddNode(Box::new(NewNode { node, inputs, outputs, captures })));
         refs
     }
 
@@ -258,7 +258,7 @@ impl Patch {
     }
 
     pub(crate) fn new_nodes(&self) -> impl Iterator<Item = &NewNode> {
-        self.edits.iter().filter_map(|edit| if let Edit::AddNode(node) = edit { Some(node) } else { None })
+        self.edits.iter().filter_map(|edit| if let Edit::AddNode(node) = edit { Some(&**node) } else { None })
     }
 
     pub(crate) fn replacements(&self) -> impl Iterator<Item = Replacement> {

@@ -116,6 +116,11 @@ pub enum Hint {
         /// Why the engine does not load the original model, if it does not.
         model_error: Option<String>,
     },
+    /// Initializers that the caller may override are not constants.
+    FreezeInitializers {
+        /// Their number.
+        overridable: usize,
+    },
     /// Passes that rename or reshape weights leave no mask.
     KeepWeights,
     /// The remedy of an engine, or of samples.

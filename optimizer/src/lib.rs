@@ -87,7 +87,7 @@ pub use weight_statistics::WeightStatistics;
 /// The passes and presets that pipelines consist of, and reports about them.
 pub mod passes {
     pub use pare_passes::{
-        Counter, Figure, FigureUnit, Hint, OptionInfo, PassInfo, Preset, Report, StepReport,
+        Counter, Figure, FigureUnit, Hint, OptionInfo, PassInfo, Preset, PresetOption, Report, StepReport,
         registry::{PASSES, PRESETS, REGISTRY},
     };
 }

@@ -241,6 +241,14 @@ impl ModelSize {
 }
 
 impl Optimized {
+    /// The remedy if nothing was found to improve, or if the file gets a newer IR version, in which initializers
+    /// that are inputs are not constants for the engine any more.
+    pub fn hint(&self) -> Option<Hint> {
+        let overridable = self.model.graph.overridable();
+        let is_raised = onnx::ir_version(&self.model) != self.model.ir_version;
+        (overridable > 0 && (!self.changed || is_raised)).then_some(Hint::FreezeInitializers { overridable })
+    }
+
     /// Serialises the model.
     ///
     /// # Errors
@@ -428,11 +436,12 @@ fn reproduce(
     requested: bool,
 ) -> Option<Reproducer> {
     let proof = report.proof.as_ref().filter(|_| requested)?;
-    let differs = matches!(proof.overall.outcome(), Outcome::Differs { .. });
-    if !differs || proof.effect == Effect::Lossy {
-        return None;
+    match proof.overall.outcome() {
+        Outcome::Differs { output, .. } if proof.effect < Effect::Lossy => {
+            Reproducer::find(runner, original, FaultKind::of_difference(output))
+        }
+        _ => None,
     }
-    Reproducer::find(runner, original, FaultKind::Differs)
 }
 
 #[cfg(test)]

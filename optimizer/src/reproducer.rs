@@ -10,7 +10,11 @@ use crate::{
 };
 use pare_graph::Model;
 use pare_passes::{Effect, PassError, Pipeline, RunError};
-use std::path::{Path, PathBuf};
+use pare_runtime::Outcome;
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
 
 /// The metadata entry of a reproducer that states the fault.
 pub const FAULT_KEY: &str = "pare.fault";
@@ -24,6 +28,8 @@ const CANDIDATES: usize = 400;
 pub struct Fault {
     /// Faults of the same kind count as the same defect.
     pub kind: FaultKind,
+    /// The output that differs, if one does.
+    pub output: Option<String>,
     /// One sentence.
     pub why: String,
 }
@@ -38,8 +44,17 @@ pub enum FaultKind {
     Broken(&'static str),
     /// The pass does not converge.
     NotConverging(&'static str),
-    /// The result differs though equality is promised.
+    /// An output differs though equality is promised.
     Differs,
+    /// The engine rejects the result where it runs the original, or their interfaces differ.
+    Unusable,
+}
+
+impl FaultKind {
+    /// The kind of a difference in this output; its name is empty if no single output differs.
+    pub(crate) fn of_difference(output: &str) -> Self {
+        if output.is_empty() { Self::Unusable } else { Self::Differs }
+    }
 }
 
 impl Fault {
@@ -51,7 +66,7 @@ impl Fault {
             RunError::Pass { pass, error: PassError::NotConverging(_) } => FaultKind::NotConverging(pass),
             _ => return None,
         };
-        Some(Self { kind, why: error.to_string() })
+        Some(Self { kind, output: None, why: error.to_string() })
     }
 }
 
@@ -101,11 +116,15 @@ impl Reproducer {
         let (mut start, nodes_before) = (model.clone(), model.node_count());
         start.infer().ok()?;
         let fault = find_fault(runner, &start).filter(|f| f.kind == kind)?;
+        let origins = origins(&start, fault.output.as_deref());
+        let is_same = |part: &Fault| {
+            part.kind == kind && part.output.as_ref().is_none_or(|output| origins.contains(output))
+        };
         let mut tried = 0;
         let mut model = reduce_model(&start, CANDIDATES, |part| {
             tried += 1;
             progress.step("reducing", tried, CANDIDATES as u64);
-            !progress.cancelled() && find_fault(runner, part).is_some_and(|f| f.kind == kind)
+            !progress.cancelled() && find_fault(runner, part).as_ref().is_some_and(is_same)
         });
         model.infer().ok()?;
         let fault = find_fault(runner, &model).unwrap_or(fault);
@@ -129,6 +148,15 @@ impl Reproducer {
     }
 }
 
+/// The names of an output and of all values that it is computed from. A part of the model that lacks the
+/// last nodes returns one of them instead; in other values it shows another fault.
+fn origins(model: &Model, output: Option<&str>) -> HashSet<String> {
+    let graph = &model.graph;
+    let Some(output) = output.and_then(|name| graph.find(name)) else { return HashSet::new() };
+    let nodes = graph.upstream([output], |_| false);
+    nodes.iter().flat_map(|&node| graph.results(node)).map(|v| graph.value(v).name.clone()).collect()
+}
+
 /// The fault on this model, compared on generated samples: a part of a model has other inputs than the model.
 fn find_fault(runner: &Runner<'_>, model: &Model) -> Option<Fault> {
     let mut changed = model.clone();
@@ -142,8 +170,10 @@ fn find_fault(runner: &Runner<'_>, model: &Model) -> Option<Fault> {
     if no_promise {
         return None;
     }
-    let why = runner.compare_generated(model, &changed).ok()?.difference()?;
-    Some(Fault { kind: FaultKind::Differs, why })
+    let comparison = runner.compare_generated(model, &changed).ok()?;
+    let Outcome::Differs { output, .. } = comparison.outcome() else { return None };
+    let (kind, why) = (FaultKind::of_difference(output), comparison.difference()?);
+    Some(Fault { kind, output: Some(output.clone()).filter(|name| !name.is_empty()), why })
 }
 
 /// Options of [`reduce`].

@@ -18,8 +18,8 @@ pub mod transforms;
 
 pub use framework::{
     Context, Counter, Declared, Effect, Figure, FigureUnit, Hint, NoProgress, Observer, OptionInfo, Pass,
-    PassError, PassInfo, Pipeline, PipelineError, Preset, Progress, Registry, Report, RunError, RunOptions,
-    StepReport, Tools, run,
+    PassError, PassInfo, Pipeline, PipelineError, Preset, PresetOption, Progress, Registry, Report, RunError,
+    RunOptions, StepReport, Tools, run,
 };
 
 /// Tests the code of the README.

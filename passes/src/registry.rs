@@ -1,7 +1,7 @@
 //! The list of all passes and presets.
 
 use crate::{
-    framework::{PassInfo, Pipeline, PipelineError, Preset, Registry},
+    framework::{PassInfo, Pipeline, PipelineError, Preset, PresetOption, Registry},
     transforms::{channels, cleanup, fold, fuse, layers, opset, tokens, weights},
 };
 use std::str::FromStr;
@@ -13,6 +13,9 @@ pub static PASSES: &[&PassInfo] = &[
     &cleanup::DropNoops::INFO,
     &cleanup::DropNeutral::INFO,
     &cleanup::DropIdempotent::INFO,
+    &cleanup::DropZeroStates::INFO,
+    &cleanup::DropExpands::INFO,
+    &cleanup::DropMatmulReshapes::INFO,
     &cleanup::FoldAbsorbing::INFO,
     &cleanup::LiftConstants::INFO,
     &cleanup::ResolveShapes::INFO,
@@ -23,12 +26,14 @@ pub static PASSES: &[&PassInfo] = &[
     &cleanup::MergeCasts::INFO,
     &cleanup::MergeClips::INFO,
     &cleanup::LowerEinsum::INFO,
+    &cleanup::LowerSequences::INFO,
     &cleanup::MergeTransposes::INFO,
     &cleanup::MergeReshapes::INFO,
     &cleanup::MergeViews::INFO,
     &cleanup::SliceViews::INFO,
     &cleanup::SplitViews::INFO,
     &cleanup::MergeReductions::INFO,
+    &cleanup::MergeNestedReductions::INFO,
     &cleanup::MergeSlices::INFO,
     &cleanup::MergeConcats::INFO,
     &cleanup::MergePads::INFO,
@@ -43,6 +48,7 @@ pub static PASSES: &[&PassInfo] = &[
     &fuse::FuseLayerNorm::INFO,
     &fuse::FuseGelu::INFO,
     &fuse::FuseHardSwish::INFO,
+    &fuse::FuseClip::INFO,
     &fuse::FuseSoftplus::INFO,
     &fuse::FuseSpaceToDepth::INFO,
     // other versions of the operator set
@@ -71,24 +77,34 @@ pub static PRESETS: &[Preset] = &[Preset {
     name: "safe",
     docs: "All exact and rounding passes that make a model smaller and no slower. The default.",
     text: SAFE,
+    options: &[PresetOption {
+        name: "keep_functions",
+        omits: "inline-functions",
+        docs: "Keep model-local functions.",
+    }],
 }];
 
 // The order:
+//  0. Functions once, before everything else: patterns, constants and duplicates are found across their borders.
 //  1. Constants first, since every other pass requires them. Resolved branches add their own constants.
 //  2. Shapes, which turn targets and indices into constants; then constant folding evaluates what depends on
 //     them.
 //  3. No-ops and repeats, so that the nodes of a pattern are adjacent.
+//     Bounds written as minimum and maximum become clips before clips are merged.
 //  4. Layout: products that hide transposes first. Transposes before reshapes, since a pair that cancels is
-//     better removed than turned into reshapes.
+//     better removed than turned into reshapes. Reshapes around a product before other reshapes, since
+//     these would otherwise be merged with one of the two.
 //  5. Duplicates before patterns, since a value that is computed twice looks like a value with another use.
 //  6. Folds into the preceding linear layer. Scales and shifts that exporters write for a batch norm come
 //     last, then products into products, which must be adjacent.
 //  7. Fused operators, from the nodes that no fold absorbed. Patches remove the nodes that they leave without
 //     uses. Nodes that are unused from the start are removed by `drop-dead`.
-const SAFE: &str = "drop-dead,(\
+const SAFE: &str = "drop-dead,inline-functions,(\
     lift-constants,inline-branches,resolve-shapes,fuse-sizes,fold-absorbing,fold-constants,\
-    drop-noops,drop-neutral,drop-idempotent,merge-casts,merge-clips,drop-redundant-activations,\
-    lower-einsum,slice-views,split-views,merge-transposes,merge-views,merge-reshapes,merge-reductions,merge-slices,merge-concats,merge-pads,\
+    drop-noops,drop-neutral,drop-idempotent,drop-zero-states,drop-expands,\
+    merge-casts,fuse-clip,merge-clips,drop-redundant-activations,\
+    lower-einsum,lower-sequences,slice-views,split-views,merge-transposes,drop-matmul-reshapes,\
+    merge-views,merge-reshapes,merge-reductions,merge-nested-reductions,merge-slices,merge-concats,merge-pads,\
     deduplicate,\
     fold-bn,fold-scale,fold-linear,\
     fuse-layer-norm,fuse-gelu,fuse-hard-swish,fuse-softplus,fuse-space-to-depth,fuse-gemm\

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod conformance;
+mod exports;
 mod fuzz;
 mod hostile;
 mod language;

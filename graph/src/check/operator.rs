@@ -7,15 +7,16 @@ use crate::{
 };
 
 /// ONNX Runtime imports these domains implicitly, and models rely on that.
-const ALWAYS_IMPORTED: &[&str] =
-    &["ai.onnx.ml", "ai.onnx.preview.training", "com.microsoft", "com.microsoft.nchwc"];
+fn is_always_imported(domain: &str) -> bool {
+    matches!(domain, "ai.onnx.ml" | "ai.onnx.preview.training") || ops::is_engine_domain(domain)
+}
 
 /// Checks a node that does not call a function of the model. Nodes of nonstandard domains are valid.
 pub(super) fn check(at: NodeRef<'_>) -> Result<(), Fault> {
     let (domain, node) = (at.node().domain(), || at.describe());
     let Some(opset) = at.graph.opset(domain) else {
         let missing = || Fault::NotImported { node: node(), domain: domain.into() };
-        return if ALWAYS_IMPORTED.contains(&domain) { Ok(()) } else { Err(missing()) };
+        return if is_always_imported(domain) { Ok(()) } else { Err(missing()) };
     };
     match ops::newest_opset(domain) {
         Some(newest) if opset <= newest => {}

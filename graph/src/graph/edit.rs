@@ -161,6 +161,11 @@ impl Graph {
         Ok(())
     }
 
+    /// The number of initializers that are inputs, so that the caller may override them.
+    pub fn overridable(&self) -> usize {
+        self.inputs.iter().filter(|&&v| self.value(v).data.is_some()).count()
+    }
+
     /// Removes the initializers from the inputs, so that the caller cannot override them.
     pub fn freeze_initializers(&mut self) {
         let (frozen, kept) = self.inputs.iter().partition(|&&v| self.value(v).data.is_some());
@@ -171,7 +176,11 @@ impl Graph {
 
     pub(crate) fn node_mut(&mut self, id: NodeId) -> &mut Node {
         match self.dag.node_weight_mut(id.index()) {
-            Some(Vertex::Node(node)) => node,
+            Some(Vertex::Node(node)) => {
+                // Its attributes may change.
+                node.literal.take();
+                node
+            }
             _ => unreachable!("a node id outlived its node"),
         }
     }

@@ -59,7 +59,8 @@ impl Reader {
                 Attribute::Graph(Box::new(self.subgraph(proto.g.take().ok_or_else(empty)?, scope)?))
             }
             Kind::SparseTensor => {
-                Attribute::SparseTensor(sparse_from(proto.sparse_tensor.take().ok_or_else(empty)?, of)?)
+                let sparse = sparse_from(proto.sparse_tensor.take().ok_or_else(empty)?, of)?;
+                Attribute::SparseTensor(Box::new(sparse))
             }
             Kind::TypeProto => {
                 let value = ty(proto.tp.as_ref().ok_or_else(empty)?)?;

@@ -37,7 +37,7 @@ pub(super) struct Encoder {
 pub(super) fn model(model: &Model) -> Result<ModelProto, WriteError> {
     let encoder = Encoder { external: model.extra.external, depth: 0 };
     let mut proto = ModelProto {
-        ir_version: model.ir_version,
+        ir_version: ir_version(model),
         opset_import: opsets_to(&model.opsets, &model.extra.opset_import),
         producer_name: model.producer_name.clone(),
         producer_version: model.producer_version.clone(),
@@ -50,16 +50,45 @@ pub(super) fn model(model: &Model) -> Result<ModelProto, WriteError> {
         functions: model.functions.iter().map(|f| encoder.function(f)).collect::<Result<_, _>>()?,
         configuration: model.extra.configuration.clone(),
     };
-    // Passes add initializers that are not inputs, which readers of older versions reject.
-    let old = model.ir_version.is_some_and(|v| v < FREE_INITIALIZERS);
-    if old && !model.extra.loose && has_free_initializers(&model.graph) {
-        proto.ir_version = Some(FREE_INITIALIZERS);
-        if proto.opset_import.is_empty() {
-            // The default before IR version 3, which has no imports.
-            proto.opset_import.push(OperatorSetIdProto { domain: Some(String::new()), version: Some(1) });
-        }
+    if proto.ir_version != model.ir_version && proto.opset_import.is_empty() {
+        // The default before IR version 3, which has no imports.
+        proto.opset_import.push(OperatorSetIdProto { domain: Some(String::new()), version: Some(1) });
+    } else if proto.ir_version == model.ir_version && is_strict(model) {
+        proto.graph.iter_mut().for_each(|graph| declare_initializers(graph, &model.graph));
     }
     Ok(proto)
+}
+
+/// The IR version of the file. Passes add initializers that are not inputs, which older versions do not allow.
+pub fn ir_version(model: &Model) -> Option<i64> {
+    if is_strict(model) && has_free_initializers(&model.graph) && !keeps_ir_version(&model.graph) {
+        return Some(FREE_INITIALIZERS);
+    }
+    model.ir_version
+}
+
+/// Returns true if the IR version requires initializers to be inputs, and the file that was read obeyed.
+fn is_strict(model: &Model) -> bool {
+    model.ir_version.is_some_and(|v| v < FREE_INITIALIZERS) && !model.extra.loose
+}
+
+/// Returns true if a model of an older IR version keeps it, with its new initializers as inputs.
+///
+/// In older versions ONNX Runtime takes all initializers as constants. In later ones it takes those that are
+/// inputs as defaults that the caller may override, and folds nothing that depends on them. A model with such
+/// inputs is therefore faster in its own version. The inputs of a subgraph are given by its node, so that
+/// initializers of subgraphs cannot become inputs.
+fn keeps_ir_version(graph: &Graph) -> bool {
+    graph.overridable() > 0
+        && !graph.nodes().iter().any(|&n| graph.node(n).subgraphs().any(has_free_initializers))
+}
+
+/// Adds the initializers to the inputs.
+fn declare_initializers(proto: &mut GraphProto, graph: &Graph) {
+    for value in graph.initializers().into_iter().map(|id| graph.value(id)).filter(|v| !v.is_input()) {
+        let ty = value.data.as_ref().and_then(|data| type_of(&data.fact()));
+        proto.input.push(declared_to(&value.name, &Declared { ty, ..Declared::default() }));
+    }
 }
 
 /// Returns true if an initializer of the graph or of a subgraph is not an input.
@@ -138,7 +167,7 @@ impl Encoder {
     /// The `Constant` node of an initializer of a function.
     fn constant(self, value: &Value) -> NodeProto {
         let (name, attribute) = match &value.data {
-            Some(Constant::Sparse(s)) => ("sparse_value", Attribute::SparseTensor(s.clone())),
+            Some(Constant::Sparse(s)) => ("sparse_value", Attribute::SparseTensor(Box::new(s.clone()))),
             Some(Constant::Dense(t)) => ("value", Attribute::Tensor(t.clone())),
             None => ("value", Attribute::Undefined),
         };

@@ -15,6 +15,7 @@ use crate::{
 use bytes::Bytes;
 use std::{
     collections::HashMap,
+    io::ErrorKind,
     path::{Component, Path, PathBuf},
     sync::Arc,
 };
@@ -70,10 +71,10 @@ fn in_sparse<E>(
 /// Sets `raw_data` of every external tensor to a slice of the mapped file. Returns the mappings.
 pub(super) fn load(
     model: &mut ModelProto,
-    folder: Option<&Path>,
+    folders: &[PathBuf],
     options: &ReadOptions,
 ) -> Result<Vec<Arc<Mapping>>, ReadError> {
-    let mut files = Files { folder, options, open: HashMap::new(), mappings: vec![] };
+    let mut files = Files { folders, options, open: HashMap::new(), mappings: vec![] };
     tensors(model, &mut |tensor| match tensor.data_location {
         Some(EXTERNAL) => files.load(tensor),
         _ => Ok(()),
@@ -83,7 +84,7 @@ pub(super) fn load(
 
 /// The files with external data by location; each is mapped once.
 struct Files<'a> {
-    folder: Option<&'a Path>,
+    folders: &'a [PathBuf],
     options: &'a ReadOptions,
     open: HashMap<String, Bytes>,
     mappings: Vec<Arc<Mapping>>,
@@ -133,8 +134,10 @@ impl Files<'_> {
             return Ok(file.clone());
         }
         let no_folder = || format!("has its data in the file `{location}`, but no folder is given");
-        let folder = self.folder.ok_or_else(|| ReadError::invalid(of, no_folder()))?;
-        let path = resolve(folder, location, of, self.options)?;
+        if self.folders.is_empty() {
+            return Err(ReadError::invalid(of, no_folder()));
+        }
+        let path = resolve(self.folders, location, of, self.options)?;
         let file = match Mapping::open(&path) {
             Ok((mapping, file)) => {
                 self.mappings.push(mapping);
@@ -149,8 +152,14 @@ impl Files<'_> {
     }
 }
 
-/// The path of the file at `location` in `folder`. The model may access this folder, but nothing else.
-fn resolve(folder: &Path, location: &str, of: &str, options: &ReadOptions) -> Result<PathBuf, ReadError> {
+/// The path of the file at `location` in the first of these folders that has it. The model may access these
+/// folders, but nothing else.
+fn resolve(
+    folders: &[PathBuf],
+    location: &str,
+    of: &str,
+    options: &ReadOptions,
+) -> Result<PathBuf, ReadError> {
     let refuse = |why: String| Err(ReadError::invalid(of, why));
     let inside = |c: Component<'_>| matches!(c, Component::Normal(_) | Component::CurDir);
     // A backslash is a separator on some systems only.
@@ -159,8 +168,11 @@ fn resolve(folder: &Path, location: &str, of: &str, options: &ReadOptions) -> Re
         return refuse(format!("has its data at `{location}`, which is not a path in the model's folder"));
     }
     let missing = |source| ReadError::MissingData { tensor: of.into(), location: location.into(), source };
-    let path = folder.join(location).canonicalize().map_err(missing)?;
-    if !options.follow_links && !path.starts_with(folder.canonicalize().map_err(missing)?) {
+    let found = folders.iter().map(|folder| folder.join(location).canonicalize());
+    let path =
+        found.reduce(Result::or).unwrap_or_else(|| Err(ErrorKind::NotFound.into())).map_err(missing)?;
+    let inside = |folder: &PathBuf| folder.canonicalize().is_ok_and(|folder| path.starts_with(folder));
+    if !options.follow_links && !folders.iter().any(inside) {
         return refuse(format!(
             "has its data in `{location}`, a link to a file outside of the model's folder"
         ));

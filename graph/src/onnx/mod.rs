@@ -19,6 +19,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
+pub use encode::ir_version;
 pub use error::{ReadError, WriteError};
 pub use file::abandon;
 pub use read::{ReadOptions, bytes_on_disk, read, read_bytes};

@@ -11,11 +11,17 @@ use crate::{
     ValueId,
     extra::{FunctionExtra, InfoEntry, InterfaceEntry, ModelExtra, NodeBag, NodeExtra},
     mapped::Mapping,
-    proto::{FunctionProto, GraphProto, ModelProto, NodeProto, ValueInfoProto},
+    proto::{
+        FunctionProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, ValueInfoProto,
+    },
 };
 use bytes::Bytes;
 use prost::Message;
-use std::{collections::HashSet, path::Path, sync::Arc};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 /// Options of [`read`].
 #[derive(Clone, Debug, Default)]
@@ -33,8 +39,7 @@ pub fn read(path: impl AsRef<Path>, options: &ReadOptions) -> Result<Model, Read
     let proto = message(bytes)?;
     // Typed lists have been copied, so their part of the mapping is not needed any more.
     mapping.forget();
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut model = model_from(proto, Some(folder), options)?;
+    let mut model = model_from(proto, &folders_of(path), options)?;
     model.extra.mappings.push(mapping);
     Ok(model)
 }
@@ -46,7 +51,19 @@ pub fn bytes_on_disk(model: &Model) -> u64 {
 
 /// Reads a model from memory, and its external data from files in `external_folder`.
 pub fn read_bytes(bytes: impl Into<Bytes>, external_folder: Option<&Path>) -> Result<Model, ReadError> {
-    model_from(message(bytes.into())?, external_folder, &ReadOptions::default())
+    let folders: Vec<_> = external_folder.map(Path::to_owned).into_iter().collect();
+    model_from(message(bytes.into())?, &folders, &ReadOptions::default())
+}
+
+/// The folders that may hold external data: that of the model, and, if its path is a link, that of the file it
+/// refers to. In a model cache, both the model and its data are links into a folder of contents.
+fn folders_of(path: &Path) -> Vec<PathBuf> {
+    let folder = |path: &Path| {
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        parent.unwrap_or(Path::new(".")).to_owned()
+    };
+    let resolved = path.canonicalize().ok().filter(|_| path.is_symlink());
+    std::iter::once(folder(path)).chain(resolved.map(|path| folder(&path))).collect()
 }
 
 fn message(bytes: Bytes) -> Result<ModelProto, ReadError> {
@@ -54,12 +71,8 @@ fn message(bytes: Bytes) -> Result<ModelProto, ReadError> {
     decode(bytes)
 }
 
-fn model_from(
-    mut proto: ModelProto,
-    folder: Option<&Path>,
-    options: &ReadOptions,
-) -> Result<Model, ReadError> {
-    let mappings = external::load(&mut proto, folder, options)?;
+fn model_from(mut proto: ModelProto, folders: &[PathBuf], options: &ReadOptions) -> Result<Model, ReadError> {
+    let mappings = external::load(&mut proto, folders, options)?;
     let opsets = Arc::new(opsets_from(&proto.opset_import));
     let mut reader = Reader { root: Graph::new(opsets.clone()) };
     let graph = reader.root(proto.graph.take().ok_or(ReadError::NoGraph)?)?;
@@ -123,16 +136,7 @@ impl Reader {
         graph.doc = proto.doc_string;
         graph.metadata = metadata_from(proto.metadata_props);
         // Initializers first, since they are written in the order in which values are added.
-        for tensor in proto.initializer {
-            let name = named(tensor.name.clone(), "an initializer")?;
-            graph.add_value(Value::constant(&name, tensor_from(tensor)?))?;
-        }
-        for sparse in proto.sparse_initializer {
-            let name = sparse.values.as_ref().and_then(|v| v.name.clone());
-            let name = named(name, "a sparse initializer")?;
-            let data = Some(Constant::Sparse(sparse_from(sparse, &format!("`{name}`"))?));
-            graph.add_value(Value { fact: Fact::Other, data, ..Value::named(&name) })?;
-        }
+        initializers(&mut graph, proto.initializer, proto.sparse_initializer)?;
         for (position, entry) in proto.input.into_iter().enumerate() {
             let name = named(entry.name.clone(), "a graph input")?;
             let id = match graph.find(&name) {
@@ -256,6 +260,25 @@ impl Reader {
         let outputs: Vec<_> = proto.output.iter().map(&mut value).collect();
         Ok(graph.add_node(node, &inputs, &outputs)?)
     }
+}
+
+/// Adds initializers. Apart from `fill`, which recurs for every level of subgraphs and needs a small frame.
+fn initializers(
+    graph: &mut Graph,
+    dense: Vec<TensorProto>,
+    sparse: Vec<SparseTensorProto>,
+) -> Result<(), ReadError> {
+    for tensor in dense {
+        let name = named(tensor.name.clone(), "an initializer")?;
+        graph.add_value(Value::constant(&name, tensor_from(tensor)?))?;
+    }
+    for sparse in sparse {
+        let name = sparse.values.as_ref().and_then(|v| v.name.clone());
+        let name = named(name, "a sparse initializer")?;
+        let data = Constant::Sparse(sparse_from(sparse, &format!("`{name}`"))?);
+        graph.add_value(Value { fact: data.fact(), data: Some(data), ..Value::named(&name) })?;
+    }
+    Ok(())
 }
 
 /// A mandatory name.

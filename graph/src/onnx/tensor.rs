@@ -206,7 +206,7 @@ pub(super) fn sparse_from(proto: SparseTensorProto, of: &str) -> Result<SparseTe
     let missing = |what| ReadError::invalid(of, format!("has a sparse tensor without {what}"));
     let values = tensor_from(proto.values.ok_or_else(|| missing("values"))?)?;
     let indices = tensor_from(proto.indices.ok_or_else(|| missing("indices"))?)?;
-    Ok(SparseTensor { values, indices, dims: proto.dims })
+    Ok(SparseTensor::new(values, indices, proto.dims))
 }
 
 pub(super) fn sparse_to(sparse: &SparseTensor, name: Option<&str>) -> SparseTensorProto {

@@ -9,7 +9,7 @@ mod view;
 pub use cost::{Bindings, Cost, NodeCost, is_parameter};
 pub use infer::InferError;
 pub use schema::{
-    Arity, AttributeKind, AttributeSchema, Formal, Schema, Trait, TypeSet, is_known_domain, newest_opset,
-    operators, operators_with, schema, traits,
+    Arity, AttributeKind, AttributeSchema, Formal, Schema, Trait, TypeSet, is_engine_domain, is_known_domain,
+    newest_opset, operators, operators_with, schema, traits,
 };
 pub use view::*;

@@ -1,7 +1,7 @@
 //! Construction of a graph from parsed names.
 
 use super::{TextError, parse::Parser};
-use crate::{Constant, Declared, Dim, Fact, Graph, GraphError, Node, Type, Value, ValueId};
+use crate::{Constant, Declared, Fact, Graph, GraphError, Node, Type, Value, ValueId};
 
 /// A declaration in a graph: `float[2] x`, `float[2] w = {1, 2}`, `x`.
 pub(super) struct Entry {
@@ -33,7 +33,13 @@ impl Parser<'_> {
         // Initializers first, since they are written in the order in which they are added.
         for entry in inputs.iter().chain(others) {
             if let Some(data) = &entry.data {
-                graph.add_value(constant_value(&entry.name, data)).map_err(at(entry.offset))?;
+                graph
+                    .add_value(Value {
+                        fact: data.fact(),
+                        data: Some(data.clone()),
+                        ..Value::named(&entry.name)
+                    })
+                    .map_err(at(entry.offset))?;
             }
         }
         for entry in inputs {
@@ -93,16 +99,5 @@ impl Parser<'_> {
             value.fact = declared.ty.as_ref().map_or(Fact::Unknown, Type::fact);
         }
         Ok(())
-    }
-}
-
-fn constant_value(name: &str, data: &Constant) -> Value {
-    match data {
-        Constant::Dense(tensor) => Value::constant(name, tensor.clone()),
-        Constant::Sparse(sparse) => {
-            let shape = sparse.dims.iter().map(|&d| Dim::from(d)).collect();
-            let fact = Fact::tensor(sparse.values.dtype(), shape);
-            Value { fact, data: Some(data.clone()), ..Value::named(name) }
-        }
     }
 }

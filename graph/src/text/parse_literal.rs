@@ -134,7 +134,7 @@ impl Parser<'_> {
             );
         }
         let dims = shape.into_iter().map(|d| d as i64).collect();
-        Ok(Constant::Sparse(SparseTensor { values, indices, dims }))
+        Ok(Constant::Sparse(SparseTensor::new(values, indices, dims)))
     }
 
     fn tensor(&mut self) -> Result<Tensor, TextError> {
@@ -300,7 +300,7 @@ impl Parser<'_> {
             return Ok(match self.constant_after(&ty, offset)? {
                 None => Attribute::Type(ty),
                 Some(Constant::Dense(tensor)) => Attribute::Tensor(tensor),
-                Some(Constant::Sparse(sparse)) => Attribute::SparseTensor(sparse),
+                Some(Constant::Sparse(sparse)) => Attribute::SparseTensor(Box::new(sparse)),
             });
         }
         Ok(match self.token {
@@ -379,7 +379,7 @@ fn list(items: Vec<Attribute>) -> Option<Attribute> {
         Attribute::String(_) => all!(String => Strings, v => v),
         Attribute::Tensor(_) => all!(Tensor => Tensors, v => v),
         Attribute::Graph(_) => all!(Graph => Graphs, v => *v),
-        Attribute::SparseTensor(_) => all!(SparseTensor => SparseTensors, v => v),
+        Attribute::SparseTensor(_) => all!(SparseTensor => SparseTensors, v => *v),
         Attribute::Type(_) => all!(Type => Types, v => v),
         _ => return None,
     })

@@ -79,6 +79,22 @@ fn names_the_patch_of_a_wrong_pass() {
 }
 
 #[test]
+fn reproduces_the_difference_that_was_found() {
+    // Both outputs differ, the second one more.
+    let source = "g (float[N,4] x, float[N,4] u) => (float[N,4] y, float[N,4] z) <float k = {1e3}> {
+        a = Abs(x) y = Neg(a) b = Abs(u) z = Mul(b, k) }";
+    let model = Model::of(parse_graph(source, 18).unwrap());
+    let Err(Error::Rejected(rejected)) = optimize(model, options(FlipAbs {}, Prove::Result)) else {
+        panic!("the result is accepted")
+    };
+    let found = rejected.report.proof.as_ref().unwrap().overall.difference().unwrap();
+    assert!(found.starts_with("`z`: "), "{found}");
+    let small = rejected.reproducer.unwrap();
+    assert_eq!(small.fault.kind, FaultKind::Differs);
+    assert_eq!((small.model.node_count(), small.fault.output.as_deref()), (1, Some("b")));
+}
+
+#[test]
 fn rejects_limits_without_a_proof() {
     let limits = QualityLimits { deviation: Some(0.1), ..QualityLimits::default() };
     let options = |prove| OptimizeOptions::from("safe").limits(limits.clone()).prove(prove);

@@ -1,6 +1,6 @@
 //! Conditions and patches shared by several rules.
 
-use pare_graph::{Decline, NodeRef, Patch, Tensor, ValueRef, expect, ops::Trait};
+use pare_graph::{Decline, Node, NodeRef, Patch, Tensor, ValueRef, expect, ops::Trait};
 
 /// Returns true if both shapes are known and equal for all values of the symbolic dims.
 pub(crate) fn same_shape(a: ValueRef<'_>, b: ValueRef<'_>) -> bool {
@@ -29,6 +29,20 @@ pub(crate) fn spans(x: ValueRef<'_>, c: &Tensor, result: ValueRef<'_>) -> bool {
 pub(crate) fn bypass(at: NodeRef<'_>, by: ValueRef<'_>) -> Result<Patch, Decline> {
     let mut patch = Patch::at(at);
     patch.replace(at.output()?, by);
+    Ok(patch)
+}
+
+/// As [`bypass`], for the second of two nodes that cancel. Where both values belong to the interface, an
+/// `Identity` takes the place of the two.
+pub(crate) fn cancel(at: NodeRef<'_>, by: ValueRef<'_>) -> Result<Patch, Decline> {
+    let y = at.output()?;
+    let is_fixed = by.value().is_output() || by.producer().is_none();
+    if !(y.value().is_output() && is_fixed) {
+        return bypass(at, by);
+    }
+    let mut patch = Patch::at(at);
+    let copy = patch.node(y.name(), Node::new("Identity"), &[by.into()]);
+    patch.replace(y, copy);
     Ok(patch)
 }
 

@@ -25,7 +25,7 @@ pub(crate) use node_builder::NodeBuilder;
 pub use pass::{Declared, Effect, OptionInfo, Pass, PassInfo, pass_support};
 pub(crate) use pipeline::Step;
 pub use pipeline::{Pipeline, PipelineError};
-pub use registry::{Preset, Registry};
+pub use registry::{Preset, PresetOption, Registry};
 pub use report::{Counter, Figure, FigureUnit, Report, StepReport};
 pub use run::{Observer, RunOptions, run};
 pub use tools::{NoProgress, Progress, Tools};

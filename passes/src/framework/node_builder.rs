@@ -79,6 +79,24 @@ impl<'g, 'p> NodeBuilder<'g, 'p> {
         self.with_ints(node, x, "axes", axes, since)
     }
 
+    /// Clips floats to `[low, high]`; the bounds are inputs since set 11, and an infinite one is omitted.
+    pub(crate) fn clip(&mut self, x: Ref, low: f64, high: f64) -> Ref {
+        let bounds = [("min", low), ("max", high)].map(|(name, bound)| (name, bound, bound.is_finite()));
+        if self.opset() < 11 {
+            let given = bounds.into_iter().filter(|bound| bound.2);
+            let node = given.fold(Node::new("Clip"), |node, (name, bound, _)| node.with(name, bound as f32));
+            return self.node(node, &[x]);
+        }
+        let mut inputs = vec![Some(x)];
+        for (name, bound, given) in bounds {
+            inputs.push(given.then(|| self.constant(name, Tensor::scalar(bound as f32))));
+        }
+        while inputs.last() == Some(&None) {
+            inputs.pop();
+        }
+        self.patch.node_with(Node::new("Clip"), &inputs, &[Some(self.hint)])[0].expect("it has one output")
+    }
+
     /// Splits `x` along `axis` into parts of these sizes, named `hints`.
     pub(crate) fn split(&mut self, x: Ref, axis: usize, sizes: &[i64], hints: &[&str]) -> Vec<Option<Ref>> {
         let mut node = Node::new("Split").with("axis", axis as i64);

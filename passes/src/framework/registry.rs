@@ -19,6 +19,18 @@ pub struct Preset {
     pub docs: &'static str,
     /// The pipeline in text form.
     pub text: &'static str,
+    /// Its options.
+    pub options: &'static [PresetOption],
+}
+
+/// An option of a preset that omits a pass.
+pub struct PresetOption {
+    /// Its name in pipelines.
+    pub name: &'static str,
+    /// The pass that is omitted if the option is true.
+    pub omits: &'static str,
+    /// Its documentation.
+    pub docs: &'static str,
 }
 
 impl Registry {

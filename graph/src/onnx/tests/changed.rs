@@ -40,6 +40,33 @@ fn new_initializers_require_ir_version_4() {
 }
 
 #[test]
+fn new_initializers_are_inputs_beside_others() {
+    // Some initializers of the model are inputs: in IR version 4 the caller could override them.
+    let mut g = graph(vec![node("Relu", &["x"], &["y"]), node("Add", &["x", "w"], &["z"])]);
+    g.initializer = vec![tensor("w", &[1.0, 1.0])];
+    g.input.push(info("w", &[2]));
+    g.output.push(info("z", &[2]));
+    let mut m = model(g);
+    m.ir_version = Some(3);
+    assert_round_trip(&m);
+    let mut read = load(&m);
+    add_constant(&mut read);
+    let written = saved(&read);
+    assert_eq!(written.ir_version, Some(3));
+    let names = |all: &[ValueInfoProto]| all.iter().map(|v| v.name().to_owned()).collect::<Vec<_>>();
+    assert_eq!(names(&written.graph.as_ref().unwrap().input), ["x", "w", "c"]);
+    assert_eq!(written.graph.unwrap().input[2], info("c", &[2]));
+
+    // Frozen initializers are no inputs any more.
+    let mut read = load(&m);
+    add_constant(&mut read);
+    read.graph.freeze_initializers();
+    let written = saved(&read);
+    assert_eq!(written.ir_version, Some(4));
+    assert_eq!(names(&written.graph.unwrap().input), ["x"]);
+}
+
+#[test]
 fn omits_declarations_that_became_wrong() {
     let mut g =
         graph(vec![node("Relu", &["x"], &["a"]), node("Relu", &["a"], &["b"]), node("Relu", &["b"], &["y"])]);

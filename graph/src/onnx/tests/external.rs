@@ -159,6 +159,40 @@ fn rejects_links_and_pipes() {
     assert!(link.is_symlink());
 }
 
+/// A model cache: `snapshots/1/model.onnx` and its data are links to files in `blobs/`.
+#[cfg(unix)]
+#[test]
+fn follows_links_into_the_folder_of_the_model_file() {
+    use std::os::unix::fs::symlink;
+    let (blobs, path) = folder(vec![external("a", 2, &[("location", "model.onnx_data")])]);
+    let cache = tempfile::tempdir().unwrap();
+    let snapshot = cache.path().join("snapshots/1");
+    fs::create_dir_all(&snapshot).unwrap();
+    let (model, data) = (snapshot.join("model.onnx"), snapshot.join("model.onnx_data"));
+    symlink(&path, &model).unwrap();
+    let opened = |model: &Path| read(model, &ReadOptions::default()).map(|m| floats(&m, "a"));
+    let why = |model: &Path| opened(model).unwrap_err().to_string();
+    assert!(why(&model).contains("`model.onnx_data`, which cannot be opened"), "{}", why(&model));
+
+    // The data is beside the resolved file under its own name, then under another one.
+    fs::rename(blobs.path().join("data"), blobs.path().join("model.onnx_data")).unwrap();
+    assert_eq!(opened(&model).unwrap(), [0.0, 1.0]);
+    fs::rename(blobs.path().join("model.onnx_data"), blobs.path().join("5feceb66")).unwrap();
+    symlink(blobs.path().join("5feceb66"), &data).unwrap();
+    assert_eq!(opened(&model).unwrap(), [0.0, 1.0]);
+
+    // A model that is not a link has no business there.
+    let copy = snapshot.join("copy.onnx");
+    fs::copy(&path, &copy).unwrap();
+    assert!(why(&copy).ends_with("a link to a file outside of the model's folder"));
+    // Neither has a link to a third folder, though the model is a link itself.
+    let elsewhere = tempfile::tempdir().unwrap();
+    fs::write(elsewhere.path().join("data"), [0; 8]).unwrap();
+    fs::remove_file(&data).unwrap();
+    symlink(elsewhere.path().join("data"), &data).unwrap();
+    assert!(why(&model).ends_with("a link to a file outside of the model's folder"));
+}
+
 #[test]
 fn rejects_inconsistent_sizes() {
     let why = |count, entries: &[(&str, &str)]| {

@@ -9,21 +9,7 @@ use super::{
 use crate::{Attribute, DataType, Tensor};
 
 pub(super) fn constant(call: Call<'_>) -> Result<Tensor, Stop> {
-    let mut given = call.at.node().attributes.iter();
-    let (Some((name, value)), None) = (given.next(), given.next()) else {
-        return invalid("it does not have exactly one value");
-    };
-    Ok(match (name.as_str(), value) {
-        ("value", Attribute::Tensor(tensor)) => tensor.clone(),
-        ("value_float", Attribute::Float(v)) => Tensor::scalar(*v),
-        ("value_floats", Attribute::Floats(v)) => Tensor::vector(v),
-        ("value_int", Attribute::Int(v)) => Tensor::scalar(*v),
-        ("value_ints", Attribute::Ints(v)) => Tensor::vector(v),
-        ("value_string", Attribute::String(v)) => Tensor::strings(&[], vec![v.clone()])?,
-        ("value_strings", Attribute::Strings(v)) => Tensor::strings(&[v.len()], v.clone())?,
-        ("sparse_value", _) => return Err(Stop::NotHere),
-        _ => return invalid(format!("`{name}` is not a value attribute")),
-    })
+    call.at.node().literal().cloned().ok_or(Stop::NotHere)
 }
 
 pub(super) fn constant_of_shape(call: Call<'_>) -> Result<Tensor, Stop> {

@@ -1,33 +1,17 @@
 //! Operators that create tensors: `Constant`, `Range`, `ConstantOfShape`, random numbers.
 
 use super::{
-    cx::{Cx, Facts, filled, one, tensor},
+    cx::{Cx, Facts, filled, one},
     dims::{self, product, unknowns},
 };
 use crate::{Attribute, DataType, Dim, Fact};
 
 /// `Constant`, with any of its value attributes.
 pub(super) fn constant(cx: &Cx) -> Facts {
-    let Some((name, value)) = cx.at.node().attributes.iter().next() else { return Ok(vec![]) };
-    let list = |dtype, n: usize| tensor(Some(dtype), Some(vec![Dim::from(n)]));
-    Ok(vec![match (name.as_str(), value) {
-        ("value", Attribute::Tensor(t)) => Fact::of_constant(t),
-        ("value_float", Attribute::Float(_)) => tensor(Some(DataType::Float), Some(vec![])),
-        ("value_int", Attribute::Int(n)) => {
-            filled(Some(DataType::Int64), Some(vec![]), Some(vec![Dim::from(*n)]))
-        }
-        ("value_ints", Attribute::Ints(items)) => {
-            let content =
-                (items.len() <= dims::MAX_CONTENT).then(|| items.iter().map(|&n| Dim::from(n)).collect());
-            filled(Some(DataType::Int64), Some(vec![Dim::from(items.len())]), content)
-        }
-        ("value_floats", Attribute::Floats(items)) => list(DataType::Float, items.len()),
-        ("value_string", Attribute::String(_)) => tensor(Some(DataType::String), Some(vec![])),
-        ("value_strings", Attribute::Strings(items)) => list(DataType::String, items.len()),
-        ("sparse_value", Attribute::SparseTensor(t)) => {
-            let shape = t.dims.iter().map(|&n| Dim::from(n)).collect();
-            tensor(Some(t.values.dtype()), Some(shape))
-        }
+    let node = cx.at.node();
+    Ok(vec![match (node.literal(), node.attributes.get("sparse_value")) {
+        (_, Some(Attribute::SparseTensor(sparse))) => sparse.fact(),
+        (Some(tensor), _) => Fact::of_constant(tensor),
         _ => Fact::Unknown,
     }])
 }

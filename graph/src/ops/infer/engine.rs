@@ -1,7 +1,7 @@
 //! Traversal of a graph: facts of inputs and constants, then of the nodes in order.
 
 use super::{InferError, call::Calls, cx::Cx, dims::MAX_RANK, rules};
-use crate::{Constant, Dim, Fact, Function, Graph, NodeId, TensorFact, ValueId, standard_domain};
+use crate::{Dim, Fact, Function, Graph, NodeId, TensorFact, ValueId, standard_domain};
 use std::collections::{HashMap, HashSet};
 
 /// The largest number of node visits in one inference, including subgraphs and functions: a bound for hostile
@@ -202,15 +202,8 @@ fn set_constants(graph: &mut Graph, mut changed: HashSet<ValueId>) -> HashSet<Va
         if value.is_captured() {
             continue;
         }
-        let fact = match &value.data {
-            None => continue,
-            Some(Constant::Dense(tensor)) => Fact::of_constant(tensor),
-            Some(Constant::Sparse(sparse)) => {
-                let shape = sparse.dims.iter().map(|&n| Dim::from(n)).collect();
-                Fact::tensor(sparse.values.dtype(), shape)
-            }
-        };
-        let fact = sane(fact);
+        let Some(data) = &value.data else { continue };
+        let fact = sane(data.fact());
         // An initializer that the caller may override has its declared type and unknown elements.
         let fact = if value.is_input() { refined(declared(graph, id), &without_content(fact)) } else { fact };
         put(graph, id, fact, &mut changed);

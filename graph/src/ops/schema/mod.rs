@@ -102,6 +102,11 @@ pub fn schema(domain: &str, op: &str, opset: i64) -> Option<&'static Schema> {
     versions.iter().rev().find(|s| s.since <= opset)
 }
 
+/// Returns true for the domains of ONNX Runtime's own operators.
+pub fn is_engine_domain(domain: &str) -> bool {
+    matches!(domain, "com.microsoft" | "com.microsoft.nchwc")
+}
+
 /// Returns true if the schema table covers this domain.
 pub fn is_known_domain(domain: &str) -> bool {
     newest_opset(domain).is_some()

@@ -8,7 +8,10 @@
 An input or output is `name:type` with `?` optional, `+` one or more, `*` any number, and `~` after these if their
 types may differ. An attribute is `name:kind` with `!` if it is required, else `=default` in JSON if it has a default.
 A type is a list of element types and groups (below); `seq(…)`, `optional(…)`, `optional_seq(…)`, `sparse(…)` wrap
-one, `map` is any map. The version is followed by `deprecated` if models must no longer use the operator.
+one, `map` is any map. The version is followed by `deprecated` if models must no longer use the operator and it has no
+function body, by which engines still run it.
+
+ENGINE adds operators that ONNX Runtime registers in the standard domain, and writes there.
 """
 
 import json
@@ -36,6 +39,24 @@ WRAPS = {
     "optional(seq(tensor(": "optional_seq",
     "sparse_tensor(": "sparse",
 }
+
+# Operators that were experimental in old standards, and normalizations from before the standard had them.
+ENGINE = """
+Affine 1 X:T -> Y:T | alpha:float=1.0 beta:float=0.0 | T=floats
+Affine 10 deprecated X:T -> Y:T | alpha:float=1.0 beta:float=0.0 | T=floats
+Crop 1 input:T -> output:T | border:ints scale:ints | T=floats
+Crop 10 deprecated input:T -> output:T | border:ints scale:ints | T=floats
+ImageScaler 1 input:T -> output:T | bias:floats scale:float=1.0 | T=floats
+ImageScaler 10 deprecated input:T -> output:T | bias:floats scale:float=1.0 | T=floats
+LayerNormalization 1 X:T Scale:V B:V? -> Y:V Mean:U? InvStdDev:U? | axis:int=-1 epsilon:float=1e-05 stash_type:int=1 | T=floats,bfloat16 U=floats,bfloat16 V=floats,bfloat16
+ParametricSoftplus 1 X:T -> Y:T | alpha:float beta:float | T=floats
+ParametricSoftplus 10 deprecated X:T -> Y:T | alpha:float beta:float | T=floats
+Scale 1 input:T -> output:T | scale:float=1.0 | T=floats
+Scale 10 deprecated input:T -> output:T | scale:float=1.0 | T=floats
+ScaledTanh 1 input:T -> output:T | alpha:float beta:float | T=floats
+ScaledTanh 10 deprecated input:T -> output:T | alpha:float beta:float | T=floats
+SimplifiedLayerNormalization 1 X:T scale:V -> Y:V inv_std_var:U? | axis:int=-1 epsilon:float=1e-05 stash_type:int=1 | T=floats,bfloat16 U=floats,bfloat16 V=floats,bfloat16
+"""
 
 
 def types(strings):
@@ -92,7 +113,9 @@ def attribute(attr):
 
 
 def line(schema):
-    head = [schema.name, str(schema.since_version)] + ["deprecated"] * schema.deprecated
+    has_body = schema.has_function or schema.has_context_dependent_function
+    deprecated = schema.deprecated and not has_body
+    head = [schema.name, str(schema.since_version)] + ["deprecated"] * deprecated
     ins, outs = ([formal(p) for p in params] for params in (schema.inputs, schema.outputs))
     attrs = [attribute(schema.attributes[name]) for name in sorted(schema.attributes)]
     variables = [f"{c.type_param_str}={types(c.allowed_type_strs)}" for c in schema.type_constraints]
@@ -112,8 +135,11 @@ def main():
         # The newest operator set of the domain.
         newest = max(newest_opsets[domain], *(s.since_version for s in schemas))
         print(f"domain {domain or 'ai.onnx'} {newest}")
-        for schema in sorted(schemas, key=lambda s: (s.name, s.since_version)):
-            print(line(schema))
+        lines = [line(schema) for schema in schemas]
+        if domain == "":
+            lines += ENGINE.strip().splitlines()
+        for text in sorted(lines, key=lambda text: (text.split()[0], int(text.split()[1]))):
+            print(text)
 
 
 main()

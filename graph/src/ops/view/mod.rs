@@ -10,7 +10,7 @@ mod pieces;
 mod window;
 
 pub use axes::{ReduceView, SoftmaxView, SqueezeView, TransposeView, UnsqueezeView, axis_of, is_identity};
-pub use determinism::is_deterministic;
+pub use determinism::{is_deterministic, is_updated};
 pub use linear::{AffineView, ClipView, GemmView, LayerNormView};
 pub use pieces::{PadMode, PadView, ReshapeView, SliceAxis, SliceView, SplitView};
 pub use window::{ConvTransposeView, ConvView, PoolView, same_pads};

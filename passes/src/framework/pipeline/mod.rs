@@ -58,6 +58,8 @@ pub(crate) enum Step {
     Preset {
         /// Its name.
         name: &'static str,
+        /// The options as written.
+        options: Table,
         /// Its steps.
         steps: Pipeline,
     },
@@ -141,6 +143,17 @@ impl Pipeline {
         self.steps.iter().flat_map(of).collect()
     }
 
+    /// Removes every step that is this pass.
+    fn omit(&mut self, pass: &str) {
+        self.steps.retain_mut(|step| match step {
+            Step::Pass { pass: step, .. } => step.info().name != pass,
+            Step::Preset { steps, .. } | Step::Repeat(steps) => {
+                steps.omit(pass);
+                true
+            }
+        });
+    }
+
     /// The weakest promise of its passes; an empty pipeline is exact.
     pub fn effect(&self) -> Effect {
         self.passes().iter().map(|p| p.info().effect).max().unwrap_or(Effect::Exact)
@@ -165,13 +178,24 @@ impl Step {
         let error =
             |message: String, at: &Range<usize>, hint| PipelineError { message, at: at.clone(), hint };
         if let Some(preset) = registry.find_preset(name) {
-            if !options.is_empty() {
-                let message = format!("`{name}` is a preset and takes no options");
-                return Err(error(message, &places.options, None));
-            }
-            let steps = Pipeline::parse(preset.text, registry)
+            let mut steps = Pipeline::parse(preset.text, registry)
                 .map_err(|e| PipelineError { at: places.name.clone(), ..e })?;
-            return Ok(Self::Preset { name: preset.name, steps });
+            for (key, value) in &options {
+                let Some(option) = preset.options.iter().find(|o| o.name == *key) else {
+                    let message = format!("`{name}` is a preset and has no option `{key}`");
+                    let hint = did_you_mean(key, preset.options.iter().map(|o| o.name));
+                    return Err(error(message, &places.options, hint));
+                };
+                match value {
+                    Value::Boolean(true) => steps.omit(option.omits),
+                    Value::Boolean(false) => {}
+                    _ => {
+                        let message = format!("`{name}`: `{key}` is true or false");
+                        return Err(error(message, &places.options, None));
+                    }
+                }
+            }
+            return Ok(Self::Preset { name: preset.name, options, steps });
         }
         let Some(info) = registry.find(name) else {
             let message = match name {
@@ -234,20 +258,22 @@ impl fmt::Display for Pipeline {
                 f.write_str(",")?;
             }
             match step {
-                Step::Preset { name, .. } => f.write_str(name)?,
+                Step::Preset { name, options, .. } => write_step(f, name, options)?,
                 Step::Repeat(inner) => write!(f, "({inner})*")?,
-                Step::Pass { pass, options } => {
-                    f.write_str(pass.info().name)?;
-                    if !options.is_empty() {
-                        let shown: Vec<_> =
-                            options.iter().map(|(k, v)| format!("{k}={}", show_value(v))).collect();
-                        write!(f, "{{{}}}", shown.join(","))?;
-                    }
-                }
+                Step::Pass { pass, options } => write_step(f, pass.info().name, options)?,
             }
         }
         Ok(())
     }
+}
+
+fn write_step(f: &mut fmt::Formatter<'_>, name: &str, options: &Table) -> fmt::Result {
+    f.write_str(name)?;
+    if options.is_empty() {
+        return Ok(());
+    }
+    let shown: Vec<_> = options.iter().map(|(k, v)| format!("{k}={}", show_value(v))).collect();
+    write!(f, "{{{}}}", shown.join(","))
 }
 
 impl fmt::Debug for Pipeline {

@@ -23,9 +23,13 @@ fn rejects_deeply_nested_brackets() {
 
 #[test]
 fn round_trips_text_and_toml() {
-    for text in
-        ["", "safe", "(fold-bn,drop-noops)*,fold-bn{max_scale=100.0}", "fold-constants{max_growth=0.5}"]
-    {
+    for text in [
+        "",
+        "safe",
+        "safe{keep_functions=true},drop-dead",
+        "(fold-bn,drop-noops)*,fold-bn{max_scale=100.0}",
+        "fold-constants{max_growth=0.5}",
+    ] {
         let pipeline: Pipeline = text.parse().unwrap();
         assert_eq!(pipeline.to_string(), text);
         let toml = pipeline.to_toml();
@@ -33,6 +37,22 @@ fn round_trips_text_and_toml() {
             assert_eq!(Pipeline::from_toml(&toml).unwrap().to_string(), text, "{toml}");
         }
     }
+}
+
+#[test]
+fn options_of_a_preset_omit_passes() {
+    let passes = |text: &str| -> Vec<&str> {
+        text.parse::<Pipeline>().unwrap().passes().iter().map(|p| p.info().name).collect()
+    };
+    let all = passes("safe");
+    assert!(all.contains(&"inline-functions") && passes("safe{keep_functions=false}") == all);
+    let kept = passes("safe{keep_functions}");
+    assert_eq!(kept.len() + 1, all.len());
+    assert!(!kept.contains(&"inline-functions"));
+    let e = error("safe{keep_function=true}");
+    assert_eq!(e.message, "`safe` is a preset and has no option `keep_function`");
+    assert_eq!(e.hint, Some(Hint::DidYouMean("keep_functions".into())));
+    assert_eq!(error("safe{keep_functions=1}").message, "`safe`: `keep_functions` is true or false");
 }
 
 #[test]

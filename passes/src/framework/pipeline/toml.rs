@@ -97,13 +97,14 @@ fn from_table(mut table: Table, registry: &'static Registry) -> Result<Step, Ste
 
 fn to_tables(pipeline: &Pipeline) -> Vec<Table> {
     let named = |name: &str| Table::from_iter([("pass".to_owned(), Value::from(name))]);
+    let with = |name: &str, options: &Table| {
+        let mut table = named(name);
+        table.extend(options.clone());
+        table
+    };
     let table = |step: &Step| match step {
-        Step::Pass { pass, options } => {
-            let mut table = named(pass.info().name);
-            table.extend(options.clone());
-            table
-        }
-        Step::Preset { name, .. } => named(name),
+        Step::Pass { pass, options } => with(pass.info().name, options),
+        Step::Preset { name, options, .. } => with(name, options),
         Step::Repeat(inner) => {
             let inner = to_tables(inner).into_iter().map(Value::Table).collect();
             Table::from_iter([("repeat".to_owned(), Value::Array(inner))])

@@ -2,6 +2,7 @@
 
 use crate::framework::{Context, Counter};
 use pare_graph::{Function, Graph, Model, standard_domain};
+use std::collections::{HashMap, HashSet};
 
 /// Domain, name and overload of an operator or function.
 pub(super) type Key = (String, String, String);
@@ -10,8 +11,8 @@ pub(super) fn key(domain: &str, name: &str, overload: Option<&str>) -> Key {
     (standard_domain(domain).into(), name.into(), overload.unwrap_or("").into())
 }
 
-/// Returns the functions called from the main graph, directly or through other functions.
-fn calls(model: &Model) -> Vec<Key> {
+/// The functions called from the main graph, directly or through other functions, among other operators.
+fn calls(model: &Model) -> HashSet<Key> {
     fn of(graph: &Graph, found: &mut Vec<Key>) {
         for &id in graph.nodes().iter() {
             let node = graph.node(id);
@@ -19,22 +20,14 @@ fn calls(model: &Model) -> Vec<Key> {
             node.subgraphs().for_each(|inner| of(inner, found));
         }
     }
-    let mut found = vec![];
-    of(&model.graph, &mut found);
-    let mut seen = 0;
-    while seen < model.functions.len() {
-        seen += 1;
-        let before = found.len();
-        for f in &model.functions {
-            if found.contains(&key(&f.domain, &f.name, f.overload.as_deref())) {
-                let mut inner = vec![];
-                of(&f.body, &mut inner);
-                inner.retain(|k| !found.contains(k));
-                found.extend(inner);
-            }
-        }
-        if found.len() == before {
-            break;
+    let bodies: HashMap<_, _> =
+        model.functions.iter().map(|f| (key(&f.domain, &f.name, f.overload.as_deref()), &f.body)).collect();
+    let (mut found, mut queue) = (HashSet::new(), vec![]);
+    of(&model.graph, &mut queue);
+    while let Some(call) = queue.pop() {
+        if !found.contains(&call) {
+            bodies.get(&call).into_iter().for_each(|body| of(body, &mut queue));
+            found.insert(call);
         }
     }
     found

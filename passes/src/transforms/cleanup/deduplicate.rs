@@ -5,7 +5,7 @@ use crate::{
 };
 use pare_graph::{
     Attribute, DataType, Graph, Model, NodeId, NodeRef, Patch, Tensor, ValueId,
-    ops::{Trait, is_deterministic},
+    ops::{Trait, is_deterministic, is_updated},
 };
 use std::{
     collections::{HashMap, hash_map::DefaultHasher},
@@ -19,8 +19,8 @@ pass! {
     /// outputs are merged together. Initializers are compared by content.
     ///
     /// Declines for random and unknown operators, for `QuantizeLinear` and `DequantizeLinear`, for nodes with
-    /// subgraphs, for initializers that a caller may override, and where two graph outputs would become one
-    /// value.
+    /// subgraphs, for initializers that a caller may override, for values that a reader updates in place
+    /// (`BatchNormalization` in training), and where two graph outputs would become one value.
     #[pass("deduplicate", Exact)]
     pub struct Deduplicate {}
 }
@@ -45,7 +45,8 @@ fn merge_constants(graph: &mut Graph, cx: &mut Context<'_>) {
     }
     for id in graph.initializers() {
         let value = graph.value(id);
-        let Some(tensor) = value.tensor().filter(|_| !value.is_output()) else { continue };
+        let shareable = !value.is_output() && !is_updated(graph.value_ref(id));
+        let Some(tensor) = value.tensor().filter(|_| shareable) else { continue };
         // Unique type and shape: no need to read its bytes.
         if kinds.get(&kind(tensor)) == Some(&1) {
             continue;
@@ -95,6 +96,7 @@ fn merge_nodes(graph: &mut Graph, cx: &mut Context<'_>) {
             || is_plain(at).is_err() && at.node().domain().is_empty()
             || at.node().subgraphs().next().is_some()
             || !is_deterministic(at)
+            || at.outputs().into_iter().flatten().any(is_updated)
         {
             continue;
         }
@@ -149,7 +151,8 @@ fn same_attributes(first: NodeRef<'_>, second: NodeRef<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::framework::testing::{check, declines, no_match};
+    use crate::framework::testing::{check, declines, model, no_match, run_pass};
+    use pare_graph::text::print_graph;
 
     #[test]
     fn merges_equal_nodes() {
@@ -184,6 +187,50 @@ mod tests {
             "g (float[2] x, float[2] o = {1,2}) => (float[1,2] y) <
                 float[2] a = {1,2}, float[1,2] c = {1,2}, float[2] n = {0,0}, float[2] z = {-0.0,0}> {
                 y = Sum(x, a, a, c, n, z, o) }",
+        );
+    }
+
+    #[test]
+    fn keeps_values_that_are_updated_in_place() {
+        let norm = "BatchNormalization<training_mode = 1>";
+        no_match(
+            Deduplicate::default(),
+            &format!(
+                "g (float[N,2] x) => (float[N,2] y, float[2] p, float[2] q) <
+                    float[2] s = {{1,2}}, float[2] b = {{0,1}}, float[2] m = {{1,2}}, float[2] v = {{0,1}}> {{
+                    y, p, q = {norm}(x, s, b, m, v) }}"
+            ),
+        );
+        // Another reader keeps its own copy; copies that nothing updates are merged.
+        let graph = |b: &str, k: &str, data: &str| {
+            model(&format!(
+                "g (float[N,2] x) => (float[N,2] y, float[N,2] z) <
+                    float[2] s = {{1,2}}, {data} float[2] m = {{1,2}}, float[2] v = {{1,2}}> {{
+                    y, p, q = {norm}(x, s, {b}, m, v) z = Add(x, {k}) }}"
+            ))
+        };
+        let mut changed = graph("b", "k", "float[2] b = {1,2}, float[2] k = {1,2},");
+        run_pass(Deduplicate::default(), &mut changed);
+        assert_eq!(print_graph(&changed.graph), print_graph(&graph("s", "s", "").graph));
+        // Nor are computed statistics merged, the nodes that update them, and statistics updated in a branch.
+        no_match(
+            Deduplicate::default(),
+            &format!(
+                "g (float[N,2] x, float[2] w) => (float[N,2] y, float[N,2] z) <
+                    float[2] s = {{1,2}}, float[2] b = {{0,1}}> {{
+                    m = Abs(w) v = Abs(w)
+                    y, p, q = {norm}(x, s, b, m, v) z, t, u = {norm}(x, s, b, m, v) }}"
+            ),
+        );
+        no_match(
+            Deduplicate::default(),
+            &format!(
+                "g (float[N,2] x, bool c) => (float[N,2] y) <float[2] m = {{1,2}}, float[2] v = {{1,2}}> {{
+                    y = If(c) <
+                        then_branch = t () => (float[N,2] p) <float[2] s = {{3,2}}, float[2] b = {{0,1}}> {{
+                            p, t, u = {norm}(x, s, b, m, v) }},
+                        else_branch = e () => (float[N,2] q) {{ q = Abs(x) }}> }}"
+            ),
         );
     }
 

@@ -5,7 +5,7 @@ use crate::{
 };
 use pare_graph::{
     Attribute, DataType, Decline, Dim, Model, NodeRef, ValueRef, expect,
-    ops::{PadView, PoolView, ReduceView, SliceAxis, SliceView, TransposeView, is_deterministic},
+    ops::{PadView, PoolView, ReduceView, SliceAxis, SliceView, TransposeView, is_deterministic, is_updated},
 };
 
 pass! {
@@ -37,7 +37,13 @@ const OPS: &[&str] = &[
 
 impl Pass for DropNoops {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
-        cx.rewrite(model, OPS, |at| bypass(at, equal_input(at)?))
+        cx.rewrite(model, OPS, |at| {
+            let (x, y) = (equal_input(at)?, at.output()?);
+            if let Some(updated) = [x, y].into_iter().find(|&value| is_updated(value)) {
+                return Err(Decline::because(format!("`{}` is updated in place", updated.name())));
+            }
+            bypass(at, x)
+        })
     }
 }
 

@@ -108,7 +108,7 @@ fn taken(at: NodeRef<'_>, name: &str) -> Result<Patch, Decline> {
     let Some(Attribute::Graph(body)) = at.attr(name) else { return Err(Decline::Mismatch) };
     let mut patch = Patch::at(at);
     let results = inlined(&mut patch, at.graph, body)?;
-    replace(at, patch, results.into_iter().map(Some).collect())
+    replace_outputs(at, patch, results.into_iter().map(Some).collect())
 }
 
 fn inlined(patch: &mut Patch, around: &Graph, body: &Graph) -> Result<Vec<Ref>, Decline> {
@@ -120,11 +120,16 @@ fn without_iterations(at: NodeRef<'_>) -> Result<Patch, Decline> {
     expect(zero(0) || zero(1))?;
     let carried = at.inputs().into_iter().skip(2).map(|v| v.map(Ref::from));
     let results = carried.chain(std::iter::repeat(None)).take(at.outputs().len());
-    replace(at, Patch::at(at), results.collect())
+    replace_outputs(at, Patch::at(at), results.collect())
 }
 
 /// Replaces each output by its result, through an `Identity` where the result is not a new value of its own.
-fn replace(at: NodeRef<'_>, mut patch: Patch, results: Vec<Option<Ref>>) -> Result<Patch, Decline> {
+/// Declines where an output is used that has no result.
+pub(super) fn replace_outputs(
+    at: NodeRef<'_>,
+    mut patch: Patch,
+    results: Vec<Option<Ref>>,
+) -> Result<Patch, Decline> {
     let mut taken = vec![];
     for (output, result) in at.outputs().into_iter().zip(results) {
         let Some(output) = output else { continue };

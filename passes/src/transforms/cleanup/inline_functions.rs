@@ -1,9 +1,13 @@
-use super::calls::{drop_uncalled, key};
+use super::{
+    calls::{Key, drop_uncalled, key},
+    inline_branches::replace_outputs,
+};
 use crate::{
     framework::{Context, Counter, Pass, PassError},
     pass,
 };
-use pare_graph::{Decline, Function, Graph, Model, Node, NodeRef, Patch, Ref};
+use pare_graph::{Decline, Function, Graph, Model, NodeRef, Patch, Ref, ops::is_engine_domain};
+use std::collections::{HashMap, VecDeque};
 
 pass! {
     /// Replace calls of model-local functions by their bodies, and remove the functions.
@@ -12,58 +16,80 @@ pass! {
     /// are inlined as well.
     ///
     /// Declines where a function imports an operator set in another version than the model, or one that the
-    /// model does not import: its nodes would change their meaning.
+    /// model does not import: its nodes would change their meaning. Also for functions that are named like an
+    /// operator of the standard or of ONNX Runtime, which the engine computes at once.
     #[pass("inline-functions", Exact)]
     pub struct InlineFunctions {}
 }
 
-/// Nesting depth of calls up to which functions are inlined.
-const MAX_DEPTH: usize = 64;
+/// Nodes that inlining adds at most. Functions that call each other twice grow with the power of their depth.
+const MAX_ADDED: usize = 1_000_000;
 
 impl Pass for InlineFunctions {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
-        let functions = model.functions.clone();
-        let ops: Vec<_> = functions.iter().map(|f| f.name.as_str()).collect();
-        if ops.is_empty() {
+        if model.functions.is_empty() {
             return Ok(());
         }
-        // The main graph only: function bodies are copied from and removed once uncalled. An inlined body may
-        // contain subgraphs with further calls, hence the rounds.
-        let start = cx.report.patches;
-        for _ in 0..MAX_DEPTH {
-            let before = cx.report.patches;
-            each_main_graph(&mut model.graph, cx, &ops, &functions)?;
-            if cx.report.patches == before {
-                break;
-            }
-        }
-        cx.count(Counter::new("call inlined", "calls inlined"), cx.report.patches - start);
+        let functions = Functions::of(&model.functions);
+        let before = cx.report.patches;
+        let mut added = 0;
+        // The main graph only: function bodies are copied from it and removed once nothing calls them.
+        inline_calls(&mut model.graph, cx, &functions, &mut added);
+        cx.count(Counter::new("call inlined", "calls inlined"), cx.report.patches - before);
         drop_uncalled(model, cx);
         Ok(())
     }
 }
 
-fn each_main_graph(
-    graph: &mut Graph,
-    cx: &mut Context<'_>,
-    ops: &[&str],
-    functions: &[Function],
-) -> Result<(), PassError> {
-    for &id in graph.nodes().iter() {
-        if graph.node(id).subgraphs().next().is_some() {
-            graph.with_subgraphs(id, |bodies, _| {
-                bodies.iter_mut().try_for_each(|body| each_main_graph(body, cx, ops, functions))
-            })?;
-        }
+/// The functions of a model by domain, name and overload.
+struct Functions<'m>(HashMap<Key, &'m Function>);
+
+impl<'m> Functions<'m> {
+    fn of(functions: &'m [Function]) -> Self {
+        Self(functions.iter().map(|f| (key(&f.domain, &f.name, f.overload.as_deref()), f)).collect())
     }
-    cx.rewrite_graph(graph, ops, |at| inlined(at, functions))
+
+    fn called_by(&self, at: NodeRef<'_>) -> Option<&'m Function> {
+        let node = at.node();
+        self.0.get(&key(node.domain(), &node.op, node.overload.as_deref())).copied()
+    }
 }
 
-fn inlined(at: NodeRef<'_>, functions: &[Function]) -> Result<Patch, Decline> {
+/// Inlines the calls in a graph and its subgraphs, then those in the bodies that were inlined. This ends, as
+/// functions do not call themselves.
+fn inline_calls(graph: &mut Graph, cx: &mut Context<'_>, functions: &Functions<'_>, added: &mut usize) {
+    let mut queue: VecDeque<_> = graph.nodes().iter().copied().collect();
+    while let Some(id) = queue.pop_front() {
+        if !graph.has_node(id) {
+            continue;
+        }
+        if graph.node(id).subgraphs().next().is_some() {
+            graph.with_subgraphs(id, |bodies, _| {
+                bodies.iter_mut().for_each(|body| inline_calls(body, cx, functions, added));
+            });
+        }
+        let Some(function) = functions.called_by(graph.at(id)) else { continue };
+        if *added > MAX_ADDED {
+            cx.decline(format!("`{}` is called after inlining has added {MAX_ADDED} nodes", function.name));
+            continue;
+        }
+        match inlined(graph.at(id), function) {
+            Ok(patch) => {
+                let applied = cx.apply(graph, patch).map(|applied| applied.added).unwrap_or_default();
+                *added += applied.len();
+                queue.extend(applied);
+            }
+            Err(Decline::Because(why)) => cx.decline(why),
+            Err(Decline::Mismatch) => {}
+        }
+    }
+}
+
+fn inlined(at: NodeRef<'_>, function: &Function) -> Result<Patch, Decline> {
     let node = at.node();
-    let wanted = key(node.domain(), &node.op, node.overload.as_deref());
-    let is = |f: &&Function| key(&f.domain, &f.name, f.overload.as_deref()) == wanted;
-    let function = functions.iter().find(is).ok_or(Decline::Mismatch)?;
+    if at.schema().is_some() || is_engine_domain(node.domain()) {
+        return Err(Decline::because(format!("`{}` may be an operator of the engine", function.name)));
+    }
     for (domain, version) in function.body.opsets.iter() {
         if at.graph.opset(domain) != Some(*version) {
             let domain = if domain.is_empty() { "ai.onnx" } else { domain };
@@ -79,16 +105,7 @@ fn inlined(at: NodeRef<'_>, functions: &[Function]) -> Result<Patch, Decline> {
     };
     let mut patch = Patch::at(at);
     let results = patch.inline(&body, given)?;
-    let mut taken = vec![];
-    for (output, result) in at.outputs().into_iter().zip(results) {
-        let Some(output) = output else { continue };
-        // An output that equals an input or another output needs a node of its own.
-        let own = matches!(result, Ref::New(_)) && !taken.contains(&result);
-        taken.push(result);
-        let result = if own { result } else { patch.node(output.name(), Node::new("Identity"), &[result]) };
-        patch.replace(output, result);
-    }
-    Ok(patch)
+    replace_outputs(at, patch, results.into_iter().map(Some).collect())
 }
 
 #[cfg(test)]
@@ -140,6 +157,87 @@ mod tests {
             "<domain: \"local\", opset_import: [\"\" : 18]> f (u) => (u) {}",
         );
         assert!(text.ends_with("{ y = Identity(x) }"), "{text}");
+    }
+
+    #[test]
+    fn inlines_a_long_chain_of_functions() {
+        // Each function calls the next one; the last node of the chain is the only one.
+        let f = |i: usize| {
+            let body = if i == 184 { "Neg(u)".to_owned() } else { format!("local.f{}(u)", i + 1) };
+            format!(
+                "<domain: \"local\", opset_import: [\"\" : 18, \"local\" : 1]> f{i} (u) => (w) {{ w = {body} }}\n"
+            )
+        };
+        let call = |first: usize| format!("g (float[2] x) => (float[2] y) {{ y = local.f{first}(x) }}");
+        let functions: String = (0..185).map(f).collect();
+        // The engine inlines 100 nested functions.
+        let text = inline(&call(90), &functions);
+        assert!(text.contains("{ y = Neg(x) }") && !text.contains("local.f"), "{text}");
+        let ((_, changed), text) = inline_alone(&call(0), &functions);
+        assert!(text.ends_with("{ y = Neg(x) }"), "{text}");
+        changed.check().unwrap();
+    }
+
+    #[test]
+    fn binds_attributes_through_nested_calls_and_branches() {
+        let text = inline(
+            "g (float[2] x, bool c) => (float[2] y) { y = local.outer <slope = 0.5>(x, c) }",
+            "<domain: \"local\", opset_import: [\"\" : 18, \"local\" : 1]>
+             outer <slope> (u, c) => (w) {
+                h = Abs(u)
+                w = If(c) <
+                    then_branch = t () => (float[2] a) { a = local.inner <alpha: float = @slope>(h) },
+                    else_branch = e () => (float[2] b) { b = Sub(h, u) }> }
+             <domain: \"local\", opset_import: [\"\" : 18]>
+             inner <alpha: float = 0.25> (v) => (z) { h = Neg(v) z = LeakyRelu<alpha: float = @alpha>(h) }",
+        );
+        assert!(text.contains("LeakyRelu<alpha = 0.5>") && !text.contains("local.inner"), "{text}");
+        assert!(text.contains("h = Abs(x)"), "{text}");
+    }
+
+    #[test]
+    fn keeps_metadata_of_nodes() {
+        let ((_, changed), _) = inline_alone(
+            "g (float[2] x) => (float[2] y) { a = local.f(x) y = local.f(a) }",
+            "<domain: \"local\", opset_import: [\"\" : 18]> f (u) => (w) { [first] h = Neg(u) w = Abs(h) }",
+        );
+        let graph = &changed.graph;
+        let names: Vec<_> = graph.nodes().iter().map(|&n| graph.node(n).name.clone()).collect();
+        assert_eq!(names.iter().flatten().collect::<Vec<_>>(), ["first", "first"]);
+        changed.check().unwrap();
+    }
+
+    #[test]
+    fn limits_growth() {
+        // Twice as many nodes with each function: 2^40 in all.
+        let f = |i: usize| {
+            let call = if i == 39 { "Neg".to_owned() } else { format!("local.f{}", i + 1) };
+            format!(
+                "<domain: \"local\", opset_import: [\"\" : 18, \"local\" : 1]> f{i} (u) => (w) {{
+                    h = {call}(u) w = {call}(h) }}\n"
+            )
+        };
+        let functions: String = (0..40).map(f).collect();
+        let source = format!("{HEAD}g (float[2] x) => (float[2] y) {{ y = local.f0(x) }}{functions}");
+        let mut model = model(&source);
+        let mut cx = crate::framework::testing::context(crate::framework::Tools::default());
+        let functions = Functions::of(&model.functions);
+        let mut added = MAX_ADDED - 100;
+        inline_calls(&mut model.graph, &mut cx, &functions, &mut added);
+        assert!(added < MAX_ADDED + 10 && model.graph.node_count() < 200);
+    }
+
+    #[test]
+    fn keeps_functions_named_like_operators() {
+        let mut model = model(
+            "<ir_version: 8, opset_import: [\"\" : 18, \"com.microsoft\" : 1]>
+             g (float[2] x) => (float[2] y) { y = com.microsoft.QuickGelu(x) }
+             <domain: \"com.microsoft\", opset_import: [\"\" : 18]> QuickGelu (u) => (w) { w = Neg(u) }",
+        );
+        let report = run_pass(InlineFunctions::default(), &mut model);
+        let declined: Vec<_> = report.steps[0].declined().collect();
+        assert_eq!(declined, [("`QuickGelu` may be an operator of the engine", 1)]);
+        assert_eq!(model.functions.len(), 1);
     }
 
     #[test]

@@ -1,10 +1,10 @@
 use crate::framework::matching::{bypass, is_plain};
 use crate::{
-    framework::{Context, Pass, PassError},
+    framework::{Context, NodeBuilder, Pass, PassError},
     pass,
 };
 use pare_graph::{
-    Decline, Model, NodeRef, Patch, expect,
+    DataType, Decline, Model, NodeRef, Patch, expect,
     ops::{ClipView, Trait},
 };
 
@@ -12,7 +12,7 @@ pass! {
     /// Merge nested clips, and remove those whose bounds already hold.
     ///
     /// With ranges `A ⊆ B`: `clip_A(clip_B(x)) = clip_A(x)` and `clip_B(clip_A(x)) = clip_A(x)`, where `Relu`
-    /// clips to `[0, ∞]`. The results of `Sigmoid`, `HardSigmoid` and `Softmax` are in `[0, 1]`. Declines
+    /// clips to `[0, ∞]`. Of ranges that overlap, `clip_A(clip_B(x)) = clip_{A∩B}(x)`. The results of `Sigmoid`, `HardSigmoid` and `Softmax` are in `[0, 1]`. Declines
     /// where a bound is not constant.
     #[pass("merge-clips", Exact, "clip merged", "clips merged")]
     pub struct MergeClips {}
@@ -28,7 +28,10 @@ impl Pass for MergeClips {
             if is_within(&kept, &outer) {
                 return bypass(at, x);
             }
-            expect(is_within(&outer, &kept) && ClipView::of(inner).is_ok() && outer.low <= outer.high)?;
+            expect(ClipView::of(inner).is_ok() && outer.low <= outer.high)?;
+            if !is_within(&outer, &kept) {
+                return intersection(at, inner, &outer, &kept);
+            }
             let mut inputs: Vec<_> = at.inputs().into_iter().map(|i| i.map(Into::into)).collect();
             inputs[0] = Some(inner.input(0)?.into());
             let mut patch = Patch::at(at);
@@ -37,6 +40,18 @@ impl Pass for MergeClips {
             Ok(patch)
         })
     }
+}
+
+/// One clip to the common range of two.
+fn intersection(at: NodeRef<'_>, inner: NodeRef<'_>, a: &ClipView, b: &ClipView) -> Result<Patch, Decline> {
+    let (between, y) = (at.input(0)?, at.output()?);
+    let (low, high) = (a.low.max(b.low), a.high.min(b.high));
+    expect(low <= high && between.dtype() == Some(DataType::Float))?;
+    between.sole_use()?;
+    let mut patch = Patch::at(at);
+    let new = NodeBuilder::new(at.graph, &mut patch, y.name()).clip(inner.input(0)?.into(), low, high);
+    patch.replace(y, new);
+    Ok(patch)
 }
 
 fn is_within(a: &ClipView, b: &ClipView) -> bool {
@@ -85,11 +100,33 @@ mod tests {
     }
 
     #[test]
-    fn keeps_overlapping_ranges_and_open_bounds() {
-        no_match(
+    fn clips_to_the_intersection() {
+        check(
             MergeClips::default(),
             "g (float[2] x) => (float[2] y) <float zero = {0}, float one = {1}, float six = {6}> {
                 a = Clip(x, one) y = Clip(a, zero, six) }",
+            "g (float[2] x) => (float[2] y) <float y_min = {1}, float y_max = {6}> { y = Clip(x, y_min, y_max) }",
+        );
+        check(
+            MergeClips::default(),
+            "g (float[2] x) => (float[2] y) <float low = {-1}, float high = {1}> {
+                a = Clip(x, low, high) y = Relu(a) }",
+            "g (float[2] x) => (float[2] y) <float y_min = {0}, float y_max = {1}> { y = Clip(x, y_min, y_max) }",
+        );
+        check(
+            MergeClips::default(),
+            "g (float[2] x) => (float[2] y) <float low = {-1}, float high = {1}> {
+                a = Clip(x, low) y = Clip(a, \"\", high) }",
+            "g (float[2] x) => (float[2] y) <float y_min = {-1}, float y_max = {1}> { y = Clip(x, y_min, y_max) }",
+        );
+    }
+
+    #[test]
+    fn keeps_disjoint_ranges_and_open_bounds() {
+        no_match(
+            MergeClips::default(),
+            "g (float[2] x) => (float[2] y) <float one = {1}, float three = {3}, float six = {6}> {
+                a = Clip(x, \"\", one) y = Clip(a, three, six) }",
         );
         let why = declines(
             MergeClips::default(),

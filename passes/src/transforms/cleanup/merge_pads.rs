@@ -4,27 +4,27 @@ use crate::{
     pass,
 };
 use pare_graph::{
-    Attribute, Decline, Model, Node, NodeRef, Patch, ValueRef, expect,
+    Attribute, Decline, Edge, Model, Node, NodeRef, Patch, ValueRef, expect,
     ops::{ClipView, ConvView, PadMode, PadView, PoolView, Trait},
 };
 
 pass! {
     /// Fold a `Pad` into the padding of the convolution or pooling that reads it.
     ///
-    /// `Conv` pads with zeros. `AveragePool` does too if it counts the padding (`count_include_pad`, from
-    /// operator set 7), which is enabled if it has no padding of its own. `MaxPool` pads with a value that is
-    /// never the maximum: explicit padding by -∞ is removed, and padding by zeros where no element is
-    /// negative.
+    /// `Conv` pads with zeros, `ConvInteger` with its zero point. `AveragePool` pads with zeros if it counts the
+    /// padding (`count_include_pad`, from operator set 7), which is enabled if it has no padding of its own.
+    /// `MaxPool` pads with a value that is never the maximum: explicit padding by -∞ is removed, and padding by
+    /// zeros where no element is negative.
     ///
     /// Declines for other modes and values, for padding of batch or channels, for negative padding, for
-    /// `auto_pad`, and where the padded value has other uses.
+    /// `auto_pad`, and where the padded value has uses other than convolutions.
     #[pass("merge-pads", Exact, "pad merged", "pads merged")]
     pub struct MergePads {}
 }
 
 impl Pass for MergePads {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
-        cx.rewrite(model, &["Conv", "AveragePool", "MaxPool"], |at| {
+        cx.rewrite(model, &["Conv", "ConvInteger", "AveragePool", "MaxPool"], |at| {
             is_plain(at)?;
             let padded = at.input(0)?;
             let pad = padded.produced_by("Pad")?;
@@ -40,10 +40,15 @@ impl Pass for MergePads {
             if spatial.iter().any(|p| p.0 < 0 || p.1 < 0) {
                 return Err(kept("it crops"));
             }
-            padded.sole_use()?;
+            if at.is("Conv") {
+                only_convolutions(padded)?;
+            } else {
+                padded.sole_use()?;
+            }
             let mut node = at.node().clone();
             let own = match at.op() {
                 "Conv" => into_conv(at, value),
+                "ConvInteger" => into_integer_conv(at, value, spatial.len()),
                 "AveragePool" => into_average(at, value, &mut node),
                 _ => into_max(at, x, value),
             }
@@ -54,7 +59,7 @@ impl Pass for MergePads {
             let sums =
                 own.iter().zip(spatial).map(|(a, b)| Some((a.0.checked_add(b.0)?, a.1.checked_add(b.1)?)));
             let sums: Vec<_> = sums.collect::<Option<_>>().ok_or(Decline::Mismatch)?;
-            if at.op() != "Conv" && !within_windows(at, &sums)? {
+            if !at.is("Conv") && !at.is("ConvInteger") && !within_windows(at, &sums)? {
                 return Err(kept("a window would contain only padding"));
             }
             let pads: Vec<i64> = sums.iter().map(|p| p.0).chain(sums.iter().map(|p| p.1)).collect();
@@ -74,6 +79,27 @@ impl Pass for MergePads {
 /// Automatic padding depends on the input size, which changes.
 fn is_explicit(at: NodeRef<'_>) -> Result<(), Decline> {
     expect(matches!(at.string("auto_pad", "NOTSET"), "NOTSET" | "VALID"))
+}
+
+/// Declines unless all users are convolutions, each of which takes over the padding.
+fn only_convolutions(padded: ValueRef<'_>) -> Result<(), Decline> {
+    let is_conv = |(user, edge): &(NodeRef<'_>, Edge)| {
+        user.is("Conv") && *edge == Edge::Input(0) && is_plain(*user).is_ok() && is_explicit(*user).is_ok()
+    };
+    if !padded.value().is_output() && padded.users().iter().all(is_conv) {
+        return Ok(());
+    }
+    padded.sole_use()
+}
+
+/// `ConvInteger` pads with its zero point, which represents the number 0.
+fn into_integer_conv(at: NodeRef<'_>, value: f64, rank: usize) -> Result<Vec<(i64, i64)>, Decline> {
+    is_explicit(at)?;
+    let zero_point = at.optional(2).map_or(Ok(0.0), ValueRef::scalar)?;
+    expect(value == zero_point)?;
+    let Some(pads) = at.ints("pads") else { return Ok(vec![(0, 0); rank]) };
+    expect(pads.len() == 2 * rank)?;
+    Ok((0..rank).map(|i| (pads[i], pads[i + rank])).collect())
 }
 
 fn into_conv(at: NodeRef<'_>, value: f64) -> Result<Vec<(i64, i64)>, Decline> {
@@ -194,5 +220,40 @@ mod tests {
         );
         let cut = graph("0,0,-1,1,0,0,1,1", "Pad(x, p)");
         assert_eq!(declines(MergePads::default(), &cut), ["Pad producing `h` is kept: it crops"]);
+    }
+
+    #[test]
+    fn folds_a_pad_into_several_convolutions() {
+        check(
+            MergePads::default(),
+            "g (float[N,1,4] x, float[2,1,3] w, float[2,1,1] v) => (float[N,2,4] y, float[N,2,6] z) <int64[6] p = {0,0,1,0,0,1}> {
+                h = Pad(x, p) y = Conv(h, w) z = Conv(h, v) }",
+            "g (float[N,1,4] x, float[2,1,3] w, float[2,1,1] v) => (float[N,2,4] y, float[N,2,6] z) {
+                y = Conv<pads = [1,1]>(x, w) z = Conv<pads = [1,1]>(x, v) }",
+        );
+        let why = declines(
+            MergePads::default(),
+            "g (float[N,1,4] x, float[2,1,3] w) => (float[N,2,4] y, float[N,1,6] z) <int64[6] p = {0,0,1,0,0,1}> {
+                h = Pad(x, p) y = Conv(h, w) z = Relu(h) }",
+        );
+        assert_eq!(why, ["`h` has 2 uses"]);
+    }
+
+    #[test]
+    fn folds_zero_points_into_integer_convolution() {
+        let graph = |zero: &str, conv: &str| {
+            format!(
+                "g (uint8[1,1,4] x, uint8[2,1,3] w) => (int32[1,2,4] y) <int64[6] p = {{0,0,1,0,0,1}}, {zero} uint8 q = {{3}}> {{
+                    h = Pad(x, p, q) y = {conv} }}"
+            )
+        };
+        check(
+            MergePads::default(),
+            &graph("", "ConvInteger(h, w, q)"),
+            "g (uint8[1,1,4] x, uint8[2,1,3] w) => (int32[1,2,4] y) <uint8 q = {3}> {
+                y = ConvInteger<pads = [1,1]>(x, w, q) }",
+        );
+        let why = declines(MergePads::default(), &graph("uint8 o = {5},", "ConvInteger(h, w, o)"));
+        assert_eq!(why, ["Pad producing `h` is kept: its values differ"]);
     }
 }

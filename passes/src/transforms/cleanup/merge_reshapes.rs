@@ -1,5 +1,5 @@
 use super::layout;
-use crate::framework::matching::{bypass, same_shape};
+use crate::framework::matching::{cancel, same_shape};
 use crate::{
     framework::{Context, NodeBuilder, Pass, PassError, node_builder::reshape_target},
     pass,
@@ -37,7 +37,7 @@ fn merged(at: NodeRef<'_>) -> Result<Patch, Decline> {
     expect(!(at.is("Transpose") && inner.is("Transpose")))?;
     let x = inner.input(0)?;
     if same_shape(x, y) {
-        return bypass(at, x);
+        return cancel(at, x);
     }
     becomes_dead(between)?;
     let mut patch = Patch::at(at);

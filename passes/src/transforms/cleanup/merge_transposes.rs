@@ -1,4 +1,4 @@
-use crate::framework::matching::{is_plain, is_pointwise};
+use crate::framework::matching::{cancel, is_plain, is_pointwise};
 use crate::{
     framework::{Context, NodeBuilder, Pass, PassError},
     pass,
@@ -52,6 +52,9 @@ fn merged(at: NodeRef<'_>) -> Result<Patch, Decline> {
     // If the inner transpose is kept for other users, only its exact inverse saves a node.
     if !between.is_empty() && !composed.is_identity() {
         inner.output()?.sole_use()?;
+    }
+    if between.is_empty() && composed.is_identity() {
+        return cancel(at, inner.input(0)?);
     }
     let mut patch = Patch::at(at);
     let y = at.output()?;

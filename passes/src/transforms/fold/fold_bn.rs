@@ -98,6 +98,19 @@ mod tests {
     }
 
     #[test]
+    fn adds_the_bias_of_a_matrix_product_with_factor_one() {
+        check(
+            FoldBn::default(),
+            &format!(
+                "g (float[N,3] x) => (float[N,2] y) <float[3,2] w = {{1,2,3,4,5,6}}, {NORM}> {{
+                h = Gemm<beta = 0.0>(x, w) y = {BN} }}"
+            ),
+            "g (float[N,3] x) => (float[N,2] y) <float[3,2] w = {2,1,6,2,10,3}, float[2] h_bias = {1,-1}> {
+                y = Gemm<beta = 1.0>(x, w, h_bias) }",
+        );
+    }
+
+    #[test]
     fn declines_shared_weights_other_uses_and_large_scales() {
         let graph = |out: &str, more: &str, conv: &str| {
             format!(

@@ -108,6 +108,43 @@ mod tests {
     }
 
     #[test]
+    fn adds_the_bias_with_factor_one() {
+        // The factor of a bias that is not there, of one that is not read, and of one that is.
+        let graph = |attributes: &str, c: &str, data: &str, last: &str| {
+            format!(
+                "g (float[N,2] x) => (float[N,2] y) <float[2,2] w = {{1,2,3,4}}, {data}> {{
+                a = Gemm<{attributes}>(x, w{c}) {last} }}"
+            )
+        };
+        let after = |bias: &str| {
+            format!(
+                "g (float[N,2] x) => (float[N,2] y) <float[2,2] w = {{1,2,3,4}}, float[2] {bias}> {{
+                y = Gemm<beta = 1.0>(x, w, {}) }}",
+                bias.split(' ').next().unwrap()
+            )
+        };
+        let add = "y = Add(a, t)";
+        let t = "float[2] t = {5,6}";
+        for beta in ["0.0", "3.0"] {
+            let before = graph(&format!("beta = {beta}"), "", t, add);
+            check(FoldScale::default(), &before, &after("a_bias = {5,6}"));
+        }
+        let with_bias = format!("float[2] c = {{1,2}}, {t}");
+        check(FoldScale::default(), &graph("beta = 0.0", ", c", &with_bias, add), &after("c = {5,6}"));
+        check(FoldScale::default(), &graph("beta = -2.0", ", c", &with_bias, add), &after("c = {3,2}"));
+    }
+
+    #[test]
+    fn keeps_the_factor_of_an_absent_bias() {
+        check(
+            FoldScale::default(),
+            "g (float[N,2] x) => (float[N,2] y) <float[2,2] w = {1,2,3,4}, float k = {2}> {
+                a = Gemm<beta = 0.0>(x, w) y = Mul(a, k) }",
+            "g (float[N,2] x) => (float[N,2] y) <float[2,2] w = {2,4,6,8}> { y = Gemm<beta = 0.0>(x, w) }",
+        );
+    }
+
+    #[test]
     fn declines_other_axes_and_reversed_operands() {
         let graph = |c: &str, op: &str| {
             format!(

@@ -204,7 +204,7 @@ struct Product<'g> {
     node: Node,
     weight: Weight<'g>,
     bias: Option<ValueRef<'g>>,
-    /// Factor of the bias.
+    /// Factor of the bias, also of one that is added.
     beta: f64,
     channels: usize,
 }
@@ -222,7 +222,7 @@ impl<'g> Product<'g> {
                 let view = ConvTransposeView::of(at)?;
                 (view.outputs * view.group, 1.0)
             }
-            "Gemm" => (weight.run_channels.len(), if bias.is_some() { GemmView::of(at)?.beta } else { 1.0 }),
+            "Gemm" => (weight.run_channels.len(), GemmView::of(at)?.beta),
             "MatMul" if at.is("MatMul") => {
                 // `Gemm`, which accepts a bias, multiplies matrices only.
                 expect(at.input(0)?.rank()? == 2 && at.opset() >= 7)?;
@@ -237,15 +237,16 @@ impl<'g> Product<'g> {
     /// The bias after `affine`: `scale·β·b + shift`.
     fn bias(&self, affine: &ChannelAffine) -> Result<Vec<f64>, Decline> {
         let values = match self.bias {
-            Some(bias) => {
+            // The engine does not read a bias with factor 0, which may be infinite.
+            Some(bias) if self.beta != 0.0 => {
                 let tensor = constant(bias)?;
                 let per_channel = tensor.shape().last() == Some(&tensor.len());
                 expect(tensor.len() == 1 || tensor.len() == self.channels && per_channel)?;
-                tensor.to_f64().ok_or(Decline::Mismatch)?
+                tensor.to_f64().ok_or(Decline::Mismatch)?.into_iter().map(|b| self.beta * b).collect()
             }
-            None => vec![0.0],
+            _ => vec![0.0],
         };
-        let of = |c: usize| affine.scale[c] * (self.beta * values[c % values.len()]) + affine.shift[c];
+        let of = |c: usize| affine.scale[c] * values[c % values.len()] + affine.shift[c];
         Ok((0..self.channels).map(of).collect())
     }
 }

@@ -1,5 +1,6 @@
 //! Fusion of patterns of nodes into operators of the standard, if the model's operator set has them.
 
+mod fuse_clip;
 mod fuse_gelu;
 mod fuse_gemm;
 mod fuse_hard_swish;
@@ -7,6 +8,7 @@ mod fuse_layer_norm;
 mod fuse_softplus;
 mod fuse_space_to_depth;
 
+pub use fuse_clip::FuseClip;
 pub use fuse_gelu::FuseGelu;
 pub use fuse_gemm::FuseGemm;
 pub use fuse_hard_swish::FuseHardSwish;

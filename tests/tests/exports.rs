@@ -1,0 +1,161 @@
+//! Files of old and of modern exporters: they are read as the engine reads them, and lose nothing.
+
+use crate::support::{after, bytes, root, same_outputs};
+use pare_graph::{Constant, Model, onnx, text};
+use pare_passes::{Effect, Pipeline};
+
+fn case(name: &str) -> Model {
+    let path = root().join("fixtures/cases").join(name).with_extension("onnx");
+    let mut model = onnx::read(path, &onnx::ReadOptions::default()).unwrap();
+    model.check().unwrap();
+    model.infer().unwrap();
+    model
+}
+
+fn parsed(source: &str) -> Model {
+    let mut model = text::parse_model(source).unwrap();
+    model.check().unwrap();
+    model.infer().unwrap();
+    model
+}
+
+/// The model after a pipeline, which keeps the outputs.
+fn optimized(model: &Model, pipeline: &str) -> Model {
+    let (changed, _) = after(&pipeline.parse::<Pipeline>().unwrap(), model).unwrap();
+    changed.check().unwrap();
+    same_outputs(model, &changed, Effect::Rounding, 4).unwrap_or_else(|why| panic!("{pipeline}: {why}"));
+    changed
+}
+
+fn ops(model: &Model) -> Vec<&str> {
+    model.graph.nodes().iter().map(|&id| model.graph.node(id).op.as_str()).collect()
+}
+
+#[test]
+fn bias_of_a_product_without_one_has_factor_1() {
+    let changed = optimized(&case("gemm_beta0_reshape_add"), "safe");
+    assert_eq!(ops(&changed), ["Gemm", "Reshape"]);
+}
+
+#[test]
+fn statistics_that_training_updates_stay_separate() {
+    let model = case("vacuous_bn_training");
+    let (changed, report) = after(&"safe".parse().unwrap(), &model).unwrap();
+    assert_eq!(report.patches(), 1, "two equal parameters that nothing updates are merged");
+    let graph = &changed.graph;
+    let norm = graph.nodes()[1];
+    let inputs = graph.inputs_of(norm);
+    assert!(inputs[1] == inputs[2] && inputs[3] != inputs[1] && inputs[3] != inputs[4]);
+}
+
+#[test]
+fn sparse_initializers_are_constants() {
+    let model = case("refused_sparse_initializer");
+    // An unchanged model keeps its form.
+    let same = optimized(&model, "safe");
+    let w = same.graph.value(same.graph.find("w").unwrap());
+    assert!(matches!(w.data, Some(Constant::Sparse(_))) && w.tensor().is_some());
+
+    let head = "<ir_version: 8, opset_import: [\"\" : 17]>";
+    let sparse = "float[2] {2,3}, int64[2] {1,2}";
+    let scaled = parsed(&format!(
+        "{head} g (float[N,2] x) => (float[N,2] y) <sparse_tensor(float[2,2]) w = {{{sparse}}}, float k = {{2}}> {{
+            a = MatMul(x, w) y = Mul(a, k) }}"
+    ));
+    assert_eq!(ops(&optimized(&scaled, "safe")), ["MatMul"]);
+    let folded = parsed(&format!(
+        "{head} g (float[N,3] x) => (float[N,3] y) <sparse_tensor(float[3]) w = {{{sparse}}}> {{
+            a = Exp(w) y = Add(x, a) }}"
+    ));
+    assert_eq!(ops(&optimized(&folded, "safe")), ["Add"]);
+    let node = parsed(&format!(
+        "{head} g (float[N,3] x) => (float[N,3] y) {{
+            w = Constant<sparse_value = sparse_tensor(float[3]) {{{sparse}}}>() a = Exp(w) y = Add(x, a) }}"
+    ));
+    assert_eq!(ops(&optimized(&node, "safe")), ["Add"]);
+}
+
+#[test]
+fn constants_in_every_form_are_folded() {
+    let head = "<ir_version: 8, opset_import: [\"\" : 18, \"local\" : 1]>";
+    let model = parsed(&format!(
+        "{head} g (float[N,4] x) => (float[N,2,2] y) {{
+            s = Constant<value_ints = [-1,2,2]>() a = Reshape(x, s)
+            f = Constant<value_float = 1.0>() b = Mul(a, f)
+            v = Constant<value_floats = [0.0,0.0]>() c = Add(b, v)
+            i = Constant<value_int = 2>() d = Constant<value_int = 3>() k = Mul(i, d) l = Cast<to = 1>(k)
+            y = Mul(c, l) }}"
+    ));
+    assert_eq!(ops(&optimized(&model, "safe")), ["Reshape", "Mul"]);
+    // Each pass sees them, also before constants are lifted, and in functions.
+    assert_eq!(ops(&optimized(&model, "drop-noops")).iter().filter(|&&op| op == "Mul").count(), 2);
+    let function = parsed(&format!(
+        "{head} g (float[2] x) => (float[2] y) {{ y = local.f(x) }}
+         <domain: \"local\", opset_import: [\"\" : 18]>
+         f (u) => (w) {{ k = Constant<value_floats = [1.0]>() h = Pow(u, k) w = Neg(h) }}"
+    ));
+    let changed = optimized(&function, "safe{keep_functions=true}");
+    assert_eq!((changed.functions.len(), changed.functions[0].body.node_count()), (1, 1));
+}
+
+#[test]
+fn functions_are_inlined_unless_they_are_kept() {
+    let model = parsed(
+        "<ir_version: 8, opset_import: [\"\" : 18, \"local\" : 1]>
+         g (float[N,2] x) => (float[N,2] y) <float[2,2] w = {1,2,3,4}, float[2] b = {1,2}> {
+            h = local.linear(x, w) y = Add(h, b) }
+         <domain: \"local\", opset_import: [\"\" : 18]> linear (u, v) => (z) { z = MatMul(u, v) }",
+    );
+    let changed = optimized(&model, "safe");
+    assert_eq!((ops(&changed), changed.functions.len()), (vec!["Gemm"], 0));
+    let kept = optimized(&model, "safe{keep_functions=true}");
+    assert_eq!((ops(&kept), kept.functions.len()), (vec!["linear", "Add"], 1));
+}
+
+#[test]
+fn operators_that_the_engine_registers_are_accepted() {
+    optimized(&case("refused_groupnorm18"), "safe");
+    let graph = |opset: i64, node: &str| {
+        parsed(&format!(
+            "<ir_version: 8, opset_import: [\"\" : {opset}]>
+             g (float[N,2] x) => (float[N,2] y) <float[2] s = {{1,2}}, float[2] b = {{0,1}}> {{
+                i = Identity(x) h = {node} y = Neg(h) }}"
+        ))
+    };
+    for (opset, node) in [
+        (9, "LayerNormalization(i, s, b)"),
+        (16, "LayerNormalization<axis = -1>(i, s)"),
+        (12, "SimplifiedLayerNormalization<axis = -1>(i, s)"),
+        (17, "SimplifiedLayerNormalization(i, s)"),
+        (9, "Affine<alpha = 2.0, beta = 1.0>(i)"),
+        (9, "ScaledTanh<alpha = 2.0, beta = 1.0>(i)"),
+    ] {
+        let changed = optimized(&graph(opset, node), "safe");
+        assert_eq!(changed.graph.node_count(), 2, "{node}");
+    }
+}
+
+#[test]
+fn old_models_keep_their_version() {
+    let model = case("words_ir3_all_inputs");
+    let (unchanged, report) = after(&"safe".parse().unwrap(), &model).unwrap();
+    assert_eq!((report.patches(), unchanged.graph.overridable()), (0, 5));
+    // A constant beside overridable weights is an input too, and the engine folds both.
+    let old = parsed(
+        "<ir_version: 3, opset_import: [\"\" : 8]>
+         g (float[N,2] x, float[2] w = {1,2}) => (float[N,2] y) {
+            k = Constant<value = float[2] {3,4}>() a = Add(x, w) y = Mul(a, k) }",
+    );
+    let changed = optimized(&old, "safe");
+    let read = onnx::read_bytes(bytes(&changed).unwrap(), None).unwrap();
+    assert_eq!((read.ir_version, read.graph.inputs().len()), (Some(3), 3));
+    same_outputs(&old, &read, Effect::Exact, 4).unwrap();
+    // Frozen weights are constants in every version.
+    let mut frozen = model.clone();
+    frozen.graph.freeze_initializers();
+    frozen.infer().unwrap();
+    let changed = optimized(&frozen, "safe");
+    assert!(changed.graph.node_count() < model.graph.node_count());
+    let read = onnx::read_bytes(bytes(&changed).unwrap(), None).unwrap();
+    assert_eq!((read.ir_version, read.graph.inputs().len()), (Some(4), 1));
+}
