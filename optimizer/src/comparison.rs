@@ -1,7 +1,10 @@
 //! The comparison of two models on samples.
 
 use crate::{Error, environment::LazyEngine};
-use pare_runtime::{Metrics, ModelSource, Outcome, ProofOptions, ProofReport, SampleSet, prove, upper_limit};
+use pare_runtime::{
+    Metrics, ModelSource, Outcome, ProofOptions, ProofReport, RelatedEngine, Relation, SampleSet, prove,
+    upper_limit,
+};
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
@@ -112,10 +115,28 @@ pub(crate) fn compare(
     samples: &mut SampleSet,
     options: ProofOptions,
 ) -> Result<Comparison, Error> {
+    compare_related(engine, reference, candidate, None, samples, options)
+}
+
+/// Compares two models on samples for the reference, whose interface `candidate` has in this relation.
+pub(crate) fn compare_related(
+    engine: &LazyEngine<'_>,
+    reference: &ModelSource,
+    candidate: &ModelSource,
+    relation: Option<Relation>,
+    samples: &mut SampleSet,
+    options: ProofOptions,
+) -> Result<Comparison, Error> {
     let options = ProofOptions { load: engine.load_options(), ..options };
     let given = !samples.is_generated();
-    let mut report =
-        prove(engine.engine()?.as_ref(), reference, candidate, samples.batches(BATCH), &options)?;
+    let (plain, batches) = (engine.engine()?.as_ref(), samples.batches(BATCH));
+    let mut report = match relation {
+        None => prove(plain, reference, candidate, batches, &options)?,
+        Some(relation) => {
+            let related = RelatedEngine::new(plain, candidate, relation);
+            prove(&related, reference, candidate, batches, &options)?
+        }
+    };
     report.given = given;
     Ok(Comparison { report, engine: engine.description()? })
 }
