@@ -116,6 +116,6 @@ mod tests {
         let text = |text: &str| text.parse::<crate::Pipeline>().map(|p| p.to_string()).map_err(|e| e.message);
         assert_eq!(text("rename{a=c,b=c}").unwrap_err(), "`rename`: two values would be named `c`");
         assert_eq!(text("rename").unwrap_err(), "`rename`: it needs names, `old=new`");
-        assert_eq!(text("rename{input.1=x,\"a b\"=\"c d\"}").unwrap(), "rename{\"a b\"=\"c d\",input.1=x}");
+        assert_eq!(text("rename{input.1=x,\"a b\"=\"c d\"}").unwrap(), "rename{input.1=x,\"a b\"=\"c d\"}");
     }
 }
