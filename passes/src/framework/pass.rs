@@ -62,6 +62,11 @@ pub struct PassInfo {
 }
 
 impl PassInfo {
+    /// Returns true if the pass runs without options.
+    pub fn has_defaults(&self) -> bool {
+        (self.build)(pass_support::Options::default()).is_ok()
+    }
+
     /// The first line of its documentation.
     pub fn summary(&self) -> &'static str {
         self.docs.lines().next().unwrap_or("").trim()

@@ -14,7 +14,7 @@ pass! {
     ///
     /// Refused if a value does not exist, if nothing would be computed, or if the type of a new input is
     /// unknown.
-    #[pass("extract", Exact)]
+    #[pass("extract", Exact, "part extracted", "parts extracted")]
     pub struct Extract {
         /// Values that become the inputs; the inputs of the model if empty.
         pub inputs: Names = Names::default(),

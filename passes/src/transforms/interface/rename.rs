@@ -14,7 +14,7 @@ pass! {
     /// at once, so `rename{a=b,b=a}` exchanges two.
     ///
     /// Refused if there is no such value, or if a new name belongs to another value, also in a subgraph.
-    #[pass("rename", Exact, open = names)]
+    #[pass("rename", Exact, "set of values renamed", "sets of values renamed", open = names)]
     pub struct Rename {
         /// The new name of each value, by its old one.
         pub names: IndexMap<String, String> = IndexMap::new(),

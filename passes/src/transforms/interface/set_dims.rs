@@ -19,7 +19,7 @@ pass! {
     ///
     /// Refused if the inputs have no such symbol or axis, if an axis has another fixed size, or if the model
     /// does not allow the size.
-    #[pass("set-dims", Exact, open = dims)]
+    #[pass("set-dims", Exact, "set of sizes fixed", "sets of sizes fixed", open = dims)]
     pub struct SetDims {
         /// The size of each symbol, or of each axis (`input.axis`).
         pub dims: IndexMap<String, i64> = IndexMap::new(),

@@ -28,9 +28,10 @@ pub(super) fn reshape(follow: &mut Follow, at: NodeRef<'_>) -> Followed {
         let begins = |k: &usize| to[..*k].iter().product::<i64>() == before;
         let fits = |k: &usize| !axes.contains(k) && to[*k] % follow.size == 0;
         let candidates: Vec<usize> = (0..to.len()).filter(begins).filter(fits).collect();
-        // An axis of the same size is the same axis.
-        let same = candidates.iter().find(|&&k| to[k] == from[axis]);
-        let Some(&k) = same.or(candidates.first()) else {
+        // Those that begin there are the same in row-major order. An axis of one position per sample is the
+        // axis itself, one of the same size the same product.
+        let of_size = |size: i64| candidates.iter().find(|&&k| to[k] == size);
+        let Some(&k) = of_size(follow.size).or(of_size(from[axis])).or(candidates.first()) else {
             return Err(format!("{} divides the freed axis", at.describe()));
         };
         wanted[k] = follow.scaled(to[k]).ok_or_else(why)?;

@@ -27,7 +27,7 @@ pass! {
     /// the positions of a sequence are by attention; then only the old size can be compared with the original.
     ///
     /// Refused, with the node, where the axis cannot be followed or where a `batch` is not kept apart.
-    #[pass("free-dims", Exact, open = dims)]
+    #[pass("free-dims", Exact, "axis freed", "axes freed", open = dims)]
     pub struct FreeDims {
         /// The symbol of each axis, by `batch` or `input.axis`.
         pub dims: IndexMap<String, String> = IndexMap::new(),

@@ -51,6 +51,18 @@ fn targets_of_reshapes_follow() {
 }
 
 #[test]
+fn channels_that_are_shuffled_together_with_the_batch_follow() {
+    check(
+        "g (float[1,6,2,2] x) => (float[1,3,2,2] y)
+            <int64[3] pairs = {3, 2, 4}, int64[5] halves = {2, -1, 3, 2, 2}, int64 first = {0}> {
+            r = Reshape(x, pairs) t = Transpose<perm = [1,0,2]>(r) h = Reshape(t, halves) y = Gather<axis = 0>(h, first) }",
+        "g (float[N,6,2,2] x) => (float[N,3,2,2] y)
+            <int64[5] halves = {2, -1, 3, 2, 2}, int64 first = {0}, int64[3] shape = {-1, 2, 4}> {
+            r = Reshape(x, shape) t = Transpose<perm = [1,0,2]>(r) h = Reshape(t, halves) y = Gather<axis = 0>(h, first) }",
+    );
+}
+
+#[test]
 fn a_batch_of_several_samples_follows() {
     check(
         "g (float[3,2] x) => (float[3,2] y, float[6] z)
