@@ -5,40 +5,49 @@ use crate::framework::node_builder::reshape_target;
 use pare_graph::{Attribute, DataType, Dim, Node, NodeRef, Patch, Tensor, ValueRef, ops::SliceView};
 
 impl Follow {
-    /// The size that an axis of `old` positions has now.
-    fn scaled(&self, old: i64) -> Option<Dim> {
-        (old % self.size == 0).then(|| &Dim::from(old / self.size) * &Dim::symbol(self.symbol()))
+    /// The size of an axis that had `old` positions, if those are a multiple of the freed axis.
+    fn scaled(&self, old: &Dim) -> Option<Dim> {
+        Some(&old.exact_div(&Dim::from(self.size))? * &Dim::symbol(self.symbol()))
     }
 }
 
 /// `Reshape` and `Flatten`: in row-major order, an axis with `p` elements before it is again one with `p`
-/// elements before it, and counts all positions of the first output axis that begins there.
+/// elements before it, and counts all positions of an output axis that begins there.
 pub(super) fn reshape(follow: &mut Follow, at: NodeRef<'_>) -> Followed {
     let why = || unknown(at);
     let (x, y) = (at.input(0).map_err(|_| why())?, at.output().map_err(|_| why())?);
-    let freed = follow.input(at, 0);
-    let (from, to) = (follow.old_shape(x).ok_or_else(why)?, follow.old_shape(y).ok_or_else(why)?);
-    let mut wanted: Vec<Dim> = to.iter().map(|&n| Dim::from(n)).collect();
+    let (from, to) = (follow.old_dims(x).ok_or_else(why)?, follow.old_dims(y).ok_or_else(why)?);
+    let now = y.shape().unwrap_or_default();
+    let is_fixed = at.is("Reshape") && at.input(1).is_ok_and(ValueRef::is_constant);
+    let product = |dims: &[Dim]| dims.iter().fold(Dim::from(1), |p, d| &p * d);
+    let mut wanted = to.to_vec();
     let mut axes = vec![];
-    for &axis in &freed {
-        if x.shape().and_then(|s| s.get(axis)) != follow.scaled(from[axis]).as_ref() {
+    for axis in follow.input(at, 0) {
+        if x.shape().and_then(|s| s.get(axis)) != follow.scaled(&from[axis]).as_ref() {
             return Err(why());
         }
-        let before: i64 = from[..axis].iter().product();
-        let begins = |k: &usize| to[..*k].iter().product::<i64>() == before;
-        let fits = |k: &usize| !axes.contains(k) && to[*k] % follow.size == 0;
+        let begins = |k: &usize| product(&to[..*k]) == product(&from[..axis]);
+        let fits = |k: &usize| !axes.contains(k) && follow.scaled(&to[*k]).is_some();
         let candidates: Vec<usize> = (0..to.len()).filter(begins).filter(fits).collect();
-        // Those that begin there are the same in row-major order. An axis of one position per sample is the
-        // axis itself, one of the same size the same product.
-        let of_size = |size: i64| candidates.iter().find(|&&k| to[k] == size);
-        let Some(&k) = of_size(follow.size).or(of_size(from[axis])).or(candidates.first()) else {
+        // Axes that begin at the same element are the same in row-major order. A computed target has made the
+        // choice; in a constant one, an axis of one position per sample comes first, then one of the same size.
+        let is_right = |k: &&usize| !is_fixed && now.get(**k) == follow.scaled(&to[**k]).as_ref();
+        let kept = candidates.iter().find(is_right);
+        let of_size = |size: &Dim| candidates.iter().find(|&&k| to[k] == *size);
+        let one = of_size(&Dim::from(follow.size)).or_else(|| of_size(&from[axis]));
+        let Some(&k) = kept.or(one).or(candidates.first()) else {
+            // An inferred size joins the axis with others before it.
+            if now.iter().any(|d| follow.depends(d)) {
+                follow.relate(at)?;
+                return Ok(Rule::Inferred);
+            }
             return Err(format!("{} divides the freed axis", at.describe()));
         };
-        wanted[k] = follow.scaled(to[k]).ok_or_else(why)?;
+        wanted[k] = follow.scaled(&to[k]).ok_or_else(why)?;
         axes.push(k);
     }
     axes.sort_unstable();
-    if y.shape() == Some(&wanted[..]) {
+    if now == wanted {
         return Ok(Rule::Axes(vec![axes]));
     }
     if !at.is("Reshape") {
@@ -86,6 +95,22 @@ pub(super) fn expand(follow: &mut Follow, at: NodeRef<'_>) -> Followed {
         return Ok(Rule::Edit(patch));
     }
     Ok(Rule::Axes(vec![x.iter().map(|a| a + rank - from).collect()]))
+}
+
+/// `Gather` of all positions of the freed axis in order: a `Reshape`.
+pub(super) fn gather_all(follow: &Follow, at: NodeRef<'_>, axis: usize) -> Option<Patch> {
+    let (x, y) = (at.input(0).ok()?, at.output().ok()?);
+    let indices = at.input(1).ok()?.constant_ints().ok()?;
+    let size = follow.old_dims(x)?.get(axis)?.known()?;
+    if !indices.iter().copied().eq(0..size) {
+        return None;
+    }
+    let target: Vec<i64> = follow.old_dims(y)?.iter().map(Dim::known).collect::<Option<_>>()?;
+    let mut patch = Patch::at(at);
+    let shape = patch.constant("shape", Tensor::vector(&target));
+    let new = patch.node(y.name(), Node::new("Reshape"), &[x.into(), shape]);
+    patch.reshape(y, new);
+    Some(patch)
 }
 
 /// `Slice`: an end that is the old size becomes the end of the axis.
@@ -251,7 +276,7 @@ pub(super) fn expanded(
     let fixed = || format!("`{}` has a fixed size along the freed axis", value.name());
     if at.graph.opset("").unwrap_or(1) < 13
         || shape[axis] as i64 != follow.size
-        || like.shape().map(|s| &s[like_axis]) != follow.scaled(follow.size).as_ref()
+        || like.shape().map(|s| &s[like_axis]) != Some(&Dim::symbol(follow.symbol()))
     {
         return Err(fixed());
     }

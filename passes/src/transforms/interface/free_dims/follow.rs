@@ -137,12 +137,17 @@ impl Follow {
     }
 
     /// The shape of a value before.
+    pub fn old_dims(&self, value: ValueRef<'_>) -> Option<&[Dim]> {
+        self.old.get(value.name()).map(Vec::as_slice)
+    }
+
+    /// The shape of a value before, if all sizes were numbers.
     pub fn old_shape(&self, value: ValueRef<'_>) -> Option<Vec<i64>> {
         self.old.get(value.name())?.iter().map(Dim::known).collect()
     }
 
     /// Records that a node relates positions of the axis.
-    fn relate(&mut self, at: NodeRef<'_>) -> Result<(), String> {
+    pub fn relate(&mut self, at: NodeRef<'_>) -> Result<(), String> {
         if self.apart {
             return Err(format!("{} relates the samples of the batch", at.describe()));
         }
@@ -481,13 +486,16 @@ impl Follow {
     fn gather(&mut self, at: NodeRef<'_>, x: &[usize]) -> Followed {
         let axis = axis_of(at).map_err(|_| unknown(at))?;
         let (indices, count) = (self.input(at, 1), rank(at, 1)?);
-        if !x.is_empty() && !indices.is_empty() {
-            return Err(format!("{} selects by indices that depend on the freed axis", at.describe()));
-        }
+        // Indices that are computed from the size follow it.
+        self.relate_if(at, !x.is_empty() && !indices.is_empty())?;
         if x.contains(&axis) {
+            if let Some(patch) = edit::gather_all(self, at, axis) {
+                return Ok(Rule::Edit(patch));
+            }
             // The first and the last position exist at every size.
             let chosen = at.input(1).and_then(|v| v.constant_ints()).unwrap_or_default();
-            if chosen.is_empty() || chosen.iter().any(|i| ![0, -1].contains(i)) {
+            let is_fixed = at.input(1).is_ok_and(ValueRef::is_constant);
+            if is_fixed && (chosen.is_empty() || chosen.iter().any(|i| ![0, -1].contains(i))) {
                 return Err(format!("{} selects positions of the freed axis", at.describe()));
             }
             self.relate(at)?;

@@ -63,6 +63,16 @@ fn channels_that_are_shuffled_together_with_the_batch_follow() {
 }
 
 #[test]
+fn tables_of_all_positions_follow() {
+    check(
+        "g (float[1,3] x) => (float[1,1,3,1] y) <int64[1,1,3] all = {0, 1, 2}> {
+            f = Flatten<axis = 2>(x) y = Gather<axis = 0>(f, all) }",
+        "g (float[N,3] x) => (float[N,1,3,1] y) <int64[4] shape_1 = {-1, 1, 3, 1}> {
+            f = Flatten<axis = 2>(x) y = Reshape(f, shape_1) }",
+    );
+}
+
+#[test]
 fn a_batch_of_several_samples_follows() {
     check(
         "g (float[3,2] x) => (float[3,2] y, float[6] z)
