@@ -54,7 +54,7 @@ fn write_invalid_files(folder: &Path) {
     let external = folder.join("external.onnx");
     let fold = onnx::read(folder.join("fixtures/digits-fold.onnx"), &onnx::ReadOptions::default()).unwrap();
     let small = onnx::WriteOptions { limit: 10_000, ..onnx::WriteOptions::default() };
-    let (data, _) = onnx::write(&fold, &external, &small).unwrap().data.unwrap();
+    let (data, _) = onnx::write(&fold, &external, &small).unwrap().data.remove(0);
     fs::remove_file(data).unwrap();
     // Models that the samples of digits do not match.
     for (name, input) in [("named.onnx", "float[N,1,8,8] picture"), ("colour.onnx", "float[N,3,8,8] image")] {

@@ -6,7 +6,7 @@ use crate::{
     values::{at_least_one, bytes, dim, limit, metric, pair, share, tolerance},
 };
 use clap::{Args, Parser, Subcommand, ValueHint};
-use onnx_pare::{EngineKind, Environment, Measure, QualityLimits, Source};
+use onnx_pare::{DataFiles, EngineKind, Environment, ExternalData, Measure, QualityLimits, Source};
 use std::{
     io::Read,
     path::{Path, PathBuf},
@@ -34,6 +34,8 @@ pub enum Command {
     Optimize(OptimizeArgs),
     /// Compare two models by running both: 0 they agree, 1 they differ, 2 could not run
     Verify(VerifyArgs),
+    /// Compare structure and weights of two models without running them: 0 equal, 1 different
+    Diff(DiffArgs),
     /// Find the smallest model on which a pipeline still fails: 1 if it fails, 0 if it does not
     Reduce(ReduceArgs),
     /// Show the structure and the cost of a model
@@ -158,6 +160,54 @@ pub struct OptimizeArgs {
     /// Memory for activations during calibration, such as 2G
     #[arg(long, value_name = "BYTES", default_value = "2G", value_parser = bytes)]
     pub memory: u64,
+    #[command(flatten)]
+    pub external: ExternalArgs,
+}
+
+/// The storage of weights.
+#[derive(Args)]
+pub struct ExternalArgs {
+    /// Weights of the output: as in the input, embedded, in one file beside it, or each in a file of its own
+    #[arg(long, value_name = "FILES", default_value = "keep", conflicts_with = "config")]
+    pub external_data: ExternalArg,
+    /// Name of the data file, or the start of the names of several
+    #[arg(long, value_name = "NAME", requires = "external_data")]
+    pub external_name: Option<String>,
+    /// Size of the smallest weight that is stored in a data file
+    #[arg(long, value_name = "BYTES", default_value = "1024", value_parser = bytes)]
+    pub external_threshold: u64,
+    /// Alignment of weights in a data file
+    #[arg(long, value_name = "BYTES", default_value = "4096", value_parser = bytes)]
+    pub external_align: u64,
+}
+
+/// The files of weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ExternalArg {
+    /// As in the input.
+    Keep,
+    /// In the model file.
+    Embed,
+    /// In one data file.
+    One,
+    /// Each in a data file of its own.
+    Each,
+}
+
+impl ExternalArgs {
+    pub fn external_data(&self) -> ExternalData {
+        let layout = DataFiles {
+            name: self.external_name.clone(),
+            threshold: usize::try_from(self.external_threshold).unwrap_or(usize::MAX),
+            align: self.external_align,
+        };
+        match self.external_data {
+            ExternalArg::Keep => ExternalData::Keep,
+            ExternalArg::Embed => ExternalData::Embed,
+            ExternalArg::One => ExternalData::One(layout),
+            ExternalArg::Each => ExternalData::Each(layout),
+        }
+    }
 }
 
 #[derive(Args)]
@@ -187,6 +237,19 @@ pub struct VerifyArgs {
     /// given
     #[arg(long, value_name = "INPUT=OUTPUT", value_parser = pair, requires = "steps")]
     pub state: Vec<(String, String)>,
+}
+
+#[derive(Args)]
+pub struct DiffArgs {
+    /// The first model
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub before: PathBuf,
+    /// The second model
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub after: PathBuf,
+    /// Show long lists entirely
+    #[arg(long)]
+    pub verbose: bool,
 }
 
 /// Limits on the loss of quality.

@@ -5,6 +5,7 @@ mod bench;
 mod calibrate;
 mod comparison;
 mod crash;
+mod diff;
 mod failure;
 mod format;
 mod hints;
@@ -80,6 +81,7 @@ fn run(command: &Command, environment: Environment, terminal: &Terminal) -> Resu
     match command {
         Command::Optimize(args) => optimize::run(args, environment, terminal),
         Command::Verify(args) => verify::run(args, environment, terminal),
+        Command::Diff(args) => diff::run(args, terminal),
         Command::Reduce(args) => reduce::run(args, environment, terminal),
         Command::Inspect(args) => inspect::run(args, environment, terminal),
         Command::Bench(args) => bench::run(args, environment, terminal),

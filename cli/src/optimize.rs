@@ -79,6 +79,7 @@ impl OptimizeArgs {
         options.freeze_initializers = self.freeze_initializers;
         options.stop_after = self.stop_after;
         options.memory = self.memory;
+        options.external_data = self.external.external_data();
     }
 
     /// The status of outputs that were written but not proven.
@@ -158,7 +159,11 @@ pub fn with_reproducer(error: Error, output: &Path) -> Failure {
 }
 
 fn files(written: &Written) -> String {
-    let data = written.data.as_ref().map_or_else(String::new, |data| format!(" and {}", data.display()));
+    let data = match &written.data[..] {
+        [] => String::new(),
+        [data] => format!(" and {}", data.display()),
+        many => format!(" and {} data files", many.len()),
+    };
     format!("{}{data}", written.path.display())
 }
 
@@ -227,7 +232,8 @@ fn step_text(report: &Report, step: &StepReport, verbose: bool, depth: usize) ->
         results.push(Counter::new("change", "changes").of(step.patches));
     }
     let mut lines = vec![format!("{}: {}", step.pass, results.join(", "))];
-    lines.extend(step.notes.iter().chain(&step.interface).map(|note| format!("  {note}")));
+    lines.extend(step.notes.iter().map(|note| format!("  {note}")));
+    lines.extend(step.interface.iter().map(|change| format!("  {change}")));
     if explained {
         lines.extend(declined(step, verbose));
     }

@@ -89,7 +89,10 @@ fn explain(info: &PassInfo) -> String {
             none if none.is_empty() => "none".to_owned(),
             default => default,
         };
-        text += &format!("  {} = {default}\n", option.name);
+        text += &match info.open == Some(option.name) {
+            true => "  any other key = value\n".to_owned(),
+            false => format!("  {} = {default}\n", option.name),
+        };
         text += &option.docs.lines().map(|l| format!("      {}\n", l.trim())).collect::<String>();
     }
     text

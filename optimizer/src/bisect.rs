@@ -17,7 +17,9 @@ pub(crate) fn bisect(runner: &Runner<'_>, original: &Model) -> Result<Option<Cul
     let (mut good, mut bad) = (0, all.patches());
     while bad > good + 1 {
         let middle = good + (bad - good) / 2;
-        let comparison = runner.compare(original, &run_to(middle)?.0, None, ProofOptions::default())?;
+        let (model, report) = run_to(middle)?;
+        let interface: Vec<_> = report.interface().cloned().collect();
+        let comparison = runner.compare_changed(original, &model, &interface, ProofOptions::default())?;
         let differs = matches!(comparison.outcome(), Outcome::Differs { .. });
         if differs { bad = middle } else { good = middle }
     }

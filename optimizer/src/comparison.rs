@@ -2,7 +2,8 @@
 
 use crate::{Error, environment::LazyEngine};
 use pare_runtime::{
-    Metrics, ModelSource, Optimize, Outcome, ProofOptions, ProofReport, SampleSet, prove, upper_limit,
+    Metrics, ModelSource, Optimize, Outcome, ProofOptions, ProofReport, RelatedEngine, Relation, SampleSet,
+    prove, upper_limit,
 };
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
@@ -114,16 +115,35 @@ pub(crate) fn compare(
     samples: &mut SampleSet,
     options: ProofOptions,
 ) -> Result<Comparison, Error> {
+    compare_related(engine, reference, candidate, None, samples, options)
+}
+
+/// Compares two models on samples for the reference, whose interface `candidate` has in this relation.
+pub(crate) fn compare_related(
+    engine: &LazyEngine<'_>,
+    reference: &ModelSource,
+    candidate: &ModelSource,
+    relation: Option<Relation>,
+    samples: &mut SampleSet,
+    options: ProofOptions,
+) -> Result<Comparison, Error> {
     let options = ProofOptions { load: engine.load_options(), ..options };
     let given = !samples.is_generated();
-    let runtime = engine.engine()?.as_ref();
-    let mut report = prove(runtime, reference, candidate, samples.batches(BATCH), &options)?;
+    let plain = engine.engine()?.as_ref();
+    let prove_on = |samples: &mut SampleSet| match &relation {
+        None => prove(plain, reference, candidate, samples.batches(BATCH), &options),
+        Some(relation) => {
+            let related = RelatedEngine::new(plain, candidate, relation.clone());
+            prove(&related, reference, candidate, samples.batches(BATCH), &options)
+        }
+    };
+    let mut report = prove_on(samples)?;
     let runs_on_none = report.samples == 0 && matches!(report.outcome, Outcome::Unproven { .. });
     if runs_on_none
-        && let Ok(mut session) = runtime.load(reference, &options.load.with_optimize(Optimize::Off))
+        && let Ok(mut session) = plain.load(reference, &options.load.with_optimize(Optimize::Off))
         && samples.adapt(&mut *session)
     {
-        report = prove(runtime, reference, candidate, samples.batches(BATCH), &options)?;
+        report = prove_on(samples)?;
     }
     report.given = given;
     Ok(Comparison { report, engine: engine.description()? })

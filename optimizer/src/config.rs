@@ -1,6 +1,6 @@
 //! Configuration files: a pipeline, or a project of models.
 
-use crate::{Error, Project, ProjectModel, QualityLimits};
+use crate::{DataFiles, Error, ExternalData, Project, ProjectModel, QualityLimits};
 use pare_passes::{Pipeline, PipelineError, framework::pipeline::read_toml};
 use serde::Deserialize;
 use std::{
@@ -62,6 +62,51 @@ struct ModelTable {
     limits: LimitsTable,
     #[serde(default)]
     freeze_initializers: bool,
+    #[serde(default)]
+    external_data: ExternalTable,
+}
+
+/// `external_data = "one"`, or a table.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected `keep`, `embed`, `one`, `each` or a table with `files`")]
+enum ExternalTable {
+    Word(ExternalWord),
+    Table { files: ExternalWord, name: Option<String>, threshold: Option<usize>, align: Option<u64> },
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum ExternalWord {
+    #[default]
+    Keep,
+    Embed,
+    One,
+    Each,
+}
+
+impl Default for ExternalTable {
+    fn default() -> Self {
+        Self::Word(ExternalWord::Keep)
+    }
+}
+
+impl From<ExternalTable> for ExternalData {
+    fn from(table: ExternalTable) -> Self {
+        let default = DataFiles::default();
+        let (files, layout) = match table {
+            ExternalTable::Word(files) => (files, default),
+            ExternalTable::Table { files, name, threshold, align } => {
+                let threshold = threshold.unwrap_or(default.threshold);
+                (files, DataFiles { name, threshold, align: align.unwrap_or(default.align) })
+            }
+        };
+        match files {
+            ExternalWord::Keep => Self::Keep,
+            ExternalWord::Embed => Self::Embed,
+            ExternalWord::One => Self::One(layout),
+            ExternalWord::Each => Self::Each(layout),
+        }
+    }
 }
 
 #[derive(Clone, Default, Deserialize)]
@@ -112,6 +157,7 @@ fn parse_project(path: &Path, source: &str) -> Result<Project, Error> {
             test: model.test.map(|p| folder.join(p)),
             limits: model.limits.or(&file.limits),
             freeze_initializers: model.freeze_initializers,
+            external_data: model.external_data.into(),
         });
     }
     Ok(Project { path: path.to_owned(), models })

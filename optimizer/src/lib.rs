@@ -16,6 +16,7 @@
 //! |---|---|
 //! | [`optimize`] | the model after a pipeline, with the report and the proof |
 //! | [`verify`] | how far the outputs of two models differ |
+//! | [`diff()`] | the differences of structure, weights and interface between two models |
 //! | [`reduce`] | the smallest part of a model on which a pipeline still fails |
 //! | [`bench()`] | the latency of models, measured in interleaved rounds |
 //! | [`inspect`] | operators, weights, multiply-accumulates and memory of a model |
@@ -40,6 +41,7 @@ mod calibrate;
 mod comparison;
 mod config;
 mod delta;
+mod diff;
 pub mod engines;
 mod environment;
 mod error;
@@ -52,6 +54,7 @@ mod options;
 mod output;
 mod project;
 mod proof;
+mod related;
 mod reproducer;
 mod runner;
 mod samples;
@@ -64,6 +67,7 @@ pub use bench::{BenchOptions, BenchReport, Timing, bench};
 pub use calibrate::{CalibrateOptions, Calibration, calibrate};
 pub use comparison::{Comparison, Disagreement};
 pub use config::Config;
+pub use diff::{ModelDiff, NodeChange, NodeDiff, PropertyChange, WeightChange, WeightDiff, diff};
 pub use environment::{Environment, Event, Progress};
 pub use error::{Error, Hint, PipelineSyntax};
 pub use inspect::{
@@ -74,7 +78,10 @@ pub use limits::{Measure, QualityLimits};
 pub use mask::{MaskOptions, Masked, mask};
 pub use optimize::{ModelSize, OptimizeOptions, OptimizeReport, Optimized, PIPELINE_KEY, Rejected, optimize};
 pub use output::{Written, check_output, remove_temporary_files};
-pub use pare_graph::Model;
+pub use pare_graph::{
+    Model,
+    onnx::{DataFiles, ExternalData},
+};
 pub use pare_passes::{Effect, Pipeline};
 pub use pare_runtime::{EngineKind, Optimize as EngineOptimizations, Outcome};
 pub use project::{ModelState, ModelStatus, Project, ProjectModel, ProjectOptions, ProjectReport};

@@ -14,7 +14,11 @@ use crate::{
     source::LoadedModel,
     stages::Stages,
 };
-use pare_graph::{Model, onnx, ops::Bindings};
+use pare_graph::{
+    Model,
+    onnx::{self, ExternalData},
+    ops::Bindings,
+};
 use pare_passes::{Effect, Pipeline, Report};
 use pare_runtime::Outcome;
 use serde::Serialize;
@@ -58,6 +62,8 @@ pub struct OptimizeOptions {
     pub reproduce: bool,
     /// Bytes that activations may occupy during calibration.
     pub memory: u64,
+    /// The storage of the result's weights, in the model file or beside it.
+    pub external_data: ExternalData,
     /// Folder for temporary files of models that exceed the limit of 2 GiB in memory.
     pub scratch: Option<PathBuf>,
     /// Engine, threads, seed, progress.
@@ -82,6 +88,8 @@ setters!(OptimizeOptions {
     reproduce: bool,
     /// Sets the limit of memory for activations in bytes.
     memory: u64,
+    /// Sets the storage of the result's weights.
+    external_data: ExternalData,
     /// Sets the environment.
     environment: Environment,
     ;
@@ -128,6 +136,7 @@ impl OptimizeOptions {
             stop_after: None,
             reproduce: false,
             memory: MEMORY,
+            external_data: ExternalData::default(),
             scratch: None,
             environment: Environment::default(),
         }
@@ -161,6 +170,7 @@ pub struct Optimized {
     pub report: OptimizeReport,
     /// The files that the model was read from.
     pub(crate) files: Vec<PathBuf>,
+    external_data: ExternalData,
     start: Instant,
 }
 
@@ -265,7 +275,7 @@ impl Optimized {
     ///
     /// [`Error::Write`].
     pub fn write(&mut self, path: impl AsRef<Path>) -> Result<Written, Error> {
-        let written = write_model(&self.model, path.as_ref())?;
+        let written = write_model(&self.model, path.as_ref(), &self.external_data)?;
         self.record(path.as_ref(), written.bytes);
         Ok(written)
     }
@@ -369,7 +379,7 @@ pub fn optimize(source: impl Into<Source>, options: impl Into<OptimizeOptions>) 
         stages: &stages.finish(),
         mode: options.prove,
         limits: &options.limits,
-        interface_changed: run.steps.iter().any(|s| !s.interface.is_empty()),
+        interface: run.interface().cloned().collect(),
     };
     let proof = match options.prove {
         Prove::Nothing => None,
@@ -396,7 +406,8 @@ pub fn optimize(source: impl Into<Source>, options: impl Into<OptimizeOptions>) 
     }
     report.weights = WeightStatistics::measure(&runner, &report.run, &original, &model)?;
     report.seconds = start.elapsed().as_secs_f64();
-    Ok(Optimized { model, changed, report, files, start })
+    let external_data = options.external_data;
+    Ok(Optimized { model, changed, report, files, external_data, start })
 }
 
 /// Limits need a proof.

@@ -1,7 +1,10 @@
 //! Output files, written atomically.
 
 use crate::{Error, Hint};
-use pare_graph::{Model, onnx};
+use pare_graph::{
+    Model,
+    onnx::{self, ExternalData},
+};
 use std::{
     io::{self, Write},
     path::{Path, PathBuf},
@@ -13,9 +16,9 @@ use std::{
 pub struct Written {
     /// The model file.
     pub path: PathBuf,
-    /// The file with external data, if the model has one.
-    pub data: Option<PathBuf>,
-    /// Size of both in bytes.
+    /// The files with external data.
+    pub data: Vec<PathBuf>,
+    /// Size of all in bytes.
     pub bytes: u64,
 }
 
@@ -43,10 +46,12 @@ pub fn remove_temporary_files() {
 }
 
 /// Writes a model beside its path, then renames it.
-pub(crate) fn write_model(model: &Model, path: &Path) -> Result<Written, Error> {
-    let written = onnx::write(model, path, &onnx::WriteOptions::default())?;
-    let (data, more) = written.data.map_or((None, 0), |(data, bytes)| (Some(data), bytes));
-    Ok(Written { path: path.to_owned(), data, bytes: written.bytes + more })
+pub(crate) fn write_model(model: &Model, path: &Path, external: &ExternalData) -> Result<Written, Error> {
+    let options = onnx::WriteOptions { external: external.clone(), ..Default::default() };
+    let written = onnx::write(model, path, &options)?;
+    let bytes = written.bytes + written.data.iter().map(|(_, bytes)| bytes).sum::<u64>();
+    let data = written.data.into_iter().map(|(data, _)| data).collect();
+    Ok(Written { path: path.to_owned(), data, bytes })
 }
 
 /// Writes a file beside its path, then renames it.

@@ -1,8 +1,8 @@
 //! Projects: many models, each rebuilt only if something that it depends on changed.
 
 use crate::{
-    Environment, Error, OptimizeOptions, OptimizeReport, Optimized, Prove, QualityLimits, Rejected,
-    Reproducer, check_output,
+    DataFiles, Environment, Error, ExternalData, OptimizeOptions, OptimizeReport, Optimized, Prove,
+    QualityLimits, Rejected, Reproducer, check_output,
     lock::{Lock, Origin, files_of},
     optimize::optimize,
     options::{MEMORY, setters},
@@ -43,6 +43,8 @@ pub struct ProjectModel {
     pub limits: QualityLimits,
     /// Treat initializers that are also inputs as constants.
     pub freeze_initializers: bool,
+    /// The storage of the result's weights.
+    pub external_data: ExternalData,
 }
 
 /// Options of [`Project::build`].
@@ -249,6 +251,7 @@ impl ProjectModel {
             .limits(self.limits.clone())
             .prove(options.prove)
             .freeze_initializers(self.freeze_initializers)
+            .external_data(self.external_data.clone())
             .reproduce(options.reproduce)
             .memory(options.memory)
             .scratch(folder_of(&self.output))
@@ -282,9 +285,15 @@ impl ProjectModel {
             ("pipeline".to_owned(), self.pipeline.clone()),
             ("limits".to_owned(), self.limits.to_string()),
             ("options".to_owned(), format!("seed {seed} freeze {}", self.freeze_initializers)),
+            ("external data".to_owned(), format!("{:?}", self.external_data)),
         ]);
         let named = [Some(&self.input), self.samples.as_ref(), self.test.as_ref(), Some(&self.output)];
         files.extend(named.into_iter().flatten().flat_map(|path| files_of(path)));
+        if let ExternalData::One(DataFiles { name: Some(name), .. })
+        | ExternalData::Each(DataFiles { name: Some(name), .. }) = &self.external_data
+        {
+            files.extend(files_of(&self.output.with_file_name(name)));
+        }
         Ok(Origin { settings, files: lock.hash_all(&files)? })
     }
 }

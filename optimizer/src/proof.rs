@@ -2,7 +2,7 @@
 
 use crate::{Comparison, Error, QualityLimits, bisect::bisect, runner::Runner, stages::Stage};
 use pare_graph::Model;
-use pare_passes::Effect;
+use pare_passes::{Effect, InterfaceChange};
 use pare_runtime::{Outcome, ProofOptions, ProofReport, SampleSet, declared_change};
 use serde::{Serialize, Serializer};
 use std::fmt;
@@ -86,8 +86,8 @@ pub(crate) struct Claim<'c> {
     pub stages: &'c [Stage],
     pub mode: Prove,
     pub limits: &'c QualityLimits,
-    /// True if passes changed inputs or outputs, as they were asked to.
-    pub interface_changed: bool,
+    /// Requested changes of inputs and outputs.
+    pub interface: Vec<InterfaceChange>,
 }
 
 impl Claim<'_> {
@@ -97,7 +97,7 @@ impl Claim<'_> {
         let mut overall = self.compare(runner, effect, test)?;
         overall.report.notes.dedup();
         let mut failures = self.check_limits(&overall);
-        if !self.interface_changed {
+        if self.interface.is_empty() {
             failures.extend(declared_change(self.original, self.result));
         }
         let mut stages = vec![];
@@ -128,15 +128,15 @@ impl Claim<'_> {
             return Ok(Comparison { report, engine: "none".into() });
         }
         let options = ProofOptions {
-            narrowed: self.interface_changed,
+            narrowed: !self.interface.is_empty(),
             measures_only: effect == Effect::Lossy,
             max_deployed: (effect == Effect::Lossy).then_some(ROUNDING_SAMPLES),
             ..ProofOptions::default()
         };
-        if self.interface_changed {
-            runner.compare_narrowed(self.original, self.result, options)
-        } else {
+        if self.interface.is_empty() {
             runner.compare(self.original, self.result, test, options)
+        } else {
+            runner.compare_changed(self.original, self.result, &self.interface, options)
         }
     }
 
@@ -162,7 +162,8 @@ impl Claim<'_> {
         for stage in self.stages.iter().filter(|s| each_pass || s.effect < Effect::Lossy) {
             let max_samples = (!each_pass).then_some(ROUNDING_SAMPLES);
             let options = ProofOptions { max_samples, ..ProofOptions::default() };
-            let comparison = runner.compare(&stage.before, &stage.after, None, options)?;
+            let comparison =
+                runner.compare_changed(&stage.before, &stage.after, &stage.interface, options)?;
             let passes = stage.passes.join(", ");
             if let (Outcome::Differs { output, why }, true) =
                 (comparison.outcome(), stage.effect < Effect::Lossy)

@@ -8,7 +8,7 @@ use crate::{
     output::write_model,
     runner::{Data, Placement, Runner},
 };
-use pare_graph::Model;
+use pare_graph::{Model, onnx::ExternalData};
 use pare_passes::{Effect, PassError, Pipeline, RunError};
 use pare_runtime::Outcome;
 use std::{
@@ -139,7 +139,7 @@ impl Reproducer {
     ///
     /// [`Error::Write`].
     pub fn write(&self, path: impl AsRef<Path>) -> Result<Written, Error> {
-        write_model(&self.model, path.as_ref())
+        write_model(&self.model, path.as_ref(), &ExternalData::Keep)
     }
 
     /// The path beside an output: `out.reproducer.onnx` for `out.onnx`.
@@ -165,8 +165,7 @@ fn find_fault(runner: &Runner<'_>, model: &Model) -> Option<Fault> {
         Err(error) => return Fault::of(&error),
     };
     // Nothing is promised by lossy passes, nor about an interface that was to change.
-    let no_promise =
-        runner.pipeline.effect() == Effect::Lossy || report.steps.iter().any(|s| !s.interface.is_empty());
+    let no_promise = runner.pipeline.effect() == Effect::Lossy || report.interface().next().is_some();
     if no_promise {
         return None;
     }

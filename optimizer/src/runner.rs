@@ -2,16 +2,19 @@
 
 use crate::{
     Comparison, Environment, Error,
-    comparison::compare,
+    comparison::{compare, compare_related},
     environment::LazyEngine,
+    related::Related,
     samples::{open, open_or_generate},
 };
 use pare_graph::{
     Model,
     onnx::{self, WriteError},
 };
-use pare_passes::{Observer, Pipeline, Report, RunError, RunOptions, Tools, run, statistics::Statistics};
-use pare_runtime::{ModelSource, ProofOptions, SampleSet, SharedSamples};
+use pare_passes::{
+    InterfaceChange, Observer, Pipeline, Report, RunError, RunOptions, Tools, run, statistics::Statistics,
+};
+use pare_runtime::{Feed, ModelSource, ProofOptions, ProofReport, SampleSet, SharedSamples};
 use std::{cell::RefCell, path::Path};
 
 /// The data that passes and the proof use.
@@ -126,12 +129,39 @@ impl Runner<'_> {
         self.compare_on(samples, a, b, options)
     }
 
-    /// Compares models of which `b` has a narrower interface; the samples are fitted to it.
-    pub fn compare_narrowed(&self, a: &Model, b: &Model, options: ProofOptions) -> Result<Comparison, Error> {
-        let (path, seed) = (self.test.or(self.samples), self.environment.seed);
-        // If the samples do not fit `b`, the comparison states the difference of the interfaces.
-        let samples = open_or_generate(path, b, seed).or_else(|_| open_or_generate(path, a, seed))?;
-        self.compare_on(samples, a, b, options)
+    /// Compares models of which `b` has another interface, as these `changes` request.
+    pub fn compare_changed(
+        &self,
+        a: &Model,
+        b: &Model,
+        changes: &[InterfaceChange],
+        options: ProofOptions,
+    ) -> Result<Comparison, Error> {
+        if changes.is_empty() {
+            return self.compare(a, b, None, options);
+        }
+        let related = match Related::of(a, b, changes) {
+            Ok(related) => related,
+            Err(why) => {
+                let report = ProofReport::unproven(format!("the interface changed as requested: {why}"));
+                return Ok(Comparison { report, engine: self.engine.description()? });
+            }
+        };
+        let path = self.test.or(self.samples);
+        let mut samples = open_or_generate(path, &related.sampled, self.environment.seed)?;
+        for freed in related.freed.iter().filter(|f| f.stacked) {
+            samples = samples.with_size(&freed.symbol, freed.size);
+        }
+        self.environment.check_cancelled()?;
+        let (reference, candidate) = (self.placement.place(&related.reference)?, self.placement.place(b)?);
+        let between = related.between.as_ref().map(|part| self.placement.place(part)).transpose()?;
+        let relation = related.relation(between);
+        let mut comparison =
+            compare_related(self.engine, &reference, &candidate, Some(relation), &mut samples, options)?;
+        if comparison.report.is_equal() {
+            related.check_other_sizes(self, b, &mut comparison.report)?;
+        }
+        Ok(comparison)
     }
 
     /// Compares two models on generated samples.
@@ -150,6 +180,14 @@ impl Runner<'_> {
         self.environment.check_cancelled()?;
         let (a, b) = (self.placement.place(a)?, self.placement.place(b)?);
         compare(self.engine, &a, &b, &mut samples, options)
+    }
+
+    /// The reason why the engine does not run a model on generated inputs, if it does not.
+    pub fn run_error(&self, model: &Model) -> Result<Option<String>, Error> {
+        let mut samples = open_or_generate(None, model, self.environment.seed)?;
+        let (source, options) = (self.placement.place(model)?, self.engine.load_options());
+        let run = |feed: &Feed| self.engine.engine()?.load(&source, &options)?.run(feed).map_err(Error::from);
+        Ok(run(&samples.batch(0..1)?).err().map(|e| e.to_string()))
     }
 
     /// The reason why the engine does not load a model, if it does not.

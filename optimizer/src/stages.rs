@@ -2,7 +2,7 @@
 
 use crate::{Progress, Prove};
 use pare_graph::Model;
-use pare_passes::{Effect, Observer, Pass, Pipeline};
+use pare_passes::{Effect, InterfaceChange, Observer, Pass, Pipeline};
 use std::sync::Arc;
 
 /// Consecutive runs of passes that promise equality, or of lossy passes.
@@ -11,6 +11,8 @@ pub(crate) struct Stage {
     pub passes: Vec<&'static str>,
     pub before: Model,
     pub after: Model,
+    /// Requested changes of inputs and outputs.
+    pub interface: Vec<InterfaceChange>,
 }
 
 /// Collects the stages of a pipeline while it runs.
@@ -37,7 +39,7 @@ impl Stages {
 }
 
 impl Observer for Stages {
-    fn after(&mut self, pass: &dyn Pass, model: &Model, patches: u64) {
+    fn after(&mut self, pass: &dyn Pass, model: &Model, patches: u64, interface: &[InterfaceChange]) {
         let info = pass.info();
         self.progress.after_pass(info.name, model);
         if std::mem::replace(&mut self.patches, patches) == patches {
@@ -51,12 +53,14 @@ impl Observer for Stages {
                 stage.passes.push(info.name);
                 stage.passes.dedup();
                 stage.after = after.clone();
+                stage.interface.extend_from_slice(interface);
             }
             _ => self.done.push(Stage {
                 effect: info.effect,
                 passes: vec![info.name],
                 before: self.last.clone(),
                 after: after.clone(),
+                interface: interface.to_vec(),
             }),
         }
         if self.keep_models {

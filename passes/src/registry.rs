@@ -2,12 +2,19 @@
 
 use crate::{
     framework::{PassInfo, Pipeline, PipelineError, Preset, PresetOption, Registry},
-    transforms::{channels, cleanup, fold, fuse, layers, opset, tokens, weights},
+    transforms::{channels, cleanup, fold, fuse, interface, layers, opset, tokens, weights},
 };
 use std::str::FromStr;
 
 /// Every pass, in the order in which passes are listed.
 pub static PASSES: &[&PassInfo] = &[
+    // requested changes of inputs and outputs
+    &interface::SetDims::INFO,
+    &interface::FreeDims::INFO,
+    &interface::Extract::INFO,
+    &interface::Rename::INFO,
+    &interface::DropOutputs::INFO,
+    &interface::AddOutputs::INFO,
     // redundant computation
     &cleanup::DropDead::INFO,
     &cleanup::DropNoops::INFO,

@@ -34,6 +34,7 @@ mod message;
 mod ort;
 mod panic;
 mod proof;
+mod related;
 mod resolve;
 mod samples;
 mod state;
@@ -62,6 +63,7 @@ pub use pare_graph::{
     evaluate::stopwatch::{Spread, Stopwatch, Timings},
 };
 pub use proof::{Original, Outcome, ProofOptions, ProofReport, prove};
+pub use related::{FreedPorts, RelatedEngine, Relation};
 pub use resolve::{EngineChoice, EngineKind, Resolved, resolve};
 pub use samples::{
     Batch, InputSpec, SampleLimits, SampleSet, SamplesError, beyond_generation, generate, input_specs,

@@ -69,7 +69,7 @@ fn large(folder: &Path, name: &str, bytes: usize, external: bool) -> PathBuf {
     model.graph.apply(patch).unwrap();
     let path = folder.join(name);
     let limit = if external { bytes / 2 } else { onnx::WriteOptions::default().limit };
-    onnx::write(&model, &path, &onnx::WriteOptions { limit, sync: false }).unwrap();
+    onnx::write(&model, &path, &onnx::WriteOptions { limit, sync: false, ..Default::default() }).unwrap();
     path
 }
 

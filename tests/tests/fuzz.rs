@@ -217,8 +217,17 @@ fn through_a_pass(bytes: &[u8]) {
         "quantize{activations=false}",
         "merge-tokens{r=2}",
     ];
-    let exact = registry::PASSES.iter().filter(|p| p.effect < Effect::Lossy).map(|p| p.name);
-    let pipelines: Vec<&str> = exact.chain(LOSSY.iter().copied()).collect();
+    let exact =
+        registry::PASSES.iter().filter(|p| p.effect < Effect::Lossy && p.has_defaults()).map(|p| p.name);
+    const INTERFACE: &[&str] = &[
+        "free-dims{batch=Q}",
+        "free-dims{*.1=Q}",
+        "set-dims{*.0=2}",
+        "add-outputs{only=*}",
+        "extract{outputs=*}",
+    ];
+    let requested = LOSSY.iter().chain(INTERFACE).copied();
+    let pipelines: Vec<&str> = exact.chain(requested).collect();
     let number = sum(bytes);
     let pipeline = if number.is_multiple_of(2) { "safe" } else { pipelines[number / 2 % pipelines.len()] };
     let _ = through(bytes, pipeline);

@@ -120,6 +120,9 @@ pub enum WriteError {
     /// The destination has no file name in UTF-8, which external data requires.
     #[error("`{}` has no file name in UTF-8", .0.display())]
     Name(PathBuf),
+    /// A data file must be beside the model file.
+    #[error("`{0}` is not the name of a data file beside the model")]
+    DataName(String),
     /// The model exceeds the limit of protobuf, 2 GiB less one byte.
     #[error("the model takes {bytes} bytes without its external data; protobuf allows {limit}")]
     TooLarge {

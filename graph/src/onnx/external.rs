@@ -1,7 +1,7 @@
 //! External data of tensors (`external_data`).
 
 use super::{
-    ReadError, ReadOptions, WriteError,
+    DataFiles, ReadError, ReadOptions,
     encode::SMALL,
     tensor::{EXTERNAL, describe, layout, tensor_from},
 };
@@ -15,6 +15,7 @@ use crate::{
 use bytes::Bytes;
 use std::{
     collections::HashMap,
+    convert::Infallible,
     io::ErrorKind,
     path::{Component, Path, PathBuf},
     sync::Arc,
@@ -186,48 +187,92 @@ fn resolve(
 
 // ---- writing
 
-/// The tensors to store in the data file.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Which {
-    /// Tensors that are marked `EXTERNAL`.
-    Marked,
-    /// All tensors of at least [`SMALL`] bytes.
-    Large,
+/// A data file: offsets and bytes, in order.
+pub(super) struct DataFile {
+    pub location: String,
+    pub pieces: Vec<(u64, Bytes)>,
 }
 
-/// The content of the data file: offsets and bytes, in order.
-pub(super) type Pieces = Vec<(u64, Bytes)>;
+/// The places of external tensors.
+pub(super) struct Placing<'p> {
+    /// The name of the data file, or the start of the names.
+    location: String,
+    /// The alignment; by size if `None`.
+    align: Option<u64>,
+    /// True if each tensor has its own file; then names are derived from those of tensors.
+    each: Option<&'p str>,
+}
 
-/// Moves tensors from `model` to a data file at `location`. Equal slices are stored once.
-pub(super) fn unload(model: &mut ModelProto, which: Which, location: &str) -> Result<Pieces, WriteError> {
-    let (mut pieces, mut end) = (Pieces::new(), 0);
-    let mut offsets = HashMap::new();
-    tensors(model, &mut |tensor| -> Result<(), WriteError> {
-        if which == Which::Large {
-            pack_large(tensor);
+impl<'p> Placing<'p> {
+    /// The places of the tensors that are external already: one file named after its content.
+    pub fn marked(model: &str) -> Self {
+        Self { location: location(model, 0), align: None, each: None }
+    }
+
+    /// The places that the caller chose.
+    pub fn chosen(model: &'p str, layout: &'p DataFiles, each: bool) -> Self {
+        let name = layout.name.as_deref();
+        Self {
+            location: name.map_or_else(|| location(model, 0), str::to_owned),
+            align: Some(layout.align.max(1)),
+            each: each.then(|| name.unwrap_or(model)),
         }
+    }
+
+    fn align(&self, length: usize) -> u64 {
+        // Page alignment, so large tensors can be mapped individually; cache lines for the others.
+        self.align.unwrap_or(match length {
+            0 => 1,
+            1..0x1_0000 => 64,
+            _ => 4096,
+        })
+    }
+
+    /// A new name for the file of a tensor, with the characters that all file systems allow.
+    fn own_file(&self, start: &str, tensor: &TensorProto, files: &[DataFile]) -> String {
+        let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
+        let name: String = tensor.name().chars().map(plain).take(100).collect();
+        let numbered = |n: usize| match n {
+            0 => format!("{start}.{name}.data"),
+            n => format!("{start}.{name}.{n}.data"),
+        };
+        let is_free = |name: &String| files.iter().all(|f| f.location != *name);
+        (0..=files.len()).map(numbered).find(is_free).unwrap_or_default()
+    }
+}
+
+/// Moves the tensors that are marked as external to data files. Equal slices are stored once.
+pub(super) fn unload(model: &mut ModelProto, placing: &Placing<'_>) -> Vec<DataFile> {
+    let mut files: Vec<DataFile> = vec![];
+    let (mut end, mut known) = (0, HashMap::new());
+    let never = tensors(model, &mut |tensor| -> Result<(), Infallible> {
         if tensor.data_location != Some(EXTERNAL) {
             return Ok(());
         }
         let Some(raw) = tensor.raw_data.take() else { return Ok(()) };
         let length = raw.len();
-        let offset = *offsets.entry((raw.as_ptr(), length)).or_insert_with(|| {
-            // Page alignment, so large tensors can be mapped individually; cache lines for the others.
-            let align: u64 = match length {
-                0 => 1,
-                1..0x1_0000 => 64,
-                _ => 4096,
-            };
-            let offset = u64::next_multiple_of(end, align);
-            end = offset + length as u64;
-            pieces.push((offset, raw));
-            offset
-        });
+        let (location, offset) = known
+            .entry((raw.as_ptr(), length))
+            .or_insert_with(|| {
+                if let Some(start) = placing.each {
+                    let location = placing.own_file(start, tensor, &files);
+                    files.push(DataFile { location: location.clone(), pieces: vec![(0, raw)] });
+                    return (location, 0);
+                }
+                let offset = u64::next_multiple_of(end, placing.align(length));
+                end = offset + length as u64;
+                if files.is_empty() {
+                    files.push(DataFile { location: placing.location.clone(), pieces: vec![] });
+                }
+                files[0].pieces.push((offset, raw));
+                (placing.location.clone(), offset)
+            })
+            .clone();
         let entries = &mut tensor.external_data;
         // The checksum is that of the previous file.
         entries.retain(|e| e.key() != "checksum");
         for (key, value) in
-            [("location", location.into()), ("offset", offset.to_string()), ("length", length.to_string())]
+            [("location", location), ("offset", offset.to_string()), ("length", length.to_string())]
         {
             match entries.iter_mut().find(|e| e.key() == key) {
                 Some(entry) => entry.value = Some(value),
@@ -235,8 +280,9 @@ pub(super) fn unload(model: &mut ModelProto, which: Which, location: &str) -> Re
             }
         }
         Ok(())
-    })?;
-    Ok(pieces)
+    });
+    never.unwrap_or_else(|e| match e {});
+    files
 }
 
 /// Name of the data file of the model file `name`, with the hash of its content. The length is constant.
@@ -246,7 +292,7 @@ pub(super) fn location(name: &str, hash: u64) -> String {
 
 /// Sets the location of all external tensors.
 pub(super) fn relocate(model: &mut ModelProto, location: &str) {
-    let never = tensors(model, &mut |tensor| -> Result<(), std::convert::Infallible> {
+    let never = tensors(model, &mut |tensor| -> Result<(), Infallible> {
         let locations = tensor.external_data.iter_mut().filter(|e| e.key() == "location");
         locations.for_each(|entry| entry.value = Some(location.into()));
         Ok(())
@@ -255,12 +301,12 @@ pub(super) fn relocate(model: &mut ModelProto, location: &str) {
 }
 
 /// Removes the data files of previous models with this name.
-pub(super) fn sweep(folder: &Path, name: &str, keep: Option<&Path>) {
+pub(super) fn sweep(folder: &Path, name: &str, keep: &[(PathBuf, u64)]) {
     let stale = |path: &Path| {
         let file = path.file_name().and_then(|n| n.to_str());
         let hash = file.and_then(|f| f.strip_prefix(name)?.strip_prefix('.')?.strip_suffix(".data"));
         hash.is_some_and(|h| h.len() == 16 && h.bytes().all(|b| b.is_ascii_hexdigit()))
-            && keep.and_then(Path::file_name) != path.file_name()
+            && keep.iter().all(|(kept, _)| kept.file_name() != path.file_name())
     };
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         if stale(&entry.path()) && entry.file_type().is_ok_and(|t| t.is_file()) {
@@ -269,15 +315,30 @@ pub(super) fn sweep(folder: &Path, name: &str, keep: Option<&Path>) {
     }
 }
 
-/// Mark a large tensor, its elements in `raw_data`.
-fn pack_large(tensor: &mut TensorProto) {
+/// Marks all large tensors.
+pub(super) fn pack_large(model: &mut ModelProto) {
+    let never = tensors(model, &mut |tensor| -> Result<(), Infallible> {
+        pack(tensor, SMALL);
+        Ok(())
+    });
+    never.unwrap_or_else(|e| match e {});
+}
+
+/// Marks the initializers of the main graph of at least `threshold` bytes. Engines read attributes and
+/// subgraphs from the model file.
+pub(super) fn pack_initializers(model: &mut ModelProto, threshold: usize) {
+    model.graph.iter_mut().flat_map(|g| &mut g.initializer).for_each(|tensor| pack(tensor, threshold));
+}
+
+/// Marks a tensor of at least `threshold` bytes, its elements in `raw_data`.
+fn pack(tensor: &mut TensorProto, threshold: usize) {
     let raw = tensor.raw_data.as_ref().map(Bytes::len);
     let lists = tensor.float_data.len() * 4
         + tensor.double_data.len() * 8
         + tensor.int64_data.len() * 8
         + tensor.uint64_data.len() * 4
         + tensor.int32_data.len();
-    if raw.unwrap_or(lists) < SMALL || !tensor.string_data.is_empty() {
+    if raw.unwrap_or(lists) < threshold.max(1) || !tensor.string_data.is_empty() {
         return;
     }
     if raw.is_none() {
@@ -297,7 +358,7 @@ fn pack_large(tensor: &mut TensorProto) {
 
 /// Keep all tensors in the model: no other file is written.
 pub(super) fn inline(model: &mut ModelProto) {
-    let never = tensors(model, &mut |tensor| -> Result<(), std::convert::Infallible> {
+    let never = tensors(model, &mut |tensor| -> Result<(), Infallible> {
         if tensor.data_location == Some(EXTERNAL) {
             tensor.data_location = None;
             tensor.external_data.clear();

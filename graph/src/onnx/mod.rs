@@ -24,7 +24,7 @@ pub use error::{ReadError, WriteError};
 pub use file::abandon;
 pub use read::{ReadOptions, bytes_on_disk, read, read_bytes};
 pub use sample::{Item, tensor_from_bytes, tensor_name, tensor_to_bytes, value_from_bytes};
-pub use write::{WriteOptions, Written, to_bytes, write, write_to};
+pub use write::{DataFiles, ExternalData, WriteOptions, Written, to_bytes, write, write_to};
 
 use crate::{Metadata, proto};
 use proto::StringStringEntryProto;

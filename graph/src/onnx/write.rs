@@ -2,7 +2,7 @@
 
 use super::{
     WriteError, encode,
-    external::{self, Pieces, Which},
+    external::{self, DataFile, Placing},
     file::{self, Stream, Temporary},
 };
 use crate::{Model, proto::ModelProto};
@@ -21,6 +21,42 @@ pub struct WriteOptions {
     pub limit: usize,
     /// Flush the content to disk before the file is renamed, so a crash cannot leave a partial file.
     pub sync: bool,
+    /// The storage of weights.
+    pub external: ExternalData,
+}
+
+/// The storage of weights: in the model file, or as external data in files beside it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ExternalData {
+    /// As in the file that the model was read from; in a data file if the model exceeds the limit.
+    #[default]
+    Keep,
+    /// All in the model file.
+    Embed,
+    /// Initializers in one data file.
+    One(DataFiles),
+    /// Each initializer in a data file of its own.
+    Each(DataFiles),
+}
+
+/// Names and layout of data files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DataFiles {
+    /// The name of the data file, or the start of the names of several. Without, a data file is named after
+    /// the model file and its content, and both are replaced at once.
+    pub name: Option<String>,
+    /// Bytes of the smallest initializer that is stored externally. ONNX Runtime needs small ones, such as
+    /// shapes, in the model file.
+    pub threshold: usize,
+    /// The offset of an initializer is a multiple of this; page sizes allow mapping it by itself.
+    pub align: u64,
+}
+
+impl Default for DataFiles {
+    /// Initializers from 1 KiB on, aligned to pages.
+    fn default() -> Self {
+        Self { name: None, threshold: 1024, align: 4096 }
+    }
 }
 
 /// Protobuf represents sizes as `int`.
@@ -28,7 +64,7 @@ const PROTOBUF_LIMIT: usize = i32::MAX as usize;
 
 impl Default for WriteOptions {
     fn default() -> Self {
-        Self { limit: PROTOBUF_LIMIT, sync: true }
+        Self { limit: PROTOBUF_LIMIT, sync: true, external: ExternalData::Keep }
     }
 }
 
@@ -38,8 +74,8 @@ impl Default for WriteOptions {
 pub struct Written {
     /// Size of the model file in bytes.
     pub bytes: u64,
-    /// The data file, if there is one, and its size in bytes.
-    pub data: Option<(PathBuf, u64)>,
+    /// The data files and their sizes in bytes.
+    pub data: Vec<(PathBuf, u64)>,
 }
 
 /// Writes a model to `path` atomically. `path` may be a file that the model was read from.
@@ -51,42 +87,45 @@ pub fn write(model: &Model, path: impl AsRef<Path>, options: &WriteOptions) -> R
     let path = path.as_ref();
     let name = path.file_name().and_then(|n| n.to_str()).ok_or_else(|| WriteError::Name(path.to_owned()))?;
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let (mut proto, pieces) = split(model, &external::location(name, 0), options.limit)?;
+    let (mut proto, files) = split(model, name, options)?;
 
     must_be_file(path)?;
     file::sweep(folder);
     // Two files cannot be renamed atomically. Since the data file is named after its content, the old model
     // file refers to the old data until it is replaced, and the new model file to the new data.
-    let data = if pieces.is_empty() {
-        None
-    } else {
-        let data_path = path.with_file_name(external::location(name, 0));
+    let mut data = vec![];
+    for DataFile { location, pieces } in files {
+        let data_path = path.with_file_name(&location);
         let mut hash = RapidStreamHasherV3::new(&DEFAULT_RAPID_SECRETS);
         let (temporary, bytes) = fill(folder, &data_path, options, |temporary| {
             let mut stream = Stream::new(Hashing(&temporary.file, &mut hash), &model.extra.mappings);
             stream.pieces(&pieces);
             stream.finish()
         })?;
-        let location = external::location(name, hash.finish());
-        external::relocate(&mut proto, &location);
-        let data_path = path.with_file_name(location);
+        let data_path = if location == external::location(name, 0) {
+            let location = external::location(name, hash.finish());
+            external::relocate(&mut proto, &location);
+            path.with_file_name(location)
+        } else {
+            data_path
+        };
         must_be_file(&data_path)?;
-        Some((temporary, data_path, bytes))
-    };
+        data.push((temporary, data_path, bytes));
+    }
     let (temporary, bytes) =
         fill(folder, path, options, |t| encode_to(&proto, Stream::new(&t.file, &model.extra.mappings)))?;
-    let data = match data {
-        Some((temporary, data_path, bytes)) => {
-            temporary.rename(&data_path)?;
-            sync_names(folder, options);
-            Some((data_path, bytes))
-        }
-        None => None,
-    };
+    let mut written = Written { bytes, data: vec![] };
+    for (temporary, data_path, bytes) in data {
+        temporary.rename(&data_path)?;
+        written.data.push((data_path, bytes));
+    }
+    if !written.data.is_empty() {
+        sync_names(folder, options);
+    }
     temporary.rename(path)?;
     sync_names(folder, options);
-    external::sweep(folder, name, data.as_ref().map(|d| d.0.as_path()));
-    Ok(Written { bytes, data })
+    external::sweep(folder, name, &written.data);
+    Ok(written)
 }
 
 /// Flushes the entries of `folder` to disk, where the system supports that.
@@ -139,16 +178,40 @@ fn encode_to<W: io::Write>(proto: &ModelProto, mut stream: Stream<'_, W>) -> io:
     stream.finish()
 }
 
-/// The message of the model file, at most `limit` bytes, and the content of the data file.
-fn split(model: &Model, location: &str, limit: usize) -> Result<(ModelProto, Pieces), WriteError> {
+/// The message of the model file `name`, and the data files.
+fn split(
+    model: &Model,
+    name: &str,
+    options: &WriteOptions,
+) -> Result<(ModelProto, Vec<DataFile>), WriteError> {
     let mut proto = encode::model(model)?;
-    let mut pieces = external::unload(&mut proto, Which::Marked, location)?;
-    if proto.encoded_len() > limit {
-        proto = encode::model(model)?;
-        pieces = external::unload(&mut proto, Which::Large, location)?;
-    }
-    fits(&proto, limit)?;
-    Ok((proto, pieces))
+    let files = match &options.external {
+        ExternalData::Keep => {
+            let mut files = external::unload(&mut proto, &Placing::marked(name));
+            if proto.encoded_len() > options.limit {
+                proto = encode::model(model)?;
+                external::pack_large(&mut proto);
+                files = external::unload(&mut proto, &Placing::marked(name));
+            }
+            files
+        }
+        ExternalData::Embed => {
+            external::inline(&mut proto);
+            vec![]
+        }
+        ExternalData::One(layout) | ExternalData::Each(layout) => {
+            let valid = |n: &String| Path::new(n).file_name().is_some_and(|f| f == n.as_str()) && n != name;
+            if let Some(other) = layout.name.as_ref().filter(|n| !valid(n)) {
+                return Err(WriteError::DataName(other.clone()));
+            }
+            external::inline(&mut proto);
+            external::pack_initializers(&mut proto, layout.threshold);
+            let each = matches!(options.external, ExternalData::Each(_));
+            external::unload(&mut proto, &Placing::chosen(name, layout, each))
+        }
+    };
+    fits(&proto, options.limit)?;
+    Ok((proto, files))
 }
 
 fn fits(proto: &ModelProto, limit: usize) -> Result<usize, WriteError> {

@@ -51,6 +51,9 @@ pub struct PassInfo {
     pub docs: &'static str,
     /// Its options.
     pub options: &'static [OptionInfo],
+    /// The option that receives all keys that are not names of options, such as those of `rename{a=b}`; its
+    /// type is a table.
+    pub open: Option<&'static str>,
     /// Its source file.
     pub source: &'static str,
     /// Builds the pass from its options.
@@ -59,6 +62,11 @@ pub struct PassInfo {
 }
 
 impl PassInfo {
+    /// Returns true if the pass runs without options.
+    pub fn has_defaults(&self) -> bool {
+        (self.build)(pass_support::Options::default()).is_ok()
+    }
+
     /// The first line of its documentation.
     pub fn summary(&self) -> &'static str {
         self.docs.lines().next().unwrap_or("").trim()
@@ -114,12 +122,13 @@ pub trait Pass: Declared + Send + Sync {
 ///
 /// The declaration generates rustdoc, defaults, (de)serialisation, the entry in the list of passes, and the
 /// errors for invalid options. After the effect, the name of a patch in reports may follow, in the singular
-/// and in the plural; without it the pass counts its changes itself through [`Context::count`]. Crates
+/// and in the plural; without it the pass counts its changes itself through [`Context::count`]. `open =
+/// option` names an option that receives all keys that are not names of options, as in `rename{a=b}`. Crates
 /// outside this workspace can declare passes too (they need a dependency on `serde`) and run them through
 /// [`Pipeline::push`](crate::framework::Pipeline::push).
 #[macro_export]
 macro_rules! pass {
-    ($(#[doc = $doc:literal])+ #[pass($name:literal, $effect:ident $(, $one:literal, $many:literal)?)] pub struct $Pass:ident {
+    ($(#[doc = $doc:literal])+ #[pass($name:literal, $effect:ident $(, $one:literal, $many:literal)? $(, open = $open:ident)?)] pub struct $Pass:ident {
         $($(#[doc = $fdoc:literal])+ pub $field:ident: $ty:ty = $default:expr,)*
     }) => {
         $(#[doc = $doc])+
@@ -142,6 +151,7 @@ macro_rules! pass {
                 effect: $crate::framework::Effect::$effect,
                 counts: $crate::framework::pass_support::counts(&[$($crate::framework::Counter::new($one, $many))?]),
                 docs: concat!($($doc, "\n"),+),
+                open: $crate::framework::pass_support::open(&[$(stringify!($open))?]),
                 source: file!(),
                 options: &[$($crate::framework::OptionInfo {
                     name: stringify!($field),
@@ -171,6 +181,11 @@ pub mod pass_support {
         if let [what] = declared { Some(*what) } else { None }
     }
 
+    /// The option that takes free keys, if any.
+    pub const fn open(declared: &[&'static str]) -> Option<&'static str> {
+        if let [option] = declared { Some(*option) } else { None }
+    }
+
     /// Builds and validates a pass.
     pub fn build<P: Pass + DeserializeOwned + 'static>(options: Options) -> Result<Box<dyn Pass>, String> {
         let pass: P = toml::Value::Table(options.0)
@@ -182,7 +197,7 @@ pub mod pass_support {
 
     /// Replaces the names of Rust types in an error of serde.
     fn without_rust_types(message: &str) -> String {
-        [("f64", "a number"), ("u64", "an integer"), ("usize", "an integer")]
+        [("f64", "a number"), ("u64", "an integer"), ("i64", "an integer"), ("usize", "an integer")]
             .iter()
             .fold(message.to_owned(), |text, (ty, name)| {
                 text.replace(&format!("expected {ty}"), &format!("expected {name}"))

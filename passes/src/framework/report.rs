@@ -1,6 +1,6 @@
 //! Reports of passes and of pipelines.
 
-use super::Effect;
+use super::{Effect, InterfaceChange};
 use indexmap::IndexMap;
 use serde::{Serialize, Serializer};
 use std::time::Duration;
@@ -89,8 +89,8 @@ pub struct StepReport {
     pub(crate) declined: IndexMap<String, u64>,
     /// Remarks for the user.
     pub notes: Vec<String>,
-    /// Requested changes of the model's inputs and outputs, one sentence each.
-    pub interface: Vec<String>,
+    /// Requested changes of the model's inputs and outputs.
+    pub interface: Vec<InterfaceChange>,
     pub(crate) figures: IndexMap<String, Figure>,
     /// Time taken, in seconds in JSON.
     #[serde(serialize_with = "seconds")]
@@ -154,6 +154,11 @@ impl Report {
     pub fn effect(&self) -> Effect {
         let changed = self.steps.iter().filter(|s| s.patches > 0);
         changed.filter_map(|s| s.effect).max().unwrap_or(Effect::Exact)
+    }
+
+    /// The requested changes of inputs and outputs, in order.
+    pub fn interface(&self) -> impl Iterator<Item = &InterfaceChange> {
+        self.steps.iter().flat_map(|s| &s.interface)
     }
 
     /// Adds the report of one run of a pass. Counts of several runs add up; declines are those of the last

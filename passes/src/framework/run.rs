@@ -1,6 +1,6 @@
 //! The runner: executes the passes of a pipeline in order and checks the model after each.
 
-use super::{Context, Pass, Pipeline, Report, RunError, Step, StepReport, Tools};
+use super::{Context, InterfaceChange, Pass, Pipeline, Report, RunError, Step, StepReport, Tools};
 use pare_graph::Model;
 use std::{
     any::Any,
@@ -10,8 +10,9 @@ use std::{
 
 /// Receives the model after each pass.
 pub trait Observer {
-    /// Called after each run of a pass, with the number of patches applied so far by all passes.
-    fn after(&mut self, _pass: &dyn Pass, _model: &Model, _patches: u64) {}
+    /// Called after each run of a pass, with the number of patches applied so far by all passes, and the
+    /// changes of the interface that the pass was asked for.
+    fn after(&mut self, _pass: &dyn Pass, _model: &Model, _patches: u64, _interface: &[InterfaceChange]) {}
 }
 
 /// The no-op observer.
@@ -69,8 +70,10 @@ pub fn run(
     cx.stop_after = options.stop_after;
     let (mut report, mut rounds) = (Report::default(), Rounds::default());
     run_steps(pipeline, model, &mut cx, &mut rounds, &mut |pass, model, cx| {
-        run_checked(pass, model, cx)?.into_iter().for_each(|step| report.add(step));
-        observer.after(pass, model, cx.patches);
+        let steps = run_checked(pass, model, cx)?;
+        let interface: Vec<_> = steps.iter().flat_map(|s| s.interface.clone()).collect();
+        observer.after(pass, model, cx.patches, &interface);
+        steps.into_iter().for_each(|step| report.add(step));
         Ok(())
     })?;
     Ok(Report { rounds: rounds.longest, unfinished: rounds.cut_off, ..report })

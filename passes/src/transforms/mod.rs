@@ -4,6 +4,7 @@ pub mod channels;
 pub mod cleanup;
 pub mod fold;
 pub mod fuse;
+pub mod interface;
 pub mod layers;
 pub mod opset;
 pub mod tokens;

@@ -134,6 +134,21 @@ impl SampleSet {
         Self::planned(Generated { inputs: specs, plans, seed, weight_sizes }, each)
     }
 
+    /// With further generated samples of this size of a symbol.
+    #[must_use]
+    pub fn with_size(mut self, symbol: &str, size: usize) -> Self {
+        if let Source::Generated(Generated { plans, .. }) = &mut self.source
+            && plans.iter().all(|plan| plan.get(symbol).is_some_and(|&n| n != size))
+        {
+            let per_plan = self.count / plans.len();
+            let mut plan = plans[0].clone();
+            plan.insert(symbol.to_owned(), size);
+            plans.push(plan);
+            self.count = per_plan * plans.len();
+        }
+        self
+    }
+
     fn from_arrays(
         path: &Path,
         arrays: Vec<Array>,

@@ -15,7 +15,8 @@ pub struct Pair {
 
 /// The results of `safe` and of each exact or rounding pass.
 pub fn by_passes(name: &str, model: &Model) -> Vec<Pair> {
-    let equal = registry::PASSES.iter().filter(|p| p.effect < Effect::Lossy).map(|p| p.name);
+    let equal =
+        registry::PASSES.iter().filter(|p| p.effect < Effect::Lossy && p.has_defaults()).map(|p| p.name);
     let pair = |pass: &str| {
         let (b, report) = after(&pass.parse().ok()?, model).ok()?;
         (report.patches() > 0).then(|| Pair { name: format!("{name}: {pass}"), a: model.clone(), b })

@@ -1,7 +1,7 @@
 //! External data and atomic writing.
 
 use super::*;
-use crate::onnx::{ReadOptions, WriteError, WriteOptions, read, write, write_to};
+use crate::onnx::{DataFiles, ExternalData, ReadOptions, WriteError, WriteOptions, read, write, write_to};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -79,7 +79,7 @@ fn external_data_round_trips() {
     let out = folder.path().join("out.onnx");
     let written = write(&model, &out, &WriteOptions::default()).unwrap();
     let name = data_of(&out);
-    assert_eq!(written.data, Some((folder.path().join(&name), 76)));
+    assert_eq!(written.data, [(folder.path().join(&name), 76)]);
     assert_eq!(names(folder.path()), ["data", "m.onnx", "out.onnx", &name]);
     let data = fs::read(folder.path().join(&name)).unwrap();
     assert_eq!(data.len(), 76);
@@ -237,9 +237,10 @@ fn moves_large_tensors_to_the_data_file() {
     let m = with(vec![tensor("small", &[1.0]), tensor("large", &values), typed]);
     let (folder, path) = folder(vec![]);
     let model = load(&m);
-    let written = write(&model, &path, &WriteOptions { limit: 2000, sync: false }).unwrap();
+    let written =
+        write(&model, &path, &WriteOptions { limit: 2000, sync: false, ..Default::default() }).unwrap();
     assert!(written.bytes < 2000);
-    assert_eq!(written.data.as_ref().unwrap().1, 160_000 + 4000);
+    assert_eq!(written.data[0].1, 160_000 + 4000);
     let g = decoded(&path).graph.unwrap();
     assert_eq!(g.initializer[0], tensor("small", &[1.0]));
     let name = data_of(&path);
@@ -250,7 +251,9 @@ fn moves_large_tensors_to_the_data_file() {
     assert_eq!(floats(&again, "typed"), values[..1000]);
     assert_eq!(names(folder.path()), ["data", "m.onnx", &name]);
 
-    let why = write(&model, &path, &WriteOptions { limit: 20, sync: false }).unwrap_err().to_string();
+    let why = write(&model, &path, &WriteOptions { limit: 20, sync: false, ..Default::default() })
+        .unwrap_err()
+        .to_string();
     assert!(why.ends_with("protobuf allows 20"), "{why}");
     assert_eq!(floats(&read(&path, &ReadOptions::default()).unwrap(), "typed"), values[..1000]);
 }
@@ -263,7 +266,7 @@ fn stores_large_new_tensors_in_the_data_file() {
     model.graph.add_value(new).unwrap();
     let out = folder.path().join("out.onnx");
     let written = write(&model, &out, &WriteOptions::default()).unwrap();
-    assert_eq!(written.data.unwrap().1, 4096 + 80_000, "a large tensor starts at a page");
+    assert_eq!(written.data[0].1, 4096 + 80_000, "a large tensor starts at a page");
     assert_eq!(floats(&read(&out, &ReadOptions::default()).unwrap(), "new"), vec![3.0; 20_000]);
 }
 
@@ -276,7 +279,7 @@ fn failures_leave_no_files() {
     let elsewhere = folder.path().join("sub");
     fs::create_dir(&elsewhere).unwrap();
     let written = write(&model, elsewhere.join("m.onnx"), &WriteOptions::default()).unwrap();
-    let data = folder.path().join(written.data.unwrap().0.file_name().unwrap());
+    let data = folder.path().join(written.data[0].0.file_name().unwrap());
     fs::create_dir(&data).unwrap();
     assert!(matches!(write(&model, &path, &WriteOptions::default()), Err(WriteError::NotAFile(_))));
     assert_eq!(names(folder.path()), ["data", "m.onnx", data.file_name().unwrap().to_str().unwrap(), "sub"]);
@@ -367,4 +370,55 @@ fn streams_weights_from_their_file() {
     let out = folder.path().join("out.onnx");
     write(&read(&path, &ReadOptions::default()).unwrap(), &out, &WriteOptions::default()).unwrap();
     assert!(fs::read(&out).unwrap() == m.encode_to_vec());
+}
+
+#[test]
+fn stores_weights_as_requested() {
+    let ones = |name: &str, count: usize| tensor(name, &vec![1.0; count]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.onnx");
+    let proto = with(vec![ones("a/w", 600), ones("a_w", 500), ones("shape", 2)]);
+    let model = read_bytes(proto.encode_to_vec(), None).unwrap();
+    let store = |model: &Model, external: ExternalData| {
+        let options = WriteOptions { external, sync: false, ..WriteOptions::default() };
+        write(model, &path, &options).map(|w| {
+            w.data
+                .into_iter()
+                .map(|(path, bytes)| (path.file_name().unwrap().to_str().unwrap().to_owned(), bytes))
+                .collect::<Vec<_>>()
+        })
+    };
+    let check = |expected: &[&str]| {
+        let read = read(&path, &ReadOptions::default()).unwrap();
+        for (name, count) in [("a/w", 600), ("a_w", 500), ("shape", 2)] {
+            assert_eq!(floats(&read, name), vec![1.0; count]);
+        }
+        assert_eq!(names(folder.path()), expected);
+        read
+    };
+    let layout = |name: &str| DataFiles { name: Some(name.into()), ..DataFiles::default() };
+
+    let files = store(&model, ExternalData::One(layout("weights.bin"))).unwrap();
+    assert_eq!(files, [("weights.bin".to_owned(), 4096 + 2000)]);
+    let stored = check(&["m.onnx", "weights.bin"]);
+    let g = decoded(&path).graph.unwrap();
+    let entries = [("location", "weights.bin"), ("offset", "4096"), ("length", "2000")];
+    assert_eq!(g.initializer[1].external_data, entries.map(|(k, v)| entry(k, v)));
+    assert_eq!(g.initializer[2], ones("shape", 2));
+
+    assert_eq!(store(&stored, ExternalData::Embed).unwrap(), []);
+    fs::remove_file(folder.path().join("weights.bin")).unwrap();
+    assert_eq!(decoded(&path), proto);
+    check(&["m.onnx"]);
+
+    let layout_of_each = DataFiles { threshold: 1, ..DataFiles::default() };
+    let files = store(&model, ExternalData::Each(layout_of_each)).unwrap();
+    let expected = ["m.onnx.a_w.data", "m.onnx.a_w.1.data", "m.onnx.shape.data"];
+    assert_eq!(files.iter().map(|f| f.0.as_str()).collect::<Vec<_>>(), expected);
+    check(&["m.onnx", "m.onnx.a_w.1.data", "m.onnx.a_w.data", "m.onnx.shape.data"]);
+
+    for name in ["../w", "a/b", "", "m.onnx", ".."] {
+        let why = store(&model, ExternalData::One(layout(name))).unwrap_err().to_string();
+        assert_eq!(why, format!("`{name}` is not the name of a data file beside the model"));
+    }
 }

@@ -4,6 +4,7 @@
 //! pipeline := step (',' step)*
 //! step     := name ('{' option (',' option)* '}')? | '(' pipeline ')*'
 //! option   := key '=' value | key
+//! key      := bare word | quoted text
 //! value    := TOML value | bare word
 //! ```
 //!
@@ -207,14 +208,18 @@ impl Step {
         };
         let explain = || Hint::ExplainPass(name.into());
         let declared = || info.options.iter().map(|o| o.name);
-        if let Some(key) = options.keys().find(|key| declared().all(|name| name != *key)) {
+        let given = match info.open {
+            Some(open) => collect_free_keys(options.clone(), open, &declared().collect::<Vec<_>>()),
+            None => options.clone(),
+        };
+        if let Some(key) = given.keys().find(|key| declared().all(|name| name != *key)) {
             let message = format!("`{name}` has no option `{key}`");
             let hint = did_you_mean(key, declared()).unwrap_or_else(explain);
             return Err(error(message, &places.options, Some(hint)));
         }
         let is_list = |key: &str| info.options.iter().any(|o| o.name == key && o.ty.starts_with("Vec"));
         // A single value is a list of one.
-        let listed = options.iter().map(|(key, value)| match value {
+        let listed = given.iter().map(|(key, value)| match value {
             Value::Array(_) => (key.clone(), value.clone()),
             single if is_list(key) => (key.clone(), Value::Array(vec![single.clone()])),
             other => (key.clone(), other.clone()),
@@ -227,8 +232,43 @@ impl Step {
     }
 }
 
+/// Moves the keys that are not in `declared` into the table `open`. In TOML, `x.0 = 1` without quotes is a
+/// table in a table, whose keys are joined again.
+fn collect_free_keys(options: Table, open: &str, declared: &[&str]) -> Table {
+    fn flatten(key: String, value: Value, to: &mut Table) {
+        match value {
+            Value::Table(inner) => {
+                inner.into_iter().for_each(|(k, v)| flatten(format!("{key}.{k}"), v, to));
+            }
+            value => drop(to.insert(key, value)),
+        }
+    }
+    let (mut given, mut free) = (Table::new(), Table::new());
+    for (key, value) in options {
+        if declared.contains(&key.as_str()) {
+            given.insert(key, value);
+        } else {
+            flatten(key, value, &mut free);
+        }
+    }
+    if !free.is_empty() {
+        given.entry(open).or_insert_with(|| Value::Table(Table::new()));
+    }
+    if let Some(Value::Table(table)) = given.get_mut(open) {
+        table.extend(free);
+    }
+    given
+}
+
 fn did_you_mean<'n>(word: &str, names: impl Iterator<Item = &'n str>) -> Option<Hint> {
     nearest(word, names).map(|name| Hint::DidYouMean(name.into()))
+}
+
+/// Prints a key as written in pipelines.
+fn show_key(key: &str) -> String {
+    let mut parser = Parser::new(key, &Registry::EMPTY);
+    let is_bare = parser.key(0).is_ok_and(|read| read == key) && parser.is_at_end();
+    if is_bare { key.to_owned() } else { Value::String(key.to_owned()).to_string() }
 }
 
 /// Prints a value as written in pipelines.
@@ -272,7 +312,7 @@ fn write_step(f: &mut fmt::Formatter<'_>, name: &str, options: &Table) -> fmt::R
     if options.is_empty() {
         return Ok(());
     }
-    let shown: Vec<_> = options.iter().map(|(k, v)| format!("{k}={}", show_value(v))).collect();
+    let shown: Vec<_> = options.iter().map(|(k, v)| format!("{}={}", show_key(k), show_value(v))).collect();
     write!(f, "{{{}}}", shown.join(","))
 }
 

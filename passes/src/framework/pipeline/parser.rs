@@ -33,6 +33,11 @@ impl<'t> Parser<'t> {
         }
     }
 
+    /// Returns true if the entire text has been read.
+    pub fn is_at_end(&self) -> bool {
+        self.at == self.text.len()
+    }
+
     fn skip_space(&mut self) {
         let rest = &self.text[self.at..];
         self.at += rest.len() - rest.trim_start().len();
@@ -113,18 +118,28 @@ impl<'t> Parser<'t> {
     }
 
     fn option(&mut self, open: usize) -> Result<(String, Value), PipelineError> {
-        let at = self.word(&|c| c.is_alphanumeric() || c == '_' || c == '-');
-        if at.is_empty() {
-            let here = self.here();
-            let at = if here.is_empty() { open..open + 1 } else { here };
-            return Err(PipelineError::new("expected `option=value`", at));
-        }
-        let key = self.text[at].to_owned();
+        let key = self.key(open)?;
         if !self.eat('=') {
             // An option without a value is a boolean set to true.
             return Ok((key, Value::Boolean(true)));
         }
         Ok((key, self.value()?))
+    }
+
+    /// A bare or quoted key; `open` is the position of the brace.
+    pub fn key(&mut self, open: usize) -> Result<String, PipelineError> {
+        if let Some(quote @ ('"' | '\'')) = self.peek()
+            && let Value::String(key) = self.quoted(quote)?
+        {
+            return Ok(key);
+        }
+        let at = self.word(&|c| c.is_alphanumeric() || "_-./:*".contains(c));
+        if at.is_empty() {
+            let here = self.here();
+            let at = if here.is_empty() { open..open + 1 } else { here };
+            return Err(PipelineError::new("expected `option=value`", at));
+        }
+        Ok(self.text[at].to_owned())
     }
 
     pub fn value(&mut self) -> Result<Value, PipelineError> {

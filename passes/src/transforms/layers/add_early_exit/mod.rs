@@ -11,7 +11,7 @@ use crate::{
         flow::Flow,
         linear::AffineMap,
     },
-    framework::{Context, Counter, Hint, Pass, PassError},
+    framework::{Context, Counter, Hint, InterfaceChange, Pass, PassError},
     pass,
     statistics::Rows,
 };
@@ -100,7 +100,7 @@ impl Pass for AddEarlyExit {
         model.graph.apply(patch).map_err(|e| PassError::refused(e.to_string()))?;
         if symbolic_batch {
             surgery::fix_batch_size(&mut model.graph);
-            cx.report.interface.push("the model takes one sample at a time".into());
+            cx.report.interface.push(InterfaceChange::Other("the model takes one sample at a time".into()));
         }
         model.infer()?;
         Ok(())

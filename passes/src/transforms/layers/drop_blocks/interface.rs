@@ -2,7 +2,7 @@
 
 use crate::{
     analysis::{blocks::Block, calibration::open_inputs},
-    framework::{Context, Counter},
+    framework::{Context, Counter, InterfaceChange},
 };
 use pare_graph::{Graph, Model, ValueId};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -48,7 +48,8 @@ pub(super) fn close_up(result: &mut Model, names: &[String], cx: &mut Context<'_
         }
     }
     if !names.is_empty() {
-        cx.report.interface.push(format!("removed with their blocks: `{}`", names.join("`, `")));
+        let removed = format!("removed with their blocks: `{}`", names.join("`, `"));
+        cx.report.interface.push(InterfaceChange::Other(removed));
     }
 }
 
