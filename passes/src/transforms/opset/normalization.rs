@@ -57,15 +57,14 @@ pub(super) fn group_norm_21(mut form: Form<'_>) -> Result<Patch, Decline> {
     expect(per_group > 1)?;
     for (slot, name) in [(1, "scale"), (2, "bias")] {
         let value = at.input(slot)?;
-        let repeated = match repeated(value, per_group as usize) {
-            Some(tensor) => form.builder().constant(name, tensor),
-            None => {
-                let mut build = form.builder();
-                let column = build.reshape(value.into(), &[groups, 1]);
-                let shape = build.constant("shape", Tensor::vector(&[groups, per_group]));
-                let rows = build.node(Node::new("Expand"), &[column, shape]);
-                build.reshape(rows, &[-1])
-            }
+        let mut build = form.builder();
+        let repeated = if let Some(tensor) = repeated(value, per_group as usize) {
+            build.constant(name, tensor)
+        } else {
+            let column = build.reshape(value.into(), &[groups, 1]);
+            let shape = build.constant("shape", Tensor::vector(&[groups, per_group]));
+            let rows = build.node(Node::new("Expand"), &[column, shape]);
+            build.reshape(rows, &[-1])
         };
         form.connect(slot, Some(repeated));
     }

@@ -32,12 +32,11 @@ pub(super) fn softmax_13(mut form: Form<'_>) -> Result<Patch, Decline> {
     let mut build = form.builder();
     let flat = build.node(Node::new("Flatten").with("axis", axis), &[x.into()]);
     let flat = build.node(Node::new(&op).with("axis", Attribute::Int(-1)), &[flat]);
-    let y = match target {
-        Some(target) => build.reshape(flat, &target),
-        None => {
-            let shape = build.node(Node::new("Shape"), &[x.into()]);
-            build.node(Node::new("Reshape"), &[flat, shape])
-        }
+    let y = if let Some(target) = target {
+        build.reshape(flat, &target)
+    } else {
+        let shape = build.node(Node::new("Shape"), &[x.into()]);
+        build.node(Node::new("Reshape"), &[flat, shape])
     };
     Ok(form.replace(&[Some(y)]))
 }
