@@ -19,6 +19,8 @@ use pare_graph::DataType;
 /// represents the roundings on the path through the network. Types of at most 16 bits are computed in wider
 /// registers and rounded at the end of an operator, so `narrow_roundings` is smaller.
 ///
+/// `measured_roundings` suffice where perturbation measures the noise: a last rounding on either side.
+///
 /// Both parts are relative to the scale of each run ([`Deviation::scaled`]): a run with large values must not
 /// hide errors of others. `tests/tables/mutations.md` shows the detected errors, and that correct rewrites
 /// stay within 4 times the floor or 2 epsilons; the factors leave a margin for other models.
@@ -33,13 +35,21 @@ pub struct Tolerance {
     pub roundings: f64,
     /// Allowed machine epsilons for narrower floats.
     pub narrow_roundings: f64,
+    /// Allowed machine epsilons for floats of 32 and 64 bits where perturbation measures the noise.
+    pub measured_roundings: f64,
     /// Absolute tolerances that replace these, by output; one with an empty name holds for all other outputs.
     pub given: Vec<(String, f64)>,
 }
 
 impl Default for Tolerance {
     fn default() -> Self {
-        Self { factor: 10.0, roundings: 32.0, narrow_roundings: 8.0, given: Vec::new() }
+        Self {
+            factor: 10.0,
+            roundings: 32.0,
+            narrow_roundings: 8.0,
+            measured_roundings: 4.0,
+            given: Vec::new(),
+        }
     }
 }
 
@@ -57,6 +67,11 @@ pub(crate) struct Allowed {
 }
 
 impl Tolerance {
+    /// The tolerance where the noise is measured by perturbation whenever a candidate exceeds it.
+    pub(crate) fn measured(&self) -> Self {
+        Self { roundings: self.measured_roundings, ..self.clone() }
+    }
+
     /// The allowed deviation of an output with this `floor`; `reference` is its largest |value|.
     pub(crate) fn allowed(&self, floor: &Deviation, dtype: Option<DataType>, reference: f64) -> Allowed {
         let epsilon = dtype.map_or(0.0, epsilon);

@@ -51,6 +51,11 @@ impl<'e> Noise<'e> {
         &self.model
     }
 
+    /// Returns true if the engine does not run the model with perturbed operands.
+    pub fn is_unknown(&self) -> bool {
+        matches!(self.near, Some(None))
+    }
+
     /// Starts with another candidate.
     pub fn reset(&mut self) {
         self.unexplained = 0;

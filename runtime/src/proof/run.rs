@@ -7,8 +7,8 @@ use super::{
     variants::{declared_outputs, seeded},
 };
 use crate::{
-    Batch, Comparison, Engine, EngineError, Feed, ModelSource, Optimize, Port, Session, StatePair, Verdict,
-    engine::describe, interface::Undeclared, state::carry,
+    Batch, Comparison, Engine, EngineError, Feed, ModelSource, Optimize, Port, Session, StatePair, Tolerance,
+    Verdict, engine::describe, interface::Undeclared, state::carry,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -201,11 +201,19 @@ impl ProofRun<'_, '_> {
 
     fn exceeds(&self, found: &[Comparison; 2], options: &ProofOptions) -> bool {
         // One batch is judged on the scale of all, as at the end.
-        let differs = |c: &Comparison| {
-            let found = c.without(&self.random).on_scale_of(&self.report.deviation);
-            !options.tolerance.judge(&found, &self.report.floor).is_equal()
+        let differs = |(found, tolerance): (&Comparison, Tolerance)| {
+            let found = found.without(&self.random).on_scale_of(&self.report.deviation);
+            !tolerance.judge(&found, &self.report.floor).is_equal()
         };
-        found.iter().any(differs)
+        found.iter().zip(self.tolerances(options)).any(differs)
+    }
+
+    /// The tolerances of the candidate as written and as deployed. The engine's optimizations may replace
+    /// functions by approximations, which perturbation does not show.
+    fn tolerances(&self, options: &ProofOptions) -> [Tolerance; 2] {
+        let given = &options.tolerance;
+        let is_measured = !options.measures_only && !self.noise.is_unknown();
+        [if is_measured { given.measured() } else { given.clone() }, given.clone()]
     }
 
     /// Finds outputs to which the engine gives another shape in the original than declared.
@@ -237,6 +245,7 @@ impl ProofRun<'_, '_> {
 
     /// The outcome after all batches; `refusal` is the original's first error.
     pub fn judge(&mut self, refusal: Option<EngineError>, options: &ProofOptions) -> Outcome {
+        let [of_written, of_deployed] = self.tolerances(options);
         let report = &mut self.report;
         if report.samples == 0 {
             let why = match refusal {
@@ -256,8 +265,10 @@ impl ProofRun<'_, '_> {
             let note = format!("{} integers differ where rounding decides", self.undecided);
             report.notes.push(note);
         }
-        let judge = |found: &Comparison| options.tolerance.judge(&found.without(&self.random), &report.floor);
-        match (judge(&report.deviation), judge(&report.deployed)) {
+        let judge = |tolerance: &Tolerance, found: &Comparison| {
+            tolerance.judge(&found.without(&self.random), &report.floor)
+        };
+        match (judge(&of_written, &report.deviation), judge(&of_deployed, &report.deployed)) {
             (Verdict::Equal, Verdict::Equal) => vacuity(report, &self.random, &self.undetermined),
             (Verdict::Equal, Verdict::Differs { output, why }) => {
                 let why = format!("with the engine's optimizations on, {why}");
