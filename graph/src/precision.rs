@@ -63,7 +63,7 @@ fn convert_graph(graph: &mut Graph, conversion: Conversion) {
             node.attributes.insert("value".into(), Attribute::Tensor(tensor));
         }
         graph.with_subgraphs(id, |bodies, _| {
-            bodies.iter_mut().for_each(|body| convert_graph(body, conversion))
+            bodies.iter_mut().for_each(|body| convert_graph(body, conversion));
         });
     }
 }

@@ -81,7 +81,7 @@ fn search(
             Ok(()) => return Some(variant),
             Err(_) if tries >= MAX_TRIES => return None,
             Err(error) => {
-                corrections(&error.to_string(), &variant).into_iter().rev().for_each(|v| queue.push_front(v))
+                corrections(&error.to_string(), &variant).into_iter().rev().for_each(|v| queue.push_front(v));
             }
         }
     }
