@@ -168,17 +168,17 @@ pub struct OptimizeArgs {
 #[derive(Args)]
 pub struct ExternalArgs {
     /// Weights of the output: as in the input, embedded, in one file beside it, or each in a file of its own
-    #[arg(long, value_name = "FILES", default_value = "keep", conflicts_with = "config")]
-    pub external_data: ExternalArg,
+    #[arg(long = "external-data", value_name = "FILES", default_value = "keep", conflicts_with = "config")]
+    pub data: ExternalArg,
     /// Name of the data file, or the start of the names of several
-    #[arg(long, value_name = "NAME", requires = "external_data")]
-    pub external_name: Option<String>,
+    #[arg(long = "external-name", value_name = "NAME", requires = "data")]
+    pub name: Option<String>,
     /// Size of the smallest weight that is stored in a data file
-    #[arg(long, value_name = "BYTES", default_value = "1024", value_parser = bytes)]
-    pub external_threshold: u64,
+    #[arg(long = "external-threshold", value_name = "BYTES", default_value = "1024", value_parser = bytes)]
+    pub threshold: u64,
     /// Alignment of weights in a data file
-    #[arg(long, value_name = "BYTES", default_value = "4096", value_parser = bytes)]
-    pub external_align: u64,
+    #[arg(long = "external-align", value_name = "BYTES", default_value = "4096", value_parser = bytes)]
+    pub align: u64,
 }
 
 /// The files of weights.
@@ -197,11 +197,11 @@ pub enum ExternalArg {
 impl ExternalArgs {
     pub fn external_data(&self) -> ExternalData {
         let layout = DataFiles {
-            name: self.external_name.clone(),
-            threshold: usize::try_from(self.external_threshold).unwrap_or(usize::MAX),
-            align: self.external_align,
+            name: self.name.clone(),
+            threshold: usize::try_from(self.threshold).unwrap_or(usize::MAX),
+            align: self.align,
         };
-        match self.external_data {
+        match self.data {
             ExternalArg::Keep => ExternalData::Keep,
             ExternalArg::Embed => ExternalData::Embed,
             ExternalArg::One => ExternalData::One(layout),

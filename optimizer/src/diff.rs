@@ -335,13 +335,9 @@ impl<'g> GraphPair<'g> {
             free.entry(structure(self.b, node, &inputs)).or_default().push(node);
         }
         for &node in self.a.nodes().iter() {
-            if !matched.contains_key(&node) {
-                let key = structure(self.a, node, &self.mapped(node));
-                if let Some(other) = free.get_mut(&key).and_then(Vec::pop) {
-                    matched.insert(node, other);
-                }
-            }
-            if let Some(&other) = matched.get(&node) {
+            let by_structure = || free.get_mut(&structure(self.a, node, &self.mapped(node)))?.pop();
+            if let Some(other) = matched.get(&node).copied().or_else(by_structure) {
+                matched.insert(node, other);
                 let pairs = self.a.outputs_of(node).into_iter().zip(self.b.outputs_of(other));
                 for (old, new) in pairs {
                     if let (Some(old), Some(new)) = (old, new) {

@@ -229,16 +229,17 @@ impl<'p> Placing<'p> {
     }
 }
 
-/// A new name for the file of a tensor, with the characters that all file systems allow.
-fn own_file(start: &str, tensor: &TensorProto, files: &[DataFile]) -> String {
-    let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
-    let name: String = tensor.name().chars().map(plain).take(100).collect();
-    let numbered = |n: usize| match n {
-        0 => format!("{start}.{name}.data"),
-        n => format!("{start}.{name}.{n}.data"),
-    };
-    let is_free = |name: &String| files.iter().all(|f| f.location != *name);
-    (0..=files.len()).map(numbered).find(is_free).unwrap_or_default()
+    /// A new name for the file of a tensor, with the characters that all file systems allow.
+    fn own_file(start: &str, tensor: &TensorProto, files: &[DataFile]) -> String {
+        let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
+        let name: String = tensor.name().chars().map(plain).take(100).collect();
+        let numbered = |n: usize| match n {
+            0 => format!("{start}.{name}.data"),
+            n => format!("{start}.{name}.{n}.data"),
+        };
+        let is_free = |name: &String| files.iter().all(|f| f.location != *name);
+        (0..=files.len()).map(numbered).find(is_free).unwrap_or_default()
+    }
 }
 
 /// Moves the tensors that are marked as external to data files. Equal slices are stored once.
@@ -255,7 +256,7 @@ pub(super) fn unload(model: &mut ModelProto, placing: &Placing<'_>) -> Vec<DataF
             .entry((raw.as_ptr(), length))
             .or_insert_with(|| {
                 if let Some(start) = placing.each {
-                    let location = own_file(start, tensor, &files);
+                    let location = Placing::own_file(start, tensor, &files);
                     files.push(DataFile { location: location.clone(), pieces: vec![(0, raw)] });
                     return (location, 0);
                 }

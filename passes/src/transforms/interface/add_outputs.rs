@@ -43,7 +43,7 @@ impl Pass for AddOutputs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::framework::testing::{model, run_pass, try_pass};
+    use crate::framework::testing::{model, run_pass, tools, try_pass};
     use pare_graph::text;
 
     const CHAIN: &str = "g (float[N,2] x) => (float[N,2] y) { h1 = Relu(x) h2 = Neg(h1) y = Exp(h2) }";
@@ -62,7 +62,7 @@ mod tests {
     #[test]
     fn refuses_values_that_no_node_computes() {
         let pass = AddOutputs { only: ["x"].into() };
-        let error = try_pass(pass, &mut model(CHAIN), Default::default()).unwrap_err();
+        let error = try_pass(pass, &mut model(CHAIN), tools()).unwrap_err();
         assert_eq!(error.to_string(), "`add-outputs`: there is no computed value `x`");
     }
 }

@@ -1,6 +1,6 @@
 //! Declarations of values after a change of the interface.
 
-use pare_graph::{Axis, AxisSize, Declared, Dim, Fact, Graph, Type, TypeKind, ValueId};
+use pare_graph::{Axis, AxisSize, Dim, Fact, Graph, Type, TypeKind, ValueId};
 use std::collections::HashMap;
 
 /// Applies `change` to every axis that is declared in the graph, outside of subgraphs. Returns the number of
@@ -74,7 +74,7 @@ pub(super) fn declare(graph: &mut Graph, id: ValueId) {
     }
     let Fact::Tensor(tensor) = &value.fact else { return };
     let Some(dtype) = tensor.dtype else { return };
-    let mut declared = value.declared.clone().unwrap_or_else(Declared::default);
+    let mut declared = value.declared.clone().unwrap_or_default();
     declared.ty = Some(Type::tensor(dtype, tensor.shape.as_deref()));
     graph.set_declared(id, Some(declared));
 }

@@ -47,7 +47,7 @@ impl Pass for DropOutputs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::framework::testing::{model, run_pass, try_pass};
+    use crate::framework::testing::{model, run_pass, tools, try_pass};
     use pare_graph::text;
 
     const TWO: &str = "g (float[2] x, float[2] u) => (float[2] y, float[2] aux_1) { y = Relu(x) a = Neg(u) aux_1 = Exp(a) }";
@@ -65,9 +65,7 @@ mod tests {
     #[test]
     fn refuses_unknown_names_and_empty_models() {
         let why = |names: Names| {
-            try_pass(DropOutputs { only: names }, &mut model(TWO), Default::default())
-                .unwrap_err()
-                .to_string()
+            try_pass(DropOutputs { only: names }, &mut model(TWO), tools()).unwrap_err().to_string()
         };
         assert_eq!(why(["aux_2"].into()), "`drop-outputs`: there is no output `aux_2`");
         assert_eq!(why(["*"].into()), "`drop-outputs`: no output would remain");

@@ -86,7 +86,7 @@ impl Pass for Extract {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::framework::testing::{model, run_pass, try_pass};
+    use crate::framework::testing::{model, run_pass, tools, try_pass};
     use pare_graph::text;
 
     const NET: &str = "g (float[N,2] x, float[N,2] u) => (float[N,2] y) <float[2] w = {1, 2}> {
@@ -112,9 +112,7 @@ mod tests {
     #[test]
     fn refuses_unknown_values_and_empty_parts() {
         let why = |inputs: Names, outputs: Names| {
-            try_pass(Extract { inputs, outputs }, &mut model(NET), Default::default())
-                .unwrap_err()
-                .to_string()
+            try_pass(Extract { inputs, outputs }, &mut model(NET), tools()).unwrap_err().to_string()
         };
         assert_eq!(why(["d"].into(), Names::default()), "`extract`: there is no input or computed value `d`");
         assert_eq!(why(["c"].into(), ["c"].into()), "`extract`: `c` is both an input and an output");

@@ -77,7 +77,7 @@ fn is_nested(graph: &Graph, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::framework::testing::{model, run_pass, try_pass};
+    use crate::framework::testing::{model, run_pass, tools, try_pass};
     use pare_graph::text;
 
     const IF: &str = "g (bool c, float[2] x) => (float[2] y, float[2] z) {
@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn refuses_unknown_and_taken_names() {
         let why = |names: &[(&str, &str)]| {
-            try_pass(rename(names), &mut model(IF), Default::default()).unwrap_err().to_string()
+            try_pass(rename(names), &mut model(IF), tools()).unwrap_err().to_string()
         };
         assert_eq!(why(&[("input", "x1")]), "`rename`: there is no value `input`");
         assert_eq!(why(&[("x", "z")]), "`rename`: another value is named `z`");
