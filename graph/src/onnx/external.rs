@@ -227,7 +227,6 @@ impl<'p> Placing<'p> {
             _ => 4096,
         })
     }
-}
 
     /// A new name for the file of a tensor, with the characters that all file systems allow.
     fn own_file(start: &str, tensor: &TensorProto, files: &[DataFile]) -> String {
