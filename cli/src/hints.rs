@@ -39,7 +39,7 @@ pub fn text(hint: &Hint) -> String {
 
 /// The remedy of a result that was not proven.
 pub const UNPROVEN: &str =
-    "give samples that the model runs on with `--samples`, or accept it with `--allow-unproven`";
+    "`--samples` compares on samples of your own, and `--allow-unproven` accepts the result";
 
 /// The remedy of an engine, or of samples.
 fn engine(hint: &EngineHint) -> String {

@@ -6,7 +6,10 @@ use crate::{
 };
 use faer::{
     Accum, Mat, MatRef, Side,
-    linalg::{matmul::matmul, solvers::Llt},
+    linalg::{
+        matmul::matmul,
+        solvers::{DenseSolveCore, Llt},
+    },
     prelude::Solve,
 };
 use rayon::prelude::*;
@@ -41,6 +44,11 @@ impl Ridge {
         (0..d).for_each(|i| c[(i, i)] += delta);
         let factor = Llt::new(c.as_ref(), Side::Lower).map_err(|_| NotFinite)?;
         Ok(Self { damped: c, factor, delta, x_mean: sums.x_mean.clone() })
+    }
+
+    /// `(C + δ·I)⁻¹`.
+    pub fn inverse(&self) -> Mat<f64> {
+        self.factor.inverse()
     }
 
     /// Minimises `E|y - W·x - b|² + δ·|W - W₀|²`: `W = (D + δ·W₀)·(C + δ·I)⁻¹`, `b = E y - W·E x`, from

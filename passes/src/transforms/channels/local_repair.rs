@@ -11,9 +11,15 @@ use crate::{
     framework::PassError,
     statistics::{Sums, par},
 };
-use faer::{Accum, Mat, MatRef, linalg::matmul::matmul};
+use faer::{
+    Accum, Mat, MatRef, Side,
+    linalg::{
+        matmul::matmul,
+        solvers::{Llt, Solve},
+    },
+};
 use pare_graph::{Graph, NodeId, Patch};
-use std::{borrow::Cow, collections::HashMap};
+use std::{borrow::Cow, cell::RefCell, collections::HashMap, rc::Rc};
 
 /// The change to the readers of removed channels, computed from statistics of the original model.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -43,6 +49,8 @@ pub struct PrunedOperator<'a> {
     pub rows: &'a [usize],
     /// True if the operator accepts a bias.
     pub takes_bias: bool,
+    /// `(C + δ·I)⁻¹` of all inputs, for a patch that removes few of them.
+    pub inverse: Option<Rc<Mat<f64>>>,
 }
 
 impl PrunedOperator<'_> {
@@ -64,7 +72,14 @@ impl PrunedOperator<'_> {
             }
             LocalRepair::Merge(lambda) => self.merged(sums, &all, AffineMap { weight, bias }, lambda),
             LocalRepair::Patch(lambda) => {
-                let correction = correction(sums, all.as_ref(), &columns, self.takes_bias, lambda)?;
+                let correction = match &self.inverse {
+                    Some(inverse) => {
+                        let zero = vec![0.0; if self.takes_bias { 0 } else { d }];
+                        let mean = if self.takes_bias { &sums.x_mean } else { &zero };
+                        correction_by(inverse, mean, all.as_ref(), &columns)?
+                    }
+                    None => correction(&sums_of_fit(sums, self.takes_bias), all.as_ref(), &columns, lambda)?,
+                };
                 let bias = bias.iter().zip(&correction.bias).map(|(b, more)| b + more).collect();
                 Ok(AffineMap { weight: weight + correction.weight, bias })
             }
@@ -123,16 +138,19 @@ fn complement(kept: &[usize], size: usize) -> Vec<usize> {
     (0..size).filter(|&i| !stays[i]).collect()
 }
 
+/// The sums of a fit with a bias, or without one about zero.
+fn sums_of_fit(sums: &Sums, takes_bias: bool) -> Cow<'_, Sums> {
+    if takes_bias { Cow::Borrowed(sums) } else { Cow::Owned(sums.about_zero()) }
+}
+
 /// The term that the kept inputs `S` add for the removed inputs `P`: `W_P·x_P ≈ V·x_S + v`,
 /// `V = W_P·C_PS·(C_SS + δ·I)⁻¹`.
 fn correction(
     sums: &Sums,
     weight: MatRef<'_, f64>,
     kept: &[usize],
-    takes_bias: bool,
     lambda: f64,
 ) -> Result<AffineMap, NotFinite> {
-    let sums = if takes_bias { Cow::Borrowed(sums) } else { Cow::Owned(sums.about_zero()) };
     let removed = complement(kept, weight.ncols());
     let w_p = Mat::from_fn(weight.nrows(), removed.len(), |i, j| weight[(i, removed[j])]);
     let between = Mat::from_fn(kept.len(), removed.len(), |i, j| sums.xx[(kept[i], removed[j])]);
@@ -143,6 +161,62 @@ fn correction(
     let mean: Vec<f64> = (0..weight.nrows()).map(mean).collect();
     let prior = Mat::zeros(weight.nrows(), kept.len());
     Ridge::new(&sums.part(kept), lambda)?.solve(cross.as_ref(), &mean, prior.as_ref())
+}
+
+/// As [`correction`], from `Q = (C + δ·I)⁻¹` of all inputs and their `mean` (zero without a bias):
+/// `V = -W_P·Q_PP⁻¹·Q_PS` (inverse of a block matrix), a system of the size of `P` instead of that of `S`.
+fn correction_by(
+    inverse: &Mat<f64>,
+    mean: &[f64],
+    weight: MatRef<'_, f64>,
+    kept: &[usize],
+) -> Result<AffineMap, NotFinite> {
+    let removed = complement(kept, weight.ncols());
+    let part = |rows: &[usize], columns: &[usize]| {
+        Mat::from_fn(rows.len(), columns.len(), |i, j| inverse[(rows[i], columns[j])])
+    };
+    let w_p = Mat::from_fn(removed.len(), weight.nrows(), |i, j| weight[(j, removed[i])]);
+    let factor = Llt::new(part(&removed, &removed).as_ref(), Side::Lower).map_err(|_| NotFinite)?;
+    let solved = factor.solve(&w_p);
+    let mut v = Mat::zeros(weight.nrows(), kept.len());
+    matmul(v.as_mut(), Accum::Replace, solved.transpose(), part(&removed, kept).as_ref(), -1.0, par());
+    let shift = |o: usize| {
+        let lost: f64 = removed.iter().enumerate().map(|(i, &p)| w_p[(i, o)] * mean[p]).sum();
+        let estimated: f64 = kept.iter().enumerate().map(|(j, &s)| v[(o, j)] * mean[s]).sum();
+        lost - estimated
+    };
+    let bias: Vec<f64> = (0..weight.nrows()).map(shift).collect();
+    if bias.iter().all(|b| b.is_finite()) { Ok(AffineMap { weight: v, bias }) } else { Err(NotFinite) }
+}
+
+/// Inverse covariances of readers, computed once for all candidates that remove few of their inputs, as groups
+/// do that are concatenated with many others.
+#[derive(Default)]
+pub struct DampedInverses(RefCell<HashMap<(NodeId, usize), Rc<Mat<f64>>>>);
+
+impl DampedInverses {
+    /// Most inputs of a reader: the inverses of all readers are held at once.
+    const MAX_INPUTS: usize = 1024;
+
+    /// The inverse for convolution group `q` of a reader, unless many inputs are removed.
+    fn get(
+        &self,
+        (node, q): (NodeId, usize),
+        (sums, takes_bias): (&Sums, bool),
+        removed: usize,
+        lambda: f64,
+    ) -> Result<Option<Rc<Mat<f64>>>, NotFinite> {
+        let inputs = sums.x_mean.len();
+        if inputs > Self::MAX_INPUTS || 4 * removed > inputs {
+            return Ok(None);
+        }
+        if let Some(known) = self.0.borrow().get(&(node, q)) {
+            return Ok(Some(known.clone()));
+        }
+        let inverse = Rc::new(Ridge::new(&sums_of_fit(sums, takes_bias), lambda)?.inverse());
+        self.0.borrow_mut().insert((node, q), inverse.clone());
+        Ok(Some(inverse))
+    }
 }
 
 /// Sums over the inputs of each group of an operator, by its node.
@@ -162,6 +236,8 @@ pub struct ReaderRepair<'a> {
     pub keep: &'a Keep,
     /// The repair of each operator.
     pub repair: LocalRepair,
+    /// Inverses that several candidates share; without, each is repaired by itself.
+    pub inverses: Option<&'a DampedInverses>,
 }
 
 impl ReaderRepair<'_> {
@@ -190,16 +266,26 @@ impl ReaderRepair<'_> {
             let (mut weights, mut bias) = (vec![], vec![]);
             for (q, map) in maps.iter().enumerate() {
                 let rows: Vec<_> = outputs.iter().filter(|&&r| r / o == q).map(|r| r % o).collect();
+                let taps = role.linear.taps();
+                let name = |e| not_finite(self.original, role.node, e);
+                let inverse = match (self.inverses, repair, inputs.get(q)) {
+                    (Some(shared), LocalRepair::Patch(lambda), Some(sums)) => {
+                        let removed = map.weight.ncols().saturating_sub(channels.len() * taps);
+                        let fit = (sums, role.linear.takes_bias());
+                        shared.get((role.node, q), fit, removed, lambda).map_err(name)?
+                    }
+                    _ => None,
+                };
                 let operator = PrunedOperator {
                     map,
                     sums: inputs.get(q),
-                    taps: role.linear.taps(),
+                    taps,
                     channels: &channels,
                     rows: &rows,
                     takes_bias: role.linear.takes_bias(),
+                    inverse,
                 };
-                let repaired =
-                    operator.repaired(repair).map_err(|e| not_finite(self.original, role.node, e))?;
+                let repaired = operator.repaired(repair).map_err(name)?;
                 weights.push(repaired.weight);
                 bias.extend(repaired.bias);
             }
@@ -243,6 +329,7 @@ mod tests {
             channels,
             rows: &[0, 2],
             takes_bias: true,
+            inverse: None,
         };
         for repair in [LocalRepair::Merge(1e-9), LocalRepair::Patch(1e-9)] {
             let got = operator(&[0, 1]).repaired(repair).unwrap();
@@ -255,6 +342,15 @@ mod tests {
                 }
             }
         }
+        // The shared inverse gives the same correction, up to its δ.
+        let inverse = Some(Rc::new(Ridge::new(&sums, 1e-9).unwrap().inverse()));
+        let patch = LocalRepair::Patch(1e-9);
+        let by_inverse = PrunedOperator { inverse, ..operator(&[0, 1]) }.repaired(patch).unwrap();
+        let by_itself = operator(&[0, 1]).repaired(patch).unwrap();
+        for (i, j) in [(0, 0), (0, 3), (1, 1), (1, 2)] {
+            assert!((by_inverse.weight[(i, j)] - by_itself.weight[(i, j)]).abs() < 1e-5);
+        }
+        assert!((by_inverse.bias[1] - by_itself.bias[1]).abs() < 1e-5);
         let mean = operator(&[0, 2]).repaired(LocalRepair::Mean).unwrap();
         let removed: f64 = (2..4).map(|j| map.weight[(2, j)] * sums.x_mean[j]).sum();
         assert!((mean.bias[1] - 0.3 - removed).abs() < 1e-12);

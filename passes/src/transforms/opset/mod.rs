@@ -1,6 +1,6 @@
 //! Passes that change the version of the standard operator set.
 //!
-//! [`table`] lists the operators whose versions differ in more than types, with their adapters; [`convert`]
+//! `table` lists the operators whose versions differ in more than types, with their adapters; `convert`
 //! applies them version by version.
 
 // All adapters have the same signature, including those that cannot fail.

@@ -7,7 +7,7 @@ use crate::{
         groups::{Site, cost::CostModel},
     },
     framework::{Context, PassError},
-    transforms::channels::allocate::LossCurve,
+    transforms::channels::{allocate::LossCurve, local_repair::DampedInverses},
 };
 use pare_graph::NodeId;
 use std::{
@@ -54,7 +54,7 @@ impl PruneSearch<'_> {
         let subject = &self.subject;
         let held_out = HeldOut::new(cx.tools, &self.original, self.samples_for_curves())?;
         let base = if subject.is_original() { 0.0 } else { held_out.drift(&subject.model)? };
-        let mut curves = vec![];
+        let (mut curves, inverses) = (vec![], DampedInverses::default());
         for (i, &group) in subject.selected.iter().enumerate() {
             cx.tools.progress.step("curves", i as u64, subject.selected.len() as u64);
             let width = self.width(group);
@@ -63,7 +63,7 @@ impl PruneSearch<'_> {
             let start = held_out.prefix(&subject.model, &self.changed_nodes(group))?;
             for kept in levels(width, &curve.choices) {
                 let keep = self.keep(&[(group, kept)].into());
-                let changed = self.cut(&keep, self.local_repair())?;
+                let changed = self.cut_sharing(Some(&inverses), &keep, self.local_repair())?;
                 curve.losses.insert(kept, (held_out.drift_from(&start, &changed)? - base).max(0.0));
             }
             // The loss cannot increase with the number of kept units; where it does in a measurement, that is

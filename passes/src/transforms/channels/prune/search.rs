@@ -21,7 +21,7 @@ use crate::{
     transforms::channels::{
         allocate::Allocation,
         importance::{BatchNormScales, Importance, Ranking, Shared},
-        local_repair::{InputSums, LocalRepair, ReaderRepair},
+        local_repair::{DampedInverses, InputSums, LocalRepair, ReaderRepair},
     },
 };
 use pare_graph::{Graph, Model, NodeId, Samples};
@@ -208,9 +208,20 @@ impl<'p> PruneSearch<'p> {
 
     /// Returns the model with only the kept units, locally repaired.
     pub fn cut(&self, keep: &Keep, repair: LocalRepair) -> Result<Model, PassError> {
+        self.cut_sharing(None, keep, repair)
+    }
+
+    /// As [`cut`](Self::cut), for one of many candidates that share `inverses`.
+    pub fn cut_sharing(
+        &self,
+        inverses: Option<&DampedInverses>,
+        keep: &Keep,
+        repair: LocalRepair,
+    ) -> Result<Model, PassError> {
         let PrunableModel { model, groups, roles, sums, .. } = &self.subject;
         let mut graph = cut(&model.graph, groups, keep).map_err(|e| PassError::refused(e.to_string()))?;
-        ReaderRepair { original: &model.graph, roles, sums, groups, keep, repair }.apply(&mut graph)?;
+        ReaderRepair { original: &model.graph, roles, sums, groups, keep, repair, inverses }
+            .apply(&mut graph)?;
         let mut changed = model.clone();
         changed.graph = graph;
         Ok(changed)
