@@ -1,4 +1,4 @@
-//! `BatchNormalization` and `GroupNormalization`.
+//! `BatchNormalization`, `GroupNormalization` and `LayerNormalization`.
 
 use super::form::Form;
 use pare_graph::{Decline, Node, NodeRef, Patch, Ref, Tensor, ValueRef, expect};
@@ -76,4 +76,19 @@ fn repeated(value: ValueRef<'_>, count: usize) -> Option<Tensor> {
     let tensor = value.constant().ok()?;
     let elements: Vec<_> = tensor.to_f64()?.iter().flat_map(|&e| std::iter::repeat_n(e, count)).collect();
     Tensor::from_f64(tensor.dtype(), &[elements.len()], &elements).ok()
+}
+
+/// ONNX Runtime accepts the operator before set 17, with a scale of another type.
+pub(super) fn layer_norm_17(form: Form<'_>) -> Result<Patch, Decline> {
+    let at = form.at;
+    let (x, scale) = (at.input(0)?, at.input(1)?);
+    if x.dtype() == scale.dtype() {
+        return Err(Decline::Mismatch);
+    }
+    Err(Decline::because(format!(
+        "`{}` has another type than `{}`, which {} does not allow in operator set 17",
+        scale.name(),
+        x.name(),
+        at.describe()
+    )))
 }

@@ -84,6 +84,8 @@ pub(super) static ADAPTERS: &[Adapter] = &[
     rewritten(&["BatchNormalization"], 9, normalization::batch_norm_9, Defaults),
     // Without further outputs: BatchNormalization = BatchNormalization<training_mode = 0>.
     rewritten(&["BatchNormalization"], 14, normalization::batch_norm_14, Defaults),
+    // y = LayerNormalization(x, γ, β), which engines accept before it is standard, if γ has the type of x.
+    rewritten(&["LayerNormalization"], 17, normalization::layer_norm_17, Never),
     // scale'[c] = scale[c·G/C]: one number per channel instead of one per group.
     rewritten(&["GroupNormalization"], 21, normalization::group_norm_21, Never),
 
