@@ -285,11 +285,15 @@ pub trait Session: Send {
     /// The outputs, in the model's order.
     fn outputs(&self) -> &[Port];
 
-    /// Converts `feeds` once for many runs. Optional inputs may be omitted.
-    fn prepare(&mut self, feeds: &[(String, Value)]) -> Result<Prepared, EngineError>;
+    /// Converts `feeds` once for many runs. Optional inputs may be omitted. By default nothing is converted.
+    fn prepare(&mut self, feeds: &[(String, Value)]) -> Result<Prepared, EngineError> {
+        Ok(Prepared(Box::new(feeds.to_vec())))
+    }
 
-    /// Runs without reading the outputs, as timing needs it.
-    fn run_prepared(&mut self, feeds: &Prepared) -> Result<(), EngineError>;
+    /// Runs without reading the outputs, as timing needs it. By default a run whose outputs are dropped.
+    fn run_prepared(&mut self, feeds: &Prepared) -> Result<(), EngineError> {
+        self.run(feeds.0.downcast_ref().map_or(&[][..], Feed::as_slice)).map(drop)
+    }
 
     /// Runs and returns the outputs, in the model's order.
     fn run(&mut self, feeds: &[(String, Value)]) -> Result<Feed, EngineError>;

@@ -1,8 +1,6 @@
 //! An engine for tests. Its models are named by their bytes and add a number.
 
-use crate::{
-    Engine, EngineError, Feed, LoadOptions, ModelSource, Optimize, Port, PortDim, Prepared, Session, Value,
-};
+use crate::{Engine, EngineError, Feed, LoadOptions, ModelSource, Optimize, Port, PortDim, Session, Value};
 use pare_graph::{DataType, Tensor};
 use std::{
     collections::HashMap,
@@ -78,14 +76,6 @@ impl Session for FakeSession {
 
     fn outputs(&self) -> &[Port] {
         &self.1
-    }
-
-    fn prepare(&mut self, feeds: &[(String, Value)]) -> Result<Prepared, EngineError> {
-        Ok(Prepared(Box::new(feeds.to_vec())))
-    }
-
-    fn run_prepared(&mut self, feeds: &Prepared) -> Result<(), EngineError> {
-        self.run(feeds.0.downcast_ref::<Feed>().unwrap()).map(drop)
     }
 
     fn run(&mut self, feeds: &[(String, Value)]) -> Result<Feed, EngineError> {

@@ -5,9 +5,7 @@
 //! candidate:  feed ──▶ values between ──▶ new names ──▶ candidate ──▶ old names ──▶ outputs
 //! ```
 
-use crate::{
-    Engine, EngineError, Feed, LoadOptions, ModelSource, Port, PortDim, PortKind, Prepared, Session, Value,
-};
+use crate::{Engine, EngineError, Feed, LoadOptions, ModelSource, Port, PortDim, PortKind, Session, Value};
 use bytes::Bytes;
 use pare_graph::{Tensor, TensorError};
 use std::sync::OnceLock;
@@ -136,14 +134,6 @@ impl Session for Renamed {
         &self.outputs
     }
 
-    fn prepare(&mut self, feeds: &[(String, Value)]) -> Result<Prepared, EngineError> {
-        Ok(Prepared(Box::new(feeds.to_vec())))
-    }
-
-    fn run_prepared(&mut self, feeds: &Prepared) -> Result<(), EngineError> {
-        run_prepared(self, feeds)
-    }
-
     fn run(&mut self, feeds: &[(String, Value)]) -> Result<Feed, EngineError> {
         let mut values = feeds.to_vec();
         if let Some(between) = &mut self.between {
@@ -157,11 +147,6 @@ impl Session for Renamed {
         let outputs = self.session.run(&feed)?;
         Ok(outputs.into_iter().map(|(name, value)| (original(&self.output_names, &name), value)).collect())
     }
-}
-
-fn run_prepared(session: &mut dyn Session, feeds: &Prepared) -> Result<(), EngineError> {
-    let feed = feeds.0.downcast_ref::<Feed>().cloned().unwrap_or_default();
-    session.run(&feed).map(drop)
 }
 
 /// The original on any number of positions along an axis of fixed size.
@@ -216,14 +201,6 @@ impl Session for Stacked {
 
     fn outputs(&self) -> &[Port] {
         &self.outputs
-    }
-
-    fn prepare(&mut self, feeds: &[(String, Value)]) -> Result<Prepared, EngineError> {
-        Ok(Prepared(Box::new(feeds.to_vec())))
-    }
-
-    fn run_prepared(&mut self, feeds: &Prepared) -> Result<(), EngineError> {
-        run_prepared(self, feeds)
     }
 
     fn run(&mut self, feeds: &[(String, Value)]) -> Result<Feed, EngineError> {

@@ -11,7 +11,7 @@ use pare_graph::DataType;
 /// error is the maximum of as many draws from a similar distribution; `factor` covers the spread of such
 /// maxima, and reorderings that the engine does not perform.
 ///
-/// Where the engine reorders little, or the model amplifies errors, the original with perturbed operands
+/// If the engine reorders little, or the model amplifies errors, the original with perturbed operands
 /// shows more of its noise; it runs when a candidate exceeds the floor.
 ///
 /// The floor is zero where the engine reorders nothing. Therefore a constant part is allowed too: `roundings`

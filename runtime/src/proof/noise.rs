@@ -5,11 +5,12 @@
 //! of the same arithmetic may have, also where the model amplifies them (`Exp`, `Log`, differences of close
 //! numbers), and the decisions (`Cast` to integers, `ArgMax`) that rounding may change.
 
-use super::variants::{in_double_precision, perturbed};
+use super::variants::{declared_outputs, in_double_precision, perturbed};
 use crate::{
-    Comparison, Deviation, Engine, Feed, LoadOptions, ModelSource, Optimize, Session, Value, epsilon,
+    Comparison, Deviation, Engine, Feed, LoadOptions, ModelSource, Optimize, Port, Session, Value, epsilon,
 };
 use pare_graph::{DataType, Tensor};
+use std::cell::OnceCell;
 
 /// Runs with operands off by one rounding. The largest of several draws is the noise.
 const NEAR_RUNS: usize = 4;
@@ -29,31 +30,37 @@ const MAX_AMPLIFICATION: f64 = 16_384.0;
 /// Batches that perturbation does not explain, after which no others are examined.
 const MAX_UNEXPLAINED: usize = 4;
 
-/// Perturbed runs of the original, loaded when first needed.
+/// Variants of the original, loaded when first needed.
 pub(super) struct Noise<'e> {
     engine: &'e dyn Engine,
     load: LoadOptions,
     model: ModelSource,
-    near: Option<Option<Box<dyn Session>>>,
-    far: Option<Option<Box<dyn Session>>>,
-    double: Option<Option<Box<dyn Session>>>,
+    near: Variant,
+    far: Variant,
+    double: Variant,
+    declared: OnceCell<Vec<Port>>,
     unexplained: usize,
 }
+
+/// A session, loaded when first needed; `None` if the engine does not load it.
+type Variant = OnceCell<Option<Box<dyn Session>>>;
 
 impl<'e> Noise<'e> {
     pub fn new(engine: &'e dyn Engine, load: &LoadOptions, model: ModelSource) -> Self {
         let load = load.with_optimize(Optimize::Off);
-        Self { engine, load, model, near: None, far: None, double: None, unexplained: 0 }
+        let (near, far, double) = (Variant::new(), Variant::new(), Variant::new());
+        Self { engine, load, model, near, far, double, declared: OnceCell::new(), unexplained: 0 }
     }
 
-    /// The original.
-    pub fn model(&self) -> &ModelSource {
-        &self.model
+    /// An output as the original declares it.
+    pub fn declared(&self, output: &str) -> Option<&Port> {
+        let declared = self.declared.get_or_init(|| declared_outputs(&self.model));
+        declared.iter().find(|port| port.name == output)
     }
 
     /// Returns true if the engine does not run the model with perturbed operands.
     pub fn is_unknown(&self) -> bool {
-        matches!(self.near, Some(None))
+        matches!(self.near.get(), Some(None))
     }
 
     /// Starts with another candidate.
@@ -77,26 +84,20 @@ impl<'e> Noise<'e> {
 
     /// One run with operands off by one rounding.
     pub fn near(&mut self, feed: &Feed) -> Option<Feed> {
-        if self.near.is_none() {
-            self.near = Some(self.load(perturbed(&self.model, 1.0)));
-        }
-        self.near.as_mut()?.as_mut()?.run(feed).ok()
+        self.near.get_or_init(|| self.load(perturbed(&self.model, 1.0)));
+        self.near.get_mut()?.as_mut()?.run(feed).ok()
     }
 
     fn far(&mut self, feed: &Feed) -> Option<Feed> {
-        if self.far.is_none() {
-            self.far = Some(self.load(perturbed(&self.model, FAR_EPSILONS)));
-        }
-        self.far.as_mut()?.as_mut()?.run(feed).ok()
+        self.far.get_or_init(|| self.load(perturbed(&self.model, FAR_EPSILONS)));
+        self.far.get_mut()?.as_mut()?.run(feed).ok()
     }
 
     /// The outputs in double precision, rounded to the types of `reference`; `None` if the engine cannot run the
     /// model so.
     fn double(&mut self, feed: &Feed, reference: &Feed) -> Option<Feed> {
-        if self.double.is_none() {
-            self.double = Some(self.load(in_double_precision(&self.model)));
-        }
-        let session = self.double.as_mut()?.as_mut()?;
+        self.double.get_or_init(|| self.load(in_double_precision(&self.model)));
+        let session = self.double.get_mut()?.as_mut()?;
         let wide = |value: &Value| cast(value, DataType::Float, DataType::Double);
         let feed: Feed = feed.iter().map(|(name, value)| (name.clone(), wide(value))).collect();
         let outputs = session.run(&feed).ok()?;

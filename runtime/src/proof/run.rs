@@ -4,7 +4,7 @@ use super::{
     noise::{Noise, add_floats, get},
     report::{Outcome, ProofOptions, ProofReport},
     vacuity::vacuity,
-    variants::{declared_outputs, seeded},
+    variants::seeded,
 };
 use crate::{
     Batch, Comparison, Engine, EngineError, Feed, ModelSource, Optimize, Port, Session, StatePair, Tolerance,
@@ -222,10 +222,7 @@ impl ProofRun<'_, '_> {
             let Some(b) = get(&outputs.candidate, name).filter(|b| describe(a) != describe(b)) else {
                 continue;
             };
-            let declared = declared_outputs(self.noise.model());
-            let Some(Port { kind, .. }) = declared.into_iter().find(|port| port.name == *name) else {
-                continue;
-            };
+            let Some(Port { kind, .. }) = self.noise.declared(name) else { continue };
             if kind.accepts(a).is_err() && kind.accepts(b).is_ok() {
                 let sentence =
                     format!("in this engine `{name}` of the original is {}, declared {kind}", describe(a));

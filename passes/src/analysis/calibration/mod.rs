@@ -21,10 +21,10 @@ mod wasserstein;
 pub use collect::{Sampling, collect_statistics};
 pub(crate) use collect::{input_sums, misfit, size_of};
 pub(crate) use joint_moments::{ChannelMoments, JointMoments};
-pub(crate) use obs::{RemovalOrder, UnitReader, block_obs, damped_inverse};
+pub(crate) use obs::{RemovalOrder, UnitReader, block_obs};
 pub(crate) use observe::{
     Probe, batches, bytes_per_sample, choose, floats, no_samples, observe, open_inputs,
 };
 pub(crate) use segment::segment;
-pub(crate) use solve::{NotFinite, Ridge};
+pub(crate) use solve::{NotFinite, Ridge, damped_inverse};
 pub(crate) use wasserstein::max_sliced_relative;

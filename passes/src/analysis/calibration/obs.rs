@@ -14,7 +14,7 @@ use faer::{
             matmul,
             triangular::{self, BlockStructure},
         },
-        solvers::{DenseSolveCore, Llt},
+        solvers::Llt,
     },
     prelude::Solve,
 };
@@ -32,9 +32,6 @@ pub struct RemovalOrder {
 
 /// Up to this many units are removed one at a time; more are removed in this many batches.
 const ROUNDS: usize = 128;
-
-/// δ as a share of the mean of the diagonal.
-const RIDGE: f64 = 1e-3;
 
 /// Ranks the units by repeatedly removing the one with the least error.
 ///
@@ -80,20 +77,11 @@ pub struct UnitReader {
     importance: f64,
 }
 
-/// `(C + δ·I)⁻¹` of a covariance `[D, D]`.
-///
-/// # Errors
-/// If the covariance is not finite.
-pub fn damped_inverse(mut covariance: Mat<f64>) -> Result<Mat<f64>, NotFinite> {
-    let d = covariance.nrows();
-    let trace: f64 = (0..d).map(|i| covariance[(i, i)]).sum();
-    let delta = if trace > 0.0 { RIDGE * trace / d as f64 } else { 1.0 };
-    (0..d).for_each(|i| covariance[(i, i)] += delta);
-    Ok(Llt::new(covariance.as_ref(), Side::Lower).map_err(|_| NotFinite)?.inverse())
-}
-
 impl UnitReader {
-    /// The reader with the weights `[O, D]`, given the [`damped_inverse`] of the covariance of its inputs and
+    /// δ as a share of the mean of the diagonal.
+    pub const RIDGE: f64 = 1e-3;
+
+    /// The reader with the weights `[O, D]`, given the [`damped_inverse`](super::damped_inverse) of the covariance of its inputs and
     /// the inputs of each unit. Inputs of no unit are kept, so only the part of both matrices that belongs to
     /// units changes.
     ///
@@ -198,6 +186,7 @@ fn cholesky(a: &mut [f64], m: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::analysis::calibration::damped_inverse;
     use crate::statistics::Sums;
 
     /// Six units of two inputs each, correlated.
@@ -225,9 +214,9 @@ mod tests {
         let mean =
             |n: usize, at: &dyn Fn(usize) -> usize| (0..n).map(|i| d[(at(i), at(i))]).sum::<f64>() / n as f64;
         // The same δ for both fits.
-        let lambda = RIDGE * mean(12, &|i| i) / mean(kept.len(), &|i| kept[i]);
+        let lambda = UnitReader::RIDGE * mean(12, &|i| i) / mean(kept.len(), &|i| kept[i]);
         let fit = part.ridge(prior.as_ref(), lambda).unwrap();
-        let delta = RIDGE * mean(12, &|i| i);
+        let delta = UnitReader::RIDGE * mean(12, &|i| i);
         let moved: f64 = (0..4)
             .flat_map(|i| (0..kept.len()).map(move |j| (i, j)))
             .map(|(i, j)| (fit.weight[(i, j)] - prior[(i, j)]).powi(2))
@@ -243,7 +232,7 @@ mod tests {
     fn order_and_loss_agree_with_refits_from_scratch() {
         for seed in 0..8 {
             let (sums, weight) = sums(seed);
-            let inverse = damped_inverse(sums.covariance()).unwrap();
+            let inverse = damped_inverse(sums.covariance(), UnitReader::RIDGE).unwrap();
             let reader = UnitReader::new(&inverse, &weight, units(), 1.0);
             let order = block_obs(vec![reader]).unwrap();
             let mut removed = vec![];
@@ -266,7 +255,7 @@ mod tests {
     #[test]
     fn weighs_readers_by_importance() {
         let (sums, weight) = sums(9);
-        let inverse = damped_inverse(sums.covariance()).unwrap();
+        let inverse = damped_inverse(sums.covariance(), UnitReader::RIDGE).unwrap();
         let reader = |importance| UnitReader::new(&inverse, &weight, units()[..4].to_vec(), importance);
         let one = block_obs(vec![reader(1.0)]).unwrap();
         let two = block_obs(vec![reader(0.25), reader(0.75)]).unwrap();

@@ -27,28 +27,36 @@ pub struct Ridge {
     x_mean: Vec<f64>,
 }
 
+/// `C + δ·I` of a covariance, its Cholesky factor, and `δ = λ · mean(diag C)`.
+fn factorise(mut c: Mat<f64>, lambda: f64) -> Result<(Mat<f64>, Llt<f64>, f64), NotFinite> {
+    let d = c.nrows();
+    let trace: f64 = (0..d).map(|i| c[(i, i)]).sum();
+    if !trace.is_finite() {
+        return Err(NotFinite);
+    }
+    // Constant inputs do not determine W; any δ > 0 keeps the prior.
+    let delta = if trace > 0.0 { lambda * trace / d as f64 } else { 1.0 };
+    (0..d).for_each(|i| c[(i, i)] += delta);
+    let factor = Llt::new(c.as_ref(), Side::Lower).map_err(|_| NotFinite)?;
+    Ok((c, factor, delta))
+}
+
+/// `(C + δ·I)⁻¹` of a covariance `[D, D]`, with `δ = λ · mean(diag C)`.
+///
+/// # Errors
+/// If the covariance is not finite.
+pub fn damped_inverse(covariance: Mat<f64>, lambda: f64) -> Result<Mat<f64>, NotFinite> {
+    Ok(factorise(covariance, lambda)?.1.inverse())
+}
+
 impl Ridge {
     /// Factorises the covariance of the inputs of `sums`.
     ///
     /// # Errors
     /// If the covariance is not finite.
     pub fn new(sums: &Sums, lambda: f64) -> Result<Self, NotFinite> {
-        let mut c = sums.covariance();
-        let d = c.nrows();
-        let trace: f64 = (0..d).map(|i| c[(i, i)]).sum();
-        if !trace.is_finite() {
-            return Err(NotFinite);
-        }
-        // Constant inputs do not determine W; any δ > 0 keeps the prior.
-        let delta = if trace > 0.0 { lambda * trace / d as f64 } else { 1.0 };
-        (0..d).for_each(|i| c[(i, i)] += delta);
-        let factor = Llt::new(c.as_ref(), Side::Lower).map_err(|_| NotFinite)?;
-        Ok(Self { damped: c, factor, delta, x_mean: sums.x_mean.clone() })
-    }
-
-    /// `(C + δ·I)⁻¹`.
-    pub fn inverse(&self) -> Mat<f64> {
-        self.factor.inverse()
+        let (damped, factor, delta) = factorise(sums.covariance(), lambda)?;
+        Ok(Self { damped, factor, delta, x_mean: sums.x_mean.clone() })
     }
 
     /// Minimises `E|y - W·x - b|² + δ·|W - W₀|²`: `W = (D + δ·W₀)·(C + δ·I)⁻¹`, `b = E y - W·E x`, from

@@ -3,7 +3,7 @@
 
 use crate::{
     analysis::{
-        calibration::{NotFinite, Ridge},
+        calibration::{NotFinite, Ridge, damped_inverse},
         groups::{Groups, Keep, roles::LinearRole},
         linear::{AffineMap, Linear},
         repair::not_finite,
@@ -213,7 +213,7 @@ impl DampedInverses {
         if let Some(known) = self.0.borrow().get(&(node, q)) {
             return Ok(Some(known.clone()));
         }
-        let inverse = Rc::new(Ridge::new(&sums_of_fit(sums, takes_bias), lambda)?.inverse());
+        let inverse = Rc::new(damped_inverse(sums_of_fit(sums, takes_bias).covariance(), lambda)?);
         self.0.borrow_mut().insert((node, q), inverse.clone());
         Ok(Some(inverse))
     }
@@ -343,7 +343,7 @@ mod tests {
             }
         }
         // The shared inverse gives the same correction, up to its δ.
-        let inverse = Some(Rc::new(Ridge::new(&sums, 1e-9).unwrap().inverse()));
+        let inverse = Some(Rc::new(damped_inverse(sums.covariance(), 1e-9).unwrap()));
         let patch = LocalRepair::Patch(1e-9);
         let by_inverse = PrunedOperator { inverse, ..operator(&[0, 1]) }.repaired(patch).unwrap();
         let by_itself = operator(&[0, 1]).repaired(patch).unwrap();

@@ -172,7 +172,7 @@ impl<'a> Ranking<'a> {
         let groups: Vec<_> = role.reads(self.groups).into_iter().filter(is_prunable).collect();
         let mut parts: HashMap<usize, Vec<UnitReader>> = HashMap::new();
         for (map, sums) in self.reader_sums(role, group) {
-            let inverse = damped_inverse(sums.covariance())?;
+            let inverse = damped_inverse(sums.covariance(), UnitReader::RIDGE)?;
             for &g in &groups {
                 let units = if g == group { map.units.clone() } else { role.unit_columns(self.groups, g) };
                 let reader = UnitReader::new(&inverse, &map.weight, units, map.importance);

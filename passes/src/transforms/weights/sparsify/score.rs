@@ -9,11 +9,11 @@
 //!   / (2·[H⁻¹]_jj)`, `Δw = -w / [H⁻¹]_jj · H⁻¹_j`. ExactOBS (Frantar and Alistarh 2022) updates an inverse
 //!   per row; SparseGPT (Frantar and Alistarh 2023) uses one inverse for all rows, column by column.
 
-use crate::{analysis::calibration::NotFinite, statistics::Sums};
-use faer::{
-    Mat, MatRef, Side,
-    linalg::solvers::{DenseSolveCore, Llt},
+use crate::{
+    analysis::calibration::{NotFinite, damped_inverse},
+    statistics::Sums,
 };
+use faer::{Mat, MatRef, Side, linalg::solvers::Llt};
 use rayon::prelude::*;
 
 /// δ as a share of the mean of the diagonal of `H`.
@@ -54,14 +54,7 @@ pub fn map_weights(weight: MatRef<'_, f64>, map: impl Fn(f64, usize) -> f64) -> 
 
 /// `(H + δ·I)⁻¹`.
 pub fn inverse(h: MatRef<'_, f64>) -> Result<Mat<f64>, NotFinite> {
-    let (d, mut h) = (h.nrows(), h.to_owned());
-    let trace: f64 = (0..d).map(|i| h[(i, i)]).sum();
-    if !trace.is_finite() {
-        return Err(NotFinite);
-    }
-    let delta = if trace > 0.0 { RIDGE * trace / d as f64 } else { 1.0 };
-    (0..d).for_each(|i| h[(i, i)] += delta);
-    Ok(Llt::new(h.as_ref(), Side::Lower).map_err(|_| NotFinite)?.inverse())
+    damped_inverse(h.to_owned(), RIDGE)
 }
 
 /// The lower factor of `H⁻¹ = L·Lᵀ`: `L_jj² = [(H_{j..,j..})⁻¹]_jj`, the diagonal of the inverse after the
@@ -150,7 +143,7 @@ pub fn exact_obs(weight: MatRef<'_, f64>, inverse: MatRef<'_, f64>, limit: Optio
 mod tests {
     use super::*;
     use crate::statistics::Rows;
-    use faer::prelude::Solve;
+    use faer::{linalg::solvers::DenseSolveCore, prelude::Solve};
 
     /// A random layer: its inputs, their sums, its weights.
     fn layer(seed: u64) -> (Mat<f64>, Sums, Mat<f64>) {
