@@ -13,6 +13,7 @@ pub(crate) mod linear;
 pub mod opset;
 pub(crate) mod patterns;
 pub mod prepare;
+pub mod quality;
 pub(crate) mod repair;
 pub(crate) mod samples;
 pub(crate) mod weighted_layers;

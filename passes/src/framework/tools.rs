@@ -1,7 +1,8 @@
 //! Resources that the caller of a pipeline provides.
 
 use crate::statistics::Statistics;
-use pare_graph::{Evaluate, Samples};
+use pare_graph::{Evaluate, Graph, Samples, evaluate::quality::QualityMeasures, ops::Bindings};
+use std::collections::HashMap;
 
 /// Resources that the caller provides to the passes of a pipeline.
 #[derive(Clone, Copy)]
@@ -11,6 +12,8 @@ pub struct Tools<'t> {
     pub engine: Option<&'t dyn Evaluate>,
     /// Model inputs for calibration and for comparing outputs.
     pub samples: Option<&'t dyn Samples>,
+    /// The measures of the outputs; those that the analysis of the model chooses without.
+    pub quality: Option<&'t QualityMeasures>,
     /// Sums over activations collected earlier; the samples are run for missing ones.
     pub statistics: Option<&'t Statistics>,
     /// Receives the progress of long computations.
@@ -28,12 +31,29 @@ impl Default for Tools<'_> {
         Self {
             engine: None,
             samples: None,
+            quality: None,
             statistics: None,
             progress: &NoProgress,
             seed: 0,
             threads: 0,
             memory: 2 << 30,
         }
+    }
+}
+
+impl Tools<'_> {
+    /// The sizes of the symbolic dimensions of a graph in the samples, for one sample; 1 without samples.
+    pub fn sizes(&self, graph: &Graph) -> Bindings {
+        let first = self.samples.filter(|s| !s.is_empty()).and_then(|s| s.batch(0..1).ok()).unwrap_or_default();
+        let dims = first.iter().filter_map(|(name, tensor)| {
+            let shape = graph.value(graph.find(name)?).fact.shape()?;
+            Some(shape.iter().zip(tensor.shape()))
+        });
+        let sizes: HashMap<_, _> = dims
+            .flatten()
+            .filter_map(|(dim, &size)| Some((dim.as_symbol()?.to_owned(), i64::try_from(size).ok()?)))
+            .collect();
+        Bindings { sizes, ..Bindings::default() }
     }
 }
 

@@ -77,7 +77,7 @@ pub struct NodeCost {
 
 impl Bindings {
     /// The value of an expression; `None` if it is unknown or negative.
-    fn size(&self, dim: &Dim) -> Option<u64> {
+    pub fn size(&self, dim: &Dim) -> Option<u64> {
         let size = |symbol: &str| self.sizes.get(symbol).copied().or(self.default);
         u64::try_from(dim.eval_or(&size, self.default)?).ok()
     }

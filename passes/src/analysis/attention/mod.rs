@@ -15,6 +15,7 @@ mod tests;
 mod walk;
 
 pub use statics::Statics;
+pub(crate) use walk::before_rearranging;
 
 use pare_graph::{Decline, Graph, NodeId, ValueId};
 

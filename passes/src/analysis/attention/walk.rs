@@ -16,7 +16,7 @@ pub(super) fn rearranges(at: NodeRef<'_>) -> bool {
 }
 
 /// Returns the value upstream of all rearranging operators.
-pub(super) fn before_rearranging(mut value: ValueRef<'_>) -> ValueRef<'_> {
+pub(crate) fn before_rearranging(mut value: ValueRef<'_>) -> ValueRef<'_> {
     for _ in 0..STEPS {
         match value.producer().filter(|at| rearranges(*at)).map(|at| at.input(0)) {
             Some(Ok(before)) => value = before,

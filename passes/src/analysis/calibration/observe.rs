@@ -1,8 +1,11 @@
 //! Runs samples through a model and observes inner values.
 
 use super::segment;
-use crate::framework::{Hint, PassError, Tools};
-use pare_graph::{DataType, Dim, EvaluateError, Graph, Model, Run, Setting, Tensor, ValueId};
+use crate::{
+    analysis::quality::{Padding, measures_of},
+    framework::{Hint, PassError, Tools},
+};
+use pare_graph::{DataType, EvaluateError, Graph, Model, Run, Setting, Tensor, ValueId, ops::Bindings};
 use std::{borrow::Cow, ops::Range};
 
 /// The batch size, where the model does not fix it and memory suffices.
@@ -20,11 +23,11 @@ pub fn batches(graph: &Graph, range: Range<usize>, bytes_per_sample: u64, memory
     starts.filter(|r| fixed.is_none() || r.len() == size).collect()
 }
 
-/// The bytes of a value for one sample. Symbolic dimensions are 1.
-pub fn bytes_per_sample(graph: &Graph, value: ValueId) -> u64 {
+/// The bytes of a value at these sizes, which are those of one sample.
+pub fn bytes_per_sample(graph: &Graph, value: ValueId, sizes: &Bindings) -> u64 {
     let fact = &graph.value(value).fact;
-    let size = |d: &Dim| d.eval(&|_| Some(1)).and_then(|n| u64::try_from(n).ok()).unwrap_or(1);
-    let count = fact.shape().unwrap_or(&[]).iter().map(size).fold(1, u64::saturating_mul);
+    let dims = fact.shape().unwrap_or(&[]).iter();
+    let count = dims.map(|dim| sizes.size(dim).unwrap_or(1)).fold(1, u64::saturating_mul);
     count.saturating_mul(u64::from(fact.dtype().map_or(32, DataType::bits)).div_ceil(8))
 }
 
@@ -106,8 +109,8 @@ pub fn no_samples() -> PassError {
     PassError::refused_with("it needs samples", Hint::NeedsSamples { otherwise: None })
 }
 
-/// Runs the samples in `range` through the model, and passes the values `wanted` of each batch to `visit`.
-/// Progress is reported under the name `what`.
+/// Runs the samples in `range` through the model, and passes the values `wanted` of each batch to `visit`. In
+/// values of tokens, copies of other tokens take the place of padding ([`Padding::fill`]). Progress is reported under the name `what`.
 pub fn observe(
     tools: Tools<'_>,
     model: &Model,
@@ -119,9 +122,13 @@ pub fn observe(
     let samples = tools.samples.ok_or_else(no_samples)?;
     let graph = &model.graph;
     let mut probe = Probe::new(tools, model, &open_inputs(graph), wanted)?;
-    let bytes = wanted.iter().map(|&v| bytes_per_sample(graph, v)).sum();
+    let sizes = tools.sizes(graph);
+    let bytes = wanted.iter().map(|&v| bytes_per_sample(graph, v, &sizes)).sum();
+    let padding = Padding::of(tools, graph);
     for batch in batches(graph, range.clone(), bytes, tools.memory) {
-        let values = probe.run(&samples.batch(batch.clone())?)?;
+        let feeds = samples.batch(batch.clone())?;
+        let mut values = probe.run(&feeds)?;
+        padding.fill(graph, &feeds, wanted, &mut values);
         visit(batch.clone(), &values)?;
         tools.progress.step(what, (batch.end - range.start) as u64, range.len() as u64);
     }

@@ -1,89 +1,61 @@
 //! The drift and the entropy of a model's outputs, over batches.
 
-use crate::analysis::calibration::floats;
 use pare_graph::{
-    EvaluateError, Tensor,
-    evaluate::quality::{self, Drift, batch_classes},
+    Tensor,
+    evaluate::quality::{self, Drift, OutputMeasure},
 };
 
-/// The outputs of a run: for each batch, the tensors in the order of the model's outputs.
+/// The outputs of a run: for each batch, the tensors in the order of the model's outputs. Tokens that are switched
+/// off are removed.
 pub type Outputs = Vec<Vec<Tensor>>;
 
-/// Returns the drift of `changed` from `original` (see [`Drift`]), summed over the float outputs.
-pub fn drift(original: &Outputs, changed: &Outputs) -> Result<f64, EvaluateError> {
-    let count = original.first().map_or(0, Vec::len);
+/// Returns the drift of `changed` from `original` (see [`Drift`]), summed over outputs with these measures.
+pub(super) fn drift(measures: &[OutputMeasure], original: &Outputs, changed: &Outputs) -> f64 {
     let mut total = 0.0;
-    for output in 0..count {
-        let mut drift = Drift::default();
+    for (output, &measure) in measures.iter().enumerate() {
+        let mut drift = Drift::new(measure);
         for (a, b) in original.iter().zip(changed) {
-            let (Some(a), Some(b)) = (a.get(output), b.get(output)) else { continue };
-            if a.dtype().is_float() && a.shape() == b.shape() {
-                drift.add(a.shape(), &floats(a)?, &floats(b)?);
+            if let (Some(a), Some(b)) = (a.get(output), b.get(output)) {
+                drift.add(a, b);
             }
         }
         total += drift.value();
     }
-    Ok(total)
+    total
 }
 
 /// Returns the mean entropy of the predicted classes over rows, in nats; `None` if no output is class scores.
-pub fn entropy(outputs: &Outputs) -> Result<Option<f64>, EvaluateError> {
+pub(super) fn entropy(measures: &[OutputMeasure], outputs: &Outputs) -> Option<f64> {
     let (mut sum, mut rows) = (0.0, 0.0);
-    for output in outputs.iter().flatten().filter(|o| o.dtype().is_float()) {
-        let Some(classes) = batch_classes(output.shape()) else { continue };
-        for row in floats(output)?.chunks_exact(classes) {
+    for (output, measure) in outputs.iter().flat_map(|batch| batch.iter().zip(measures)) {
+        let OutputMeasure::Classes { axis } = *measure else { continue };
+        let Some((classes, scores)) = quality::class_rows(output, axis) else { continue };
+        for row in scores.chunks_exact(classes) {
             sum += quality::entropy(row);
             rows += 1.0;
         }
     }
-    Ok((rows > 0.0).then_some(sum / rows))
+    (rows > 0.0).then_some(sum / rows)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn batch(shape: &[usize], values: &[f32]) -> Vec<Tensor> {
-        vec![Tensor::from_slice(shape, values).unwrap()]
+    #[test]
+    fn drift_is_the_sum_over_outputs() {
+        let batch = |x: f32, y: i64| vec![vec![Tensor::vector(&[x, 1.0]), Tensor::vector(&[y])]];
+        let measures = [OutputMeasure::Error, OutputMeasure::Exact];
+        assert_eq!(drift(&measures, &batch(0.0, 1), &batch(1.0, 1)), 2.0);
+        assert_eq!(drift(&measures, &batch(0.0, 1), &batch(0.0, 2)), 1.0);
+        assert_eq!(drift(&[OutputMeasure::Ignore; 2], &batch(0.0, 1), &batch(1.0, 2)), 0.0);
     }
 
     #[test]
-    fn drift_of_logits_equals_drift_of_probabilities() {
-        let (p, q) = ([0.7_f32, 0.2, 0.1], [0.5_f32, 0.25, 0.25]);
-        let kl: f64 = p.iter().zip(&q).map(|(p, q)| f64::from(*p) * f64::from(p / q).ln()).sum();
-        let logits = |v: &[f32; 3]| v.map(|v| v.ln() + 3.0);
-        let of_probabilities = drift(&vec![batch(&[1, 3], &p)], &vec![batch(&[1, 3], &q)]).unwrap();
-        let of_logits =
-            drift(&vec![batch(&[1, 3], &logits(&p))], &vec![batch(&[1, 3], &logits(&q))]).unwrap();
-        let close = |drift: f64| (drift - kl).abs() < 1e-6;
-        assert!(close(of_probabilities) && close(of_logits), "{of_probabilities} {of_logits} {kl}");
-    }
-
-    #[test]
-    fn entropy_of_logits_equals_entropy_of_probabilities() {
-        let p = [0.7_f32, 0.2, 0.1];
-        let expected: f64 = p.iter().map(|&p| -f64::from(p) * f64::from(p).ln()).sum();
-        let logits = p.map(|v| v.ln() - 2.0);
-        for scores in [p, logits] {
-            let got = entropy(&vec![batch(&[1, 3], &scores)]).unwrap().unwrap();
-            assert!((got - expected).abs() < 1e-6, "{got} {expected}");
-        }
-        assert_eq!(entropy(&vec![batch(&[3, 1], &p)]).unwrap(), None);
-    }
-
-    #[test]
-    fn drift_of_other_outputs_is_error_over_variance_of_all_batches() {
-        let a = vec![batch(&[2, 1], &[1.0, 3.0]), batch(&[2, 1], &[5.0, 7.0])];
-        let b = vec![batch(&[2, 1], &[1.0, 3.0]), batch(&[2, 1], &[5.0, 6.0])];
-        assert!((drift(&a, &b).unwrap() - 1.0 / 20.0).abs() < 1e-12);
-    }
-
-    #[test]
-    fn drift_of_nan_is_infinite() {
-        let a = vec![batch(&[2, 1], &[1.0, 3.0])];
-        let nan = vec![batch(&[2, 1], &[1.0, f32::NAN])];
-        assert_eq!(drift(&a, &nan).unwrap(), f64::INFINITY);
-        let (scores, nan) = (vec![batch(&[1, 2], &[1.0, 3.0])], vec![batch(&[1, 2], &[1.0, f32::NAN])]);
-        assert_eq!(drift(&scores, &nan).unwrap(), f64::INFINITY);
+    fn entropy_is_that_of_class_scores() {
+        let scores = vec![vec![Tensor::from_slice(&[1, 2], &[0.5_f32, 0.5]).unwrap()]];
+        let got = entropy(&[OutputMeasure::CLASSES], &scores).unwrap();
+        assert!((got - 2_f64.ln()).abs() < 1e-9);
+        assert_eq!(entropy(&[OutputMeasure::Error], &scores), None);
     }
 }

@@ -2,13 +2,19 @@
 
 mod drift;
 
-pub use drift::{Outputs, drift, entropy};
+pub use drift::Outputs;
 
 use crate::{
-    analysis::calibration::{Probe, batches, bytes_per_sample, no_samples, open_inputs},
+    analysis::{
+        calibration::{Probe, batches, bytes_per_sample, no_samples, open_inputs},
+        quality::measures_of,
+    },
     framework::{PassError, Tools},
 };
-use pare_graph::{Graph, Metrics, Model, NodeId, Tensor, ValueId};
+use pare_graph::{
+    DataType, Graph, Metrics, Model, NodeId, Tensor, ValueId,
+    evaluate::quality::{OutputMeasure, QualityMeasures, TokenMask},
+};
 use std::{collections::HashSet, ops::Range};
 
 /// The quality of a candidate, relative to the original.
@@ -16,7 +22,7 @@ use std::{collections::HashSet, ops::Range};
 pub struct Quality {
     /// The drift of the outputs: see [`Drift`](pare_graph::evaluate::quality::Drift).
     pub drift: f64,
-    /// The share of rows of class scores with the same highest class, of the output where it is least.
+    /// The agreement of the output where it is least: see [`Metrics::agreement`].
     pub agreement: Option<f64>,
     /// The accuracy of the original minus that of the candidate, if samples have labels; of the output where
     /// it is greatest.
@@ -68,7 +74,7 @@ impl QualityLimits {
             match agreement {
                 None => return Some("no output holds class scores, so agreement cannot be measured".into()),
                 Some(share) if !(share >= limit) => {
-                    return Some(format!("{share:.4} of the samples keep their class, fewer than {limit}"));
+                    return Some(format!("the agreement of {share:.4} is less than {limit}"));
                 }
                 Some(_) => {}
             }
@@ -89,7 +95,13 @@ impl QualityLimits {
 /// The outputs of the original for held-out samples, to which those of candidates are compared.
 pub struct HeldOut<'t> {
     tools: Tools<'t>,
+    quality: QualityMeasures,
+    /// The measures of the outputs.
+    measures: Vec<OutputMeasure>,
+    names: Vec<String>,
     batches: Vec<Range<usize>>,
+    /// The tokens of each batch that are switched on, where others are not.
+    tokens: Vec<Option<TokenMask>>,
     outputs: Outputs,
 }
 
@@ -108,10 +120,17 @@ impl<'t> HeldOut<'t> {
     /// If there are no samples, or the engine cannot run the model.
     pub fn new(tools: Tools<'t>, original: &Model, range: Range<usize>) -> Result<Self, PassError> {
         let graph = &original.graph;
-        let bytes = graph.outputs().iter().map(|&v| bytes_per_sample(graph, v)).sum();
+        let sizes = tools.sizes(graph);
+        let bytes = graph.outputs().iter().map(|&v| bytes_per_sample(graph, v, &sizes)).sum();
         let batches = batches(graph, range, bytes, tools.memory);
-        let mut held_out = Self { tools, batches, outputs: vec![] };
-        held_out.outputs = held_out.run(original, graph.outputs())?;
+        let quality = measures_of(tools, graph);
+        let samples = tools.samples.ok_or_else(no_samples)?;
+        let tokens = batches.iter().map(|batch| batch_tokens(&quality, samples, batch)).collect::<Result<_, _>>()?;
+        let outputs = graph.outputs().iter().map(|&v| graph.value(v));
+        let measure = |v: &pare_graph::Value| quality.measure(&v.name, v.fact.dtype().unwrap_or(DataType::Float));
+        let (names, measures) = outputs.map(|v| (v.name.clone(), measure(v))).unzip();
+        let mut held_out = Self { tools, quality, measures, names, batches, tokens, outputs: vec![] };
+        held_out.outputs = held_out.run_outputs(original)?;
         Ok(held_out)
     }
 
@@ -122,32 +141,54 @@ impl<'t> HeldOut<'t> {
         self.batches.iter().map(run).collect()
     }
 
+    fn run_outputs(&self, model: &Model) -> Result<Outputs, PassError> {
+        Ok(self.without_padding(self.run(model, model.graph.outputs())?))
+    }
+
+    /// Outputs of a model without the tokens that are switched off.
+    pub fn without_padding(&self, mut outputs: Outputs) -> Outputs {
+        for (batch, tokens) in outputs.iter_mut().zip(&self.tokens).filter(|(_, tokens)| tokens.is_some()) {
+            for (name, output) in self.names.iter().zip(batch) {
+                *output = self.quality.without_padding(name, output, tokens.as_ref()).into_owned();
+            }
+        }
+        outputs
+    }
+
     /// The outputs of the original.
     pub fn outputs(&self) -> &Outputs {
         &self.outputs
     }
 
-    /// The drift of a candidate.
-    pub fn drift(&self, candidate: &Model) -> Result<f64, PassError> {
-        let outputs = self.run(candidate, candidate.graph.outputs())?;
-        Ok(drift(&self.outputs, &outputs)?)
+    /// Returns whether an output is compared.
+    pub fn compares(&self, output: usize) -> bool {
+        self.measures.get(output).is_some_and(|measure| *measure != OutputMeasure::Ignore)
     }
 
-    /// The mean entropy of the classes that the original predicts: see [`entropy`].
-    pub fn entropy(&self) -> Result<Option<f64>, PassError> {
-        Ok(entropy(&self.outputs)?)
+    /// The drift of a candidate.
+    pub fn drift(&self, candidate: &Model) -> Result<f64, PassError> {
+        Ok(self.drift_to(&self.run_outputs(candidate)?))
+    }
+
+    /// The drift of outputs of a candidate.
+    pub fn drift_to(&self, outputs: &Outputs) -> f64 {
+        drift::drift(&self.measures, &self.outputs, outputs)
+    }
+
+    /// The mean entropy of the classes that the original predicts; `None` if no output holds class scores.
+    pub fn entropy(&self) -> Option<f64> {
+        drift::entropy(&self.measures, &self.outputs)
     }
 
     /// The quality of a candidate.
     pub fn measure(&self, candidate: &Model) -> Result<Quality, PassError> {
-        self.quality(&self.run(candidate, candidate.graph.outputs())?)
+        Ok(self.quality(&self.run_outputs(candidate)?))
     }
 
-    fn quality(&self, outputs: &Outputs) -> Result<Quality, PassError> {
+    fn quality(&self, outputs: &Outputs) -> Quality {
         let labels = self.tools.samples.and_then(pare_graph::Samples::labels);
-        let mut by_output: Vec<Metrics> = vec![];
+        let mut by_output: Vec<_> = self.measures.iter().map(|&measure| Metrics::new(measure)).collect();
         for ((batch, a), b) in self.batches.iter().zip(&self.outputs).zip(outputs) {
-            by_output.resize(a.len(), Metrics::default());
             let labels = labels.and_then(|all| all.get(batch.clone()));
             for ((metrics, a), b) in by_output.iter_mut().zip(a).zip(b) {
                 metrics.add(a, b, labels);
@@ -155,11 +196,11 @@ impl<'t> HeldOut<'t> {
         }
         let least = |of: &dyn Fn(&Metrics) -> Option<f64>| by_output.iter().filter_map(of).reduce(f64::min);
         let gain = |m: &Metrics| Some(m.candidate_accuracy()? - m.reference_accuracy()?);
-        Ok(Quality {
-            drift: drift(&self.outputs, outputs)?,
+        Quality {
+            drift: self.drift_to(outputs),
             agreement: least(&Metrics::agreement),
             accuracy_drop: least(&gain).map(|gain| -gain),
-        })
+        }
     }
 
     /// Runs the original up to the values that a change of these nodes does not affect.
@@ -185,11 +226,12 @@ impl<'t> HeldOut<'t> {
 
     /// The drift of a candidate that shares a prefix with the original.
     pub fn drift_from(&self, prefix: &Prefix, candidate: &Model) -> Result<f64, PassError> {
-        Ok(drift(&self.outputs, &self.run_from(prefix, candidate)?)?)
+        Ok(self.drift_to(&self.run_from(prefix, candidate)?))
     }
 
     fn run_from(&self, prefix: &Prefix, candidate: &Model) -> Result<Outputs, PassError> {
-        self.suffix(prefix, candidate)?.outputs(prefix, &mut |_, tensor| tensor.clone())
+        let outputs = self.suffix(prefix, candidate)?.outputs(prefix, &mut |_, tensor| tensor.clone())?;
+        Ok(self.without_padding(outputs))
     }
 
     /// Loads the part of a model that follows a prefix, to run it several times.
@@ -229,6 +271,19 @@ impl Suffix {
         }
         Ok(outputs)
     }
+}
+
+/// The tokens of a batch that its mask switches on, if it switches others off.
+fn batch_tokens(
+    quality: &QualityMeasures,
+    samples: &dyn pare_graph::Samples,
+    batch: &Range<usize>,
+) -> Result<Option<TokenMask>, PassError> {
+    if quality.mask.is_none() {
+        return Ok(None);
+    }
+    let feeds = samples.batch(batch.clone())?;
+    Ok(quality.tokens(feeds.iter().map(|(name, tensor)| (name.as_str(), tensor))))
 }
 
 /// Returns the values that do not depend on the changed nodes but are read by them, or by nodes that depend

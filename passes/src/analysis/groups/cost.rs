@@ -47,9 +47,9 @@ pub struct CostTable {
 }
 
 impl CostModel {
-    /// The multiply-accumulates for one sample.
-    pub fn macs(graph: &Graph, groups: &Groups) -> Self {
-        let cost = graph.cost(&Bindings::default());
+    /// The multiply-accumulates at these sizes, which are those of one sample.
+    pub fn macs(graph: &Graph, groups: &Groups, sizes: &Bindings) -> Self {
+        let cost = graph.cost(sizes);
         let mut model = Self::default();
         for NodeCost { id, macs, .. } in cost.nodes {
             model.add(groups, macs.unwrap_or(0) as f64, factors(graph.at(id)));
@@ -57,8 +57,8 @@ impl CostModel {
         model
     }
 
-    /// The number of elements of weights.
-    pub fn params(graph: &Graph, groups: &Groups) -> Self {
+    /// The number of elements of weights, at any sizes.
+    pub fn params(graph: &Graph, groups: &Groups, _: &Bindings) -> Self {
         let mut by_site = HashMap::<Site, Vec<(Site, usize)>>::new();
         for (site, axis) in groups.axes().filter(|(site, _)| constant_of(graph, *site).is_some()) {
             by_site.entry(site).or_default().push((site, axis));

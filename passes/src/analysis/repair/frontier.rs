@@ -2,10 +2,13 @@
 //! memory.
 
 use crate::{
-    analysis::calibration::{Probe, bytes_per_sample, no_samples, open_inputs},
+    analysis::{
+        calibration::{Probe, bytes_per_sample, no_samples, open_inputs},
+        quality::Padding,
+    },
     framework::{PassError, Tools},
 };
-use pare_graph::{Graph, Model, NodeId, Tensor, ValueId};
+use pare_graph::{Graph, Model, NodeId, Tensor, ValueId, ops::Bindings};
 use std::{collections::HashSet, ops::Range};
 
 /// The boundary between the nodes of a model that have run and those that have not.
@@ -22,8 +25,9 @@ pub(super) struct Frontier {
 pub(super) struct Segment {
     probe: Probe,
     names: Vec<String>,
-    /// The number of requested values among those it computes; the others are the next frontier.
-    requested: usize,
+    /// The requested values among those it computes; the others are the next frontier.
+    requested: Vec<ValueId>,
+    padding: Padding,
     next: Vec<ValueId>,
     done: HashSet<NodeId>,
 }
@@ -71,23 +75,30 @@ impl Frontier {
         let computed: Vec<_> = requested.iter().chain(&next).copied().collect();
         let probe = Probe::new(tools, model, &self.values, &computed)?;
         let names = self.values.iter().map(|&v| graph.value(v).name.clone()).collect();
-        Ok(Segment { probe, names, requested: requested.len(), next, done })
+        let padding = Padding::of(tools, graph);
+        Ok(Segment { probe, names, requested: requested.to_vec(), padding, next, done })
     }
 
-    /// Runs a segment on the batch with this index.
+    /// Runs a segment on the batch with this index. Copies of other tokens take the place of padding in the
+    /// requested values.
     pub fn run(
         &self,
         tools: Tools<'_>,
+        graph: &Graph,
         segment: &mut Segment,
         index: usize,
         batch: &Range<usize>,
     ) -> Result<SegmentValues, PassError> {
+        let inputs = || Ok::<_, PassError>(tools.samples.ok_or_else(no_samples)?.batch(batch.clone())?);
         let feeds = match &self.tensors {
             Some(tensors) => segment.names.iter().cloned().zip(tensors[index].iter().cloned()).collect(),
-            None => tools.samples.ok_or_else(no_samples)?.batch(batch.clone())?,
+            None => inputs()?,
         };
         let mut requested = segment.probe.run(&feeds)?;
-        let next = requested.split_off(segment.requested);
+        let next = requested.split_off(segment.requested.len());
+        if !segment.padding.is_none() {
+            segment.padding.fill(graph, &inputs()?, &segment.requested, &mut requested);
+        }
         Ok(SegmentValues { requested, next })
     }
 
@@ -99,7 +110,7 @@ impl Frontier {
 
 impl Segment {
     /// The bytes of one sample at the next frontier.
-    pub fn bytes(&self, graph: &Graph) -> u64 {
-        self.next.iter().map(|&v| bytes_per_sample(graph, v)).sum()
+    pub fn bytes(&self, graph: &Graph, sizes: &Bindings) -> u64 {
+        self.next.iter().map(|&v| bytes_per_sample(graph, v, sizes)).sum()
     }
 }

@@ -102,7 +102,9 @@ impl Repair<'_> {
         let targets = |refits: &[Refit]| -> Vec<_> {
             refits.iter().flat_map(|r| [Some(r.target), r.sum]).flatten().collect()
         };
-        let bytes = targets(self.refits).into_iter().map(|v| bytes_per_sample(graph, v)).max().unwrap_or(0);
+        let sizes = self.tools.sizes(graph);
+        let bytes = |v| bytes_per_sample(graph, v, &sizes);
+        let bytes = targets(self.refits).into_iter().map(bytes).max().unwrap_or(0);
         let batches = batches(graph, self.samples.clone(), 4 * bytes, self.tools.memory);
         let total = self.refits.len() as u64;
         let (mut before, mut after) = (Frontier::new(graph), Frontier::new(&changed.graph));

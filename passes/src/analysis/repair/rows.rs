@@ -59,8 +59,9 @@ impl TrainingRows {
         let mut segment_before = before.segment(tools, original.model, &[target.value], later)?;
         let mut segment_after = after.segment(tools, changed.model, &inputs, &[])?;
         let samples: usize = batches.iter().map(ExactSizeIterator::len).sum();
-        let graph = &changed.model.graph;
-        let bytes = segment_before.bytes(&original.model.graph) + segment_after.bytes(graph);
+        let (old_graph, graph) = (&original.model.graph, &changed.model.graph);
+        let bytes = segment_before.bytes(old_graph, &tools.sizes(old_graph))
+            + segment_after.bytes(graph, &tools.sizes(graph));
         // Without enough memory, the values are computed again from the last frontier that fitted.
         let advances = bytes.saturating_mul(samples as u64) <= tools.memory / 2;
         let width = linear.groups * (linear.width() + 3 * linear.outputs);
@@ -77,8 +78,8 @@ impl TrainingRows {
         for (i, batch) in batches.iter().enumerate() {
             // Neither model keeps all cores busy alone.
             let (original, changed) = rayon::join(
-                || before.run(tools, &mut segment_before, i, batch),
-                || after.run(tools, &mut segment_after, i, batch),
+                || before.run(tools, old_graph, &mut segment_before, i, batch),
+                || after.run(tools, graph, &mut segment_after, i, batch),
             );
             let (original, changed) = (original?, changed?);
             let values = BatchValues {

@@ -8,7 +8,7 @@ use super::Ranking;
 use crate::{
     analysis::{
         calibration::floats,
-        evaluation::{HeldOut, Outputs, drift},
+        evaluation::{HeldOut, Outputs},
         groups::{Site, Slot, site_of},
     },
     framework::PassError,
@@ -54,7 +54,7 @@ impl Ranking<'_> {
             let zero = |x: &Tensor, channels: &[usize]| {
                 Ok(Perturbed { tensor: mapped(x, at.axis, channels, &|_| 0.0)?, size: 1.0 })
             };
-            self.perturb(group, at, &mut score, &zero, &|a, b| Ok(drift(a, b)?))?;
+            self.perturb(group, at, &mut score, &zero, &|original, changed| Ok(original.drift_to(changed)))?;
         }
         Ok(score)
     }
@@ -91,7 +91,7 @@ impl Ranking<'_> {
         at: PerturbedAxis,
         score: &mut [f64],
         perturbation: &dyn Fn(&Tensor, &[usize]) -> Result<Perturbed, PassError>,
-        distance: &dyn Fn(&Outputs, &Outputs) -> Result<f64, PassError>,
+        distance: &dyn Fn(&HeldOut<'_>, &Outputs) -> Result<f64, PassError>,
     ) -> Result<(), PassError> {
         let graph = &self.model.graph;
         let range = self.samples.start..self.samples.end.min(self.samples.start + SAMPLES);
@@ -115,17 +115,20 @@ impl Ranking<'_> {
             if let Some(error) = failed {
                 return Err(error);
             }
-            let distance = distance(held_out.outputs(), &outputs)?;
+            let distance = distance(&held_out, &held_out.without_padding(outputs))?;
             score[unit] += if size > 0.0 { distance / size } else { 0.0 };
         }
         Ok(())
     }
 }
 
-/// Returns the mean of `|a - b|` over all elements of the floating-point outputs.
-fn mean_absolute_difference(a: &Outputs, b: &Outputs) -> Result<f64, PassError> {
+/// Returns the mean of `|a - b|` over all elements of the floating-point outputs that are compared.
+fn mean_absolute_difference(original: &HeldOut<'_>, changed: &Outputs) -> Result<f64, PassError> {
     let (mut sum, mut count) = (0.0, 0.0);
-    for (a, b) in a.iter().flatten().zip(b.iter().flatten()).filter(|(a, _)| a.dtype().is_float()) {
+    let batches = original.outputs().iter().zip(changed);
+    let outputs = batches.flat_map(|(a, b)| a.iter().zip(b).enumerate());
+    let compared = outputs.filter(|(output, (a, _))| a.dtype().is_float() && original.compares(*output));
+    for (_, (a, b)) in compared {
         for (a, b) in floats(a)?.iter().zip(floats(b)?.iter()) {
             sum += f64::from((a - b).abs());
             count += 1.0;

@@ -84,7 +84,7 @@ impl PruneSearch<'_> {
 
     /// Returns the held-out samples for curves; fewer for large models.
     fn samples_for_curves(&self) -> Range<usize> {
-        let macs = CostModel::macs(&self.subject.model.graph, &self.subject.groups).at(&|_| 0);
+        let macs = self.macs().at(&|_| 0);
         let all = macs * (self.split.fit.len() + self.split.held_out.len()) as f64;
         // Runs start at the pruned group, so they take half of the model on average.
         let each = macs / 2.0 * (LEVELS * self.subject.selected.len()) as f64;

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     analysis::{
-        calibration::{segment, size_of},
+        calibration::segment,
         groups::cost::{CostModel, CostTable},
     },
     framework::{Context, PassError, Tools},
@@ -23,6 +23,7 @@ use crate::{
 use pare_graph::{
     EvaluateError, Fact, Model, Run, Setting, Tensor, ValueId,
     evaluate::stopwatch::{Estimator, Stopwatch},
+    ops::Bindings,
 };
 use std::collections::BTreeMap;
 
@@ -47,13 +48,19 @@ struct TimedModel {
 }
 
 impl TimedModel {
-    fn new(tools: Tools<'_>, model: &Model) -> Result<Self, PassError> {
+    fn new(tools: Tools<'_>, sizes: &Bindings, model: &Model) -> Result<Self, PassError> {
         let engine = tools.engine.ok_or_else(|| PassError::refused("`latency` needs an engine"))?;
         // One thread unless the tools set a number.
         let run = engine.load(model, Setting::DEPLOYED.threads(tools.threads.max(1)))?;
+        let given = tools.samples.filter(|s| !s.is_empty()).map(|s| s.batch(0..1)).transpose()?;
         let feed = |&v: &ValueId| {
             let value = model.graph.value(v);
-            Ok((value.name.clone(), random_input(&value.fact).ok_or_else(|| unknown_shape(&value.name))?))
+            let shape = value.fact.shape().unwrap_or(&[]).iter();
+            let shape: Option<Vec<_>> = shape.map(|dim| usize::try_from(sizes.size(dim)?).ok()).collect();
+            let shape = shape.filter(|_| value.fact.shape().is_some()).ok_or_else(|| unknown_shape(&value.name))?;
+            let sample = given.iter().flatten().find(|(name, x)| *name == value.name && *x.shape() == shape[..]);
+            let random = || random_input(&value.fact, &shape).ok_or_else(|| unknown_shape(&value.name));
+            Ok((value.name.clone(), sample.map_or_else(random, |(_, x)| Ok(x.clone()))?))
         };
         let inputs = model.graph.inputs().iter().filter(|&&v| model.graph.value(v).data.is_none());
         let feeds = inputs.map(feed).collect::<Result<_, PassError>>()?;
@@ -71,18 +78,17 @@ fn unknown_shape(name: &str) -> PassError {
 }
 
 /// Returns a random tensor of one sample. Zeros and denormals could be faster or slower than other numbers.
-fn random_input(fact: &Fact) -> Option<Tensor> {
-    let shape = fact.shape()?.iter().map(size_of).collect::<Option<Vec<_>>>()?;
+fn random_input(fact: &Fact, shape: &[usize]) -> Option<Tensor> {
     let dtype = fact.dtype()?;
     let count: usize = shape.iter().product();
     let mut rng = fastrand::Rng::with_seed(count as u64);
     let value = |_| if dtype.is_float() { rng.f64() - 0.5 } else { 0.0 };
-    Tensor::from_f64(dtype, &shape, &(0..count).map(value).collect::<Vec<_>>()).ok()
+    Tensor::from_f64(dtype, shape, &(0..count).map(value).collect::<Vec<_>>()).ok()
 }
 
 /// Returns the minimum latency of each model in seconds, measured in interleaved rounds.
-fn latencies(tools: Tools<'_>, models: &[Model]) -> Result<Vec<f64>, PassError> {
-    let mut timed = models.iter().map(|m| TimedModel::new(tools, m)).collect::<Result<Vec<_>, _>>()?;
+fn latencies(tools: Tools<'_>, sizes: &Bindings, models: &[Model]) -> Result<Vec<f64>, PassError> {
+    let mut timed = models.iter().map(|m| TimedModel::new(tools, sizes, m)).collect::<Result<Vec<_>, _>>()?;
     let estimator = Estimator::Minimum;
     let stopwatch = Stopwatch { warm_up: 2, estimator, ..Stopwatch::rounds(ROUNDS, TURN, 1..=10_000) };
     let timings = stopwatch.measure(&mut timed, TimedModel::time)?;
@@ -119,7 +125,7 @@ impl PruneSearch<'_> {
                 Err(_) => break,
             };
             let candidate = self.cut(&self.keep(&allocation), LocalRepair::None)?;
-            let times = latencies(cx.tools, &[self.unprepared.clone(), candidate])?;
+            let times = latencies(cx.tools, &self.sizes, &[self.unprepared.clone(), candidate])?;
             let ratio = times[1] / times[0];
             least = least.min(ratio);
             if ratio <= share {
@@ -164,7 +170,7 @@ impl PruneSearch<'_> {
         }
         let widths: Vec<_> = (top - PROBED + 1..=top).collect();
         let segments = widths.iter().map(|&k| self.segment(widest, k)).collect::<Result<Vec<_>, _>>()?;
-        let times = latencies(cx.tools, &segments)?;
+        let times = latencies(cx.tools, &self.sizes, &segments)?;
         Ok(step_of(&widths, &times))
     }
 
@@ -188,13 +194,13 @@ impl PruneSearch<'_> {
             let mut widths: Vec<_> = widths.into_iter().rev().step_by(stride).collect();
             widths.reverse();
             let segments = widths.iter().map(|&k| self.segment(group, k)).collect::<Result<Vec<_>, _>>()?;
-            let times = latencies(cx.tools, &segments)?;
+            let times = latencies(cx.tools, &self.sizes, &segments)?;
             let table = worthwhile(&widths, &times);
             choices.insert(group, table.keys().copied().collect());
             tables.insert(group, CostTable { width, costs: table });
         }
         cx.tools.progress.step("timing", total, total);
-        let original = latencies(cx.tools, std::slice::from_ref(self.unprepared))?;
+        let original = latencies(cx.tools, &self.sizes, std::slice::from_ref(self.unprepared))?;
         Ok(Timetable { cost: CostModel::tables(original[0], &tables), choices })
     }
 }

@@ -46,6 +46,8 @@ pub struct PruneSearch<'p> {
     pub original: Model,
     /// The model that is pruned next.
     pub subject: PrunableModel,
+    /// The sizes of symbolic dimensions in the samples.
+    pub sizes: Bindings,
     /// Number of units of the selected groups of the original.
     total_units: usize,
 }
@@ -323,12 +325,17 @@ impl<'p> PruneSearch<'p> {
         self.rank_units(cx)
     }
 
+    /// The cost of the subject.
+    pub fn cost_of_subject(&self, cost: CostOf) -> CostModel {
+        cost(&self.subject.model.graph, &self.subject.groups, &self.sizes)
+    }
+
     /// Returns the share of the original's cost that remains when only `keep` is kept of the subject.
     pub fn remaining_cost(&self, cost: CostOf, keep: &Keep) -> f64 {
         let removed = |g: usize| keep.get(&g).map_or(0, |units| units.iter().filter(|kept| !**kept).count());
         let graph = &self.original.graph;
-        let original = cost(graph, &Groups::of(graph)).at(&|_| 0);
-        cost(&self.subject.model.graph, &self.subject.groups).at(&removed) / original
+        let original = cost(graph, &Groups::of(graph), &self.sizes).at(&|_| 0);
+        self.cost_of_subject(cost).at(&removed) / original
     }
 
     /// Reports the removed units, the remaining multiply-accumulates and the drift of the result.

@@ -78,12 +78,12 @@ impl PruneSearch<'_> {
     }
 
     pub fn macs(&self) -> CostModel {
-        CostModel::macs(&self.subject.model.graph, &self.subject.groups)
+        self.cost_of_subject(CostModel::macs)
     }
 
     /// Builds the candidate that keeps a share of a cost.
     fn reach_cost(&mut self, cost: CostOf, share: f64, cx: &mut Context<'_>) -> Result<Candidate, PassError> {
-        let mut model = cost(&self.subject.model.graph, &self.subject.groups);
+        let mut model = self.cost_of_subject(cost);
         let total = model.at(&|_| 0);
         let budget = share * total;
         let mut curves = self.curves(cx)?;
@@ -93,7 +93,7 @@ impl PruneSearch<'_> {
             let halfway = self.allocate(&model, &curves, (total * budget).sqrt())?;
             let candidate = self.build(&halfway, RepairEffort::Quick, cx)?;
             self.advance(candidate, cx)?;
-            model = cost(&self.subject.model.graph, &self.subject.groups);
+            model = self.cost_of_subject(cost);
             curves = self.curves(cx)?;
             allocation = self.allocate(&model, &curves, budget)?;
         }

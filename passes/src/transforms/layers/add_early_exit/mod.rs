@@ -16,7 +16,7 @@ use crate::{
     statistics::Rows,
 };
 use head::{Pool, Threshold};
-use pare_graph::{DataType, Dim, Graph, Model, ValueId, ops::Bindings};
+use pare_graph::{DataType, Dim, Graph, Model, ValueId};
 use std::collections::HashMap;
 
 pass! {
@@ -86,7 +86,7 @@ impl Pass for AddEarlyExit {
         if !cx.permit() {
             return Ok(());
         }
-        let total = model.cost(&Bindings::default()).macs.max(1) as f64;
+        let total = model.cost(&cx.tools.sizes(&model.graph)).macs.max(1) as f64;
         cx.count(Counter::new("exit added", "exits added"), 1);
         cx.figure("share of samples exiting early", exit.threshold.exiting);
         cx.figure("expected agreement", exit.threshold.agreement);
@@ -139,7 +139,7 @@ impl AddEarlyExit {
         let graph = &model.graph;
         let points = self.exit_points(model, scores, cx)?;
         let (features, logits) = collect_features(model, &points, scores, cx)?;
-        let total = model.cost(&Bindings::default()).macs as f64;
+        let total = model.cost(&cx.tools.sizes(&model.graph)).macs as f64;
         let mut best: Option<Exit> = None;
         for (point, rows) in points.iter().zip(&features) {
             if rows.count() != logits.count() {
@@ -186,7 +186,7 @@ impl AddEarlyExit {
                 return Err(PassError::refused(format!("not all data passes through `{}`", self.at)));
             }
         }
-        let cost = model.cost(&Bindings::default());
+        let cost = model.cost(&cx.tools.sizes(&model.graph));
         let macs: HashMap<_, _> = cost.nodes.iter().map(|n| (n.id, n.macs.unwrap_or(0))).collect();
         let mut points = vec![];
         for &cut in cuts.iter().filter(|&&v| self.at.is_empty() || graph.value(v).name == self.at) {

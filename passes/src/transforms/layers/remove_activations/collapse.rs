@@ -11,7 +11,7 @@ use crate::{
 };
 use pare_graph::{
     Edge, Graph, Model, Node, NodeId, NodeRef, Patch, Ref, Tensor, ValueId, ValueRef,
-    ops::{AffineView, Bindings, PadMode, PadView, Trait},
+    ops::{AffineView, PadMode, PadView, Trait},
 };
 use std::collections::HashSet;
 
@@ -31,7 +31,8 @@ impl ActivationSearch<'_, '_> {
             if changed.graph.apply(patch).is_err() || changed.infer().is_err() {
                 continue;
             }
-            let macs = |model: &Model| model.cost(&Bindings::default()).macs;
+            let sizes = self.tools.sizes(&model.graph);
+            let macs = |model: &Model| model.cost(&sizes).macs;
             if macs(&changed) < macs(model) {
                 *model = changed;
                 count += 1;

@@ -20,7 +20,7 @@ pub fn masks(work: &Sparsification<'_>, masks: &Masks<'_>, cx: &Context<'_>) -> 
         ));
     }
     let held_out = HeldOut::new(cx.tools, &work.model, work.split.held_out.clone())?;
-    let entropy = held_out.entropy()?.ok_or_else(|| {
+    let entropy = held_out.entropy().ok_or_else(|| {
         PassError::refused_with(
             "no output holds class scores, whose cross entropy is limited",
             "give a `ratio`",
