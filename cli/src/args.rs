@@ -3,10 +3,13 @@
 use crate::{
     failure::Failure,
     terminal::Terminal,
-    values::{at_least_one, bytes, dim, limit, metric, pair, share, tolerance},
+    values::{at_least_one, bytes, dim, limit, measure, metric, pair, share, tolerance},
 };
 use clap::{Args, Parser, Subcommand, ValueHint};
-use onnx_pare::{DataFiles, EngineKind, Environment, ExternalData, Measure, QualityLimits, Source};
+use onnx_pare::{
+    DataFiles, EngineKind, Environment, ExternalData, Measure, OutputMeasure, QualityLimits, QualityOptions,
+    Source,
+};
 use std::{
     io::Read,
     path::{Path, PathBuf},
@@ -145,6 +148,8 @@ pub struct OptimizeArgs {
     pub prove: ProveArg,
     #[command(flatten)]
     pub limits: LimitArgs,
+    #[command(flatten)]
+    pub quality: QualityArgs,
     /// Treat initializers that are also inputs as constants, so that callers cannot override them
     #[arg(long)]
     pub freeze_initializers: bool,
@@ -223,6 +228,8 @@ pub struct VerifyArgs {
     pub samples: Option<PathBuf>,
     #[command(flatten)]
     pub limits: LimitArgs,
+    #[command(flatten)]
+    pub quality: QualityArgs,
     /// Absolute difference accepted in an output, or in all: `logits=1e-3`, `1e-3`
     #[arg(long, value_name = "[OUTPUT=]DIFFERENCE", value_parser = tolerance)]
     pub tolerance: Vec<(String, f64)>,
@@ -237,6 +244,23 @@ pub struct VerifyArgs {
     /// given
     #[arg(long, value_name = "INPUT=OUTPUT", value_parser = pair, requires = "steps")]
     pub state: Vec<(String, String)>,
+}
+
+/// The measures of the outputs.
+#[derive(Args, Clone)]
+pub struct QualityArgs {
+    /// Measure of an output: classes, cosine, error, exact or ignore; chosen by what the model shows if not given
+    #[arg(long, value_name = "OUTPUT=MEASURE", value_parser = measure)]
+    pub quality: Vec<(String, OutputMeasure)>,
+    /// The input [samples, tokens] whose zeros mark padding; found by its way into attention if not given
+    #[arg(long, value_name = "INPUT")]
+    pub mask: Option<String>,
+}
+
+impl QualityArgs {
+    pub fn options(&self) -> QualityOptions {
+        QualityOptions::new(self.quality.clone(), self.mask.clone())
+    }
 }
 
 #[derive(Args)]
@@ -258,7 +282,7 @@ pub struct LimitArgs {
     /// Largest difference of an output, relative to its largest value
     #[arg(long, value_name = "SHARE", value_parser = limit, allow_negative_numbers = true)]
     pub max_deviation: Option<f64>,
-    /// Smallest share of samples that keep their class
+    /// Smallest share of samples that keep their class; of embeddings, smallest rank correlation of cosines
     #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true)]
     pub min_agreement: Option<f64>,
     /// Largest drop of accuracy on labelled samples
@@ -338,7 +362,10 @@ pub struct InspectArgs {
     /// Show residual blocks with their shares of weights, multiply-accumulates and measured time
     #[arg(long)]
     pub blocks: bool,
-    /// Size of a symbolic dimension, such as N=8; 1 if not given
+    /// Samples whose sizes symbolic dimensions have
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub samples: Option<PathBuf>,
+    /// Size of a symbolic dimension, such as N=8; 1 if neither this nor samples set it
     #[arg(long = "dim", value_name = "NAME=SIZE", value_parser = dim)]
     pub dims: Vec<(String, i64)>,
 }

@@ -1,7 +1,7 @@
 //! Text of comparisons and proofs.
 
 use crate::format::{percent, table};
-use onnx_pare::{Comparison, Effect, Outcome, Proof, StageProof};
+use onnx_pare::{Comparison, Effect, Metrics, Outcome, OutputMeasure, Proof, ProofReport, StageProof};
 
 /// The differences per output, and the quality of class scores.
 pub fn text(comparison: &Comparison) -> String {
@@ -9,7 +9,7 @@ pub fn text(comparison: &Comparison) -> String {
     let outputs = report.deviation.outputs().iter().map(|(name, d)| {
         let floor = report.floor.get(name).map_or_else(String::new, |f| format!("{:.1e}", f.max_abs));
         let snr = if d.snr_db().is_finite() { format!("{:.1}", d.snr_db()) } else { "∞".into() };
-        let agreement = d.top1_agreement().map_or_else(String::new, percent);
+        let agreement = report.class_agreement(name).map_or_else(String::new, percent);
         let max = d.mismatch.clone().unwrap_or_else(|| format!("{:.1e}", d.max_abs));
         vec![name.clone(), max, format!("{:.1e}", d.max_rel), floor, snr, agreement]
     });
@@ -21,6 +21,9 @@ pub fn text(comparison: &Comparison) -> String {
                 &format!("accuracy of `{name}` on {} samples: {} → {}\n", m.rows(), percent(a), percent(b));
         }
     }
+    if !report.is_equal() {
+        text += &report.metrics.iter().map(|(name, m)| measure(report, name, m)).collect::<String>();
+    }
     for d in comparison.disagreements().filter(|_| report.given) {
         text += &format!(
             "at most {} of all inputs change class in `{}` (95 % confidence)\n",
@@ -30,6 +33,33 @@ pub fn text(comparison: &Comparison) -> String {
     }
     for note in &report.notes {
         text += &format!("note: {note}\n");
+    }
+    text
+}
+
+/// The measure of an output, the evidence for it, and the quality that other lines do not show.
+fn measure(report: &ProofReport, name: &str, metrics: &Metrics) -> String {
+    let why = report.quality.get(name).map_or_else(String::new, |output| format!(": {}", output.why));
+    let mut text = format!("`{name}` is compared by {}{why}\n", metrics.measure());
+    match metrics.measure() {
+        OutputMeasure::Cosine => {
+            let cosine = metrics.mean_cosine().unwrap_or(f64::NAN);
+            text += &format!("mean cosine of `{name}`: {cosine:.4}");
+            if let Some(order) = metrics.neighbours() {
+                let (correlation, nearest) = (order.correlation, percent(order.nearest));
+                text +=
+                    &format!("; rank correlation of pairs {correlation:.4}; {nearest} keep their nearest");
+            }
+            text.push('\n');
+        }
+        OutputMeasure::Error => {
+            text += &format!("squared error of `{name}`: {} of the variance\n", percent(metrics.drift()));
+        }
+        OutputMeasure::Exact => {
+            let equal = metrics.agreement().map_or_else(String::new, percent);
+            text += &format!("{equal} of the elements of `{name}` are equal\n");
+        }
+        OutputMeasure::Classes { .. } | OutputMeasure::Ignore => {}
     }
     text
 }

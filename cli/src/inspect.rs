@@ -14,8 +14,9 @@ use onnx_pare::{
 pub fn run(args: &InspectArgs, environment: Environment, terminal: &Terminal) -> Result<Status, Failure> {
     let model = source(&args.model)?;
     let path = || Some(args.model.clone());
-    let options =
+    let mut options =
         InspectOptions::default().dims(args.dims.clone()).layers(args.layers).environment(environment);
+    options.samples.clone_from(&args.samples);
     if args.text {
         terminal.write(inspect_text(model)?.as_bytes());
     } else if args.blocks {
@@ -23,7 +24,7 @@ pub fn run(args: &InspectArgs, environment: Environment, terminal: &Terminal) ->
         blocks.model = path();
         terminal.report(&blocks, || blocks_text(&blocks));
     } else if let Some(pattern) = &args.groups {
-        let groups = inspect_groups(model, pattern)?;
+        let groups = inspect_groups(model, pattern, &options)?;
         terminal.report(&groups, || groups_text(&groups, !pattern.is_empty()));
     } else if args.tokens {
         let mut tokens = inspect_tokens(model, &options)?;

@@ -76,6 +76,7 @@ impl OptimizeArgs {
         options.test.clone_from(&self.test);
         options.prove = self.prove();
         options.limits = self.limits.limits();
+        options.quality = self.quality.options();
         options.freeze_initializers = self.freeze_initializers;
         options.stop_after = self.stop_after;
         options.memory = self.memory;

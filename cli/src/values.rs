@@ -1,6 +1,6 @@
 //! Parsers of argument values.
 
-use onnx_pare::Measure;
+use onnx_pare::{Measure, OutputMeasure};
 
 /// A number of bytes, optionally with K, M or G (powers of 1024).
 pub fn bytes(text: &str) -> Result<u64, String> {
@@ -43,6 +43,12 @@ pub fn metric(text: &str) -> Result<(Measure, f64), String> {
     Ok((name.parse()?, number(limit)?))
 }
 
+pub fn measure(text: &str) -> Result<(String, OutputMeasure), String> {
+    // Names may contain `=`; measures do not.
+    let (name, measure) = text.rsplit_once('=').ok_or_else(|| "expected OUTPUT=MEASURE".to_owned())?;
+    Ok((name.into(), measure.parse()?))
+}
+
 pub fn pair(text: &str) -> Result<(String, String), String> {
     let (a, b) = text.split_once('=').ok_or_else(|| "expected INPUT=OUTPUT".to_owned())?;
     Ok((a.into(), b.into()))
@@ -74,6 +80,8 @@ mod tests {
         assert!(tolerance("a=x").is_err() && tolerance("-1").is_err());
         assert_eq!(metric("cosine=0.9"), Ok((Measure::Cosine, 0.9)));
         assert!(metric("cosinus=0.9").is_err());
+        assert_eq!(measure("a=b=cosine"), Ok(("a=b".into(), OutputMeasure::Cosine)));
+        assert!(measure("a=kl").is_err() && measure("a").is_err());
         assert!(dim("N").is_err() && dim("N=0").is_err());
         assert_eq!((share("0.5"), limit("2")), (Ok(0.5), Ok(2.0)));
         assert!(["nan", "-0.1", "1.1", "x"].iter().all(|text| share(text).is_err()));

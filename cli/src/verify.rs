@@ -13,6 +13,7 @@ pub fn run(args: &VerifyArgs, environment: Environment, terminal: &Terminal) -> 
     limits.measures.clone_from(&args.metric);
     let mut options = VerifyOptions::default()
         .limits(limits)
+        .quality(args.quality.options())
         .tolerance(args.tolerance.clone())
         .steps(args.steps)
         .state(args.state.clone())

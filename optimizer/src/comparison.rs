@@ -68,15 +68,18 @@ impl Comparison {
         let outputs = report.deviation.outputs().iter().map(|(name, d)| {
             json!({
                 "name": name, "max_abs": d.max_abs, "max_rel": d.max_rel, "cosine": d.cosine(),
-                "snr_db": finite(d.snr_db()), "top1_agreement": d.top1_agreement(), "differing": d.differing,
+                "snr_db": finite(d.snr_db()), "top1_agreement": report.class_agreement(name), "differing": d.differing,
                 "misplaced": d.misplaced, "count": d.count, "mismatch": d.mismatch,
                 "floor_abs": report.floor.get(name).map(|f| f.max_abs),
                 "deployed_max_abs": report.deployed.get(name).map(|f| f.max_abs),
             })
         });
         let metrics = report.metrics.iter().map(|(name, m)| {
+            let neighbours = m.neighbours();
             json!({
-                "output": name, "samples": m.rows(), "agreement": m.agreement(), "kl": m.mean_kl(),
+                "output": name, "measure": m.measure().name(), "why": report.quality.get(name).map(|q| &q.why),
+                "samples": m.rows(), "drift": finite(m.drift()), "agreement": m.agreement(), "kl": m.mean_kl(),
+                "cosine": m.mean_cosine(), "same_nearest": neighbours.map(|n| n.nearest),
                 "nmse": m.nmse().and_then(finite),
                 "disagreement_limit": disagreement(name, m).map(|d| d.upper_limit),
                 "reference_accuracy": m.reference_accuracy(), "candidate_accuracy": m.candidate_accuracy(),
@@ -97,7 +100,7 @@ impl Serialize for Comparison {
 }
 
 fn disagreement<'r>(output: &'r str, metrics: &Metrics) -> Option<Disagreement<'r>> {
-    let (share, rows) = (1.0 - metrics.agreement()?, metrics.rows());
+    let (share, rows) = (1.0 - metrics.class_agreement()?, metrics.rows());
     let changed = (share * rows as f64).round() as u64;
     Some(Disagreement { output, rows, share, upper_limit: upper_limit(changed, rows, CONFIDENCE) })
 }
@@ -128,6 +131,7 @@ pub(crate) fn compare_related(
     options: ProofOptions,
 ) -> Result<Comparison, Error> {
     let options = ProofOptions { load: engine.load_options(), ..options };
+    let quality = options.quality.clone();
     let given = !samples.is_generated();
     let plain = engine.engine()?.as_ref();
     let prove_on = |samples: &mut SampleSet| match &relation {
@@ -146,5 +150,6 @@ pub(crate) fn compare_related(
         report = prove_on(samples)?;
     }
     report.given = given;
+    report.quality = quality;
     Ok(Comparison { report, engine: engine.description()? })
 }

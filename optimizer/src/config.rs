@@ -1,6 +1,8 @@
 //! Configuration files: a pipeline, or a project of models.
 
-use crate::{DataFiles, Error, ExternalData, Project, ProjectModel, QualityLimits};
+use crate::{
+    DataFiles, Error, ExternalData, OutputMeasure, Project, ProjectModel, QualityLimits, QualityOptions,
+};
 use pare_passes::{Pipeline, PipelineError, framework::pipeline::read_toml};
 use serde::Deserialize;
 use std::{
@@ -60,6 +62,11 @@ struct ModelTable {
     test: Option<PathBuf>,
     #[serde(default)]
     limits: LimitsTable,
+    /// Measures by output.
+    #[serde(default)]
+    quality: BTreeMap<String, String>,
+    /// The input that masks padding.
+    mask: Option<String>,
     #[serde(default)]
     freeze_initializers: bool,
     #[serde(default)]
@@ -149,6 +156,11 @@ fn parse_project(path: &Path, source: &str) -> Result<Project, Error> {
             let message = format!("two models have the output `{}`", model.output.display());
             return Err(about(Error::invalid(message)));
         }
+        let measure = |(name, text): (String, String)| {
+            let measure: OutputMeasure = text.parse().map_err(|why: String| about(Error::invalid(why)))?;
+            Ok((name, measure))
+        };
+        let measures = model.quality.into_iter().map(measure).collect::<Result<_, Error>>()?;
         models.push(ProjectModel {
             input: folder.join(model.input),
             output,
@@ -156,6 +168,7 @@ fn parse_project(path: &Path, source: &str) -> Result<Project, Error> {
             samples: model.samples.map(|p| folder.join(p)),
             test: model.test.map(|p| folder.join(p)),
             limits: model.limits.or(&file.limits),
+            quality: QualityOptions::new(measures, model.mask),
             freeze_initializers: model.freeze_initializers,
             external_data: model.external_data.into(),
         });

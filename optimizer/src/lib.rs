@@ -54,6 +54,7 @@ mod options;
 mod output;
 mod project;
 mod proof;
+mod quality;
 mod related;
 mod reproducer;
 mod runner;
@@ -83,9 +84,13 @@ pub use pare_graph::{
     onnx::{DataFiles, ExternalData},
 };
 pub use pare_passes::{Effect, Pipeline};
-pub use pare_runtime::{EngineKind, Optimize as EngineOptimizations, Outcome};
+pub use pare_runtime::{
+    EngineKind, MeasuredOutput, Metrics, NeighbourOrder, Optimize as EngineOptimizations, Outcome,
+    OutputMeasure, ProofReport, QualityMeasures,
+};
 pub use project::{ModelState, ModelStatus, Project, ProjectModel, ProjectOptions, ProjectReport};
 pub use proof::{Culprit, Proof, Prove, StageProof};
+pub use quality::QualityOptions;
 pub use reproducer::{Defect, FAULT_KEY, Fault, FaultKind, ReduceOptions, Reproducer, reduce};
 pub use source::Source;
 pub use verify::{Verification, VerifyOptions, verify};

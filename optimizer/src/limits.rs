@@ -1,7 +1,7 @@
 //! Limits on the loss of quality.
 
 use crate::Comparison;
-use pare_runtime::{Deviation, Metrics, ProofReport};
+use pare_runtime::{Deviation, Metrics, OutputMeasure, ProofReport};
 use std::{fmt, str::FromStr};
 
 /// The largest loss of quality that is accepted; a limit that is not given holds always.
@@ -10,7 +10,8 @@ use std::{fmt, str::FromStr};
 pub struct QualityLimits {
     /// Largest difference of an output, relative to its largest absolute value.
     pub deviation: Option<f64>,
-    /// Smallest share of samples that keep their class.
+    /// Smallest share of samples that keep their class; of embeddings, the smallest rank correlation of the
+    /// cosines of all pairs.
     pub agreement: Option<f64>,
     /// Largest drop of the share of labelled samples that are classified correctly.
     pub accuracy_drop: Option<f64>,
@@ -127,6 +128,9 @@ impl QualityLimits {
 
 fn deviation(report: &ProofReport, limit: f64) -> Vec<String> {
     let check = |(name, output): &(String, Deviation)| {
+        if is_ignored(report, name) {
+            return None;
+        }
         let relative = if output.misplaced > 0 { f64::INFINITY } else { output.max_rel };
         match &output.mismatch {
             Some(why) => Some(format!("`{name}` {why}")),
@@ -140,15 +144,31 @@ fn deviation(report: &ProofReport, limit: f64) -> Vec<String> {
     report.deviation.outputs().iter().filter_map(check).collect()
 }
 
+/// Returns whether an output is not measured.
+fn is_ignored(report: &ProofReport, output: &str) -> bool {
+    report.quality.get(output).is_some_and(|output| output.measure == OutputMeasure::Ignore)
+}
+
 fn agreement(report: &ProofReport, limit: f64) -> Vec<String> {
-    let shares: Vec<_> =
-        report.metrics.iter().filter_map(|(name, metrics)| Some((name, metrics.agreement()?))).collect();
+    let shares: Vec<_> = report
+        .metrics
+        .iter()
+        .filter_map(|(name, metrics)| Some((name, metrics.measure(), metrics.agreement()?)))
+        .collect();
     if shares.is_empty() {
         return vec!["no output holds class scores, so agreement cannot be measured".into()];
     }
-    let exceeded = shares.into_iter().filter(|(_, share)| !(*share >= limit));
-    let sentence = |(name, share)| {
-        format!("{} of the samples keep their class in `{name}`, fewer than {limit}", percent(share))
+    let exceeded = shares.into_iter().filter(|(_, _, share)| !(*share >= limit));
+    let sentence = |(name, measure, share): (&String, OutputMeasure, f64)| match measure {
+        OutputMeasure::Cosine => {
+            format!(
+                "the cosines of pairs in `{name}` have a rank correlation of {share:.4}, less than {limit}"
+            )
+        }
+        OutputMeasure::Exact => {
+            format!("{} of the elements of `{name}` are equal, fewer than {limit}", percent(share))
+        }
+        _ => format!("{} of the samples keep their class in `{name}`, fewer than {limit}", percent(share)),
     };
     exceeded.map(sentence).collect()
 }
@@ -173,7 +193,7 @@ fn disagreement(comparison: &Comparison, limit: f64) -> Vec<String> {
 
 fn measured(report: &ProofReport, measure: Measure, limit: f64) -> Vec<String> {
     let (mut exceeded, mut defined) = (vec![], false);
-    for (name, deviation) in report.deviation.outputs() {
+    for (name, deviation) in report.deviation.outputs().iter().filter(|(name, _)| !is_ignored(report, name)) {
         if let Some(why) = &deviation.mismatch {
             exceeded.push(format!("`{name}`: {why}"));
             continue;
@@ -182,7 +202,7 @@ fn measured(report: &ProofReport, measure: Measure, limit: f64) -> Vec<String> {
             let count = deviation.misplaced;
             exceeded.push(format!("`{name}`: {count} values are NaN or infinite on one side only"));
         }
-        let metrics = report.metrics.iter().find(|(n, _)| n == name).map(|(_, m)| m);
+        let metrics = report.metrics_of(name);
         let Some(value) = measure.value(deviation, metrics) else { continue };
         defined = true;
         let (holds, relation) =

@@ -1,7 +1,7 @@
 //! Runs a pipeline over a model and proves the result.
 
 use crate::{
-    Defect, Environment, Error, Event, Hint, Proof, Prove, QualityLimits, Reproducer, Source,
+    Defect, Environment, Error, Event, Hint, Proof, Prove, QualityLimits, QualityOptions, Reproducer, Source,
     WeightStatistics, Written,
     calibrate::read_statistics,
     environment::LazyEngine,
@@ -15,12 +15,11 @@ use crate::{
     stages::Stages,
 };
 use pare_graph::{
-    Model,
+    Model, Samples,
     onnx::{self, ExternalData},
-    ops::Bindings,
 };
-use pare_passes::{Effect, Pipeline, Report};
-use pare_runtime::Outcome;
+use pare_passes::{Effect, Pipeline, Report, Tools};
+use pare_runtime::{Outcome, SampleSet};
 use serde::Serialize;
 use std::{
     fmt, io,
@@ -54,6 +53,8 @@ pub struct OptimizeOptions {
     pub prove: Prove,
     /// Limits on the loss of quality.
     pub limits: QualityLimits,
+    /// The measures of the outputs, and the mask of padding.
+    pub quality: QualityOptions,
     /// Treat initializers that are also inputs as constants, so that callers cannot override them.
     pub freeze_initializers: bool,
     /// Patches to apply at most.
@@ -82,6 +83,8 @@ setters!(OptimizeOptions {
     prove: Prove,
     /// Sets the limits on the loss of quality.
     limits: QualityLimits,
+    /// Sets the measures of the outputs, and the mask of padding.
+    quality: QualityOptions,
     /// Treats initializers that are also inputs as constants.
     freeze_initializers: bool,
     /// Requests a reproducer when a pass is at fault.
@@ -132,6 +135,7 @@ impl OptimizeOptions {
             test: None,
             prove: Prove::default(),
             limits: QualityLimits::default(),
+            quality: QualityOptions::default(),
             freeze_initializers: false,
             stop_after: None,
             reproduce: false,
@@ -234,18 +238,18 @@ pub struct ModelSize {
     pub nodes: u64,
     /// Elements of the weights.
     pub parameters: u64,
-    /// Multiply-accumulates of one sample; symbolic dimensions count as 1.
+    /// Multiply-accumulates of one sample; symbolic dimensions have the sizes of the samples, 1 without.
     pub macs: u64,
     /// Bytes of its files; `None` if it was not written.
     pub bytes: Option<u64>,
 }
 
 impl ModelSize {
-    fn of(model: &Model, bytes: Option<u64>) -> Self {
+    fn of(model: &Model, tools: Tools<'_>, bytes: Option<u64>) -> Self {
         let mut model = model.clone();
         // The model was inferred before; without shapes, what depends on them counts as zero.
         let _ = model.infer();
-        let cost = model.cost(&Bindings::default());
+        let cost = model.cost(&tools.sizes(&model.graph));
         Self { nodes: model.node_count() as u64, parameters: cost.params, macs: cost.macs, bytes }
     }
 }
@@ -392,8 +396,8 @@ pub fn optimize(source: impl Into<Source>, options: impl Into<OptimizeOptions>) 
         output: None,
         written: false,
         pipeline: pipeline.to_string(),
-        before: ModelSize::of(&original, Some(bytes)),
-        after: ModelSize::of(&model, None),
+        before: ModelSize::of(&original, runner.tools, Some(bytes)),
+        after: ModelSize::of(&model, runner.tools, None),
         run,
         proof,
         seconds: start.elapsed().as_secs_f64(),
@@ -422,6 +426,11 @@ fn read_data(options: &OptimizeOptions, model: &Model) -> Result<Data, Error> {
     let mut data = Data::with_samples(options.samples.as_deref(), model)?;
     data.statistics = read_statistics(&options.statistics)?;
     data.test = options.test.as_ref().map(|path| open(path, model)).transpose()?;
+    let labels = [
+        data.samples.as_ref().and_then(|samples| samples.labels()),
+        data.test.as_ref().and_then(SampleSet::labels),
+    ];
+    data.quality = Some(options.quality.choose(model, labels.iter().any(Option::is_some))?);
     Ok(data)
 }
 
@@ -434,7 +443,7 @@ fn announce_calibration(runner: &Runner<'_>, model: &Model) {
     let _ = model.infer();
     runner.environment.progress.event(&Event::Calibrating {
         samples: samples.len(),
-        bytes_per_sample: model.cost(&Bindings::default()).activation_peak,
+        bytes_per_sample: model.cost(&runner.tools.sizes(&model.graph)).activation_peak,
         memory: runner.tools.memory,
     });
 }

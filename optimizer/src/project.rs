@@ -2,7 +2,7 @@
 
 use crate::{
     DataFiles, Environment, Error, ExternalData, OptimizeOptions, OptimizeReport, Optimized, Prove,
-    QualityLimits, Rejected, Reproducer, check_output,
+    QualityLimits, QualityOptions, Rejected, Reproducer, check_output,
     lock::{Lock, Origin, files_of},
     optimize::optimize,
     options::{MEMORY, setters},
@@ -41,6 +41,8 @@ pub struct ProjectModel {
     pub test: Option<PathBuf>,
     /// Limits on the loss of quality.
     pub limits: QualityLimits,
+    /// The measures of the outputs, and the mask of padding.
+    pub quality: QualityOptions,
     /// Treat initializers that are also inputs as constants.
     pub freeze_initializers: bool,
     /// The storage of the result's weights.
@@ -249,6 +251,7 @@ impl ProjectModel {
         check_output(&self.output)?;
         let mut run = OptimizeOptions::from(&*self.pipeline)
             .limits(self.limits.clone())
+            .quality(self.quality.clone())
             .prove(options.prove)
             .freeze_initializers(self.freeze_initializers)
             .external_data(self.external_data.clone())
@@ -284,6 +287,7 @@ impl ProjectModel {
             ("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
             ("pipeline".to_owned(), self.pipeline.clone()),
             ("limits".to_owned(), self.limits.to_string()),
+            ("measures".to_owned(), self.quality.to_string()),
             ("options".to_owned(), format!("seed {seed} freeze {}", self.freeze_initializers)),
             ("external data".to_owned(), format!("{:?}", self.external_data)),
         ]);

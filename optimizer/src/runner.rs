@@ -14,7 +14,7 @@ use pare_graph::{
 use pare_passes::{
     InterfaceChange, Observer, Pipeline, Report, RunError, RunOptions, Tools, run, statistics::Statistics,
 };
-use pare_runtime::{Feed, ModelSource, ProofOptions, ProofReport, SampleSet, SharedSamples};
+use pare_runtime::{Feed, ModelSource, ProofOptions, ProofReport, QualityMeasures, SampleSet, SharedSamples};
 use std::{cell::RefCell, path::Path};
 
 /// The data that passes and the proof use.
@@ -22,6 +22,8 @@ use std::{cell::RefCell, path::Path};
 pub(crate) struct Data {
     /// Samples for calibration.
     pub samples: Option<SharedSamples>,
+    /// The measures of the outputs; chosen by what each model shows without.
+    pub quality: Option<QualityMeasures>,
     /// Statistics that were collected before.
     pub statistics: Option<Statistics>,
     /// Samples for the comparison only.
@@ -44,6 +46,7 @@ impl Data {
         Tools {
             engine: cfg!(feature = "engine").then_some(engine),
             samples: self.samples.as_ref().map(|s| s as &dyn pare_graph::Samples),
+            quality: self.quality.as_ref(),
             statistics: self.statistics.as_ref(),
             progress: environment,
             seed: environment.seed,
@@ -156,6 +159,7 @@ impl Runner<'_> {
         let (reference, candidate) = (self.placement.place(&related.reference)?, self.placement.place(b)?);
         let between = related.between.as_ref().map(|part| self.placement.place(part)).transpose()?;
         let relation = related.relation(between);
+        let options = self.measured(options);
         let mut comparison =
             compare_related(self.engine, &reference, &candidate, Some(relation), &mut samples, options)?;
         if comparison.report.is_equal() {
@@ -179,7 +183,12 @@ impl Runner<'_> {
     ) -> Result<Comparison, Error> {
         self.environment.check_cancelled()?;
         let (a, b) = (self.placement.place(a)?, self.placement.place(b)?);
-        compare(self.engine, &a, &b, &mut samples, options)
+        compare(self.engine, &a, &b, &mut samples, self.measured(options))
+    }
+
+    /// The options with the measures of the outputs.
+    fn measured(&self, options: ProofOptions) -> ProofOptions {
+        ProofOptions { quality: self.tools.quality.cloned().unwrap_or_default(), ..options }
     }
 
     /// The reason why the engine does not run a model on generated inputs, if it does not.

@@ -1,9 +1,10 @@
 //! Samples: given as files, or generated from the types of the inputs.
 
-use crate::{Error, Hint};
-use pare_graph::{DataType, Model, ValueId, evaluate::quality};
+use crate::{Error, Hint, QualityOptions};
+use pare_graph::Model;
 use pare_runtime::{
-    Feed, Port, PortKind, SampleLimits, SampleSet, beyond_generation, generate, input_specs, symbol_plans,
+    Feed, MeasuredOutput, OutputMeasure, Port, PortKind, SampleLimits, SampleSet, beyond_generation,
+    generate, input_specs, symbol_plans,
 };
 use std::path::Path;
 
@@ -17,21 +18,23 @@ pub(crate) fn open(path: &Path, model: &Model) -> Result<SampleSet, Error> {
     let ports: Vec<_> =
         input_specs(model).into_iter().map(|spec| Port { name: spec.name, kind: spec.kind }).collect();
     let samples = SampleSet::open(path, &ports, SampleLimits::default())?;
-    check_labels(&samples, model)?;
+    if samples.labels().is_some() {
+        check_labels(&samples, model)?;
+    }
     Ok(samples)
 }
 
 /// Checks that the labels are among the classes of an output, if their number is known.
 fn check_labels(samples: &SampleSet, model: &Model) -> Result<(), Error> {
-    let classes = |&id: &ValueId| {
-        let value = model.graph.value_ref(id);
-        let is_float = value.dtype().is_some_and(DataType::is_float);
-        let count = value.shape()?.last()?.size()?;
-        // The batch is not known.
-        let sizes: Vec<_> = value.shape()?.iter().map(|dim| dim.size().unwrap_or(1)).collect();
-        quality::classes(&sizes).filter(|_| is_float).map(|_| (count, value.name()))
+    let quality = QualityOptions::default().choose(model, true)?;
+    let classes = |output: &MeasuredOutput| {
+        let OutputMeasure::Classes { axis } = output.measure else { return None };
+        let id = model.graph.find(&output.name)?;
+        let shape = model.graph.value_ref(id).shape()?;
+        let axis = if axis < 0 { axis + shape.len() as i64 } else { axis };
+        Some((shape.get(usize::try_from(axis).ok()?)?.size()?, output.name.clone()))
     };
-    let Some((count, output)) = model.graph.outputs().iter().filter_map(classes).max() else { return Ok(()) };
+    let Some((count, output)) = quality.outputs.iter().filter_map(classes).max() else { return Ok(()) };
     let is_foreign = |label: &i64| usize::try_from(*label).map_or(true, |label| label >= count);
     match samples.labels().unwrap_or_default().iter().enumerate().find(|(_, label)| is_foreign(label)) {
         None => Ok(()),

@@ -1,7 +1,7 @@
 //! Compares two models.
 
 use crate::{
-    Comparison, Environment, Error, Hint, QualityLimits, Source, comparison::compare,
+    Comparison, Environment, Error, Hint, QualityLimits, QualityOptions, Source, comparison::compare,
     environment::LazyEngine, options::setters, samples::open_or_generate,
 };
 use pare_runtime::{Outcome, ProofOptions, StatePair, Tolerance};
@@ -16,6 +16,8 @@ pub struct VerifyOptions {
     pub samples: Option<PathBuf>,
     /// Limits that replace equality up to rounding.
     pub limits: QualityLimits,
+    /// The measures of the outputs, and the mask of padding.
+    pub quality: QualityOptions,
     /// Absolute differences that are accepted, by output; the empty name means all outputs.
     pub tolerance: Vec<(String, f64)>,
     /// Runs of each sample, each with the state that the previous one computed; 0 and 1 mean one.
@@ -29,6 +31,8 @@ pub struct VerifyOptions {
 setters!(VerifyOptions {
     /// Sets the limits.
     limits: QualityLimits,
+    /// Sets the measures of the outputs, and the mask of padding.
+    quality: QualityOptions,
     /// Sets the differences that are accepted.
     tolerance: Vec<(String, f64)>,
     /// Sets the number of runs of each sample.
@@ -103,6 +107,9 @@ pub fn verify(
     let proof = ProofOptions {
         tolerance: Tolerance { given: options.tolerance.clone(), ..Tolerance::default() },
         any_order: true,
+        // Limits take the place of equality up to rounding.
+        measures_only: !options.limits.is_empty(),
+        quality: options.quality.choose(&model, samples.labels().is_some())?,
         steps: options.steps,
         state: options.state.iter().cloned().map(|(input, output)| StatePair { input, output }).collect(),
         ..ProofOptions::default()

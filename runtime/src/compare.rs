@@ -31,10 +31,6 @@ pub struct Deviation {
     pub mismatch: Option<String>,
     /// Maxima of each run.
     pub runs: Vec<RunMaxima>,
-    /// Rows of class scores with the same class of highest score in both.
-    agreeing: u64,
-    /// Rows of class scores.
-    rows: u64,
     dot: f64,
     reference_squares: f64,
     candidate_squares: f64,
@@ -86,16 +82,13 @@ impl Deviation {
         self.dtype.get_or_insert(a.dtype());
         if let (Some(x), Some(y)) = (parts(a), parts(b)) {
             self.add_numbers(&x, &y);
-            if a.dtype().is_float() {
-                self.add_classes(a.shape(), &x, &y);
-            }
         } else {
             self.count += a.len() as u64;
             self.finite += a.len() as u64;
         }
         // Bitwise: different integers above 2^53 may be equal in f64.
         if !is_measured(a.dtype()) {
-            self.differing += unequal(a, b);
+            self.differing += quality::unequal(a, b);
         }
     }
 
@@ -127,16 +120,6 @@ impl Deviation {
         self.runs.push(run);
     }
 
-    fn add_classes(&mut self, shape: &[usize], reference: &[f64], candidate: &[f64]) {
-        let Some(classes) = quality::classes(shape) else { return };
-        for (a, b) in reference.chunks_exact(classes).zip(candidate.chunks_exact(classes)) {
-            if let (Some(a), Some(b)) = (quality::top(a), quality::top(b)) {
-                self.rows += 1;
-                self.agreeing += u64::from(a == b);
-            }
-        }
-    }
-
     /// Adds the deviation of the same output over other runs.
     pub fn merge(&mut self, other: &Self) {
         self.dtype = self.dtype.or(other.dtype);
@@ -145,8 +128,6 @@ impl Deviation {
         self.finite += other.finite;
         self.differing += other.differing;
         self.misplaced += other.misplaced;
-        self.agreeing += other.agreeing;
-        self.rows += other.rows;
         self.max_abs = self.max_abs.max(other.max_abs);
         self.max_rel = self.max_rel.max(other.max_rel);
         self.max_reference = self.max_reference.max(other.max_reference);
@@ -189,11 +170,6 @@ impl Deviation {
         if self.count == 0 { 0.0 } else { (self.error_squares / self.count as f64).sqrt() }
     }
 
-    /// Share of rows with the same class in both, if the output has the shape of class scores.
-    pub fn top1_agreement(&self) -> Option<f64> {
-        (self.rows > 0).then(|| self.agreeing as f64 / self.rows as f64)
-    }
-
     /// Returns true if all elements are equal.
     pub fn is_zero(&self) -> bool {
         self.mismatch.is_none() && self.differing == 0 && self.misplaced == 0
@@ -221,20 +197,6 @@ fn parts(tensor: &Tensor) -> Option<Vec<f64>> {
         _ => return tensor.to_f64(),
     };
     Tensor::new(part, &[tensor.len() * 2], tensor.bytes().clone()).ok()?.to_f64()
-}
-
-/// The number of unequal elements.
-fn unequal(a: &Tensor, b: &Tensor) -> u64 {
-    if let (Some(a), Some(b)) = (a.as_strings(), b.as_strings()) {
-        return a.iter().zip(b).filter(|(a, b)| a != b).count() as u64;
-    }
-    if a.dtype().bits() < 8 {
-        let pairs = a.to_i64().unwrap_or_default().into_iter().zip(b.to_i64().unwrap_or_default());
-        return pairs.filter(|(a, b)| a != b).count() as u64;
-    }
-    let width = a.dtype().bits() as usize / 8;
-    let pairs = a.bytes().chunks_exact(width).zip(b.bytes().chunks_exact(width));
-    pairs.filter(|(a, b)| a != b).count() as u64
 }
 
 /// The deviations of all outputs of a model, over many runs.
@@ -332,7 +294,6 @@ mod tests {
         assert_eq!((d.count, d.differing, d.misplaced), (2, 1, 0));
         assert!((d.cosine() - 17.5 / (17.0_f64 * 18.25).sqrt()).abs() < 1e-12);
         assert!((d.snr_db() - 10.0 * (17.0_f64 / 0.25).log10()).abs() < 1e-12);
-        assert_eq!(d.top1_agreement(), Some(1.0));
     }
 
     #[test]
@@ -360,7 +321,7 @@ mod tests {
     #[test]
     fn counts_unequal_integers_bools_and_strings() {
         let d = between(&[1_i64, 2, 3], &[1, 5, 3]);
-        assert_eq!((d.differing, d.max_abs, d.top1_agreement()), (1, 3.0, None));
+        assert_eq!((d.differing, d.max_abs), (1, 3.0));
         let large = between(&[i64::MAX], &[i64::MAX - 1]);
         assert_eq!(large.differing, 1);
         assert_eq!(between(&[true, false], &[true, true]).differing, 1);
@@ -405,7 +366,6 @@ mod tests {
         b.add(&feed(-2.0), &feed(-2.0));
         a.merge(&b);
         assert_eq!((a.outputs(), a.runs()), (all.outputs(), 2));
-        assert_eq!(a.get("y").unwrap().top1_agreement(), Some(1.0));
         a.add(&feed(0.0), &[("z".to_owned(), feed(0.0)[0].1.clone())]);
         assert_eq!(a.get("y").unwrap().mismatch.as_deref(), Some("it is missing"));
         assert_eq!(a.get("z").unwrap().mismatch.as_deref(), Some("it is new"));

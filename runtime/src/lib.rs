@@ -60,7 +60,10 @@ pub use ort::OrtEngine;
 pub use panic::is_catching_panics;
 pub use pare_graph::{
     Metrics,
-    evaluate::stopwatch::{Spread, Stopwatch, Timings},
+    evaluate::{
+        quality::{MeasuredOutput, NeighbourOrder, OutputMeasure, QualityMeasures},
+        stopwatch::{Spread, Stopwatch, Timings},
+    },
 };
 pub use proof::{Original, Outcome, ProofOptions, ProofReport, prove};
 pub use related::{FreedPorts, RelatedEngine, Relation};

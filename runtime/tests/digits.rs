@@ -3,8 +3,8 @@
 
 use pare_runtime::{
     Comparison, Contender, Engine, EngineChoice, EngineKind, Hint, InputSpec, LoadOptions, Metrics,
-    ModelSource, Optimize, Outcome, ProofOptions, SampleLimits, SampleSet, Session, Stopwatch, TractEngine,
-    bench, prove, resolve,
+    ModelSource, Optimize, Outcome, OutputMeasure, ProofOptions, SampleLimits, SampleSet, Session, Stopwatch,
+    TractEngine, bench, prove, resolve,
 };
 use std::{
     path::{Path, PathBuf},
@@ -41,7 +41,7 @@ fn engines_agree_on_digits() {
     assert_eq!(ort.inputs(), tract.inputs());
     assert_eq!(ort.outputs()[0].name, tract.outputs()[0].name);
     samples.truncate(100);
-    let (mut comparison, mut metrics) = (Comparison::new(), Metrics::default());
+    let (mut comparison, mut metrics) = (Comparison::new(), Metrics::new(OutputMeasure::CLASSES));
     for batch in samples.batches(50) {
         let batch = batch.unwrap();
         let outputs = tract.run(&batch.feed).unwrap();

@@ -65,7 +65,7 @@ pub fn inspect_blocks(source: impl Into<Source>, options: &InspectOptions) -> Re
     let graph = &model.graph;
     let found = blocks(graph);
     let layers = layers(graph, &found);
-    let sizes = options.bindings();
+    let sizes = options.bindings(&model)?;
     let all = model.cost(&sizes);
     let share = |all: u64, rest: u64| (all.saturating_sub(rest)) as f64 / all.max(1) as f64;
     let without: Vec<_> = found.iter().map(|block| without_block(&model, block)).collect();

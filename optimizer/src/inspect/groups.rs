@@ -1,8 +1,8 @@
 //! Groups of channels that can only be removed together.
 
-use super::Checked;
+use super::{Checked, InspectOptions};
 use crate::{Error, Hint, Source};
-use pare_graph::Graph;
+use pare_graph::{Graph, ops::Bindings};
 use pare_passes::{
     Pipeline, RunOptions,
     analysis::{
@@ -63,13 +63,18 @@ pub struct GroupMember {
 /// # Errors
 ///
 /// [`Error::Read`], and [`Error::Invalid`] for an invalid model, or if no group matches.
-pub fn inspect_groups(source: impl Into<Source>, pattern: &str) -> Result<ChannelGroups, Error> {
+pub fn inspect_groups(
+    source: impl Into<Source>,
+    pattern: &str,
+    options: &InspectOptions,
+) -> Result<ChannelGroups, Error> {
     let mut model = Checked::load(source.into())?.model;
+    let sizes = options.bindings(&model)?;
     let pipeline: Pipeline = PREPARATION.parse().map_err(|e| Error::pipeline(e, PREPARATION))?;
     run(&pipeline, &mut model, RunOptions::default(), &mut ()).map_err(Error::Run)?;
     let graph = &model.graph;
     let groups = Groups::of(graph);
-    let costs = GroupCosts::of(graph, &groups);
+    let costs = GroupCosts::of(graph, &groups, &sizes);
     let wanted = groups.groups.iter().enumerate();
     let wanted: Vec<_> = wanted.filter(|(_, g)| pattern.is_empty() || matches(pattern, &g.name)).collect();
     if wanted.is_empty() && !pattern.is_empty() {
@@ -96,8 +101,8 @@ struct GroupCosts {
 }
 
 impl GroupCosts {
-    fn of(graph: &Graph, groups: &Groups) -> Self {
-        Self { params: CostModel::params(graph, groups), macs: CostModel::macs(graph, groups) }
+    fn of(graph: &Graph, groups: &Groups, sizes: &Bindings) -> Self {
+        Self { params: CostModel::params(graph, groups, sizes), macs: CostModel::macs(graph, groups, sizes) }
     }
 
     /// The share of the cost that is proportional to the width of the group.

@@ -8,12 +8,13 @@ pub use blocks::{BlockShare, Blocks, inspect_blocks};
 pub use groups::{ChannelGroup, ChannelGroups, GroupMember, inspect_groups};
 pub use tokens::{TokenBlock, Tokens, inspect_tokens};
 
-use crate::{Environment, Error, Hint, Source, options::setters, samples::check_dims};
+use crate::{Environment, Error, Hint, Source, options::setters, runner::Data, samples::check_dims};
 use pare_graph::{
-    Graph, Model,
+    Graph, Model, Samples,
     ops::{Bindings, Cost},
     text,
 };
+use pare_passes::Tools;
 use pare_runtime::{InputSpec, PortDim, PortKind, input_specs};
 use serde::{Serialize, Serializer};
 use std::{
@@ -30,6 +31,8 @@ const TEXT_ELEMENTS: usize = 8;
 pub struct InspectOptions {
     /// Sizes of symbolic dimensions; 1 without.
     pub dims: Vec<(String, i64)>,
+    /// Samples whose sizes symbolic dimensions have that `dims` does not set.
+    pub samples: Option<PathBuf>,
     /// True to list every node.
     pub layers: bool,
     /// Engine, threads, seed, progress; used for timing only.
@@ -43,11 +46,20 @@ setters!(InspectOptions {
     layers: bool,
     /// Sets the environment.
     environment: Environment,
+    ;
+    /// Sets the samples whose sizes symbolic dimensions have.
+    samples: PathBuf,
 });
 
 impl InspectOptions {
-    fn bindings(&self) -> Bindings {
-        Bindings { sizes: self.dims.iter().cloned().collect(), ..Bindings::default() }
+    /// The sizes of the symbolic dimensions of a model.
+    fn bindings(&self, model: &Model) -> Result<Bindings, Error> {
+        check_dims(&self.dims, model)?;
+        let data = Data::with_samples(self.samples.as_deref(), model)?;
+        let tools = Tools { samples: data.samples.as_ref().map(|s| s as &dyn Samples), ..Tools::default() };
+        let mut sizes = tools.sizes(&model.graph);
+        sizes.sizes.extend(self.dims.iter().cloned());
+        Ok(sizes)
     }
 }
 
@@ -118,8 +130,7 @@ pub struct LayerCost {
 /// [`Error::Read`], and [`Error::Invalid`] for an invalid model or an unknown dimension.
 pub fn inspect(source: impl Into<Source>, options: &InspectOptions) -> Result<Inspection, Error> {
     let Checked { model, path, bytes } = Checked::load(source.into())?;
-    check_dims(&options.dims, &model)?;
-    let sizes = options.bindings();
+    let sizes = options.bindings(&model)?;
     let cost = model.cost(&sizes);
     let specs = input_specs(&model);
     let outputs = model.graph.outputs().iter().map(|&v| model.graph.value(v));

@@ -1,7 +1,7 @@
 //! The tokens of the blocks of a transformer.
 
 use super::{Checked, InspectOptions};
-use crate::{Error, Source, samples::check_dims};
+use crate::{Error, Source};
 use pare_passes::transforms::tokens::{TokenAnalysis, token_statistics};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -46,8 +46,7 @@ pub struct TokenBlock {
 /// [`Error::Read`], and [`Error::Invalid`] for an invalid model or an unknown dimension.
 pub fn inspect_tokens(source: impl Into<Source>, options: &InspectOptions) -> Result<Tokens, Error> {
     let Checked { model, path, .. } = Checked::load(source.into())?;
-    check_dims(&options.dims, &model)?;
-    let sizes = options.bindings();
+    let sizes = options.bindings(&model)?;
     let all = model.cost(&sizes).macs;
     let blocks = token_statistics(&model, &sizes).into_iter().map(|b| TokenBlock {
         attention: b.attention,

@@ -44,7 +44,8 @@ impl Default for Tools<'_> {
 impl Tools<'_> {
     /// The sizes of the symbolic dimensions of a graph in the samples, for one sample; 1 without samples.
     pub fn sizes(&self, graph: &Graph) -> Bindings {
-        let first = self.samples.filter(|s| !s.is_empty()).and_then(|s| s.batch(0..1).ok()).unwrap_or_default();
+        let first =
+            self.samples.filter(|s| !s.is_empty()).and_then(|s| s.batch(0..1).ok()).unwrap_or_default();
         let dims = first.iter().filter_map(|(name, tensor)| {
             let shape = graph.value(graph.find(name)?).fact.shape()?;
             Some(shape.iter().zip(tensor.shape()))

@@ -1,6 +1,7 @@
 //! Options and report of a proof.
 
 use crate::{Comparison, LoadOptions, Metrics, StatePair, Tolerance, Value, Verdict};
+use pare_graph::evaluate::quality::{OutputMeasure, QualityMeasures, TokenMask};
 
 /// Options of a proof.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +21,8 @@ pub struct ProofOptions {
     pub narrowed: bool,
     /// True if differences are expected and only measured: no effort is made to explain them by rounding.
     pub measures_only: bool,
+    /// The measures of the outputs, by their types without. Tokens that its mask switches off are not measured.
+    pub quality: QualityMeasures,
     /// Most samples to run; all by default.
     pub max_samples: Option<usize>,
     /// Samples after which only the models as written run.
@@ -39,8 +42,10 @@ pub struct ProofReport {
     /// The model's noise: deviation of the original with the engine's optimizations from itself without; where
     /// the candidate deviates further, also with perturbed operands.
     pub floor: Comparison,
-    /// Agreement, accuracy and divergence of each output with class scores.
+    /// The quality of each output by its measure, except for ignored ones.
     pub metrics: Vec<(String, Metrics)>,
+    /// The measures of the outputs, with the evidence for them; set by the caller.
+    pub quality: QualityMeasures,
     /// Samples that both models ran on.
     pub samples: usize,
     /// True if the samples are real ones, so that shares of them estimate shares of all inputs; set by the
@@ -95,6 +100,7 @@ impl ProofReport {
             deployed: Comparison::new(),
             floor: Comparison::new(),
             metrics: Vec::new(),
+            quality: QualityMeasures::default(),
             samples: 0,
             given: false,
             skipped: 0,
@@ -112,17 +118,29 @@ impl ProofReport {
         Self::new().with(Outcome::Unproven { why: why.into() })
     }
 
+    /// The metrics of an output.
+    pub fn metrics_of(&self, output: &str) -> Option<&Metrics> {
+        self.metrics.iter().find(|(name, _)| name == output).map(|(_, metrics)| metrics)
+    }
+
+    /// The share of rows of an output with class scores that keep their class.
+    pub fn class_agreement(&self, output: &str) -> Option<f64> {
+        self.metrics_of(output)?.class_agreement()
+    }
+
     /// Returns true if the candidate agrees with the original.
     pub fn is_equal(&self) -> bool {
         self.outcome == Outcome::Equal
     }
 
-    /// Adds the class scores of one run.
+    /// Adds the outputs of one run to the metrics.
     pub(super) fn measure(
         &mut self,
         reference: &[(String, Value)],
         candidate: &[(String, Value)],
         labels: Option<&[i64]>,
+        quality: &QualityMeasures,
+        tokens: Option<&TokenMask>,
     ) {
         for (name, value) in reference {
             let other = candidate.iter().find(|(other, _)| other == name);
@@ -130,8 +148,13 @@ impl ProofReport {
             else {
                 continue;
             };
-            let mut metrics = Metrics::default();
-            metrics.add(a, b, labels);
+            let measure = quality.measure(name, a.dtype());
+            if measure == OutputMeasure::Ignore {
+                continue;
+            }
+            let mut metrics = Metrics::new(measure);
+            let [a, b] = [a, b].map(|tensor| quality.without_padding(name, tensor, tokens));
+            metrics.add(&a, &b, labels);
             if metrics.rows() == 0 {
                 continue;
             }

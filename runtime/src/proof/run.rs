@@ -8,9 +8,13 @@ use super::{
 };
 use crate::{
     Batch, Comparison, Engine, EngineError, Feed, ModelSource, Optimize, Port, Session, StatePair, Tolerance,
-    Verdict, engine::describe, interface::Undeclared, state::carry,
+    Value, Verdict, engine::describe, interface::Undeclared, state::carry,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use pare_graph::evaluate::quality::{QualityMeasures, TokenMask};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
 /// A model as written, and as the engine deploys it.
 pub(super) struct Sessions {
@@ -81,10 +85,28 @@ impl Interruption {
 impl Outputs {
     /// The deviation of the candidate as written and as deployed.
     fn compare(&self) -> [Comparison; 2] {
+        self.compare_each(&|outputs| Cow::Borrowed(outputs))
+    }
+
+    /// The same without tokens that are switched off.
+    fn compare_tokens(&self, quality: &QualityMeasures, tokens: &TokenMask) -> [Comparison; 2] {
+        let selected = |(name, value): &(String, Value)| {
+            let value = match value {
+                Value::Tensor(tensor) => {
+                    Value::Tensor(quality.without_padding(name, tensor, Some(tokens)).into_owned())
+                }
+                other => other.clone(),
+            };
+            (name.clone(), value)
+        };
+        self.compare_each(&|outputs| Cow::Owned(outputs.iter().map(selected).collect()))
+    }
+
+    fn compare_each(&self, part: &dyn for<'f> Fn(&'f Feed) -> Cow<'f, Feed>) -> [Comparison; 2] {
         [Some(&self.candidate), self.candidate_deployed.as_ref()].map(|outputs| {
             let mut comparison = Comparison::new();
             if let Some(outputs) = outputs {
-                comparison.add(&self.reference, outputs);
+                comparison.add(&part(&self.reference), &part(outputs));
             }
             comparison
         })
@@ -123,7 +145,12 @@ impl ProofRun<'_, '_> {
             if options.steps > 1 {
                 self.perturb_state(&outputs.reference, &mut feeds);
             }
-            let [written, deployed] = self.explain(&feeds.original, &mut outputs, options);
+            let inputs = feeds.original.iter().filter_map(|(name, v)| Some((name.as_str(), v.as_tensor()?)));
+            let tokens = options.quality.tokens(inputs);
+            let [written, deployed] = match tokens.as_ref().filter(|_| options.measures_only) {
+                Some(tokens) => outputs.compare_tokens(&options.quality, tokens),
+                None => self.explain(&feeds.original, &mut outputs, options),
+            };
             let reference = &outputs.reference;
             self.undeclared.retain(|Undeclared { original, .. }| {
                 reference.iter().any(|(n, v)| *n == original.name && original.kind.accepts(v).is_ok())
@@ -132,7 +159,7 @@ impl ProofRun<'_, '_> {
             self.report.deviation.merge(&written);
             self.report.deployed.merge(&deployed);
             let labels = batch.labels.as_deref().filter(|_| step == 0);
-            self.report.measure(reference, &outputs.candidate, labels);
+            self.report.measure(reference, &outputs.candidate, labels, &options.quality, tokens.as_ref());
             feeds.carry(&self.state, &outputs);
         }
         self.report.samples += batch.samples.len();

@@ -143,6 +143,11 @@ impl Metrics {
         }
     }
 
+    /// The share of rows of class scores with the same highest class.
+    pub fn class_agreement(&self) -> Option<f64> {
+        self.agreement().filter(|_| self.is_classes())
+    }
+
     /// The order of neighbours among embeddings.
     pub fn neighbours(&self) -> Option<NeighbourOrder> {
         self.neighbours.order()

@@ -89,7 +89,8 @@ mod tests {
 
     #[test]
     fn selects_the_tokens_that_are_on() {
-        let x = Tensor::from_slice(&[2, 3, 2], &[0_f32, 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11.]).unwrap();
+        let x =
+            Tensor::from_slice(&[2, 3, 2], &[0_f32, 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11.]).unwrap();
         let kept = mask().selected(&x).unwrap();
         assert_eq!((kept.shape(), kept.to_f64().unwrap()), (&[3, 2][..], vec![0., 1., 2., 3., 8., 9.]));
         assert_eq!(mask().selected(&Tensor::from_slice(&[3, 2], &[0_f32; 6]).unwrap()), None);

@@ -2,7 +2,7 @@
 
 use super::segment;
 use crate::{
-    analysis::quality::{Padding, measures_of},
+    analysis::quality::Padding,
     framework::{Hint, PassError, Tools},
 };
 use pare_graph::{DataType, EvaluateError, Graph, Model, Run, Setting, Tensor, ValueId, ops::Bindings};

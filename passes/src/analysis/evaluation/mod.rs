@@ -125,9 +125,11 @@ impl<'t> HeldOut<'t> {
         let batches = batches(graph, range, bytes, tools.memory);
         let quality = measures_of(tools, graph);
         let samples = tools.samples.ok_or_else(no_samples)?;
-        let tokens = batches.iter().map(|batch| batch_tokens(&quality, samples, batch)).collect::<Result<_, _>>()?;
+        let tokens =
+            batches.iter().map(|batch| batch_tokens(&quality, samples, batch)).collect::<Result<_, _>>()?;
         let outputs = graph.outputs().iter().map(|&v| graph.value(v));
-        let measure = |v: &pare_graph::Value| quality.measure(&v.name, v.fact.dtype().unwrap_or(DataType::Float));
+        let measure =
+            |v: &pare_graph::Value| quality.measure(&v.name, v.fact.dtype().unwrap_or(DataType::Float));
         let (names, measures) = outputs.map(|v| (v.name.clone(), measure(v))).unzip();
         let mut held_out = Self { tools, quality, measures, names, batches, tokens, outputs: vec![] };
         held_out.outputs = held_out.run_outputs(original)?;

@@ -81,7 +81,8 @@ fn is_normalization(at: NodeRef<'_>) -> bool {
 fn is_length(mut value: ValueRef<'_>, rows: ValueRef<'_>) -> bool {
     let rows = before_rearranging(rows);
     let is_rows = |value: ValueRef<'_>| before_rearranging(value).id == rows.id;
-    let is_last = |at: NodeRef<'_>| rows.rank().ok().zip(reduced_axis(at)).is_some_and(|(r, axis)| axis + 1 == r);
+    let is_last =
+        |at: NodeRef<'_>| rows.rank().ok().zip(reduced_axis(at)).is_some_and(|(r, axis)| axis + 1 == r);
     for _ in 0..STEPS {
         let Some(at) = value.producer() else { return false };
         let Ok(first) = at.input(0) else { return false };

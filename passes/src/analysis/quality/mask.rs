@@ -72,7 +72,13 @@ impl Padding {
 
     /// Replaces padding in the tensors of `values`, for samples `feeds`, by copies of other tokens of the same
     /// sample, so that statistics over all positions are those of tokens.
-    pub fn fill(&self, graph: &Graph, feeds: &[(String, Tensor)], values: &[ValueId], tensors: &mut [Tensor]) {
+    pub fn fill(
+        &self,
+        graph: &Graph,
+        feeds: &[(String, Tensor)],
+        values: &[ValueId],
+        tensors: &mut [Tensor],
+    ) {
         let Some(quality) = &self.quality else { return };
         let tokens = quality.tokens(feeds.iter().map(|(name, tensor)| (name.as_str(), tensor)));
         let mask = quality.mask.as_ref().and_then(|name| graph.value_ref(graph.find(name)?).shape());

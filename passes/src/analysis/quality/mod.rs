@@ -22,7 +22,7 @@ pub use mask::{mask_input, token_axis};
 use crate::framework::Tools;
 use evidence::{Evidence, evidence};
 use pare_graph::{
-    DataType, Dim, Graph, Samples, ValueRef,
+    DataType, Dim, Graph, Samples, ValueId, ValueRef,
     evaluate::quality::{MeasuredOutput, OutputMeasure, QualityMeasures},
 };
 
@@ -32,7 +32,11 @@ const COORDINATES: usize = 4;
 /// Chooses the measures of the outputs of a graph with inferred types. With `labelled` samples, outputs that have
 /// the shape of class scores are class scores, if no output is otherwise.
 pub fn measures(graph: &Graph, labelled: bool) -> QualityMeasures {
-    let mask = mask_input(graph);
+    measures_with(graph, labelled, mask_input(graph))
+}
+
+/// [`measures`] with this input as the mask of padding.
+pub fn measures_with(graph: &Graph, labelled: bool, mask: Option<ValueId>) -> QualityMeasures {
     let mut found: Vec<_> = graph.outputs().iter().map(|&v| (graph.value_ref(v), None)).collect();
     for (output, choice) in &mut found {
         *choice = of_structure(*output).or_else(|| of_name(*output));
@@ -59,9 +63,10 @@ pub fn measures(graph: &Graph, labelled: bool) -> QualityMeasures {
     let tokens = mask.and_then(|id| graph.value_ref(id).shape()).map(<[Dim]>::to_vec);
     let outputs = found.into_iter().map(|(output, choice)| {
         let choice = choice.unwrap_or_else(|| Choice::without_evidence(output));
-        let per_token = tokens.as_deref().zip(output.shape()).is_some_and(|(mask, shape)| {
-            token_axis(mask, shape) == Some(1)
-        });
+        let per_token = tokens
+            .as_deref()
+            .zip(output.shape())
+            .is_some_and(|(mask, shape)| token_axis(mask, shape) == Some(1));
         let name = output.name().to_owned();
         MeasuredOutput { name, measure: choice.measure, why: choice.why, per_token }
     });
@@ -87,7 +92,9 @@ impl Choice {
 
     fn without_evidence(output: ValueRef<'_>) -> Self {
         match output.dtype() {
-            Some(dtype) if !dtype.is_float() => Self { measure: OutputMeasure::Exact, why: format!("it holds {dtype}") },
+            Some(dtype) if !dtype.is_float() => {
+                Self { measure: OutputMeasure::Exact, why: format!("it holds {dtype}") }
+            }
             _ => Self::new(OutputMeasure::Error, "nothing shows that it holds class scores or embeddings"),
         }
     }

@@ -2,10 +2,7 @@
 
 use super::search::PruneSearch;
 use crate::{
-    analysis::{
-        evaluation::HeldOut,
-        groups::{Site, cost::CostModel},
-    },
+    analysis::{evaluation::HeldOut, groups::Site},
     framework::{Context, PassError},
     transforms::channels::{allocate::LossCurve, local_repair::DampedInverses},
 };

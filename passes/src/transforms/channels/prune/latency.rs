@@ -57,8 +57,10 @@ impl TimedModel {
             let value = model.graph.value(v);
             let shape = value.fact.shape().unwrap_or(&[]).iter();
             let shape: Option<Vec<_>> = shape.map(|dim| usize::try_from(sizes.size(dim)?).ok()).collect();
-            let shape = shape.filter(|_| value.fact.shape().is_some()).ok_or_else(|| unknown_shape(&value.name))?;
-            let sample = given.iter().flatten().find(|(name, x)| *name == value.name && *x.shape() == shape[..]);
+            let shape =
+                shape.filter(|_| value.fact.shape().is_some()).ok_or_else(|| unknown_shape(&value.name))?;
+            let sample =
+                given.iter().flatten().find(|(name, x)| *name == value.name && *x.shape() == shape[..]);
             let random = || random_input(&value.fact, &shape).ok_or_else(|| unknown_shape(&value.name));
             Ok((value.name.clone(), sample.map_or_else(random, |(_, x)| Ok(x.clone()))?))
         };

@@ -24,7 +24,7 @@ use crate::{
         local_repair::{DampedInverses, InputSums, LocalRepair, ReaderRepair},
     },
 };
-use pare_graph::{Graph, Model, NodeId, Samples};
+use pare_graph::{Graph, Model, NodeId, Samples, ops::Bindings};
 use std::collections::{BTreeMap, HashMap};
 
 /// Ridge parameter `λ` of a fit to many samples.
@@ -87,7 +87,7 @@ pub enum RepairEffort {
 }
 
 /// A cost as a function of the removed units.
-pub type CostOf = fn(&Graph, &Groups) -> CostModel;
+pub type CostOf = fn(&Graph, &Groups, &Bindings) -> CostModel;
 
 impl<'p> PruneSearch<'p> {
     pub fn new(
@@ -123,10 +123,21 @@ impl<'p> PruneSearch<'p> {
         let selection = Selection::new(options, &model.graph, &groups);
         selection.report(options, model, cx)?;
         let subject = PrunableModel::new(model.clone(), groups, selection.groups);
+        let sizes = cx.tools.sizes(&model.graph);
         let total_units = subject.selected.iter().map(|&g| subject.groups.groups[g].width).sum();
         let original = model.clone();
-        let mut search =
-            Self { options, importance, scope, repair, split, unprepared, original, subject, total_units };
+        let mut search = Self {
+            options,
+            importance,
+            scope,
+            repair,
+            split,
+            unprepared,
+            original,
+            subject,
+            sizes,
+            total_units,
+        };
         search.rank_units(cx)?;
         Ok(search)
     }
