@@ -15,14 +15,14 @@ pub fn text(comparison: &Comparison) -> String {
     });
     let head = ["output", "max |Δ|", "relative", "noise floor", "SNR dB", "same class"];
     let mut text = table(&head, outputs.collect());
+    if !report.is_equal() {
+        text += &report.metrics.iter().map(|(name, m)| measure(report, name, m)).collect::<String>();
+    }
     for (name, m) in &report.metrics {
         if let (Some(a), Some(b)) = (m.reference_accuracy(), m.candidate_accuracy()) {
             text +=
                 &format!("accuracy of `{name}` on {} samples: {} → {}\n", m.rows(), percent(a), percent(b));
         }
-    }
-    if !report.is_equal() {
-        text += &report.metrics.iter().map(|(name, m)| measure(report, name, m)).collect::<String>();
     }
     for d in comparison.disagreements().filter(|_| report.given) {
         text += &format!(

@@ -204,6 +204,7 @@ mod tests {
     use super::*;
     use crate::SamplesError;
     use crate::fake::{Fake, FakeEngine};
+    use pare_graph::evaluate::quality::{MeasuredOutput, OutputMeasure, QualityMeasures};
 
     fn batches(values: &[f32]) -> Vec<Result<Batch, SamplesError>> {
         let batch = |(index, &x): (usize, &f32)| {
@@ -215,7 +216,15 @@ mod tests {
 
     fn report(engine: &FakeEngine, values: &[f32]) -> ProofReport {
         let source = |name: &'static str| ModelSource::bytes(name);
-        prove(engine, &source("a"), &source("b"), batches(values), &ProofOptions::default()).unwrap()
+        let scores = MeasuredOutput {
+            name: "y".into(),
+            measure: OutputMeasure::CLASSES,
+            why: "it was set".into(),
+            per_token: false,
+        };
+        let quality = QualityMeasures { outputs: vec![scores], mask: None };
+        let options = ProofOptions { quality, ..ProofOptions::default() };
+        prove(engine, &source("a"), &source("b"), batches(values), &options).unwrap()
     }
 
     fn why(report: &ProofReport) -> String {

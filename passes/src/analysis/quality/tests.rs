@@ -104,7 +104,7 @@ fn attention(inputs: &str, nodes: &str) -> Model {
     let mut model = model_at(
         &format!(
             "g (float[N,T,4] x, {inputs}) => (float[N,T,4] y)
-             <float[4,4] w = {{1,2,3,4,5,6,7,8,1,2,3,4,5,6,7,9}}, float one = {{1}}, float low = {{-10000}},
+             <float[4,4] w = {{1,2,3,4,5,6,7,8,1,2,3,4,5,6,7,9}}, float one = {{1}}, float low = {{-1000000000}},
               int64[2] axes = {{1,2}}> {{
                 q = MatMul(x, w) k = MatMul(x, w) v = MatMul(x, w) t = Transpose<perm = [0,2,1]>(k)
                 s = MatMul(q, t) {nodes} p = Softmax<axis = -1>(masked) c = MatMul(p, v) o = MatMul(c, w)

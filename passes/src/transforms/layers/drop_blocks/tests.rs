@@ -94,7 +94,7 @@ fn stops_before_a_limit_is_exceeded() {
     let (changed, report) = drop_from(pass, &model, &samples).unwrap();
     let step = report.steps.last().unwrap();
     assert!(step.count("blocks dropped") >= 1 && step.figure("agreement").unwrap() >= 0.9, "{step:?}");
-    assert!(step.declined.keys().any(|why| why.contains("keep their class")), "{step:?}");
+    assert!(step.declined.keys().any(|why| why.contains("is kept: the agreement of ")), "{step:?}");
     assert!(blocks(&changed.graph).len() < 8);
     // A limit that no removal keeps: nothing changes.
     let strict = DropBlocks { max_drift: Some(0.0), ..DropBlocks::default() };

@@ -42,11 +42,11 @@ fn numbers(count: usize, seed: u64) -> String {
 fn network() -> String {
     let [a, b, c] = [(8 * 4 * 9, 1), (8 * 8 * 9, 2), (8 * 5, 3)].map(|(count, seed)| numbers(count, seed));
     format!(
-        "g (float[N,4,6,6] x) => (float[N,5] y)
+        "g (float[N,4,6,6] x) => (float[N,5] logits)
          <float[8,4,3,3] a = {{{a}}}, float[8] p = {{{p}}}, float[8,8,3,3] b = {{{b}}}, float[8] q = {{{p}}},
           float[8,5] c = {{{c}}}> {{
             s = Conv<pads = [1,1,1,1]>(x, a, p) t = Relu(s) u = Conv(t, b, q) v = Relu(u)
-            w = GlobalAveragePool(v) z = Flatten(w) y = MatMul(z, c) }}",
+            w = GlobalAveragePool(v) z = Flatten(w) logits = MatMul(z, c) }}",
         p = numbers(8, 4)
     )
 }
