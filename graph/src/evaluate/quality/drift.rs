@@ -8,41 +8,30 @@ use crate::Tensor;
 /// | measure | drift |
 /// |---|---|
 /// | classes | the mean over rows of [`divergence`] from the original, in nats |
-/// | cosine | `Σ‖x − y‖² / Σ‖x − E x‖²` of rows scaled to length 1: the mean of `2·(1 − cos)`, over the variance of directions |
-/// | error | `Σ(x − y)² / Σ(x − E x)²`: the squared error over the variance of the original `x` |
+/// | cosine | the squared error over the variance of rows scaled to length 1, `2·(1 − cos)` |
+/// | error | the squared error over the variance, `Σ(x − y)² / Σ(x − E x)²` |
 /// | exact | the share of elements that differ |
 /// | ignore | 0 |
 ///
-/// An original without variance has no scale; its mean squared error counts. An output of another shape counts
-/// like zeros, or as different elements.
+/// `E x` is the mean of each element over the samples: the same answer to all of them, such as the coordinates of
+/// anchors, is no information. Where that leaves no variance it is the mean of all elements, and of a constant
+/// original, which has no scale, the mean squared error counts. An output of another shape counts like zeros, or as
+/// different elements.
 ///
 /// This is the quantity that the option `max_drift` of passes limits, summed over the outputs of the model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Drift {
     measure: OutputMeasure,
+    /// The divergence of rows, or the number of differing elements.
     divergence: f64,
     rows: f64,
-    error: f64,
-    square: f64,
-    sum: f64,
-    count: f64,
-    /// The sum of all rows scaled to length 1.
-    direction: Vec<f64>,
+    error: ErrorSums,
 }
 
 impl Drift {
     /// The drift of an output with this measure, without batches.
     pub fn new(measure: OutputMeasure) -> Self {
-        Self {
-            measure,
-            divergence: 0.0,
-            rows: 0.0,
-            error: 0.0,
-            square: 0.0,
-            sum: 0.0,
-            count: 0.0,
-            direction: vec![],
-        }
+        Self { measure, divergence: 0.0, rows: 0.0, error: ErrorSums::default() }
     }
 
     /// Adds a batch.
@@ -80,56 +69,103 @@ impl Drift {
     }
 
     fn add_directions(&mut self, rows: &Rows) {
-        self.direction.resize(rows.width, 0.0);
+        let scaled = |row: &[f64]| {
+            let length = row.iter().map(|v| v * v).sum::<f64>().sqrt();
+            let length = if length == 0.0 { 1.0 } else { length };
+            row.iter().map(|v| v / length).collect::<Vec<_>>()
+        };
         for (x, y) in rows.pairs() {
-            let length = |row: &[f64]| {
-                let length = row.iter().map(|v| v * v).sum::<f64>().sqrt();
-                if length == 0.0 { 1.0 } else { length }
-            };
-            let (long, other) = (length(x), length(y));
-            for ((sum, x), y) in self.direction.iter_mut().zip(x).zip(y) {
-                let (x, y) = (x / long, y / other);
-                *sum += x;
-                self.square += x * x;
-                self.error += (x - y).powi(2);
-            }
-            self.count += 1.0;
+            self.error.add(&scaled(x), &scaled(y), rows.width);
         }
     }
 
     fn add_error(&mut self, original: &Tensor, changed: &Tensor) {
         let Some(x) = original.to_f64() else { return };
         let changed = changed.to_f64().filter(|_| original.shape() == changed.shape());
-        for (i, &x) in x.iter().enumerate() {
-            let y = changed.as_ref().map_or(0.0, |changed| changed[i]);
-            self.error += (x - y).powi(2);
-            self.square += x * x;
-            self.sum += x;
-            self.count += 1.0;
-        }
+        let y = changed.unwrap_or_else(|| vec![0.0; x.len()]);
+        let samples = original.shape().first().copied().unwrap_or(1);
+        self.error.add(&x, &y, x.len() / samples.max(1));
     }
 
     /// Adds the batches of another drift of the same output.
     pub fn merge(&mut self, other: &Self) {
         self.divergence += other.divergence;
         self.rows += other.rows;
-        self.error += other.error;
-        self.square += other.square;
-        self.sum += other.sum;
-        self.count += other.count;
-        self.direction.resize(self.direction.len().max(other.direction.len()), 0.0);
-        self.direction.iter_mut().zip(&other.direction).for_each(|(a, b)| *a += b);
+        self.error.merge(&other.error);
     }
 
     /// The drift over all batches.
     pub fn value(&self) -> f64 {
-        let mut value = if self.rows > 0.0 { self.divergence / self.rows } else { 0.0 };
-        if self.count > 0.0 {
-            let mean: f64 = self.sum * self.sum + self.direction.iter().map(|s| s * s).sum::<f64>();
-            let variance = self.square - mean / self.count;
-            value += self.error / if variance > 0.0 { variance } else { self.count };
-        }
+        let mean = if self.rows > 0.0 { self.divergence / self.rows } else { 0.0 };
+        let value = mean + self.error.relative();
         if value.is_nan() { f64::INFINITY } else { value }
+    }
+}
+
+/// The least variance over samples that is not rounding, as a share of the mean square.
+const LEAST_VARIANCE: f64 = 1e-12;
+
+/// Sums over samples of the same number of elements, or over single elements where the number differs.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct ErrorSums {
+    error: f64,
+    square: f64,
+    samples: f64,
+    /// The sum of each element.
+    sums: Vec<f64>,
+}
+
+impl ErrorSums {
+    fn add(&mut self, x: &[f64], y: &[f64], width: usize) {
+        if x.is_empty() {
+            return;
+        }
+        let width = self.fit(width);
+        for (x, y) in x.chunks_exact(width).zip(y.chunks_exact(width)) {
+            for ((sum, x), y) in self.sums.iter_mut().zip(x).zip(y) {
+                self.error += (x - y).powi(2);
+                self.square += x * x;
+                *sum += x;
+            }
+            self.samples += 1.0;
+        }
+    }
+
+    /// Prepares for samples of `width` elements. Returns 1 if the samples before had another number.
+    fn fit(&mut self, width: usize) -> usize {
+        if self.sums.is_empty() {
+            self.sums.resize(width, 0.0);
+        } else if self.sums.len() != width {
+            self.samples *= self.sums.len() as f64;
+            self.sums = vec![self.sums.iter().sum()];
+        }
+        self.sums.len()
+    }
+
+    fn merge(&mut self, other: &Self) {
+        if other.sums.is_empty() {
+            return;
+        }
+        let width = self.fit(other.sums.len());
+        self.error += other.error;
+        self.square += other.square;
+        self.samples += other.samples * (other.sums.len() / width) as f64;
+        for (k, sum) in other.sums.iter().enumerate() {
+            self.sums[k % width] += sum;
+        }
+    }
+
+    /// The error over the variance.
+    fn relative(&self) -> f64 {
+        if self.samples == 0.0 {
+            return 0.0;
+        }
+        let count = self.samples * self.sums.len() as f64;
+        let of_elements = self.sums.iter().map(|sum| sum * sum).sum::<f64>() / self.samples;
+        let of_all = self.sums.iter().sum::<f64>().powi(2) / count;
+        let variances = [of_elements, of_all].map(|mean| self.square - mean);
+        let variance = variances.into_iter().find(|&variance| variance > LEAST_VARIANCE * self.square);
+        self.error / variance.unwrap_or(count)
     }
 }
 
@@ -166,6 +202,29 @@ mod tests {
         assert!((drift(OutputMeasure::CLASSES, &[2, 1], &batches) - 1.0 / 20.0).abs() < 1e-12);
         assert_eq!(drift(OutputMeasure::Ignore, &[2, 1], &batches), 0.0);
         assert_eq!(drift(OutputMeasure::Exact, &[2, 1], &batches), 0.25);
+    }
+
+    #[test]
+    fn answers_that_are_the_same_for_all_samples_are_no_variance() {
+        let of = |shape: &[usize], batches: &[(&[f32], &[f32])]| drift(OutputMeasure::Error, shape, batches);
+        let one: (&[f32], &[f32]) = (&[100.0, 1.0], &[100.0, 0.0]);
+        let two: (&[f32], &[f32]) = (&[100.0, -1.0], &[100.0, -1.0]);
+        assert!((of(&[1, 2], &[one, two]) - 0.5).abs() < 1e-12);
+        // One sample has only the variance among its elements.
+        assert!((of(&[1, 2], &[one]) - 2.0 / 99.0_f64.powi(2)).abs() < 1e-9);
+    }
+
+    #[test]
+    fn samples_of_different_sizes_share_one_mean() {
+        let mut drift = Drift::new(OutputMeasure::Error);
+        let tensor = |values: &[f32]| Tensor::from_slice(&[1, values.len()], values).unwrap();
+        drift.add(&tensor(&[1.0, 3.0]), &tensor(&[1.0, 3.0]));
+        let mut other = Drift::new(OutputMeasure::Error);
+        other.add(&tensor(&[5.0]), &tensor(&[6.0]));
+        drift.merge(&other);
+        assert!((drift.value() - 1.0 / 8.0).abs() < 1e-12);
+        drift.add(&tensor(&[3.0, 3.0, 3.0]), &tensor(&[3.0, 3.0, 3.0]));
+        assert!((drift.value() - 1.0 / 8.0).abs() < 1e-12);
     }
 
     #[test]
