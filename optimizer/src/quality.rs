@@ -34,7 +34,7 @@ impl QualityOptions {
         Self { measures, mask }
     }
 
-    /// Chooses the measures of the outputs of a model; `labelled` tells of samples with labels.
+    /// Chooses the measures of the outputs of a model; `labelled` if the samples have labels.
     ///
     /// # Errors
     ///
@@ -66,7 +66,7 @@ impl QualityOptions {
                     Hint::Outputs(names),
                 ));
             };
-            // Evidence tells the axis of classes.
+            // The axis of classes is that of the evidence.
             if output.measure.name() != measure.name() {
                 output.measure = *measure;
             }

@@ -2,6 +2,7 @@
 
 mod build;
 mod checks;
+mod quality;
 mod writing;
 
 use pare_graph::{Model, Tensor, onnx, text::parse_graph};

@@ -1,4 +1,4 @@
-//! What the nodes around an output show about it.
+//! Evidence about an output in the nodes around it.
 
 use crate::analysis::attention::before_rearranging;
 use pare_graph::{

@@ -155,7 +155,7 @@ fn is_boxes(output: ValueRef<'_>) -> bool {
 /// Returns whether two outputs of rank 3 have the same first two axes.
 fn share_rows(a: ValueRef<'_>, b: ValueRef<'_>) -> bool {
     match (a.shape(), b.shape()) {
-        (Some(&[ref n, ref m, _]), Some(&[ref x, ref y, _])) => (n, m) == (x, y) && !m.is_unknown(),
+        (Some([n, m, _]), Some([x, y, _])) => (n, m) == (x, y) && !m.is_unknown(),
         _ => false,
     }
 }
