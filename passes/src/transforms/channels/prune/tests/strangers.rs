@@ -1,7 +1,10 @@
 //! Pruning of models in the style of exporters: sizes computed from shapes, one group that cannot be cut, groups
 //! that one cut exhausts, and functions.
 
-use super::super::PruneChannels;
+use super::{
+    super::{Multiple, PruneChannels},
+    untimed,
+};
 use crate::{
     framework::{
         Context, Pass, PassError, Tools,
@@ -34,7 +37,7 @@ fn macs(model: &Model) -> f64 {
 }
 
 fn share(macs: f64) -> PruneChannels {
-    PruneChannels { macs: Some(macs), ..PruneChannels::default() }
+    PruneChannels { macs: Some(macs), ..untimed() }
 }
 
 fn numbers(count: usize, seed: u64) -> String {
@@ -82,7 +85,7 @@ fn a_first_cut_may_exhaust_all_groups() {
         let heads =
             group.groups.iter().find(|g| g.kind == crate::analysis::groups::GroupKind::Heads).unwrap();
         let only = only.iter().map(|_| heads.name.clone()).collect();
-        let pass = PruneHeads { ratio: Some(0.5), only, ..PruneHeads::default() };
+        let pass = PruneHeads { ratio: Some(0.5), only, multiple: Multiple::Of(1), ..PruneHeads::default() };
         let (changed, _) = run(&pass, &original, "").unwrap();
         assert!(macs(&changed) < 0.6 * macs(&original));
     }
@@ -93,8 +96,7 @@ fn a_first_cut_may_exhaust_all_groups() {
         numbers(12, 3),
         numbers(8, 4)
     ));
-    let (changed, _) =
-        run(&PruneChannels { ratio: Some(0.5), ..PruneChannels::default() }, &narrow, "").unwrap();
+    let (changed, _) = run(&PruneChannels { ratio: Some(0.5), ..untimed() }, &narrow, "").unwrap();
     assert_eq!(macs(&changed), 0.5 * macs(&narrow));
 }
 
