@@ -3,6 +3,7 @@
 use super::{
     PruneOptions, PruneRepair, PruneScope,
     select::{Selection, check_patterns},
+    step::ChannelSteps,
 };
 use crate::analysis::samples::{POSITIONS, Split};
 use crate::{
@@ -48,6 +49,8 @@ pub struct PruneSearch<'p> {
     pub subject: PrunableModel,
     /// The sizes of symbolic dimensions in the samples.
     pub sizes: Bindings,
+    /// The channel steps that are known.
+    pub steps: ChannelSteps,
     /// Number of units of the selected groups of the original.
     total_units: usize,
 }
@@ -136,6 +139,7 @@ impl<'p> PruneSearch<'p> {
             original,
             subject,
             sizes,
+            steps: ChannelSteps::new(),
             total_units,
         };
         search.rank_units(cx)?;
