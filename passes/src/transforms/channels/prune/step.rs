@@ -141,7 +141,7 @@ impl PruneSearch<'_> {
 
     /// Returns whether latency can be measured.
     fn is_timed(&self, tools: Tools<'_>) -> bool {
-        tools.engine.is_some() && has_known_sizes(&self.original.graph)
+        tools.engine.is_some() && has_known_sizes(&self.original.graph, &self.sizes)
     }
 
     /// Measures the step of a group in units; `None` if it is too narrow.

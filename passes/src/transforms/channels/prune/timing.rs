@@ -64,16 +64,22 @@ fn random_input(fact: &Fact, shape: &[usize]) -> Option<Tensor> {
     Tensor::from_f64(dtype, shape, &(0..count).map(value).collect::<Vec<_>>()).ok()
 }
 
-/// Returns whether times of one sample are those of a deployment: only the first axes of the inputs are
-/// symbolic.
-pub fn has_known_sizes(graph: &Graph) -> bool {
+/// Returns whether times of one sample are those of a deployment: beyond the first axes of the inputs, every
+/// size is known, from the model or from samples.
+pub fn has_known_sizes(graph: &Graph, sizes: &Bindings) -> bool {
+    let samples_only = Bindings { default: None, ..sizes.clone() };
     open_inputs(graph).into_iter().all(|v| {
         let shape = graph.value(v).fact.shape();
-        shape.is_some_and(|dims| dims.iter().skip(1).all(|dim| dim.size().is_some()))
+        shape.is_some_and(|dims| dims.iter().skip(1).all(|dim| samples_only.size(dim).is_some()))
     })
 }
 
-fn measure(tools: Tools<'_>, sizes: &Bindings, models: &[&Model], stopwatch: &Stopwatch) -> Result<Timings, PassError> {
+fn measure(
+    tools: Tools<'_>,
+    sizes: &Bindings,
+    models: &[&Model],
+    stopwatch: &Stopwatch,
+) -> Result<Timings, PassError> {
     let mut timed = models.iter().map(|m| TimedModel::new(tools, sizes, m)).collect::<Result<Vec<_>, _>>()?;
     Ok(stopwatch.measure(&mut timed, TimedModel::time)?)
 }
@@ -87,12 +93,7 @@ pub fn latencies(tools: Tools<'_>, sizes: &Bindings, models: &[&Model]) -> Resul
 }
 
 /// Returns the latency of `after` over that of `before`, round by round.
-pub fn ratio(
-    tools: Tools<'_>,
-    sizes: &Bindings,
-    before: &Model,
-    after: &Model,
-) -> Result<Spread, PassError> {
+pub fn ratio(tools: Tools<'_>, sizes: &Bindings, before: &Model, after: &Model) -> Result<Spread, PassError> {
     let stopwatch = Stopwatch { warm_up: 2, ..Stopwatch::rounds(COMPARED, TURN, 1..=10_000) };
     Ok(measure(tools, sizes, &[before, after], &stopwatch)?.ratios[1])
 }
