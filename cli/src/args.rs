@@ -3,7 +3,7 @@
 use crate::{
     failure::Failure,
     terminal::Terminal,
-    values::{at_least_one, bytes, dim, limit, measure, metric, pair, share, tolerance},
+    values::{at_least_one, bytes, dim, limit, measure, metric, open_share, pair, share, tolerance},
 };
 use clap::{Args, Parser, Subcommand, ValueHint};
 use onnx_pare::{
@@ -14,6 +14,7 @@ use std::{
     io::Read,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 /// Make trained ONNX models smaller and faster, and prove it
@@ -35,6 +36,8 @@ pub struct Cli {
 pub enum Command {
     /// Run a pipeline over a model, prove the result, and write it
     Optimize(OptimizeArgs),
+    /// Search for the fastest or smallest model within limits on quality, and write it
+    Search(SearchArgs),
     /// Compare two models by running both: 0 they agree, 1 they differ, 2 could not run
     Verify(VerifyArgs),
     /// Compare structure and weights of two models without running them: 0 equal, 1 different
@@ -137,6 +140,9 @@ pub struct OptimizeArgs {
     /// Samples for the comparison only, optionally with `labels`; never used for calibration
     #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub test: Option<PathBuf>,
+    /// Share of the samples, those at their end, that is used for the comparison and not for calibration
+    #[arg(long, value_name = "SHARE", value_parser = open_share, requires = "samples", conflicts_with = "test")]
+    pub hold_out: Option<f64>,
     /// Write without running both models
     #[arg(long)]
     pub no_prove: bool,
@@ -167,6 +173,93 @@ pub struct OptimizeArgs {
     pub memory: u64,
     #[command(flatten)]
     pub external: ExternalArgs,
+}
+
+#[derive(Args)]
+pub struct SearchArgs {
+    /// The model; `-` for stdin
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub model: PathBuf,
+    /// The output
+    #[arg(short, long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub output: PathBuf,
+    /// What is minimised
+    #[arg(long, value_name = "GOAL", default_value = "latency")]
+    pub goal: GoalArg,
+    /// Samples for calibration: a .npz or .npy file, or a folder of ONNX test data
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub samples: PathBuf,
+    /// Samples that candidates are judged on, optionally with `labels`; never used for calibration
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub test: Option<PathBuf>,
+    /// Share of the samples, those at their end, that candidates are judged on if there is no `--test`
+    #[arg(long, value_name = "SHARE", value_parser = open_share, default_value_t = 0.25, conflicts_with = "test")]
+    pub hold_out: f64,
+    /// Largest drop of accuracy on labelled samples
+    #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true)]
+    pub max_accuracy_drop: Option<f64>,
+    /// Smallest share of samples that keep their class; of embeddings, smallest rank correlation of cosines
+    #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true)]
+    pub min_agreement: Option<f64>,
+    /// Largest drift: of other outputs the squared error over the variance, 0.01 for 20 dB
+    #[arg(long, value_name = "DRIFT", visible_alias = "max-error", value_parser = limit, allow_negative_numbers = true)]
+    pub max_drift: Option<f64>,
+    /// A command whose last line is the quality of `{model}` as a number, the higher the better
+    #[arg(long, value_name = "COMMAND", requires = "max_metric_drop")]
+    pub evaluate: Option<String>,
+    /// Largest drop of the number that `--evaluate` prints
+    #[arg(long, value_name = "DROP", value_parser = limit, requires = "evaluate", allow_negative_numbers = true)]
+    pub max_metric_drop: Option<f64>,
+    /// Time after which the command of `--evaluate` is ended
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "10m")]
+    pub evaluate_timeout: Duration,
+    /// Least probability that the limits hold for other samples
+    #[arg(long, value_name = "SHARE", value_parser = share, default_value_t = 0.5)]
+    pub confidence: f64,
+    /// Time after which no further candidate is tried
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "20m")]
+    pub budget: Duration,
+    /// The families of passes: blocks, activations, heads, hidden, channels, streams, tokens, precision
+    #[arg(long, value_name = "FAMILIES", value_delimiter = ',')]
+    pub passes: Vec<String>,
+    /// Samples per run when latency is measured, where the model leaves it open
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = at_least_one)]
+    pub batch: usize,
+    /// A folder for all models of the Pareto front, with their pipelines
+    #[arg(long, value_name = "FOLDER", value_hint = ValueHint::DirPath)]
+    pub front: Option<PathBuf>,
+    /// Try every candidate again instead of those only that earlier searches did not try
+    #[arg(long)]
+    pub restart: bool,
+    #[command(flatten)]
+    pub quality: QualityArgs,
+    /// Treat initializers that are also inputs as constants, so that callers cannot override them
+    #[arg(long)]
+    pub freeze_initializers: bool,
+    /// Memory for activations during calibration, such as 2G
+    #[arg(long, value_name = "BYTES", default_value = "2G", value_parser = bytes)]
+    pub memory: u64,
+}
+
+/// What a search minimises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum GoalArg {
+    /// Latency in the engine.
+    Latency,
+    /// Bytes of the file.
+    Bytes,
+    /// Multiply-accumulates.
+    Macs,
+}
+
+impl From<GoalArg> for onnx_pare::Goal {
+    fn from(arg: GoalArg) -> Self {
+        match arg {
+            GoalArg::Latency => Self::Latency,
+            GoalArg::Bytes => Self::Bytes,
+            GoalArg::Macs => Self::Macs,
+        }
+    }
 }
 
 /// The storage of weights.

@@ -6,6 +6,9 @@ use onnx_pare::{Hint, Reproducer, Written, engines::Hint as EngineHint, passes::
 pub fn text(hint: &Hint) -> String {
     match hint {
         Hint::NeedsSamples => "give samples with `--samples`".into(),
+        Hint::NeedsLimit => "give one, such as `--max-accuracy-drop 0.01` or `--min-agreement 0.97`".into(),
+        Hint::Families(names) => format!("the families are {}", names.join(", ")),
+        Hint::NameModel => "write `{model}` where the path of the model belongs".into(),
         Hint::NeedsProof => "omit `--no-prove`".into(),
         Hint::NeedsStatistics => "`pare calibrate` writes such files".into(),
         Hint::NameFile => "give the name of a file in it".into(),

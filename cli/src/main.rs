@@ -10,12 +10,14 @@ mod failure;
 mod format;
 mod hints;
 mod inspect;
+mod interrupt;
 mod mask;
 mod optimize;
 mod passes;
 mod project;
 mod reduce;
 mod runtime;
+mod search;
 mod terminal;
 mod values;
 mod verify;
@@ -38,7 +40,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let terminal = Arc::new(Terminal::new(&cli));
     record_panics();
-    exit_cleanly_on_interrupt();
+    interrupt::install();
     crash::report_crashes();
     let environment = cli.common.environment(&terminal);
     let ran = catch_unwind(AssertUnwindSafe(|| run(&cli.command, environment, &terminal)));
@@ -67,19 +69,10 @@ fn unexpected_panic() -> Failure {
     Failure::new(format!("this is a defect of pare: {message}"))
 }
 
-/// On Ctrl-C and SIGTERM, temporary files are removed.
-#[allow(clippy::exit)] // a signal handler cannot return from `main`
-fn exit_cleanly_on_interrupt() {
-    // Without a handler the command ends too, and the next run removes the files.
-    let _ = ctrlc::set_handler(|| {
-        onnx_pare::remove_temporary_files();
-        std::process::exit(130);
-    });
-}
-
 fn run(command: &Command, environment: Environment, terminal: &Terminal) -> Result<Status, Failure> {
     match command {
         Command::Optimize(args) => optimize::run(args, environment, terminal),
+        Command::Search(args) => search::run(args, environment, terminal),
         Command::Verify(args) => verify::run(args, environment, terminal),
         Command::Diff(args) => diff::run(args, terminal),
         Command::Reduce(args) => reduce::run(args, environment, terminal),

@@ -74,6 +74,7 @@ impl OptimizeArgs {
         options.samples.clone_from(&self.samples);
         options.statistics.clone_from(&self.statistics);
         options.test.clone_from(&self.test);
+        options.hold_out = self.hold_out;
         options.prove = self.prove();
         options.limits = self.limits.limits();
         options.quality = self.quality.options();

@@ -5,7 +5,7 @@
 use crate::{
     args::{Cli, Command},
     failure::Failure,
-    format,
+    format, interrupt, search,
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use onnx_pare::{Event, Model, Progress, model_text};
@@ -124,8 +124,14 @@ impl Progress for Terminal {
             )),
             Event::Bisecting => self.note("looking for the patch at fault"),
             Event::Reducing => self.note("looking for the smallest part that fails"),
+            Event::Tried { trial, number, best } => self.note(&search::progress(trial, number, best)),
+            Event::Finishing => self.note("making the result"),
             _ => {}
         }
+    }
+
+    fn cancelled(&self) -> bool {
+        interrupt::is_requested()
     }
 
     fn after_pass(&self, pass: &str, model: &Model) {

@@ -21,6 +21,12 @@ pub fn share(text: &str) -> Result<f64, String> {
     number.ok_or_else(|| "expected a number from 0 to 1".into())
 }
 
+/// A number between 0 and 1, both excluded.
+pub fn open_share(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|x| 0.0 < *x && *x < 1.0);
+    number.ok_or_else(|| "expected a number between 0 and 1".into())
+}
+
 /// A number of at least 0.
 pub fn limit(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|&x: &f64| x >= 0.0).ok_or_else(|| "expected a number, at least 0".into())

@@ -1,6 +1,6 @@
 //! The environment of every operation: engine, threads, seed, progress.
 
-use crate::{Error, options::setters};
+use crate::{Error, Trial, options::setters};
 use pare_graph::{Evaluate, EvaluateError, Model, Run, Setting};
 use pare_passes::RunError;
 use pare_runtime::{
@@ -89,7 +89,7 @@ pub trait Progress: Send + Sync {
 }
 
 /// An event during an operation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event<'e> {
     /// The engine is being fetched.
@@ -112,6 +112,17 @@ pub enum Event<'e> {
     Bisecting,
     /// The smallest part of the model that fails is being searched for.
     Reducing,
+    /// A search tried a candidate.
+    Tried {
+        /// What was tried, and measured.
+        trial: &'e Trial,
+        /// Its number.
+        number: usize,
+        /// The cost of the best so far, as a share of the original's.
+        best: Option<f64>,
+    },
+    /// A search makes its result.
+    Finishing,
 }
 
 struct Silent;

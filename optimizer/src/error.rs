@@ -99,6 +99,12 @@ pub enum Hint {
     NeedsSamples,
     /// Limits need a proof.
     NeedsProof,
+    /// A search needs a limit.
+    NeedsLimit,
+    /// The families of passes that exist.
+    Families(Vec<&'static str>),
+    /// The command must name the model.
+    NameModel,
     /// Statistics are those that [`calibrate`](crate::calibrate) writes.
     NeedsStatistics,
     /// The output must be a file, not a folder.

@@ -17,6 +17,7 @@
 //! | [`optimize`] | the model after a pipeline, with the report and the proof |
 //! | [`verify`] | how far the outputs of two models differ |
 //! | [`diff()`] | the differences of structure, weights and interface between two models |
+//! | [`search()`] | the fastest or smallest model within limits on quality, and its pipeline |
 //! | [`reduce`] | the smallest part of a model on which a pipeline still fails |
 //! | [`bench()`] | the latency of models, measured in interleaved rounds |
 //! | [`inspect`] | operators, weights, multiply-accumulates and memory of a model |
@@ -49,6 +50,7 @@ mod inspect;
 mod limits;
 mod lock;
 mod mask;
+mod metric;
 mod optimize;
 mod options;
 mod output;
@@ -59,6 +61,7 @@ mod related;
 mod reproducer;
 mod runner;
 mod samples;
+mod search;
 mod source;
 mod stages;
 mod verify;
@@ -77,6 +80,7 @@ pub use inspect::{
 };
 pub use limits::{Measure, QualityLimits};
 pub use mask::{MaskOptions, Masked, mask};
+pub use metric::Metric;
 pub use optimize::{ModelSize, OptimizeOptions, OptimizeReport, Optimized, PIPELINE_KEY, Rejected, optimize};
 pub use output::{Written, check_output, remove_temporary_files};
 pub use pare_graph::{
@@ -92,6 +96,10 @@ pub use project::{ModelState, ModelStatus, Project, ProjectModel, ProjectOptions
 pub use proof::{Culprit, Proof, Prove, StageProof};
 pub use quality::QualityOptions;
 pub use reproducer::{Defect, FAULT_KEY, Fault, FaultKind, ReduceOptions, Reproducer, reduce};
+pub use search::{
+    FamilyReport, Found, Goal, Measured, SearchEnd, SearchLimits, SearchOptions, SearchReport, Trial,
+    TrialOutcome, search,
+};
 pub use source::Source;
 pub use verify::{Verification, VerifyOptions, verify};
 pub use weight_statistics::WeightStatistics;

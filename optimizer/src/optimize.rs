@@ -10,7 +10,7 @@ use crate::{
     proof::Claim,
     reproducer::FaultKind,
     runner::{Data, Placement, Runner},
-    samples::open,
+    samples::{open, split},
     source::LoadedModel,
     stages::Stages,
 };
@@ -49,6 +49,8 @@ pub struct OptimizeOptions {
     pub statistics: Vec<PathBuf>,
     /// Samples for the comparison only, never used for calibration.
     pub test: Option<PathBuf>,
+    /// Share of the samples that is not used for calibration, but for the comparison; of those at their end.
+    pub hold_out: Option<f64>,
     /// The comparisons of the proof.
     pub prove: Prove,
     /// Limits on the loss of quality.
@@ -100,6 +102,8 @@ setters!(OptimizeOptions {
     samples: PathBuf,
     /// Sets the samples for the comparison only.
     test: PathBuf,
+    /// Sets the share of the samples that is held out of calibration.
+    hold_out: f64,
     /// Sets the number of patches to apply at most.
     stop_after: u64,
     /// Sets the folder for temporary files.
@@ -133,6 +137,7 @@ impl OptimizeOptions {
             samples: None,
             statistics: vec![],
             test: None,
+            hold_out: None,
             prove: Prove::default(),
             limits: QualityLimits::default(),
             quality: QualityOptions::default(),
@@ -423,9 +428,16 @@ fn check_limits(options: &OptimizeOptions) -> Result<(), Error> {
 }
 
 fn read_data(options: &OptimizeOptions, model: &Model) -> Result<Data, Error> {
-    let mut data = Data::with_samples(options.samples.as_deref(), model)?;
-    data.statistics = read_statistics(&options.statistics)?;
+    let mut data = Data { statistics: read_statistics(&options.statistics)?, ..Data::default() };
     data.test = options.test.as_ref().map(|path| open(path, model)).transpose()?;
+    match (&options.samples, options.hold_out) {
+        (Some(path), Some(share)) if data.test.is_none() => {
+            let (samples, held_out) = split(open(path, model)?, path, model, share)?;
+            (data.samples, data.test) = (Some(samples.into()), Some(held_out));
+        }
+        (Some(path), _) => data.samples = Some(open(path, model)?.into()),
+        (None, _) => {}
+    }
     let labels = [
         data.samples.as_ref().and_then(|samples| samples.labels()),
         data.test.as_ref().and_then(SampleSet::labels),

@@ -24,6 +24,24 @@ pub(crate) fn open(path: &Path, model: &Model) -> Result<SampleSet, Error> {
     Ok(samples)
 }
 
+/// Splits samples: the last `share` of them is held out of calibration.
+pub(crate) fn split(
+    mut samples: SampleSet,
+    path: &Path,
+    model: &Model,
+    share: f64,
+) -> Result<(SampleSet, SampleSet), Error> {
+    let mut held_out = open(path, model)?;
+    let kept = samples.len() - (share * samples.len() as f64).round() as usize;
+    if kept == 0 || kept == samples.len() {
+        let message = format!("{} samples are too few to hold out a share of {share}", samples.len());
+        return Err(Error::invalid(message));
+    }
+    samples.truncate(kept);
+    held_out.skip(kept);
+    Ok((samples, held_out))
+}
+
 /// Checks that the labels are among the classes of an output, if their number is known.
 fn check_labels(samples: &SampleSet, model: &Model) -> Result<(), Error> {
     let quality = QualityOptions::default().choose(model, true)?;

@@ -1,12 +1,21 @@
-//! The folder of the ONNX Runtime that is installed on request.
+//! The folder for files that are kept between runs: the ONNX Runtime that is installed on request, journals.
 
 use std::{ffi::OsString, path::PathBuf};
 
 /// The version of ONNX Runtime that is installed on request; this crate is tested with it.
 pub const VERSION: &str = "1.32.0";
 
-/// `$PARE_CACHE` or the system's cache folder, with a folder for [`VERSION`] in it.
+/// The folder for files that are kept between runs: `$PARE_CACHE`, or `pare` in the system's cache folder.
+pub fn cache_folder() -> Option<PathBuf> {
+    root_in(&|name| std::env::var_os(name))
+}
+
+/// The folder for [`VERSION`] in the cache.
 pub(crate) fn folder_in(lookup: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    root_in(lookup).map(|root| root.join(format!("onnxruntime-{VERSION}")))
+}
+
+fn root_in(lookup: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let path = |name: &str| lookup(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let system = || {
         let base = if cfg!(windows) {
@@ -19,7 +28,7 @@ pub(crate) fn folder_in(lookup: &dyn Fn(&str) -> Option<OsString>) -> Option<Pat
         };
         base.map(|base| base.join("pare"))
     };
-    path("PARE_CACHE").or_else(system).map(|root| root.join(format!("onnxruntime-{VERSION}")))
+    path("PARE_CACHE").or_else(system)
 }
 
 #[cfg(test)]

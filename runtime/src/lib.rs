@@ -43,6 +43,7 @@ mod tolerance;
 #[cfg(feature = "tract")]
 mod tract;
 
+pub use cache::cache_folder;
 pub use compare::{Comparison, Deviation, RunMaxima};
 pub use confidence::upper_limit;
 pub use engine::{

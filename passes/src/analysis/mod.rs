@@ -5,7 +5,7 @@ pub(crate) mod attention;
 pub mod blocks;
 pub mod calibration;
 pub mod composition;
-pub(crate) mod evaluation;
+pub mod evaluation;
 pub mod flow;
 pub mod groups;
 pub(crate) mod interval;

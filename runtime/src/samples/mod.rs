@@ -56,6 +56,8 @@ const MAX_ACTIVATIONS: u64 = 512 << 20;
 /// Samples for one model.
 pub struct SampleSet {
     source: Source,
+    /// Samples of the source that are left out at its beginning.
+    skipped: usize,
     count: usize,
     labels: Option<Vec<i64>>,
     /// Samples per run.
@@ -98,7 +100,7 @@ impl SampleSet {
             let folders = folder::data_sets(path)?;
             let count = folders.len();
             let source = Source::Sets { folders, inputs: inputs.to_vec() };
-            return Ok(Self { source, count, labels: None, per_run: PerRun::Exactly(1), limits });
+            return Ok(Self { source, skipped: 0, count, labels: None, per_run: PerRun::Exactly(1), limits });
         }
         let mut arrays = Array::open_all(path, &limits)?;
         if let ([array], [input], Some("npy")) = (&mut arrays[..], inputs, extension(path)) {
@@ -117,7 +119,8 @@ impl SampleSet {
     fn planned(generated: Generated, per_plan: usize) -> Self {
         let count = generated.plans.len() * per_plan;
         let source = Source::Generated(generated);
-        Self { source, count, labels: None, per_run: PerRun::Exactly(1), limits: SampleLimits::default() }
+        let limits = SampleLimits::default();
+        Self { source, skipped: 0, count, labels: None, per_run: PerRun::Exactly(1), limits }
     }
 
     /// Generated samples to compare `model` with others: as many as its multiply-accumulates allow, and of sizes
@@ -176,7 +179,7 @@ impl SampleSet {
         if count == 0 {
             return Err(SamplesError::Empty(path.to_owned()));
         }
-        Ok(Self { source: Source::Arrays(columns), count, labels, per_run, limits })
+        Ok(Self { source: Source::Arrays(columns), skipped: 0, count, labels, per_run, limits })
     }
 
     /// Returns true if they are generated: then a share of them does not estimate a share of real inputs.
@@ -196,12 +199,19 @@ impl SampleSet {
 
     /// The class of each sample, if the file contains `labels`.
     pub fn labels(&self) -> Option<&[i64]> {
-        self.labels.as_deref().map(|labels| &labels[..self.count])
+        self.labels.as_deref().map(|labels| &labels[self.skipped..self.skipped + self.count])
     }
 
     /// Keeps only the first `count` samples.
     pub fn truncate(&mut self, count: usize) {
         self.count = self.count.min(count);
+    }
+
+    /// Removes the first `count` samples.
+    pub fn skip(&mut self, count: usize) {
+        let count = count.min(self.count);
+        self.skipped += count;
+        self.count -= count;
     }
 
     /// Samples per run: the model's fixed batch size, or else `requested`, clipped to the number of samples.
@@ -226,7 +236,8 @@ impl SampleSet {
     /// # Errors
     /// A file that cannot be read.
     pub fn batch(&mut self, range: Range<usize>) -> Result<Feed, SamplesError> {
-        let range = range.start.min(self.count)..range.end.min(self.count);
+        let from = |index: usize| self.skipped + index.min(self.count);
+        let range = from(range.start)..from(range.end);
         match &mut self.source {
             Source::Arrays(columns) => {
                 let limits = self.limits;
@@ -267,7 +278,7 @@ impl SampleSet {
             (0..end).step_by(size).take_while(move |&i| i < least || start_time.elapsed() < TIME_BUDGET);
         starts.map(move |start| {
             let samples = start..(start + size).min(end);
-            let labels = self.labels.as_ref().map(|labels| labels[samples.clone()].to_vec());
+            let labels = self.labels().map(|labels| labels[samples.clone()].to_vec());
             Ok(Batch { feed: self.batch(samples.clone())?, samples, labels })
         })
     }

@@ -1,0 +1,151 @@
+//! Families of lossy passes, and pipelines that combine them.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// A family of lossy passes that differ in one parameter.
+#[derive(Debug)]
+pub(super) struct Family {
+    /// The name that users select it by.
+    pub name: &'static str,
+    /// The strengths that are measured alone first, from mild to strong. Combinations also use multiples of
+    /// `resolution` between them.
+    pub ladder: &'static [u32],
+    /// The smallest difference of two strengths that is worth a measurement.
+    pub resolution: u32,
+    step: fn(u32) -> String,
+}
+
+/// The families, in the order in which a pipeline applies them: whole blocks first, so that nothing is fitted to
+/// layers that go; INT8 last, since the other passes read float weights.
+///
+/// Strengths are counts, or percentages that are removed. Numbers of channels are multiples of 8, the smallest
+/// block of common kernels: the step that `multiple=auto` measures may differ between two runs, and the pipeline
+/// has to give the same bytes again.
+pub(super) const FAMILIES: [Family; 8] = [
+    Family {
+        name: "blocks",
+        ladder: &[1, 2, 3, 4, 6, 8],
+        resolution: 1,
+        step: |n| format!("drop-blocks{{count={n}}}"),
+    },
+    Family {
+        name: "activations",
+        ladder: &[1, 2, 4],
+        resolution: 1,
+        step: |n| format!("remove-activations{{count={n}}},fold-linear"),
+    },
+    Family {
+        name: "heads",
+        ladder: &[25, 50],
+        resolution: 25,
+        step: |n| format!("prune-heads{{ratio={}}}", share(n)),
+    },
+    Family {
+        name: "hidden",
+        ladder: &[25, 50, 75],
+        resolution: 5,
+        step: |n| format!("prune-hidden{{ratio={},multiple=8}}", share(n)),
+    },
+    Family {
+        name: "channels",
+        ladder: &[15, 30, 45, 60],
+        resolution: 5,
+        step: |n| format!("prune-channels{{macs={},multiple=8}}", share(100 - n)),
+    },
+    Family {
+        name: "streams",
+        ladder: &[15, 30, 45, 60],
+        resolution: 5,
+        step: |n| format!("prune-channels{{macs={},streams=true,multiple=8}}", share(100 - n)),
+    },
+    Family {
+        name: "tokens",
+        ladder: &[2, 4, 8, 12],
+        resolution: 1,
+        step: |n| format!("merge-tokens{{r={n}}}"),
+    },
+    Family { name: "precision", ladder: &[1], resolution: 1, step: |_| "quantize".into() },
+];
+
+/// The number of families.
+pub(super) const COUNT: usize = FAMILIES.len();
+
+const PRECISION: usize = COUNT - 1;
+
+/// A percentage as a share, in its shortest form.
+fn share(percent: u32) -> String {
+    format!("{}", f64::from(percent) / 100.0)
+}
+
+/// The strength of each family; 0 leaves it out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) struct Combination(pub [u32; COUNT]);
+
+impl Combination {
+    /// One family alone.
+    pub fn single(family: usize, strength: u32) -> Self {
+        let mut combination = Self::default();
+        combination.0[family] = strength;
+        combination
+    }
+
+    /// The families that take part, with their strengths.
+    pub fn parts(&self) -> impl Iterator<Item = (usize, u32)> {
+        self.0.into_iter().enumerate().filter(|(_, strength)| *strength > 0)
+    }
+
+    /// The only family that takes part, with its strength.
+    pub fn as_single(&self) -> Option<(usize, u32)> {
+        let mut parts = self.parts();
+        parts.next().filter(|_| parts.next().is_none())
+    }
+
+    /// The parts of the pipeline. The model after each is kept, so that combinations with the same beginning share
+    /// its cost.
+    pub fn segments(&self) -> Vec<String> {
+        let mut segments = vec!["safe".to_owned()];
+        segments.extend(self.parts().filter(|(f, _)| *f != PRECISION).map(|(f, n)| (FAMILIES[f].step)(n)));
+        if segments.len() > 1 {
+            segments.push("safe".into());
+        }
+        segments.extend(self.parts().filter(|(f, _)| *f == PRECISION).map(|(f, n)| (FAMILIES[f].step)(n)));
+        segments
+    }
+}
+
+/// The pipeline in text form.
+impl fmt::Display for Combination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.segments().join(","))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pare_passes::{Effect, Pipeline};
+
+    #[test]
+    fn all_steps_are_lossy_pipelines() {
+        for (i, family) in FAMILIES.iter().enumerate() {
+            for &strength in family.ladder {
+                let text = Combination::single(i, strength).to_string();
+                let pipeline: Pipeline = text.parse().unwrap_or_else(|e| panic!("{text}: {e}"));
+                assert_eq!(pipeline.effect(), Effect::Lossy, "{text}");
+            }
+            assert!(family.ladder.is_sorted() && family.ladder[0] > 0, "{}", family.name);
+        }
+    }
+
+    #[test]
+    fn quantization_comes_last() {
+        let mut combination = Combination::single(3, 50);
+        assert_eq!(combination.as_single(), Some((3, 50)));
+        combination.0[PRECISION] = 1;
+        assert_eq!(combination.as_single(), None);
+        assert_eq!(combination.to_string(), "safe,prune-hidden{ratio=0.5,multiple=8},safe,quantize");
+        assert_eq!(Combination::single(PRECISION, 1).to_string(), "safe,quantize");
+        assert_eq!(Combination::default().to_string(), "safe");
+    }
+}

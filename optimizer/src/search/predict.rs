@@ -1,0 +1,193 @@
+//! Predicts cost and drift of combinations from those that were measured.
+//!
+//! Families alone give curves, by linear interpolation between the measured strengths: of the logarithm of the
+//! cost, and of the root of the drift. A combination adds the logarithms, and the drifts, as independent
+//! disturbances do. What measured combinations deviate from that is added to their neighbours with the weight of
+//! a Gaussian kernel: savings do not add, and how far they do not is the same for similar combinations.
+
+use super::{
+    family::{COUNT, Combination, FAMILIES, Family},
+    trial::Measured,
+};
+
+/// The width of the kernel, as a share of the strongest measured strength.
+const REACH: f64 = 0.35;
+/// The weight of the sum of curves among the corrections.
+const PRIOR: f64 = 0.3;
+/// Standard deviation of the logarithm of cost and drift of a combination without measured neighbours.
+const COST_ERROR: f64 = 0.1;
+const DRIFT_ERROR: f64 = 0.5;
+/// The share of the deviation that remains at a measured combination: a strength nearby may differ.
+const REMAINDER: f64 = 0.15;
+/// The least drift, whose logarithm is finite.
+const LEAST_DRIFT: f64 = 1e-9;
+
+/// Means and standard deviations of logarithms.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Prediction {
+    pub cost: f64,
+    pub cost_deviation: f64,
+    pub drift: f64,
+    pub drift_deviation: f64,
+}
+
+pub(super) struct Predictor {
+    curves: [Curve; COUNT],
+    /// Combinations with their deviation from the curves: logarithms of cost and drift.
+    residuals: Vec<(Combination, f64, f64)>,
+}
+
+/// Log cost and root of the drift by strength, from strength 0 on.
+#[derive(Clone, Debug)]
+struct Curve {
+    points: Vec<(u32, f64, f64)>,
+}
+
+impl Curve {
+    fn at(&self, strength: u32) -> (f64, f64) {
+        let after = self.points.partition_point(|p| p.0 < strength).clamp(1, self.points.len().max(2) - 1);
+        let (Some(a), Some(b)) = (self.points.get(after - 1), self.points.get(after)) else {
+            return (0.0, 0.0);
+        };
+        let part = (f64::from(strength) - f64::from(a.0)) / (f64::from(b.0) - f64::from(a.0));
+        let between = |a: f64, b: f64| a + part * (b - a);
+        (between(a.1, b.1), between(a.2, b.2).max(0.0))
+    }
+
+    fn strongest(&self) -> u32 {
+        self.points.last().map_or(0, |p| p.0)
+    }
+}
+
+impl Predictor {
+    /// Fits measured candidates, `Combination::default()` among them.
+    pub fn new<'m>(measured: impl Iterator<Item = (Combination, &'m Measured)> + Clone) -> Self {
+        let none = measured.clone().find(|(c, _)| *c == Combination::default());
+        let base = none.map_or(0.0, |(_, m)| m.cost.ln());
+        let mut curves = std::array::from_fn(|_| Curve { points: vec![(0, 0.0, 0.0)] });
+        for (combination, m) in measured.clone() {
+            if let Some((family, strength)) = combination.as_single() {
+                curves[family].points.push((strength, m.cost.ln() - base, m.drift.max(0.0).sqrt()));
+            }
+        }
+        curves.iter_mut().for_each(|curve| curve.points.sort_by_key(|p| p.0));
+        let mut predictor = Self { curves, residuals: vec![] };
+        let residuals = measured.filter(|(c, _)| c.parts().count() > 1).map(|(combination, m)| {
+            let (cost, drift) = predictor.sum(combination);
+            (combination, m.cost.ln() - base - cost, m.drift.max(LEAST_DRIFT).ln() - drift)
+        });
+        predictor.residuals = residuals.collect();
+        predictor
+    }
+
+    /// The strengths of a family between which predictions are interpolated.
+    pub fn strengths(&self, family: usize) -> Vec<u32> {
+        let (strongest, Family { ladder, resolution, .. }) =
+            (self.curves[family].strongest(), &FAMILIES[family]);
+        let first = ladder[0].min(*resolution);
+        let mut strengths: Vec<_> =
+            (first..=strongest).step_by(*resolution as usize).chain(ladder.iter().copied()).collect();
+        strengths.retain(|&s| s <= strongest);
+        strengths.push(0);
+        strengths.sort_unstable();
+        strengths.dedup();
+        strengths
+    }
+
+    /// The sum of the curves.
+    fn sum(&self, combination: Combination) -> (f64, f64) {
+        let parts = combination.parts().map(|(family, strength)| self.curves[family].at(strength));
+        let (cost, drift) = parts.fold((0.0, 0.0), |(c, d), (cost, root)| (c + cost, d + root * root));
+        (cost, drift.max(LEAST_DRIFT).ln())
+    }
+
+    pub fn predict(&self, combination: Combination) -> Prediction {
+        let (cost, drift) = self.sum(combination);
+        if combination.parts().count() < 2 {
+            // Between two measured strengths.
+            let (cost_deviation, drift_deviation) = (COST_ERROR / 4.0, DRIFT_ERROR / 4.0);
+            return Prediction { cost, cost_deviation, drift, drift_deviation };
+        }
+        let (mut weights, mut cost_sum, mut drift_sum, mut nearest) = (PRIOR, 0.0, 0.0, 0.0_f64);
+        for &(other, cost, drift) in &self.residuals {
+            let weight = self.similarity(combination, other);
+            nearest = nearest.max(weight);
+            weights += weight;
+            cost_sum += weight * cost;
+            drift_sum += weight * drift;
+        }
+        let doubt = (1.0 - nearest).max(REMAINDER);
+        Prediction {
+            cost: cost + cost_sum / weights,
+            cost_deviation: COST_ERROR * doubt,
+            drift: drift + drift_sum / weights,
+            drift_deviation: DRIFT_ERROR * doubt,
+        }
+    }
+
+    fn similarity(&self, a: Combination, b: Combination) -> f64 {
+        let distance = (0..COUNT).map(|family| {
+            let scale = REACH * f64::from(self.curves[family].strongest().max(1));
+            ((f64::from(a.0[family]) - f64::from(b.0[family])) / scale).powi(2)
+        });
+        (-distance.sum::<f64>()).exp()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn measured(cost: f64, drift: f64) -> Measured {
+        Measured {
+            latency: None,
+            bytes: 0,
+            macs: 0,
+            cost,
+            drift,
+            agreement: None,
+            accuracy_drop: None,
+            metric_drop: None,
+        }
+    }
+
+    fn pair(a: (usize, u32), b: (usize, u32)) -> Combination {
+        let mut combination = Combination::single(a.0, a.1);
+        combination.0[b.0] = b.1;
+        combination
+    }
+
+    #[test]
+    fn adds_curves_and_learns_from_combinations() {
+        let mut known = vec![
+            (Combination::default(), measured(0.9, 0.0)),
+            (Combination::single(0, 2), measured(0.9 * 0.8, 0.04)),
+            (Combination::single(3, 50), measured(0.9 * 0.5, 0.09)),
+        ];
+        let at = |known: &[(Combination, Measured)], c| {
+            Predictor::new(known.iter().map(|(c, m)| (*c, m))).predict(c)
+        };
+        let both = pair((0, 2), (3, 50));
+        let first = at(&known, both);
+        assert!((first.cost - 0.4_f64.ln()).abs() < 1e-9 && (first.drift - 0.13_f64.ln()).abs() < 1e-9);
+        // Half of a strength has a quarter of the drift.
+        let half = at(&known, Combination::single(3, 25));
+        assert!((half.drift - (0.09_f64 / 4.0).ln()).abs() < 1e-9 && half.cost < 0.0);
+        // A measured combination corrects its neighbours, and itself most.
+        known.push((both, measured(0.9 * 0.5, 0.3)));
+        let (same, near) = (at(&known, both), at(&known, pair((0, 2), (3, 45))));
+        assert!(
+            same.cost > first.cost && same.drift > first.drift && same.cost_deviation < first.cost_deviation
+        );
+        assert!(near.cost_deviation > same.cost_deviation && near.cost_deviation < first.cost_deviation);
+    }
+
+    #[test]
+    fn strengths_end_at_the_strongest_measured() {
+        let known =
+            [(Combination::default(), measured(1.0, 0.0)), (Combination::single(4, 30), measured(0.7, 0.1))];
+        let predictor = Predictor::new(known.iter().map(|(c, m)| (*c, m)));
+        assert_eq!(predictor.strengths(4), [0, 5, 10, 15, 20, 25, 30]);
+        assert_eq!(predictor.strengths(5), [0]);
+    }
+}

@@ -1,0 +1,62 @@
+//! Candidates that were tried, and what was measured of them.
+
+use super::family::Combination;
+use serde::{Deserialize, Serialize};
+
+/// A pipeline that was tried.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Trial {
+    /// The pipeline in text form.
+    pub pipeline: String,
+    /// The strength of each family.
+    pub(super) strengths: Combination,
+    /// Seconds that it took.
+    pub seconds: f64,
+    /// What was measured, or why nothing was.
+    #[serde(flatten)]
+    pub outcome: TrialOutcome,
+}
+
+impl Trial {
+    /// What was measured.
+    pub fn measured(&self) -> Option<&Measured> {
+        match &self.outcome {
+            TrialOutcome::Measured(measured) => Some(measured),
+            TrialOutcome::Skipped(_) => None,
+        }
+    }
+}
+
+/// The outcome of a trial.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TrialOutcome {
+    /// Cost and quality.
+    Measured(Measured),
+    /// The reason why there is no result.
+    Skipped(String),
+}
+
+/// Cost and quality of a candidate.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Measured {
+    /// Latency as a share of the original's: median, and quartiles, of interleaved rounds. `None` if the goal is
+    /// not latency.
+    pub latency: Option<[f64; 3]>,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// Multiply-accumulates of one sample.
+    pub macs: u64,
+    /// The quantity that is minimised, as a share of the original's.
+    pub cost: f64,
+    /// Drift of the outputs.
+    pub drift: f64,
+    /// Agreement with the original.
+    pub agreement: Option<f64>,
+    /// Drop of the accuracy.
+    pub accuracy_drop: Option<f64>,
+    /// Drop of the caller's metric, if it was measured.
+    pub metric_drop: Option<f64>,
+}
