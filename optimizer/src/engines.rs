@@ -4,7 +4,7 @@ use crate::{Environment, Error, environment::LazyEngine};
 #[cfg(feature = "install")]
 use std::path::PathBuf;
 
-pub use pare_runtime::Hint;
+pub use pare_runtime::{Hint, cache_folder};
 #[cfg(feature = "ort")]
 pub use pare_runtime::{Candidate, candidates};
 

@@ -3,6 +3,7 @@
 mod build;
 mod checks;
 mod quality;
+mod search;
 mod writing;
 
 use pare_graph::{Model, Tensor, onnx, text::parse_graph};

@@ -58,6 +58,7 @@ mod tests {
         let trial = |cost: f64, drift: f64| Trial {
             pipeline: String::new(),
             strengths: Default::default(),
+            samples: 1,
             seconds: 0.0,
             outcome: TrialOutcome::Measured(Measured {
                 latency: None,

@@ -81,9 +81,9 @@ impl Journal {
         Self { path, trials }
     }
 
-    /// The earlier trial of a pipeline.
-    pub fn find(&self, pipeline: &str) -> Option<&Trial> {
-        self.trials.iter().rev().find(|trial| trial.pipeline == pipeline)
+    /// The earlier trial of a pipeline that was calibrated on this number of samples.
+    pub fn find(&self, pipeline: &str, samples: usize) -> Option<&Trial> {
+        self.trials.iter().rev().find(|trial| trial.pipeline == pipeline && trial.samples == samples)
     }
 
     /// Adds a trial. A cache that cannot be written is not an error: it only costs time.
@@ -112,6 +112,7 @@ mod tests {
         let trial = |pipeline: &str| Trial {
             pipeline: pipeline.into(),
             strengths: Default::default(),
+            samples: 5,
             seconds: 1.0,
             outcome: TrialOutcome::Skipped("no".into()),
         };
@@ -120,11 +121,13 @@ mod tests {
         let cut = &fs::read(&path).unwrap()[..5];
         fs::write(&path, [&fs::read(&path).unwrap(), cut].concat()).unwrap();
         open().add(&trial("b"));
-        assert!(open().find("a").is_some() && open().find("b").is_some() && open().find("c").is_none());
+        assert!(
+            open().find("a", 5).is_some() && open().find("b", 5).is_some() && open().find("b", 6).is_none()
+        );
         // Another key is another journal.
         assert!(
             Journal::open(Some(folder.path().to_owned()), JournalKey::new().text("other"))
-                .find("a")
+                .find("a", 5)
                 .is_none()
         );
     }

@@ -11,6 +11,8 @@ pub struct Trial {
     pub pipeline: String,
     /// The strength of each family.
     pub(super) strengths: Combination,
+    /// Samples that it was calibrated on.
+    pub samples: usize,
     /// Seconds that it took.
     pub seconds: f64,
     /// What was measured, or why nothing was.

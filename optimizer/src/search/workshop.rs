@@ -2,7 +2,7 @@
 
 use super::family::Combination;
 use crate::{Environment, Error};
-use pare_graph::Model;
+use pare_graph::{Model, Samples};
 use pare_passes::{Effect, PassError, Pipeline, RunError, RunOptions, Tools, run};
 
 /// A candidate, or the reason why there is none.
@@ -27,6 +27,11 @@ struct Kept {
 impl<'w> Workshop<'w> {
     pub fn new(environment: &'w Environment, tools: Tools<'w>, original: &'w Model, memory: u64) -> Self {
         Self { environment, tools, original, kept: vec![], memory }
+    }
+
+    /// The number of samples that candidates are calibrated on.
+    pub fn samples(&self) -> usize {
+        self.tools.samples.map_or(0, Samples::len)
     }
 
     /// Runs the pipeline of a combination, from the longest beginning that is kept.

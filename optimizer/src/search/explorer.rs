@@ -1,0 +1,329 @@
+//! Chooses the candidates that are tried.
+
+use super::{
+    SearchEnd, SearchOptions, Trial, TrialOutcome,
+    family::{Combination, FAMILIES},
+    journal::Journal,
+    judge::Judge,
+    limit::{Law, Limit, Quantity, below},
+    predict::{Prediction, Predictor},
+    trial::Measured,
+    workshop::Workshop,
+};
+use crate::{Error, Event};
+use pare_graph::Model;
+use std::{f64::consts::PI, time::Instant};
+
+/// Least expected improvement of the logarithm of the cost that is worth a measurement.
+const WORTHWHILE: f64 = 2e-3;
+/// A family is not made stronger once its loss is this multiple of a limit.
+const BEYOND: f64 = 2.0;
+/// The metric is measured of candidates whose predicted drop is at most this multiple of the limit.
+const PROMISING: f64 = 1.5;
+/// Trials on a part of the samples that are tried as results if there are no others.
+const FINALISTS: usize = 4;
+
+/// The samples that candidates are calibrated on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fidelity {
+    Part,
+    All,
+}
+
+/// A search in progress.
+pub(super) struct Explorer<'e> {
+    pub options: &'e SearchOptions,
+    pub judge: Judge<'e>,
+    /// By fidelity.
+    pub workshops: [Workshop<'e>; 2],
+    pub fidelity: Fidelity,
+    pub journal: Journal,
+    pub limits: Vec<Limit>,
+    pub families: Vec<usize>,
+    /// Why a family makes nothing.
+    pub refused: Vec<Option<String>>,
+    pub trials: Vec<Trial>,
+    /// By fidelity.
+    pub deadlines: [Instant; 2],
+    /// Trials of earlier searches.
+    pub resumed: usize,
+    pub end: SearchEnd,
+}
+
+impl Explorer<'_> {
+    /// Tries candidates until time is up, or none is promising.
+    pub fn explore(&mut self) -> Result<(), Error> {
+        let done = self.try_families().and_then(|()| {
+            self.try_combinations()?;
+            self.fidelity = Fidelity::All;
+            self.try_combinations()
+        });
+        match done {
+            // The best so far is the result.
+            Err(Error::Cancelled) if !self.trials.is_empty() => {
+                self.end = SearchEnd::Cancelled;
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    fn is_over(&mut self) -> bool {
+        let over = Instant::now() >= self.deadlines[self.fidelity as usize];
+        if over && self.fidelity == Fidelity::All {
+            self.end = SearchEnd::Budget;
+        }
+        over
+    }
+
+    /// Returns whether the noise of a limit is known.
+    pub fn has_known_noise(&self) -> bool {
+        self.limits.iter().any(|l| matches!(l.quantity, Quantity::AccuracyDrop | Quantity::Disagreement))
+    }
+
+    /// Each family alone. The first trial is `safe`.
+    fn try_families(&mut self) -> Result<(), Error> {
+        self.attempt(Combination::default())?;
+        self.check_limits_are_measured()?;
+        // The last family takes the least time.
+        for family in self.families.clone().into_iter().rev() {
+            for &strength in FAMILIES[family].ladder {
+                if self.is_over() {
+                    return Ok(());
+                }
+                match self.attempt(Combination::single(family, strength))? {
+                    TrialOutcome::Measured(measured) if self.is_far_beyond(&measured) => break,
+                    TrialOutcome::Measured(_) => {}
+                    TrialOutcome::Skipped(why) => {
+                        self.refused[family] = Some(why);
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The combination with the largest expected improvement, again and again.
+    fn try_combinations(&mut self) -> Result<(), Error> {
+        while !self.is_over() {
+            let Some(next) = self.most_promising() else { break };
+            self.attempt(next)?;
+        }
+        Ok(())
+    }
+
+    /// An error if a limit is on a quantity that cannot be measured of this model on these samples.
+    fn check_limits_are_measured(&self) -> Result<(), Error> {
+        let Some(measured) = self.trials.first().and_then(Trial::measured) else {
+            let why = match self.trials.first().map(|trial| &trial.outcome) {
+                Some(TrialOutcome::Skipped(why)) => why.clone(),
+                _ => "nothing was tried".into(),
+            };
+            return Err(Error::invalid(format!("`safe` makes no candidate: {why}")));
+        };
+        for limit in &self.limits {
+            let message = match limit.quantity {
+                Quantity::AccuracyDrop => "the samples have no `labels`, so accuracy cannot be measured",
+                Quantity::Disagreement => "no output holds class scores, so agreement cannot be measured",
+                _ => continue,
+            };
+            if limit.loss(measured).is_none() {
+                return Err(Error::invalid(message));
+            }
+        }
+        Ok(())
+    }
+
+    fn is_far_beyond(&self, measured: &Measured) -> bool {
+        let beyond = |limit: &Limit| limit.loss(measured).is_some_and(|loss| !(loss <= BEYOND * limit.bound));
+        !measured.drift.is_finite() || self.limits.iter().any(beyond)
+    }
+
+    /// Makes and measures a candidate, or finds it in the journal.
+    fn attempt(&mut self, combination: Combination) -> Result<TrialOutcome, Error> {
+        self.options.environment.check_cancelled()?;
+        let pipeline = combination.to_string();
+        let samples = self.workshops[self.fidelity as usize].samples();
+        let known = self.journal.find(&pipeline, samples).filter(|trial| self.is_complete(trial)).cloned();
+        let trial = match known {
+            Some(trial) => {
+                self.resumed += 1;
+                trial
+            }
+            None => {
+                let start = Instant::now();
+                let outcome = self.measure(combination)?;
+                let seconds = start.elapsed().as_secs_f64();
+                let trial = Trial { pipeline, strengths: combination, samples, seconds, outcome };
+                self.journal.add(&trial);
+                trial
+            }
+        };
+        let outcome = trial.outcome.clone();
+        self.trials.push(trial);
+        self.announce();
+        Ok(outcome)
+    }
+
+    /// A metric may not have been measured under other limits.
+    fn is_complete(&self, trial: &Trial) -> bool {
+        let Some(measured) = trial.measured().filter(|_| self.options.metric.is_some()) else { return true };
+        measured.metric_drop.is_some() || !self.is_promising(measured)
+    }
+
+    fn measure(&mut self, combination: Combination) -> Result<TrialOutcome, Error> {
+        let candidate = match self.workshops[self.fidelity as usize].make(combination)? {
+            Ok(candidate) => candidate,
+            Err(why) => return Ok(TrialOutcome::Skipped(why)),
+        };
+        let measured = self.judge(&candidate);
+        self.options.environment.check_cancelled()?;
+        match measured {
+            Ok(measured) => Ok(TrialOutcome::Measured(measured)),
+            // The original runs, so the engine refuses this candidate alone.
+            Err(Error::Engine(error)) => Ok(TrialOutcome::Skipped(error.to_string())),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Measures a candidate.
+    pub fn judge(&self, candidate: &Model) -> Result<Measured, Error> {
+        let mut measured = self.judge.measure(candidate)?;
+        if self.is_promising(&measured) {
+            measured.metric_drop = self.judge.metric_drop(candidate)?;
+        }
+        Ok(measured)
+    }
+
+    /// Returns whether the metric of a candidate is worth a measurement.
+    fn is_promising(&self, measured: &Measured) -> bool {
+        let Some(limit) = self.limits.iter().find(|limit| limit.quantity == Quantity::MetricDrop) else {
+            return false;
+        };
+        let others = self.limits.iter().filter(|limit| limit.quantity != Quantity::MetricDrop);
+        let holds =
+            others.clone().all(|limit| limit.loss(measured).is_none_or(|loss| loss <= BEYOND * limit.bound));
+        holds
+            && self
+                .law(limit)
+                .is_none_or(|law| law.loss(measured.drift) <= PROMISING * limit.bound.max(1e-12))
+    }
+
+    /// The measured trials that are calibrated on as many samples as those of a fidelity.
+    fn measured(&self, fidelity: Fidelity) -> Vec<(Combination, &Measured)> {
+        let samples = self.workshops[fidelity as usize].samples();
+        let of_fidelity = self.trials.iter().filter(|trial| trial.samples == samples);
+        of_fidelity.filter_map(|trial| Some((trial.strengths, trial.measured()?))).collect()
+    }
+
+    /// Returns whether a trial is calibrated on all samples, or on as many as are used now.
+    fn is_current(&self, trial: &Trial) -> bool {
+        trial.samples >= self.workshops[self.fidelity as usize].samples()
+    }
+
+    /// Returns whether the samples are too few to use a part of them.
+    fn has_one_fidelity(&self) -> bool {
+        self.workshops[0].samples() == self.workshops[1].samples()
+    }
+
+    fn law(&self, limit: &Limit) -> Option<Law> {
+        limit.law(self.trials.iter().filter_map(Trial::measured), self.judge.samples)
+    }
+
+    /// The probability that the limits hold for other samples, if all hold for these with the confidence that is
+    /// asked for; 1 if the noise of no limit is known.
+    pub fn accepted(&self, measured: &Measured) -> Option<f64> {
+        let mut least = 1.0_f64;
+        for limit in &self.limits {
+            let estimate = limit.estimate(measured, self.law(limit), self.judge.samples)?;
+            let holds = limit.loss(measured)? <= limit.bound;
+            let confidence = limit.confidence(estimate).unwrap_or(1.0);
+            if !holds || confidence < self.options.confidence {
+                return None;
+            }
+            least = least.min(confidence);
+        }
+        Some(least)
+    }
+
+    /// The trials of a fidelity that keep the limits, the cheapest first.
+    fn kept(&self, fidelity: Fidelity) -> Vec<(&Trial, f64)> {
+        let samples = self.workshops[fidelity as usize].samples();
+        let of_fidelity = self.trials.iter().filter(|trial| trial.samples == samples);
+        let mut kept: Vec<_> = of_fidelity
+            .filter_map(|trial| {
+                let measured = trial.measured()?;
+                self.accepted(measured).map(|_| (trial, measured.cost))
+            })
+            .collect();
+        kept.sort_by(|a, b| a.1.total_cmp(&b.1));
+        kept
+    }
+
+    /// The trials that the result is taken from, in this order: the cheapest that keep the limits.
+    pub fn finalists(&self) -> Vec<&Trial> {
+        let mut kept = self.kept(Fidelity::All);
+        if kept.is_empty() {
+            kept = self.kept(Fidelity::Part);
+            kept.truncate(FINALISTS);
+        }
+        let trials = kept.into_iter().map(|(trial, _)| trial);
+        trials.filter(|trial| trial.strengths != Combination::default()).collect()
+    }
+
+    /// The combination with the largest expected improvement, if it is worthwhile.
+    fn most_promising(&self) -> Option<Combination> {
+        let is_part = self.fidelity == Fidelity::Part || self.has_one_fidelity();
+        let all = if self.has_one_fidelity() { vec![] } else { self.measured(Fidelity::All) };
+        let predictor = Predictor::new(&self.measured(Fidelity::Part), &all);
+        let base = self.trials.first()?.measured()?.cost.ln();
+        let best = self.kept(self.fidelity).first().map_or(0.0, |(_, cost)| cost.ln() - base);
+        // The drift at which each limit is reached.
+        let bounds: Vec<_> = self
+            .limits
+            .iter()
+            .filter_map(|limit| match limit.quantity {
+                Quantity::Drift => Some((limit.bound, 0.0)),
+                _ => self.law(limit).map(|law| law.drift(limit.bound)),
+            })
+            .collect();
+        let probability = |p: &Prediction| {
+            let kept = bounds.iter().map(|(drift, error)| {
+                below((drift.ln() - p.drift) / p.drift_deviation.hypot(*error).max(1e-6))
+            });
+            kept.fold(1.0, f64::min)
+        };
+        let score = |combination: Combination| {
+            let p = if is_part {
+                predictor.predict(combination)
+            } else {
+                predictor.predict_with_all(combination)
+            };
+            expected_improvement(best - p.cost, p.cost_deviation) * probability(&p)
+        };
+        let mut best_score = (WORTHWHILE, None);
+        for combination in predictor.grid() {
+            let score = score(combination);
+            if score > best_score.0
+                && !self.trials.iter().any(|trial| trial.strengths == combination && self.is_current(trial))
+            {
+                best_score = (score, Some(combination));
+            }
+        }
+        best_score.1
+    }
+
+    /// Reports the progress.
+    fn announce(&self) {
+        let Some(trial) = self.trials.last() else { return };
+        let best = self.kept(self.fidelity).first().map(|(_, cost)| *cost);
+        self.options.environment.progress.event(&Event::Tried { trial, number: self.trials.len(), best });
+    }
+}
+
+/// The mean of `max(0, x)` for a normal variable.
+fn expected_improvement(mean: f64, deviation: f64) -> f64 {
+    let z = mean / deviation;
+    mean * below(z) + deviation * (-z * z / 2.0).exp() / (2.0 * PI).sqrt()
+}
