@@ -165,6 +165,9 @@ pub struct OptimizeArgs {
     /// Print the graph to stderr after this pass (`all`: after every pass)
     #[arg(long, value_name = "PASS")]
     pub print_after: Option<String>,
+    /// Write the report as an HTML file, too
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub report: Option<PathBuf>,
     /// Show why passes skipped something, and the details of searches
     #[arg(long)]
     pub verbose: bool,
@@ -228,6 +231,9 @@ pub struct SearchArgs {
     /// A folder for all models of the Pareto front, with their pipelines
     #[arg(long, value_name = "FOLDER", value_hint = ValueHint::DirPath)]
     pub front: Option<PathBuf>,
+    /// Write the report as an HTML file, too
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub report: Option<PathBuf>,
     /// Try every candidate again instead of those only that earlier searches did not try
     #[arg(long)]
     pub restart: bool,
@@ -330,6 +336,15 @@ pub struct VerifyArgs {
     /// limits: max-abs, max-rel, rmse, kl. Lower limits: cosine, snr (dB), agreement
     #[arg(long, value_name = "MEASURE=LIMIT", value_parser = metric)]
     pub metric: Vec<(Measure, f64)>,
+    /// Write the report as an HTML file, too
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub report: Option<PathBuf>,
+    /// Show the drift of every tensor that both models compute under the same name
+    #[arg(long)]
+    pub layers: bool,
+    /// Memory for the tensors of `--layers`, such as 2G
+    #[arg(long, value_name = "BYTES", default_value = "2G", value_parser = bytes)]
+    pub memory: u64,
     /// Runs of each sample, each with the state that the previous one computed
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one)]
     pub steps: usize,
@@ -483,6 +498,9 @@ pub struct BenchArgs {
     /// Seconds to measure at least
     #[arg(long, default_value_t = 3.0, value_name = "SECONDS")]
     pub time: f64,
+    /// Write the report as an HTML file, too
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub report: Option<PathBuf>,
     /// Graph optimizations of ONNX Runtime: off, basic, extended, all
     #[arg(long, default_value = "all", value_parser = ["off", "basic", "extended", "all"])]
     pub optimize: String,

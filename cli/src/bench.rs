@@ -31,7 +31,7 @@ pub fn run(args: &BenchArgs, environment: Environment, terminal: &Terminal) -> R
     for (timing, path) in report.models.iter_mut().zip(&args.models) {
         timing.model = Some(path.clone());
     }
-    terminal.report(&report, || text(&report));
+    terminal.report_with_page(&report, args.report.as_deref(), || text(&report))?;
     Ok(Status::Success)
 }
 

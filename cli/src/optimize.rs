@@ -52,7 +52,9 @@ pub fn run(args: &OptimizeArgs, environment: Environment, terminal: &Terminal) -
         terminal.note(text(&optimized, "-").trim_end());
     } else {
         let written = optimized.write(output)?;
-        terminal.report(&optimized.report, || text(&optimized, &files(&written)));
+        terminal.report_with_page(&optimized.report, args.report.as_deref(), || {
+            text(&optimized, &files(&written))
+        })?;
     }
     if !optimized.changed {
         note_unchanged(terminal);
@@ -81,6 +83,7 @@ impl OptimizeArgs {
         options.freeze_initializers = self.freeze_initializers;
         options.stop_after = self.stop_after;
         options.memory = self.memory;
+        options.details = self.report.is_some();
         options.external_data = self.external.external_data();
     }
 

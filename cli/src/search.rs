@@ -28,7 +28,8 @@ pub fn run(args: &SearchArgs, environment: Environment, terminal: &Terminal) -> 
     let written = found.optimized.write(&args.output)?;
     found.report.result = found.optimized.report.clone();
     found.report.model = Some(args.model.clone());
-    terminal.report(&found.report, || text(&found.report, args, &written));
+    terminal
+        .report_with_page(&found.report, args.report.as_deref(), || text(&found.report, args, &written))?;
     Ok(Status::Success)
 }
 
@@ -44,6 +45,7 @@ fn options(args: &SearchArgs, environment: Environment) -> Result<SearchOptions,
         .freeze_initializers(args.freeze_initializers)
         .memory(args.memory)
         .resume(!args.restart)
+        .details(args.report.is_some())
         .environment(environment);
     options.limits.accuracy_drop = args.max_accuracy_drop;
     options.limits.agreement = args.min_agreement;

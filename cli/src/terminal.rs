@@ -8,10 +8,11 @@ use crate::{
     format, interrupt, search,
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use onnx_pare::{Event, Model, Progress, model_text};
+use onnx_pare::{Event, HtmlReport, Model, Progress, model_text};
 use serde::Serialize;
 use std::{
     io::{IsTerminal, Write},
+    path::Path,
     sync::Mutex,
 };
 
@@ -38,6 +39,21 @@ impl Terminal {
         self.clear();
         let text = if self.json { json(report) } else { text() };
         self.write(text.as_bytes());
+    }
+
+    /// Prints a report, and writes it as HTML if there is a path.
+    pub fn report_with_page<R: Serialize + HtmlReport>(
+        &self,
+        report: &R,
+        page: Option<&Path>,
+        text: impl FnOnce() -> String,
+    ) -> Result<(), Failure> {
+        if let Some(path) = page {
+            let failed = |e| Failure::new(format!("cannot write `{}`: {e}", path.display()));
+            std::fs::write(path, report.to_html()).map_err(failed)?;
+        }
+        self.report(report, text);
+        Ok(())
     }
 
     /// Writes bytes to stdout. A reader that closed the pipe is not an error.

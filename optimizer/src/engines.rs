@@ -4,9 +4,9 @@ use crate::{Environment, Error, environment::LazyEngine};
 #[cfg(feature = "install")]
 use std::path::PathBuf;
 
-pub use pare_runtime::{Hint, cache_folder};
 #[cfg(feature = "ort")]
 pub use pare_runtime::{Candidate, candidates};
+pub use pare_runtime::{Hint, cache_folder};
 
 /// Returns the name and version of the engine that `environment` resolves to, and why it was chosen.
 ///

@@ -42,10 +42,12 @@ mod calibrate;
 mod comparison;
 mod config;
 mod delta;
+mod details;
 mod diff;
 pub mod engines;
 mod environment;
 mod error;
+mod html;
 mod inspect;
 mod limits;
 mod lock;
@@ -71,9 +73,11 @@ pub use bench::{BenchOptions, BenchReport, Timing, bench};
 pub use calibrate::{CalibrateOptions, Calibration, calibrate};
 pub use comparison::{Comparison, Disagreement};
 pub use config::Config;
+pub use details::{Details, LayerChange, SampleDrift};
 pub use diff::{ModelDiff, NodeChange, NodeDiff, PropertyChange, WeightChange, WeightDiff, diff};
 pub use environment::{Environment, Event, Progress};
 pub use error::{Error, Hint, PipelineSyntax};
+pub use html::HtmlReport;
 pub use inspect::{
     BlockShare, Blocks, ChannelGroup, ChannelGroups, GroupMember, InspectOptions, Inspection, LayerCost,
     TokenBlock, Tokens, inspect, inspect_blocks, inspect_groups, inspect_text, inspect_tokens, model_text,
@@ -87,7 +91,7 @@ pub use pare_graph::{
     Model,
     onnx::{DataFiles, ExternalData},
 };
-pub use pare_passes::{Effect, Pipeline};
+pub use pare_passes::{Effect, Pipeline, analysis::evaluation::TensorDrift};
 pub use pare_runtime::{
     EngineKind, MeasuredOutput, Metrics, NeighbourOrder, Optimize as EngineOptimizations, Outcome,
     OutputMeasure, ProofReport, QualityMeasures,

@@ -1,8 +1,8 @@
 //! Runs a pipeline over a model and proves the result.
 
 use crate::{
-    Defect, Environment, Error, Event, Hint, Proof, Prove, QualityLimits, QualityOptions, Reproducer, Source,
-    WeightStatistics, Written,
+    Defect, Details, Environment, Error, Event, Hint, Proof, Prove, QualityLimits, QualityOptions,
+    Reproducer, Source, WeightStatistics, Written,
     calibrate::read_statistics,
     environment::LazyEngine,
     options::{MEMORY, setters},
@@ -10,7 +10,7 @@ use crate::{
     proof::Claim,
     reproducer::FaultKind,
     runner::{Data, Placement, Runner},
-    samples::{open, split},
+    samples::{open, open_or_generate, split},
     source::LoadedModel,
     stages::Stages,
 };
@@ -65,6 +65,8 @@ pub struct OptimizeOptions {
     pub reproduce: bool,
     /// Bytes that activations may occupy during calibration.
     pub memory: u64,
+    /// Compare layers, tensors and samples too, for a report in HTML.
+    pub details: bool,
     /// The storage of the result's weights, in the model file or beside it.
     pub external_data: ExternalData,
     /// Folder for temporary files of models that exceed the limit of 2 GiB in memory.
@@ -93,6 +95,8 @@ setters!(OptimizeOptions {
     reproduce: bool,
     /// Sets the limit of memory for activations in bytes.
     memory: u64,
+    /// Requests the comparison of layers, tensors and samples.
+    details: bool,
     /// Sets the storage of the result's weights.
     external_data: ExternalData,
     /// Sets the environment.
@@ -145,6 +149,7 @@ impl OptimizeOptions {
             stop_after: None,
             reproduce: false,
             memory: MEMORY,
+            details: false,
             external_data: ExternalData::default(),
             scratch: None,
             environment: Environment::default(),
@@ -225,6 +230,9 @@ pub struct OptimizeReport {
     pub seconds: f64,
     /// Statistics of the weights, if a pass changed their values.
     pub weights: Option<WeightStatistics>,
+    /// Layers, tensors and samples, if they were requested.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub details: Option<Details>,
 }
 
 impl OptimizeReport {
@@ -407,6 +415,7 @@ pub fn optimize(source: impl Into<Source>, options: impl Into<OptimizeOptions>) 
         proof,
         seconds: start.elapsed().as_secs_f64(),
         weights: None,
+        details: None,
     };
     if report.proof.as_ref().is_some_and(|proof| !proof.failures.is_empty()) {
         let reproducer = reproduce(&runner, &original, &report, options.reproduce);
@@ -414,6 +423,9 @@ pub fn optimize(source: impl Into<Source>, options: impl Into<OptimizeOptions>) 
         return Err(Error::Rejected(Box::new(Rejected { report, reproducer })));
     }
     report.weights = WeightStatistics::measure(&runner, &report.run, &original, &model)?;
+    if options.details && cfg!(feature = "engine") {
+        report.details = Some(details(&options, &engine, &data, &original, &model)?);
+    }
     report.seconds = start.elapsed().as_secs_f64();
     let external_data = options.external_data;
     Ok(Optimized { model, changed, report, files, external_data, start })
@@ -444,6 +456,20 @@ fn read_data(options: &OptimizeOptions, model: &Model) -> Result<Data, Error> {
     ];
     data.quality = Some(options.quality.choose(model, labels.iter().any(Option::is_some))?);
     Ok(data)
+}
+
+/// The differences in detail, on the samples that the models are compared on.
+fn details(
+    options: &OptimizeOptions,
+    engine: &LazyEngine<'_>,
+    data: &Data,
+    original: &Model,
+    result: &Model,
+) -> Result<Details, Error> {
+    let path = options.test.as_deref().or(options.samples.as_deref());
+    let samples = open_or_generate(path, original, options.environment.seed)?;
+    let data = Data { samples: Some(samples.into()), quality: data.quality.clone(), ..Data::default() };
+    Details::measure(data.tools(engine, &options.environment, options.memory), original, result)
 }
 
 /// Reports the memory that calibration takes, before it starts.

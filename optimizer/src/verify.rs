@@ -1,10 +1,16 @@
 //! Compares two models.
 
 use crate::{
-    Comparison, Environment, Error, Hint, QualityLimits, QualityOptions, Source, comparison::compare,
-    environment::LazyEngine, options::setters, samples::open_or_generate,
+    Comparison, Environment, Error, Hint, QualityLimits, QualityOptions, Source,
+    comparison::compare,
+    environment::LazyEngine,
+    options::{MEMORY, setters},
+    runner::Data,
+    samples::open_or_generate,
 };
-use pare_runtime::{Outcome, ProofOptions, StatePair, Tolerance};
+use pare_graph::Model;
+use pare_passes::analysis::evaluation::{TensorDrift, tensor_drifts};
+use pare_runtime::{Outcome, ProofOptions, SampleSet, StatePair, Tolerance};
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -24,6 +30,10 @@ pub struct VerifyOptions {
     pub steps: usize,
     /// Inputs that receive the state, with the outputs that compute it; found by names and types if empty.
     pub state: Vec<(String, String)>,
+    /// Compare all tensors that both models compute under the same name, not only the outputs.
+    pub layers: bool,
+    /// Bytes that the tensors of one comparison may occupy; 0 means 2 GiB.
+    pub memory: u64,
     /// Engine, threads, seed, progress.
     pub environment: Environment,
 }
@@ -39,6 +49,10 @@ setters!(VerifyOptions {
     steps: usize,
     /// Sets the inputs and outputs that hold the state.
     state: Vec<(String, String)>,
+    /// Compares all tensors that both models compute under the same name.
+    layers: bool,
+    /// Sets the limit of memory for tensors.
+    memory: u64,
     /// Sets the environment.
     environment: Environment,
     ;
@@ -55,6 +69,9 @@ pub struct Verification {
     pub comparison: Comparison,
     /// `agree` or `differ`.
     pub verdict: &'static str,
+    /// The drift of each tensor along the depth, if it was requested.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layers: Option<Vec<TensorDrift>>,
     /// The differences that are not accepted, one sentence each.
     pub failures: Vec<String>,
 }
@@ -127,5 +144,21 @@ pub fn verify(
         _ => options.limits.exceeded(&comparison),
     };
     let verdict = if failures.is_empty() { "agree" } else { "differ" };
-    Ok(Verification { comparison, verdict, failures })
+    let layers =
+        options.layers.then(|| layers(options, &engine, &model, &candidate.model, samples)).transpose()?;
+    Ok(Verification { comparison, verdict, layers, failures })
+}
+
+/// The drift of each tensor, on the samples of a comparison.
+fn layers(
+    options: &VerifyOptions,
+    engine: &LazyEngine<'_>,
+    reference: &Model,
+    candidate: &Model,
+    samples: SampleSet,
+) -> Result<Vec<TensorDrift>, Error> {
+    let data = Data { samples: Some(samples.into()), ..Data::default() };
+    let memory = if options.memory == 0 { MEMORY } else { options.memory };
+    let tools = data.tools(engine, &options.environment, memory);
+    tensor_drifts(tools, reference, candidate).map_err(Error::invalid)
 }

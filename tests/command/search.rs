@@ -47,12 +47,16 @@ fn trials(report: &Value) -> &Vec<Value> {
 fn the_printed_pipeline_makes_the_same_bytes_and_a_second_search_resumes() {
     let folder = folder();
     let at = folder.path();
-    let args = ["--test", TEST, "--max-accuracy-drop", "0.05", "--goal", "macs", "--passes", "blocks,channels"];
+    let args =
+        ["--test", TEST, "--max-accuracy-drop", "0.05", "--goal", "macs", "--passes", "blocks,channels"];
     let found = search(at, &[&args[..], &["--budget", "40s", "--front", "front"]].concat());
     assert_eq!(code(&found), 0, "{}", stderr(&found));
     let report = json(&found);
     let best = &report["best"]["measured"];
-    assert!(best["accuracy_drop"].as_f64().unwrap() <= 0.05 && best["cost"].as_f64().unwrap() < 0.8, "{best}");
+    assert!(
+        best["accuracy_drop"].as_f64().unwrap() <= 0.05 && best["cost"].as_f64().unwrap() < 0.8,
+        "{best}"
+    );
     assert!(report["confidence"].as_f64().unwrap() >= 0.5);
     assert_eq!(report["result"]["after"]["macs"], best["macs"]);
 
@@ -66,7 +70,8 @@ fn the_printed_pipeline_makes_the_same_bytes_and_a_second_search_resumes() {
     }
 
     let pipeline = report["pipeline"].as_str().unwrap();
-    let args_again = ["optimize", MODEL, "-o", "again.onnx", "--samples", SAMPLES, "--test", TEST, "--passes", pipeline];
+    let args_again =
+        ["optimize", MODEL, "-o", "again.onnx", "--samples", SAMPLES, "--test", TEST, "--passes", pipeline];
     let again = run(at, &args_again);
     assert_eq!(code(&again), 0, "{}", stderr(&again));
     assert!(fs::read(at.join("found.onnx")).unwrap() == fs::read(at.join("again.onnx")).unwrap());
@@ -83,8 +88,7 @@ fn an_interrupt_leaves_the_best_so_far_and_a_second_start_continues() {
     let folder = folder();
     let at = folder.path();
     let args = ["--test", TEST, "--max-accuracy-drop", "0.05", "--goal", "bytes"];
-    let mut running =
-        command(at, &args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut running = command(at, &args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(running.stderr.take().unwrap()).lines();
     // INT8 is tried first, and `safe` before it.
     let tried = lines.find(|line| line.as_ref().is_ok_and(|line| line.contains("quantize")));
@@ -122,7 +126,8 @@ fn a_metric_of_the_caller_is_limited() {
     // The metric falls by 1 with the size of the file, so every candidate that is smaller loses.
     let size = fs::metadata(folder.path().join(MODEL)).unwrap().len();
     let evaluate = format!("test $(wc -c < {{model}}) -ge {} && echo 1 || echo 0", size * 9 / 10);
-    let args = ["--goal", "bytes", "--passes", "precision", "--evaluate", &evaluate, "--max-metric-drop", "0.5"];
+    let args =
+        ["--goal", "bytes", "--passes", "precision", "--evaluate", &evaluate, "--max-metric-drop", "0.5"];
     let report = json(&search(folder.path(), &args));
     assert_eq!((&report["metric"], &report["pipeline"]), (&1.0.into(), &"safe".into()));
     let quantized = trials(&report).iter().find(|trial| trial["pipeline"] == "safe,quantize").unwrap();
@@ -146,7 +151,8 @@ fn what_cannot_be_searched_is_one_sentence() {
         "error: a search needs a limit on the loss of quality\n\
          hint: give one, such as `--max-accuracy-drop 0.01` or `--min-agreement 0.97`\n"
     );
-    let families = "hint: the families are blocks, activations, heads, hidden, channels, streams, tokens, precision\n";
+    let families =
+        "hint: the families are blocks, activations, heads, hidden, channels, streams, tokens, precision\n";
     assert_eq!(
         error(&["--min-agreement", "0.9", "--passes", "chanels"]),
         format!("error: there is no family of passes `chanels`\n{families}")

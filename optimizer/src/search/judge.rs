@@ -3,7 +3,7 @@
 use super::{Goal, SearchOptions, trial::Measured};
 use crate::{Error, Metric, environment::LazyEngine, runner::Placement, samples::FeedOptions};
 use pare_graph::{
-    Evaluate, EvaluateError, Model, Run, Samples, Setting,
+    Model, Samples,
     evaluate::quality::QualityMeasures,
     onnx::{self, WriteOptions},
 };
@@ -17,19 +17,6 @@ const CANDIDATE: (usize, Duration) = (15, Duration::from_secs(1));
 const RESULT: (usize, Duration) = (41, Duration::from_secs(4));
 /// The most time of both, as a multiple of the least.
 const MOST: u32 = 8;
-
-/// The engine with all of its optimizations on: quality is that of deployment.
-pub(super) struct Deployed<'e>(pub &'e LazyEngine<'e>);
-
-impl Evaluate for Deployed<'_> {
-    fn name(&self) -> String {
-        self.0.name()
-    }
-
-    fn load(&self, model: &Model, setting: Setting) -> Result<Box<dyn Run>, EvaluateError> {
-        self.0.load(model, Setting { optimized: true, ..setting })
-    }
-}
 
 /// Measures candidates relative to the original.
 pub(super) struct Judge<'j> {
@@ -54,7 +41,6 @@ impl<'j> Judge<'j> {
     pub fn new(
         options: &'j SearchOptions,
         engine: &'j LazyEngine<'j>,
-        deployed: &'j Deployed<'j>,
         test: &'j SharedSamples,
         quality: &'j QualityMeasures,
         placement: &'j Placement<'j>,
@@ -62,7 +48,7 @@ impl<'j> Judge<'j> {
     ) -> Result<Self, Error> {
         let environment = &options.environment;
         let tools = Tools {
-            engine: Some(deployed),
+            engine: Some(engine),
             samples: Some(test),
             quality: Some(quality),
             statistics: None,

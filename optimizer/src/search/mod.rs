@@ -39,7 +39,7 @@ use crate::{
 use explorer::{Explorer, Fidelity};
 use family::COUNT;
 use journal::Journal;
-use judge::{Deployed, Judge};
+use judge::Judge;
 use limit::{Limit, Quantity};
 use pare_graph::{Model, Samples, onnx};
 use pare_runtime::{OutputMeasure, SharedSamples, cache_folder};
@@ -107,7 +107,6 @@ pub fn search(source: impl Into<Source>, mut options: SearchOptions) -> Result<F
     }
     let environment = &options.environment;
     let engine = LazyEngine::new(environment);
-    let deployed = Deployed(&engine);
 
     // Samples.
     let samples = open(&options.samples, &original)?;
@@ -137,7 +136,7 @@ pub fn search(source: impl Into<Source>, mut options: SearchOptions) -> Result<F
     let key = options.key(&engine.description()?, &onnx::to_bytes(&original).unwrap_or_default())?;
     let folder = cache_folder().filter(|_| options.resume);
     let placement = Placement::new(&original, &placed, options.scratch.as_deref());
-    let judge = Judge::new(&options, &engine, &deployed, &test, &quality, &placement, &original)?;
+    let judge = Judge::new(&options, &engine, &test, &quality, &placement, &original)?;
     let is_classes =
         quality.outputs.iter().any(|output| matches!(output.measure, OutputMeasure::Classes { .. }));
     let mut explorer = Explorer {
@@ -224,6 +223,7 @@ impl Explorer<'_> {
             .quality(options.quality.clone())
             .freeze_initializers(options.freeze_initializers)
             .memory(options.memory)
+            .details(options.details)
             .external_data(options.external_data.clone())
             .environment(options.environment.clone());
         made.test.clone_from(&options.test);

@@ -77,6 +77,8 @@ pub struct SearchOptions {
     pub scratch: Option<PathBuf>,
     /// Keep trials, and use those of earlier searches.
     pub resume: bool,
+    /// Compare layers, tensors and samples of the result, for a report in HTML.
+    pub details: bool,
     /// Folder to write the models of the Pareto front to.
     pub front: Option<PathBuf>,
     /// Engine, threads (of latencies; 0 means one), seed, progress.
@@ -108,6 +110,8 @@ setters!(SearchOptions {
     external_data: ExternalData,
     /// Sets whether trials are kept.
     resume: bool,
+    /// Requests the comparison of layers, tensors and samples.
+    details: bool,
     /// Sets the environment.
     environment: Environment,
     ;
@@ -141,6 +145,7 @@ impl SearchOptions {
             external_data: ExternalData::default(),
             scratch: None,
             resume: true,
+            details: false,
             front: None,
             environment: Environment::default(),
         }

@@ -1,8 +1,10 @@
 //! Held-out evaluation: compares candidates with the original on samples that no weight was fitted to.
 
 mod drift;
+mod layers;
 
 pub use drift::Outputs;
+pub use layers::{TensorDrift, tensor_drifts};
 
 use crate::{
     analysis::{
@@ -203,6 +205,22 @@ impl<'t> HeldOut<'t> {
             agreement: least(&Metrics::agreement),
             accuracy_drop: least(&gain).map(|gain| -gain),
         }
+    }
+
+    /// The drift of a candidate in each batch, with the outputs of both that hold class scores, if there are any.
+    pub fn drift_by_batch(
+        &self,
+        candidate: &Model,
+    ) -> Result<Vec<(Range<usize>, f64, Option<(Tensor, Tensor)>)>, PassError> {
+        let outputs = self.run_outputs(candidate)?;
+        let classes = self.measures.iter().position(|m| matches!(m, OutputMeasure::Classes { .. }));
+        let batches = self.batches.iter().zip(&self.outputs).zip(&outputs);
+        let one = |((batch, a), b): ((&Range<usize>, &Vec<Tensor>), &Vec<Tensor>)| {
+            let drift = drift::drift(&self.measures, &vec![a.clone()], &vec![b.clone()]);
+            let classes = classes.and_then(|i| Some((a.get(i)?.clone(), b.get(i)?.clone())));
+            (batch.clone(), drift, classes)
+        };
+        Ok(batches.map(one).collect())
     }
 
     /// Runs the original up to the values that a change of these nodes does not affect.
