@@ -1,13 +1,15 @@
 //! Configuration files: a pipeline, or a project of models.
 
 use crate::{
-    DataFiles, Error, ExternalData, OutputMeasure, Project, ProjectModel, QualityLimits, QualityOptions,
+    DataFiles, Error, ExternalData, Goal, Metric, OutputMeasure, Project, ProjectModel, QualityLimits,
+    QualityOptions, SearchOptions,
 };
 use pare_passes::{Pipeline, PipelineError, framework::pipeline::read_toml};
 use serde::Deserialize;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 /// A configuration file in TOML.
@@ -58,6 +60,7 @@ struct ModelTable {
     input: PathBuf,
     output: PathBuf,
     pipeline: Option<String>,
+    search: Option<SearchTable>,
     samples: Option<PathBuf>,
     test: Option<PathBuf>,
     #[serde(default)]
@@ -71,6 +74,53 @@ struct ModelTable {
     freeze_initializers: bool,
     #[serde(default)]
     external_data: ExternalTable,
+}
+
+/// A search for the pipeline, within the limits of the model.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SearchTable {
+    #[serde(default)]
+    goal: Goal,
+    #[serde(default)]
+    passes: Vec<String>,
+    max_drift: Option<f64>,
+    evaluate: Option<String>,
+    max_metric_drop: Option<f64>,
+    hold_out: Option<f64>,
+    confidence: Option<f64>,
+    /// Seconds.
+    budget: Option<u64>,
+    batch: Option<usize>,
+    threads: Option<usize>,
+}
+
+/// Time after which the command of a metric is ended.
+const EVALUATE_TIMEOUT: Duration = Duration::from_mins(10);
+
+impl SearchTable {
+    fn options(self, samples: Option<&Path>, limits: &QualityLimits) -> Result<SearchOptions, Error> {
+        let samples = samples.ok_or_else(|| Error::invalid("a search needs `samples`"))?;
+        if limits.deviation.is_some() || limits.disagreement.is_some() {
+            let message = "a search is limited by `min_agreement`, `max_accuracy_drop`, `max_drift` and \
+                           `max_metric_drop` only";
+            return Err(Error::invalid(message));
+        }
+        let mut options = SearchOptions::new(samples).goal(self.goal).families(self.passes);
+        options.limits.agreement = limits.agreement;
+        options.limits.accuracy_drop = limits.accuracy_drop;
+        options.limits.drift = self.max_drift;
+        options.limits.metric_drop = self.max_metric_drop;
+        let metric = self.evaluate.map(|line| Metric::command(&line, EVALUATE_TIMEOUT));
+        options.metric = metric.transpose()?;
+        options.hold_out = self.hold_out.unwrap_or(options.hold_out);
+        options.confidence = self.confidence.unwrap_or(options.confidence);
+        options.budget = self.budget.map_or(options.budget, Duration::from_secs);
+        options.batch = self.batch.unwrap_or(options.batch);
+        options.environment.threads = self.threads.unwrap_or(options.environment.threads);
+        options.check()?;
+        Ok(options)
+    }
 }
 
 /// `external_data = "one"`, or a table.
@@ -147,6 +197,7 @@ fn parse_project(path: &Path, source: &str) -> Result<Project, Error> {
     let folder = path.parent().unwrap_or(Path::new(""));
     let mut models: Vec<ProjectModel> = vec![];
     for model in file.model {
+        let has_pipeline = model.pipeline.is_some();
         let name = model.pipeline.unwrap_or_else(|| "safe".into());
         let text = file.pipelines.get(&name).unwrap_or(&name).clone();
         // All pipelines are checked before the first model is built.
@@ -160,14 +211,25 @@ fn parse_project(path: &Path, source: &str) -> Result<Project, Error> {
             let measure: OutputMeasure = text.parse().map_err(|why: String| about(Error::invalid(why)))?;
             Ok((name, measure))
         };
+        let limits = model.limits.or(&file.limits);
+        let samples = model.samples.map(|p| folder.join(p));
+        let search = model
+            .search
+            .map(|table| table.options(samples.as_deref(), &limits).map_err(about))
+            .transpose()?;
+        if search.is_some() && has_pipeline {
+            let message = format!("`{}` has both a pipeline and a search", model.output.display());
+            return Err(about(Error::invalid(message)));
+        }
         let measures = model.quality.into_iter().map(measure).collect::<Result<_, Error>>()?;
         models.push(ProjectModel {
             input: folder.join(model.input),
             output,
             pipeline: text,
-            samples: model.samples.map(|p| folder.join(p)),
+            search,
+            samples,
             test: model.test.map(|p| folder.join(p)),
-            limits: model.limits.or(&file.limits),
+            limits,
             quality: QualityOptions::new(measures, model.mask),
             freeze_initializers: model.freeze_initializers,
             external_data: model.external_data.into(),
@@ -204,6 +266,21 @@ mod tests {
         );
         assert_eq!((a.limits.agreement, a.limits.deviation), (Some(0.99), Some(0.1)));
         assert_eq!((b.pipeline.as_str(), b.limits.agreement, b.limits.deviation), ("safe", Some(0.9), None));
+    }
+
+    #[test]
+    fn a_search_has_the_limits_of_its_model() {
+        let text = "[[model]]\ninput = \"a\"\noutput = \"b\"\nsamples = \"s.npz\"\n\
+                    limits = { min_agreement = 0.9 }\nsearch = { goal = \"bytes\", budget = 60 }";
+        let project = parse_project(Path::new("p.toml"), text).unwrap();
+        let search = project.models[0].search.as_ref().unwrap();
+        assert_eq!((search.goal, search.limits.agreement), (Goal::Bytes, Some(0.9)));
+        assert_eq!(search.budget, Duration::from_secs(60));
+        let why = |text: &str| parse_project(Path::new("p.toml"), text).map(drop).unwrap_err().to_string();
+        let without = text.replace("limits = { min_agreement = 0.9 }\n", "");
+        assert_eq!(why(&without), "`p.toml`: a search needs a limit on the loss of quality");
+        let both = text.to_owned() + "\npipeline = \"safe\"";
+        assert_eq!(why(&both), "`p.toml`: `b` has both a pipeline and a search");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Projects: many models, each rebuilt only if something that it depends on changed.
 
 use crate::{
-    DataFiles, Environment, Error, ExternalData, OptimizeOptions, OptimizeReport, Optimized, Prove,
-    QualityLimits, QualityOptions, Rejected, Reproducer, check_output,
+    DataFiles, Environment, Error, ExternalData, Found, OptimizeOptions, OptimizeReport, Optimized, Prove,
+    QualityLimits, QualityOptions, Rejected, Reproducer, SearchOptions, check_output,
     lock::{Lock, Origin, files_of},
     optimize::optimize,
     options::{MEMORY, setters},
@@ -35,6 +35,9 @@ pub struct ProjectModel {
     pub output: PathBuf,
     /// The pipeline in text form.
     pub pipeline: String,
+    /// The search for the pipeline, in place of a given one. What it finds is recorded in the lock file, and
+    /// used as long as nothing that it depends on changes.
+    pub search: Option<SearchOptions>,
     /// Samples for calibration and comparison.
     pub samples: Option<PathBuf>,
     /// Samples for the comparison only.
@@ -163,6 +166,9 @@ impl Serialize for ModelState {
     }
 }
 
+/// The setting of an origin that holds the pipeline.
+const PIPELINE: &str = "pipeline";
+
 impl Project {
     /// Builds the outputs that are out of date, and calls `done` after each model. The lock file is written
     /// after each model, so that an interrupted build continues where it ended.
@@ -225,9 +231,9 @@ impl ProjectModel {
             path: folder.to_owned(),
             error,
         })?;
-        match self.optimize(options) {
+        match self.optimize(options, &status.name, lock) {
             Ok(optimized) => {
-                let origin = self.origin(options, optimized.files, lock)?;
+                let origin = self.origin(options, &optimized.report.pipeline, optimized.files, lock)?;
                 lock.set(&status.name, Some(origin));
                 status.state = ModelState::Built;
                 status.changed = optimized.changed;
@@ -247,9 +253,54 @@ impl ProjectModel {
         Ok(status)
     }
 
-    fn optimize(&self, options: &ProjectOptions) -> Result<Optimized, Error> {
+    fn optimize(&self, options: &ProjectOptions, name: &str, lock: &mut Lock) -> Result<Optimized, Error> {
         check_output(&self.output)?;
-        let mut run = OptimizeOptions::from(&*self.pipeline)
+        let mut optimized = match (&self.search, self.recorded_pipeline(options, name, lock)?) {
+            (Some(search), None) => self.search(search, options)?.optimized,
+            (Some(_), Some(pipeline)) => optimize(&self.input, self.run_options(options, &pipeline))?,
+            (None, _) => optimize(&self.input, self.run_options(options, &self.pipeline))?,
+        };
+        optimized.write(&self.output)?;
+        Ok(optimized)
+    }
+
+    /// The pipeline that a search found, if nothing changed since but the output.
+    fn recorded_pipeline(
+        &self,
+        options: &ProjectOptions,
+        name: &str,
+        lock: &mut Lock,
+    ) -> Result<Option<String>, Error> {
+        let Some(known) = lock.origin(name).cloned().filter(|_| self.search.is_some()) else {
+            return Ok(None);
+        };
+        let pipeline = known.settings.get(PIPELINE).cloned().unwrap_or_default();
+        let now = self.origin(options, &pipeline, lock.files(&known), lock)?;
+        let output = lock.name(&self.output);
+        let inputs = |origin: &Origin| {
+            let mut files = origin.files.clone();
+            files.retain(|file, _| !file.starts_with(&output));
+            (origin.settings.clone(), files)
+        };
+        Ok((inputs(&known) == inputs(&now)).then_some(pipeline))
+    }
+
+    fn search(&self, search: &SearchOptions, options: &ProjectOptions) -> Result<Found, Error> {
+        let threads = search.environment.threads;
+        let mut run = search
+            .clone()
+            .quality(self.quality.clone())
+            .freeze_initializers(self.freeze_initializers)
+            .external_data(self.external_data.clone())
+            .memory(options.memory)
+            .scratch(folder_of(&self.output))
+            .environment(options.environment.clone().threads(threads));
+        run.test.clone_from(&self.test);
+        crate::search(&self.input, run)
+    }
+
+    fn run_options(&self, options: &ProjectOptions, pipeline: &str) -> OptimizeOptions {
+        let mut run = OptimizeOptions::from(pipeline)
             .limits(self.limits.clone())
             .quality(self.quality.clone())
             .prove(options.prove)
@@ -261,9 +312,8 @@ impl ProjectModel {
             .environment(options.environment.clone());
         run.samples.clone_from(&self.samples);
         run.test.clone_from(&self.test);
-        let mut optimized = optimize(&self.input, run)?;
-        optimized.write(&self.output)?;
-        Ok(optimized)
+        run.hold_out = self.search.as_ref().filter(|_| self.test.is_none()).map(|search| search.hold_out);
+        run
     }
 
     /// Why the output is out of date; `None` if it is up to date.
@@ -272,25 +322,33 @@ impl ProjectModel {
             return Ok(Some("it was never built".into()));
         };
         let files = lock.files(&known);
-        Ok(known.change(&self.origin(options, files, lock)?))
+        let pipeline = match &self.search {
+            Some(_) => known.settings.get(PIPELINE).cloned().unwrap_or_default(),
+            None => self.pipeline.clone(),
+        };
+        Ok(known.change(&self.origin(options, &pipeline, files, lock)?))
     }
 
     /// The present origin of the output: the settings, `files`, and the files that the project names.
     fn origin(
         &self,
         options: &ProjectOptions,
+        pipeline: &str,
         mut files: Vec<PathBuf>,
         lock: &mut Lock,
     ) -> Result<Origin, Error> {
         let seed = options.environment.seed;
-        let settings = BTreeMap::from([
+        let mut settings = BTreeMap::from([
             ("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
-            ("pipeline".to_owned(), self.pipeline.clone()),
+            (PIPELINE.to_owned(), pipeline.to_owned()),
             ("limits".to_owned(), self.limits.to_string()),
             ("measures".to_owned(), self.quality.to_string()),
             ("options".to_owned(), format!("seed {seed} freeze {}", self.freeze_initializers)),
             ("external data".to_owned(), format!("{:?}", self.external_data)),
         ]);
+        if let Some(search) = &self.search {
+            settings.insert("search".to_owned(), search.to_string());
+        }
         let named = [Some(&self.input), self.samples.as_ref(), self.test.as_ref(), Some(&self.output)];
         files.extend(named.into_iter().flatten().flat_map(|path| files_of(path)));
         if let ExternalData::One(DataFiles { name: Some(name), .. })

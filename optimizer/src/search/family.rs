@@ -95,6 +95,12 @@ impl Combination {
         self.0.into_iter().enumerate().filter(|(_, strength)| *strength > 0)
     }
 
+    /// Returns whether a family repeats what another does: streams are removed together with channels.
+    pub fn is_redundant(&self) -> bool {
+        let takes_part = |name: &str| self.parts().any(|(family, _)| FAMILIES[family].name == name);
+        takes_part("channels") && takes_part("streams")
+    }
+
     /// The only family that takes part, with its strength.
     pub fn as_single(&self) -> Option<(usize, u32)> {
         let mut parts = self.parts();
@@ -142,6 +148,7 @@ mod tests {
     fn quantization_comes_last() {
         let mut combination = Combination::single(3, 50);
         assert_eq!(combination.as_single(), Some((3, 50)));
+        assert!(!combination.is_redundant());
         combination.0[PRECISION] = 1;
         assert_eq!(combination.as_single(), None);
         assert_eq!(combination.to_string(), "safe,prune-hidden{ratio=0.5,multiple=8},safe,quantize");

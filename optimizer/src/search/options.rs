@@ -9,11 +9,11 @@ use crate::{
     options::{MEMORY, setters},
 };
 use pare_graph::onnx::ExternalData;
-use serde::Serialize;
-use std::{path::PathBuf, time::Duration};
+use serde::{Deserialize, Serialize};
+use std::{fmt, path::PathBuf, time::Duration};
 
 /// What is minimised.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Goal {
@@ -41,7 +41,7 @@ pub struct SearchLimits {
     pub metric_drop: Option<f64>,
 }
 
-/// Options of [`search()`].
+/// Options of [`search()`](super::search()).
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct SearchOptions {
@@ -165,7 +165,7 @@ impl SearchOptions {
         self.families.iter().map(find).collect()
     }
 
-    pub(super) fn check(&self) -> Result<(), Error> {
+    pub(crate) fn check(&self) -> Result<(), Error> {
         let SearchLimits { accuracy_drop, agreement, drift, metric_drop } = self.limits;
         let limits = [
             ("accuracy drop", accuracy_drop, 1.0),
@@ -207,5 +207,24 @@ impl SearchOptions {
         );
         let key = JournalKey::new().text(&options).text("model").bytes(original).file(&self.samples)?;
         self.test.as_ref().map_or(Ok(key.clone()), |test| key.file(test))
+    }
+}
+
+/// The canonical form in a lock file. The budget is left out: a longer one does not make a result wrong.
+impl fmt::Display for SearchOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { goal, limits, metric, hold_out, confidence, families, batch, environment, .. } = self;
+        let threads = environment.threads;
+        write!(
+            f,
+            "{goal:?} {limits:?} {metric:?} hold out {hold_out} confidence {confidence} {families:?} batch {batch} \
+             threads {threads}"
+        )
+    }
+}
+
+impl fmt::Debug for SearchOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SearchOptions({self})")
     }
 }

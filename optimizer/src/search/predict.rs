@@ -129,6 +129,7 @@ impl Predictor {
             };
             grid = grid.iter().flat_map(|&c| axis.iter().map(move |s| with(s, c))).collect();
         }
+        grid.retain(|combination| !combination.is_redundant());
         grid
     }
 
