@@ -251,12 +251,10 @@ impl ModelSize {
 }
 
 impl Optimized {
-    /// The remedy if nothing was found to improve, or if the file gets a newer IR version, in which initializers
-    /// that are inputs are not constants for the engine any more.
+    /// The remedy if nothing was found to improve.
     pub fn hint(&self) -> Option<Hint> {
         let overridable = self.model.graph.overridable();
-        let is_raised = onnx::ir_version(&self.model) != self.model.ir_version;
-        (overridable > 0 && (!self.changed || is_raised)).then_some(Hint::FreezeInitializers { overridable })
+        (overridable > 0 && !self.changed).then_some(Hint::FreezeInitializers { overridable })
     }
 
     /// Serialises the model.
