@@ -121,6 +121,18 @@ pub enum Hint {
         /// Their number.
         overridable: usize,
     },
+    /// Channel counts that are multiples of this number are faster.
+    AlignChannels {
+        /// The number.
+        multiple: usize,
+    },
+    /// A pass does not pay for this model.
+    OmitPass {
+        /// Its name.
+        pass: &'static str,
+    },
+    /// The original is faster than the result.
+    KeepOriginal,
     /// Passes that rename or reshape weights leave no mask.
     KeepWeights,
     /// The remedy of an engine, or of samples.

@@ -46,6 +46,7 @@ pub mod engines;
 mod environment;
 mod error;
 mod inspect;
+mod latency;
 mod limits;
 mod lock;
 mod mask;
@@ -74,6 +75,7 @@ pub use inspect::{
     BlockShare, Blocks, ChannelGroup, ChannelGroups, GroupMember, InspectOptions, Inspection, LayerCost,
     TokenBlock, Tokens, inspect, inspect_blocks, inspect_groups, inspect_text, inspect_tokens, model_text,
 };
+pub use latency::{Latency, Quartiles, Slowdown};
 pub use limits::{Measure, QualityLimits};
 pub use mask::{MaskOptions, Masked, mask};
 pub use optimize::{ModelSize, OptimizeOptions, OptimizeReport, Optimized, PIPELINE_KEY, Rejected, optimize};

@@ -1,16 +1,17 @@
 //! Runs a pipeline over a model and proves the result.
 
 use crate::{
-    Defect, Environment, Error, Event, Hint, Proof, Prove, QualityLimits, Reproducer, Source,
+    Defect, Environment, Error, Event, Hint, Latency, Proof, Prove, QualityLimits, Reproducer, Source,
     WeightStatistics, Written,
     calibrate::read_statistics,
     environment::LazyEngine,
+    latency::LatencyMeter,
     options::{MEMORY, setters},
     output::write_model,
     proof::Claim,
     reproducer::FaultKind,
     runner::{Data, Placement, Runner},
-    samples::open,
+    samples::{FeedOptions, open},
     source::LoadedModel,
     stages::Stages,
 };
@@ -54,6 +55,10 @@ pub struct OptimizeOptions {
     pub prove: Prove,
     /// Limits on the loss of quality.
     pub limits: QualityLimits,
+    /// True to measure the latency of the original and of the result, if they are compared.
+    pub time: bool,
+    /// Samples per run that is measured, where the model leaves it open.
+    pub batch: usize,
     /// Treat initializers that are also inputs as constants, so that callers cannot override them.
     pub freeze_initializers: bool,
     /// Patches to apply at most.
@@ -82,6 +87,10 @@ setters!(OptimizeOptions {
     prove: Prove,
     /// Sets the limits on the loss of quality.
     limits: QualityLimits,
+    /// Requests the measurement of latency.
+    time: bool,
+    /// Sets the number of samples per run that is measured.
+    batch: usize,
     /// Treats initializers that are also inputs as constants.
     freeze_initializers: bool,
     /// Requests a reproducer when a pass is at fault.
@@ -132,6 +141,8 @@ impl OptimizeOptions {
             test: None,
             prove: Prove::default(),
             limits: QualityLimits::default(),
+            time: true,
+            batch: 1,
             freeze_initializers: false,
             stop_after: None,
             reproduce: false,
@@ -216,6 +227,9 @@ pub struct OptimizeReport {
     pub seconds: f64,
     /// Statistics of the weights, if a pass changed their values.
     pub weights: Option<WeightStatistics>,
+    /// The latency of the original and of the result; `None` if the model did not change, if it was not compared
+    /// with the result, or if they do not run on the same inputs.
+    pub latency: Option<Latency>,
 }
 
 impl OptimizeReport {
@@ -396,13 +410,17 @@ pub fn optimize(source: impl Into<Source>, options: impl Into<OptimizeOptions>) 
         proof,
         seconds: start.elapsed().as_secs_f64(),
         weights: None,
+        latency: None,
     };
     if report.proof.as_ref().is_some_and(|proof| !proof.failures.is_empty()) {
         let reproducer = reproduce(&runner, &original, &report, options.reproduce);
         environment.check_cancelled()?;
         return Err(Error::Rejected(Box::new(Rejected { report, reproducer })));
     }
-    report.weights = WeightStatistics::measure(&runner, &report.run, &original, &model)?;
+    report.weights = WeightStatistics::of(&report.run, &original, &model)?;
+    if changed && options.time && options.prove != Prove::Nothing {
+        report.latency = latency(&runner, &options, &original, &model, &report.run)?;
+    }
     report.seconds = start.elapsed().as_secs_f64();
     let external_data = options.external_data;
     Ok(Optimized { model, changed, report, files, external_data, start })
@@ -435,6 +453,31 @@ fn announce_calibration(runner: &Runner<'_>, model: &Model) {
         bytes_per_sample: model.cost(&Bindings::default()).activation_peak,
         memory: runner.tools.memory,
     });
+}
+
+/// The latency of both models; `None` without an engine, or if they do not run on the same inputs.
+fn latency(
+    runner: &Runner<'_>,
+    options: &OptimizeOptions,
+    original: &Model,
+    result: &Model,
+    run: &Report,
+) -> Result<Option<Latency>, Error> {
+    let environment = runner.environment;
+    let measured = || {
+        let samples = runner.samples.or(runner.test);
+        let feeds = FeedOptions { samples, batch: options.batch, dims: &[], seed: environment.seed };
+        let meter = LatencyMeter {
+            engine: runner.engine,
+            placement: &runner.placement,
+            threads: environment.single_thread(),
+            batch: options.batch,
+        };
+        meter.report(original, result, &feeds.feeds(original)?, run)
+    };
+    let latency = if cfg!(feature = "engine") { measured().ok() } else { None };
+    environment.check_cancelled()?;
+    Ok(latency)
 }
 
 /// The reproducer of a broken promise of equality.

@@ -65,7 +65,7 @@ def patterns(folder):
             "not zero": f"{stored['density'][1]:.1%}",
             "bytes": report["after"]["bytes"],
             "after zstd": stored["zstd_bytes"][1],
-            "speed": f"{stored['speed']:.2f}",
+            "speed": f"{report['latency']['speed']['median']:.2f}",
         })
         print(rows[-1], file=sys.stderr, flush=True)
     return rows

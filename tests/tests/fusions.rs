@@ -103,7 +103,8 @@ impl Export {
 
     /// One vector of the size of axis `axis`.
     fn size(&mut self, x: &str, axis: usize) -> String {
-        let (shape, index) = (self.node(&format!("Shape({x})")), self.initializer("int64", &axis.to_string()));
+        let (shape, index) =
+            (self.node(&format!("Shape({x})")), self.initializer("int64", &axis.to_string()));
         let size = self.node(&format!("Gather({shape}, {index})"));
         self.unsqueeze(&size, 0)
     }
@@ -252,7 +253,12 @@ fn keeps_fusions(name: &str, model: &Model, kernels: &[(&str, usize)]) {
     let (changed, _) = after(&"safe".parse::<Pipeline>().unwrap(), model).unwrap();
     same_outputs(model, &changed, Effect::Rounding, 4).unwrap_or_else(|why| panic!("{name}: {why}"));
     let (Some(before), Some(after)) = (executed(model), executed(&changed)) else { return };
-    assert!(after.len() <= before.len(), "{name}: {} → {} nodes\n{before:?}\n{after:?}", before.len(), after.len());
+    assert!(
+        after.len() <= before.len(),
+        "{name}: {} → {} nodes\n{before:?}\n{after:?}",
+        before.len(),
+        after.len()
+    );
     for &(kernel, count) in kernels {
         let found = after.iter().filter(|op| op.as_str() == kernel).count();
         assert_eq!(found, count, "{name}: {kernel} in {after:?}");
@@ -288,25 +294,42 @@ fn single_norms_stay_whole() {
     for opset in [9, 13, 17] {
         keeps_fusions("norm", &between_layers(opset, |g, x| g.norm(x, 4)), &[]);
         keeps_fusions("RMS norm", &between_layers(opset, |g, x| g.rms_norm(x, 4)), &[]);
-        keeps_fusions("skip", &between_layers(opset, |g, x| {
-            let skipped = g.skip(x, "x");
-            g.norm(&skipped, 4)
-        }), &[]);
-        keeps_fusions("neutral scale and bias", &between_layers(opset, |g, x| {
-            let (ones, zeros) = (g.initializer("float[4]", "1,1,1,1"), g.initializer("float[4]", "0,0,0,0"));
-            let normalized = g.normalized(x);
-            let scaled = g.node(&format!("Mul({normalized}, {ones})"));
-            g.node(&format!("Add({scaled}, {zeros})"))
-        }), &[]);
-        keeps_fusions("scale without bias", &between_layers(opset, |g, x| {
-            let gamma = g.weights(&[4], 1.0);
-            let normalized = g.normalized(x);
-            g.node(&format!("Mul({normalized}, {gamma})"))
-        }), &[]);
-        keeps_fusions("bias without scale", &between_layers(opset, |g, x| {
-            let beta = g.weights(&[4], 0.0);
-            let normalized = g.normalized(x);
-            g.node(&format!("Add({normalized}, {beta})"))
-        }), &[]);
+        keeps_fusions(
+            "skip",
+            &between_layers(opset, |g, x| {
+                let skipped = g.skip(x, "x");
+                g.norm(&skipped, 4)
+            }),
+            &[],
+        );
+        keeps_fusions(
+            "neutral scale and bias",
+            &between_layers(opset, |g, x| {
+                let (ones, zeros) =
+                    (g.initializer("float[4]", "1,1,1,1"), g.initializer("float[4]", "0,0,0,0"));
+                let normalized = g.normalized(x);
+                let scaled = g.node(&format!("Mul({normalized}, {ones})"));
+                g.node(&format!("Add({scaled}, {zeros})"))
+            }),
+            &[],
+        );
+        keeps_fusions(
+            "scale without bias",
+            &between_layers(opset, |g, x| {
+                let gamma = g.weights(&[4], 1.0);
+                let normalized = g.normalized(x);
+                g.node(&format!("Mul({normalized}, {gamma})"))
+            }),
+            &[],
+        );
+        keeps_fusions(
+            "bias without scale",
+            &between_layers(opset, |g, x| {
+                let beta = g.weights(&[4], 0.0);
+                let normalized = g.normalized(x);
+                g.node(&format!("Add({normalized}, {beta})"))
+            }),
+            &[],
+        );
     }
 }

@@ -6,8 +6,7 @@ use super::{
     types::{declared_from, declared_to},
 };
 use crate::{
-    Attribute, Constant, Declared, Function, Graph, GraphError, Model, NodeId, Tensor, Type,
-    Value, ValueId,
+    Attribute, Constant, Declared, Function, Graph, GraphError, Model, NodeId, Tensor, Type, Value, ValueId,
     extra::{AttributeExtra, InfoEntry, InterfaceEntry, Known},
     proto::{
         AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,

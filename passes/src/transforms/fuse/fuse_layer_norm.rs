@@ -7,9 +7,7 @@ use crate::{
     framework::{Context, NodeBuilder, Pass, PassError},
     pass,
 };
-use pare_graph::{
-    DataType, Decline, Model, Node, NodeRef, Patch, Ref, Tensor, ValueRef, expect,
-};
+use pare_graph::{DataType, Decline, Model, Node, NodeRef, Patch, Ref, Tensor, ValueRef, expect};
 
 pass! {
     /// Fuse normalization patterns into `LayerNormalization` (operator set 17) and `RMSNormalization` (23).
@@ -189,7 +187,9 @@ mod tests {
             graph(&format!("{NORM} y = Div(d, s)")).replace("[N,3,2] y)", "[N,3,2] y, float[N,3,1] v)");
         assert_eq!(declines(FuseLayerNorm::default(), &used), ["`v` is used outside the pattern"]);
         let skip = graph(&format!("{NORM} n = Div(d, s) p = Mul(n, g) y = Add(p, b)"));
-        let skip = skip.replace("m = ReduceMean", "x = Add(z, z) m = ReduceMean").replace("[N,3,2] x)", "[N,3,2] z)");
+        let skip = skip
+            .replace("m = ReduceMean", "x = Add(z, z) m = ReduceMean")
+            .replace("[N,3,2] x)", "[N,3,2] z)");
         assert_eq!(
             declines(FuseLayerNorm::default(), &skip),
             ["`x` is a sum, with which the engine fuses the nodes of the norm"]
