@@ -215,7 +215,8 @@ fn writes_the_same_bytes_on_any_number_of_threads() {
             "--threads",
             threads,
             "--passes",
-            "safe,prune-channels{ratio=0.3}",
+            // A step that is measured may differ between runs.
+            "safe,prune-channels{ratio=0.3,multiple=1}",
             "--samples",
             "digits-calibration.npz",
         ];

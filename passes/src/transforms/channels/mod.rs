@@ -10,6 +10,6 @@ mod prune_hidden;
 
 pub use drop_dead_channels::DropDeadChannels;
 pub use importance::Importance;
-pub use prune::{PruneChannels, PruneRepair, PruneScope};
+pub use prune::{Multiple, PruneChannels, PruneRepair, PruneScope};
 pub use prune_heads::PruneHeads;
 pub use prune_hidden::PruneHidden;

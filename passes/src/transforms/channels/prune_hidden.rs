@@ -2,7 +2,7 @@
 
 use super::{
     importance::Importance,
-    prune::{PruneRepair, PruneScope, prune_pass, with_prune_options},
+    prune::{Multiple, PruneRepair, PruneScope, prune_pass, with_prune_options},
 };
 use crate::analysis::groups::GroupKind;
 

@@ -28,27 +28,20 @@ const MIN_SAMPLES: usize = 16;
 pub type Choices = BTreeMap<usize, Vec<usize>>;
 
 impl PruneSearch<'_> {
-    /// Returns curves with linear losses, for uniform allocation. `choices` defaults to all multiples.
-    pub fn flat_curves(&self, choices: Option<&Choices>) -> Vec<LossCurve> {
+    /// Returns curves with linear losses, for uniform allocation.
+    pub fn flat_curves(&self, choices: &Choices) -> Vec<LossCurve> {
         let flat = |&group: &usize| {
-            let (width, choices) = (self.width(group), self.choices_of(group, choices));
+            let (width, choices) = (self.width(group), choices.get(&group).cloned().unwrap_or_default());
             let least = choices.first().copied().unwrap_or(width);
             LossCurve { group, width, losses: BTreeMap::from([(least, 1.0), (width, 0.0)]), choices }
         };
         self.subject.selected.iter().map(flat).collect()
     }
 
-    fn choices_of(&self, group: usize, choices: Option<&Choices>) -> Vec<usize> {
-        choices
-            .and_then(|all| all.get(&group).cloned())
-            .unwrap_or_else(|| multiples(self.width(group), self.options.multiple, self.min_kept(group)))
-    }
-
     /// Measures the drift when each group alone is pruned to each level, less the drift of the current model.
-    /// `choices` defaults to all multiples.
     pub fn measured_curves(
         &self,
-        choices: Option<&Choices>,
+        choices: &Choices,
         cx: &mut Context<'_>,
     ) -> Result<Vec<LossCurve>, PassError> {
         let subject = &self.subject;
@@ -58,7 +51,7 @@ impl PruneSearch<'_> {
         for (i, &group) in subject.selected.iter().enumerate() {
             cx.tools.progress.step("curves", i as u64, subject.selected.len() as u64);
             let width = self.width(group);
-            let choices = self.choices_of(group, choices);
+            let choices = choices.get(&group).cloned().unwrap_or_default();
             let mut curve = LossCurve { group, width, losses: BTreeMap::from([(width, 0.0)]), choices };
             let start = held_out.prefix(&subject.model, &self.changed_nodes(group))?;
             for kept in levels(width, &curve.choices) {
@@ -122,6 +115,11 @@ fn levels(width: usize, choices: &[usize]) -> Vec<usize> {
         levels.pop_first();
     }
     levels.into_iter().collect()
+}
+
+/// Returns the smallest choice at which a curve is measured.
+pub fn least_measured(width: usize, choices: &[usize]) -> usize {
+    levels(width, choices).first().copied().unwrap_or(width)
 }
 
 /// Returns the multiples of `step` that are at least `least`, and `width`.

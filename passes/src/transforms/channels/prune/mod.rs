@@ -2,13 +2,17 @@
 
 mod curves;
 mod latency;
+mod multiple;
 mod options;
 mod search;
 mod select;
+mod step;
 mod target;
 #[cfg(test)]
 mod tests;
+mod timing;
 
+pub use multiple::Multiple;
 pub(in crate::transforms::channels) use options::{PruneOptions, prune_pass, with_prune_options};
 
 use super::importance::Importance;

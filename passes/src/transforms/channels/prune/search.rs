@@ -3,6 +3,7 @@
 use super::{
     PruneOptions, PruneRepair, PruneScope,
     select::{Selection, check_patterns},
+    step::ChannelSteps,
 };
 use crate::analysis::samples::{POSITIONS, Split};
 use crate::{
@@ -46,6 +47,8 @@ pub struct PruneSearch<'p> {
     pub original: Model,
     /// The model that is pruned next.
     pub subject: PrunableModel,
+    /// The channel steps that are known.
+    pub steps: ChannelSteps,
     /// Number of units of the selected groups of the original.
     total_units: usize,
 }
@@ -123,8 +126,18 @@ impl<'p> PruneSearch<'p> {
         let subject = PrunableModel::new(model.clone(), groups, selection.groups);
         let total_units = subject.selected.iter().map(|&g| subject.groups.groups[g].width).sum();
         let original = model.clone();
-        let mut search =
-            Self { options, importance, scope, repair, split, unprepared, original, subject, total_units };
+        let mut search = Self {
+            options,
+            importance,
+            scope,
+            repair,
+            split,
+            unprepared,
+            original,
+            subject,
+            steps: ChannelSteps::new(),
+            total_units,
+        };
         search.rank_units(cx)?;
         Ok(search)
     }

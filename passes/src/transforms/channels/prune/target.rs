@@ -2,6 +2,7 @@
 
 use super::{
     PruneOptions, PruneRepair, PruneScope,
+    curves::Choices,
     search::{Candidate, CostOf, PruneSearch, RepairEffort},
     select::IN_FUNCTIONS,
 };
@@ -11,7 +12,10 @@ use crate::{
         groups::cost::CostModel,
     },
     framework::{Context, PassError},
-    transforms::channels::allocate::{Allocation, LossCurve, cost_of, global, loss_of, uniform},
+    transforms::channels::{
+        allocate::{Allocation, LossCurve, cost_of, global, loss_of, uniform},
+        local_repair::LocalRepair,
+    },
 };
 use pare_graph::Model;
 
@@ -86,7 +90,7 @@ impl PruneSearch<'_> {
         let mut model = cost(&self.subject.model.graph, &self.subject.groups);
         let total = model.at(&|_| 0);
         let budget = share * total;
-        let mut curves = self.curves(cx)?;
+        let mut curves = self.curves_within(&model, budget, cx)?;
         let mut allocation = self.allocate(&model, &curves, budget)?;
         if self.runs_in_two_stages() {
             // Prune half-way first; units and curves are then measured again on the result.
@@ -94,22 +98,31 @@ impl PruneSearch<'_> {
             let candidate = self.build(&halfway, RepairEffort::Quick, cx)?;
             self.advance(candidate, cx)?;
             model = cost(&self.subject.model.graph, &self.subject.groups);
-            curves = self.curves(cx)?;
+            curves = self.curves_within(&model, budget, cx)?;
             allocation = self.allocate(&model, &curves, budget)?;
         }
         cx.detail("drift expected", loss_of(&curves, &allocation));
-        self.build(&allocation, RepairEffort::Full, cx)
+        self.build_checked(&allocation, cx)
     }
 
-    /// Builds the candidate in which every group loses the same share of its units.
-    fn reach_ratio(&self, ratio: f64, cx: &mut Context<'_>) -> Result<Candidate, PassError> {
-        let step = self.options.multiple;
-        let keep = |c: LossCurve| {
-            let kept = c.width - (c.width as f64 * ratio) as usize;
-            (c.group, kept.div_ceil(step).saturating_mul(step).clamp(c.least(), c.width))
+    /// Builds a result; refuses one that is slower than the original.
+    fn build_checked(&self, allocation: &Allocation, cx: &mut Context<'_>) -> Result<Candidate, PassError> {
+        self.check_speed(&self.cut(&self.keep(allocation), LocalRepair::None)?, cx)?;
+        self.build(allocation, RepairEffort::Full, cx)
+    }
+
+    /// Builds the candidate in which every group loses the same share of its units, up to the step.
+    fn reach_ratio(&mut self, ratio: f64, cx: &mut Context<'_>) -> Result<Candidate, PassError> {
+        let kept = |width: usize, choices: &[usize]| {
+            let wanted = width - (width as f64 * ratio) as usize;
+            choices.iter().copied().find(|&kept| kept >= wanted).unwrap_or(width)
         };
-        let allocation = self.flat_curves(None).into_iter().map(keep).collect();
-        self.build(&allocation, RepairEffort::Full, cx)
+        let removes = |search: &Self, choices: &Choices| {
+            choices.iter().any(|(&g, c)| kept(search.width(g), c) < search.width(g))
+        };
+        let choices = self.choices_that(removes, cx)?;
+        let allocation = choices.iter().map(|(&g, c)| (g, kept(self.width(g), c))).collect();
+        self.build_checked(&allocation, cx)
     }
 
     /// Returns whether the search runs in two stages: candidates are compared by their outputs, and the
@@ -119,10 +132,17 @@ impl PruneSearch<'_> {
         self.scope == PruneScope::Global && self.repair == PruneRepair::Sequential && runs <= TWO_STAGE_BUDGET
     }
 
-    fn curves(&self, cx: &mut Context<'_>) -> Result<Vec<LossCurve>, PassError> {
+    /// Returns the curves over the choices with which a cost is within the budget.
+    fn curves_within(
+        &mut self,
+        cost: &CostModel,
+        budget: f64,
+        cx: &mut Context<'_>,
+    ) -> Result<Vec<LossCurve>, PassError> {
+        let choices = self.choices_within(cost, budget, cx)?;
         match self.scope {
-            PruneScope::Uniform => Ok(self.flat_curves(None)),
-            PruneScope::Global => self.measured_curves(None, cx),
+            PruneScope::Uniform => Ok(self.flat_curves(&choices)),
+            PruneScope::Global => self.measured_curves(&choices, cx),
         }
     }
 
@@ -167,7 +187,8 @@ impl PruneSearch<'_> {
     /// Returns the model with the fewest multiply-accumulates within the limits, by bisection.
     pub fn reach_limits(&mut self, cx: &mut Context<'_>) -> Result<Model, PassError> {
         let limits = self.options.limits();
-        let (cost, curves) = (self.macs(), self.curves(cx)?);
+        let cost = self.macs();
+        let curves = self.curves_within(&cost, f64::INFINITY, cx)?;
         let least: Allocation = curves.iter().map(|c| (c.group, c.least())).collect();
         let total = cost.at(&|_| 0);
         let (mut low, mut high) = (cost_of(&cost, &curves, &least) / total, 1.0);
@@ -196,6 +217,7 @@ impl PruneSearch<'_> {
         if self.broken_limit(&result.model, limits, cx)?.is_some() {
             result = self.build(&allocation, RepairEffort::Quick, cx)?;
         }
+        self.check_speed(&result.model, cx)?;
         self.report(&result, cx);
         Ok(result.model)
     }

@@ -1,7 +1,10 @@
 //! Pruning of a quantized network: scales and zero points are cut with the weights, and only biases are
 //! repaired.
 
-use super::super::{PruneChannels, PruneRepair, PruneScope};
+use super::{
+    super::{PruneChannels, PruneRepair, PruneScope},
+    untimed,
+};
 use crate::{
     analysis::evaluation::HeldOut,
     framework::{
@@ -62,7 +65,7 @@ fn constants(kept: &[usize]) -> String {
 
 #[test]
 fn cuts_scales_with_channels_and_preserves_outputs_without_zeros() {
-    let pass = PruneChannels { ratio: Some(0.5), ..PruneChannels::default() };
+    let pass = PruneChannels { ratio: Some(0.5), ..untimed() };
     check(pass.clone(), &network(&[0, 1, 2, 3]), &network(&[1, 3]));
     let original = model(&network(&[0, 1, 2, 3]));
     let mut changed = original.clone();
@@ -83,7 +86,7 @@ fn repairs_biases_by_the_mean_and_keeps_weights() {
             scope: Some(PruneScope::Uniform),
             criterion,
             repair,
-            ..PruneChannels::default()
+            ..untimed()
         };
         let mut changed = original.clone();
         pass.run(&mut changed, &mut crate::framework::testing::context(with)).unwrap();
@@ -111,7 +114,7 @@ fn rejects_models_without_prunable_groups() {
             .unwrap_err()
             .to_string()
     };
-    let pass = PruneChannels { ratio: Some(0.5), ..PruneChannels::default() };
+    let pass = PruneChannels { ratio: Some(0.5), ..untimed() };
     let one =
         "main (float[1,2] x) => (float[1,3] y) <float[2,3] w = {1, 2, 3, 4, 5, 6}> { y = MatMul(x, w) }";
     assert_eq!(

@@ -1,30 +1,23 @@
 //! Pruning of models in the style of exporters: sizes computed from shapes, one group that cannot be cut, groups
 //! that one cut exhausts, and functions.
 
-use super::super::PruneChannels;
+use super::{
+    super::{Multiple, PruneChannels},
+    run_on_generated, untimed,
+};
 use crate::{
     framework::{
-        Context, Pass, PassError, Tools,
-        testing::{self, model, read_fixture, tools},
+        Pass, PassError,
+        testing::{self, model, numbers, read_fixture, tools},
     },
     transforms::channels::PruneHeads,
 };
 use pare_graph::{Model, ops::Bindings};
-use pare_runtime::{SampleSet, SharedSamples, input_specs};
 
-/// Runs a pass with generated samples. Both models run in the engine, on inputs of equal types.
+/// Runs a pass after the pipeline `prepare`; also returns why it skipped something.
 fn run(pass: &dyn Pass, original: &Model, prepare: &str) -> Result<(Model, Vec<String>), PassError> {
-    let mut changed = original.clone();
-    changed.infer().unwrap();
-    let samples = SharedSamples::from(SampleSet::generated(input_specs(&changed), 0, 32));
-    let tools = Tools { samples: Some(&samples), ..tools() };
-    let mut cx: Context<'_> = testing::context(tools);
-    cx.run_nested(prepare, &mut changed)?;
-    pass.run(&mut changed, &mut cx)?;
-    changed.check().unwrap();
-    changed.infer().unwrap();
-    pare_tests::fixtures::Reference::new(&changed, 2).unwrap().check_equal(&changed, true).unwrap();
-    Ok((changed, cx.report.declined.keys().cloned().collect()))
+    let (changed, report) = run_on_generated(pass, original, prepare, tools())?;
+    Ok((changed, report.declined.keys().cloned().collect()))
 }
 
 fn macs(model: &Model) -> f64 {
@@ -34,12 +27,7 @@ fn macs(model: &Model) -> f64 {
 }
 
 fn share(macs: f64) -> PruneChannels {
-    PruneChannels { macs: Some(macs), ..PruneChannels::default() }
-}
-
-fn numbers(count: usize, seed: u64) -> String {
-    let mut rng = fastrand::Rng::with_seed(seed);
-    (0..count).map(|_| format!("{:.3}", rng.f32() - 0.5)).collect::<Vec<_>>().join(",")
+    PruneChannels { macs: Some(macs), ..untimed() }
 }
 
 #[test]
@@ -82,7 +70,7 @@ fn a_first_cut_may_exhaust_all_groups() {
         let heads =
             group.groups.iter().find(|g| g.kind == crate::analysis::groups::GroupKind::Heads).unwrap();
         let only = only.iter().map(|_| heads.name.clone()).collect();
-        let pass = PruneHeads { ratio: Some(0.5), only, ..PruneHeads::default() };
+        let pass = PruneHeads { ratio: Some(0.5), only, multiple: Multiple::Of(1), ..PruneHeads::default() };
         let (changed, _) = run(&pass, &original, "").unwrap();
         assert!(macs(&changed) < 0.6 * macs(&original));
     }
@@ -93,8 +81,7 @@ fn a_first_cut_may_exhaust_all_groups() {
         numbers(12, 3),
         numbers(8, 4)
     ));
-    let (changed, _) =
-        run(&PruneChannels { ratio: Some(0.5), ..PruneChannels::default() }, &narrow, "").unwrap();
+    let (changed, _) = run(&PruneChannels { ratio: Some(0.5), ..untimed() }, &narrow, "").unwrap();
     assert_eq!(macs(&changed), 0.5 * macs(&narrow));
 }
 

@@ -1,0 +1,340 @@
+//! Channel steps: the numbers of units that the engine's kernels compute without waste.
+//!
+//! Engines compute channels in blocks, so latency is a step function of the width; beside the blocks a slower
+//! kernel may be chosen. The step of each kind of operator is measured on the widest group of that kind, as
+//! the largest number to which widths can be rounded up for free. Groups of only a few steps may keep other
+//! numbers where those are measured to be faster.
+//!
+//! A target that these numbers cannot reach is met with half of the step, a quarter, and so on; a result
+//! that is slower than the original is refused.
+
+use super::{
+    Multiple,
+    curves::{Choices, least_measured, multiples},
+    search::PruneSearch,
+    timing::{has_known_sizes, latencies, ratio},
+};
+use crate::{
+    analysis::{
+        calibration::segment,
+        groups::cost::{CostModel, CostTable},
+    },
+    framework::{Context, PassError, Tools},
+    transforms::channels::local_repair::LocalRepair,
+};
+use pare_graph::{EvaluateError, Model};
+use std::{collections::BTreeMap, fmt};
+
+/// Candidate steps: block sizes of engine kernels.
+const STEPS: [usize; 5] = [32, 16, 8, 4, 2];
+/// Rounding up to a step is free if it increases the time by at most this share on average.
+const TOLERANCE: f64 = 0.02;
+/// Number of widths that are timed to measure the step, up to a multiple of the largest candidate.
+const PROBED: usize = 32;
+/// Number of steps below which a group has few choices.
+const FEW: usize = 4;
+/// Most widths of a group that are timed.
+const MAX_TIMED: usize = 24;
+
+/// The operators whose kernels compute the units of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KernelKind {
+    kernel: Kernel,
+    quantized: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kernel {
+    MatrixProduct,
+    Convolution,
+    DepthwiseConvolution,
+}
+
+impl fmt::Display for KernelKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.quantized { "quantized " } else { "" })?;
+        f.write_str(match self.kernel {
+            Kernel::MatrixProduct => "matrix products",
+            Kernel::Convolution => "dense convolutions",
+            Kernel::DepthwiseConvolution => "depthwise convolutions",
+        })
+    }
+}
+
+impl KernelKind {
+    /// Returns the step where it cannot be measured: the block of common kernels on x86-64.
+    fn default_step(self) -> usize {
+        match self.kernel {
+            Kernel::Convolution => 16,
+            Kernel::DepthwiseConvolution | Kernel::MatrixProduct => 8,
+        }
+    }
+}
+
+/// The channel step of each kind of operator.
+pub type ChannelSteps = BTreeMap<KernelKind, usize>;
+
+impl PruneSearch<'_> {
+    /// Returns the kind of the operators that produce, pass on or read the units of a group.
+    fn kernel_kind(&self, group: usize) -> KernelKind {
+        let groups = &self.subject.groups;
+        let mut kind = KernelKind { kernel: Kernel::MatrixProduct, quantized: false };
+        for role in &self.subject.roles {
+            let (outputs, inputs) = role.linear.weight_axes();
+            let touches = |axis| groups.groups_along(role.site, axis).contains(&group);
+            if !(touches(outputs) || touches(inputs)) {
+                continue;
+            }
+            kind.quantized |= role.linear.is_quantized();
+            let kernel = match &*self.subject.model.graph.node(role.node).op {
+                "Conv" if role.passes_on(groups) => Kernel::DepthwiseConvolution,
+                "Conv" => Kernel::Convolution,
+                _ => Kernel::MatrixProduct,
+            };
+            kind.kernel = kind.kernel.max(kernel);
+        }
+        kind
+    }
+
+    /// Returns the number of channels of each unit.
+    fn channels_per_unit(&self, group: usize) -> usize {
+        let members = &self.subject.groups.groups[group].members;
+        members.iter().map(|m| m.per_unit).min().unwrap_or(1).max(1)
+    }
+
+    /// Returns the step of a group in units.
+    pub fn step(&self, group: usize) -> usize {
+        let channels = self.steps.get(&self.kernel_kind(group)).copied().unwrap_or(1);
+        channels / gcd(channels, self.channels_per_unit(group))
+    }
+
+    /// Determines and reports the step of each kind of operator that has none yet.
+    ///
+    /// # Errors
+    /// If a step `must` be measured and cannot be.
+    pub fn determine_steps(&mut self, must: bool, cx: &mut Context<'_>) -> Result<(), PassError> {
+        let mut widest = BTreeMap::new();
+        for &group in &self.subject.selected {
+            let best = widest.entry(self.kernel_kind(group)).or_insert(group);
+            if self.width(group) > self.width(*best) {
+                *best = group;
+            }
+        }
+        for (kind, group) in widest {
+            if self.steps.contains_key(&kind) {
+                continue;
+            }
+            let (measured, fallback) = if must {
+                (self.measured_step(group, cx)?, 1)
+            } else if self.is_timed(cx.tools) {
+                // A segment that the engine does not run has the step of common kernels.
+                (self.measured_step(group, cx).unwrap_or(None), kind.default_step())
+            } else {
+                (None, kind.default_step())
+            };
+            let channels = measured.map_or(fallback, |units| units * self.channels_per_unit(group));
+            cx.figure(format!("step of {kind}"), channels as f64);
+            self.steps.insert(kind, channels);
+        }
+        Ok(())
+    }
+
+    /// Returns whether latency can be measured.
+    fn is_timed(&self, tools: Tools<'_>) -> bool {
+        tools.engine.is_some() && has_known_sizes(&self.original.graph)
+    }
+
+    /// Measures the step of a group in units; `None` if it is too narrow.
+    fn measured_step(&self, group: usize, cx: &Context<'_>) -> Result<Option<usize>, PassError> {
+        let top = self.width(group) / PROBED * PROBED;
+        if top == 0 {
+            return Ok(None);
+        }
+        let widths: Vec<_> = (top - PROBED + 1..=top).collect();
+        Ok(Some(step_of(&widths, &self.times(group, &widths, cx.tools)?)))
+    }
+
+    /// Returns the latencies of the segment of the model around a group that keeps these numbers of units.
+    fn times(&self, group: usize, widths: &[usize], tools: Tools<'_>) -> Result<Vec<f64>, PassError> {
+        let segments = widths.iter().map(|&k| self.segment(group, k)).collect::<Result<Vec<_>, _>>()?;
+        latencies(tools, &segments.iter().collect::<Vec<_>>())
+    }
+
+    /// Returns the segment of the model around a group that keeps `kept` units.
+    fn segment(&self, group: usize, kept: usize) -> Result<Model, PassError> {
+        let boundary = self.subject.model.graph.boundary(&self.changed_nodes(group));
+        let mut model = self.cut(&self.keep(&[(group, kept)].into()), LocalRepair::None)?;
+        model.infer()?;
+        // The inputs of the segment keep their inferred types: declared types may lack symbolic sizes.
+        Ok(segment(&model, &boundary.inputs, &boundary.outputs).map_err(EvaluateError::from_error)?)
+    }
+
+    /// Returns the measured latencies of a group at the multiples of `step`, and at quarters of the first
+    /// step, where the time may still decrease: partial blocks can be cheaper.
+    pub fn timetable_of(&self, group: usize, step: usize, tools: Tools<'_>) -> Result<CostTable, PassError> {
+        let (width, least) = (self.width(group), self.min_kept(group));
+        let mut widths = multiples(width, step, least);
+        widths.extend(multiples(width.min(step), step.div_ceil(4), least));
+        widths.sort_unstable();
+        widths.dedup();
+        let stride = widths.len().div_ceil(MAX_TIMED);
+        let mut widths: Vec<_> = widths.into_iter().rev().step_by(stride).collect();
+        widths.reverse();
+        let times = self.times(group, &widths, tools)?;
+        Ok(CostTable { width, costs: worthwhile(&widths, &times) })
+    }
+
+    /// Returns the permitted numbers of kept units of each selected group: multiples of `multiple`, or of the
+    /// engine's step over `divisor`.
+    fn choices(&self, divisor: usize, cx: &Context<'_>) -> Choices {
+        let of_group = |&group: &usize| {
+            let (width, least) = (self.width(group), self.min_kept(group));
+            let choices = match self.options.multiple {
+                Multiple::Of(units) => multiples(width, units, least),
+                Multiple::Auto => {
+                    let step = (self.step(group) / divisor).max(1);
+                    let mut choices = multiples(width, step, least);
+                    if width < FEW * step {
+                        choices.extend(self.finer(group, step, cx.tools));
+                        choices.sort_unstable();
+                        choices.dedup();
+                    }
+                    choices
+                }
+            };
+            (group, choices)
+        };
+        self.subject.selected.iter().map(of_group).collect()
+    }
+
+    /// Returns further numbers of units that a group of few steps may keep: those that are measured to be
+    /// faster than all larger ones, or multiples of a step that divides the group.
+    fn finer(&self, group: usize, step: usize, tools: Tools<'_>) -> Vec<usize> {
+        let (width, least) = (self.width(group), self.min_kept(group));
+        if self.is_timed(tools) {
+            let widths = multiples(width, step.div_ceil(FEW), least);
+            // A segment that cannot be timed has no faster widths.
+            let times = self.times(group, &widths, tools);
+            return times.map_or_else(|_| vec![], |t| worthwhile(&widths, &t).into_keys().collect());
+        }
+        let mut finer = step;
+        while finer > 1 && width < 2 * finer {
+            finer /= 2;
+        }
+        multiples(width, finer, least)
+    }
+
+    /// Returns the choices of the largest step with which `reaches` accepts the smallest numbers of units that
+    /// groups can keep.
+    pub fn choices_that(
+        &mut self,
+        reaches: impl Fn(&Self, &Choices) -> bool,
+        cx: &mut Context<'_>,
+    ) -> Result<Choices, PassError> {
+        let mut divisor = 1;
+        if self.options.multiple == Multiple::Auto {
+            self.determine_steps(false, cx)?;
+        }
+        let largest = self.subject.selected.iter().map(|&g| self.step(g)).max().unwrap_or(1);
+        loop {
+            let choices = self.choices(divisor, cx);
+            if self.options.multiple != Multiple::Auto || divisor >= largest || reaches(self, &choices) {
+                if divisor > 1 {
+                    cx.figure("share of the step", 1.0 / divisor as f64);
+                }
+                return Ok(choices);
+            }
+            divisor *= 2;
+        }
+    }
+
+    /// Returns the choices with which a cost is within the budget.
+    pub fn choices_within(
+        &mut self,
+        cost: &CostModel,
+        budget: f64,
+        cx: &mut Context<'_>,
+    ) -> Result<Choices, PassError> {
+        let reaches = |search: &Self, choices: &Choices| {
+            let least =
+                |g| choices.get(&g).map_or(0, |c| search.width(g) - least_measured(search.width(g), c));
+            cost.at(&least) <= budget
+        };
+        self.choices_that(reaches, cx)
+    }
+
+    /// Checks that a candidate is not slower than the original. Without an engine, or with a given `multiple`,
+    /// any candidate passes.
+    ///
+    /// # Errors
+    /// If the candidate is slower beyond noise, with the ratio of the times.
+    pub fn check_speed(&self, candidate: &Model, cx: &mut Context<'_>) -> Result<(), PassError> {
+        if self.options.multiple != Multiple::Auto || !self.is_timed(cx.tools) {
+            return Ok(());
+        }
+        let ratio = ratio(cx.tools, self.unprepared, candidate)?;
+        cx.detail("latency", ratio.median);
+        if ratio.low > 1.0 && ratio.median > 1.0 + TOLERANCE {
+            return Err(PassError::refused_with(
+                format!("the result takes {:.2} times as long as the original", ratio.median),
+                "use a target of `latency`, or `multiple=1` if fewer multiply-accumulates are the aim",
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// Returns the largest step for which rounding widths up to a multiple is free, beside the fastest width that
+/// is not smaller.
+fn step_of(widths: &[usize], times: &[f64]) -> usize {
+    let time = |w: usize| widths.iter().position(|k| *k == w).map(|i| times[i]);
+    let fastest = |i: usize| times[i..].iter().copied().fold(f64::INFINITY, f64::min);
+    let free = |step: &usize| {
+        let ratio = |(i, w): (usize, &usize)| Some(time(w.div_ceil(*step) * step)? / fastest(i));
+        let ratios: Vec<_> = widths.iter().enumerate().filter_map(ratio).collect();
+        !ratios.is_empty() && ratios.iter().sum::<f64>() / ratios.len() as f64 <= 1.0 + TOLERANCE
+    };
+    STEPS.into_iter().find(free).unwrap_or(1)
+}
+
+/// Returns the widths that are faster than all larger ones, with their times.
+fn worthwhile(widths: &[usize], times: &[f64]) -> BTreeMap<usize, f64> {
+    let mut table = BTreeMap::new();
+    let mut best = f64::INFINITY;
+    for (&w, &t) in widths.iter().zip(times).rev() {
+        if t < best * (1.0 - TOLERANCE / 2.0) {
+            table.insert(w, t);
+            best = t;
+        }
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_step_at_which_time_increases() {
+        for step in [4, 8, 16] {
+            let widths: Vec<_> = (33..=64).collect();
+            let times: Vec<_> =
+                widths.iter().map(|w: &usize| (w.div_ceil(step) * step) as f64 + 20.0).collect();
+            assert_eq!(step_of(&widths, &times), step);
+            // Partial blocks that are slower than the next larger block do not count.
+            let slow = |(w, t): (&usize, &f64)| if w % step == 0 { *t } else { 5.0 * t };
+            let times: Vec<_> = widths.iter().zip(&times).map(slow).collect();
+            assert_eq!(step_of(&widths, &times), step);
+        }
+    }
+
+    #[test]
+    fn drops_widths_that_save_no_time() {
+        let table = worthwhile(&[8, 12, 16, 24, 32], &[0.9, 1.2, 1.0, 1.5, 1.4]);
+        assert_eq!(table.keys().copied().collect::<Vec<_>>(), [8, 16, 32]);
+    }
+}
