@@ -31,6 +31,8 @@ const FUSIONS: &[Fusion] = &[
     // LayerNormalization and SimplifiedLayerNormalization: scale and bias.
     Fusion { ops: &["Mul"], until: ALWAYS, part: norm_scale },
     Fusion { ops: &["Add"], until: ALWAYS, part: norm_bias },
+    // SkipLayerNormalization: the sum before a norm.
+    Fusion { ops: &["Add"], until: ALWAYS, part: norm_sum },
     // Attention: axes of the mask and the three products. From operator set 13 on, axes are inputs, for which
     // the engine does not look.
     Fusion { ops: &["Unsqueeze"], until: 13, part: attention_mask },
@@ -41,16 +43,7 @@ const FUSIONS: &[Fusion] = &[
 /// no other use. The engine fuses these into `SkipLayerNormalization`, and no sum with `LayerNormalization`
 /// itself.
 pub(crate) fn joins_sum(at: NodeRef<'_>) -> bool {
-    let joins = |at: NodeRef<'_>| {
-        norm_bias(at)?;
-        let norm = scaled_norm(beside_vector(at)?.producer().ok_or(Decline::Mismatch)?)?;
-        let sum = norm.x.produced_by("Add")?;
-        let (a, b) = (sum.input(0)?, sum.input(1)?);
-        let is_part = |(user, _): &(NodeRef<'_>, _)| norm.parts.iter().any(|part| part.id == user.id);
-        expect(!norm.x.value().is_output())?;
-        expect(norm.x.rank()? == 3 && same_shape(a, b) && norm.x.users().iter().all(is_part))
-    };
-    at.is("Add") && joins(at).is_ok()
+    at.is("Add") && sum_before(at).is_ok()
 }
 
 /// Returns true if the engine fuses this node with others, which a rewrite that removes it would prevent.
@@ -88,6 +81,28 @@ fn norm_bias(at: NodeRef<'_>) -> Result<(), Decline> {
     let scaled = beside_vector(at)?;
     scaled.sole_use()?;
     expect(scaled_norm(scaled.produced_by("Mul")?)?.centered)
+}
+
+/// The sum of two activations before the norm whose bias `at` adds.
+fn sum_before(at: NodeRef<'_>) -> Result<NodeRef<'_>, Decline> {
+    norm_bias(at)?;
+    let norm = scaled_norm(beside_vector(at)?.producer().ok_or(Decline::Mismatch)?)?;
+    let sum = norm.x.produced_by("Add")?;
+    let is_part = |(user, _): &(NodeRef<'_>, _)| norm.parts.iter().any(|part| part.id == user.id);
+    expect(!norm.x.value().is_output() && norm.x.users().iter().all(is_part))?;
+    expect(norm.x.rank()? == 3 && same_shape(sum.input(0)?, sum.input(1)?))?;
+    Ok(sum)
+}
+
+/// `x + f(x)`, of which only a norm is computed.
+fn norm_sum(at: NodeRef<'_>) -> Result<(), Decline> {
+    let of = |op: &'static str| move |(user, _): &(NodeRef<'_>, _)| user.is(op);
+    let users = at.output()?.users();
+    let (difference, _) = users.into_iter().find(of("Sub")).ok_or(Decline::Mismatch)?;
+    let users = difference.output()?.users();
+    let (quotient, _) = users.into_iter().find(of("Div")).ok_or(Decline::Mismatch)?;
+    let end = following(following(quotient, "Div")?, "Mul")?;
+    expect(end.is("Add") && sum_before(end)?.id == at.id)
 }
 
 /// The other operand of a sum or product with a constant vector.
@@ -161,6 +176,10 @@ mod tests {
         )
     }
 
+    fn norm_of_sum(nodes: &str) -> String {
+        norm(nodes).replace("[N,3,2] x)", "[N,3,2] z)")
+    }
+
     #[test]
     fn finds_scale_and_bias_of_norms() {
         for (nodes, parts) in [
@@ -187,6 +206,18 @@ mod tests {
         assert!(
             fused(13, &norm(&format!("{uncentered} n = Div(x, s) p = Mul(g, n) f = Mul(p, s)"))).is_empty()
         );
+    }
+
+    #[test]
+    fn finds_sums_before_norms() {
+        let graph = |op: &str, end: &str| {
+            let norm = format!("{NORM} n = Div(d, s) p = Mul(n, g) {end} = Add(p, b)");
+            norm_of_sum(&format!("k = Relu(z) x = {op}(z, k) {norm}"))
+        };
+        assert_eq!(fused(13, &graph("Add", "f")), ["x", "p", "f"]);
+        assert_eq!(fused(13, &graph("Mul", "f")), ["p", "f"]);
+        let used = graph("Add", "c").replace("y = MatMul(f, w)", "f = Add(c, x) y = MatMul(f, w)");
+        assert_eq!(fused(13, &used), ["p", "c"]);
     }
 
     #[test]
