@@ -26,10 +26,8 @@ pub fn text(hint: &Hint) -> String {
                 "{what} that the caller can override; `--freeze-initializers` makes constants of such inputs"
             )
         }
-        Hint::AlignChannels { multiple } => {
-            format!(
-                "`prune-channels{{…,multiple={multiple}}}` keeps channel counts that the engine runs faster"
-            )
+        Hint::AlignChannels => {
+            "`prune-channels{…,multiple=auto}` keeps channel counts that the engine runs faster".into()
         }
         Hint::OmitPass { pass } => format!("omit `{pass}`, or measure larger inputs with `--batch`"),
         Hint::KeepOriginal => {

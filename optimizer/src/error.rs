@@ -121,11 +121,8 @@ pub enum Hint {
         /// Their number.
         overridable: usize,
     },
-    /// Channel counts that are multiples of this number are faster.
-    AlignChannels {
-        /// The number.
-        multiple: usize,
-    },
+    /// Channel counts that fit the blocks of the engine are faster.
+    AlignChannels,
     /// A pass does not pay for this model.
     OmitPass {
         /// Its name.

@@ -27,7 +27,7 @@ pub struct Latency {
     pub after: Quartiles,
     /// The time of the original over that of the result in the same round.
     pub speed: Quartiles,
-    /// True if the result is slower by more than the noise of the measurement, in two measurements.
+    /// True if the result is slower by more than the noise of the measurement.
     pub slower: bool,
     /// Why it is slower, as far as that is known.
     pub reasons: Vec<Slowdown>,
@@ -74,6 +74,12 @@ impl Latency {
 /// A smaller slowdown is not reported: the same model, loaded twice, may differ as much by its place in memory.
 const MARGIN: f64 = 0.03;
 
+/// The time of a measurement, which slow models need, and that of the second one of a result that seems slower.
+const SHORT: Duration = Duration::from_millis(1200);
+const LONG: Duration = Duration::from_secs(10);
+/// Inputs that are run in turn.
+const MAX_FEEDS: usize = 4;
+
 /// Returns true if the second model is slower than the first by more than [`MARGIN`] in the median, and in more
 /// rounds than chance allows: if both were equally fast, at least `n/2 + 1.55·√n` of `n` rounds would be lost
 /// with a probability of 0.001. So fewer than 10 rounds show nothing.
@@ -94,28 +100,35 @@ pub(crate) struct LatencyMeter<'m> {
 }
 
 impl LatencyMeter<'_> {
-    /// 40 rounds, of small models in a fifth of a second; fewer of models that take longer than 15 ms.
-    fn stopwatch() -> Stopwatch {
-        Stopwatch {
-            warm_up: 2,
-            max_time: Duration::from_millis(1200),
-            ..Stopwatch::rounds(40, 2e-3, 1..=10_000)
-        }
+    /// 40 rounds, of small models in a fifth of a second; fewer if they take longer than `max_time`.
+    fn stopwatch(max_time: Duration) -> Stopwatch {
+        Stopwatch { warm_up: 1, max_time, ..Stopwatch::rounds(40, 2e-3, 1..=10_000) }
     }
 
     fn load_options(&self) -> LoadOptions {
         LoadOptions { threads: self.threads, ..self.engine.load_options() }
     }
 
-    /// Measures both models on `feeds`. A result that seems to be slower is measured again, loaded before the
-    /// original: the second session finds another memory than the first.
+    /// Measures both models on `feeds`. A result that seems to be slower is measured again, for longer, and loaded
+    /// before the original: the second session finds another memory than the first.
     pub fn compare(&self, original: &Model, result: &Model, feeds: &[Feed]) -> Result<Latency, Error> {
         let models = [self.placement.place(original)?, self.placement.place(result)?];
-        let mut timings = self.time(&models, feeds, false)?;
-        if is_slower(&timings) {
-            timings = self.time(&models, feeds, true)?;
+        let feeds = self.some(feeds, &models[0])?;
+        let mut timings = self.time(&models, &feeds, Self::stopwatch(SHORT), false)?;
+        if timings.ratios[1].median > 1.0 + MARGIN {
+            timings = self.time(&models, &feeds, Self::stopwatch(LONG), true)?;
         }
         Ok(Latency::of(&timings, self.batch, self.threads))
+    }
+
+    /// Some of the feeds, evenly taken from all: as many as a model runs 20 times in the time of a measurement.
+    fn some(&self, feeds: &[Feed], model: &ModelSource) -> Result<Vec<Feed>, Error> {
+        let once = Stopwatch { warm_up: 1, ..Stopwatch::rounds(1, 0.0, 1..=1) };
+        let first = feeds.get(..1).unwrap_or_default();
+        let seconds = self.time(std::slice::from_ref(model), first, once, false)?.seconds[0].median;
+        let affordable = (SHORT.as_secs_f64() / (20.0 * seconds)) as usize;
+        let count = affordable.clamp(1, MAX_FEEDS).min(feeds.len());
+        Ok((0..count).map(|i| feeds[i * feeds.len() / count].clone()).collect())
     }
 
     /// Measures both models, and explains a slower result.
@@ -134,7 +147,13 @@ impl LatencyMeter<'_> {
     }
 
     /// Measures the models. `last_first` reverses the order in which they are loaded.
-    fn time(&self, models: &[ModelSource], feeds: &[Feed], last_first: bool) -> Result<Timings, Error> {
+    fn time(
+        &self,
+        models: &[ModelSource],
+        feeds: &[Feed],
+        stopwatch: Stopwatch,
+        last_first: bool,
+    ) -> Result<Timings, Error> {
         let mut order: Vec<_> = models.iter().map(|model| ("the model", model.clone())).collect();
         if last_first {
             order.reverse();
@@ -143,7 +162,7 @@ impl LatencyMeter<'_> {
         if last_first {
             contenders.reverse();
         }
-        Ok(measure(&mut contenders, &Self::stopwatch())?)
+        Ok(measure(&mut contenders, &stopwatch)?)
     }
 }
 

@@ -37,7 +37,7 @@ impl Slowdown {
     /// The remedy, if there is one.
     pub fn hint(&self) -> Option<Hint> {
         match self {
-            Self::UnevenChannels { multiple, .. } => Some(Hint::AlignChannels { multiple: *multiple }),
+            Self::UnevenChannels { .. } => Some(Hint::AlignChannels),
             Self::Quantized => Some(Hint::OmitPass { pass: "quantize" }),
             Self::LostKernels { .. } => None,
         }
@@ -124,4 +124,72 @@ fn uneven_convolutions(graph: &Graph) -> usize {
     let is_uneven =
         |at: NodeRef<'_>| at.is("Conv") && ConvView::of(at).is_ok_and(|view| view.outputs % BLOCK != 0);
     graph.nodes().iter().filter(|&&id| is_uneven(graph.at(id))).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pare_graph::text::parse_graph;
+
+    const TYPES: &str =
+        "g (float[N,32] x) => (float[N,32] y) <float r = {1.4142135}, float one = {1}, float half = {0.5}>";
+
+    fn model(graph: &str) -> Model {
+        Model::of(parse_graph(graph, 17).unwrap())
+    }
+
+    #[test]
+    fn counts_convolutions_that_fill_no_block() {
+        let graph = |a: usize, b: usize| {
+            let weights = |sizes: [usize; 2]| vec!["1"; sizes[0] * sizes[1]].join(",");
+            model(&format!(
+                "g (float[N,3,4,4] x) => (float[N,{b},4,4] y) <float[{a},3,1,1] v = {{{}}}, float[{b},{a},1,1] w = {{{}}}> {{
+                    h = Conv(x, v) y = Conv(h, w) }}",
+                weights([a, 3]),
+                weights([b, a])
+            ))
+        };
+        let counts = [(16, 32), (13, 32), (13, 31)].map(|(a, b)| uneven_convolutions(&graph(a, b).graph));
+        assert_eq!(counts, [0, 1, 2]);
+    }
+
+    #[test]
+    fn reasons_are_sentences_with_a_remedy() {
+        let lost = Slowdown::LostKernels { nodes: [1, 4], kernels: vec![("Gelu".into(), 1)] };
+        assert_eq!(lost.to_string(), "the engine runs 4 nodes instead of 1, without 1 Gelu");
+        assert_eq!(lost.hint(), None);
+        let uneven = Slowdown::UnevenChannels { convolutions: 3, multiple: BLOCK };
+        assert_eq!(
+            serde_json::to_value(&uneven).unwrap(),
+            "3 more convolutions have channel counts that are no multiple of 16"
+        );
+        assert_eq!(uneven.hint(), Some(Hint::AlignChannels));
+        assert_eq!(Slowdown::Quantized.hint(), Some(Hint::OmitPass { pass: "quantize" }));
+    }
+
+    #[cfg(feature = "ort")]
+    #[test]
+    fn names_kernels_that_the_engine_lost() {
+        use crate::{Environment, environment::LazyEngine, runner::Placement};
+
+        let gelu = |end: &str| {
+            let rest = "i = Div(x, r) e = Erf(i) a = Add(e, one)";
+            model(&format!("{TYPES} {{ {rest} {end} }}"))
+        };
+        let original = gelu("p = Mul(x, a) y = Mul(p, half)");
+        let environment = Environment::default();
+        let engine = LazyEngine::new(&environment);
+        let source = ModelSource::bytes(onnx::to_bytes(&original).unwrap());
+        let placement = Placement::new(&original, &source, None);
+        let meter = LatencyMeter { engine: &engine, placement: &placement, threads: 1, batch: 1 };
+        if meter.executed(&original).is_none() {
+            return; // another engine
+        }
+        let lost = meter.lost_kernels(&original, &gelu("p = Mul(a, half) q = Add(x, p) y = Mul(q, p)"));
+        assert_eq!(
+            lost,
+            Some(Slowdown::LostKernels { nodes: [1, 6], kernels: vec![("Gelu".to_owned(), 1)] })
+        );
+        assert_eq!(meter.lost_kernels(&original, &original), None);
+    }
 }
