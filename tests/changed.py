@@ -17,7 +17,7 @@ import tempfile
 
 def outcome(pare: str, model: pathlib.Path, folder: str) -> tuple[str, str]:
     """One word for what happened, and the sentence about it."""
-    command = [pare, "optimize", str(model), "-o", f"{folder}/out.onnx", "--offline"]
+    command = [pare, "optimize", str(model), "-o", f"{folder}/out.onnx", "--offline", "--no-time"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     except subprocess.TimeoutExpired:

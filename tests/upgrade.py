@@ -46,7 +46,7 @@ def results(path, inputs):
 
 
 def convert(pare, step, before, after, prove):
-    command = [pare, "optimize", before, "-o", after, "--passes", step, "--json"]
+    command = [pare, "optimize", before, "-o", after, "--passes", step, "--json", "--no-time"]
     command += [] if prove else ["--no-prove"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60 if not prove else 600)

@@ -156,6 +156,12 @@ pub struct OptimizeArgs {
     pub limits: LimitArgs,
     #[command(flatten)]
     pub quality: QualityArgs,
+    /// Do not measure the latency of both models
+    #[arg(long)]
+    pub no_time: bool,
+    /// Samples per run that is measured, where the model leaves it open
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = at_least_one)]
+    pub batch: usize,
     /// Treat initializers that are also inputs as constants, so that callers cannot override them
     #[arg(long)]
     pub freeze_initializers: bool,

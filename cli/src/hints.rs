@@ -29,6 +29,13 @@ pub fn text(hint: &Hint) -> String {
                 "{what} that the caller can override; `--freeze-initializers` makes constants of such inputs"
             )
         }
+        Hint::AlignChannels => {
+            "`prune-channels{…,multiple=auto}` keeps channel counts that the engine runs faster".into()
+        }
+        Hint::OmitPass { pass } => format!("omit `{pass}`, or measure larger inputs with `--batch`"),
+        Hint::KeepOriginal => {
+            "keep the original; `--stop-after N` and `pare bench` find the change at fault".into()
+        }
         Hint::KeepWeights => {
             "weights keep their names and shapes with `sparsify{…,cascade=false}`, and without `fold-bn`"
                 .into()

@@ -9,7 +9,7 @@ use crate::{
     terminal::Terminal,
 };
 use onnx_pare::{
-    Config, Effect, Environment, Error, OptimizeOptions, OptimizeReport, Optimized, Pipeline, Prove,
+    Config, Effect, Environment, Error, Latency, OptimizeOptions, OptimizeReport, Optimized, Pipeline, Prove,
     Rejected, Reproducer, WeightStatistics, Written, check_output, optimize,
     passes::{Counter, FigureUnit, Report, StepReport},
 };
@@ -59,10 +59,22 @@ pub fn run(args: &OptimizeArgs, environment: Environment, terminal: &Terminal) -
     if !optimized.changed {
         note_unchanged(terminal);
     }
+    warn_slower(&optimized.report, "the result", terminal);
     if let Some(hint) = optimized.hint() {
         terminal.hint(&hints::text(&hint));
     }
     Ok(if optimized.report.is_unproven() { args.unproven(terminal) } else { Status::Success })
+}
+
+/// Prints that a result is slower than its original, why, and the remedy.
+pub fn warn_slower(report: &OptimizeReport, name: &str, terminal: &Terminal) {
+    let Some(latency) = report.latency.as_ref().filter(|latency| latency.slower) else { return };
+    let reasons: Vec<_> = latency.reasons.iter().map(ToString::to_string).collect();
+    let why = if reasons.is_empty() { String::new() } else { format!(": {}", reasons.join("; ")) };
+    terminal.warning(&format!("{name} is slower, {} of the original's speed{why}", speed(latency)));
+    if let Some(hint) = latency.hint() {
+        terminal.hint(&hints::text(&hint));
+    }
 }
 
 /// Prints that the output equals the input.
@@ -80,6 +92,8 @@ impl OptimizeArgs {
         options.prove = self.prove();
         options.limits = self.limits.limits();
         options.quality = self.quality.options();
+        options.time = !self.no_time;
+        options.batch = self.batch;
         options.freeze_initializers = self.freeze_initializers;
         options.stop_after = self.stop_after;
         options.memory = self.memory;
@@ -189,20 +203,33 @@ fn report_text(report: &OptimizeReport, written: &str, verbose: bool) -> String 
     }
     rows.extend(report.weights.iter().flat_map(weight_rows));
     let table = table(&["", "before", "after", ""], rows);
+    let latency = report.latency.as_ref().map_or_else(String::new, latency_text);
     let steps = steps_text(&report.run, verbose);
     let proof = report.proof.as_ref().map_or_else(|| "not proven: `--no-prove`\n".into(), comparison::proof);
-    format!("{table}\n{steps}\n{proof}\nwrote {written} in {}\n", seconds(report.seconds))
+    format!("{table}{latency}\n{steps}\n{proof}\nwrote {written} in {}\n", seconds(report.seconds))
+}
+
+/// One line: no column of the table has the width of a time.
+fn latency_text(latency: &Latency) -> String {
+    let Latency { before, after, batch, threads, .. } = latency;
+    let threads = if *threads == 1 { "1 thread".into() } else { format!("{threads} threads") };
+    let [before, after] = [before, after].map(|time| seconds(time.median));
+    format!("latency {before} → {after}, speed {}, batch {batch}, {threads}\n", speed(latency))
+}
+
+/// The speed relative to the original, and the middle half of the rounds.
+fn speed(latency: &Latency) -> String {
+    let speed = &latency.speed;
+    format!("{:.2}× ({:.2} – {:.2})", speed.median, speed.low, speed.high)
 }
 
 fn weight_rows(weights: &WeightStatistics) -> Vec<Vec<String>> {
     let row = |name: &str, rest: Vec<String>| [vec![name.to_owned()], rest].concat();
     let [dense, sparse] = weights.density.map(share);
     let [packed_before, packed_after] = weights.zstd_bytes;
-    let [slow, fast] = weights.seconds.map(seconds);
     vec![
         row("weights not zero", vec![dense, sparse, String::new()]),
         row("file, compressed", change(packed_before, packed_after, bytes)),
-        row("latency", vec![slow, fast, format!("{:.2}× speed", weights.speed)]),
     ]
 }
 

@@ -4,7 +4,7 @@ use crate::{
     args::OptimizeArgs,
     failure::{Failure, Status},
     format::table,
-    optimize::{note_unchanged, print_failures, with_reproducer},
+    optimize::{note_unchanged, print_failures, warn_slower, with_reproducer},
     terminal::Terminal,
 };
 use onnx_pare::{Environment, ModelState, ModelStatus, Project, ProjectOptions, ProjectReport};
@@ -18,6 +18,8 @@ pub fn run(
     let options = ProjectOptions::default()
         .check(args.check)
         .prove(args.prove())
+        .time(!args.no_time)
+        .batch(args.batch)
         .reproduce(true)
         .memory(args.memory)
         .environment(environment);
@@ -47,6 +49,7 @@ fn print_status(model: &ModelStatus, terminal: &Terminal) {
             print_failures(report, model.reproducer.as_ref(), &model.output, terminal);
         }
         (ModelState::Built, _) if !model.changed => note_unchanged(terminal),
+        (ModelState::Built, Some(report)) => warn_slower(report, &format!("`{}`", model.name), terminal),
         _ => {}
     }
 }

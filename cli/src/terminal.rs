@@ -70,6 +70,11 @@ impl Terminal {
         }
     }
 
+    /// Prints an effect of the run that the user may not want.
+    pub fn warning(&self, message: &str) {
+        self.line(&format!("warning: {message}"));
+    }
+
     /// Prints a failed check.
     pub fn failed_check(&self, message: &str) {
         self.line(&format!("failed: {message}"));
@@ -158,7 +163,7 @@ impl Progress for Terminal {
 }
 
 /// The version of the reports, described in `REPORTS.md`.
-const SCHEMA: u64 = 1;
+const SCHEMA: u64 = 2;
 
 /// The report with its version as the first field.
 fn json(report: &impl Serialize) -> String {

@@ -43,6 +43,9 @@ pub(crate) struct GraphExtra {
     pub value_info: Vec<InfoEntry>,
     /// Entries of inputs and outputs that hold more than the value does.
     pub interface: Vec<InterfaceEntry>,
+    /// Entries of initializers among the inputs of the file, with their positions, in an IR version in which
+    /// they are constants.
+    pub constant_inputs: Vec<(usize, ValueInfoProto)>,
     pub annotations: Vec<(Known, TensorAnnotation)>,
     /// Set if the order of the file is not topological: the clock of the graph and its number of nodes. The
     /// order is kept until either changes.

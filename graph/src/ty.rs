@@ -44,6 +44,12 @@ pub enum AxisSize {
 }
 
 impl Type {
+    /// The type of a value, if its element type is known.
+    pub fn of(fact: &Fact) -> Option<Self> {
+        let Fact::Tensor(tensor) = fact else { return None };
+        tensor.dtype.map(|dtype| Self::tensor(dtype, tensor.shape.as_deref()))
+    }
+
     /// A tensor type. A size that is neither a number nor a symbol becomes unknown.
     pub fn tensor(dtype: DataType, shape: Option<&[Dim]>) -> Self {
         let axis = |d: &Dim| Axis {

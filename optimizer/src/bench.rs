@@ -1,9 +1,9 @@
 //! Measures the latency of models.
 
 use crate::{Environment, Error, Source, environment::LazyEngine, options::setters, samples::FeedOptions};
-use pare_runtime::{Contender, LoadOptions, Optimize, Stopwatch, bench as measure};
+use pare_runtime::{Contender, Feed, LoadOptions, ModelSource, Optimize, Stopwatch, bench as measure};
 use serde::Serialize;
-use std::{path::PathBuf, time::Duration};
+use std::{fmt::Display, path::PathBuf, time::Duration};
 
 /// Options of [`bench()`].
 #[derive(Clone)]
@@ -112,8 +112,7 @@ pub struct Timing {
 pub fn bench(models: &[Source], options: &BenchOptions) -> Result<BenchReport, Error> {
     let environment = &options.environment;
     let engine = LazyEngine::new(environment);
-    // Models are compared, not schedulers.
-    let threads = if environment.threads == 0 { 1 } else { environment.threads };
+    let threads = environment.single_thread();
     let load = LoadOptions { threads, ..engine.load_options() }.with_optimize(options.optimizations);
     let first = models.first().ok_or_else(|| Error::invalid("there is no model to measure"))?;
     let feeds = FeedOptions {
@@ -123,13 +122,11 @@ pub fn bench(models: &[Source], options: &BenchOptions) -> Result<BenchReport, E
         seed: environment.seed,
     }
     .feeds(&first.clone().load()?.model)?;
-    let mut contenders = vec![];
+    let mut sources = vec![];
     for source in models {
-        let loaded = source.clone().load()?;
-        let about = |e| Error::from(e).about(source.name());
-        let session = engine.engine()?.load(&loaded.source, &load).map_err(about)?;
-        contenders.push(Contender::new(session, &feeds).map_err(about)?);
+        sources.push((source.name(), source.clone().load()?.source));
     }
+    let mut contenders = contenders(&engine, &load, sources, &feeds)?;
     let defaults = Stopwatch::default();
     let stopwatch = Stopwatch {
         rounds: options.rounds,
@@ -155,4 +152,19 @@ pub fn bench(models: &[Source], options: &BenchOptions) -> Result<BenchReport, E
         rounds: report.rounds,
         models: timings.collect(),
     })
+}
+
+/// Loads models, which names of errors concern, to be measured on `feeds`.
+pub(crate) fn contenders(
+    engine: &LazyEngine<'_>,
+    options: &LoadOptions,
+    models: Vec<(impl Display, ModelSource)>,
+    feeds: &[Feed],
+) -> Result<Vec<Contender>, Error> {
+    let contender = |(name, source): (_, ModelSource)| {
+        let about = |e| Error::from(e).about(&name);
+        let session = engine.engine()?.load(&source, options).map_err(about)?;
+        Contender::new(session, feeds).map_err(about)
+    };
+    models.into_iter().map(contender).collect()
 }

@@ -135,6 +135,11 @@ impl Environment {
         if self.progress.cancelled() { Err(Error::Cancelled) } else { Ok(()) }
     }
 
+    /// The number of threads of measurements: one unless given, since models are compared, not schedulers.
+    pub(crate) fn single_thread(&self) -> usize {
+        if self.threads == 0 { 1 } else { self.threads }
+    }
+
     /// The error of a run. A cancelled engine fails in the pass that uses it.
     pub(crate) fn run_error(&self, error: RunError) -> Error {
         self.check_cancelled().err().unwrap_or(Error::Run(error))

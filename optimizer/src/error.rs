@@ -127,6 +127,15 @@ pub enum Hint {
         /// Their number.
         overridable: usize,
     },
+    /// Channel counts that fit the blocks of the engine are faster.
+    AlignChannels,
+    /// A pass does not pay for this model.
+    OmitPass {
+        /// Its name.
+        pass: &'static str,
+    },
+    /// The original is faster than the result.
+    KeepOriginal,
     /// Passes that rename or reshape weights leave no mask.
     KeepWeights,
     /// The remedy of an engine, or of samples.

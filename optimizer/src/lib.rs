@@ -49,6 +49,7 @@ mod environment;
 mod error;
 mod html;
 mod inspect;
+mod latency;
 mod limits;
 mod lock;
 mod mask;
@@ -82,6 +83,7 @@ pub use inspect::{
     BlockShare, Blocks, ChannelGroup, ChannelGroups, GroupMember, InspectOptions, Inspection, LayerCost,
     TokenBlock, Tokens, inspect, inspect_blocks, inspect_groups, inspect_text, inspect_tokens, model_text,
 };
+pub use latency::{Latency, Quartiles, Slowdown};
 pub use limits::{Measure, QualityLimits};
 pub use mask::{MaskOptions, Masked, mask};
 pub use metric::Metric;

@@ -1,16 +1,17 @@
 //! Runs a pipeline over a model and proves the result.
 
 use crate::{
-    Defect, Details, Environment, Error, Event, Hint, Proof, Prove, QualityLimits, QualityOptions,
+    Defect, Details, Environment, Error, Event, Hint, Latency, Proof, Prove, QualityLimits, QualityOptions,
     Reproducer, Source, WeightStatistics, Written,
     calibrate::read_statistics,
     environment::LazyEngine,
+    latency::LatencyMeter,
     options::{MEMORY, setters},
     output::write_model,
     proof::Claim,
     reproducer::FaultKind,
     runner::{Data, Placement, Runner},
-    samples::{open, open_or_generate, split},
+    samples::{FeedOptions, open, open_or_generate, split},
     source::LoadedModel,
     stages::Stages,
 };
@@ -57,6 +58,10 @@ pub struct OptimizeOptions {
     pub limits: QualityLimits,
     /// The measures of the outputs, and the mask of padding.
     pub quality: QualityOptions,
+    /// True to measure the latency of the original and of the result, if they are compared.
+    pub time: bool,
+    /// Samples per run that is measured, where the model leaves it open.
+    pub batch: usize,
     /// Treat initializers that are also inputs as constants, so that callers cannot override them.
     pub freeze_initializers: bool,
     /// Patches to apply at most.
@@ -89,6 +94,10 @@ setters!(OptimizeOptions {
     limits: QualityLimits,
     /// Sets the measures of the outputs, and the mask of padding.
     quality: QualityOptions,
+    /// Requests the measurement of latency.
+    time: bool,
+    /// Sets the number of samples per run that is measured.
+    batch: usize,
     /// Treats initializers that are also inputs as constants.
     freeze_initializers: bool,
     /// Requests a reproducer when a pass is at fault.
@@ -145,6 +154,8 @@ impl OptimizeOptions {
             prove: Prove::default(),
             limits: QualityLimits::default(),
             quality: QualityOptions::default(),
+            time: true,
+            batch: 1,
             freeze_initializers: false,
             stop_after: None,
             reproduce: false,
@@ -233,6 +244,9 @@ pub struct OptimizeReport {
     /// Layers, tensors and samples, if they were requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub details: Option<Details>,
+    /// The latency of the original and of the result; `None` if the model did not change, if it was not compared
+    /// with the result, or if they do not run on the same inputs.
+    pub latency: Option<Latency>,
 }
 
 impl OptimizeReport {
@@ -268,12 +282,10 @@ impl ModelSize {
 }
 
 impl Optimized {
-    /// The remedy if nothing was found to improve, or if the file gets a newer IR version, in which initializers
-    /// that are inputs are not constants for the engine any more.
+    /// The remedy if nothing was found to improve.
     pub fn hint(&self) -> Option<Hint> {
         let overridable = self.model.graph.overridable();
-        let is_raised = onnx::ir_version(&self.model) != self.model.ir_version;
-        (overridable > 0 && (!self.changed || is_raised)).then_some(Hint::FreezeInitializers { overridable })
+        (overridable > 0 && !self.changed).then_some(Hint::FreezeInitializers { overridable })
     }
 
     /// Serialises the model.
@@ -416,13 +428,17 @@ pub fn optimize(source: impl Into<Source>, options: impl Into<OptimizeOptions>) 
         seconds: start.elapsed().as_secs_f64(),
         weights: None,
         details: None,
+        latency: None,
     };
     if report.proof.as_ref().is_some_and(|proof| !proof.failures.is_empty()) {
         let reproducer = reproduce(&runner, &original, &report, options.reproduce);
         environment.check_cancelled()?;
         return Err(Error::Rejected(Box::new(Rejected { report, reproducer })));
     }
-    report.weights = WeightStatistics::measure(&runner, &report.run, &original, &model)?;
+    report.weights = WeightStatistics::of(&report.run, &original, &model)?;
+    if changed && options.time && options.prove != Prove::Nothing {
+        report.latency = latency(&runner, &options, &original, &model, &report.run)?;
+    }
     if options.details && cfg!(feature = "engine") {
         report.details = Some(details(&options, &engine, &data, &original, &model)?);
     }
@@ -484,6 +500,31 @@ fn announce_calibration(runner: &Runner<'_>, model: &Model) {
         bytes_per_sample: model.cost(&runner.tools.sizes(&model.graph)).activation_peak,
         memory: runner.tools.memory,
     });
+}
+
+/// The latency of both models; `None` without an engine, or if they do not run on the same inputs.
+fn latency(
+    runner: &Runner<'_>,
+    options: &OptimizeOptions,
+    original: &Model,
+    result: &Model,
+    run: &Report,
+) -> Result<Option<Latency>, Error> {
+    let environment = runner.environment;
+    let measured = || {
+        let samples = runner.samples.or(runner.test);
+        let feeds = FeedOptions { samples, batch: options.batch, dims: &[], seed: environment.seed };
+        let meter = LatencyMeter {
+            engine: runner.engine,
+            placement: &runner.placement,
+            threads: environment.single_thread(),
+            batch: options.batch,
+        };
+        meter.report(original, result, &feeds.feeds(original)?, run)
+    };
+    let latency = if cfg!(feature = "engine") { measured().ok() } else { None };
+    environment.check_cancelled()?;
+    Ok(latency)
 }
 
 /// The reproducer of a broken promise of equality.

@@ -60,6 +60,10 @@ pub struct ProjectOptions {
     pub prove: Prove,
     /// Build nothing; outputs that are out of date are reported as stale.
     pub check: bool,
+    /// True to measure the latency of originals and results.
+    pub time: bool,
+    /// Samples per run that is measured, where the model leaves it open.
+    pub batch: usize,
     /// True to write reproducers beside outputs when a pass is at fault.
     pub reproduce: bool,
     /// Bytes that activations may occupy during calibration.
@@ -73,6 +77,10 @@ setters!(ProjectOptions {
     prove: Prove,
     /// Builds nothing.
     check: bool,
+    /// Requests the measurement of latency.
+    time: bool,
+    /// Sets the number of samples per run that is measured.
+    batch: usize,
     /// Requests reproducers.
     reproduce: bool,
     /// Sets the limit of memory for activations in bytes.
@@ -86,6 +94,8 @@ impl Default for ProjectOptions {
         Self {
             prove: Prove::default(),
             check: false,
+            time: true,
+            batch: 1,
             reproduce: false,
             memory: MEMORY,
             environment: Environment::default(),
@@ -304,6 +314,8 @@ impl ProjectModel {
             .limits(self.limits.clone())
             .quality(self.quality.clone())
             .prove(options.prove)
+            .time(options.time)
+            .batch(options.batch)
             .freeze_initializers(self.freeze_initializers)
             .external_data(self.external_data.clone())
             .reproduce(options.reproduce)

@@ -1,6 +1,6 @@
-//! The effect of changed weights on storage and latency.
+//! The effect of changed weights on storage.
 
-use crate::{Error, runner::Runner};
+use crate::Error;
 use pare_graph::Model;
 use pare_passes::Report;
 use serde::Serialize;
@@ -13,38 +13,25 @@ pub struct WeightStatistics {
     pub density: [f64; 2],
     /// Bytes of the file after compression with zstd.
     pub zstd_bytes: [u64; 2],
-    /// Median latency of one sample on one thread, in seconds.
-    pub seconds: [f64; 2],
-    /// Speed of the result relative to the original.
-    pub speed: f64,
 }
 
 #[cfg(not(feature = "engine"))]
 impl WeightStatistics {
-    /// Latency needs an engine.
+    /// Compression belongs to the engines' features.
     #[allow(clippy::unnecessary_wraps)]
-    pub(crate) fn measure(_: &Runner<'_>, _: &Report, _: &Model, _: &Model) -> Result<Option<Self>, Error> {
+    pub(crate) fn of(_: &Report, _: &Model, _: &Model) -> Result<Option<Self>, Error> {
         Ok(None)
     }
 }
 
 #[cfg(feature = "engine")]
 impl WeightStatistics {
-    /// Measures both models if a pass changed the values of weights; `None` for models too large for memory.
-    pub(crate) fn measure(
-        runner: &Runner<'_>,
-        report: &Report,
-        original: &Model,
-        model: &Model,
-    ) -> Result<Option<Self>, Error> {
-        use crate::samples::open_or_generate;
+    /// Compares both models if a pass changed the values of weights; `None` for models too large for memory.
+    pub(crate) fn of(report: &Report, original: &Model, model: &Model) -> Result<Option<Self>, Error> {
         use pare_graph::onnx;
-        use pare_runtime::{Contender, LoadOptions, ModelSource, Stopwatch, bench};
 
         /// Passes that change the values of weights rather than their number.
         const PASSES: &[&str] = &["sparsify", "apply-mask", "quantize"];
-        /// Inputs that are run in turn.
-        const FEEDS: usize = 4;
         /// A compression level for files that are compressed once and downloaded often.
         const LEVEL: i32 = 9;
 
@@ -58,22 +45,7 @@ impl WeightStatistics {
             zstd::encode_all(bytes, LEVEL).map(|packed| packed.len() as u64).map_err(Error::invalid)
         };
         let zstd_bytes = [compressed(&before)?, compressed(&after)?];
-        let mut samples = open_or_generate(runner.samples, original, runner.environment.seed)?;
-        let feeds = samples.batches(1).take(FEEDS).map(|b| Ok(b?.feed)).collect::<Result<Vec<_>, Error>>()?;
-        let options = LoadOptions { threads: 1, ..runner.engine.load_options() };
-        let mut contenders = vec![];
-        for bytes in [before, after] {
-            let session = runner.engine.engine()?.load(&ModelSource::bytes(bytes), &options)?;
-            contenders.push(Contender::new(session, &feeds)?);
-        }
-        let min_time = std::time::Duration::from_millis(300);
-        let timing = bench(&mut contenders, &Stopwatch { min_time, ..Stopwatch::default() })?;
-        Ok(Some(Self {
-            density: [density(original), density(model)],
-            zstd_bytes,
-            seconds: [timing.seconds[0].median, timing.seconds[1].median],
-            speed: 1.0 / timing.ratios[1].median,
-        }))
+        Ok(Some(Self { density: [density(original), density(model)], zstd_bytes }))
     }
 }
 

@@ -246,11 +246,20 @@ pub struct LoadOptions {
     pub custom_op_libraries: Vec<PathBuf>,
     /// True if idle threads spin instead of sleeping: faster between runs, at the cost of other processes.
     pub spinning: bool,
+    /// The file to which the engine writes the graph that it runs, after its own optimizations. Engines that
+    /// cannot ignore it.
+    pub optimized_model: Option<PathBuf>,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { threads: 1, optimize: Optimize::All, custom_op_libraries: Vec::new(), spinning: false }
+        Self {
+            threads: 1,
+            optimize: Optimize::All,
+            custom_op_libraries: Vec::new(),
+            spinning: false,
+            optimized_model: None,
+        }
     }
 }
 

@@ -41,7 +41,7 @@ impl Evaluate for Evaluator {
             threads: setting.threads,
             optimize: if setting.optimized { Optimize::All } else { Optimize::Off },
             custom_op_libraries: self.custom_op_libraries.clone(),
-            spinning: false,
+            ..LoadOptions::default()
         };
         let session = self.engine.load(&ModelSource::bytes(bytes), &options).map_err(failed)?;
         Ok(Box::new(Loaded(session)))

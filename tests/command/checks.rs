@@ -345,3 +345,27 @@ fn groups_are_listed_for_the_model_that_follows() {
         assert!(code(&listed) == 0 && text.contains("Gemm_0"), "{text}{}", stderr(&listed));
     }
 }
+
+#[test]
+fn optimize_measures_the_latency_of_changed_models() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    fixture(at, "digits-fold.onnx");
+    let latency = |more: &[&str]| {
+        let run = run(at, &[&["optimize", "digits-fold.onnx", "-o", "out.onnx", "--json"], more].concat());
+        assert_eq!(code(&run), 0, "{}", stderr(&run));
+        json(&run)["latency"].clone()
+    };
+    for (more, batch, threads) in [(&[][..], 1, 1), (&["--batch", "3", "--threads", "2"], 3, 2)] {
+        let found = latency(more);
+        assert_eq!((&found["batch"], &found["threads"]), (&batch.into(), &threads.into()), "{found}");
+        assert!(found["rounds"].as_u64().unwrap() > 0, "{found}");
+        for of in ["before", "after", "speed"] {
+            let [low, median, high] = ["low", "median", "high"].map(|key| found[of][key].as_f64().unwrap());
+            assert!(0.0 < low && low <= median && median <= high, "{found}");
+        }
+    }
+    for more in [&["--no-time"][..], &["--no-prove"], &["--passes", "merge-transposes"]] {
+        assert!(latency(more).is_null(), "{more:?}");
+    }
+}

@@ -135,27 +135,56 @@ fn operators_that_the_engine_registers_are_accepted() {
     }
 }
 
+/// A model as it is read from a file.
+fn stored(model: &Model) -> Model {
+    let mut model = onnx::read_bytes(bytes(model).unwrap(), None).unwrap();
+    model.infer().unwrap();
+    model
+}
+
 #[test]
-fn old_models_keep_their_version() {
+fn initializers_of_old_models_are_constants() {
     let model = case("words_ir3_all_inputs");
-    let (unchanged, report) = after(&"safe".parse().unwrap(), &model).unwrap();
-    assert_eq!((report.patches(), unchanged.graph.overridable()), (0, 5));
-    // A constant beside overridable weights is an input too, and the engine folds both.
-    let old = parsed(
+    assert_eq!((model.graph.inputs().len(), model.graph.overridable()), (1, 0));
+    let changed = optimized(&model, "safe");
+    assert!(changed.graph.node_count() < model.graph.node_count());
+    assert_eq!(stored(&changed).ir_version, Some(3));
+    // New constants are inputs of the file too, and constants for whoever reads it.
+    let old = stored(&parsed(
         "<ir_version: 3, opset_import: [\"\" : 8]>
          g (float[N,2] x, float[2] w = {1,2}) => (float[N,2] y) {
-            k = Constant<value = float[2] {3,4}>() a = Add(x, w) y = Mul(a, k) }",
-    );
-    let changed = optimized(&old, "safe");
-    let read = onnx::read_bytes(bytes(&changed).unwrap(), None).unwrap();
-    assert_eq!((read.ir_version, read.graph.inputs().len()), (Some(3), 3));
-    same_outputs(&old, &read, Effect::Exact, 4).unwrap();
-    // Frozen weights are constants in every version.
+            k = Constant<value = float[2] {3,4}>() a = Relu(x) b = Add(a, w) c = Relu(b) y = Mul(c, k) }",
+    ));
+    let changed = stored(&optimized(&old, "safe"));
+    assert_eq!((changed.ir_version, changed.graph.inputs().len()), (Some(3), 1));
+    assert_eq!(changed.graph.initializers().len(), 2);
+    same_outputs(&old, &changed, Effect::Exact, 4).unwrap();
+    // Without others that are inputs, they are none, and the version allows that.
+    let old = stored(&parsed(
+        "<ir_version: 3, opset_import: [\"\" : 8]> g (float[N,2] x) => (float[N,2] y) {
+            k = Constant<value = float[2] {3,4}>() a = Relu(x) y = Mul(a, k) }",
+    ));
+    assert_eq!(stored(&optimized(&old, "safe")).ir_version, Some(4));
+    // A request takes them out of the inputs.
     let mut frozen = model.clone();
     frozen.graph.freeze_initializers();
-    frozen.infer().unwrap();
-    let changed = optimized(&frozen, "safe");
-    assert!(changed.graph.node_count() < model.graph.node_count());
-    let read = onnx::read_bytes(bytes(&changed).unwrap(), None).unwrap();
-    assert_eq!((read.ir_version, read.graph.inputs().len()), (Some(4), 1));
+    assert_eq!(stored(&optimized(&frozen, "safe")).ir_version, Some(4));
+}
+
+#[test]
+fn folds_of_old_models_are_those_of_new_ones() {
+    let nodes = "a = Conv(x, w) b = Add(a, t) y = Relu(b)";
+    let weights = ["float[2,1,1,1] w = {1,2}", "float[1,2,1,1] t = {3,4}"];
+    let old = stored(&parsed(&format!(
+        "<ir_version: 3, opset_import: [\"\" : 8]> g (float[N,1,2,2] x, {}) => (float[N,2,2,2] y) {{ {nodes} }}",
+        weights.join(", ")
+    )));
+    assert_eq!(ops(&optimized(&old, "safe")), ["Conv", "Relu"]);
+    // Later versions let the caller override them.
+    let new = stored(&parsed(&format!(
+        "<ir_version: 4, opset_import: [\"\" : 8]> g (float[N,1,2,2] x, {}) => (float[N,2,2,2] y) {{ {nodes} }}",
+        weights.join(", ")
+    )));
+    assert_eq!(ops(&optimized(&new, "safe")), ["Conv", "Add", "Relu"]);
+    assert_eq!(new.graph.overridable(), 2);
 }

@@ -5,6 +5,7 @@
 
 mod conformance;
 mod exports;
+mod fusions;
 mod fuzz;
 mod hostile;
 mod language;

@@ -168,6 +168,7 @@ impl Graph {
 
     /// Removes the initializers from the inputs, so that the caller cannot override them.
     pub fn freeze_initializers(&mut self) {
+        self.extra.constant_inputs.clear();
         let (frozen, kept) = self.inputs.iter().partition(|&&v| self.value(v).data.is_some());
         self.inputs = kept;
         let frozen: Vec<ValueId> = frozen;

@@ -1,13 +1,12 @@
 //! Encoding of a [`Model`] as protobuf messages. Tensors share their bytes with the model.
 
 use super::{
-    WriteError, metadata_to, opsets_to,
+    WriteError, constant_inputs, metadata_to, opsets_to,
     tensor::{EXTERNAL, sparse_to, tensor_to},
     types::{declared_from, declared_to},
 };
 use crate::{
-    Attribute, Constant, DataType, Declared, Fact, Function, Graph, GraphError, Model, NodeId, Tensor, Type,
-    Value, ValueId,
+    Attribute, Constant, Declared, Function, Graph, GraphError, Model, NodeId, Tensor, Type, Value, ValueId,
     extra::{AttributeExtra, InfoEntry, InterfaceEntry, Known},
     proto::{
         AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
@@ -53,42 +52,37 @@ pub(super) fn model(model: &Model) -> Result<ModelProto, WriteError> {
     if proto.ir_version != model.ir_version && proto.opset_import.is_empty() {
         // The default before IR version 3, which has no imports.
         proto.opset_import.push(OperatorSetIdProto { domain: Some(String::new()), version: Some(1) });
-    } else if proto.ir_version == model.ir_version && is_strict(model) {
-        proto.graph.iter_mut().for_each(|graph| declare_initializers(graph, &model.graph));
+    } else if proto.ir_version == model.ir_version && is_old(model) {
+        let strict = is_strict(model);
+        proto.graph.iter_mut().for_each(|graph| constant_inputs::declare(graph, &model.graph, strict));
     }
     Ok(proto)
 }
 
 /// The IR version of the file. Passes add initializers that are not inputs, which older versions do not allow.
-pub fn ir_version(model: &Model) -> Option<i64> {
+fn ir_version(model: &Model) -> Option<i64> {
     if is_strict(model) && has_free_initializers(&model.graph) && !keeps_ir_version(&model.graph) {
         return Some(FREE_INITIALIZERS);
     }
     model.ir_version
 }
 
+/// Returns true if the IR version requires initializers to be inputs.
+fn is_old(model: &Model) -> bool {
+    model.ir_version.is_some_and(|version| version < FREE_INITIALIZERS)
+}
+
 /// Returns true if the IR version requires initializers to be inputs, and the file that was read obeyed.
 fn is_strict(model: &Model) -> bool {
-    model.ir_version.is_some_and(|v| v < FREE_INITIALIZERS) && !model.extra.loose
+    is_old(model) && !model.extra.loose
 }
 
-/// Returns true if a model of an older IR version keeps it, with its new initializers as inputs.
-///
-/// In older versions ONNX Runtime takes all initializers as constants. In later ones it takes those that are
-/// inputs as defaults that the caller may override, and folds nothing that depends on them. A model with such
-/// inputs is therefore faster in its own version. The inputs of a subgraph are given by its node, so that
-/// initializers of subgraphs cannot become inputs.
+/// Returns true if a model of an older IR version keeps it, with its new initializers as inputs beside those
+/// that are: no reader of the file finds another interface. The inputs of a subgraph are given by its node, so
+/// that initializers of subgraphs cannot become inputs.
 fn keeps_ir_version(graph: &Graph) -> bool {
-    graph.overridable() > 0
+    !graph.extra.constant_inputs.is_empty()
         && !graph.nodes().iter().any(|&n| graph.node(n).subgraphs().any(has_free_initializers))
-}
-
-/// Adds the initializers to the inputs.
-fn declare_initializers(proto: &mut GraphProto, graph: &Graph) {
-    for value in graph.initializers().into_iter().map(|id| graph.value(id)).filter(|v| !v.is_input()) {
-        let ty = value.data.as_ref().and_then(|data| type_of(&data.fact()));
-        proto.input.push(declared_to(&value.name, &Declared { ty, ..Declared::default() }));
-    }
 }
 
 /// Returns true if an initializer of the graph or of a subgraph is not an input.
@@ -220,7 +214,7 @@ impl Encoder {
 }
 
 /// The entries of inputs or outputs.
-fn interface(graph: &Graph, ids: &[ValueId], output: bool) -> Vec<ValueInfoProto> {
+pub(super) fn interface(graph: &Graph, ids: &[ValueId], output: bool) -> Vec<ValueInfoProto> {
     let kept = graph.extra.interface.iter().filter(|k| k.output == output);
     let kept: HashMap<_, _> = kept.map(|k| (k.position, k)).collect();
     let entry = |(position, &id): (usize, &ValueId)| {
@@ -230,17 +224,12 @@ fn interface(graph: &Graph, ids: &[ValueId], output: bool) -> Vec<ValueInfoProto
             (Some(kept), _) => kept.entry.clone(),
             (None, Some(declared)) => declared_to(&value.name, declared),
             (None, None) => {
-                let ty = type_of(&value.fact);
+                let ty = Type::of(&value.fact);
                 declared_to(&value.name, &Declared { ty, ..Declared::default() })
             }
         }
     };
     ids.iter().enumerate().map(entry).collect()
-}
-
-fn type_of(fact: &Fact) -> Option<Type> {
-    let Fact::Tensor(tensor) = fact else { return None };
-    tensor.dtype.map(|dtype: DataType| Type::tensor(dtype, tensor.shape.as_deref()))
 }
 
 /// The entries of `value_info` in file order. An entry that contradicts the fact of its value is omitted.

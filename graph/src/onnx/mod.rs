@@ -5,6 +5,7 @@
 //! graph does not represent are kept, so writing an unchanged model changes no field.
 
 mod attribute;
+mod constant_inputs;
 mod encode;
 mod error;
 mod external;
@@ -19,7 +20,6 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-pub use encode::ir_version;
 pub use error::{ReadError, WriteError};
 pub use file::abandon;
 pub use read::{ReadOptions, bytes_on_disk, read, read_bytes};

@@ -75,7 +75,7 @@ fn model_from(mut proto: ModelProto, folders: &[PathBuf], options: &ReadOptions)
     let mappings = external::load(&mut proto, folders, options)?;
     let opsets = Arc::new(opsets_from(&proto.opset_import));
     let mut reader = Reader { root: Graph::new(opsets.clone()) };
-    let graph = reader.root(proto.graph.take().ok_or(ReadError::NoGraph)?)?;
+    let mut graph = reader.root(proto.graph.take().ok_or(ReadError::NoGraph)?)?;
     reader.root = graph.nested();
     let (mut functions, mut seen) = (vec![], HashSet::new());
     for function in proto.functions {
@@ -88,6 +88,10 @@ fn model_from(mut proto: ModelProto, folders: &[PathBuf], options: &ReadOptions)
         functions.push(function);
     }
     let old = proto.ir_version.is_some_and(|v| v < super::encode::FREE_INITIALIZERS);
+    let loose = old && super::encode::has_free_initializers(&graph);
+    if old {
+        super::constant_inputs::take(&mut graph);
+    }
     Ok(Model {
         ir_version: proto.ir_version,
         opsets,
@@ -102,7 +106,7 @@ fn model_from(mut proto: ModelProto, folders: &[PathBuf], options: &ReadOptions)
             training_info: proto.training_info,
             configuration: proto.configuration,
             external: !mappings.is_empty(),
-            loose: old && super::encode::has_free_initializers(&graph),
+            loose,
             mappings,
         },
         graph,

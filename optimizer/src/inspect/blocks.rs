@@ -111,7 +111,7 @@ fn time_shares(
 ) -> Result<(Vec<Option<f64>>, String), Error> {
     let environment = &options.environment;
     let engine = LazyEngine::new(environment);
-    let threads = if environment.threads == 0 { 1 } else { environment.threads };
+    let threads = environment.single_thread();
     let load = LoadOptions { threads, ..engine.load_options() }.with_optimize(Optimize::All);
     let feeds = FeedOptions { samples: None, batch: 1, dims: &options.dims, seed: environment.seed };
     let mut feeds = feeds.feeds(model)?;

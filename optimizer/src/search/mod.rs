@@ -224,6 +224,7 @@ impl Explorer<'_> {
             .freeze_initializers(options.freeze_initializers)
             .memory(options.memory)
             .details(options.details)
+            .time(false)
             .external_data(options.external_data.clone())
             .environment(options.environment.clone());
         made.test.clone_from(&options.test);

@@ -7,6 +7,7 @@ pub mod calibration;
 pub mod composition;
 pub mod evaluation;
 pub mod flow;
+pub(crate) mod fusions;
 pub mod groups;
 pub(crate) mod interval;
 pub(crate) mod linear;

@@ -83,7 +83,11 @@ impl OrtEngine {
         let builder = builder.with_optimization_level(level).map_err(text)?;
         let builder = builder.with_intra_threads(options.threads).map_err(text)?;
         let builder = builder.with_inter_threads(1).map_err(text)?;
-        builder.with_intra_op_spinning(options.spinning).map_err(text)
+        let builder = builder.with_intra_op_spinning(options.spinning).map_err(text)?;
+        match &options.optimized_model {
+            Some(path) => builder.with_optimized_model_path(path).map_err(text),
+            None => Ok(builder),
+        }
     }
 
     /// Adds the operators of `libraries`.

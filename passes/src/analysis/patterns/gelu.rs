@@ -48,14 +48,6 @@ impl<'g> Gelu<'g> {
     }
 }
 
-/// Returns whether a node is the last one of a composed `Gelu`. Engines fuse the complete pattern (ONNX
-/// Runtime's `GeluFusion`, `BiasGeluFusion` and `FastGeluFusion`), so its last factor must not be folded into
-/// a following layer: that saves one product for each element and costs five passes over memory.
-pub(crate) fn ends_gelu(at: NodeRef<'_>) -> bool {
-    (at.is("Mul") || at.is("Div"))
-        && Gelu::ending(at).is_ok_and(|gelu| gelu.parts.are_alone(at, at.id).is_ok())
-}
-
 fn is_bell(add: NodeRef<'_>) -> bool {
     let producer = beside_scalar(add).ok().and_then(|(curve, _)| curve.producer());
     producer.is_some_and(|at| at.is("Erf") || at.is("Tanh"))

@@ -3,9 +3,11 @@
 
 mod gelu;
 mod hard_swish;
+mod norm;
 
-pub(crate) use gelu::{Gelu, ends_gelu};
+pub(crate) use gelu::Gelu;
 pub(crate) use hard_swish::{Clipped, HardSwish};
+pub(crate) use norm::Norm;
 
 use crate::framework::matching::uniform;
 use pare_graph::{DataType, Decline, NodeId, NodeRef, ValueRef, expect};

@@ -1,3 +1,4 @@
+use crate::analysis::fusions::is_fused;
 use crate::framework::matching::{bypass, is_plain, spans, uniform};
 use crate::{
     framework::{Context, Pass, PassError},
@@ -18,7 +19,11 @@ pass! {
 
 impl Pass for DropNeutral {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
-        cx.rewrite(model, &["Add", "Sub", "Clip"], |at| bypass(at, equal_input(at)?))
+        cx.rewrite(model, &["Add", "Sub", "Clip"], |at| {
+            let x = equal_input(at)?;
+            expect(!is_fused(at))?;
+            bypass(at, x)
+        })
     }
 }
 

@@ -1,3 +1,4 @@
+use crate::analysis::fusions::is_fused;
 use crate::framework::matching::{bypass, is_plain, same_shape, spans, uniform};
 use crate::{
     framework::{Context, Pass, PassError},
@@ -39,6 +40,7 @@ impl Pass for DropNoops {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
         cx.rewrite(model, OPS, |at| {
             let (x, y) = (equal_input(at)?, at.output()?);
+            expect(!is_fused(at))?;
             if let Some(updated) = [x, y].into_iter().find(|&value| is_updated(value)) {
                 return Err(Decline::because(format!("`{}` is updated in place", updated.name())));
             }

@@ -1,4 +1,5 @@
 use super::layout;
+use crate::analysis::fusions::is_fused;
 use crate::framework::matching::{cancel, same_shape};
 use crate::{
     framework::{Context, NodeBuilder, Pass, PassError, node_builder::reshape_target},
@@ -34,7 +35,7 @@ fn merged(at: NodeRef<'_>) -> Result<Patch, Decline> {
     let inner = between.producer().ok_or(Decline::Mismatch)?;
     keeps_order(inner)?;
     // Two transposes are merged by `merge-transposes`.
-    expect(!(at.is("Transpose") && inner.is("Transpose")))?;
+    expect(!(at.is("Transpose") && inner.is("Transpose")) && !is_fused(at))?;
     let x = inner.input(0)?;
     if same_shape(x, y) {
         return cancel(at, x);

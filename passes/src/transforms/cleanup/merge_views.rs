@@ -1,5 +1,6 @@
 use super::layout::{Layout, is_view, steps_to};
 use crate::{
+    analysis::fusions::is_fused,
     framework::{Context, NodeBuilder, Pass, PassError, node_builder::reshape_target},
     pass,
 };
@@ -28,7 +29,7 @@ impl Pass for MergeViews {
         cx.rewrite(model, &operators_with(Trait::View), |at| {
             is_view(at)?;
             let chain: Vec<_> = steps_to(at.output()?, REACH).into_iter().collect();
-            expect(chain.len() >= 2)?;
+            expect(chain.len() >= 2 && !is_fused(at))?;
             // The longest suffix of the chain with a shorter equivalent.
             for length in (2..=chain.len()).rev() {
                 let part = &chain[..length];

@@ -6,7 +6,7 @@ use super::{
     kernel::{Kernel, transpose},
     outline::{Offset, Outline},
 };
-use crate::analysis::patterns::ends_gelu;
+use crate::analysis::fusions::is_fused;
 use ndarray::Array3;
 use pare_graph::{
     DataType, Decline, Dim, NodeRef, Tensor, ValueRef, expect,
@@ -79,7 +79,7 @@ impl<'g> LinearLayer<'g> {
 
     /// The node as a layer.
     pub fn of(at: NodeRef<'g>, depth: usize) -> Result<Self, Decline> {
-        expect(at.node().domain().is_empty() && !ends_gelu(at))?;
+        expect(at.node().domain().is_empty() && !is_fused(at))?;
         let layer = match at.op() {
             "Conv" => conv(at),
             "Gemm" | "MatMul" => matrix(at),

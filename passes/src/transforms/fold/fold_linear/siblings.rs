@@ -8,6 +8,7 @@ use super::{
     kernel::Kernel,
     layer::{LayerWeights, Layout, LinearLayer, MAX_DEPTH, composite, composite_kernel},
 };
+use crate::analysis::fusions::is_fused;
 use pare_graph::{Attribute, Decline, Edge, Node, NodeRef, Patch, Tensor, ValueRef, expect};
 
 /// Layers over one input, each with the `Add` of its bias, if any.
@@ -28,6 +29,7 @@ impl<'g> Siblings<'g> {
         let users = first.input.users();
         let users = users.into_iter().filter(|(_, edge)| *edge == Edge::Input(0));
         let layers: Vec<_> = users.filter_map(|(user, _)| product(user).ok()).filter(same).collect();
+        expect(!layers.iter().any(|layer| is_fused(layer.at)))?;
         expect(layers.len() > 1 && layers[0].at.id == at.id)?;
         Ok(Self { branches: layers.into_iter().map(with_bias).collect() })
     }

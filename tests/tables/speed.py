@@ -1,0 +1,113 @@
+#!/usr/bin/env python3
+"""The latency of models before and after `safe`: no result may be slower than its original.
+
+    python3 -m pip install numpy onnx
+    cargo build --release
+    python3 tests/tables/speed.py [FOLDER…] [--models NAME…] [--runs 3] [--rounds 30]
+
+Measures the fixtures, the models of the shared folder, the synthetic ones that the tool there makes, and those in the
+given folders. Original and result run in turn in ONNX Runtime with all of its optimizations, on one thread and a batch of
+1; the speed of a round is the time of the original over that of the result, and that of a run the median of its rounds.
+Each run is a process of its own, and every other one loads the result first: the place in memory matters to some models.
+Exits with 1 if the median over the runs is below 0.97 for a model, or the mean over the models is not above 1.
+"""
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from common import ROOT, SHARED, markdown, pare, write_csv, write_doc
+
+#: A smaller speed is a failure; what is above is noise.
+LEAST = 0.97
+#: Without weights.
+SKIPPED = ["minilm-skeleton"]
+
+
+def found(folders, scratch):
+    """The paths of all models: of those with one name, the first."""
+    make = [sys.executable, SHARED / "tools/make_models.py"]
+    subprocess.run(make, env={**os.environ, "OUT": str(scratch)}, check=True, stdout=sys.stderr)
+    paths = {}
+    for folder in [ROOT / "fixtures", ROOT / "fixtures/cases", SHARED / "models", *folders, scratch]:
+        for path in sorted(Path(folder).glob("*.onnx")):
+            if path.stem not in SKIPPED and not path.stem.startswith("tmp_"):
+                paths.setdefault(path.stem, path)
+    return paths
+
+
+def speeds(original, result, runs, rounds):
+    """The median speed of each run, and seconds of both models in the last; `None` if they do not run."""
+    medians, seconds = [], None
+    for run in range(runs):
+        order = [original, result] if run % 2 == 0 else [result, original]
+        report = pare("bench", *order, "--threads", 1, "--rounds", rounds, "--time", 1, check=False)
+        if report is None:
+            return None
+        second = report["models"][1]["ratio"]
+        medians.append(1 / second if run % 2 == 0 else second)
+        both = [model["median_s"] for model in report["models"]]
+        seconds = both if run % 2 == 0 else both[::-1]
+    return medians, seconds
+
+
+def row_of(name, original, scratch, given):
+    """One row; without a speed where nothing can be measured."""
+    result = scratch / "result" / "out.onnx"
+    row = dict.fromkeys(["model", "nodes before", "nodes after", "ms before", "ms after", "speed", "lowest", "highest", "note"], "")
+    row["model"] = name
+    report = pare("optimize", original, "-o", result, "--no-prove", check=False)
+    if report is None:
+        return {**row, "note": "not optimized"}
+    row["nodes before"], row["nodes after"] = (report[key]["nodes"] for key in ("before", "after"))
+    if not any(step["patches"] for step in report["steps"]):
+        return {**row, "note": "unchanged"}
+    measured = speeds(original, result, given.runs, given.rounds)
+    if measured is None:
+        return {**row, "note": "does not run in the engine alone"}
+    medians, seconds = measured
+    row["ms before"], row["ms after"] = (f"{1e3 * s:.4g}" for s in seconds)
+    for key, summary in ("speed", statistics.median), ("lowest", min), ("highest", max):
+        row[key] = f"{summary(medians):.3f}"
+    return row
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="*", help="folders with more models")
+    parser.add_argument("--models", nargs="+", help="only these; nothing is written then")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=30)
+    given = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        scratch = Path(scratch)
+        (scratch / "result").mkdir()
+        for name, path in found(given.folders, scratch).items():
+            if given.models and name not in given.models:
+                continue
+            rows.append(row_of(name, path, scratch, given))
+            print(" ".join(str(value) for value in rows[-1].values()), file=sys.stderr, flush=True)
+    timed = [row for row in rows if row["speed"]]
+    slower = [row for row in timed if float(row["speed"]) < LEAST]
+    mean = statistics.geometric_mean(float(row["speed"]) for row in timed) if timed else 1.0
+    text = f"""{len(timed)} models under `safe`: {mean:.3f} times as fast in the geometric mean, {len(slower)} below {LEAST}. The
+speed is the median of {given.runs} runs of at least {given.rounds} rounds, between the lowest and the highest run; ONNX Runtime with all
+optimizations, one thread, batch 1.
+
+{markdown(rows)}"""
+    if given.models:
+        print(text)
+    else:
+        write_csv("speed", rows)
+        write_doc("speed", "The latency of originals and results", text)
+    for row in slower:
+        print(f"{row['model']} is slower: {row['speed']}", file=sys.stderr)
+    sys.exit(bool(slower) or mean <= 1)
+
+
+if __name__ == "__main__":
+    main()
