@@ -47,9 +47,8 @@ fn trials(report: &Value) -> &Vec<Value> {
 fn the_printed_pipeline_makes_the_same_bytes_and_a_second_search_resumes() {
     let folder = folder();
     let at = folder.path();
-    let args =
-        ["--test", TEST, "--max-accuracy-drop", "0.05", "--goal", "macs", "--passes", "blocks,channels"];
-    let found = search(at, &[&args[..], &["--budget", "40s", "--front", "front"]].concat());
+    let args = ["--test", TEST, "--max-accuracy-drop", "0.05", "--goal", "macs", "--passes", "blocks"];
+    let found = search(at, &[&args[..], &["--front", "front", "--report", "report.html"]].concat());
     assert_eq!(code(&found), 0, "{}", stderr(&found));
     let report = json(&found);
     let best = &report["best"]["measured"];
@@ -69,6 +68,11 @@ fn the_printed_pipeline_makes_the_same_bytes_and_a_second_search_resumes() {
         assert!(measured(&pair[0], "cost") > measured(&pair[1], "cost"));
     }
 
+    // The page has a mark for every candidate that was measured.
+    let page = fs::read_to_string(at.join("report.html")).unwrap();
+    let marks = trials(&report).iter().filter(|trial| trial["measured"].is_object()).count();
+    assert!(page.contains(&format!("data-marks=\"{marks}\"")) && page.matches("<circle").count() == marks);
+
     let pipeline = report["pipeline"].as_str().unwrap();
     let args_again =
         ["optimize", MODEL, "-o", "again.onnx", "--samples", SAMPLES, "--test", TEST, "--passes", pipeline];
@@ -76,9 +80,9 @@ fn the_printed_pipeline_makes_the_same_bytes_and_a_second_search_resumes() {
     assert_eq!(code(&again), 0, "{}", stderr(&again));
     assert!(fs::read(at.join("found.onnx")).unwrap() == fs::read(at.join("again.onnx")).unwrap());
 
-    let second = search(at, &[&args[..], &["--budget", "40s"]].concat());
-    let second = json(&second);
-    assert!(second["resumed"].as_u64().unwrap() >= trials(&report).len() as u64, "{second}");
+    let second = json(&search(at, &args));
+    assert_eq!(second["resumed"].as_u64().unwrap(), trials(&report).len() as u64);
+    assert_eq!((&second["trials"], &second["end"]), (&report["trials"], &"finished".into()));
     assert_eq!(second["pipeline"], report["pipeline"]);
 }
 

@@ -102,6 +102,9 @@ pub(super) fn scatter(points: &[Point], names: [&str; 2], limit: Option<f64>) ->
 /// Bars over the depth.
 pub(super) fn bars(bars: &[Bars], name: &str) -> Option<Chart> {
     let height = 220.0;
+    if bars.is_empty() {
+        return None;
+    }
     let heights = bars.iter().flat_map(|b| b.heights.iter().map(|(_, h)| *h));
     let y = Scale::over(heights.chain([0.0]), height - BOTTOM, TOP)?;
     let mut chart = Chart { width: WIDTH, height, ..Chart::default() };
