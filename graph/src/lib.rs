@@ -71,6 +71,7 @@ pub use graph::{Edge, Graph, GraphError, NodeId, ValueId};
 pub use model::{Function, Model};
 pub use node::{Constant, Declared, Metadata, Node, Value, standard_domain};
 pub use ops::InferError;
+pub use precision::{ConvertedGraph, ConvertedNode};
 pub use patch::{Applied, NewValue, Patch, PatchError, Ref};
 pub use slice::Boundary;
 pub use sparse::SparseTensor;

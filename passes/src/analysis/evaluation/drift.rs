@@ -26,6 +26,30 @@ pub fn drift(original: &Outputs, changed: &Outputs) -> Result<f64, EvaluateError
     Ok(total)
 }
 
+/// Returns the squared error of `changed` over the square of `original`, of the float output where it is
+/// largest. Elements that are not finite in the original are skipped.
+pub fn noise(original: &Outputs, changed: &Outputs) -> Result<f64, EvaluateError> {
+    let count = original.first().map_or(0, Vec::len);
+    let mut largest = 0.0_f64;
+    for output in 0..count {
+        let (mut error, mut square) = (0.0, 0.0);
+        for (a, b) in original.iter().zip(changed) {
+            let (Some(a), Some(b)) = (a.get(output), b.get(output)) else { continue };
+            if !a.dtype().is_float() {
+                continue;
+            }
+            for (&x, &y) in floats(a)?.iter().zip(floats(b)?.iter()).filter(|(x, _)| x.is_finite()) {
+                let (x, y) = (f64::from(x), f64::from(y));
+                error += (x - y).powi(2);
+                square += x * x;
+            }
+        }
+        let ratio = if error == 0.0 { 0.0 } else { error / square };
+        largest = largest.max(if ratio.is_nan() { f64::INFINITY } else { ratio });
+    }
+    Ok(largest)
+}
+
 /// Returns the mean entropy of the predicted classes over rows, in nats; `None` if no output is class scores.
 pub fn entropy(outputs: &Outputs) -> Result<Option<f64>, EvaluateError> {
     let (mut sum, mut rows) = (0.0, 0.0);

@@ -2,7 +2,7 @@
 
 mod drift;
 
-pub use drift::{Outputs, drift, entropy};
+pub use drift::{Outputs, drift, entropy, noise};
 
 use crate::{
     analysis::calibration::{Probe, batches, bytes_per_sample, no_samples, open_inputs},
@@ -131,6 +131,13 @@ impl<'t> HeldOut<'t> {
     pub fn drift(&self, candidate: &Model) -> Result<f64, PassError> {
         let outputs = self.run(candidate, candidate.graph.outputs())?;
         Ok(drift(&self.outputs, &outputs)?)
+    }
+
+    /// The noise of a candidate: `Σ(x − y)² / Σx²`, the squared error over the square of the original `x`, of
+    /// the float output where it is largest. Infinite where only the candidate is not finite.
+    pub fn noise(&self, candidate: &Model) -> Result<f64, PassError> {
+        let outputs = self.run(candidate, candidate.graph.outputs())?;
+        Ok(noise(&self.outputs, &outputs)?)
     }
 
     /// The mean entropy of the classes that the original predicts: see [`entropy`].
