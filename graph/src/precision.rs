@@ -140,7 +140,8 @@ impl<'g> NodeConversion<'g> {
         }
         let mut any = false;
         for (slot, value) in self.graph.outputs_of(id).into_iter().enumerate() {
-            let Some(value) = value.filter(|v| flag(&types.outputs, slot) && self.affected.contains(v)) else {
+            let Some(value) = value.filter(|v| flag(&types.outputs, slot) && self.affected.contains(v))
+            else {
                 continue;
             };
             self.convert(value);

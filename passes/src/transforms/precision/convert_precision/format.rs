@@ -70,7 +70,9 @@ mod tests {
 
     #[test]
     fn misfits_are_those_of_rounding() {
-        for (precision, largest) in [(Precision::Fp16, 65504.0), (Precision::Bf16, 3.389_531_389_251_535_5e38)] {
+        for (precision, largest) in
+            [(Precision::Fp16, 65504.0), (Precision::Bf16, 3.389_531_389_251_535_5e38)]
+        {
             let format = Format::of(precision);
             assert_eq!(format.largest, largest);
             let next = f64::from((format.overflow as f32).next_down());

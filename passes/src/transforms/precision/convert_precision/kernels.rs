@@ -6,22 +6,30 @@
 
 use pare_graph::{DataType, NodeRef, ops::Trait};
 
-/// Operators that do not run in float16. Measured with ONNX Runtime 1.32.
-const FLOAT16: &[&str] = &["MeanVarianceNormalization"];
-/// Operators that do not run in float16 if they reduce. Measured with ONNX Runtime 1.32.
-const FLOAT16_REDUCING: &[&str] = &["ScatterElements", "ScatterND"];
+/// Operators that do not run in float16: all of their nodes, or those with one of these values of a string
+/// attribute. Measured with ONNX Runtime 1.32 at all optimization levels.
+const FLOAT16: &[(&str, Option<(&str, &[&str])>)] = &[
+    ("EyeLike", None),
+    ("MeanVarianceNormalization", None),
+    ("RandomNormal", None),
+    ("RandomNormalLike", None),
+    ("RandomUniform", None),
+    ("RandomUniformLike", None),
+    ("Resize", Some(("mode", &["cubic"]))),
+    ("ScatterElements", Some(("reduction", &["add", "mul", "min", "max"]))),
+    ("ScatterND", Some(("reduction", &["add", "mul", "min", "max"]))),
+];
 
 /// Operators that run in bfloat16, beside those that only change shapes. Measured with ONNX Runtime 1.32.
 const BFLOAT16: &[&str] = &["Cast", "If", "Loop", "Scan"];
 
 /// Returns true if ONNX Runtime's CPU runs the node in this type.
 pub fn runs(at: NodeRef<'_>, dtype: DataType) -> bool {
-    let is_one_of = |ops: &[&str]| ops.contains(&at.op());
     match dtype {
-        DataType::Float16 => {
-            let reduces = is_one_of(FLOAT16_REDUCING) && at.string("reduction", "none") != "none";
-            !is_one_of(FLOAT16) && !reduces
-        }
-        _ => is_one_of(BFLOAT16) || at.has(Trait::Reshape),
+        DataType::Float16 => !FLOAT16.iter().any(|(op, attribute)| {
+            let matches = |(name, values): (&str, &[&str])| values.contains(&at.string(name, ""));
+            at.op() == *op && attribute.is_none_or(matches)
+        }),
+        _ => BFLOAT16.contains(&at.op()) || at.has(Trait::Reshape),
     }
 }

@@ -20,7 +20,7 @@ use crate::{
 use format::Format;
 use pare_graph::{DataType, Graph, Model, ValueId};
 use plan::Plan;
-use search::Search;
+use search::{Search, rounded};
 use serde::{Deserialize, Serialize};
 
 /// The type of the converted numbers.
@@ -44,8 +44,8 @@ pass! {
     /// the samples. With `mixed`, the nodes that cost most signal stay in float too, until the outputs have
     /// `min_snr`: they are found by bisecting the order of nodes.
     ///
-    /// Halves the file. ONNX Runtime's CPU computes most operators in float and rounds their outputs, so it is
-    /// not faster there. Functions are inlined first.
+    /// Halves the file. ONNX Runtime's CPU computes most operators in float, and is not faster. The SNR is
+    /// that of an engine that rounds the output of every node. Functions are inlined first.
     ///
     /// Declines if nothing can be converted. `mixed` needs samples.
     #[pass("convert-precision", Lossy)]
@@ -95,25 +95,37 @@ impl Pass for ConvertPrecision {
         let prepared = cx.scratch().run("inline-functions,lift-constants", &mut plain)?;
         plain.infer()?;
         let mut plan = Plan::new(&plain.graph, format, &self.except);
-        if cx.tools.engine.is_some() && !split.held_out.is_empty() {
+        let is_sampled = cx.tools.engine.is_some() && !split.held_out.is_empty();
+        if is_sampled {
             let extreme = ranges::extreme_values(cx.tools, &plain, split.statistics(), format, self.margin)?;
             plan.keep_values(&plain.graph, &extreme);
         }
         let mut half = plan.eligible();
-        if is_mixed {
-            let held_out = HeldOut::new(cx.tools, &plain, split.held_out.clone())?;
-            let search = Search { plain: &plain, plan: &plan, held_out: &held_out, dtype: format.dtype, min_snr: self.min_snr };
+        let held_out = || HeldOut::new(cx.tools, &plain, split.held_out.clone());
+        let held_out = if is_sampled { Some(held_out()?) } else { None };
+        if let Some(held_out) = held_out.as_ref().filter(|_| is_mixed) {
+            let dtype = format.dtype;
+            let search = Search { plain: &plain, plan: &plan, held_out, dtype, min_snr: self.min_snr };
             half = search.run(half, cx)?;
         }
         let types = plan.types(&plain.graph, &half, self.keep_io);
         let (converted, constants) = (plan::count_nodes(&types), plan::count_constants(&types));
         plan.decline(cx);
+        if self.keep_io {
+            Plan::decline_inputs(&plain.graph, cx);
+        }
         if converted == 0 && constants == 0 {
             cx.decline(format!("no node and no constant can be {}", format.dtype));
             return Ok(());
         }
         if cx.stopped() {
             return Ok(());
+        }
+        if let Some(held_out) = held_out {
+            let noise = held_out.noise(&rounded(&plain, &types, format.dtype)?)?;
+            if noise > 0.0 {
+                cx.figure("SNR in dB", -10.0 * noise.log10());
+            }
         }
         // The same steps again, now reported as nested steps.
         if prepared.patches() > 0 {

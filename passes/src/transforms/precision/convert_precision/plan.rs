@@ -6,8 +6,8 @@ use super::{
 };
 use crate::framework::{Context, glob::matches};
 use pare_graph::{
-    Constant, ConvertedGraph, ConvertedNode, DataType, Edge, Fact, Graph, NodeId, NodeRef, Tensor, TensorFact,
-    ValueId, ValueRef,
+    Constant, ConvertedGraph, ConvertedNode, DataType, Edge, Fact, Graph, NodeId, NodeRef, Tensor,
+    TensorFact, ValueId, ValueRef,
     ops::{Arity, Formal, Schema, Trait},
 };
 use std::collections::{HashMap, HashSet};
@@ -35,9 +35,20 @@ struct NodePlan {
     outputs: Vec<bool>,
     /// The reason why the node stays in float.
     stays: Option<Reason>,
-    /// True if the node computes nothing: its type follows from those of its neighbours.
-    moves: bool,
+    /// The way in which its type follows from those of its neighbours.
+    follows: Follows,
     bodies: Vec<GraphPlan>,
+}
+
+/// The neighbours whose types determine that of a node.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Follows {
+    /// None: it computes.
+    Nothing,
+    /// Those before or after it: it only moves, converts or creates numbers.
+    Neighbours,
+    /// Those before it: its outputs are no floats.
+    Inputs,
 }
 
 /// The reason why a node stays in float.
@@ -77,7 +88,8 @@ impl Plan {
                     Edge::Capture => false,
                 };
                 if changes && plan.stays.is_none() {
-                    plan.stays = Some(Reason::Range(format!("{why}, so {} stays in float", graph.describe(node))));
+                    plan.stays =
+                        Some(Reason::Range(format!("{why}, so {} stays in float", graph.describe(node))));
                 }
             }
         }
@@ -100,11 +112,25 @@ impl Plan {
     /// Reports why nodes stay in float.
     pub fn decline(&self, cx: &mut Context<'_>) {
         self.graph.each(&mut |node| match &node.stays {
-            Some(Reason::Operator(why) | Reason::Kernel(why) | Reason::Constant(why) | Reason::Range(why)) => {
+            Some(
+                Reason::Operator(why) | Reason::Kernel(why) | Reason::Constant(why) | Reason::Range(why),
+            ) => {
                 cx.decline(why);
             }
             Some(Reason::Requested) | None => {}
         });
+    }
+
+    /// Reports the weights that keep their type because a caller may override them.
+    pub fn decline_inputs(graph: &Graph, cx: &mut Context<'_>) {
+        let is_weight = |v: &&ValueId| graph.value(**v).data.is_some() && is_float(graph, **v);
+        match graph.inputs().iter().filter(is_weight).count() {
+            0 => {}
+            1 => cx.decline("1 weight is an input that the caller may override, so it stays in float"),
+            n => cx.decline(format!(
+                "{n} weights are inputs that the caller may override, so they stay in float"
+            )),
+        }
     }
 
     /// The types of all values if the nodes `half` have the new type.
@@ -119,7 +145,8 @@ impl Plan {
 
 /// The number of nodes with values of the new type.
 pub fn count_nodes(types: &ConvertedGraph) -> u64 {
-    let changes = |node: &ConvertedNode| u64::from(node.inputs.contains(&true) || node.outputs.contains(&true));
+    let changes =
+        |node: &ConvertedNode| u64::from(node.inputs.contains(&true) || node.outputs.contains(&true));
     let with_bodies = |node: &ConvertedNode| changes(node) + node.bodies.iter().map(count_nodes).sum::<u64>();
     types.nodes.values().map(with_bodies).sum()
 }
@@ -159,9 +186,8 @@ impl GraphPlan {
                 bodies.push(Self::new(body, format, except, known, count));
             }
             let mut node = NodePlan::new(at, format, position, bodies);
-            let is_named = |p: &String| {
-                at.outputs().into_iter().flatten().any(|value| matches(p, value.name()))
-            };
+            let is_named =
+                |p: &String| at.outputs().into_iter().flatten().any(|value| matches(p, value.name()));
             if except.iter().any(is_named) {
                 node.stays = Some(Reason::Requested);
             } else if !known && node.changes() {
@@ -201,52 +227,76 @@ impl GraphPlan {
         })
     }
 
-    /// Keeps nodes in float that compute nothing between values in float: they would round for nothing.
+    /// Keeps nodes in float that compute no floats and have neighbours in float only: they would round for
+    /// nothing.
     fn settle(&self, graph: &Graph, half: &mut [bool], io: (&[bool], &[bool])) {
         let nodes = graph.nodes();
+        let mut following = vec![];
         for &id in nodes.iter() {
             let node = &self.nodes[&id];
             for (body, plan) in graph.node(id).subgraphs().zip(&node.bodies) {
                 let (inputs, outputs) = border(graph.at(id), node, half, body);
                 plan.settle(body, half, (&inputs, &outputs));
             }
+            if half[node.position] && node.follows == Follows::Inputs {
+                half[node.position] = false;
+                following.push(id);
+            }
         }
-        // A moving node is fed by the new type, directly or through other moving nodes.
-        let mut fed: HashSet<ValueId> = HashSet::new();
-        fed.extend(graph.inputs().iter().zip(io.0).filter(|(_, half)| **half).map(|(v, _)| *v));
-        for &id in nodes.iter() {
-            let node = &self.nodes[&id];
-            let inputs = graph.inputs_of(id).into_iter().enumerate();
-            let is_fed = inputs.filter(|(slot, _)| node.reads(*slot as u32, half)).any(|(_, v)| {
-                v.is_some_and(|v| fed.contains(&v))
-            });
-            if half[node.position] && (!node.moves || is_fed) {
-                let outputs = graph.outputs_of(id).into_iter().enumerate();
-                fed.extend(outputs.filter(|(slot, _)| node.writes(*slot, half)).filter_map(|(_, v)| v));
+        let inputs = graph.inputs().iter().zip(io.0).filter(|(_, half)| **half).map(|(v, _)| *v);
+        let mut of_new_type: HashSet<ValueId> = inputs.collect();
+        let reads = |of_new_type: &HashSet<ValueId>, id| {
+            let inputs = graph.inputs_of(id).into_iter().zip(&self.nodes[&id].inputs);
+            inputs.filter(|(_, changes)| **changes).any(|(v, _)| v.is_some_and(|v| of_new_type.contains(&v)))
+        };
+        let writes = |of_new_type: &mut HashSet<ValueId>, id| {
+            let outputs = graph.outputs_of(id).into_iter().zip(&self.nodes[&id].outputs);
+            of_new_type.extend(outputs.filter(|(_, changes)| **changes).filter_map(|(v, _)| v));
+        };
+        // Nodes that are fed by the new type, directly or through others.
+        let mut fed = HashSet::new();
+        for &id in nodes.iter().filter(|id| half[self.nodes[id].position]) {
+            let is_fed = reads(&of_new_type, id);
+            if is_fed {
+                fed.insert(id);
+            }
+            if is_fed || self.nodes[&id].follows == Follows::Nothing {
+                writes(&mut of_new_type, id);
             }
         }
         let is_output = |v: ValueId| graph.outputs().iter().zip(io.1).any(|(&o, &half)| o == v && half);
         for &id in nodes.iter().rev() {
             let node = &self.nodes[&id];
-            if !node.moves || !half[node.position] {
-                continue;
+            if node.follows == Follows::Neighbours && half[node.position] && !fed.contains(&id) {
+                // Users come first, so those that still have the new type need it.
+                let mut outputs = graph.outputs_of(id).into_iter().flatten();
+                half[node.position] = outputs.any(|v| is_output(v) || self.is_wanted(graph, v, half));
+                if half[node.position] {
+                    writes(&mut of_new_type, id);
+                }
             }
-            let is_fed = graph.inputs_of(id).into_iter().flatten().any(|v| fed.contains(&v));
-            // Users come first, so those that still have the new type need it or are fed by it.
-            let mut outputs = graph.outputs_of(id).into_iter().flatten();
-            half[node.position] = is_fed || outputs.any(|v| is_output(v) || self.is_wanted(graph, v, half));
+        }
+        for id in following {
+            half[self.nodes[&id].position] = reads(&of_new_type, id);
         }
     }
 
-    fn types(&self, graph: &Graph, half: &[bool], format: Format, io: (Vec<bool>, Vec<bool>)) -> ConvertedGraph {
+    fn types(
+        &self,
+        graph: &Graph,
+        half: &[bool],
+        format: Format,
+        io: (Vec<bool>, Vec<bool>),
+    ) -> ConvertedGraph {
         let mut types =
             ConvertedGraph { inputs: io.0, outputs: io.1, constants: HashSet::new(), nodes: HashMap::new() };
         for (&id, node) in &self.nodes {
             let is_half = half[node.position];
             let slots = |slots: &[bool]| if is_half { slots.to_vec() } else { vec![] };
-            let bodies = graph.node(id).subgraphs().zip(&node.bodies).map(|(body, plan)| {
-                plan.types(body, half, format, border(graph.at(id), node, half, body))
-            });
+            let bodies =
+                graph.node(id).subgraphs().zip(&node.bodies).map(|(body, plan)| {
+                    plan.types(body, half, format, border(graph.at(id), node, half, body))
+                });
             let node = ConvertedNode {
                 inputs: slots(&node.inputs),
                 outputs: slots(&node.outputs),
@@ -285,13 +335,9 @@ impl GraphPlan {
 
 impl NodePlan {
     fn new(at: NodeRef<'_>, format: Format, position: usize, bodies: Vec<GraphPlan>) -> Self {
-        let node = |(inputs, outputs): (Vec<bool>, Vec<bool>), stays| Self {
-            position,
-            inputs,
-            outputs,
-            stays,
-            moves: is_moving(at),
-            bodies,
+        let node = |(inputs, outputs): (Vec<bool>, Vec<bool>), stays| {
+            let follows = follows(at, &inputs, &outputs);
+            Self { position, inputs, outputs, stays, follows, bodies }
         };
         let has_floats = || {
             let values = at.inputs().into_iter().chain(at.outputs()).flatten();
@@ -300,7 +346,9 @@ impl NodePlan {
         let dtype = format.dtype;
         let slots = match at.schema() {
             Some(schema) => slots(at, schema, dtype),
-            None => Err(format!("{} is no operator of the standard, so its types are unknown", at.describe())),
+            None => {
+                Err(format!("{} is no operator of the standard, so its types are unknown", at.describe()))
+            }
         };
         match slots {
             Ok(slots) if !slots.0.contains(&true) && !slots.1.contains(&true) => {
@@ -313,7 +361,10 @@ impl NodePlan {
             Ok(slots) => {
                 let mut stays = None;
                 if !kernels::runs(at, dtype) {
-                    stays = Some(Reason::Kernel(format!("ONNX Runtime's CPU does not run {} in {dtype}", at.op())));
+                    stays = Some(Reason::Kernel(format!(
+                        "ONNX Runtime's CPU does not run {} in {dtype}",
+                        at.op()
+                    )));
                 }
                 let inputs = at.inputs().into_iter().zip(&slots.0).filter(|(_, changes)| **changes);
                 for constant in inputs.filter_map(|(value, _)| value) {
@@ -345,7 +396,8 @@ fn slots(at: NodeRef<'_>, schema: &Schema, dtype: DataType) -> Result<(Vec<bool>
     }
     let inputs: Vec<_> = at.inputs().into_iter().enumerate().map(|(i, v)| (v, schema.input(i))).collect();
     let outputs: Vec<_> = at.outputs().into_iter().enumerate().map(|(i, v)| (v, schema.output(i))).collect();
-    for (value, formal) in inputs.iter().chain(&outputs).filter_map(|&(value, formal)| Some((value?, formal))) {
+    for (value, formal) in inputs.iter().chain(&outputs).filter_map(|&(value, formal)| Some((value?, formal)))
+    {
         match &value.value().fact {
             Fact::Unknown | Fact::Tensor(TensorFact { dtype: None, .. }) => {
                 return Err(format!("the type of `{}` is unknown", value.name()));
@@ -358,7 +410,9 @@ fn slots(at: NodeRef<'_>, schema: &Schema, dtype: DataType) -> Result<(Vec<bool>
     let named = ["to", "dtype", "output_datatype", "output_dtype"];
     let names_type = named.iter().any(|name| schema.attribute(name).is_some()) || at.is("ConstantOfShape");
     let has_input = |variable: usize| {
-        inputs.iter().any(|(value, formal)| value.is_some() && formal.is_some_and(|f| f.variable == Some(variable)))
+        inputs
+            .iter()
+            .any(|(value, formal)| value.is_some() && formal.is_some_and(|f| f.variable == Some(variable)))
     };
     for (value, formal) in outputs.iter().filter_map(|&(value, formal)| Some((value?, formal?))) {
         let follows = formal.variable.is_none_or(has_input) || formal.types.is_single();
@@ -386,10 +440,17 @@ fn is_control_flow(at: NodeRef<'_>) -> bool {
     ["If", "Loop", "Scan"].iter().any(|op| at.is(op))
 }
 
-/// Returns true for nodes that only move, or convert, their input, or create values without one.
-fn is_moving(at: NodeRef<'_>) -> bool {
-    let creates = || !at.inputs().into_iter().flatten().any(|value| value.dtype() == Some(DataType::Float));
-    at.has(Trait::DataMovement) || at.is("Cast") || at.is("CastLike") || !is_control_flow(at) && creates()
+fn follows(at: NodeRef<'_>, inputs: &[bool], outputs: &[bool]) -> Follows {
+    let converts = at.has(Trait::DataMovement) || at.is("Cast") || at.is("CastLike");
+    if is_control_flow(at) {
+        Follows::Nothing
+    } else if !outputs.contains(&true) {
+        Follows::Inputs
+    } else if converts || !inputs.contains(&true) {
+        Follows::Neighbours
+    } else {
+        Follows::Nothing
+    }
 }
 
 /// The inputs and outputs of a body of control flow that have the new type.

@@ -12,13 +12,17 @@
 //! ```
 //!
 //! The remaining nodes are measured together, with a lower limit again if they exceed it.
+//!
+//! ONNX Runtime's CPU rounds nothing between operators without kernels in the new type. Other engines do, so the
+//! noise is that of the original with every value of the new type rounded: see `rounded`.
 
 use super::plan::Plan;
 use crate::{
     analysis::evaluation::HeldOut,
     framework::{Context, PassError},
 };
-use pare_graph::{DataType, Model};
+use pare_graph::{ConvertedGraph, DataType, Graph, Model, Node, Patch, Ref, Tensor, ValueId};
+use std::collections::HashSet;
 
 /// Measurements of segments, each of which loads and runs the model.
 const MEASUREMENTS: usize = 64;
@@ -47,7 +51,6 @@ impl Search<'_> {
         let all: Vec<_> = (0..eligible.len()).filter(|&i| eligible[i]).collect();
         let first = self.noise(&all, eligible.len())?;
         if first <= limit {
-            cx.figure("SNR in dB", -10.0 * first.log10());
             return Ok(eligible);
         }
         cx.detail("SNR in dB without nodes in float", -10.0 * first.log10());
@@ -68,11 +71,11 @@ impl Search<'_> {
                     cx.tools.progress.step("precision", measured as u64, MEASUREMENTS as u64);
                 }
             };
-            let mut nodes: Vec<_> = segments[dropped..].iter().flat_map(|s| s.nodes.iter().copied()).collect();
+            let mut nodes: Vec<_> =
+                segments[dropped..].iter().flat_map(|s| s.nodes.iter().copied()).collect();
             nodes.sort_unstable();
             let noise = self.noise(&nodes, eligible.len())?;
             if noise <= limit {
-                cx.figure("SNR in dB", -10.0 * noise.log10());
                 return Ok(self.flags(&nodes, eligible.len()));
             }
             budget *= 0.5 * (limit / noise).min(1.0);
@@ -90,11 +93,78 @@ impl Search<'_> {
     /// The noise with these nodes in the new type.
     fn noise(&self, nodes: &[usize], count: usize) -> Result<f64, PassError> {
         let types = self.plan.types(&self.plain.graph, &self.flags(nodes, count), true);
-        let mut candidate = self.plain.clone();
-        candidate.convert_nodes(DataType::Float, self.dtype, &types);
-        candidate.infer()?;
-        self.held_out.noise(&candidate)
+        self.held_out.noise(&rounded(self.plain, &types, self.dtype)?)
     }
+}
+
+/// The original in float, with each value that has the new type in `types` rounded to it.
+pub fn rounded(model: &Model, types: &ConvertedGraph, dtype: DataType) -> Result<Model, PassError> {
+    let mut model = model.clone();
+    round_graph(&mut model.graph, types, dtype, &HashSet::new())?;
+    model.infer()?;
+    Ok(model)
+}
+
+/// Rounds the values of a graph. `captured` are the names of rounded values of outer graphs.
+fn round_graph(
+    graph: &mut Graph,
+    types: &ConvertedGraph,
+    dtype: DataType,
+    captured: &HashSet<String>,
+) -> Result<(), PassError> {
+    let refused = |e: String| PassError::refused(e);
+    let round = |patch: &mut Patch, value: Ref| {
+        let cast = |to: DataType| Node::new("Cast").with("to", i64::from(to.number()));
+        let low = patch.node("rounded", cast(dtype), &[value]);
+        patch.node("rounded", cast(DataType::Float), &[low])
+    };
+    let of_graph = |ids: &[ValueId], flags: &[bool]| -> Vec<ValueId> {
+        ids.iter().zip(flags).filter(|(_, flag)| **flag).map(|(v, _)| *v).collect()
+    };
+    // Values that are rounded already: those of outer graphs, too.
+    let mut done: HashSet<ValueId> = of_graph(graph.inputs(), &types.inputs).into_iter().collect();
+    done.extend(graph.captures().into_iter().filter(|&v| captured.contains(&graph.value(v).name)));
+    let nodes = graph.nodes();
+    let Some(&first) = nodes.first() else { return Ok(()) };
+    let mut constants = Patch::anchored(first);
+    for &id in &types.constants {
+        let Some(tensor) = graph.value(id).tensor() else { continue };
+        let low = tensor.to_f64().and_then(|values| Tensor::from_f64(dtype, tensor.shape(), &values).ok());
+        let values = low.and_then(|low| low.to_f64()).unwrap_or_default();
+        let tensor = Tensor::from_f64(DataType::Float, tensor.shape(), &values);
+        constants.set_data(id, tensor.map_err(|e| refused(e.to_string()))?);
+        done.insert(id);
+    }
+    graph.apply(constants).map_err(|e| refused(e.to_string()))?;
+    for &id in nodes.iter() {
+        let Some(node) = types.nodes.get(&id) else { continue };
+        if graph.node(id).subgraphs().next().is_some() {
+            let names = done.iter().map(|&v| graph.value(v).name.clone()).collect();
+            graph.with_subgraphs(id, |bodies, _| {
+                bodies
+                    .iter_mut()
+                    .zip(&node.bodies)
+                    .try_for_each(|(body, types)| round_graph(body, types, dtype, &names))
+            })?;
+        }
+        let mut patch = Patch::anchored(id);
+        let inputs = graph.inputs_of(id).into_iter().zip(&node.inputs).enumerate();
+        let border = inputs
+            .filter_map(|(slot, (value, flag))| Some((slot, value.filter(|v| *flag && !done.contains(v))?)));
+        for (slot, value) in border {
+            let low = round(&mut patch, value.into());
+            patch.set_input(id, slot, low);
+        }
+        let outputs = graph.outputs_of(id).into_iter().zip(&node.outputs);
+        for value in outputs.filter_map(|(value, flag)| value.filter(|_| *flag)) {
+            let low = round(&mut patch, value.into());
+            patch.replace(graph.value_ref(value), low);
+        }
+        let applied = graph.apply(patch).map_err(|e| refused(e.to_string()))?;
+        let added = applied.added.into_iter().filter_map(|node| graph.output(node, 0));
+        done.extend(added.collect::<Vec<_>>());
+    }
+    Ok(())
 }
 
 /// Sorts the segments by their noise per node, and returns the number of the first ones without which the noise
