@@ -77,6 +77,7 @@ pub static PASSES: &[&PassInfo] = &[
     &weights::Sparsify::INFO,
     &weights::ApplyMask::INFO,
     &weights::Quantize::INFO,
+    &weights::QuantizeWeights::INFO,
     // other number formats
     &precision::ConvertPrecision::INFO,
 ];

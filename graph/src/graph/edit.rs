@@ -232,7 +232,8 @@ impl Graph {
         self.share_opsets(&opsets);
     }
 
-    fn share_opsets(&mut self, opsets: &Arc<Vec<(String, i64)>>) {
+    /// Imports these operator sets, also for nested graphs.
+    pub(crate) fn share_opsets(&mut self, opsets: &Arc<Vec<(String, i64)>>) {
         self.opsets = Arc::clone(opsets);
         for vertex in self.dag.node_weights_mut() {
             if let Vertex::Node(node) = vertex {
