@@ -37,6 +37,8 @@ struct NodePlan {
     stays: Option<Reason>,
     /// The way in which its type follows from those of its neighbours.
     follows: Follows,
+    /// True if only types keep the node in float, so that large constants it reads may be stored in the new type.
+    stores: bool,
     bodies: Vec<GraphPlan>,
 }
 
@@ -320,11 +322,7 @@ impl GraphPlan {
     /// Returns true if a constant is stored in the new type only: all of its users would read it in that type
     /// if the engine had kernels.
     fn is_stored(&self, graph: &Graph, value: ValueId, tensor: &Tensor, format: Format) -> bool {
-        let reads = |(user, edge): (NodeId, Edge)| {
-            let node = &self.nodes[&user];
-            let Edge::Input(slot) = edge else { return false };
-            matches!(node.stays, Some(Reason::Kernel(_))) && node.inputs.get(slot as usize) == Some(&true)
-        };
+        let reads = |(user, edge): (NodeId, Edge)| self.nodes[&user].stores && matches!(edge, Edge::Input(_));
         let users = graph.users(value);
         tensor.len() >= STORED
             && !users.is_empty()
@@ -337,7 +335,10 @@ impl NodePlan {
     fn new(at: NodeRef<'_>, format: Format, position: usize, bodies: Vec<GraphPlan>) -> Self {
         let node = |(inputs, outputs): (Vec<bool>, Vec<bool>), stays| {
             let follows = follows(at, &inputs, &outputs);
-            Self { position, inputs, outputs, stays, follows, bodies }
+            // Engines read scales when they load the model.
+            let is_plain = at.schema().is_some() && !at.has(Trait::Quantization);
+            let stores = is_plain && matches!(stays, Some(Reason::Operator(_) | Reason::Kernel(_)));
+            Self { position, inputs, outputs, stays, follows, stores, bodies }
         };
         let has_floats = || {
             let values = at.inputs().into_iter().chain(at.outputs()).flatten();

@@ -334,6 +334,14 @@ fn stores_weights_in_bfloat16_where_no_kernel_reads_it() {
         assert_eq!((dtype(&changed, "w"), dtype(&changed, "b")), (DataType::Bfloat16, DataType::Float));
         assert_eq!(nodes(&changed), "{ w_float = Cast<to = 1>(w) a = MatMul(x, w_float) y = Add(a, b) }");
     }
+    // `Conv` has no form in bfloat16 before operator set 22.
+    let source = format!(
+        "g (float[N,8,4,4] x) => (float[N,8,2,2] y) <float[8,8,3,3] w = {{{}}}> {{ y = Conv(x, w) }}",
+        numbers(576, 1)
+    );
+    let (changed, report) = converted(model(&source), "to = \"bf16\"");
+    assert_eq!(dtype(&changed, "w"), DataType::Bfloat16);
+    assert_eq!(declined(&report), ["Conv has no bfloat16 form in operator set 18"]);
     let mut cx = context(Tools::default());
     let keep = pass("to = \"bf16\"\nopset = \"keep\"");
     let why = keep.run(&mut inferred(model_at(&source, 11)), &mut cx).unwrap_err().to_string();
