@@ -76,7 +76,7 @@ impl Search<'_> {
             nodes.sort_unstable();
             let noise = self.noise(&nodes, eligible.len())?;
             if noise <= limit {
-                return Ok(self.flags(&nodes, eligible.len()));
+                return Ok(Self::flags(&nodes, eligible.len()));
             }
             budget *= 0.5 * (limit / noise).min(1.0);
         }
@@ -84,7 +84,7 @@ impl Search<'_> {
         Ok(vec![false; eligible.len()])
     }
 
-    fn flags(&self, nodes: &[usize], count: usize) -> Vec<bool> {
+    fn flags(nodes: &[usize], count: usize) -> Vec<bool> {
         let mut half = vec![false; count];
         nodes.iter().for_each(|&i| half[i] = true);
         half
@@ -92,7 +92,7 @@ impl Search<'_> {
 
     /// The noise with these nodes in the new type.
     fn noise(&self, nodes: &[usize], count: usize) -> Result<f64, PassError> {
-        let types = self.plan.types(&self.plain.graph, &self.flags(nodes, count), true);
+        let types = self.plan.types(&self.plain.graph, &Self::flags(nodes, count), true);
         self.held_out.noise(&rounded(self.plain, &types, self.dtype)?)
     }
 }

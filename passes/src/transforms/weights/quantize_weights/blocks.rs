@@ -57,7 +57,7 @@ impl Grids {
     }
 
     /// The grid of a block.
-    pub fn fit(&self, block: &[f64]) -> Grid {
+    pub fn fit(self, block: &[f64]) -> Grid {
         let full = self.range(block, 1.0);
         match self.method {
             BlockMethod::Round => full,
@@ -67,7 +67,7 @@ impl Grids {
     }
 
     /// The grid of a scale and a zero point.
-    fn grid(&self, scale: f64, zero: f64) -> Grid {
+    fn grid(self, scale: f64, zero: f64) -> Grid {
         let top = f64::from((1_u32 << self.bits) - 1);
         // Rounded to single precision, in which it is stored.
         let scale = f64::from(scale as f32);
@@ -76,12 +76,12 @@ impl Grids {
     }
 
     /// The zero point of symmetric grids.
-    fn middle(&self) -> f64 {
+    fn middle(self) -> f64 {
         f64::from(1_u32 << (self.bits - 1))
     }
 
     /// The grid of a part of the range of the block.
-    fn range(&self, block: &[f64], share: f64) -> Grid {
+    fn range(self, block: &[f64], share: f64) -> Grid {
         if self.symmetric {
             let largest = block.iter().fold(0.0_f64, |m, w| m.max(w.abs()));
             return self.grid(share * largest / (self.middle() - 1.0), self.middle());
@@ -92,7 +92,7 @@ impl Grids {
         self.grid(scale, if scale > 0.0 { -low / scale } else { 0.0 })
     }
 
-    fn least_squares(&self, block: &[f64]) -> Grid {
+    fn least_squares(self, block: &[f64]) -> Grid {
         let error = |grid: &Grid| block.iter().map(|&w| (w - grid.round(w)).powi(2)).sum::<f64>();
         let grids = SHARES.map(|step| self.range(block, f64::from(step) / 40.0));
         let errors = grids.map(|grid| (error(&grid), grid));
@@ -107,7 +107,7 @@ impl Grids {
     /// s ← Σ(w - e)(q - z) / Σ(q - z)²
     /// z ← mean(q - (w - e)/s)        unless symmetric
     /// ```
-    fn half_quadratic(&self, block: &[f64], start: Grid) -> Grid {
+    fn half_quadratic(self, block: &[f64], start: Grid) -> Grid {
         const P: f64 = 0.7;
         const ROUNDS: usize = 20;
         let norm = |grid: &Grid| block.iter().map(|&w| (w - grid.round(w)).abs().powf(P)).sum::<f64>();

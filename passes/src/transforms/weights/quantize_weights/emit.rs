@@ -30,9 +30,8 @@ fn refused(e: impl std::fmt::Display) -> PassError {
 /// Replaces the node of a target.
 pub fn replace(graph: &mut Graph, target: &Target, pass: &QuantizeWeights) -> Result<(), PassError> {
     let at = graph.at(target.node);
-    let (input, output) = match (at.input(0), at.output()) {
-        (Ok(input), Ok(output)) => (input, output),
-        _ => return Err(refused(format!("{} has no output", at.describe()))),
+    let (Ok(input), Ok(output)) = (at.input(0), at.output()) else {
+        return Err(refused(format!("{} has no output", at.describe())));
     };
     let mut patch = Patch::at(at);
     let constants = Constants { blocks: &target.blocks, name: &target.name };

@@ -103,7 +103,7 @@ impl Pass for QuantizeWeights {
         check_unquantized(&model.graph)?;
         let split = Split::when(self.method == BlockMethod::Gptq, cx.tools, "method=mse")?;
         self.ensure_opset(model, cx)?;
-        let layers = self.matrices(model, cx)?;
+        let layers = self.matrices(model, cx);
         let mut targets = self.quantized(model, &layers, &split, cx)?;
         targets.extend(self.quantized_tables(&model.graph, cx));
         let bytes = |t: &Target| (4 * t.blocks.count() as u64, t.blocks.bytes());
@@ -158,7 +158,7 @@ impl QuantizeWeights {
     }
 
     /// The layers with matrices in float. Others are declined.
-    fn matrices(&self, model: &Model, cx: &mut Context<'_>) -> Result<Vec<WeightedLayer>, PassError> {
+    fn matrices(&self, model: &Model, cx: &mut Context<'_>) -> Vec<WeightedLayer> {
         let names = NameFilter { only: &self.only, except: &self.except };
         let mut layers = matching_layers(model, names, cx);
         layers.retain(|layer| {
@@ -173,7 +173,7 @@ impl QuantizeWeights {
             cx.decline(why);
             false
         });
-        Ok(layers)
+        layers
     }
 
     /// Quantizes the matrices.
