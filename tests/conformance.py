@@ -1,6 +1,6 @@
 """Run `pare optimize` over every node test of ONNX and compare the outputs in ONNX Runtime.
 
-    python tests/conformance.py target/release/pare [--every N] [--passes PIPELINE]
+    python tests/conformance.py target/release/pare [--every N] [--passes PIPELINE] [--rtol R] [--atol A] [--optimized]
 
 Needs Python 3.10 or later. The packages it runs on (onnx, onnxruntime, numpy) go into an environment of their own,
 `target/conformance`. Each test is counted once:
@@ -81,7 +81,7 @@ def same(a, b, rtol=1e-4, atol=1e-6):
     return bool((a == b).all())
 
 
-def judge(case, pare, pipeline, folder):
+def judge(case, pare, pipeline, folder, tolerance, optimized):
     """The count this test belongs to, and why."""
     import onnx
 
@@ -110,13 +110,13 @@ def judge(case, pare, pipeline, folder):
         return "wrong", "it is another file after reading and writing"
     # Where nothing is to be gained, no file is written.
     try:
-        result = session(after if after.exists() else before)
+        result = session(after if after.exists() else before, optimized)
         if ports(result) != ports(original):
             return "interface", f"{ports(original)} became {ports(result)}"
         outputs = result.run(None, feed)
     except Exception as error:
         return "invalid", str(error)[:200]
-    return ("ok", "") if same(wanted, outputs) else ("wrong", "")
+    return ("ok", "") if same(wanted, outputs, *tolerance) else ("wrong", "")
 
 
 def main():
@@ -124,6 +124,9 @@ def main():
     parser.add_argument("pare", help="the binary")
     parser.add_argument("--every", type=int, default=1, help="take only each Nth test")
     parser.add_argument("--passes", default="safe", help="the pipeline")
+    parser.add_argument("--rtol", type=float, default=1e-4, help="the relative tolerance of floats")
+    parser.add_argument("--atol", type=float, default=1e-6, help="the absolute tolerance of floats")
+    parser.add_argument("--optimized", action="store_true", help="run the results with ONNX Runtime's optimizations")
     given = parser.parse_args()
     enter_environment()
 
@@ -135,7 +138,7 @@ def main():
     counts, bad = collections.Counter(), []
     with tempfile.TemporaryDirectory() as folder:
         for case in collect_testcases(None)[:: given.every]:
-            verdict, why = judge(case, given.pare, given.passes, pathlib.Path(folder))
+            verdict, why = judge(case, given.pare, given.passes, pathlib.Path(folder), (given.rtol, given.atol), given.optimized)
             counts[verdict] += 1
             if verdict in (*BAD, "refused"):
                 bad.append(f"{verdict:10} {case.name}: {why.strip()}")

@@ -72,6 +72,7 @@ pub use model::{Function, Model};
 pub use node::{Constant, Declared, Metadata, Node, Value, standard_domain};
 pub use ops::InferError;
 pub use patch::{Applied, NewValue, Patch, PatchError, Ref};
+pub use precision::{ConvertedGraph, ConvertedNode};
 pub use slice::Boundary;
 pub use sparse::SparseTensor;
 pub use tensor::{Element, Tensor, TensorError, element_count, pack_bits};

@@ -81,6 +81,16 @@ impl Model {
         Self { ir_version: Some(8), opsets: graph.opsets.clone(), graph, ..Self::default() }
     }
 
+    /// Imports an operator set for the main graph, unless its domain is imported already.
+    pub fn import(&mut self, domain: &str, version: i64) {
+        if self.graph.opset(domain).is_none() {
+            let mut opsets = (*self.graph.opsets).clone();
+            opsets.push((domain.into(), version));
+            self.graph.share_opsets(&Arc::new(opsets));
+            self.opsets = Arc::clone(&self.graph.opsets);
+        }
+    }
+
     /// The main graph, then the bodies of the functions.
     pub fn graphs_mut(&mut self) -> impl Iterator<Item = &mut Graph> {
         std::iter::once(&mut self.graph).chain(self.functions.iter_mut().map(|f| &mut f.body))

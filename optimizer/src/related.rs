@@ -152,7 +152,11 @@ fn sampled(original: &Model, result: &Model, inputs: &[(String, String)], freed:
     for (now, name) in inputs {
         let (Some(from), Some(to)) = (result.graph.find(now), sampled.graph.find(name)) else { continue };
         let declared = result.graph.value(from).declared.clone();
-        if sampled.graph.value(to).is_input() && declared.as_ref().is_some_and(|d| d.ty.is_some()) {
+        // An input with another type has its old sizes.
+        let dtype = |graph: &Graph, v| graph.value(v).fact.dtype();
+        let same_type = dtype(&result.graph, from) == dtype(&sampled.graph, to);
+        let is_typed = declared.as_ref().is_some_and(|d| d.ty.is_some());
+        if sampled.graph.value(to).is_input() && is_typed && same_type {
             sampled.graph.set_declared(to, declared);
         }
     }

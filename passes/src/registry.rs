@@ -2,7 +2,7 @@
 
 use crate::{
     framework::{PassInfo, Pipeline, PipelineError, Preset, PresetOption, Registry},
-    transforms::{channels, cleanup, fold, fuse, interface, layers, opset, tokens, weights},
+    transforms::{channels, cleanup, fold, fuse, interface, layers, opset, precision, tokens, weights},
 };
 use std::str::FromStr;
 
@@ -77,6 +77,9 @@ pub static PASSES: &[&PassInfo] = &[
     &weights::Sparsify::INFO,
     &weights::ApplyMask::INFO,
     &weights::Quantize::INFO,
+    &weights::QuantizeWeights::INFO,
+    // other number formats
+    &precision::ConvertPrecision::INFO,
 ];
 
 /// Every preset.

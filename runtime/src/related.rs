@@ -4,10 +4,12 @@
 //! original:   feed ──▶ split into batches of the old size ──▶ original ──▶ stack ──▶ outputs
 //! candidate:  feed ──▶ values between ──▶ new names ──▶ candidate ──▶ old names ──▶ outputs
 //! ```
+//!
+//! Floats of another type are converted to it, and back.
 
 use crate::{Engine, EngineError, Feed, LoadOptions, ModelSource, Port, PortDim, PortKind, Session, Value};
 use bytes::Bytes;
-use pare_graph::{Tensor, TensorError};
+use pare_graph::{DataType, Tensor, TensorError};
 use std::sync::OnceLock;
 
 /// The relation of a candidate's interface to that of the original.
@@ -44,14 +46,14 @@ pub struct RelatedEngine<'e> {
     engine: &'e dyn Engine,
     candidate: &'e ModelSource,
     relation: Relation,
-    /// The inputs of the original, which is loaded first.
-    inputs: OnceLock<Vec<Port>>,
+    /// The inputs and outputs of the original, which is loaded first.
+    ports: OnceLock<(Vec<Port>, Vec<Port>)>,
 }
 
 impl<'e> RelatedEngine<'e> {
     /// An engine for comparing `candidate` with its original.
     pub fn new(engine: &'e dyn Engine, candidate: &'e ModelSource, relation: Relation) -> Self {
-        Self { engine, candidate, relation, inputs: OnceLock::new() }
+        Self { engine, candidate, relation, ports: OnceLock::new() }
     }
 
     fn is_candidate(&self, model: &ModelSource) -> bool {
@@ -85,13 +87,13 @@ impl Engine for RelatedEngine<'_> {
                 Some(part) => Some(self.engine.load(part, options)?),
                 None => None,
             };
-            let inputs = self.inputs.get().cloned().unwrap_or_default();
-            return Ok(Box::new(Renamed::new(session, between, inputs, &self.relation)));
+            let ports = self.ports.get().cloned().unwrap_or_default();
+            return Ok(Box::new(Renamed::new(session, between, ports, &self.relation)));
         }
         for freed in &self.relation.freed {
             session = Box::new(Stacked::new(session, freed.clone(), self.engine.name()));
         }
-        let _ = self.inputs.set(session.inputs().to_vec());
+        let _ = self.ports.set((session.inputs().to_vec(), session.outputs().to_vec()));
         Ok(session)
     }
 }
@@ -111,10 +113,20 @@ impl Renamed {
     fn new(
         session: Box<dyn Session>,
         between: Option<Box<dyn Session>>,
-        inputs: Vec<Port>,
+        (inputs, known): (Vec<Port>, Vec<Port>),
         relation: &Relation,
     ) -> Self {
-        let port = |port: &Port| Port { name: original(&relation.outputs, &port.name), ..port.clone() };
+        let port = |port: &Port| {
+            let mut port = Port { name: original(&relation.outputs, &port.name), ..port.clone() };
+            let known = known.iter().find(|known| known.name == port.name).and_then(Port::dtype);
+            if let (PortKind::Tensor { dtype, .. }, Some(known)) = (&mut port.kind, known)
+                && dtype.is_float()
+                && known.is_float()
+            {
+                *dtype = known;
+            }
+            port
+        };
         let outputs = session.outputs().iter().map(port).collect();
         let (input_names, output_names) = (relation.inputs.clone(), relation.outputs.clone());
         Self { session, between, inputs, outputs, input_names, output_names }
@@ -141,12 +153,31 @@ impl Session for Renamed {
         }
         let find = |(now, original): &(String, String)| {
             let (_, value) = values.iter().find(|(name, _)| name == original)?;
-            Some((now.clone(), value.clone()))
+            Some((now.clone(), converted(value.clone(), dtype_of(self.session.inputs(), now))))
         };
         let feed: Feed = self.input_names.iter().filter_map(find).collect();
         let outputs = self.session.run(&feed)?;
-        Ok(outputs.into_iter().map(|(name, value)| (original(&self.output_names, &name), value)).collect())
+        let known = |(name, value): (String, Value)| {
+            let name = original(&self.output_names, &name);
+            let dtype = dtype_of(&self.outputs, &name);
+            (name, converted(value, dtype))
+        };
+        Ok(outputs.into_iter().map(known).collect())
     }
+}
+
+fn dtype_of(ports: &[Port], name: &str) -> Option<DataType> {
+    ports.iter().find(|port| port.name == name)?.dtype()
+}
+
+/// The value with its floats in another float type of at least 16 bits.
+fn converted(value: Value, dtype: Option<DataType>) -> Value {
+    let converted = dtype.zip(value.as_tensor()).and_then(|(dtype, tensor)| {
+        let differs = dtype != tensor.dtype() && dtype.is_float() && tensor.dtype().is_float();
+        let elements = if differs { tensor.to_f64() } else { None };
+        Tensor::from_f64(dtype, tensor.shape(), &elements?).ok()
+    });
+    converted.map_or(value, Value::Tensor)
 }
 
 /// The original on any number of positions along an axis of fixed size.

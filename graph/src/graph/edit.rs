@@ -137,6 +137,13 @@ impl Graph {
         self.outputs.push(value);
     }
 
+    /// Replaces `old` by `new` among the outputs only.
+    pub(crate) fn set_output(&mut self, old: ValueId, new: ValueId) {
+        self.outputs.iter_mut().filter(|v| **v == old).for_each(|v| *v = new);
+        self.value_mut(old).role.output = false;
+        self.value_mut(new).role.output = true;
+    }
+
     /// Removes values from the outputs. Nodes that become unused stay until [`Graph::sweep`].
     pub fn remove_outputs(&mut self, values: &[ValueId]) {
         self.outputs.retain(|v| !values.contains(v));
@@ -226,7 +233,8 @@ impl Graph {
         self.share_opsets(&opsets);
     }
 
-    fn share_opsets(&mut self, opsets: &Arc<Vec<(String, i64)>>) {
+    /// Imports these operator sets, also for nested graphs.
+    pub(crate) fn share_opsets(&mut self, opsets: &Arc<Vec<(String, i64)>>) {
         self.opsets = Arc::clone(opsets);
         for vertex in self.dag.node_weights_mut() {
             if let Vertex::Node(node) = vertex {

@@ -38,7 +38,7 @@ impl NameFilter<'_> {
         self.only.is_empty() && self.except.is_empty()
     }
 
-    fn accepts(&self, name: &str) -> bool {
+    pub fn accepts(&self, name: &str) -> bool {
         (self.only.is_empty() || self.only.iter().any(|p| matches(p, name)))
             && !self.except.iter().any(|p| matches(p, name))
     }
@@ -114,6 +114,43 @@ pub fn layers(
     names: NameFilter<'_>,
     cx: &mut Context<'_>,
 ) -> Result<Vec<WeightedLayer>, PassError> {
+    let found = find(model, names, cx);
+    if !found.layers.is_empty() {
+        return Ok(found.layers);
+    }
+    let is_open = names.is_open();
+    Err(match (found.example, found.shared) {
+        (Some(name), _) if !is_open => PassError::refused_with(
+            "no layer has weights of its own with such a name",
+            format!("layers have the names of their weights, such as `{name}`"),
+        ),
+        (_, Some(why)) => PassError::refused_with(
+            format!("no layer has weights of its own: {why}"),
+            "`safe` makes constants initializers",
+        ),
+        _ => {
+            let why = "the graph has no linear layer with constant weights";
+            let hint = (!model.functions.is_empty()).then(|| IN_FUNCTIONS.into());
+            PassError::Refused { why: why.into(), hint }
+        }
+    })
+}
+
+/// Like [`layers`], but there may be none.
+pub fn matching_layers(model: &Model, names: NameFilter<'_>, cx: &mut Context<'_>) -> Vec<WeightedLayer> {
+    find(model, names, cx).layers
+}
+
+/// The layers of a model, and what else has been seen.
+struct Found {
+    layers: Vec<WeightedLayer>,
+    /// The weights of some layer.
+    example: Option<String>,
+    /// A sentence about weights that are not those of one layer.
+    shared: Option<String>,
+}
+
+fn find(model: &Model, names: NameFilter<'_>, cx: &mut Context<'_>) -> Found {
     let graph = &model.graph;
     let (mut layers, mut example, mut shared) = (vec![], None, None);
     for &node in graph.nodes().iter() {
@@ -142,25 +179,7 @@ pub fn layers(
         }
         layers.push(WeightedLayer { node, name: value.name.clone(), linear, weights, bias });
     }
-    if !layers.is_empty() {
-        return Ok(layers);
-    }
-    let is_open = names.is_open();
-    Err(match (example, shared) {
-        (Some(name), _) if !is_open => PassError::refused_with(
-            "no layer has weights of its own with such a name",
-            format!("layers have the names of their weights, such as `{name}`"),
-        ),
-        (_, Some(why)) => PassError::refused_with(
-            format!("no layer has weights of its own: {why}"),
-            "`safe` makes constants initializers",
-        ),
-        _ => {
-            let why = "the graph has no linear layer with constant weights";
-            let hint = (!model.functions.is_empty()).then(|| IN_FUNCTIONS.into());
-            PassError::Refused { why: why.into(), hint }
-        }
-    })
+    Found { layers, example, shared }
 }
 
 /// The remedy where layers inside of functions are not found.

@@ -7,5 +7,6 @@ pub mod fuse;
 pub mod interface;
 pub mod layers;
 pub mod opset;
+pub mod precision;
 pub mod tokens;
 pub mod weights;

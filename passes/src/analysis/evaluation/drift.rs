@@ -24,6 +24,30 @@ pub(super) fn drift(measures: &[OutputMeasure], original: &Outputs, changed: &Ou
     total
 }
 
+/// Returns the squared error of `changed` over the square of `original`, of the float output where it is
+/// largest. Elements that are not finite in the original are skipped.
+pub(super) fn noise(original: &Outputs, changed: &Outputs) -> f64 {
+    let count = original.first().map_or(0, Vec::len);
+    let mut largest = 0.0_f64;
+    for output in 0..count {
+        let (mut error, mut square) = (0.0, 0.0);
+        for (a, b) in original.iter().zip(changed) {
+            let (Some(a), Some(b)) = (a.get(output), b.get(output)) else { continue };
+            if !a.dtype().is_float() {
+                continue;
+            }
+            let values = a.to_f64().unwrap_or_default().into_iter().zip(b.to_f64().unwrap_or_default());
+            for (x, y) in values.filter(|(x, _)| x.is_finite()) {
+                error += (x - y).powi(2);
+                square += x * x;
+            }
+        }
+        let ratio = if error == 0.0 { 0.0 } else { error / square };
+        largest = largest.max(if ratio.is_nan() { f64::INFINITY } else { ratio });
+    }
+    largest
+}
+
 /// Returns the mean entropy of the predicted classes over rows, in nats; `None` if no output is class scores.
 pub(super) fn entropy(measures: &[OutputMeasure], outputs: &Outputs) -> Option<f64> {
     let (mut sum, mut rows) = (0.0, 0.0);

@@ -184,6 +184,12 @@ impl<'t> HeldOut<'t> {
         drift::entropy(&self.measures, &self.outputs)
     }
 
+    /// The noise of a candidate: `Σ(x − y)² / Σx²`, the squared error over the square of the original `x`, of
+    /// the float output where it is largest. Infinite where only the candidate is not finite.
+    pub fn noise(&self, candidate: &Model) -> Result<f64, PassError> {
+        Ok(drift::noise(&self.outputs, &self.run_outputs(candidate)?))
+    }
+
     /// The quality of a candidate.
     pub fn measure(&self, candidate: &Model) -> Result<Quality, PassError> {
         Ok(self.quality(&self.run_outputs(candidate)?))

@@ -3,9 +3,11 @@
 mod apply_mask;
 mod mask;
 mod quantize;
+mod quantize_weights;
 mod sparsify;
 
 pub use apply_mask::ApplyMask;
 pub use mask::{Mask, MaskError, TensorMask};
 pub use quantize::{Quantize, Ranges};
+pub use quantize_weights::{BlockMethod, QuantizeWeights, WeightForm};
 pub use sparsify::{ComparisonScope, Pattern, Refitting, Sparsify, WeightCriterion};

@@ -255,14 +255,14 @@ fn better(
 }
 
 /// Checks that the model is not quantized.
-fn check_unquantized(graph: &Graph) -> Result<(), PassError> {
+pub(super) fn check_unquantized(graph: &Graph) -> Result<(), PassError> {
     let quantized = |&&id: &&NodeId| {
         let op = graph.node(id).op.as_str();
         op.contains("QuantizeLinear")
             || op.contains("DequantizeLinear")
             || op.starts_with("QLinear")
             || op.ends_with("Integer")
-            || op == "QGemm"
+            || ["QGemm", "MatMulNBits", "GatherBlockQuantized"].contains(&op)
     };
     if let Some(&id) = graph.nodes().iter().find(quantized) {
         return Err(PassError::refused(format!("the model is quantized already: {}", graph.describe(id))));
