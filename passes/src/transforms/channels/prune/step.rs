@@ -1,8 +1,8 @@
 //! Channel steps: the numbers of units that the engine's kernels compute without waste.
 //!
 //! Engines compute channels in blocks, so latency is a step function of the width; beside the blocks a slower
-//! kernel may be chosen. The step of each kind of operator is measured on the widest group of that kind, as
-//! the largest number to which widths can be rounded up for free. Groups of only a few steps may keep other
+//! kernel may be chosen. The step of each kind of operator is measured on the group of that kind with the most
+//! multiply-accumulates, as the largest number to which widths of few blocks can be rounded up for free. Groups of only a few steps may keep other
 //! numbers where those are measured to be faster.
 //!
 //! A target that these numbers cannot reach is met with half of the step, a quarter, and so on; a result
@@ -29,8 +29,10 @@ use std::{collections::BTreeMap, fmt};
 const STEPS: [usize; 5] = [32, 16, 8, 4, 2];
 /// Rounding up to a step is free if it increases the time by at most this share on average.
 const TOLERANCE: f64 = 0.02;
-/// Number of widths that are timed to measure the step, up to a multiple of the largest candidate.
+/// Number of widths that are timed to measure the step: up to a multiple of the largest candidate, and to a
+/// width at which its rounding matters.
 const PROBED: usize = 32;
+const WIDEST_PROBED: usize = 64;
 /// Number of steps below which a group has few choices.
 const FEW: usize = 4;
 /// Most widths of a group that are timed.
@@ -113,14 +115,16 @@ impl PruneSearch<'_> {
     /// # Errors
     /// If a step `must` be measured and cannot be.
     pub fn determine_steps(&mut self, must: bool, cx: &mut Context<'_>) -> Result<(), PassError> {
-        let mut widest = BTreeMap::new();
+        let macs = self.macs();
+        let cost = |group| if self.width(group) < PROBED { 0.0 } else { macs.of(group).at(&|_| 0) };
+        let mut largest = BTreeMap::new();
         for &group in &self.subject.selected {
-            let best = widest.entry(self.kernel_kind(group)).or_insert(group);
-            if self.width(group) > self.width(*best) {
+            let best = largest.entry(self.kernel_kind(group)).or_insert(group);
+            if cost(group) > cost(*best) {
                 *best = group;
             }
         }
-        for (kind, group) in widest {
+        for (kind, group) in largest {
             if self.steps.contains_key(&kind) {
                 continue;
             }
@@ -142,7 +146,7 @@ impl PruneSearch<'_> {
 
     /// Measures the step of a group in units; `None` if it is too narrow.
     fn measured_step(&self, group: usize, cx: &Context<'_>) -> Result<Option<usize>, PassError> {
-        let top = self.width(group) / PROBED * PROBED;
+        let top = self.width(group).min(WIDEST_PROBED) / PROBED * PROBED;
         if top == 0 {
             return Ok(None);
         }
