@@ -72,6 +72,12 @@ pub fn brief(graph: &Graph) -> String {
     text::print_graph_with(graph, text::PrintOptions { max_elements: Some(8) })
 }
 
+/// `count` random numbers between -0.5 and 0.5, as text.
+pub fn numbers(count: usize, seed: u64) -> String {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    (0..count).map(|_| format!("{:.3}", rng.f32() - 0.5)).collect::<Vec<_>>().join(",")
+}
+
 /// Tools with the engine.
 pub fn tools() -> Tools<'static> {
     Tools { engine: Some(evaluator()), ..Tools::default() }

@@ -81,9 +81,9 @@ impl UnitReader {
     /// δ as a share of the mean of the diagonal.
     pub const RIDGE: f64 = 1e-3;
 
-    /// The reader with the weights `[O, D]`, given the [`damped_inverse`](super::damped_inverse) of the covariance of its inputs and
-    /// the inputs of each unit. Inputs of no unit are kept, so only the part of both matrices that belongs to
-    /// units changes.
+    /// The reader with the weights `[O, D]`, given the [`damped_inverse`](super::damped_inverse) of the covariance of
+    /// its inputs and the inputs of each unit. Inputs of no unit are kept, so only the part of both matrices that
+    /// belongs to units changes.
     ///
     /// `importance` is the weight of its squared error: 1 over the variance of its outputs makes several maps
     /// comparable.

@@ -128,11 +128,15 @@ impl PruneSearch<'_> {
             if self.steps.contains_key(&kind) {
                 continue;
             }
-            let measured =
-                if must || self.is_timed(cx.tools) { self.measured_step(group, cx) } else { Ok(None) };
-            let measured = if must { measured? } else { measured.unwrap_or(None) };
-            let units = measured.map(|units| units * self.channels_per_unit(group));
-            let channels = units.unwrap_or_else(|| if must { 1 } else { kind.default_step() });
+            let (measured, fallback) = if must {
+                (self.measured_step(group, cx)?, 1)
+            } else if self.is_timed(cx.tools) {
+                // A segment that the engine does not run has the step of common kernels.
+                (self.measured_step(group, cx).unwrap_or(None), kind.default_step())
+            } else {
+                (None, kind.default_step())
+            };
+            let channels = measured.map_or(fallback, |units| units * self.channels_per_unit(group));
             cx.figure(format!("step of {kind}"), channels as f64);
             self.steps.insert(kind, channels);
         }

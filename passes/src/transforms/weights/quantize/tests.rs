@@ -3,7 +3,7 @@
 use super::*;
 use crate::framework::{
     Tools,
-    testing::{self, model, run_pass_with, tools},
+    testing::{self, model, numbers, run_pass_with, tools},
 };
 use pare_graph::{EvaluateError, Samples, Tensor};
 use std::ops::Range;
@@ -25,11 +25,6 @@ impl Samples for Inputs {
         let values: Vec<f32> = range.clone().flat_map(of).collect();
         Ok(vec![("x".into(), Tensor::from_slice(&[&[range.len()], &self.0[..]].concat(), &values).unwrap())])
     }
-}
-
-fn numbers(count: usize, seed: u64) -> String {
-    let mut rng = fastrand::Rng::with_seed(seed);
-    (0..count).map(|_| format!("{:.3}", rng.f32() - 0.5)).collect::<Vec<_>>().join(",")
 }
 
 /// A residual block, a pool and a classifier.

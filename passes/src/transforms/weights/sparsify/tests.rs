@@ -6,7 +6,7 @@ use crate::{
     analysis::evaluation::HeldOut,
     framework::{
         Tools,
-        testing::{check, model, run_pass, run_pass_with, tools},
+        testing::{check, model, numbers, run_pass, run_pass_with, tools},
     },
 };
 use pare_graph::{EvaluateError, Graph, Samples, Tensor};
@@ -31,11 +31,6 @@ impl Samples for Inputs {
         let shape = [&[range.len()], &self.1[..]].concat();
         Ok(vec![("x".into(), Tensor::from_slice(&shape, &values).unwrap())])
     }
-}
-
-fn numbers(count: usize, seed: u64) -> String {
-    let mut rng = fastrand::Rng::with_seed(seed);
-    (0..count).map(|_| format!("{:.3}", rng.f32() - 0.5)).collect::<Vec<_>>().join(",")
 }
 
 /// Two convolutions with a ReLU between them, and a classifier.

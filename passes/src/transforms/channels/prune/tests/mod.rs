@@ -8,13 +8,13 @@ use super::{Multiple, PruneChannels, PruneRepair, PruneScope};
 use crate::{
     analysis::{calibration::Sampling, evaluation::HeldOut},
     framework::{
-        Pass, PassError, Tools,
+        Pass, PassError, StepReport, Tools,
         testing::{self, read_fixture, tools},
     },
     transforms::channels::{PruneHeads, PruneHidden, importance::Importance},
 };
 use pare_graph::{Evaluate, EvaluateError, Model, Run, Samples, Setting, Tensor, ops::Bindings};
-use pare_runtime::SharedSamples;
+use pare_runtime::{SampleSet, SharedSamples, input_specs};
 use std::ops::Range;
 
 fn digits() -> Model {
@@ -54,7 +54,7 @@ impl Samples for Prefix<'_> {
     }
 }
 
-fn pruned(pass: &PruneChannels, with: Tools<'_>) -> Result<(Model, crate::framework::StepReport), PassError> {
+fn pruned(pass: &PruneChannels, with: Tools<'_>) -> Result<(Model, StepReport), PassError> {
     let mut model = digits();
     let mut cx = testing::context(with);
     pass.run(&mut model, &mut cx)?;
@@ -65,6 +65,63 @@ fn pruned(pass: &PruneChannels, with: Tools<'_>) -> Result<(Model, crate::framew
 
 fn macs(model: &Model) -> f64 {
     model.cost(&Bindings::default()).macs as f64
+}
+
+/// An engine that reports the seconds that a function computes from the model, so that no test depends on the
+/// machine.
+struct Clock<F>(F);
+
+struct ClockRun {
+    run: Box<dyn Run>,
+    seconds: f64,
+}
+
+impl<F: Fn(&Model) -> f64 + Send + Sync> Evaluate for Clock<F> {
+    fn name(&self) -> String {
+        "clock".into()
+    }
+
+    fn load(&self, model: &Model, setting: Setting) -> Result<Box<dyn Run>, EvaluateError> {
+        let run = tools().engine.unwrap().load(model, setting)?;
+        let mut model = model.clone();
+        model.infer().unwrap();
+        Ok(Box::new(ClockRun { run, seconds: self.0(&model) }))
+    }
+}
+
+impl Run for ClockRun {
+    fn run(&mut self, feeds: &[(&str, &Tensor)]) -> Result<Vec<Tensor>, EvaluateError> {
+        self.run.run(feeds)
+    }
+
+    fn time(&mut self, _: &[(&str, &Tensor)], runs: usize) -> Result<Vec<f64>, EvaluateError> {
+        Ok(vec![self.seconds; runs])
+    }
+}
+
+/// A clock that takes one nanosecond for each multiply-accumulate.
+fn mac_clock() -> Clock<impl Fn(&Model) -> f64 + Send + Sync> {
+    Clock(|model: &Model| 1e-9 * macs(model))
+}
+
+/// Runs the pipeline `prepare` and then a pass with generated samples. Both models run in the engine, on inputs
+/// of equal types.
+fn run_on_generated(
+    pass: &dyn Pass,
+    original: &Model,
+    prepare: &str,
+    with: Tools<'_>,
+) -> Result<(Model, StepReport), PassError> {
+    let mut changed = original.clone();
+    changed.infer().unwrap();
+    let samples = SharedSamples::from(SampleSet::generated(input_specs(&changed), 0, 32));
+    let mut cx = testing::context(Tools { samples: Some(&samples), ..with });
+    cx.run_nested(prepare, &mut changed)?;
+    pass.run(&mut changed, &mut cx)?;
+    changed.check().unwrap();
+    changed.infer().unwrap();
+    pare_tests::fixtures::Reference::new(&changed, 2).unwrap().check_equal(&changed, true).unwrap();
+    Ok((changed, cx.report))
 }
 
 fn refused(pass: &PruneChannels, with: Tools<'_>) -> String {
@@ -153,7 +210,7 @@ fn meets_targets_of_params_macs_and_latency() {
     assert!(groups.prunable().all(|(_, g)| g.width.is_multiple_of(4) && g.width >= 8));
     assert!(report.figure("MACs").unwrap() <= 0.6 && report.count("channels removed") > 0);
     let latency = PruneChannels { latency: Some(0.9), ..PruneChannels::default() };
-    let (model, report) = pruned(&latency, Tools { engine: Some(&MacClock), ..with }).unwrap();
+    let (model, report) = pruned(&latency, Tools { engine: Some(&mac_clock()), ..with }).unwrap();
     assert!(report.figure("latency").unwrap() <= 0.9);
     assert!(macs(&model) < macs(&digits()));
     let share = macs(&model) / macs(&digits());
@@ -162,37 +219,6 @@ fn meets_targets_of_params_macs_and_latency() {
     // At these widths even channel counts are nearly free.
     let step = report.figure("step of dense convolutions").unwrap();
     assert!((1.0..=2.0).contains(&step), "{:?}", report.figures);
-}
-
-/// An engine that reports a time of one nanosecond for each multiply-accumulate.
-struct MacClock;
-
-struct MacClockRun {
-    run: Box<dyn Run>,
-    seconds: f64,
-}
-
-impl Evaluate for MacClock {
-    fn name(&self) -> String {
-        "MAC clock".into()
-    }
-
-    fn load(&self, model: &Model, setting: Setting) -> Result<Box<dyn Run>, EvaluateError> {
-        let run = tools().engine.unwrap().load(model, setting)?;
-        let mut model = model.clone();
-        model.infer().unwrap();
-        Ok(Box::new(MacClockRun { run, seconds: 1e-9 * macs(&model) }))
-    }
-}
-
-impl Run for MacClockRun {
-    fn run(&mut self, feeds: &[(&str, &Tensor)]) -> Result<Vec<Tensor>, EvaluateError> {
-        self.run.run(feeds)
-    }
-
-    fn time(&mut self, _: &[(&str, &Tensor)], runs: usize) -> Result<Vec<f64>, EvaluateError> {
-        Ok(vec![self.seconds; runs])
-    }
 }
 
 #[test]

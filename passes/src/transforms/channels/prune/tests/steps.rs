@@ -3,76 +3,40 @@
 
 use super::{
     super::{Multiple, PruneChannels},
-    macs, untimed,
+    Clock, mac_clock, macs, run_on_generated, untimed,
 };
 use crate::{
     analysis::groups::Groups,
     framework::{
         Pass, PassError, StepReport, Tools,
-        testing::{self, model, tools},
+        testing::{self, model, numbers},
     },
     transforms::channels::PruneHidden,
 };
-use pare_graph::{Evaluate, EvaluateError, Model, NodeId, Run, Setting, Tensor, ops::Bindings};
-use pare_runtime::{SampleSet, SharedSamples, input_specs};
-
-/// An engine that computes channels in blocks of 16, and depthwise convolutions of a partial block `penalty`
-/// times as slowly.
-struct BlockClock {
-    penalty: f64,
-}
+use pare_graph::{Evaluate, Model, NodeId, ops::Bindings};
 
 const BLOCK: usize = 16;
 
-impl BlockClock {
-    fn seconds(&self, model: &Model) -> f64 {
-        let graph = &model.graph;
-        let padded = |n: usize| (n.div_ceil(BLOCK) * BLOCK) as f64 / n as f64;
-        let of = |id: NodeId, macs: u64| {
-            let at = graph.at(id);
-            let weight = at.input(1).ok().and_then(|w| w.shape().map(<[_]>::to_vec));
-            let sizes: Vec<_> = weight.iter().flatten().filter_map(pare_graph::Dim::size).collect();
-            let [outputs, inputs, ..] = sizes[..] else { return macs as f64 };
-            let depthwise = at.int("group", 1) > 1;
-            let slow = if depthwise && outputs % BLOCK > 0 { self.penalty } else { 1.0 };
-            macs as f64 * padded(outputs) * if depthwise { slow } else { padded(inputs) }
-        };
-        let nodes = graph.cost(&Bindings::default()).nodes;
-        1e-9 * nodes.into_iter().map(|n| of(n.id, n.macs.unwrap_or(0))).sum::<f64>() + 1e-9
-    }
+/// The seconds of an engine that computes channels in blocks of 16, and depthwise convolutions of a partial block
+/// `penalty` times as slowly.
+fn block_seconds(model: &Model, penalty: f64) -> f64 {
+    let graph = &model.graph;
+    let padded = |n: usize| (n.div_ceil(BLOCK) * BLOCK) as f64 / n as f64;
+    let of = |id: NodeId, macs: u64| {
+        let at = graph.at(id);
+        let weight = at.input(1).ok().and_then(|w| w.shape().map(<[_]>::to_vec));
+        let sizes: Vec<_> = weight.iter().flatten().filter_map(pare_graph::Dim::size).collect();
+        let [outputs, inputs, ..] = sizes[..] else { return macs as f64 };
+        let depthwise = at.int("group", 1) > 1;
+        let slow = if depthwise && outputs % BLOCK > 0 { penalty } else { 1.0 };
+        macs as f64 * padded(outputs) * if depthwise { slow } else { padded(inputs) }
+    };
+    let nodes = graph.cost(&Bindings::default()).nodes;
+    1e-9 * nodes.into_iter().map(|n| of(n.id, n.macs.unwrap_or(0))).sum::<f64>() + 1e-9
 }
 
-struct BlockRun {
-    run: Box<dyn Run>,
-    seconds: f64,
-}
-
-impl Evaluate for BlockClock {
-    fn name(&self) -> String {
-        "block clock".into()
-    }
-
-    fn load(&self, model: &Model, setting: Setting) -> Result<Box<dyn Run>, EvaluateError> {
-        let run = tools().engine.unwrap().load(model, setting)?;
-        let mut model = model.clone();
-        model.infer().unwrap();
-        Ok(Box::new(BlockRun { run, seconds: self.seconds(&model) }))
-    }
-}
-
-impl Run for BlockRun {
-    fn run(&mut self, feeds: &[(&str, &Tensor)]) -> Result<Vec<Tensor>, EvaluateError> {
-        self.run.run(feeds)
-    }
-
-    fn time(&mut self, _: &[(&str, &Tensor)], runs: usize) -> Result<Vec<f64>, EvaluateError> {
-        Ok(vec![self.seconds; runs])
-    }
-}
-
-fn weights(count: usize, seed: u64) -> String {
-    let mut rng = fastrand::Rng::with_seed(seed);
-    (0..count).map(|_| format!("{:.3}", rng.f32() - 0.5)).collect::<Vec<_>>().join(",")
+fn block_clock(penalty: f64) -> Clock<impl Fn(&Model) -> f64 + Send + Sync> {
+    Clock(move |model: &Model| block_seconds(model, penalty))
 }
 
 /// A convolution to `wide` channels, with `depthwise` a depthwise one on these, a convolution to `narrow`
@@ -87,29 +51,17 @@ fn network(wide: usize, narrow: usize, depthwise: bool) -> Model {
         "g (float[N,4,6,6] x) => (float[N,8,6,6] y) <float[{wide},4,1,1] a = {{{}}}, float[{wide},1,3,3] k = {{{}}},
             float[{narrow},{wide},1,1] b = {{{}}}, float[8,{narrow},1,1] c = {{{}}}> {{
             h = Conv(x, a) r = Relu(h) {middle} p = Conv(s, b) q = Relu(p) y = Conv(q, c) }}",
-        weights(4 * wide, 1),
-        weights(9 * wide, 2),
-        weights(wide * narrow, 3),
-        weights(8 * narrow, 4),
+        numbers(4 * wide, 1),
+        numbers(9 * wide, 2),
+        numbers(wide * narrow, 3),
+        numbers(8 * narrow, 4),
     ));
     network.infer().unwrap();
     network
 }
 
-fn run(
-    pass: &dyn Pass,
-    original: &Model,
-    engine: Option<&dyn Evaluate>,
-) -> Result<(Model, StepReport), PassError> {
-    let mut changed = original.clone();
-    changed.infer().unwrap();
-    let samples = SharedSamples::from(SampleSet::generated(input_specs(&changed), 0, 32));
-    let mut cx = testing::context(Tools { engine, samples: Some(&samples), ..Tools::default() });
-    pass.run(&mut changed, &mut cx)?;
-    changed.check().unwrap();
-    changed.infer().unwrap();
-    pare_tests::fixtures::Reference::new(&changed, 2).unwrap().check_equal(&changed, true).unwrap();
-    Ok((changed, cx.report))
+fn run(pass: &dyn Pass, original: &Model, engine: &dyn Evaluate) -> Result<(Model, StepReport), PassError> {
+    run_on_generated(pass, original, "", Tools { engine: Some(engine), ..Tools::default() })
 }
 
 /// The widths of the groups that can lose units, in the order of the graph.
@@ -123,16 +75,16 @@ fn keeping(macs: f64) -> PruneChannels {
 
 #[test]
 fn channels_are_multiples_of_the_measured_block() {
-    let clock = BlockClock { penalty: 8.0 };
+    let clock = block_clock(8.0);
     for (depthwise, kind) in [(false, "step of dense convolutions"), (true, "step of depthwise convolutions")]
     {
         let original = network(96, 64, depthwise);
-        let (changed, report) = run(&keeping(0.6), &original, Some(&clock)).unwrap();
+        let (changed, report) = run(&keeping(0.6), &original, &clock).unwrap();
         assert_eq!(report.figure(kind), Some(16.0), "{:?}", report.figures);
         let widths = widths(&changed);
         assert!(widths.iter().all(|w| w % BLOCK == 0) && widths.iter().sum::<usize>() < 160, "{widths:?}");
         assert!(macs(&changed) <= 0.6 * macs(&original));
-        assert!(clock.seconds(&changed) < 0.65 * clock.seconds(&original));
+        assert!(block_seconds(&changed, 8.0) < 0.65 * block_seconds(&original, 8.0));
     }
 }
 
@@ -140,7 +92,7 @@ fn channels_are_multiples_of_the_measured_block() {
 #[test]
 fn engines_without_blocks_permit_more_numbers() {
     let original = network(96, 64, false);
-    let (changed, report) = run(&keeping(0.6), &original, Some(&super::MacClock)).unwrap();
+    let (changed, report) = run(&keeping(0.6), &original, &mac_clock()).unwrap();
     assert!(report.figure("step of dense convolutions").unwrap() <= 4.0, "{:?}", report.figures);
     assert!(macs(&changed) > 0.57 * macs(&original));
 }
@@ -151,19 +103,19 @@ fn small_groups_lose_channels_where_that_is_faster() {
     let original = network(16, 96, false);
     let pass = PruneChannels { only: vec!["h".into()], ..keeping(0.6) };
     let smaller_step = |engine: &dyn Evaluate| {
-        let (changed, report) = run(&pass, &original, Some(engine)).unwrap();
+        let (changed, report) = run(&pass, &original, engine).unwrap();
         assert!(widths(&changed)[0] < 12 && macs(&changed) <= 0.6 * macs(&original));
         report.figure("share of the step").is_some()
     };
-    assert!(smaller_step(&BlockClock { penalty: 1.0 }));
-    assert!(!smaller_step(&super::MacClock));
+    assert!(smaller_step(&block_clock(1.0)));
+    assert!(!smaller_step(&mac_clock()));
 }
 
 #[test]
 fn targets_between_the_steps_are_met_with_smaller_ones() {
     let original = network(24, 24, false);
-    let clock = BlockClock { penalty: 1.0 };
-    let (changed, report) = run(&keeping(0.3), &original, Some(&clock)).unwrap();
+    let clock = block_clock(1.0);
+    let (changed, report) = run(&keeping(0.3), &original, &clock).unwrap();
     assert!(macs(&changed) <= 0.3 * macs(&original));
     assert!(report.figure("share of the step").unwrap() <= 0.5, "{:?}", report.figures);
 }
@@ -171,14 +123,13 @@ fn targets_between_the_steps_are_met_with_smaller_ones() {
 #[test]
 fn results_slower_than_the_original_are_refused() {
     let original = network(16, 16, true);
-    let clock = BlockClock { penalty: 8.0 };
-    let Err(PassError::Refused { why, hint: Some(hint) }) = run(&keeping(0.5), &original, Some(&clock))
-    else {
+    let clock = block_clock(8.0);
+    let Err(PassError::Refused { why, hint: Some(hint) }) = run(&keeping(0.5), &original, &clock) else {
         panic!("it is not refused")
     };
     assert!(why.starts_with("the result takes ") && why.ends_with(" times as long as the original"), "{why}");
     assert!(hint.to_string().contains("`multiple=1`"), "{hint}");
-    let (changed, _) = run(&PruneChannels { macs: Some(0.5), ..untimed() }, &original, Some(&clock)).unwrap();
+    let (changed, _) = run(&PruneChannels { macs: Some(0.5), ..untimed() }, &original, &clock).unwrap();
     assert!(macs(&changed) <= 0.5 * macs(&original));
 }
 
@@ -200,8 +151,8 @@ fn without_an_engine_the_step_is_that_of_common_kernels() {
     let mut hidden = model(&format!(
         "g (float[N,6] x) => (float[N,4] y) <float[6,40] a = {{{}}}, float[40,4] b = {{{}}}> {{
             h = MatMul(x, a) r = Relu(h) y = MatMul(r, b) }}",
-        weights(240, 5),
-        weights(160, 6)
+        numbers(240, 5),
+        numbers(160, 6)
     ));
     hidden.infer().unwrap();
     let pass = PruneHidden { ratio: Some(0.3), ..PruneHidden::default() };

@@ -3,31 +3,21 @@
 
 use super::{
     super::{Multiple, PruneChannels},
-    untimed,
+    run_on_generated, untimed,
 };
 use crate::{
     framework::{
-        Context, Pass, PassError, Tools,
-        testing::{self, model, read_fixture, tools},
+        Pass, PassError,
+        testing::{self, model, numbers, read_fixture, tools},
     },
     transforms::channels::PruneHeads,
 };
 use pare_graph::{Model, ops::Bindings};
-use pare_runtime::{SampleSet, SharedSamples, input_specs};
 
-/// Runs a pass with generated samples. Both models run in the engine, on inputs of equal types.
+/// Runs a pass after the pipeline `prepare`; also returns why it skipped something.
 fn run(pass: &dyn Pass, original: &Model, prepare: &str) -> Result<(Model, Vec<String>), PassError> {
-    let mut changed = original.clone();
-    changed.infer().unwrap();
-    let samples = SharedSamples::from(SampleSet::generated(input_specs(&changed), 0, 32));
-    let tools = Tools { samples: Some(&samples), ..tools() };
-    let mut cx: Context<'_> = testing::context(tools);
-    cx.run_nested(prepare, &mut changed)?;
-    pass.run(&mut changed, &mut cx)?;
-    changed.check().unwrap();
-    changed.infer().unwrap();
-    pare_tests::fixtures::Reference::new(&changed, 2).unwrap().check_equal(&changed, true).unwrap();
-    Ok((changed, cx.report.declined.keys().cloned().collect()))
+    let (changed, report) = run_on_generated(pass, original, prepare, tools())?;
+    Ok((changed, report.declined.keys().cloned().collect()))
 }
 
 fn macs(model: &Model) -> f64 {
@@ -38,11 +28,6 @@ fn macs(model: &Model) -> f64 {
 
 fn share(macs: f64) -> PruneChannels {
     PruneChannels { macs: Some(macs), ..untimed() }
-}
-
-fn numbers(count: usize, seed: u64) -> String {
-    let mut rng = fastrand::Rng::with_seed(seed);
-    (0..count).map(|_| format!("{:.3}", rng.f32() - 0.5)).collect::<Vec<_>>().join(",")
 }
 
 #[test]
