@@ -15,4 +15,5 @@ pub(crate) mod patterns;
 pub mod prepare;
 pub(crate) mod repair;
 pub(crate) mod samples;
+pub(crate) mod timing_inputs;
 pub(crate) mod weighted_layers;

@@ -3,7 +3,7 @@
 use super::{
     PruneOptions, PruneRepair, PruneScope,
     select::{Selection, check_patterns},
-    step::ChannelSteps,
+    step::{ChannelSteps, GroupTimes},
 };
 use crate::analysis::samples::{POSITIONS, Split};
 use crate::{
@@ -49,6 +49,8 @@ pub struct PruneSearch<'p> {
     pub subject: PrunableModel,
     /// The channel steps that are known.
     pub steps: ChannelSteps,
+    /// The latencies that are known.
+    pub times: GroupTimes,
     /// Number of units of the selected groups of the original.
     total_units: usize,
 }
@@ -136,6 +138,7 @@ impl<'p> PruneSearch<'p> {
             original,
             subject,
             steps: ChannelSteps::new(),
+            times: GroupTimes::default(),
             total_units,
         };
         search.rank_units(cx)?;

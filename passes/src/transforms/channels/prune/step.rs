@@ -2,8 +2,9 @@
 //!
 //! Engines compute channels in blocks, so latency is a step function of the width; beside the blocks a slower
 //! kernel may be chosen. The step of each kind of operator is measured on the group of that kind with the most
-//! multiply-accumulates, as the largest number to which widths of few blocks can be rounded up for free. Groups of only a few steps may keep other
-//! numbers where those are measured to be faster.
+//! multiply-accumulates, as the largest number to which widths of few blocks can be rounded up for free. Groups
+//! of only a few steps may keep other numbers where those are measured to be faster. Groups of equal shape are
+//! timed once.
 //!
 //! A target that these numbers cannot reach is met with half of the step, a quarter, and so on; a result
 //! that is slower than the original is refused.
@@ -22,8 +23,12 @@ use crate::{
     framework::{Context, PassError, Tools},
     transforms::channels::local_repair::LocalRepair,
 };
-use pare_graph::{EvaluateError, Model};
-use std::{collections::BTreeMap, fmt};
+use pare_graph::{EvaluateError, Model, NodeId};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, HashMap},
+    fmt,
+};
 
 /// Candidate steps: block sizes of engine kernels.
 const STEPS: [usize; 5] = [32, 16, 8, 4, 2];
@@ -75,6 +80,10 @@ impl KernelKind {
 
 /// The channel step of each kind of operator.
 pub type ChannelSteps = BTreeMap<KernelKind, usize>;
+
+/// Measured latencies of groups, by shape and numbers of kept units.
+#[derive(Default)]
+pub struct GroupTimes(RefCell<HashMap<(String, Vec<usize>), Vec<f64>>>);
 
 impl PruneSearch<'_> {
     /// Returns the kind of the operators that produce, pass on or read the units of a group.
@@ -160,8 +169,27 @@ impl PruneSearch<'_> {
 
     /// Returns the latencies of the segment of the model around a group that keeps these numbers of units.
     fn times(&self, group: usize, widths: &[usize], tools: Tools<'_>) -> Result<Vec<f64>, PassError> {
+        let key = (self.shape(group), widths.to_vec());
+        if let Some(known) = self.times.0.borrow().get(&key) {
+            return Ok(known.clone());
+        }
         let segments = widths.iter().map(|&k| self.segment(group, k)).collect::<Result<Vec<_>, _>>()?;
-        latencies(tools, &segments.iter().collect::<Vec<_>>())
+        let times = latencies(tools, &segments.iter().collect::<Vec<_>>())?;
+        self.times.0.borrow_mut().insert(key, times.clone());
+        Ok(times)
+    }
+
+    /// Returns the operators around a group, with the types and shapes of what they read and compute.
+    fn shape(&self, group: usize) -> String {
+        let graph = &self.subject.model.graph;
+        let changed = self.changed_nodes(group);
+        let describe = |&id: &NodeId| {
+            let values = graph.operands(id).into_iter().chain(graph.results(id));
+            let facts: Vec<_> = values.map(|v| &graph.value(v).fact).collect();
+            format!("{} {facts:?}", graph.node(id).op)
+        };
+        let order = graph.nodes();
+        order.iter().filter(|id| changed.contains(id)).map(describe).collect::<Vec<_>>().join("; ")
     }
 
     /// Returns the segment of the model around a group that keeps `kept` units.
@@ -189,15 +217,15 @@ impl PruneSearch<'_> {
     }
 
     /// Returns the permitted numbers of kept units of each selected group: multiples of `multiple`, or of the
-    /// engine's step over `divisor`.
+    /// engine's step over `divisor`; of a group of few steps also others.
     fn choices(&self, divisor: usize, cx: &Context<'_>) -> Choices {
         let of_group = |&group: &usize| {
             let (width, least) = (self.width(group), self.min_kept(group));
             let choices = match self.options.multiple {
                 Multiple::Of(units) => multiples(width, units, least),
                 Multiple::Auto => {
-                    let step = (self.step(group) / divisor).max(1);
-                    let mut choices = multiples(width, step, least);
+                    let step = self.step(group);
+                    let mut choices = multiples(width, (step / divisor).max(1), least);
                     if width < FEW * step {
                         choices.extend(self.finer(group, step, cx.tools));
                         choices.sort_unstable();

@@ -1,11 +1,11 @@
 //! Latency of models in the engine, as deployed: all of its optimizations, one sample.
 
 use crate::{
-    analysis::calibration::{open_inputs, size_of},
+    analysis::{calibration::open_inputs, timing_inputs::random_inputs},
     framework::{PassError, Tools},
 };
 use pare_graph::{
-    EvaluateError, Fact, Graph, Model, Run, Setting, Tensor, ValueId,
+    EvaluateError, Graph, Model, Run, Setting, Tensor,
     evaluate::stopwatch::{Estimator, Spread, Stopwatch, Timings},
 };
 
@@ -26,32 +26,15 @@ impl TimedModel {
         let engine = tools.engine.ok_or_else(|| PassError::refused("`latency` needs an engine"))?;
         // One thread unless the tools set a number.
         let run = engine.load(model, Setting::DEPLOYED.threads(tools.threads.max(1)))?;
-        let feed = |&v: &ValueId| {
-            let value = model.graph.value(v);
-            Ok((value.name.clone(), random_input(&value.fact).ok_or_else(|| unknown_shape(&value.name))?))
-        };
-        let feeds = open_inputs(&model.graph).iter().map(feed).collect::<Result<_, PassError>>()?;
-        Ok(Self { run, feeds })
+        let unknown = |name| format!("`latency` cannot be measured: the shape of `{name}` is not known");
+        let feeds = random_inputs(&model.graph, 1, tools.seed);
+        Ok(Self { run, feeds: feeds.map_err(|name| PassError::refused(unknown(name)))? })
     }
 
     fn time(&mut self, runs: usize) -> Result<Vec<f64>, EvaluateError> {
         let feeds: Vec<_> = self.feeds.iter().map(|(n, t)| (n.as_str(), t)).collect();
         self.run.time(&feeds, runs)
     }
-}
-
-fn unknown_shape(name: &str) -> PassError {
-    PassError::refused(format!("`latency` cannot be measured: the shape of `{name}` is not known"))
-}
-
-/// Returns a random tensor of one sample. Zeros and denormals could be faster or slower than other numbers.
-fn random_input(fact: &Fact) -> Option<Tensor> {
-    let shape = fact.shape()?.iter().map(size_of).collect::<Option<Vec<_>>>()?;
-    let dtype = fact.dtype()?;
-    let count: usize = shape.iter().product();
-    let mut rng = fastrand::Rng::with_seed(count as u64);
-    let value = |_| if dtype.is_float() { rng.f64() - 0.5 } else { 0.0 };
-    Tensor::from_f64(dtype, &shape, &(0..count).map(value).collect::<Vec<_>>()).ok()
 }
 
 /// Returns whether times of one sample are those of a deployment: only the first axes of the inputs are
