@@ -23,10 +23,10 @@ use crate::{
     framework::{Context, PassError, Tools},
     transforms::channels::local_repair::LocalRepair,
 };
-use pare_graph::{EvaluateError, Model, NodeId};
+use pare_graph::{EvaluateError, Model, NodeId, ops::Trait};
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt,
 };
 
@@ -34,10 +34,10 @@ use std::{
 const STEPS: [usize; 5] = [32, 16, 8, 4, 2];
 /// Rounding up to a step is free if it increases the time by at most this share on average.
 const TOLERANCE: f64 = 0.02;
-/// Number of widths that are timed to measure the step: up to a multiple of the largest candidate, and to a
-/// width at which its rounding matters.
-const PROBED: usize = 32;
-const WIDEST_PROBED: usize = 64;
+/// Widest group part that is timed to measure the step, and the least width: rounding up matters less the more
+/// steps there are, and of one step nothing can be kept.
+const PROBED: usize = 64;
+const LEAST_PROBED: usize = 32;
 /// Number of steps below which a group has few choices.
 const FEW: usize = 4;
 /// Most widths of a group that are timed.
@@ -125,7 +125,7 @@ impl PruneSearch<'_> {
     /// If a step `must` be measured and cannot be.
     pub fn determine_steps(&mut self, must: bool, cx: &mut Context<'_>) -> Result<(), PassError> {
         let macs = self.macs();
-        let cost = |group| if self.width(group) < PROBED { 0.0 } else { macs.of(group).at(&|_| 0) };
+        let cost = |group| if self.width(group) < LEAST_PROBED { 0.0 } else { macs.of(group).at(&|_| 0) };
         let mut largest = BTreeMap::new();
         for &group in &self.subject.selected {
             let best = largest.entry(self.kernel_kind(group)).or_insert(group);
@@ -159,12 +159,14 @@ impl PruneSearch<'_> {
 
     /// Measures the step of a group in units; `None` if it is too narrow.
     fn measured_step(&self, group: usize, cx: &Context<'_>) -> Result<Option<usize>, PassError> {
-        let top = self.width(group).min(WIDEST_PROBED) / PROBED * PROBED;
+        let top = self.width(group).min(PROBED) / LEAST_PROBED * LEAST_PROBED;
         if top == 0 {
             return Ok(None);
         }
-        let widths: Vec<_> = (top - PROBED + 1..=top).collect();
-        Ok(Some(step_of(&widths, &self.times(group, &widths, cx.tools)?)))
+        // Each candidate step up to half of the width divides both ends.
+        let widths: Vec<_> = (top / 2 + 1..=top).collect();
+        let times = self.times(group, &widths, cx.tools)?;
+        Ok(Some(step_of(&widths, &times)))
     }
 
     /// Returns the latencies of the segment of the model around a group that keeps these numbers of units.
@@ -179,22 +181,49 @@ impl PruneSearch<'_> {
         Ok(times)
     }
 
-    /// Returns the operators around a group, with the types and shapes of what they read and compute.
+    /// Returns the nodes that change when the group is pruned, with the linear operators before and after them and
+    /// elementwise operators between. Kernels of blocks and others store activations in different layouts, and alone
+    /// a kernel would pay for conversions that its neighbors in the model make needless.
+    fn timed_nodes(&self, group: usize) -> HashSet<NodeId> {
+        let graph = &self.subject.model.graph;
+        let linear: HashSet<_> = self.subject.roles.iter().map(|role| role.node).collect();
+        let changed = self.changed_nodes(group);
+        let producers =
+            |id| graph.operands(id).into_iter().filter_map(|v| Some(graph.producer(v)?.0)).collect();
+        let users =
+            |id| graph.results(id).into_iter().flat_map(|v| graph.users(v)).map(|(user, _)| user).collect();
+        let mut timed = changed.clone();
+        for next in [&producers as &dyn Fn(NodeId) -> Vec<NodeId>, &users] {
+            let mut pending: Vec<_> = changed.iter().copied().collect();
+            while let Some(id) = pending.pop() {
+                for id in next(id) {
+                    let passes = graph.at(id).has(Trait::Elementwise);
+                    if (passes || linear.contains(&id)) && timed.insert(id) && passes {
+                        pending.push(id);
+                    }
+                }
+            }
+        }
+        timed
+    }
+
+    /// Returns the timed operators around a group: which of them change, and the types and shapes of what they read
+    /// and compute.
     fn shape(&self, group: usize) -> String {
         let graph = &self.subject.model.graph;
-        let changed = self.changed_nodes(group);
+        let (timed, changed) = (self.timed_nodes(group), self.changed_nodes(group));
         let describe = |&id: &NodeId| {
             let values = graph.operands(id).into_iter().chain(graph.results(id));
             let facts: Vec<_> = values.map(|v| &graph.value(v).fact).collect();
-            format!("{} {facts:?}", graph.node(id).op)
+            format!("{} {} {facts:?}", graph.node(id).op, changed.contains(&id))
         };
         let order = graph.nodes();
-        order.iter().filter(|id| changed.contains(id)).map(describe).collect::<Vec<_>>().join("; ")
+        order.iter().filter(|id| timed.contains(id)).map(describe).collect::<Vec<_>>().join("; ")
     }
 
     /// Returns the segment of the model around a group that keeps `kept` units.
     fn segment(&self, group: usize, kept: usize) -> Result<Model, PassError> {
-        let boundary = self.subject.model.graph.boundary(&self.changed_nodes(group));
+        let boundary = self.subject.model.graph.boundary(&self.timed_nodes(group));
         let mut model = self.cut(&self.keep(&[(group, kept)].into()), LocalRepair::None)?;
         model.infer()?;
         // The inputs of the segment keep their inferred types: declared types may lack symbolic sizes.
@@ -321,7 +350,8 @@ fn gcd(a: usize, b: usize) -> usize {
 }
 
 /// Returns the largest step for which rounding widths up to a multiple is free, beside the fastest width that
-/// is not smaller.
+/// is not smaller. The widths are consecutive and end at a multiple of every step that is considered: those of at
+/// most their number.
 fn step_of(widths: &[usize], times: &[f64]) -> usize {
     let time = |w: usize| widths.iter().position(|k| *k == w).map(|i| times[i]);
     let fastest = |i: usize| times[i..].iter().copied().fold(f64::INFINITY, f64::min);
@@ -330,7 +360,7 @@ fn step_of(widths: &[usize], times: &[f64]) -> usize {
         let ratios: Vec<_> = widths.iter().enumerate().filter_map(ratio).collect();
         !ratios.is_empty() && ratios.iter().sum::<f64>() / ratios.len() as f64 <= 1.0 + TOLERANCE
     };
-    STEPS.into_iter().find(free).unwrap_or(1)
+    STEPS.into_iter().filter(|step| *step <= widths.len()).find(free).unwrap_or(1)
 }
 
 /// Returns the widths that are faster than all larger ones, with their times.

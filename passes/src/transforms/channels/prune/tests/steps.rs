@@ -157,12 +157,15 @@ fn targets_are_missed_by_less_than_one_step() {
 /// Neither smaller steps nor groups of equal shape need further measurements.
 #[test]
 fn groups_of_equal_shape_are_timed_once() {
-    let weights = |seed| numbers(24 * 24, seed);
+    let (mut weights, mut nodes) = (vec![], vec!["r0 = Identity(x)".to_owned()]);
+    for i in 0..6 {
+        weights.push(format!("float[24,24,1,1] w{i} = {{{}}}", numbers(24 * 24, i)));
+        nodes.push(format!("h{i} = Conv(r{i}, w{i}) r{} = Relu(h{i})", i + 1));
+    }
     let mut original = model(&format!(
-        "g (float[N,24,6,6] x) => (float[N,24,6,6] y) <float[24,24,1,1] a = {{{}}}, float[24,24,1,1] b = {{{}}},
-            float[24,24,1,1] c = {{{}}}, float[24,24,1,1] d = {{{}}}> {{
-            h = Conv(x, a) r = Relu(h) p = Conv(r, b) q = Relu(p) s = Conv(q, c) t = Relu(s) y = Conv(t, d) }}",
-        weights(1), weights(2), weights(3), weights(4)
+        "g (float[N,24,6,6] x) => (float[N,24,6,6] r6) <{}> {{ {} }}",
+        weights.join(", "),
+        nodes.join(" ")
     ));
     original.infer().unwrap();
     let timed = Mutex::new(vec![]);
