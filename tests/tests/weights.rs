@@ -62,7 +62,7 @@ fn zero(model: &mut Model, id: ValueId, axis: usize, units: &[usize]) {
 /// Neurons whose weights are all zero are removed, and their constant output is kept.
 #[test]
 fn removes_neurons_without_weights() {
-    for name in ["digits-cnn", "digits-fold", "digits-vit"] {
+    for name in ["digits-cnn", "digits-fold", "digits-vit", "cifar-mbv2"] {
         let pruned =
             after(&"safe,sparsify{ratio=0.5,cascade=false}".parse().unwrap(), &fixture(name)).unwrap().0;
         let mut dead = pruned.clone();

@@ -17,4 +17,5 @@ pub mod prepare;
 pub mod quality;
 pub(crate) mod repair;
 pub(crate) mod samples;
+pub(crate) mod timing_inputs;
 pub(crate) mod weighted_layers;

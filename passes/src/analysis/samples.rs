@@ -57,6 +57,16 @@ impl Split {
         0..self.fit.end.min(STATISTICS)
     }
 
+    /// All samples.
+    pub fn all(&self) -> Range<usize> {
+        0..self.held_out.end
+    }
+
+    /// Returns whether there are so few samples that a fit also needs those that are held out.
+    pub fn has_few(&self) -> bool {
+        self.fit.len() < STATISTICS
+    }
+
     /// Returns whether there are enough samples to compare outputs.
     pub fn suffices(&self) -> bool {
         self.held_out.end >= MIN_SAMPLES

@@ -66,6 +66,7 @@ fn count(model: &Model) -> (usize, usize) {
 fn finds_all_blocks_of_the_fixtures() {
     assert_eq!(count(&read_fixture("digits-cnn.onnx")), (4, 4));
     assert_eq!(count(&read_fixture("digits-vit.onnx")), (8, 4));
+    assert_eq!(count(&read_fixture("cifar-mbv2.onnx")), (3, 3));
 }
 
 #[test]
@@ -118,7 +119,7 @@ fn check_dropped(original: &Model, block: &Block) {
 
 #[test]
 fn dropping_a_block_equals_adding_zero() {
-    for name in ["digits-cnn.onnx", "digits-vit.onnx"] {
+    for name in ["digits-cnn.onnx", "digits-vit.onnx", "cifar-mbv2.onnx"] {
         let original = read_fixture(name);
         blocks(&original.graph).iter().for_each(|block| check_dropped(&original, block));
     }

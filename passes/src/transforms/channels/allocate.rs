@@ -46,8 +46,9 @@ pub type Allocation = BTreeMap<usize, usize>;
 
 /// Returns the cost of an allocation.
 pub fn cost_of(model: &CostModel, curves: &[LossCurve], counts: &Allocation) -> f64 {
-    let width = |g: usize| curves.iter().find(|c| c.group == g).map_or(0, |c| c.width);
-    model.at(&|g| counts.get(&g).map_or(0, |kept| width(g) - kept))
+    let removed = |c: &LossCurve| Some((c.group, c.width - counts.get(&c.group)?));
+    let removed: BTreeMap<_, _> = curves.iter().filter_map(removed).collect();
+    model.at(&|g| removed.get(&g).copied().unwrap_or(0))
 }
 
 /// Returns the summed loss of an allocation.
@@ -56,7 +57,8 @@ pub fn loss_of(curves: &[LossCurve], counts: &Allocation) -> f64 {
 }
 
 /// Returns the allocation in which every group keeps the same share of its units, the largest within the
-/// budget.
+/// budget. Choices are coarse, and groups of equal width have the same, so many groups may pass from one choice to
+/// the next at the same share; the remaining budget is used as in [`refilled`].
 pub fn uniform(model: &CostModel, curves: &[LossCurve], budget: f64) -> Option<Allocation> {
     let at = |share: f64| -> Allocation {
         curves.iter().map(|c| (c.group, c.nearest(c.width as f64 * share))).collect()
@@ -70,7 +72,25 @@ pub fn uniform(model: &CostModel, curves: &[LossCurve], budget: f64) -> Option<A
         let middle = f64::midpoint(low, high);
         if fits(middle) { low = middle } else { high = middle }
     }
-    Some(at(low))
+    Some(refilled(model, curves, budget, at(low)))
+}
+
+/// Spends the remaining budget: of the groups whose next larger choice fits, the one with the greatest loss gets
+/// its next choice, until none fits.
+fn refilled(model: &CostModel, curves: &[LossCurve], budget: f64, mut counts: Allocation) -> Allocation {
+    let next = |curve: &LossCurve, counts: &Allocation| {
+        let now = *counts.get(&curve.group)?;
+        let larger = curve.choices.iter().copied().find(|&k| k > now)?;
+        let mut candidate = counts.clone();
+        candidate.insert(curve.group, larger);
+        (cost_of(model, curves, &candidate) <= budget).then(|| (curve.loss(now), candidate))
+    };
+    // The first of equals.
+    let greater = |a: (f64, Allocation), b: (f64, Allocation)| if b.0 > a.0 { b } else { a };
+    while let Some((_, larger)) = curves.iter().filter_map(|c| next(c, &counts)).reduce(greater) {
+        counts = larger;
+    }
+    counts
 }
 
 /// Returns the allocation of least loss within the budget: by dynamic programming if costs are separable,
@@ -191,4 +211,54 @@ fn knapsack(model: &CostModel, curves: &[LossCurve], budget: f64, around: &Alloc
         bin -= bins(cost).min(bin);
     }
     Some(counts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::groups::cost::CostTable;
+
+    /// Groups of the given widths that keep multiples of 16, with costs proportional to their widths.
+    fn groups(widths: &[usize], losses: impl Fn(usize) -> f64) -> (CostModel, Vec<LossCurve>) {
+        let choices = |width: usize| (1..=width / 16).map(|i| 16 * i).collect::<Vec<_>>();
+        let table = |(group, &width): (usize, &usize)| {
+            let costs = choices(width).into_iter().map(|k| (k, k as f64)).collect();
+            (group, CostTable { width, costs })
+        };
+        let curve = |(group, &width): (usize, &usize)| LossCurve {
+            group,
+            width,
+            losses: [(16, losses(group)), (width, 0.0)].into(),
+            choices: choices(width),
+        };
+        let total = widths.iter().sum::<usize>() as f64;
+        let model = CostModel::tables(total, &widths.iter().enumerate().map(table).collect());
+        (model, widths.iter().enumerate().map(curve).collect())
+    }
+
+    #[test]
+    fn uniform_allocation_uses_the_budget() {
+        for widths in [&[64; 6][..], &[32, 64, 64, 128], &[16, 16, 96]] {
+            let (model, curves) = groups(widths, |_| 1.0);
+            let (total, least) = (model.at(&|_| 0), 16.0 * widths.len() as f64);
+            for share in [0.9, 0.8, 0.667, 0.5] {
+                let budget = total * share;
+                let cost = uniform(&model, &curves, budget).map(|counts| cost_of(&model, &curves, &counts));
+                match cost {
+                    Some(cost) => {
+                        assert!(cost <= budget && cost > budget - 16.0, "{widths:?} {share} {cost}")
+                    }
+                    None => assert!(budget < least),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn groups_with_the_greatest_loss_are_refilled_first() {
+        let (model, curves) = groups(&[64; 4], |group| [0.3, 0.1, 0.7, 0.2][group]);
+        // All groups at 48 cost 192; two steps of 16 remain.
+        let counts = uniform(&model, &curves, 230.0).unwrap();
+        assert_eq!(counts.into_values().collect::<Vec<_>>(), [64, 48, 64, 48]);
+    }
 }

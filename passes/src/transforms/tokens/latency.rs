@@ -1,6 +1,9 @@
 //! Latency of models, measured in interleaved rounds with all engine optimizations.
 
-use crate::framework::{PassError, Tools};
+use crate::{
+    analysis::{calibration::open_inputs, timing_inputs::random_inputs},
+    framework::{PassError, Tools},
+};
 use pare_graph::{EvaluateError, Graph, Model, Setting, Tensor, ValueId, evaluate::stopwatch::Stopwatch};
 
 /// Rounds in which each model is timed.
@@ -8,8 +11,6 @@ const ROUNDS: usize = 15;
 /// Seconds that a model is run in each round, and how often at most.
 const TURN: f64 = 0.02;
 const MOST_RUNS: usize = 50;
-/// Largest number of elements of a random input.
-const MAX_INPUT: usize = 1 << 26;
 
 /// Returns the median latency of each model for `batch` samples, in seconds; `None` without an engine. Rounds
 /// are interleaved: other load on the machine affects all models alike.
@@ -32,23 +33,10 @@ pub(super) fn latencies(
 fn feeds(tools: Tools<'_>, graph: &Graph, batch: usize) -> Result<Vec<(String, Tensor)>, PassError> {
     // A model may have a fixed batch size.
     let fixed = |&v: &ValueId| graph.value(v).fact.shape()?.first()?.size();
-    let batch = crate::analysis::calibration::open_inputs(graph).iter().find_map(fixed).unwrap_or(batch);
+    let batch = open_inputs(graph).iter().find_map(fixed).unwrap_or(batch);
     if let Some(samples) = tools.samples.filter(|s| s.len() >= batch) {
         return Ok(samples.batch(0..batch)?);
     }
-    let mut rng = fastrand::Rng::with_seed(tools.seed);
-    let mut feeds = vec![];
-    for id in crate::analysis::calibration::open_inputs(graph) {
-        let value = graph.value_ref(id);
-        let odd = || EvaluateError::new(format!("inputs for `{}` cannot be generated", value.name()));
-        let (shape, dtype) = (value.shape().ok_or_else(odd)?, value.dtype().ok_or_else(odd)?);
-        let size = |(i, d): (usize, &pare_graph::Dim)| d.size().unwrap_or(if i == 0 { batch } else { 1 });
-        let shape: Vec<_> = shape.iter().enumerate().map(size).collect();
-        let count = pare_graph::element_count(&shape).filter(|&n| n <= MAX_INPUT).ok_or_else(odd)?;
-        let values: Vec<_> =
-            (0..count).map(|_| if dtype.is_float() { rng.f64() * 2.0 - 1.0 } else { 0.0 }).collect();
-        let tensor = Tensor::from_f64(dtype, &shape, &values).map_err(|_| odd())?;
-        feeds.push((value.name().to_owned(), tensor));
-    }
-    Ok(feeds)
+    let unknown = |name| EvaluateError::new(format!("inputs for `{name}` cannot be generated"));
+    Ok(random_inputs(graph, batch, tools.seed).map_err(unknown)?)
 }

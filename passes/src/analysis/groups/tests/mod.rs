@@ -633,12 +633,15 @@ fn computed_sizes_follow_a_cut() {
 
 #[test]
 fn cutting_equals_zeroing_on_a_trained_network() {
-    let model = read_fixture("digits-cnn.onnx");
-    let mut rng = fastrand::Rng::with_seed(1);
-    let x: Vec<f32> = (0..3 * 64).map(|_| rng.f32()).collect();
-    let x = Tensor::from_slice(&[3, 1, 8, 8], &x).unwrap();
-    for seed in 0..4 {
-        let (groups, lost) = compare_with_zeroing(&model, &[("image", &x)], seed);
-        assert!(groups == 8 && lost > 3, "{groups} groups, {lost} cut");
+    // Groups of the second: inside of 7 blocks, 5 streams and linear bottlenecks, the head.
+    for (fixture, shape, wanted) in [("digits-cnn", [3, 1, 8, 8], 8), ("cifar-mbv2", [3, 3, 32, 32], 13)] {
+        let model = read_fixture(&format!("{fixture}.onnx"));
+        let mut rng = fastrand::Rng::with_seed(1);
+        let x: Vec<f32> = (0..shape.iter().product()).map(|_| rng.f32()).collect();
+        let x = Tensor::from_slice(&shape, &x).unwrap();
+        for seed in 0..4 {
+            let (groups, lost) = compare_with_zeroing(&model, &[("image", &x)], seed);
+            assert!(groups == wanted && lost > 3, "{fixture}: {groups} groups, {lost} cut");
+        }
     }
 }

@@ -25,14 +25,21 @@ const MIN_SAMPLES: usize = 16;
 pub type Choices = BTreeMap<usize, Vec<usize>>;
 
 impl PruneSearch<'_> {
-    /// Returns curves with linear losses, for uniform allocation.
-    pub fn flat_curves(&self, choices: &Choices) -> Vec<LossCurve> {
-        let flat = |&group: &usize| {
+    /// Returns curves without measurement, for uniform allocation: the share of the importance of all units that
+    /// the removed units have.
+    pub fn estimated_curves(&self, choices: &Choices) -> Vec<LossCurve> {
+        let curve = |&group: &usize| {
             let (width, choices) = (self.width(group), choices.get(&group).cloned().unwrap_or_default());
-            let least = choices.first().copied().unwrap_or(width);
-            LossCurve { group, width, losses: BTreeMap::from([(least, 1.0), (width, 0.0)]), choices }
+            let sums = self.subject.orders.get(&group).map_or(&[][..], |order| &order.loss);
+            let total = sums.last().copied().filter(|t| t.is_finite() && *t > 0.0);
+            let share = |kept: usize| match (sums.get(width - kept), total) {
+                (Some(removed), Some(total)) => removed / total,
+                _ => 1.0 - kept as f64 / width as f64,
+            };
+            let losses = choices.iter().map(|&kept| (kept, share(kept))).collect();
+            LossCurve { group, width, losses, choices }
         };
-        self.subject.selected.iter().map(flat).collect()
+        self.subject.selected.iter().map(curve).collect()
     }
 
     /// Measures the drift when each group alone is pruned to each level, less the drift of the current model.

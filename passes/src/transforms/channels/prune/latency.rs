@@ -38,7 +38,7 @@ impl PruneSearch<'_> {
         let total = cost.at(&|_| 0);
         let curves = match self.scope {
             PruneScope::Global => self.measured_curves(&choices, cx)?,
-            PruneScope::Uniform => self.flat_curves(&choices),
+            PruneScope::Uniform => self.estimated_curves(&choices),
         };
         let mut budget = share * total;
         let mut reached: Option<(f64, Allocation)> = None;

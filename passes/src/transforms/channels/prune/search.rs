@@ -3,7 +3,7 @@
 use super::{
     PruneOptions, PruneRepair, PruneScope,
     select::{Selection, check_patterns},
-    step::ChannelSteps,
+    step::{ChannelSteps, GroupTimes},
 };
 use crate::analysis::samples::{POSITIONS, Split};
 use crate::{
@@ -26,12 +26,32 @@ use crate::{
     },
 };
 use pare_graph::{Graph, Model, NodeId, Samples, ops::Bindings};
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Range,
+};
 
 /// Ridge parameter `λ` of a fit to many samples.
 const LAMBDA: f64 = 1e-3;
-/// Ridge parameter of a more conservative fit.
-const LAMBDA_CONSERVATIVE: f64 = 1e-2;
+
+/// A sequential repair: its ridge parameter, and the operators that are refitted: all that depend on a removed
+/// unit, or only those that read one.
+#[derive(Clone, Copy)]
+struct SequentialRepair {
+    lambda: f64,
+    all: bool,
+}
+
+/// The repairs that are compared; the first is the best on many samples as a rule, the last on few.
+const REPAIRS: [SequentialRepair; 5] = [
+    SequentialRepair { lambda: LAMBDA, all: true },
+    SequentialRepair { lambda: 1e-2, all: false },
+    SequentialRepair { lambda: 1e-2, all: true },
+    SequentialRepair { lambda: 1e-1, all: false },
+    SequentialRepair { lambda: 1e-1, all: true },
+];
+/// The number of repairs that are compared on many samples.
+const REPAIRS_OF_MANY: usize = 2;
 
 /// A pruning search: the settings in effect, the original model, and the model that is pruned.
 pub struct PruneSearch<'p> {
@@ -51,6 +71,8 @@ pub struct PruneSearch<'p> {
     pub sizes: Bindings,
     /// The channel steps that are known.
     pub steps: ChannelSteps,
+    /// The latencies that are known.
+    pub times: GroupTimes,
     /// Number of units of the selected groups of the original.
     total_units: usize,
 }
@@ -76,7 +98,7 @@ pub struct PrunableModel {
 pub struct Candidate {
     pub model: Model,
     pub keep: Keep,
-    /// The drift on held-out samples, if it was measured.
+    /// The drift on held-out samples, if it was measured; before they were fitted to as well.
     pub drift: Option<f64>,
 }
 
@@ -140,6 +162,7 @@ impl<'p> PruneSearch<'p> {
             subject,
             sizes,
             steps: ChannelSteps::new(),
+            times: GroupTimes::default(),
             total_units,
         };
         search.rank_units(cx)?;
@@ -281,7 +304,8 @@ impl<'p> PruneSearch<'p> {
         refits
     }
 
-    /// Returns the better of a locally repaired model and its sequential repairs, with its drift.
+    /// Returns the best of a locally repaired model and its sequential repairs, with its drift. Of few samples the
+    /// held-out ones only choose: unless limits are checked on them, the best repair is fitted again to all.
     fn sequentially_repaired(
         &self,
         local: Model,
@@ -289,31 +313,51 @@ impl<'p> PruneSearch<'p> {
         effort: RepairEffort,
         cx: &mut Context<'_>,
     ) -> Result<(Model, f64), PassError> {
-        let tools = cx.tools;
-        let held_out = HeldOut::new(tools, &self.original, self.split.held_out.clone())?;
-        let mut best = (local.clone(), held_out.drift(&local)?);
-        let mut details = vec![("drift, local repair".to_owned(), best.1)];
-        let variants = [(LAMBDA, true), (LAMBDA_CONSERVATIVE, false)];
-        let (variants, fit) = match effort {
-            RepairEffort::Full => (&variants[..], self.split.fit.clone()),
-            RepairEffort::Quick => (&variants[..1], self.split.statistics()),
+        let held_out = HeldOut::new(cx.tools, &self.original, self.split.held_out.clone())?;
+        let mut drift = held_out.drift(&local)?;
+        let mut details = vec![("drift, local repair".to_owned(), drift)];
+        let few = self.split.has_few();
+        let (repairs, fit) = match effort {
+            RepairEffort::Full if few => (&REPAIRS[..], self.split.fit.clone()),
+            RepairEffort::Full => (&REPAIRS[..REPAIRS_OF_MANY], self.split.fit.clone()),
+            RepairEffort::Quick if few => (&REPAIRS[REPAIRS.len() - 1..], self.split.fit.clone()),
+            RepairEffort::Quick => (&REPAIRS[..1], self.split.statistics()),
         };
-        for &(lambda, all) in variants {
-            let mut candidate = local.clone();
-            let (refits, samples) = (&self.refits(keep, all), fit.clone());
-            let repair = repair::Repair { tools, original: &self.original, refits, samples };
-            repair.refit(&mut candidate, RepairOptions::new(lambda))?;
-            let drift = held_out.drift(&candidate)?;
+        let mut best = None;
+        for &repair in repairs {
+            let candidate = self.refitted(&local, keep, repair, fit.clone(), cx.tools)?;
+            let of_candidate = held_out.drift(&candidate)?;
+            let SequentialRepair { lambda, all } = repair;
             let refitted = if all { "all layers" } else { "readers" };
-            details.push((format!("drift, {refitted} refitted at λ={lambda}"), drift));
-            if drift < best.1 {
-                best = (candidate, drift);
+            details.push((format!("drift, {refitted} refitted at λ={lambda}"), of_candidate));
+            if of_candidate < drift {
+                (best, drift) = (Some((candidate, repair)), of_candidate);
             }
         }
         if effort == RepairEffort::Full {
             details.into_iter().for_each(|(name, value)| cx.detail(name, value));
         }
-        Ok(best)
+        let Some((candidate, repair)) = best else { return Ok((local, drift)) };
+        if effort == RepairEffort::Full && few && !self.options.limits().any() {
+            return Ok((self.refitted(&local, keep, repair, self.split.all(), cx.tools)?, drift));
+        }
+        Ok((candidate, drift))
+    }
+
+    /// Returns a locally repaired model after a sequential repair on these samples.
+    fn refitted(
+        &self,
+        local: &Model,
+        keep: &Keep,
+        repair: SequentialRepair,
+        samples: Range<usize>,
+        tools: Tools<'_>,
+    ) -> Result<Model, PassError> {
+        let mut model = local.clone();
+        let refits = &self.refits(keep, repair.all);
+        let repairs = repair::Repair { tools, original: &self.original, refits, samples };
+        repairs.refit(&mut model, RepairOptions::new(repair.lambda))?;
+        Ok(model)
     }
 
     /// Continues the search from a candidate. Results are still compared with the original.

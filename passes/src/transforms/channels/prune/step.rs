@@ -1,9 +1,10 @@
 //! Channel steps: the numbers of units that the engine's kernels compute without waste.
 //!
 //! Engines compute channels in blocks, so latency is a step function of the width; beside the blocks a slower
-//! kernel may be chosen. The step of each kind of operator is measured on the widest group of that kind, as
-//! the largest number to which widths can be rounded up for free. Groups of only a few steps may keep other
-//! numbers where those are measured to be faster.
+//! kernel may be chosen. The step of each kind of operator is measured on the group of that kind with the most
+//! multiply-accumulates, as the largest number to which widths of few blocks can be rounded up for free. Groups
+//! of only a few steps may keep other numbers where those are measured to be faster. Groups of equal shape are
+//! timed once.
 //!
 //! A target that these numbers cannot reach is met with half of the step, a quarter, and so on; a result
 //! that is slower than the original is refused.
@@ -22,15 +23,21 @@ use crate::{
     framework::{Context, PassError, Tools},
     transforms::channels::local_repair::LocalRepair,
 };
-use pare_graph::{EvaluateError, Model};
-use std::{collections::BTreeMap, fmt};
+use pare_graph::{EvaluateError, Model, NodeId, ops::Trait};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, HashMap, HashSet},
+    fmt,
+};
 
 /// Candidate steps: block sizes of engine kernels.
 const STEPS: [usize; 5] = [32, 16, 8, 4, 2];
 /// Rounding up to a step is free if it increases the time by at most this share on average.
 const TOLERANCE: f64 = 0.02;
-/// Number of widths that are timed to measure the step, up to a multiple of the largest candidate.
-const PROBED: usize = 32;
+/// Widest group part that is timed to measure the step, and the least width: rounding up matters less the more
+/// steps there are, and of one step nothing can be kept.
+const PROBED: usize = 64;
+const LEAST_PROBED: usize = 32;
 /// Number of steps below which a group has few choices.
 const FEW: usize = 4;
 /// Most widths of a group that are timed.
@@ -74,6 +81,10 @@ impl KernelKind {
 /// The channel step of each kind of operator.
 pub type ChannelSteps = BTreeMap<KernelKind, usize>;
 
+/// Measured latencies of groups, by shape and numbers of kept units.
+#[derive(Default)]
+pub struct GroupTimes(RefCell<HashMap<(String, Vec<usize>), Vec<f64>>>);
+
 impl PruneSearch<'_> {
     /// Returns the kind of the operators that produce, pass on or read the units of a group.
     fn kernel_kind(&self, group: usize) -> KernelKind {
@@ -113,14 +124,16 @@ impl PruneSearch<'_> {
     /// # Errors
     /// If a step `must` be measured and cannot be.
     pub fn determine_steps(&mut self, must: bool, cx: &mut Context<'_>) -> Result<(), PassError> {
-        let mut widest = BTreeMap::new();
+        let macs = self.macs();
+        let cost = |group| if self.width(group) < LEAST_PROBED { 0.0 } else { macs.of(group).at(&|_| 0) };
+        let mut largest = BTreeMap::new();
         for &group in &self.subject.selected {
-            let best = widest.entry(self.kernel_kind(group)).or_insert(group);
-            if self.width(group) > self.width(*best) {
+            let best = largest.entry(self.kernel_kind(group)).or_insert(group);
+            if cost(group) > cost(*best) {
                 *best = group;
             }
         }
-        for (kind, group) in widest {
+        for (kind, group) in largest {
             if self.steps.contains_key(&kind) {
                 continue;
             }
@@ -146,23 +159,71 @@ impl PruneSearch<'_> {
 
     /// Measures the step of a group in units; `None` if it is too narrow.
     fn measured_step(&self, group: usize, cx: &Context<'_>) -> Result<Option<usize>, PassError> {
-        let top = self.width(group) / PROBED * PROBED;
+        let top = self.width(group).min(PROBED) / LEAST_PROBED * LEAST_PROBED;
         if top == 0 {
             return Ok(None);
         }
-        let widths: Vec<_> = (top - PROBED + 1..=top).collect();
-        Ok(Some(step_of(&widths, &self.times(group, &widths, cx.tools)?)))
+        // Each candidate step up to half of the width divides both ends.
+        let widths: Vec<_> = (top / 2 + 1..=top).collect();
+        let times = self.times(group, &widths, cx.tools)?;
+        Ok(Some(step_of(&widths, &times)))
     }
 
     /// Returns the latencies of the segment of the model around a group that keeps these numbers of units.
     fn times(&self, group: usize, widths: &[usize], tools: Tools<'_>) -> Result<Vec<f64>, PassError> {
+        let key = (self.shape(group), widths.to_vec());
+        if let Some(known) = self.times.0.borrow().get(&key) {
+            return Ok(known.clone());
+        }
         let segments = widths.iter().map(|&k| self.segment(group, k)).collect::<Result<Vec<_>, _>>()?;
-        latencies(tools, &self.sizes, &segments.iter().collect::<Vec<_>>())
+        let times = latencies(tools, &self.sizes, &segments.iter().collect::<Vec<_>>())?;
+        self.times.0.borrow_mut().insert(key, times.clone());
+        Ok(times)
+    }
+
+    /// Returns the nodes that change when the group is pruned, with the linear operators before and after them and
+    /// elementwise operators between. Kernels of blocks and others store activations in different layouts, and alone
+    /// a kernel would pay for conversions that its neighbors in the model make needless.
+    fn timed_nodes(&self, group: usize) -> HashSet<NodeId> {
+        let graph = &self.subject.model.graph;
+        let linear: HashSet<_> = self.subject.roles.iter().map(|role| role.node).collect();
+        let changed = self.changed_nodes(group);
+        let producers =
+            |id| graph.operands(id).into_iter().filter_map(|v| Some(graph.producer(v)?.0)).collect();
+        let users =
+            |id| graph.results(id).into_iter().flat_map(|v| graph.users(v)).map(|(user, _)| user).collect();
+        let mut timed = changed.clone();
+        for next in [&producers as &dyn Fn(NodeId) -> Vec<NodeId>, &users] {
+            let mut pending: Vec<_> = changed.iter().copied().collect();
+            while let Some(id) = pending.pop() {
+                for id in next(id) {
+                    let passes = graph.at(id).has(Trait::Elementwise);
+                    if (passes || linear.contains(&id)) && timed.insert(id) && passes {
+                        pending.push(id);
+                    }
+                }
+            }
+        }
+        timed
+    }
+
+    /// Returns the timed operators around a group: which of them change, and the types and shapes of what they read
+    /// and compute.
+    fn shape(&self, group: usize) -> String {
+        let graph = &self.subject.model.graph;
+        let (timed, changed) = (self.timed_nodes(group), self.changed_nodes(group));
+        let describe = |&id: &NodeId| {
+            let values = graph.operands(id).into_iter().chain(graph.results(id));
+            let facts: Vec<_> = values.map(|v| &graph.value(v).fact).collect();
+            format!("{} {} {facts:?}", graph.node(id).op, changed.contains(&id))
+        };
+        let order = graph.nodes();
+        order.iter().filter(|id| timed.contains(id)).map(describe).collect::<Vec<_>>().join("; ")
     }
 
     /// Returns the segment of the model around a group that keeps `kept` units.
     fn segment(&self, group: usize, kept: usize) -> Result<Model, PassError> {
-        let boundary = self.subject.model.graph.boundary(&self.changed_nodes(group));
+        let boundary = self.subject.model.graph.boundary(&self.timed_nodes(group));
         let mut model = self.cut(&self.keep(&[(group, kept)].into()), LocalRepair::None)?;
         model.infer()?;
         // The inputs of the segment keep their inferred types: declared types may lack symbolic sizes.
@@ -185,15 +246,15 @@ impl PruneSearch<'_> {
     }
 
     /// Returns the permitted numbers of kept units of each selected group: multiples of `multiple`, or of the
-    /// engine's step over `divisor`.
+    /// engine's step over `divisor`; of a group of few steps also others.
     fn choices(&self, divisor: usize, cx: &Context<'_>) -> Choices {
         let of_group = |&group: &usize| {
             let (width, least) = (self.width(group), self.min_kept(group));
             let choices = match self.options.multiple {
                 Multiple::Of(units) => multiples(width, units, least),
                 Multiple::Auto => {
-                    let step = (self.step(group) / divisor).max(1);
-                    let mut choices = multiples(width, step, least);
+                    let step = self.step(group);
+                    let mut choices = multiples(width, (step / divisor).max(1), least);
                     if width < FEW * step {
                         choices.extend(self.finer(group, step, cx.tools));
                         choices.sort_unstable();
@@ -289,7 +350,8 @@ fn gcd(a: usize, b: usize) -> usize {
 }
 
 /// Returns the largest step for which rounding widths up to a multiple is free, beside the fastest width that
-/// is not smaller.
+/// is not smaller. The widths are consecutive and end at a multiple of every step that is considered: those of at
+/// most their number.
 fn step_of(widths: &[usize], times: &[f64]) -> usize {
     let time = |w: usize| widths.iter().position(|k| *k == w).map(|i| times[i]);
     let fastest = |i: usize| times[i..].iter().copied().fold(f64::INFINITY, f64::min);
@@ -298,7 +360,7 @@ fn step_of(widths: &[usize], times: &[f64]) -> usize {
         let ratios: Vec<_> = widths.iter().enumerate().filter_map(ratio).collect();
         !ratios.is_empty() && ratios.iter().sum::<f64>() / ratios.len() as f64 <= 1.0 + TOLERANCE
     };
-    STEPS.into_iter().find(free).unwrap_or(1)
+    STEPS.into_iter().filter(|step| *step <= widths.len()).find(free).unwrap_or(1)
 }
 
 /// Returns the widths that are faster than all larger ones, with their times.

@@ -101,7 +101,9 @@ impl PruneSearch<'_> {
             curves = self.curves_within(&model, budget, cx)?;
             allocation = self.allocate(&model, &curves, budget)?;
         }
-        cx.detail("drift expected", loss_of(&curves, &allocation));
+        if self.scope == PruneScope::Global {
+            cx.detail("drift expected", loss_of(&curves, &allocation));
+        }
         self.build_checked(&allocation, cx)
     }
 
@@ -141,7 +143,7 @@ impl PruneSearch<'_> {
     ) -> Result<Vec<LossCurve>, PassError> {
         let choices = self.choices_within(cost, budget, cx)?;
         match self.scope {
-            PruneScope::Uniform => Ok(self.flat_curves(&choices)),
+            PruneScope::Uniform => Ok(self.estimated_curves(&choices)),
             PruneScope::Global => self.measured_curves(&choices, cx),
         }
     }

@@ -1,7 +1,7 @@
 //! Latency of models in the engine, as deployed: all of its optimizations, one sample.
 
 use crate::{
-    analysis::calibration::open_inputs,
+    analysis::{calibration::open_inputs, timing_inputs::random_tensor},
     framework::{PassError, Tools},
 };
 use pare_graph::{
@@ -33,8 +33,9 @@ impl TimedModel {
             let shape = shape_in(sizes, &value.fact).ok_or_else(|| unknown_shape(&value.name))?;
             let sample =
                 given.iter().flatten().find(|(name, x)| *name == value.name && *x.shape() == shape[..]);
-            let random = || random_input(&value.fact, &shape).ok_or_else(|| unknown_shape(&value.name));
-            Ok((value.name.clone(), sample.map_or_else(random, |(_, x)| Ok(x.clone()))?))
+            let generate =
+                || random(&value.fact, &shape, tools.seed).ok_or_else(|| unknown_shape(&value.name));
+            Ok((value.name.clone(), sample.map_or_else(generate, |(_, x)| Ok(x.clone()))?))
         };
         let feeds = open_inputs(&model.graph).iter().map(feed).collect::<Result<_, PassError>>()?;
         Ok(Self { run, feeds })
@@ -55,13 +56,9 @@ fn shape_in(sizes: &Bindings, fact: &Fact) -> Option<Vec<usize>> {
     fact.shape()?.iter().map(|dim| usize::try_from(sizes.size(dim)?).ok()).collect()
 }
 
-/// Returns a random tensor of one sample. Zeros and denormals could be faster or slower than other numbers.
-fn random_input(fact: &Fact, shape: &[usize]) -> Option<Tensor> {
-    let dtype = fact.dtype()?;
-    let count: usize = shape.iter().product();
-    let mut rng = fastrand::Rng::with_seed(count as u64);
-    let value = |_| if dtype.is_float() { rng.f64() - 0.5 } else { 0.0 };
-    Tensor::from_f64(dtype, shape, &(0..count).map(value).collect::<Vec<_>>()).ok()
+/// Returns a random tensor of this type and shape.
+fn random(fact: &Fact, shape: &[usize], seed: u64) -> Option<Tensor> {
+    random_tensor(fact.dtype()?, shape, seed)
 }
 
 /// Returns whether times of one sample are those of a deployment: beyond the first axes of the inputs, every

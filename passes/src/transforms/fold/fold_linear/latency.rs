@@ -1,5 +1,6 @@
 //! Latency of layers and of their composite, measured on small models in interleaved rounds.
 
+use crate::analysis::timing_inputs::random_inputs;
 use pare_graph::{
     DataType, Declared, Decline, Evaluate, EvaluateError, Graph, Model, Setting, Tensor, Type, ValueRef,
     evaluate::stopwatch,
@@ -29,8 +30,6 @@ const ENOUGH: usize = 8;
 /// Seconds that a form is run per round, and the largest number of runs.
 const TURN: f64 = 0.02;
 const MOST_RUNS: usize = 200;
-/// The largest number of elements of an input.
-const MAX_INPUT: usize = 1 << 26;
 
 impl Timing {
     /// Returns true if the composite is faster beyond noise.
@@ -68,10 +67,11 @@ impl<'e> CompositionTimer<'e> {
         if let Some(known) = self.known.borrow().get(key) {
             return *known;
         }
-        let timing = extracted(input, outputs).and_then(|(before, x)| {
+        let timing = extracted(input, outputs).and_then(|before| {
+            let inputs = random_inputs(&before, 1, self.seed).ok()?;
             let mut after = before.clone();
             change(&mut after).ok()?;
-            match self.measure(before, after, x) {
+            match self.measure(before, after, &inputs) {
                 Ok(timing) => Some(timing),
                 Err(error) => {
                     self.failed.borrow_mut().get_or_insert(error);
@@ -87,13 +87,9 @@ impl<'e> CompositionTimer<'e> {
         &self,
         before: Graph,
         after: Graph,
-        x: (DataType, Vec<usize>),
+        inputs: &[(String, Tensor)],
     ) -> Result<Timing, EvaluateError> {
-        let mut rng = fastrand::Rng::with_seed(self.seed);
-        let values: Vec<_> = (0..x.1.iter().product()).map(|_| rng.f64() * 2.0 - 1.0).collect();
-        let x = Tensor::from_f64(x.0, &x.1, &values).map_err(EvaluateError::from_error)?;
-        let name = before.value(before.inputs()[0]).name.clone();
-        let feeds = [(name.as_str(), &x)];
+        let feeds: Vec<_> = inputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
         let load = |graph| self.engine.load(&Model::of(graph), self.setting);
         let mut forms = [load(before)?, load(after)?];
         let stopwatch = stopwatch::Stopwatch::rounds(ROUNDS, TURN, 3..=MOST_RUNS);
@@ -105,29 +101,25 @@ impl<'e> CompositionTimer<'e> {
 
 /// The graph that computes `outputs` from `input`, with the type and shape of `input`: one sample, and
 /// [`super::cost::NOMINAL`] for sizes that are not fixed.
-fn extracted(input: ValueRef<'_>, outputs: &[ValueRef<'_>]) -> Option<(Graph, (DataType, Vec<usize>))> {
+fn extracted(input: ValueRef<'_>, outputs: &[ValueRef<'_>]) -> Option<Graph> {
     let nominal = |(axis, dim): (usize, &pare_graph::Dim)| {
         dim.size().unwrap_or(if axis == 0 { 1 } else { super::cost::NOMINAL })
     };
-    let shape: Vec<_> = input.shape()?.iter().enumerate().map(nominal).collect();
-    let count = shape.iter().try_fold(1_usize, |n, &d| n.checked_mul(d));
-    count.filter(|&n| n <= MAX_INPUT)?;
     let dtype = input.dtype()?;
-
     let ids: Vec<_> = outputs.iter().map(|output| output.id).collect();
     let mut small = input.graph.extract(&[input.id], &ids).ok()?;
     let &[x] = small.inputs() else { return None };
     if small.outputs().len() != outputs.len() {
         return None;
     }
-    let dims: Vec<_> = shape.iter().map(|&d| pare_graph::Dim::from(d)).collect();
+    let dims: Vec<_> = input.shape()?.iter().enumerate().map(nominal).map(pare_graph::Dim::from).collect();
     small.set_declared(x, Some(declared(dtype, Some(&dims))));
     small.set_fact(x, pare_graph::Fact::tensor(dtype, dims));
     for (id, output) in small.outputs().to_vec().into_iter().zip(outputs) {
         small.set_declared(id, Some(declared(output.dtype()?, None)));
     }
     small.reinfer().ok()?;
-    Some((small, (dtype, shape)))
+    Some(small)
 }
 
 fn declared(dtype: DataType, shape: Option<&[pare_graph::Dim]>) -> Declared {

@@ -6,7 +6,10 @@ use super::{
     Clock, mac_clock, macs, run_on_generated, untimed,
 };
 use crate::{
-    analysis::groups::Groups,
+    analysis::{
+        groups::{Group, Groups, cost::CostModel},
+        prepare::prepare,
+    },
     framework::{
         Pass, PassError, StepReport, Tools,
         testing::{self, model, numbers},
@@ -14,6 +17,7 @@ use crate::{
     transforms::channels::PruneHidden,
 };
 use pare_graph::{Evaluate, Model, NodeId, ops::Bindings};
+use std::{collections::HashSet, sync::Mutex};
 
 const BLOCK: usize = 16;
 
@@ -118,6 +122,69 @@ fn targets_between_the_steps_are_met_with_smaller_ones() {
     let (changed, report) = run(&keeping(0.3), &original, &clock).unwrap();
     assert!(macs(&changed) <= 0.3 * macs(&original));
     assert!(report.figure("share of the step").unwrap() <= 0.5, "{:?}", report.figures);
+}
+
+/// A group loses or keeps one step: without samples too, the target is missed by less than that.
+#[test]
+fn targets_are_missed_by_less_than_one_step() {
+    for (fixture, streams) in
+        [("digits-cnn", false), ("digits-cnn", true), ("digits-init", true), ("cifar-mbv2", false)]
+    {
+        let mut original = testing::read_fixture(&format!("{fixture}.onnx"));
+        prepare(&mut original, &mut testing::context(Tools::default())).unwrap();
+        original.infer().unwrap();
+        let groups = Groups::of(&original.graph);
+        let cost = CostModel::macs(&original.graph, &groups, &pare_graph::ops::Bindings::default());
+        let step_of = |(g, group): (usize, &Group)| {
+            let part = cost.of(g);
+            part.at(&|_| 0) - part.at(&|at| if at == g { BLOCK.min(group.width - 1) } else { 0 })
+        };
+        let largest = groups.prunable().map(step_of).fold(0.0, f64::max);
+        for share in [0.8, 0.667] {
+            let mut changed = original.clone();
+            let pass = PruneChannels { streams, ..keeping(share) };
+            pass.run(&mut changed, &mut testing::context(Tools::default())).unwrap();
+            changed.infer().unwrap();
+            let (kept, wanted) = (macs(&changed), share * macs(&original));
+            assert!(
+                kept <= wanted && kept > wanted - largest,
+                "{fixture} {streams}: {kept} {wanted} {largest}"
+            );
+        }
+    }
+}
+
+/// Neither smaller steps nor groups of equal shape need further measurements.
+#[test]
+fn groups_of_equal_shape_are_timed_once() {
+    let (mut weights, mut nodes) = (vec![], vec!["r0 = Identity(x)".to_owned()]);
+    for i in 0..6 {
+        weights.push(format!("float[24,24,1,1] w{i} = {{{}}}", numbers(24 * 24, i)));
+        nodes.push(format!("h{i} = Conv(r{i}, w{i}) r{} = Relu(h{i})", i + 1));
+    }
+    let mut original = model(&format!(
+        "g (float[N,24,6,6] x) => (float[N,24,6,6] r6) <{}> {{ {} }}",
+        weights.join(", "),
+        nodes.join(" ")
+    ));
+    original.infer().unwrap();
+    let timed = Mutex::new(vec![]);
+    let shapes = |model: &Model| {
+        let shape =
+            |id: &NodeId| format!("{:?}", model.graph.at(*id).input(1).map(|w| w.shape().map(<[_]>::to_vec)));
+        model.graph.nodes().iter().map(shape).collect::<Vec<_>>()
+    };
+    let clock = Clock(|model: &Model| {
+        timed.lock().unwrap().push(shapes(model));
+        block_seconds(model, 1.0)
+    });
+    let with = Tools { engine: Some(&clock), ..Tools::default() };
+    let (mut changed, mut cx) = (original.clone(), testing::context(with));
+    keeping(0.2).run(&mut changed, &mut cx).unwrap();
+    assert!(cx.report.figure("share of the step").unwrap() <= 0.5);
+    assert!(macs(&changed) <= 0.2 * macs(&original));
+    let timed = timed.into_inner().unwrap();
+    assert_eq!(timed.len(), timed.iter().collect::<HashSet<_>>().len(), "{timed:?}");
 }
 
 #[test]
