@@ -246,7 +246,7 @@ mod tests {
                 let cost = uniform(&model, &curves, budget).map(|counts| cost_of(&model, &curves, &counts));
                 match cost {
                     Some(cost) => {
-                        assert!(cost <= budget && cost > budget - 16.0, "{widths:?} {share} {cost}")
+                        assert!(cost <= budget && cost > budget - 16.0, "{widths:?} {share} {cost}");
                     }
                     None => assert!(budget < least),
                 }

@@ -188,17 +188,16 @@ impl PruneSearch<'_> {
         let graph = &self.subject.model.graph;
         let linear: HashSet<_> = self.subject.roles.iter().map(|role| role.node).collect();
         let changed = self.changed_nodes(group);
-        let producers =
-            |id| graph.operands(id).into_iter().filter_map(|v| Some(graph.producer(v)?.0)).collect();
-        let users =
-            |id| graph.results(id).into_iter().flat_map(|v| graph.users(v)).map(|(user, _)| user).collect();
+        let producers = |id| graph.operands(id).filter_map(|v| Some(graph.producer(v)?.0)).collect();
+        let users = |id| graph.results(id).flat_map(|v| graph.users(v)).map(|(user, _)| user).collect();
         let mut timed = changed.clone();
         for next in [&producers as &dyn Fn(NodeId) -> Vec<NodeId>, &users] {
             let mut pending: Vec<_> = changed.iter().copied().collect();
             while let Some(id) = pending.pop() {
                 for id in next(id) {
-                    let passes = graph.at(id).has(Trait::Elementwise);
-                    if (passes || linear.contains(&id)) && timed.insert(id) && passes {
+                    let elementwise = graph.at(id).has(Trait::Elementwise);
+                    let is_timed = elementwise || linear.contains(&id);
+                    if is_timed && timed.insert(id) && elementwise {
                         pending.push(id);
                     }
                 }
@@ -213,7 +212,7 @@ impl PruneSearch<'_> {
         let graph = &self.subject.model.graph;
         let (timed, changed) = (self.timed_nodes(group), self.changed_nodes(group));
         let describe = |&id: &NodeId| {
-            let values = graph.operands(id).into_iter().chain(graph.results(id));
+            let values = graph.operands(id).chain(graph.results(id));
             let facts: Vec<_> = values.map(|v| &graph.value(v).fact).collect();
             format!("{} {} {facts:?}", graph.node(id).op, changed.contains(&id))
         };
