@@ -181,9 +181,9 @@ impl Explorer<'_> {
         self.options.environment.check_cancelled()?;
         match measured {
             Ok(measured) => Ok(TrialOutcome::Measured(measured)),
-            // The original runs, so the engine refuses this candidate alone.
-            Err(Error::Engine(error)) => Ok(TrialOutcome::Skipped(error.to_string())),
-            Err(error) => Err(error),
+            Err(Error::Cancelled) => Err(Error::Cancelled),
+            // The original was measured, so this candidate alone is at fault.
+            Err(error) => Ok(TrialOutcome::Skipped(error.to_string())),
         }
     }
 

@@ -185,7 +185,11 @@ impl Explorer<'_> {
         let make = |pipeline: &str| optimize(source.clone(), self.optimize_options(pipeline));
         let (mut optimized, mut best) = (make("safe")?, None);
         for trial in self.finalists() {
-            let made = make(&trial.pipeline)?;
+            let made = match make(&trial.pipeline) {
+                // A broken promise is a defect of a pass, and no result.
+                Err(Error::Rejected(_)) => continue,
+                made => made?,
+            };
             let measured = self.judge(&made.model)?;
             let Some(confidence) = self.accepted(&measured) else { continue };
             if self.is_better(&made.model, &optimized.model)? {

@@ -134,7 +134,7 @@ fn targets_are_missed_by_less_than_one_step() {
         prepare(&mut original, &mut testing::context(Tools::default())).unwrap();
         original.infer().unwrap();
         let groups = Groups::of(&original.graph);
-        let cost = CostModel::macs(&original.graph, &groups, &pare_graph::ops::Bindings::default());
+        let cost = CostModel::macs(&original.graph, &groups, &Bindings::default());
         let step_of = |(g, group): (usize, &Group)| {
             let part = cost.of(g);
             part.at(&|_| 0) - part.at(&|at| if at == g { BLOCK.min(group.width - 1) } else { 0 })
