@@ -35,7 +35,8 @@ fn merged(at: NodeRef<'_>) -> Result<Patch, Decline> {
     let inner = between.producer().ok_or(Decline::Mismatch)?;
     keeps_order(inner)?;
     // Two transposes are merged by `merge-transposes`.
-    expect(!(at.is("Transpose") && inner.is("Transpose")) && !is_fused(at))?;
+    let transposes = at.is("Transpose") && inner.is("Transpose");
+    expect(!transposes && !is_fused(at))?;
     let x = inner.input(0)?;
     if same_shape(x, y) {
         return cancel(at, x);
