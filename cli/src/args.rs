@@ -192,7 +192,7 @@ pub struct SearchArgs {
     /// The output
     #[arg(short, long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub output: PathBuf,
-    /// What is minimised
+    /// The quantity that is minimised
     #[arg(long, value_name = "GOAL", default_value = "latency")]
     pub goal: GoalArg,
     /// Samples for calibration: a .npz or .npy file, or a folder of ONNX test data
@@ -253,7 +253,7 @@ pub struct SearchArgs {
     pub memory: u64,
 }
 
-/// What a search minimises.
+/// The quantity that a search minimises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum GoalArg {
     /// Latency in the engine.

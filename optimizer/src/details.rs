@@ -1,4 +1,4 @@
-//! What a report in HTML shows beyond the text: layers, tensors and samples.
+//! Details of a report in HTML: layers, tensors and samples.
 
 use crate::{Error, TensorDrift};
 use pare_graph::{Model, Tensor, evaluate::quality::top};

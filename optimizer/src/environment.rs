@@ -114,7 +114,7 @@ pub enum Event<'e> {
     Reducing,
     /// A search tried a candidate.
     Tried {
-        /// What was tried, and measured.
+        /// The candidate, with its measurements.
         trial: &'e Trial,
         /// Its number.
         number: usize,

@@ -37,7 +37,7 @@ impl Metric {
         Self { name: "the metric".into(), function: Arc::new(function) }
     }
 
-    /// A command line for the system's shell, in which `{model}` stands for the path of the model. The last line
+    /// A command line for the system's shell, in which `{model}` is replaced by the path of the model. The last line
     /// that it prints is the number. It is ended after `timeout`.
     ///
     /// # Errors
@@ -73,7 +73,7 @@ impl fmt::Debug for Metric {
     }
 }
 
-/// Stands for the path of the model.
+/// Replaced by the path of the model.
 const PLACEHOLDER: &str = "{model}";
 /// Interval at which a running command is looked at.
 const POLL: Duration = Duration::from_millis(10);

@@ -348,7 +348,7 @@ fn layers(details: &Details) -> Section {
     let all: Vec<_> = details.layers.iter().map(bar).collect();
     Section {
         title: "Multiply-accumulates over the depth",
-        text: "What each operator of the original costs, and what is left of it.".into(),
+        text: "The cost of each operator of the original, and of what computes the same tensor in the result.".into(),
         chart: bars(&all, "millions"),
         ..Section::default()
     }

@@ -15,7 +15,7 @@ pub(super) struct Journal {
     trials: Vec<Trial>,
 }
 
-/// What the outcome of a trial depends on.
+/// Everything that the outcome of a trial depends on.
 #[derive(Clone)]
 pub(super) struct JournalKey(Sha256);
 

@@ -1,4 +1,4 @@
-//! What to search for.
+//! Options of a search.
 
 use super::{
     family::{COUNT, FAMILIES},
@@ -12,7 +12,7 @@ use pare_graph::onnx::ExternalData;
 use serde::{Deserialize, Serialize};
 use std::{fmt, path::PathBuf, time::Duration};
 
-/// What is minimised.
+/// The quantity that is minimised.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -45,7 +45,7 @@ pub struct SearchLimits {
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct SearchOptions {
-    /// What is minimised.
+    /// The quantity that is minimised.
     pub goal: Goal,
     /// The limits; at least one.
     pub limits: SearchLimits,
@@ -197,7 +197,7 @@ impl SearchOptions {
         Ok(())
     }
 
-    /// What the outcome of a trial depends on.
+    /// Everything that the outcome of a trial depends on.
     pub(super) fn key(&self, engine: &str, original: &[u8]) -> Result<JournalKey, Error> {
         let Self { goal, batch, quality, freeze_initializers, hold_out, metric, environment, .. } = self;
         let threads = environment.threads;

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 pub struct SearchReport {
     /// The model file, if the model was read from one.
     pub model: Option<PathBuf>,
-    /// What was minimised.
+    /// The quantity that was minimised.
     pub goal: Goal,
     /// The limits on the loss of quality.
     pub limits: SearchLimits,

@@ -15,13 +15,13 @@ pub struct Trial {
     pub samples: usize,
     /// Seconds that it took.
     pub seconds: f64,
-    /// What was measured, or why nothing was.
+    /// The measurements, or the reason why there are none.
     #[serde(flatten)]
     pub outcome: TrialOutcome,
 }
 
 impl Trial {
-    /// What was measured.
+    /// The measurements.
     pub fn measured(&self) -> Option<&Measured> {
         match &self.outcome {
             TrialOutcome::Measured(measured) => Some(measured),

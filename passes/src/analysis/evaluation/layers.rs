@@ -15,7 +15,7 @@ const SAMPLES: usize = 64;
 /// The part of the memory that the tensors of one run may occupy: both models hold them.
 const PART: u64 = 4;
 
-/// How far a tensor of one model is from that of the same name in another.
+/// The distance of a tensor of one model from that of the same name in another.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct TensorDrift {
