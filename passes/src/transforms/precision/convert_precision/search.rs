@@ -139,7 +139,9 @@ fn round_graph(
     for &id in nodes.iter() {
         let Some(node) = types.nodes.get(&id) else { continue };
         if graph.node(id).subgraphs().next().is_some() {
-            let names = done.iter().map(|&v| graph.value(v).name.clone()).collect();
+            // Values that nothing reads any more were removed.
+            let known = done.iter().filter(|&&v| graph.has_value(v));
+            let names = known.map(|&v| graph.value(v).name.clone()).collect();
             graph.with_subgraphs(id, |bodies, _| {
                 bodies
                     .iter_mut()
