@@ -348,7 +348,9 @@ fn layers(details: &Details) -> Section {
     let all: Vec<_> = details.layers.iter().map(bar).collect();
     Section {
         title: "Multiply-accumulates over the depth",
-        text: "The cost of each operator of the original, and of what computes the same tensor in the result.".into(),
+        text:
+            "The cost of each operator of the original, and of what computes the same tensor in the result."
+                .into(),
         chart: bars(&all, "millions"),
         ..Section::default()
     }

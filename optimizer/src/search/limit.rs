@@ -105,7 +105,11 @@ impl Limit {
             let counted = points.len() as f64;
             error = ((excess.max(0.0) + FIRST_ERROR.powi(2)) / (counted + 1.0)).sqrt().max(LEAST_ERROR);
         }
-        Some(Law { factor, power: self.power, error })
+        // All candidates are measured on the same samples, so that their noise does not average out: the factor is
+        // as uncertain as the most certain of them shows it.
+        let uncertainty =
+            points.iter().map(|&(x, _, noise)| noise / (factor * x)).fold(f64::INFINITY, f64::min);
+        Some(Law { factor, power: self.power, error: error.hypot(uncertainty) })
     }
 
     /// Estimates the loss of a measured candidate on other samples.
@@ -172,6 +176,8 @@ mod tests {
             .collect();
         let law = DROP.law(candidates.iter(), 1000).unwrap();
         assert!((law.factor - 0.2).abs() < 0.02 && law.error < 0.3, "{law:?}");
+        // Fewer samples say less.
+        assert!(DROP.law(candidates.iter(), 100).unwrap().error > law.error);
         assert!((law.drift(0.02).0 - 0.1).abs() < 0.01);
     }
 
