@@ -275,7 +275,7 @@ mod tests {
         let project = parse_project(Path::new("p.toml"), text).unwrap();
         let search = project.models[0].search.as_ref().unwrap();
         assert_eq!((search.goal, search.limits.agreement), (Goal::Bytes, Some(0.9)));
-        assert_eq!(search.budget, Duration::from_secs(60));
+        assert_eq!(search.budget, Duration::from_mins(1));
         let why = |text: &str| parse_project(Path::new("p.toml"), text).map(drop).unwrap_err().to_string();
         let without = text.replace("limits = { min_agreement = 0.9 }\n", "");
         assert_eq!(why(&without), "`p.toml`: a search needs a limit on the loss of quality");

@@ -146,19 +146,16 @@ impl Explorer<'_> {
         let pipeline = combination.to_string();
         let samples = self.workshops[self.fidelity as usize].samples();
         let known = self.journal.find(&pipeline, samples).filter(|trial| self.is_complete(trial)).cloned();
-        let trial = match known {
-            Some(trial) => {
-                self.resumed += 1;
-                trial
-            }
-            None => {
-                let start = Instant::now();
-                let outcome = self.measure(combination)?;
-                let seconds = start.elapsed().as_secs_f64();
-                let trial = Trial { pipeline, strengths: combination, samples, seconds, outcome };
-                self.journal.add(&trial);
-                trial
-            }
+        let trial = if let Some(trial) = known {
+            self.resumed += 1;
+            trial
+        } else {
+            let start = Instant::now();
+            let outcome = self.measure(combination)?;
+            let seconds = start.elapsed().as_secs_f64();
+            let trial = Trial { pipeline, strengths: combination, samples, seconds, outcome };
+            self.journal.add(&trial);
+            trial
         };
         let outcome = trial.outcome.clone();
         self.trials.push(trial);

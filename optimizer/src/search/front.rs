@@ -49,7 +49,10 @@ pub(super) fn write(
 #[cfg(test)]
 mod tests {
     use super::{
-        super::trial::{Measured, TrialOutcome},
+        super::{
+            family::Combination,
+            trial::{Measured, TrialOutcome},
+        },
         *,
     };
 
@@ -57,7 +60,7 @@ mod tests {
     fn dominated_trials_are_left_out() {
         let trial = |cost: f64, drift: f64| Trial {
             pipeline: String::new(),
-            strengths: Default::default(),
+            strengths: Combination::default(),
             samples: 1,
             seconds: 0.0,
             outcome: TrialOutcome::Measured(Measured {

@@ -103,7 +103,10 @@ impl Journal {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::trial::TrialOutcome, *};
+    use super::{
+        super::{family::Combination, trial::TrialOutcome},
+        *,
+    };
 
     #[test]
     fn continues_after_a_line_that_was_cut_off() {
@@ -111,7 +114,7 @@ mod tests {
         let open = || Journal::open(Some(folder.path().to_owned()), JournalKey::new().text("model"));
         let trial = |pipeline: &str| Trial {
             pipeline: pipeline.into(),
-            strengths: Default::default(),
+            strengths: Combination::default(),
             samples: 5,
             seconds: 1.0,
             outcome: TrialOutcome::Skipped("no".into()),

@@ -2,7 +2,7 @@
 
 use super::family::Combination;
 use crate::{Environment, Error};
-use pare_graph::{Model, Samples};
+use pare_graph::{Model, Samples, ops::Bindings};
 use pare_passes::{Effect, PassError, Pipeline, RunError, RunOptions, Tools, run};
 
 /// A candidate, or the reason why there is none.
@@ -64,7 +64,7 @@ impl<'w> Workshop<'w> {
     }
 
     fn keep(&mut self, segments: &[String], candidate: &Candidate) {
-        let bytes = candidate.as_ref().map_or(0, |model| model.cost(&Default::default()).bytes);
+        let bytes = candidate.as_ref().map_or(0, |model| model.cost(&Bindings::default()).bytes);
         self.kept.push(Kept { segments: segments.to_vec(), candidate: candidate.clone(), bytes });
         while self.kept.len() > 1 && self.kept.iter().map(|kept| kept.bytes).sum::<u64>() > self.memory {
             self.kept.remove(0);
