@@ -171,7 +171,10 @@ fn search_lead(report: &SearchReport) -> Vec<String> {
     let quality = quality(best);
     lead.push(format!("On {} samples that no pass saw: {}.", report.samples, quality.join(", ")));
     if let Some(confidence) = report.confidence {
-        lead.push(format!("The limits hold for other samples with a confidence of {}.", percent(confidence)));
+        lead.push(format!(
+            "The limits hold for other samples with a confidence of {:.0} %.",
+            100.0 * confidence
+        ));
     }
     lead
 }
