@@ -47,6 +47,7 @@ mod diff;
 pub mod engines;
 mod environment;
 mod error;
+mod hash;
 mod html;
 mod inspect;
 mod latency;

@@ -3,7 +3,7 @@
 //! Contents are compared by hash, so that a fresh checkout needs no work. A file whose size and modification
 //! time are unchanged is not read again.
 
-use crate::{Error, output::write_file};
+use crate::{Error, hash, output::write_file};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{
@@ -122,15 +122,8 @@ impl Lock {
             return Ok(stamp.hash.clone());
         }
         let mut hasher = Sha256::new();
-        let mut file = fs::File::open(path)?;
-        let mut buffer = vec![0; 1 << 20];
-        loop {
-            match io::Read::read(&mut file, &mut buffer)? {
-                0 => break,
-                n => hasher.update(&buffer[..n]),
-            }
-        }
-        let hash: String = hasher.finalize().iter().map(|b| format!("{b:02x}")).collect();
+        hash::add_file(&mut hasher, path)?;
+        let hash = hash::hex(hasher);
         self.content.stamps.insert(name, Stamp { size, time, hash: hash.clone() });
         Ok(hash)
     }

@@ -74,7 +74,7 @@ impl QualityOptions {
                 (&mut output.measure, graph.find(name).and_then(|v| graph.value_ref(v).rank().ok()))
                 && *axis < 0
             {
-                // Of maps, as of images, the channels are the second axis.
+                // Maps have the layout of images: the second axis holds the channels.
                 *axis = 1;
             }
             output.why = "it was set".into();

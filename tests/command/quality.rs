@@ -124,7 +124,7 @@ fn detectors_are_compared_by_error() {
         (measure("scores"), measure("boxes"), measure("kind")),
         ("error".into(), "error".into(), "exact".into())
     );
-    // Of all outputs, the integers alone agree or do not.
+    // Agreement is defined for the integers only.
     let agreement = metrics(&report, "kind")["agreement"].as_f64().unwrap();
     assert!(agreement > 0.0 && agreement < 1.0, "{agreement}");
     assert!(report["failures"][0] == "kl is not defined for any output", "{report}");

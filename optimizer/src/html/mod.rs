@@ -4,7 +4,9 @@
 
 mod chart;
 
-use crate::{BenchReport, Details, Goal, Measured, OptimizeReport, SearchReport, Trial, Verification};
+use crate::{
+    BenchReport, Details, Goal, Measured, OptimizeReport, SearchLimits, SearchReport, Trial, Verification,
+};
 use chart::{Bars, Chart, Point, bars, scatter};
 use minijinja::{Environment, context};
 use serde::Serialize;
@@ -181,7 +183,7 @@ fn search_lead(report: &SearchReport) -> Vec<String> {
 
 /// The front as a picture: every candidate, cost against loss.
 fn front(report: &SearchReport) -> Section {
-    let (loss_name, limit) = main_limit(report);
+    let loss = drawn_loss(&report.limits);
     let best = report.best.as_ref().map(|trial| &trial.pipeline);
     let ratio = |m: &Measured| if report.goal == Goal::Latency { 1.0 / m.cost } else { m.cost };
     let mut points: Vec<_> = report
@@ -190,7 +192,7 @@ fn front(report: &SearchReport) -> Section {
         .enumerate()
         .filter_map(|(at, trial)| {
             let m = trial.measured()?;
-            let y = loss(report, m)?;
+            let y = (loss.of)(m)?;
             let is_best = best == Some(&trial.pipeline);
             let on_path = report.front.contains(&at);
             let class = if is_best {
@@ -216,35 +218,31 @@ fn front(report: &SearchReport) -> Section {
         text: "Every candidate. The line joins those that no other is better than in both cost and drift; the result \
                is green, and the dashed line is the limit."
             .into(),
-        chart: scatter(&points, [x_name, loss_name], limit),
+        chart: scatter(&points, [x_name, loss.name], loss.limit),
         ..Section::default()
     }
 }
 
-/// The name and the bound of the limit that is drawn.
-fn main_limit(report: &SearchReport) -> (&'static str, Option<f64>) {
-    let limits = &report.limits;
-    if let Some(limit) = limits.accuracy_drop {
-        return ("drop of accuracy", Some(limit));
-    }
-    if let Some(limit) = limits.agreement {
-        return ("1 − agreement", Some(1.0 - limit));
-    }
-    if let Some(limit) = limits.metric_drop {
-        return ("drop of the metric", Some(limit));
-    }
-    ("drift", limits.drift)
+/// The loss that is drawn.
+struct DrawnLoss {
+    name: &'static str,
+    limit: Option<f64>,
+    of: fn(&Measured) -> Option<f64>,
 }
 
-fn loss(report: &SearchReport, m: &Measured) -> Option<f64> {
-    let limits = &report.limits;
-    if limits.accuracy_drop.is_some() {
-        return m.accuracy_drop;
-    }
-    if limits.agreement.is_some() {
-        return Some(1.0 - m.agreement?);
-    }
-    if limits.metric_drop.is_some() { m.metric_drop } else { Some(m.drift) }
+/// The first limited loss, or the drift.
+fn drawn_loss(limits: &SearchLimits) -> DrawnLoss {
+    let accuracy: fn(&Measured) -> Option<f64> = |m| m.accuracy_drop;
+    let disagreement: fn(&Measured) -> Option<f64> = |m| Some(1.0 - m.agreement?);
+    let metric: fn(&Measured) -> Option<f64> = |m| m.metric_drop;
+    let losses = [
+        ("drop of accuracy", limits.accuracy_drop, accuracy),
+        ("1 − agreement", limits.agreement.map(|share| 1.0 - share), disagreement),
+        ("drop of the metric", limits.metric_drop, metric),
+    ];
+    let limited = losses.into_iter().find(|(_, limit, _)| limit.is_some());
+    let (name, limit, of) = limited.unwrap_or(("drift", limits.drift, |m| Some(m.drift)));
+    DrawnLoss { name, limit, of }
 }
 
 fn quality(m: &Measured) -> Vec<String> {

@@ -40,8 +40,6 @@ pub(super) struct Explorer<'e> {
     pub journal: Journal,
     pub limits: Vec<Limit>,
     pub families: Vec<usize>,
-    /// Why a family makes nothing.
-    pub refused: Vec<Option<String>>,
     pub trials: Vec<Trial>,
     /// By fidelity.
     pub deadlines: [Instant; 2],
@@ -92,12 +90,8 @@ impl Explorer<'_> {
                     return Ok(());
                 }
                 match self.attempt(Combination::single(family, strength))? {
-                    TrialOutcome::Measured(measured) if self.is_far_beyond(&measured) => break,
-                    TrialOutcome::Measured(_) => {}
-                    TrialOutcome::Skipped(why) => {
-                        self.refused[family] = Some(why);
-                        break;
-                    }
+                    TrialOutcome::Measured(measured) if !self.is_far_beyond(&measured) => {}
+                    _ => break,
                 }
             }
         }
@@ -115,12 +109,12 @@ impl Explorer<'_> {
 
     /// An error if a limit is on a quantity that cannot be measured of this model on these samples.
     fn check_limits_are_measured(&self) -> Result<(), Error> {
-        let Some(measured) = self.trials.first().and_then(Trial::measured) else {
-            let why = match self.trials.first().map(|trial| &trial.outcome) {
-                Some(TrialOutcome::Skipped(why)) => why.clone(),
-                _ => "nothing was tried".into(),
-            };
-            return Err(Error::invalid(format!("`safe` makes no candidate: {why}")));
+        let measured = match self.trials.first().map(|trial| &trial.outcome) {
+            Some(TrialOutcome::Measured(measured)) => measured,
+            Some(TrialOutcome::Skipped(why)) => {
+                return Err(Error::invalid(format!("`safe` makes no candidate: {why}")));
+            }
+            None => return Ok(()),
         };
         for limit in &self.limits {
             let message = match limit.quantity {
@@ -207,16 +201,22 @@ impl Explorer<'_> {
                 .is_none_or(|law| law.loss(measured.drift) <= PROMISING * limit.bound.max(1e-12))
     }
 
-    /// The measured trials that are calibrated on as many samples as those of a fidelity.
+    /// The measured trials of a fidelity.
     fn measured(&self, fidelity: Fidelity) -> Vec<(Combination, &Measured)> {
-        let samples = self.workshops[fidelity as usize].samples();
-        let of_fidelity = self.trials.iter().filter(|trial| trial.samples == samples);
-        of_fidelity.filter_map(|trial| Some((trial.strengths, trial.measured()?))).collect()
+        self.of(fidelity).filter_map(|trial| Some((trial.strengths, trial.measured()?))).collect()
     }
 
-    /// Returns whether a trial is calibrated on all samples, or on as many as are used now.
-    fn is_current(&self, trial: &Trial) -> bool {
-        trial.samples >= self.workshops[self.fidelity as usize].samples()
+    /// The trials that are calibrated on as many samples as those of a fidelity.
+    fn of(&self, fidelity: Fidelity) -> impl Iterator<Item = &Trial> {
+        let samples = self.workshops[fidelity as usize].samples();
+        self.trials.iter().filter(move |trial| trial.samples == samples)
+    }
+
+    /// Why a family makes nothing, or nothing stronger.
+    pub fn refusal(&self, family: usize) -> Option<&str> {
+        let mut alone =
+            self.trials.iter().filter(|trial| trial.strengths.as_single().is_some_and(|(f, _)| f == family));
+        alone.find_map(Trial::skipped)
     }
 
     /// Returns whether the samples are too few to use a part of them.
@@ -246,9 +246,8 @@ impl Explorer<'_> {
 
     /// The trials of a fidelity that keep the limits, the cheapest first.
     fn kept(&self, fidelity: Fidelity) -> Vec<(&Trial, f64)> {
-        let samples = self.workshops[fidelity as usize].samples();
-        let of_fidelity = self.trials.iter().filter(|trial| trial.samples == samples);
-        let mut kept: Vec<_> = of_fidelity
+        let mut kept: Vec<_> = self
+            .of(fidelity)
             .filter_map(|trial| {
                 let measured = trial.measured()?;
                 self.accepted(measured).map(|_| (trial, measured.cost))
@@ -302,9 +301,7 @@ impl Explorer<'_> {
         let mut best_score = (WORTHWHILE, None);
         for combination in predictor.grid() {
             let score = score(combination);
-            if score > best_score.0
-                && !self.trials.iter().any(|trial| trial.strengths == combination && self.is_current(trial))
-            {
+            if score > best_score.0 && !self.of(self.fidelity).any(|trial| trial.strengths == combination) {
                 best_score = (score, Some(combination));
             }
         }

@@ -63,16 +63,7 @@ mod tests {
             strengths: Combination::default(),
             samples: 1,
             seconds: 0.0,
-            outcome: TrialOutcome::Measured(Measured {
-                latency: None,
-                bytes: 0,
-                macs: 0,
-                cost,
-                drift,
-                agreement: None,
-                accuracy_drop: None,
-                metric_drop: None,
-            }),
+            outcome: TrialOutcome::Measured(Measured::of(cost, drift)),
         };
         let trials =
             [trial(1.0, 0.0), trial(0.6, 0.2), trial(0.7, 0.3), trial(0.5, 0.1), trial(0.2, f64::INFINITY)];

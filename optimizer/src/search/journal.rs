@@ -1,7 +1,7 @@
 //! The record of a search, from which an interrupted one continues.
 
 use super::trial::Trial;
-use crate::Error;
+use crate::{Error, hash};
 use sha2::{Digest, Sha256};
 use std::{
     fs,
@@ -48,26 +48,12 @@ impl JournalKey {
             paths.sort();
             return paths.iter().try_fold(self, |key, path| key.file(path));
         }
-        let mut file = fs::File::open(path).map_err(failed)?;
-        io::copy(&mut file, &mut HashWriter(&mut self.0)).map_err(failed)?;
+        hash::add_file(&mut self.0, path).map_err(failed)?;
         Ok(self)
     }
 
     fn name(self) -> String {
-        self.0.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
-    }
-}
-
-struct HashWriter<'h>(&'h mut Sha256);
-
-impl Write for HashWriter<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        hash::hex(self.0)[..32].to_owned()
     }
 }
 

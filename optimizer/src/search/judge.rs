@@ -1,14 +1,19 @@
 //! Measures candidates: cost and quality, as deployed.
 
 use super::{Goal, SearchOptions, trial::Measured};
-use crate::{Error, Metric, environment::LazyEngine, runner::Placement, samples::FeedOptions};
+use crate::{
+    Error, Metric,
+    bench::contenders,
+    environment::LazyEngine,
+    runner::{Data, Placement},
+    samples::FeedOptions,
+};
 use pare_graph::{
     Model, Samples,
-    evaluate::quality::QualityMeasures,
     onnx::{self, WriteOptions},
 };
 use pare_passes::{Tools, analysis::evaluation::HeldOut};
-use pare_runtime::{Contender, Feed, LoadOptions, SharedSamples, Spread, Stopwatch, bench};
+use pare_runtime::{Contender, Feed, LoadOptions, Spread, Stopwatch, bench};
 use std::{cell::RefCell, path::PathBuf, time::Duration};
 
 /// The measurement of a candidate's latency.
@@ -37,31 +42,21 @@ pub(super) struct Judge<'j> {
 }
 
 impl<'j> Judge<'j> {
-    /// Runs the original on the `test` samples, and measures it by the metric.
+    /// Runs the original on the samples of `test`, and measures it by the metric.
     pub fn new(
         options: &'j SearchOptions,
         engine: &'j LazyEngine<'j>,
-        test: &'j SharedSamples,
-        quality: &'j QualityMeasures,
+        test: &'j Data,
         placement: &'j Placement<'j>,
         original: &Model,
     ) -> Result<Self, Error> {
         let environment = &options.environment;
-        let tools = Tools {
-            engine: Some(engine),
-            samples: Some(test),
-            quality: Some(quality),
-            statistics: None,
-            progress: environment,
-            seed: environment.seed,
-            threads: environment.threads,
-            memory: options.memory,
-        };
+        let tools = test.tools(engine, environment, options.memory);
+        let samples = tools.samples.map_or(0, Samples::len);
         let mut original = original.clone();
         original.infer().map_err(Error::invalid)?;
-        let held_out = HeldOut::new(tools, &original, 0..test.len()).map_err(Error::invalid)?;
-        // Models are compared, not schedulers.
-        let load = LoadOptions { threads: environment.threads.max(1), ..engine.load_options() };
+        let held_out = HeldOut::new(tools, &original, 0..samples).map_err(Error::invalid)?;
+        let load = LoadOptions { threads: environment.single_thread(), ..engine.load_options() };
         let feeds = FeedOptions {
             samples: Some(options.test.as_deref().unwrap_or(&options.samples)),
             batch: options.batch,
@@ -79,7 +74,7 @@ impl<'j> Judge<'j> {
             goal: options.goal,
             metric: None,
             held_out,
-            samples: test.len(),
+            samples,
             original: RefCell::default(),
             feeds: feeds.feeds(&original)?,
             load,
@@ -89,8 +84,7 @@ impl<'j> Judge<'j> {
         };
         judge.original_cost = judge.size(&original);
         if judge.goal == Goal::Latency {
-            let contender = judge.contender(&original)?;
-            judge.original.borrow_mut().push(contender);
+            judge.original = RefCell::new(judge.contenders(&[&original])?);
         }
         if let Some(metric) = &options.metric {
             judge.metric = Some((metric, metric.measure(&judge.written(&original)?)?));
@@ -145,19 +139,18 @@ impl<'j> Judge<'j> {
         models: &[&Model],
         (rounds, min_time): (usize, Duration),
     ) -> Result<Vec<Spread>, Error> {
+        let others = self.contenders(models)?;
         let mut contenders = self.original.borrow_mut();
-        for model in models {
-            contenders.push(self.contender(model)?);
-        }
+        contenders.extend(others);
         let stopwatch = Stopwatch { rounds, min_time, max_time: min_time * MOST, ..Stopwatch::default() };
         let timings = bench(&mut contenders, &stopwatch);
         contenders.truncate(1);
         Ok(timings?.ratios[1..].to_vec())
     }
 
-    fn contender(&self, model: &Model) -> Result<Contender, Error> {
-        let session = self.engine.engine()?.load(&self.placement.place(model)?, &self.load)?;
-        Ok(Contender::new(session, &self.feeds)?)
+    fn contenders(&self, models: &[&Model]) -> Result<Vec<Contender>, Error> {
+        let placed = models.iter().map(|model| Ok(("the model", self.placement.place(model)?)));
+        contenders(self.engine, &self.load, placed.collect::<Result<_, Error>>()?, &self.feeds)
     }
 
     /// Bytes of the file, and multiply-accumulates of one sample.

@@ -151,16 +151,7 @@ mod tests {
     use super::*;
 
     fn candidate(drift: f64, agreement: f64, drop: f64) -> Measured {
-        Measured {
-            latency: None,
-            bytes: 1,
-            macs: 1,
-            cost: 1.0,
-            drift,
-            agreement: Some(agreement),
-            accuracy_drop: Some(drop),
-            metric_drop: None,
-        }
+        Measured { agreement: Some(agreement), accuracy_drop: Some(drop), ..Measured::of(1.0, drift) }
     }
 
     const DROP: Limit = Limit { quantity: Quantity::AccuracyDrop, bound: 0.01, power: 1.0 };

@@ -37,12 +37,11 @@ use crate::{
     source::LoadedModel,
 };
 use explorer::{Explorer, Fidelity};
-use family::COUNT;
 use journal::Journal;
 use judge::Judge;
 use limit::{Limit, Quantity};
-use pare_graph::{Model, Samples, onnx};
-use pare_runtime::{OutputMeasure, SharedSamples, cache_folder};
+use pare_graph::{Model, onnx};
+use pare_runtime::{OutputMeasure, cache_folder};
 use std::{
     path::Path,
     sync::{
@@ -116,15 +115,14 @@ pub fn search(source: impl Into<Source>, mut options: SearchOptions) -> Result<F
     };
     let labelled = samples.labels().is_some() || test.labels().is_some();
     let quality = options.quality.choose(&original, labelled)?;
-    let (samples, test) = (SharedSamples::from(samples), SharedSamples::from(test));
     let mut part = open(&options.samples, &original)?;
     part.truncate((samples.len() / PART).max(LEAST_PART).min(samples.len()));
-    let data = [part.into(), samples].map(|samples| Data {
-        samples: Some(samples),
+    let [test, part, all] = [test, part, samples].map(|samples| Data {
+        samples: Some(samples.into()),
         quality: Some(quality.clone()),
         ..Data::default()
     });
-    let workshops = data.each_ref().map(|data| {
+    let workshops = [&part, &all].map(|data| {
         Workshop::new(
             environment,
             data.tools(&engine, environment, options.memory),
@@ -133,10 +131,12 @@ pub fn search(source: impl Into<Source>, mut options: SearchOptions) -> Result<F
         )
     });
 
-    let key = options.key(&engine.description()?, &onnx::to_bytes(&original).unwrap_or_default())?;
-    let folder = cache_folder().filter(|_| options.resume);
+    // A model beyond the limit of one message has no bytes to be recognised by.
+    let bytes = onnx::to_bytes(&original).ok();
+    let folder = cache_folder().filter(|_| options.resume && bytes.is_some());
+    let key = options.key(&engine.description()?, &bytes.unwrap_or_default())?;
     let placement = Placement::new(&original, &placed, options.scratch.as_deref());
-    let judge = Judge::new(&options, &engine, &test, &quality, &placement, &original)?;
+    let judge = Judge::new(&options, &engine, &test, &placement, &original)?;
     let is_classes =
         quality.outputs.iter().any(|output| matches!(output.measure, OutputMeasure::Classes { .. }));
     let mut explorer = Explorer {
@@ -147,7 +147,6 @@ pub fn search(source: impl Into<Source>, mut options: SearchOptions) -> Result<F
         journal: Journal::open(folder, key),
         limits: limits(&options.limits, is_classes),
         families,
-        refused: vec![None; COUNT],
         trials: vec![],
         deadlines: [PART_BUDGET, 1.0].map(|share| start + options.budget.mul_f64(share)),
         resumed: 0,
@@ -251,6 +250,10 @@ impl Progress for Interruptible {
 
     fn event(&self, event: &Event<'_>) {
         self.progress.event(event);
+    }
+
+    fn after_pass(&self, pass: &str, model: &Model) {
+        self.progress.after_pass(pass, model);
     }
 
     fn cancelled(&self) -> bool {

@@ -190,19 +190,6 @@ fn log(drift: f64) -> f64 {
 mod tests {
     use super::*;
 
-    fn measured(cost: f64, drift: f64) -> Measured {
-        Measured {
-            latency: None,
-            bytes: 0,
-            macs: 0,
-            cost,
-            drift,
-            agreement: None,
-            accuracy_drop: None,
-            metric_drop: None,
-        }
-    }
-
     fn refs(known: &[(Combination, Measured)]) -> Vec<(Combination, &Measured)> {
         known.iter().map(|(c, m)| (*c, m)).collect()
     }
@@ -216,9 +203,9 @@ mod tests {
     #[test]
     fn adds_curves_and_learns_from_combinations() {
         let mut known = vec![
-            (Combination::default(), measured(0.9, 0.0)),
-            (Combination::single(0, 2), measured(0.9 * 0.8, 0.04)),
-            (Combination::single(3, 50), measured(0.9 * 0.5, 0.09)),
+            (Combination::default(), Measured::of(0.9, 0.0)),
+            (Combination::single(0, 2), Measured::of(0.9 * 0.8, 0.04)),
+            (Combination::single(3, 50), Measured::of(0.9 * 0.5, 0.09)),
         ];
         let borrowed = |known: &[(Combination, Measured)]| Predictor::new(&refs(known), &[]);
         let at = |known: &[(Combination, Measured)], c| borrowed(known).predict(c);
@@ -229,7 +216,7 @@ mod tests {
         let half = at(&known, Combination::single(3, 25));
         assert!((half.drift - (0.09_f64 / 4.0).ln()).abs() < 1e-9 && half.cost < 0.0);
         // A measured combination corrects its neighbours, and itself most.
-        known.push((both, measured(0.9 * 0.5, 0.3)));
+        known.push((both, Measured::of(0.9 * 0.5, 0.3)));
         let (same, near) = (at(&known, both), at(&known, pair((0, 2), (3, 25))));
         assert!(
             same.cost > first.cost && same.drift > first.drift && same.cost_deviation < first.cost_deviation
@@ -239,8 +226,10 @@ mod tests {
 
     #[test]
     fn strengths_end_at_the_strongest_measured() {
-        let known =
-            [(Combination::default(), measured(1.0, 0.0)), (Combination::single(4, 30), measured(0.7, 0.1))];
+        let known = [
+            (Combination::default(), Measured::of(1.0, 0.0)),
+            (Combination::single(4, 30), Measured::of(0.7, 0.1)),
+        ];
         let predictor = Predictor::new(&refs(&known), &[]);
         assert_eq!(predictor.strengths(4), [0, 5, 10, 15, 20, 25, 30]);
         assert_eq!(predictor.strengths(5), [0]);
@@ -249,8 +238,8 @@ mod tests {
     #[test]
     fn more_samples_lower_the_drift() {
         let single = Combination::single(4, 30);
-        let part = [(Combination::default(), measured(1.0, 0.0)), (single, measured(0.7, 0.1))];
-        let all = [(single, measured(0.7, 0.05))];
+        let part = [(Combination::default(), Measured::of(1.0, 0.0)), (single, Measured::of(0.7, 0.1))];
+        let all = [(single, Measured::of(0.7, 0.05))];
         let predictor = Predictor::new(&refs(&part), &refs(&all));
         let (before, after) = (predictor.predict(single), predictor.predict_with_all(single));
         // One pair of candidates shows half of the factor.

@@ -86,7 +86,7 @@ impl SearchReport {
         let families = explorer.families.iter().map(|&family| FamilyReport {
             name: FAMILIES[family].name,
             trials: trials.iter().filter(|trial| trial.strengths.0[family] > 0).count(),
-            skipped: explorer.refused[family].clone(),
+            skipped: explorer.refusal(family).map(str::to_owned),
         });
         Self {
             model: None,
@@ -104,7 +104,7 @@ impl SearchReport {
             resumed: explorer.resumed,
             end: explorer.end,
             batch: options.batch,
-            threads: options.environment.threads.max(1),
+            threads: options.environment.single_thread(),
             result: optimized.report.clone(),
             seconds: 0.0,
         }

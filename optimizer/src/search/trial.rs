@@ -28,6 +28,14 @@ impl Trial {
             TrialOutcome::Skipped(_) => None,
         }
     }
+
+    /// The reason why there is no result.
+    pub fn skipped(&self) -> Option<&str> {
+        match &self.outcome {
+            TrialOutcome::Measured(_) => None,
+            TrialOutcome::Skipped(why) => Some(why),
+        }
+    }
 }
 
 /// The outcome of a trial.
@@ -61,4 +69,21 @@ pub struct Measured {
     pub accuracy_drop: Option<f64>,
     /// Drop of the caller's metric, if it was measured.
     pub metric_drop: Option<f64>,
+}
+
+#[cfg(test)]
+impl Measured {
+    /// A candidate of which only cost and drift are known.
+    pub(super) fn of(cost: f64, drift: f64) -> Self {
+        Self {
+            latency: None,
+            bytes: 0,
+            macs: 0,
+            cost,
+            drift,
+            agreement: None,
+            accuracy_drop: None,
+            metric_drop: None,
+        }
+    }
 }

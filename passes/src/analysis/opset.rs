@@ -1,6 +1,6 @@
 //! Raising the operator set of a model for passes that need a newer one.
 
-use crate::framework::{Context, PassError, Report};
+use crate::framework::{Context, Hint, PassError, Report};
 use pare_graph::Model;
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +41,32 @@ pub(crate) fn raise(model: &mut Model, needed: i64, cx: &mut Context<'_>) -> Res
 }
 
 impl OpsetPolicy {
+    /// Raises the operator set of the model to `needed` if it is older.
+    ///
+    /// # Errors
+    /// Refuses an older set that is kept or cannot be raised, since it has no `what`; with the remedy.
+    pub(crate) fn ensure(
+        self,
+        needed: i64,
+        what: &str,
+        remedy: impl Into<Hint>,
+        model: &mut Model,
+        cx: &mut Context<'_>,
+    ) -> Result<(), PassError> {
+        if has_opset(model, needed) {
+            return Ok(());
+        }
+        let why = match self {
+            Self::Keep => String::new(),
+            Self::Raise => match raised(model, needed, cx)? {
+                Ok(_) => return raise(model, needed, cx),
+                Err(why) => format!(", and cannot be raised: {why}"),
+            },
+        };
+        let version = model.graph.opset("").unwrap_or(1);
+        Err(PassError::refused_with(format!("operator set {version} has no {what}{why}"), remedy))
+    }
+
     /// Raises the operator set of the model if it is older than `needed` and the pass `name` then changes more
     /// than it does now.
     pub(crate) fn raise_for(

@@ -232,7 +232,7 @@ mod tests {
         // Longer rows have the same direction.
         let same = drift(OutputMeasure::Cosine, &[2, 2], &[(&[1.0, 0.0, 0.0, 2.0], &[3.0, 0.0, 0.0, 0.5])]);
         assert!(same.abs() < 1e-12, "{same}");
-        // Of two orthogonal rows one turns by 90 degrees: 2 / (2 − ‖(1, 1)‖²/2).
+        // One of two orthogonal rows turns by 90 degrees: 2 / (2 − ‖(1, 1)‖²/2).
         let turned = drift(OutputMeasure::Cosine, &[2, 2], &[(&[1.0, 0.0, 0.0, 2.0], &[1.0, 0.0, 1.0, 0.0])]);
         assert!((turned - 2.0).abs() < 1e-12, "{turned}");
     }

@@ -129,7 +129,7 @@ fn of_name(output: ValueRef<'_>) -> Option<Choice> {
         return None;
     }
     let find = |is: &dyn Fn(&str) -> bool| name.split(|c: char| !c.is_alphanumeric()).any(is);
-    // Of maps, as of images, the channels are the second axis.
+    // Maps have the layout of images: the second axis holds the channels.
     let axis = if rank.is_some_and(|rank| rank > 3) { 1 } else { -1 };
     if find(&|word| SCORES.contains(&word)) && has_classes(output, axis) {
         return Some(Choice::new(OutputMeasure::Classes { axis }, "its name says so"));

@@ -9,11 +9,7 @@ mod search;
 mod tests;
 
 use crate::{
-    analysis::{
-        evaluation::HeldOut,
-        opset::{OpsetPolicy, has_opset, raise, raised},
-        samples::Split,
-    },
+    analysis::{evaluation::HeldOut, opset::OpsetPolicy, samples::Split},
     framework::{Context, Counter, InterfaceChange, Pass, PassError},
     pass,
 };
@@ -150,21 +146,11 @@ impl Pass for ConvertPrecision {
 impl ConvertPrecision {
     /// Raises the operator set to one that has the type.
     fn ensure_opset(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
-        if self.to != Precision::Bf16 || has_opset(model, OPSET) {
+        if self.to != Precision::Bf16 {
             return Ok(());
         }
-        let why = match self.opset {
-            OpsetPolicy::Keep => String::new(),
-            OpsetPolicy::Raise => match raised(model, OPSET, cx)? {
-                Ok(_) => return raise(model, OPSET, cx),
-                Err(why) => format!(", and cannot be raised: {why}"),
-            },
-        };
-        let version = model.graph.opset("").unwrap_or(1);
-        Err(PassError::refused_with(
-            format!("operator set {version} has no bfloat16{why}"),
-            format!("export the model with operator set {OPSET} or later"),
-        ))
+        let remedy = format!("export the model with operator set {OPSET} or later");
+        self.opset.ensure(OPSET, "bfloat16", remedy, model, cx)
     }
 }
 

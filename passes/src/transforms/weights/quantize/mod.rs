@@ -14,7 +14,7 @@ use crate::{
     analysis::{
         evaluation::HeldOut,
         linear::Linear,
-        opset::{OpsetPolicy, has_opset, raise, raised},
+        opset::OpsetPolicy,
         repair::{Refit, Repair, RepairOptions},
     },
     framework::{Context, Counter, Hint, Pass, PassError},
@@ -273,21 +273,8 @@ pub(super) fn check_unquantized(graph: &Graph) -> Result<(), PassError> {
 impl Quantize {
     /// Raises the operator set to one that has scales per output.
     fn ensure_opset(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
-        if has_opset(model, OPSET) {
-            return Ok(());
-        }
-        let why = match self.opset {
-            OpsetPolicy::Keep => String::new(),
-            OpsetPolicy::Raise => match raised(model, OPSET, cx)? {
-                Ok(_) => return raise(model, OPSET, cx),
-                Err(why) => format!(", and cannot be raised: {why}"),
-            },
-        };
-        let version = model.graph.opset("").unwrap_or(1);
-        Err(PassError::refused_with(
-            format!("operator set {version} has no scales per output{why}"),
-            format!("export the model with operator set {OPSET} or later"),
-        ))
+        let remedy = format!("export the model with operator set {OPSET} or later");
+        self.opset.ensure(OPSET, "scales per output", remedy, model, cx)
     }
 }
 

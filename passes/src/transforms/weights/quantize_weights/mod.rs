@@ -14,7 +14,7 @@ use crate::{
     analysis::{
         calibration::{Sampling, input_sums},
         evaluation::HeldOut,
-        opset::{OpsetPolicy, has_opset, raise, raised},
+        opset::OpsetPolicy,
         samples::{POSITIONS, Split},
         weighted_layers::{NameFilter, WeightedLayer, matching_layers},
     },
@@ -245,20 +245,9 @@ impl QuantizeWeights {
 
     /// Raises the operator set to one that has scales of blocks.
     fn ensure_opset(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
-        if self.form == WeightForm::Ort || has_opset(model, OPSET) {
+        if self.form == WeightForm::Ort {
             return Ok(());
         }
-        let why = match self.opset {
-            OpsetPolicy::Keep => String::new(),
-            OpsetPolicy::Raise => match raised(model, OPSET, cx)? {
-                Ok(_) => return raise(model, OPSET, cx),
-                Err(why) => format!(", and cannot be raised: {why}"),
-            },
-        };
-        let version = model.graph.opset("").unwrap_or(1);
-        Err(PassError::refused_with(
-            format!("operator set {version} has no scales of blocks{why}"),
-            "`form=ort` needs no newer operator set",
-        ))
+        self.opset.ensure(OPSET, "scales of blocks", "`form=ort` needs no newer operator set", model, cx)
     }
 }
