@@ -2,7 +2,7 @@
 
 use super::{Edge, Graph, GraphError, Names, NodeId, ValueId, Vertex, describe};
 use crate::{
-    Attribute, Declared, Fact, Node, Value,
+    Attribute, Constant, Declared, Fact, Node, TensorFact, Type, Value,
     node::{Rank, Role, standard_domain},
 };
 use petgraph::{Direction, stable_graph::NodeIndex, visit::EdgeRef};
@@ -166,6 +166,28 @@ impl Graph {
         self.names.take(name);
         self.rename(id, name.into());
         Ok(())
+    }
+
+    /// Makes an initializer an input without default, of the type that its elements have: the last input, unless it
+    /// is one already. Returns the elements; `None` if the value is no initializer of this graph.
+    pub fn free_initializer(&mut self, id: ValueId) -> Option<Constant> {
+        if self.value(id).is_captured() {
+            return None;
+        }
+        let data = self.value_mut(id).data.take()?;
+        let fact = match data.fact() {
+            // The caller determines the elements.
+            Fact::Tensor(tensor) => Fact::Tensor(TensorFact { content: None, ..tensor }),
+            other => other,
+        };
+        let ty = Type::of(&fact);
+        let value = self.value_mut(id);
+        value.declared = Some(Declared { ty, ..Declared::default() });
+        value.fact = fact;
+        if !value.is_input() {
+            self.add_input(id);
+        }
+        Some(data)
     }
 
     /// The number of initializers that are inputs, so that the caller may override them.

@@ -8,6 +8,7 @@ pub mod composition;
 pub mod evaluation;
 pub mod flow;
 pub(crate) mod fusions;
+pub mod gradient;
 pub mod groups;
 pub(crate) mod interval;
 pub(crate) mod linear;

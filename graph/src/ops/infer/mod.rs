@@ -90,7 +90,7 @@ impl Graph {
 
     /// Infers the outputs of one node from its inputs. Known facts are kept where the inferred ones
     /// contradict them.
-    pub(crate) fn infer_node(&mut self, node: NodeId) {
+    pub fn infer_node(&mut self, node: NodeId) {
         let Ok(Some(facts)) = Engine::new(&[]).node(self, node) else { return };
         for (output, fact) in self.outputs_of(node).into_iter().zip(facts) {
             let Some(output) = output else { continue };

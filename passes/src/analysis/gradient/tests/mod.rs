@@ -1,0 +1,3 @@
+//! Gradients against central differences.
+
+mod models;
