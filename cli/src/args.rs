@@ -137,6 +137,9 @@ pub struct OptimizeArgs {
     /// Statistics written by `pare calibrate`; those of several files are added
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub statistics: Vec<PathBuf>,
+    /// For `distill`: the model whose outputs training aims at, if it is not the model itself
+    #[arg(long, value_name = "MODEL", value_hint = ValueHint::FilePath)]
+    pub teacher: Option<PathBuf>,
     /// Samples for the comparison only, optionally with `labels`; never used for calibration
     #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub test: Option<PathBuf>,

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// The first interrupt ends an operation early instead of the process.
 static DEFERRED: AtomicBool = AtomicBool::new(false);
 static REQUESTED: AtomicBool = AtomicBool::new(false);
+/// It ends training only; the rest of the operation goes on.
+static TRAINING: AtomicBool = AtomicBool::new(false);
 
 /// On an interrupt, temporary files are removed and the process exits.
 #[allow(clippy::exit)] // a signal handler cannot return from `main`
@@ -24,7 +26,18 @@ pub fn defer() {
     DEFERRED.store(true, Ordering::Relaxed);
 }
 
+/// Lets the first interrupt end training early, with the best weights so far.
+pub fn defer_training() {
+    TRAINING.store(true, Ordering::Relaxed);
+    defer();
+}
+
 /// Returns whether the operation is to end.
 pub fn is_requested() -> bool {
-    REQUESTED.load(Ordering::Relaxed)
+    REQUESTED.load(Ordering::Relaxed) && !TRAINING.load(Ordering::Relaxed)
+}
+
+/// Returns whether training is to end.
+pub fn ends_training() -> bool {
+    REQUESTED.load(Ordering::Relaxed) && TRAINING.load(Ordering::Relaxed)
 }

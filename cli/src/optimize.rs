@@ -5,7 +5,7 @@ use crate::{
     comparison,
     failure::{Failure, Status},
     format::{bytes, change, count, figure, seconds, share, table},
-    hints, project,
+    hints, interrupt, project,
     terminal::Terminal,
 };
 use onnx_pare::{
@@ -27,7 +27,11 @@ pub fn run(args: &OptimizeArgs, environment: Environment, terminal: &Terminal) -
         Some(Config::Pipeline(pipeline)) => pipeline.into(),
         _ => OptimizeOptions::from(&*args.passes),
     };
-    check_print_after(args, options.pipeline()?)?;
+    let pipeline = options.pipeline()?;
+    check_print_after(args, pipeline)?;
+    if pipeline.passes().iter().any(|pass| pass.info().name == "distill") {
+        interrupt::defer_training();
+    }
     let missing = |what: &str| Failure::new(format!("{what} is missing"));
     let model = args.model.as_deref().ok_or_else(|| missing("the model"))?;
     let output = args.output.as_deref().ok_or_else(|| missing("`-o OUTPUT`"))?;
@@ -87,6 +91,7 @@ impl OptimizeArgs {
     fn fill(&self, options: &mut OptimizeOptions) {
         options.samples.clone_from(&self.samples);
         options.statistics.clone_from(&self.statistics);
+        options.teacher.clone_from(&self.teacher);
         options.test.clone_from(&self.test);
         options.hold_out = self.hold_out;
         options.prove = self.prove();

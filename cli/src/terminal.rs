@@ -155,6 +155,10 @@ impl Progress for Terminal {
         interrupt::is_requested()
     }
 
+    fn is_ending(&self) -> bool {
+        interrupt::ends_training()
+    }
+
     fn after_pass(&self, pass: &str, model: &Model) {
         if self.print_after.as_deref().is_some_and(|name| name == "all" || name == pass) {
             self.line(&format!("after {pass}:\n{}", model_text(model)));

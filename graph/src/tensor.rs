@@ -257,6 +257,37 @@ impl Tensor {
         data
     }
 
+    /// Tensors of one type, concatenated along the first axis. `None` if there are none, if they are scalars or
+    /// strings, or if they differ in type or in another axis. Types below 8 bits are not supported.
+    pub fn stacked(parts: &[&Self]) -> Option<Self> {
+        let (first, rest) = parts.first().and_then(|first| Some((first, first.shape.get(1..)?)))?;
+        let fits = |part: &&Self| part.dtype == first.dtype && part.shape.get(1..) == Some(rest);
+        if first.dtype == DataType::String || first.dtype.bits() < 8 || !parts.iter().all(fits) {
+            return None;
+        }
+        let mut data = Vec::with_capacity(parts.iter().map(|part| part.bytes().len()).sum());
+        parts.iter().for_each(|part| data.extend_from_slice(part.bytes()));
+        let rows = parts.iter().map(|part| part.shape[0]).sum();
+        let shape: Vec<_> = std::iter::once(rows).chain(rest.iter().copied()).collect();
+        Self::new(first.dtype, &shape, data).ok()
+    }
+
+    /// These rows, the first axis, in this order. `None` as in [`stacked`](Self::stacked), or for a row that does
+    /// not exist.
+    pub fn rows(&self, rows: &[usize]) -> Option<Self> {
+        let (&count, rest) = self.shape.split_first()?;
+        if self.dtype == DataType::String || self.dtype.bits() < 8 {
+            return None;
+        }
+        let size = self.bytes().len() / count.max(1);
+        let mut data = Vec::with_capacity(rows.len() * size);
+        for &row in rows {
+            data.extend_from_slice(self.bytes().get(row * size..(row + 1) * size)?);
+        }
+        let shape: Vec<_> = std::iter::once(rows.len()).chain(rest.iter().copied()).collect();
+        Self::new(self.dtype, &shape, data).ok()
+    }
+
     /// Returns true if no element is infinite or NaN. True for strings and complex numbers.
     pub fn is_finite(&self) -> bool {
         // `fold` does not exit early, so the loop is vectorized.

@@ -86,6 +86,11 @@ pub trait Progress: Send + Sync {
     fn cancelled(&self) -> bool {
         false
     }
+
+    /// Returns true to end training early, with the best weights so far. It is asked before each step.
+    fn is_ending(&self) -> bool {
+        false
+    }
 }
 
 /// An event during an operation.
@@ -150,6 +155,10 @@ impl Environment {
 impl pare_passes::Progress for Environment {
     fn step(&self, stage: &str, done: u64, total: u64) {
         self.progress.step(stage, done, total);
+    }
+
+    fn is_ending(&self) -> bool {
+        self.progress.is_ending()
     }
 }
 

@@ -48,6 +48,8 @@ pub struct OptimizeOptions {
     pub samples: Option<PathBuf>,
     /// Files of statistics written by [`calibrate`](crate::calibrate); their sums are added.
     pub statistics: Vec<PathBuf>,
+    /// The model that training aims at; the model itself, as it enters the pipeline, without.
+    pub teacher: Option<PathBuf>,
     /// Samples for the comparison only, never used for calibration.
     pub test: Option<PathBuf>,
     /// Share of the samples that is not used for calibration, but for the comparison; of those at their end.
@@ -113,6 +115,8 @@ setters!(OptimizeOptions {
     ;
     /// Sets the samples for calibration and comparison.
     samples: PathBuf,
+    /// Sets the model that training aims at.
+    teacher: PathBuf,
     /// Sets the samples for the comparison only.
     test: PathBuf,
     /// Sets the share of the samples that is held out of calibration.
@@ -149,6 +153,7 @@ impl OptimizeOptions {
             pipeline,
             samples: None,
             statistics: vec![],
+            teacher: None,
             test: None,
             hold_out: None,
             prove: Prove::default(),
@@ -458,6 +463,7 @@ fn check_limits(options: &OptimizeOptions) -> Result<(), Error> {
 fn read_data(options: &OptimizeOptions, model: &Model) -> Result<Data, Error> {
     let mut data = Data { statistics: read_statistics(&options.statistics)?, ..Data::default() };
     data.test = options.test.as_ref().map(|path| open(path, model)).transpose()?;
+    data.teacher = options.teacher.as_deref().map(read_teacher).transpose()?;
     match (&options.samples, options.hold_out) {
         (Some(path), Some(share)) if data.test.is_none() => {
             let (samples, held_out) = split(open(path, model)?, path, model, share)?;
@@ -472,6 +478,14 @@ fn read_data(options: &OptimizeOptions, model: &Model) -> Result<Data, Error> {
     ];
     data.quality = Some(options.quality.choose(model, labels.iter().any(Option::is_some))?);
     Ok(data)
+}
+
+/// Reads the model that training aims at, with its types.
+fn read_teacher(path: &Path) -> Result<Model, Error> {
+    let mut teacher = Source::from(path).load()?.model;
+    // What cannot be inferred is an error of the engine, which names it.
+    let _ = teacher.infer();
+    Ok(teacher)
 }
 
 /// The differences in detail, on the samples that the models are compared on.

@@ -26,6 +26,8 @@ pub(crate) struct Data {
     pub quality: Option<QualityMeasures>,
     /// Statistics that were collected before.
     pub statistics: Option<Statistics>,
+    /// The model that training aims at; the input of the pipeline without.
+    pub teacher: Option<Model>,
     /// Samples for the comparison only.
     pub test: Option<SampleSet>,
 }
@@ -46,6 +48,7 @@ impl Data {
         Tools {
             engine: cfg!(feature = "engine").then_some(engine),
             samples: self.samples.as_ref().map(|s| s as &dyn pare_graph::Samples),
+            teacher: self.teacher.as_ref(),
             quality: self.quality.as_ref(),
             statistics: self.statistics.as_ref(),
             progress: environment,

@@ -2,7 +2,9 @@
 
 use crate::{
     framework::{PassInfo, Pipeline, PipelineError, Preset, PresetOption, Registry},
-    transforms::{channels, cleanup, fold, fuse, interface, layers, opset, precision, tokens, weights},
+    transforms::{
+        channels, cleanup, fold, fuse, interface, layers, opset, precision, tokens, training, weights,
+    },
 };
 use std::str::FromStr;
 
@@ -78,6 +80,8 @@ pub static PASSES: &[&PassInfo] = &[
     &weights::ApplyMask::INFO,
     &weights::Quantize::INFO,
     &weights::QuantizeWeights::INFO,
+    // trained weights
+    &training::Distill::INFO,
     // other number formats
     &precision::ConvertPrecision::INFO,
 ];

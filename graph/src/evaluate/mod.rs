@@ -59,6 +59,19 @@ pub trait Samples: Send + Sync {
     /// Samples `range` as one batch: inputs by name, first axis samples.
     fn batch(&self, range: Range<usize>) -> Result<Vec<(String, Tensor)>, EvaluateError>;
 
+    /// These samples as one batch, in this order.
+    fn rows(&self, rows: &[usize]) -> Result<Vec<(String, Tensor)>, EvaluateError> {
+        let batches: Vec<_> = rows.iter().map(|&row| self.batch(row..row + 1)).collect::<Result<_, _>>()?;
+        let names = batches.first().into_iter().flatten().map(|(name, _)| name.clone());
+        let joined = names.enumerate().map(|(i, name)| {
+            let parts = batches.iter().map(|batch| batch.get(i).map(|(_, tensor)| tensor));
+            let tensor = parts.collect::<Option<Vec<_>>>().and_then(|parts| Tensor::stacked(&parts));
+            let uneven = || EvaluateError::new(format!("the samples of `{name}` have different shapes"));
+            Ok((name.clone(), tensor.ok_or_else(uneven)?))
+        });
+        joined.collect()
+    }
+
     /// The class of each sample, if known.
     fn labels(&self) -> Option<&[i64]> {
         None

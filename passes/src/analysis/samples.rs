@@ -9,7 +9,7 @@ pub(crate) const STATISTICS: usize = 1000;
 /// The largest number of held-out samples.
 pub(crate) const HELD_OUT: usize = 256;
 /// The least number of samples for a fit.
-const MIN_SAMPLES: usize = 16;
+pub(crate) const MIN_SAMPLES: usize = 16;
 /// Positions of each sample that a fit uses.
 pub(crate) const POSITIONS: usize = 32;
 

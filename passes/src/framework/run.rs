@@ -1,6 +1,6 @@
 //! The runner: executes the passes of a pipeline in order and checks the model after each.
 
-use super::{Context, InterfaceChange, Pass, Pipeline, Report, RunError, Step, StepReport, Tools};
+use super::{Context, Effect, InterfaceChange, Pass, Pipeline, Report, RunError, Step, StepReport, Tools};
 use pare_graph::Model;
 use std::{
     any::Any,
@@ -66,7 +66,11 @@ pub fn run(
     observer: &mut dyn Observer,
 ) -> Result<Report, RunError> {
     check_input(model)?;
-    let mut cx = Context::new(options.tools, pipeline.registry());
+    // Weights share their bytes; only lossy passes train.
+    let original =
+        (pipeline.effect() == Effect::Lossy && options.tools.teacher.is_none()).then(|| model.clone());
+    let tools = Tools { teacher: options.tools.teacher.or(original.as_ref()), ..options.tools };
+    let mut cx = Context::new(tools, pipeline.registry());
     cx.stop_after = options.stop_after;
     let (mut report, mut rounds) = (Report::default(), Rounds::default());
     run_steps(pipeline, model, &mut cx, &mut rounds, &mut |pass, model, cx| {

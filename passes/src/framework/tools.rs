@@ -1,7 +1,7 @@
 //! Resources that the caller of a pipeline provides.
 
 use crate::statistics::Statistics;
-use pare_graph::{Evaluate, Graph, Samples, evaluate::quality::QualityMeasures, ops::Bindings};
+use pare_graph::{Evaluate, Graph, Model, Samples, evaluate::quality::QualityMeasures, ops::Bindings};
 use std::collections::HashMap;
 
 /// Resources that the caller provides to the passes of a pipeline.
@@ -12,6 +12,8 @@ pub struct Tools<'t> {
     pub engine: Option<&'t dyn Evaluate>,
     /// Model inputs for calibration and for comparing outputs.
     pub samples: Option<&'t dyn Samples>,
+    /// The model whose outputs training aims at. [`run`](super::run) sets the model it is given, before any pass.
+    pub teacher: Option<&'t Model>,
     /// The measures of the outputs; those that the analysis of the model chooses without.
     pub quality: Option<&'t QualityMeasures>,
     /// Sums over activations collected earlier; the samples are run for missing ones.
@@ -31,6 +33,7 @@ impl Default for Tools<'_> {
         Self {
             engine: None,
             samples: None,
+            teacher: None,
             quality: None,
             statistics: None,
             progress: &NoProgress,
@@ -62,6 +65,11 @@ impl Tools<'_> {
 pub trait Progress: Sync {
     /// Reports that `done` of `total` units of `what` are complete. Called often.
     fn step(&self, what: &str, done: u64, total: u64);
+
+    /// Returns true if training is to end soon, with the best weights so far.
+    fn is_ending(&self) -> bool {
+        false
+    }
 }
 
 /// A no-op progress sink.

@@ -9,4 +9,5 @@ pub mod layers;
 pub mod opset;
 pub mod precision;
 pub mod tokens;
+pub mod training;
 pub mod weights;

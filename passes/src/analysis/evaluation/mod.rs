@@ -124,7 +124,19 @@ impl<'t> HeldOut<'t> {
         let graph = &original.graph;
         let sizes = tools.sizes(graph);
         let bytes = graph.outputs().iter().map(|&v| bytes_per_sample(graph, v, &sizes)).sum();
-        let batches = batches(graph, range, bytes, tools.memory);
+        Self::in_batches(tools, original, batches(graph, range, bytes, tools.memory))
+    }
+
+    /// Runs the original on batches of samples.
+    ///
+    /// # Errors
+    /// As [`HeldOut::new`].
+    pub fn in_batches(
+        tools: Tools<'t>,
+        original: &Model,
+        batches: Vec<Range<usize>>,
+    ) -> Result<Self, PassError> {
+        let graph = &original.graph;
         let quality = measures_of(tools, graph);
         let samples = tools.samples.ok_or_else(no_samples)?;
         let tokens =

@@ -1,0 +1,127 @@
+//! Batches of samples with the outputs of the teacher.
+
+use super::{
+    augment::{Augmentation, augmented, is_image},
+    loss::Target,
+};
+use crate::{
+    analysis::calibration::{Probe, batches, bytes_per_sample, no_samples, open_inputs},
+    framework::{PassError, Tools},
+};
+use fastrand::Rng;
+use pare_graph::{Model, Samples, Tensor, ValueId};
+use std::ops::Range;
+
+/// The samples to train on.
+pub struct Data<'t> {
+    samples: &'t dyn Samples,
+    /// The samples of this range are used.
+    range: Range<usize>,
+    teacher: Probe,
+    /// The inputs that receive the outputs of the teacher.
+    inputs: Vec<String>,
+    /// The outputs of the teacher for all samples, where they fit into memory and samples do not change.
+    known: Option<Vec<Tensor>>,
+    augment: Vec<Augmentation>,
+    seed: u64,
+}
+
+impl<'t> Data<'t> {
+    /// Loads the teacher, and runs it on the samples if its outputs fit into a quarter of the memory.
+    pub fn new(
+        tools: Tools<'t>,
+        teacher: &Model,
+        targets: &[Target],
+        range: Range<usize>,
+        augment: &[Augmentation],
+    ) -> Result<Self, PassError> {
+        let samples = tools.samples.ok_or_else(no_samples)?;
+        let values: Vec<ValueId> = targets.iter().map(|target| target.teacher).collect();
+        let mut probe = Probe::new(tools, teacher, &open_inputs(&teacher.graph), &values)?;
+        let sizes = tools.sizes(&teacher.graph);
+        let bytes: u64 = values.iter().map(|&v| bytes_per_sample(&teacher.graph, v, &sizes)).sum();
+        let fits = bytes.saturating_mul(range.len() as u64) <= tools.memory / 4;
+        let mut known = None;
+        if fits && augment.is_empty() {
+            let mut parts: Vec<Vec<Tensor>> = vec![vec![]; values.len()];
+            for batch in batches(&teacher.graph, range.clone(), bytes, tools.memory) {
+                let outputs = probe.run(&samples.batch(batch.clone())?)?;
+                parts.iter_mut().zip(outputs).for_each(|(parts, output)| parts.push(output));
+                tools.progress.step("teacher", (batch.end - range.start) as u64, range.len() as u64);
+            }
+            let joined = parts.iter().map(|parts| Tensor::stacked(&parts.iter().collect::<Vec<_>>()));
+            // A model of a fixed batch size leaves out an incomplete batch; one that folds samples into another
+            // axis cannot be taken apart.
+            known = joined.collect::<Option<Vec<_>>>();
+            known = known.filter(|outputs| outputs.iter().all(|o| o.shape()[0] == range.len()));
+        }
+        let inputs = targets.iter().map(|target| target.input.clone()).collect();
+        Ok(Self {
+            samples,
+            range,
+            teacher: probe,
+            inputs,
+            known,
+            augment: augment.to_vec(),
+            seed: tools.seed,
+        })
+    }
+
+    /// The variance of each target over the samples, or over some of them.
+    pub fn variances(&mut self, targets: &[Target], batch: usize) -> Result<Vec<f64>, PassError> {
+        let rows: Vec<_> = (0..self.len().min(batch.max(1))).collect();
+        let outputs = match &self.known {
+            Some(known) => known.clone(),
+            None => self.teacher.run(&self.samples.rows(&self.absolute(&rows))?)?,
+        };
+        let of = |(target, values): (&Target, &Tensor)| {
+            let infinite =
+                || PassError::refused(format!("`{}` is not finite on the samples", target.student));
+            target.variance(values).ok_or_else(infinite)
+        };
+        targets.iter().zip(&outputs).map(of).collect()
+    }
+
+    /// The samples of rows of the range.
+    fn absolute(&self, rows: &[usize]) -> Vec<usize> {
+        rows.iter().map(|row| self.range.start + row).collect()
+    }
+
+    /// The number of samples.
+    pub fn len(&self) -> usize {
+        self.range.len()
+    }
+
+    /// The order of the samples in an epoch.
+    pub fn order(&self, epoch: u64) -> Vec<usize> {
+        let mut order: Vec<_> = (0..self.len()).collect();
+        self.rng(epoch).shuffle(&mut order);
+        order
+    }
+
+    /// A generator that depends on the seed and a number only, so that training can resume anywhere.
+    fn rng(&self, number: u64) -> Rng {
+        Rng::with_seed(self.seed ^ (number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+
+    /// The inputs of the training model for these samples in the step with this number.
+    pub fn batch(&mut self, rows: &[usize], step: u64) -> Result<Vec<(String, Tensor)>, PassError> {
+        let mut feeds = self.samples.rows(&self.absolute(rows))?;
+        if !self.augment.is_empty() {
+            let mut rng = self.rng(!step);
+            for (_, tensor) in feeds.iter_mut().filter(|(_, tensor)| is_image(tensor)) {
+                if let Some(changed) = augmented(tensor, &self.augment, &mut rng) {
+                    *tensor = changed;
+                }
+            }
+        }
+        let outputs = match &self.known {
+            Some(known) => known.iter().map(|all| all.rows(rows)).collect::<Option<Vec<_>>>(),
+            None => Some(self.teacher.run(&feeds)?),
+        };
+        let outputs =
+            outputs.ok_or_else(|| PassError::refused("the outputs of the samples differ in shape"))?;
+        feeds.extend(self.inputs.iter().cloned().zip(outputs));
+        Ok(feeds)
+    }
+}

@@ -1,0 +1,122 @@
+//! The pass: options, the order of the work, and the decision.
+
+mod augment;
+mod checkpoint;
+mod data;
+mod loss;
+mod optimizer;
+mod parameters;
+mod rate;
+mod schedule;
+#[cfg(test)]
+mod tests;
+mod trainer;
+
+pub use augment::Augmentation;
+pub use loss::DistillLoss;
+pub use optimizer::Optimizer;
+
+use crate::{
+    analysis::weighted_layers::NameFilter,
+    framework::{Context, Counter, Pass, PassError},
+    pass,
+};
+use pare_graph::Model;
+use trainer::Training;
+
+pass! {
+    /// Train the remaining weights towards the outputs of the original, without labels.
+    ///
+    /// Minimises `L(θ) = Σ_o E‖y_o(x; θ) − y*_o(x)‖² / Var y*_o` over the samples `x`, where `y*` are the outputs of
+    /// the model that entered the pipeline, by steps of Adam (Kingma and Ba 2015, decoupled decay by Loshchilov and
+    /// Hutter 2019) along gradients that the engine computes. The rate rises linearly, then falls as a cosine.
+    ///
+    /// A tenth of the samples is held out. The rate is the best of short trials on them, training ends early when
+    /// they no longer improve, and the weights are kept only if they improve by more than chance. Zeros of sparse
+    /// weights stay zeros.
+    ///
+    /// Put it after the passes that remove something, as in `prune-channels{macs=0.5},distill`. More samples help
+    /// more: some thousand at least, and no labels are needed.
+    #[pass("distill", Lossy)]
+    pub struct Distill {
+        /// Passes over the samples. By default as many as show 150,000 samples, between 3 and 12.
+        pub epochs: Option<f64> = None,
+        /// The number of steps, in place of `epochs`.
+        pub steps: Option<u64> = None,
+        /// The largest number of minutes: fewer steps are made if they would take longer. The result then depends
+        /// on the speed of the machine.
+        pub minutes: Option<f64> = None,
+        /// `error`, `divergence` or `cosine`. By default `cosine` for embeddings, else `error`: of class scores the
+        /// error of the logits.
+        pub loss: Option<DistillLoss> = None,
+        /// For `divergence`: the temperature by which logits are divided.
+        pub temperature: f64 = 2.0,
+        /// The largest rate. By default it is found by trials.
+        pub rate: Option<f64> = None,
+        /// Samples in a step.
+        pub batch: usize = 64,
+        /// `adamw`, or `sgd` with momentum.
+        pub optimizer: Optimizer = Optimizer::Adamw,
+        /// The decay of weights: each step multiplies them by `1 − rate·decay`.
+        pub decay: f64 = 0.0,
+        /// Changes of images that the samples do not show: `flip` (left and right), `shift` (by up to an eighth).
+        pub augment: Vec<Augmentation> = vec![],
+        /// Only train initializers whose name matches one of these patterns, `*` for any text.
+        pub only: Vec<String> = vec![],
+        /// Do not train initializers whose name matches one of these patterns.
+        pub except: Vec<String> = vec![],
+        /// The path of a file to which the state is written during training, and from which it resumes.
+        pub checkpoint: String = String::new(),
+    }
+}
+
+impl Pass for Distill {
+    fn validate(&self) -> Result<(), String> {
+        let positive = [("epochs", self.epochs), ("minutes", self.minutes), ("rate", self.rate)];
+        for (name, value) in positive {
+            if let Some(value) = value.filter(|v| !(*v > 0.0 && v.is_finite())) {
+                return Err(format!("`{name}` is a positive number, not {value}"));
+            }
+        }
+        if self.epochs.is_some() && self.steps.is_some() {
+            return Err("`epochs` and `steps` exclude each other".into());
+        }
+        if self.steps == Some(0) || self.batch == 0 {
+            return Err("`steps` and `batch` are at least 1".into());
+        }
+        if !(self.decay >= 0.0 && self.decay.is_finite()) {
+            return Err(format!("`decay` is at least 0, not {}", self.decay));
+        }
+        if !(self.temperature > 0.0 && self.temperature.is_finite()) {
+            return Err(format!("`temperature` is a positive number, not {}", self.temperature));
+        }
+        Ok(())
+    }
+
+    fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
+        if cx.stopped() {
+            return Ok(());
+        }
+        let (mut student, prepared) = (model.clone(), "inline-functions,lift-constants");
+        let is_prepared = cx.scratch().run(prepared, &mut student)?.patches() == 0;
+        let teacher = cx.tools.teacher.unwrap_or(model).clone();
+        let Some(mut training) = Training::new(self, &teacher, &student, cx)? else { return Ok(()) };
+        let Some(trained) = training.run(cx)? else { return Ok(()) };
+        if !is_prepared {
+            cx.run_nested(prepared, model)?;
+        }
+        let patch = trained.patch(&model.graph)?;
+        if let Some(patch) = patch
+            && cx.apply(&mut model.graph, patch).is_some()
+        {
+            cx.count(Counter::new("weight trained", "weights trained"), trained.count());
+        }
+        Ok(())
+    }
+}
+
+impl Distill {
+    fn filter(&self) -> NameFilter<'_> {
+        NameFilter { only: &self.only, except: &self.except }
+    }
+}

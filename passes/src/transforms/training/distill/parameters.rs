@@ -1,0 +1,115 @@
+//! The initializers that are trained, and their values.
+
+use crate::{analysis::weighted_layers::NameFilter, framework::PassError};
+use pare_graph::{DataType, Graph, NodeRef, Patch, Tensor, ValueId};
+
+/// A weight tensor of the model.
+#[derive(Clone, Debug)]
+pub struct Parameter {
+    pub name: String,
+    pub shape: Vec<usize>,
+    /// The elements that change; all if `None`.
+    pub free: Option<Vec<bool>>,
+}
+
+/// Sparse weights have at least this share of zeros, and these stay.
+const SPARSE: f64 = 0.05;
+
+/// Chooses the parameters: weights and biases of linear operators, scales and shifts of normalizations, slopes, and
+/// vectors that are added to or multiplied with activations.
+///
+/// Embeddings and tables of positions are read by index or whole: a sample updates little of them, and they stay.
+pub fn parameters(graph: &Graph, names: NameFilter<'_>) -> Vec<(Parameter, Vec<f32>)> {
+    let mut found: Vec<ValueId> = vec![];
+    for &node in &*graph.nodes() {
+        let at = graph.at(node);
+        for slot in 0..graph.inputs_of(node).len() {
+            let Some(id) = graph.input(node, slot) else { continue };
+            if is_parameter(at, slot, id) && !found.contains(&id) && names.accepts(&graph.value(id).name) {
+                found.push(id);
+            }
+        }
+    }
+    let read = |id: ValueId| {
+        let value = graph.value(id);
+        let tensor = value.tensor()?;
+        let values = tensor.to_vec::<f32>().ok()?;
+        let zeros = values.iter().filter(|v| **v == 0.0).count();
+        let is_sparse = tensor.rank() > 1 && zeros as f64 >= SPARSE * values.len() as f64;
+        let free = is_sparse.then(|| values.iter().map(|v| *v != 0.0).collect());
+        Some((Parameter { name: value.name.clone(), shape: tensor.shape().to_vec(), free }, values))
+    };
+    found.into_iter().filter_map(read).collect()
+}
+
+fn is_parameter(at: NodeRef<'_>, slot: usize, id: ValueId) -> bool {
+    let value = at.graph.value(id);
+    let Some(tensor) = value.tensor() else { return false };
+    if tensor.dtype() != DataType::Float || value.is_input() || value.is_output() || !tensor.is_finite() {
+        return false;
+    }
+    let is_vector = || tensor.len() > 1 && tensor.shape().iter().filter(|&&d| d > 1).count() == 1;
+    match at.node().op.as_str() {
+        _ if !at.node().domain().is_empty() => false,
+        "Conv"
+        | "ConvTranspose"
+        | "LayerNormalization"
+        | "InstanceNormalization"
+        | "GroupNormalization"
+        | "RMSNormalization"
+        | "PRelu" => slot > 0,
+        // The running mean and variance are statistics.
+        "BatchNormalization" => slot == 1 || slot == 2,
+        "Gemm" | "MatMul" => true,
+        "Add" | "Sub" | "Mul" => is_vector(),
+        _ => false,
+    }
+}
+
+/// Values of all parameters.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Weights {
+    pub values: Vec<Vec<f32>>,
+}
+
+impl Weights {
+    /// A tensor of one parameter.
+    pub fn tensor(&self, index: usize, parameter: &Parameter) -> Result<Tensor, PassError> {
+        tensor(&parameter.shape, &self.values[index])
+    }
+}
+
+/// A tensor of values, copied as they lie in memory.
+pub fn tensor(shape: &[usize], values: &[f32]) -> Result<Tensor, PassError> {
+    let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    Tensor::new(DataType::Float, shape, bytes).map_err(|e| PassError::refused(e.to_string()))
+}
+
+/// Trained parameters.
+pub struct Trained {
+    pub parameters: Vec<Parameter>,
+    pub weights: Weights,
+}
+
+impl Trained {
+    /// The number of trained elements.
+    pub fn count(&self) -> u64 {
+        let free = |p: &Parameter| match &p.free {
+            Some(free) => free.iter().filter(|f| **f).count(),
+            None => p.shape.iter().product(),
+        };
+        self.parameters.iter().map(free).sum::<usize>() as u64
+    }
+
+    /// A patch that sets the parameters of a graph; `None` if the graph has no nodes.
+    pub fn patch(&self, graph: &Graph) -> Result<Option<Patch>, PassError> {
+        let Some(&first) = graph.nodes().first() else { return Ok(None) };
+        let mut patch = Patch::anchored(first);
+        for (i, parameter) in self.parameters.iter().enumerate() {
+            if let Some(id) = graph.find(&parameter.name) {
+                patch.set_data(id, self.weights.tensor(i, parameter)?);
+            }
+        }
+        Ok(Some(patch))
+    }
+}

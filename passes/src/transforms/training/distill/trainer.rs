@@ -1,0 +1,448 @@
+//! Training: the model of a step, the loop, and the decision.
+
+use super::{
+    Distill,
+    checkpoint::{Checkpoint, Position, Saved, fingerprint},
+    data::Data,
+    loss::{LossModel, targets},
+    optimizer::{Optimizer, State},
+    parameters::{Parameter, Trained, Weights, parameters},
+    rate,
+    schedule::Schedule,
+};
+use crate::{
+    analysis::{
+        calibration::{bytes_per_sample, open_inputs},
+        evaluation::HeldOut,
+        gradient::differentiate,
+        quality::measures_of,
+        samples::MIN_SAMPLES,
+    },
+    framework::{Context, Hint, PassError, Tools},
+};
+use pare_graph::{Model, Run, Setting, ops::Bindings};
+use statrs::distribution::{Binomial, DiscreteCDF};
+use std::{ops::Range, time::Instant};
+
+/// The share of the samples that is held out: one in this many.
+const HELD_OUT: usize = 10;
+/// The least held-out samples, if they are at most a fifth; and the most.
+const HELD_OUT_RANGE: (usize, usize) = (64, 1024);
+/// Without a number of epochs, as many samples are shown, in a number of epochs of this range.
+const SHOWN: f64 = 150_000.0;
+const EPOCHS: (f64, f64) = (3.0, 12.0);
+/// Parts of the held-out samples, whose changes are tested for chance.
+const PARTS: usize = 32;
+/// The largest probability with which chance may explain that so many parts improve.
+const CHANCE: f64 = 0.025;
+/// Evaluations of the held-out samples during training, and those without improvement after which it ends.
+const EVALUATIONS: u64 = 16;
+const PATIENCE: u64 = 5;
+/// A trial of a rate has one in so many of the steps, and at least and at most this many.
+const TRIAL: u64 = 12;
+const TRIAL_RANGE: (u64, u64) = (20, 200);
+/// Saved values and gradients take about this many times the bytes of the values of a forward pass.
+const BACKWARD: u64 = 3;
+/// The operator set in which gradients are written.
+const OPSET: i64 = 18;
+
+/// Everything that a step needs.
+pub struct Training<'p, 't> {
+    pass: &'p Distill,
+    tools: Tools<'t>,
+    student: Model,
+    parameters: Vec<Parameter>,
+    start: Weights,
+    data: Data<'t>,
+    held_out: HeldOut<'t>,
+    step: Box<dyn Run>,
+    /// The outputs of the step that hold the gradients.
+    gradients: Vec<usize>,
+    /// Samples of a step, and of a run of the step model: a step adds up the gradients of `batch / part` runs.
+    batch: usize,
+    part: usize,
+}
+
+impl<'p, 't> Training<'p, 't> {
+    /// Prepares the training of a student. `None`, with the reason in the report, if nothing can be trained.
+    pub fn new(
+        pass: &'p Distill,
+        teacher: &Model,
+        student: &Model,
+        cx: &mut Context<'t>,
+    ) -> Result<Option<Self>, PassError> {
+        let tools = cx.tools;
+        let (Some(engine), Some(samples)) = (tools.engine, tools.samples) else {
+            let hint = Hint::NeedsSamples { otherwise: None };
+            return Err(PassError::refused_with("it needs samples, and an engine to run them", hint));
+        };
+        let count = samples.len();
+        if count < MIN_SAMPLES {
+            let why = format!("{count} samples are too few");
+            return Err(PassError::refused_with(why, Hint::MoreSamples(MIN_SAMPLES)));
+        }
+        let mut raised = student.clone();
+        cx.scratch().run(&format!("upgrade-opset{{to={OPSET}}}"), &mut raised)?;
+        raised.infer()?;
+        let quality = measures_of(tools, &teacher.graph);
+        let targets = targets(&teacher.graph, &raised.graph, &quality, pass.loss)?;
+        let sizes = tools.sizes(&raised.graph);
+
+        let (fit, held) = split(count);
+        let fixed = fixed_batch(&raised);
+        let batch = pass.batch.min((fit.len() / 8).max(1));
+        let part = fixed.unwrap_or_else(|| fitting(&raised, &sizes, tools.memory).min(batch));
+        let batch = batch.div_ceil(part) * part;
+        let parts = parts(held, fixed);
+        if fit.len() < batch || parts.is_empty() {
+            cx.decline(format!("{count} samples are too few for batches of {part}"));
+            return Ok(None);
+        }
+        let mut data = Data::new(tools, teacher, &targets, fit, &pass.augment)?;
+        let variances = data.variances(&targets, part)?;
+        let loss = LossModel::new(&raised, &targets, &variances, pass.temperature, part, &sizes)?;
+
+        let mut found = parameters(&loss.model.graph, pass.filter());
+        if found.is_empty() {
+            cx.decline("there are no float weights to train");
+            return Ok(None);
+        }
+        // The first time to learn which weights have gradients.
+        let differentiated = |found: &[(Parameter, Vec<f32>)]| {
+            let names: Vec<_> = found.iter().map(|(p, _)| p.name.clone()).collect();
+            differentiate(&loss.model, &loss.loss, &names).map_err(|e| PassError::refused(e.to_string()))
+        };
+        let first = differentiated(&found)?;
+        first.stopped.iter().for_each(|why| cx.decline(why));
+        found.retain(|(p, _)| first.gradients.contains_key(&p.name));
+        if found.is_empty() {
+            cx.decline("the outputs do not depend on float weights through operators with gradients");
+            return Ok(None);
+        }
+        let gradient = differentiated(&found)?;
+        let graph = &gradient.model.graph;
+        let position = |name: &String| graph.outputs().iter().position(|&v| graph.value(v).name == *name);
+        let gradients = found.iter().map(|(p, _)| gradient.gradients.get(&p.name).and_then(position));
+        let gradients = gradients.collect::<Option<Vec<_>>>();
+        let gradients = gradients.ok_or_else(|| PassError::refused("a gradient is not computed"))?;
+        let step = engine.load(&gradient.model, Setting::DEPLOYED.threads(tools.threads))?;
+        let held_out = HeldOut::in_batches(tools, teacher, parts)?;
+        let (parameters, values) = found.into_iter().unzip();
+        let (start, student) = (Weights { values }, student.clone());
+        Ok(Some(Self {
+            pass,
+            tools,
+            student,
+            parameters,
+            start,
+            data,
+            held_out,
+            step,
+            gradients,
+            batch,
+            part,
+        }))
+    }
+
+    /// Trains. `None`, with the reason in the report, if the weights do not become better.
+    pub fn run(&mut self, cx: &mut Context<'t>) -> Result<Option<Trained>, PassError> {
+        let mut checkpoint = Checkpoint::new(&self.pass.checkpoint);
+        let run = self.fingerprint();
+        let saved = checkpoint.read(run, &self.parameters)?;
+        let mut position =
+            saved.as_ref().map_or(Position { run, ..Position::default() }, |s| s.position.clone());
+        if position.schedule.is_none() {
+            position.schedule = self.schedule(&mut position.trials, &mut checkpoint, run)?;
+        }
+        let Some((rate, steps)) = position.schedule else {
+            cx.decline("training ended before a rate was found");
+            return Ok(None);
+        };
+        cx.detail("rate", rate);
+        let saved = saved.filter(|saved| saved.position.schedule.is_some());
+        let best = self.train(rate, steps, position, saved, &mut checkpoint)?;
+        checkpoint.remove();
+        let (before, after) = (self.drift(&self.start)?, self.drift(&best)?);
+        cx.figure("held-out drift before", before);
+        if !(after < before && is_improved(&self.drifts(&self.start)?, &self.drifts(&best)?)) {
+            cx.decline(format!(
+                "training does not improve the held-out samples by more than chance: their drift is {before:.3e} before \
+                 and {after:.3e} after"
+            ));
+            return Ok(None);
+        }
+        cx.figure("held-out drift after", after);
+        cx.detail("steps", steps as f64);
+        Ok(Some(Trained { parameters: self.parameters.clone(), weights: best }))
+    }
+
+    /// The rate and the number of steps. `None` if training is to end.
+    fn schedule(
+        &mut self,
+        trials: &mut Vec<(f64, f64)>,
+        checkpoint: &mut Checkpoint,
+        run: u64,
+    ) -> Result<Option<(f64, u64)>, PassError> {
+        let per_epoch = (self.data.len() / self.batch).max(1) as f64;
+        let epochs = self.pass.epochs.unwrap_or((SHOWN / self.data.len() as f64).clamp(EPOCHS.0, EPOCHS.1));
+        let mut steps = self.pass.steps.unwrap_or((epochs * per_epoch).ceil().max(1.0) as u64);
+        if let Some(minutes) = self.pass.minutes {
+            let seconds = self.seconds_per_step()?;
+            // The trials take about a third of the time.
+            steps = steps.min((minutes * 60.0 * 0.7 / seconds) as u64).max(1);
+        }
+        if let Some(rate) = self.pass.rate {
+            return Ok(Some((rate, steps)));
+        }
+        let first = match self.pass.optimizer {
+            Optimizer::Adamw => 3e-4,
+            Optimizer::Sgd => 1e-2,
+        };
+        let known = trials.clone();
+        let length = (steps / TRIAL).clamp(TRIAL_RANGE.0, TRIAL_RANGE.1);
+        let best = rate::choose(first, |rate| {
+            if let Some((_, drift)) = known.iter().find(|(r, _)| *r == rate) {
+                return Ok(Some(*drift));
+            }
+            let Some(drift) = self.trial(Schedule { rate, steps: length })? else { return Ok(None) };
+            trials.push((rate, drift));
+            let position = Position { run, trials: trials.clone(), ..Position::default() };
+            checkpoint.write(&self.parameters, &position, &State::new(self.start.clone()), None)?;
+            Ok::<_, PassError>(Some(drift))
+        })?;
+        Ok(best.map(|rate| (rate, steps)))
+    }
+
+    /// The held-out drift after a short training; `None` if training is to end.
+    fn trial(&mut self, schedule: Schedule) -> Result<Option<f64>, PassError> {
+        let mut state = State::new(self.start.clone());
+        let stage = format!("trying a rate of {:.0e}", schedule.rate);
+        while state.steps < schedule.steps {
+            if self.tools.progress.is_ending() {
+                return Ok(None);
+            }
+            let loss = self.step(&mut state, schedule)?;
+            self.tools.progress.step(&stage, state.steps, schedule.steps);
+            if !loss.is_finite() {
+                return Ok(Some(f64::NAN));
+            }
+        }
+        self.drift(&state.weights).map(Some)
+    }
+
+    /// Trains, and returns the weights with the least held-out drift, those of the start among them.
+    fn train(
+        &mut self,
+        rate: f64,
+        steps: u64,
+        mut position: Position,
+        saved: Option<Saved>,
+        checkpoint: &mut Checkpoint,
+    ) -> Result<Weights, PassError> {
+        let schedule = Schedule { rate, steps };
+        let (mut state, mut best) = match saved {
+            Some(saved) => (saved.state, saved.best),
+            None => (State::new(self.start.clone()), None),
+        };
+        let every = (steps / EVALUATIONS).max(1);
+        let mut drift = match position.best {
+            Some(drift) => drift,
+            None => self.drift(&self.start)?,
+        };
+        while state.steps < steps && position.since < PATIENCE && !self.tools.progress.is_ending() {
+            let loss = self.step(&mut state, schedule)?;
+            if !loss.is_finite() {
+                break;
+            }
+            let stage = format!("distilling (loss {loss:.2e}, held-out drift {drift:.2e})");
+            self.tools.progress.step(&stage, state.steps, steps);
+            if state.steps.is_multiple_of(every) || state.steps == steps {
+                let new = self.drift(&state.weights)?;
+                position.since += 1;
+                if new < drift {
+                    (drift, position.since, best) = (new, 0, Some(state.weights.clone()));
+                }
+            }
+            if checkpoint.is_due() {
+                (position.steps, position.best) = (state.steps, Some(drift));
+                checkpoint.write(&self.parameters, &position, &state, best.as_ref())?;
+            }
+        }
+        // Training that is ended early may be better than at its last evaluation.
+        let is_ended = state.steps < steps && position.since < PATIENCE;
+        if is_ended && self.drift(&state.weights)? < drift {
+            best = Some(state.weights);
+        }
+        Ok(best.unwrap_or_else(|| self.start.clone()))
+    }
+
+    /// Makes a step, and returns its loss.
+    fn step(&mut self, state: &mut State, schedule: Schedule) -> Result<f64, PassError> {
+        let per_epoch = (self.data.len() / self.batch) as u64;
+        let (epoch, within) = (state.steps / per_epoch, (state.steps % per_epoch) as usize);
+        let order = self.data.order(epoch);
+        let rows = &order[within * self.batch..(within + 1) * self.batch];
+        let (loss, gradients) = self.gradients(&state.weights, rows, state.steps)?;
+        if loss.is_finite() {
+            let rate = schedule.at(state.steps);
+            state.step(self.pass.optimizer, &self.parameters, &gradients, rate, self.pass.decay);
+        }
+        Ok(loss)
+    }
+
+    /// The mean loss of samples and its gradients.
+    fn gradients(
+        &mut self,
+        weights: &Weights,
+        rows: &[usize],
+        step: u64,
+    ) -> Result<(f64, Vec<Vec<f32>>), PassError> {
+        let tensors = self.parameters.iter().enumerate().map(|(i, p)| weights.tensor(i, p));
+        let tensors = tensors.collect::<Result<Vec<_>, _>>()?;
+        let runs = rows.len() / self.part;
+        let (mut loss, mut sums) = (0.0, vec![]);
+        for (i, rows) in rows.chunks_exact(self.part).enumerate() {
+            let samples = self.data.batch(rows, step * runs as u64 + i as u64)?;
+            let parameters =
+                self.parameters.iter().zip(&tensors).map(|(p, tensor)| (p.name.as_str(), tensor));
+            let samples = samples.iter().map(|(name, tensor)| (name.as_str(), tensor));
+            let feeds: Vec<_> = samples.chain(parameters).collect();
+            let outputs = self.step.run(&feeds)?;
+            loss += outputs.first().and_then(pare_graph::Tensor::single).unwrap_or(f64::NAN) / runs as f64;
+            for (k, &output) in self.gradients.iter().enumerate() {
+                let values = outputs.get(output).and_then(|tensor| tensor.to_vec::<f32>().ok());
+                let values = values.ok_or_else(|| PassError::refused("the engine returned no gradient"))?;
+                match sums.get_mut(k) {
+                    None => sums.push(values),
+                    Some(sum) => {
+                        sum.iter_mut().zip(values).for_each(|(sum, value): (&mut f32, f32)| *sum += value)
+                    }
+                }
+            }
+        }
+        if runs > 1 {
+            let share = 1.0 / runs as f32;
+            sums.iter_mut().flatten().for_each(|sum| *sum *= share);
+        }
+        Ok((loss, sums))
+    }
+
+    /// The median time of a step.
+    fn seconds_per_step(&mut self) -> Result<f64, PassError> {
+        let mut times = vec![];
+        for _ in 0..4 {
+            let start = Instant::now();
+            self.step(&mut State::new(self.start.clone()), Schedule { rate: 0.0, steps: 1 })?;
+            times.push(start.elapsed().as_secs_f64());
+        }
+        times.sort_by(f64::total_cmp);
+        Ok(times[1])
+    }
+
+    /// The student with these weights.
+    fn with(&self, weights: &Weights) -> Result<Model, PassError> {
+        let mut model = self.student.clone();
+        let trained = Trained { parameters: self.parameters.clone(), weights: weights.clone() };
+        if let Some(patch) = trained.patch(&model.graph)? {
+            model.graph.apply(patch).map_err(|e| PassError::refused(e.to_string()))?;
+        }
+        Ok(model)
+    }
+
+    fn drift(&self, weights: &Weights) -> Result<f64, PassError> {
+        self.held_out.drift(&self.with(weights)?)
+    }
+
+    /// The drift of each part of the held-out samples.
+    fn drifts(&self, weights: &Weights) -> Result<Vec<f64>, PassError> {
+        let by_batch = self.held_out.drift_by_batch(&self.with(weights)?)?;
+        Ok(by_batch.into_iter().map(|(_, drift, _)| drift).collect())
+    }
+
+    /// Identifies the run by everything that determines its result.
+    fn fingerprint(&self) -> u64 {
+        let weights = self.start.values.iter().flat_map(|values| values.iter().flat_map(|v| v.to_le_bytes()));
+        let outputs = self.held_out.outputs().iter().flatten().flat_map(|tensor| tensor.bytes().to_vec());
+        let bytes: Vec<u8> = weights.chain(outputs).collect();
+        let options = Distill { checkpoint: String::new(), ..self.pass.clone() };
+        let about = format!("{options:?} {} {} {}", self.data.len(), self.batch, self.tools.seed);
+        fingerprint([bytes.as_slice(), about.as_bytes()])
+    }
+}
+
+/// The samples to train on, and those that are held out at the end.
+fn split(count: usize) -> (Range<usize>, Range<usize>) {
+    let (least, most) = HELD_OUT_RANGE;
+    let held = (count / HELD_OUT).max(least.min(count / 5)).min(most);
+    (0..count - held, count - held..count)
+}
+
+/// The size that the first axes of the inputs have, if it is fixed.
+fn fixed_batch(model: &Model) -> Option<usize> {
+    let first = |v| model.graph.value(v).fact.shape()?.first()?.size();
+    open_inputs(&model.graph).into_iter().filter_map(first).min()
+}
+
+/// The largest batch whose values and gradients fit into half of the memory.
+fn fitting(model: &Model, sizes: &Bindings, memory: u64) -> usize {
+    let graph = &model.graph;
+    let computed = graph.values().filter(|&v| graph.producer(v).is_some());
+    let bytes: u64 = computed.map(|v| bytes_per_sample(graph, v, sizes)).sum();
+    (memory / 2 / (bytes * BACKWARD).max(1)).max(1) as usize
+}
+
+/// Parts of the held-out samples, of the size that the model fixes.
+fn parts(held: Range<usize>, fixed: Option<usize>) -> Vec<Range<usize>> {
+    let size = fixed.unwrap_or_else(|| held.len().div_ceil(PARTS)).max(1);
+    let starts = held.clone().step_by(size).map(|from| from..(from + size).min(held.end));
+    starts.filter(|part| fixed.is_none() || part.len() == size).collect()
+}
+
+/// Returns true if more parts improved than chance explains: a sign test of the paired drifts, which does not depend
+/// on their distribution.
+fn is_improved(before: &[f64], after: &[f64]) -> bool {
+    let wins = before.iter().zip(after).filter(|(before, after)| after < before).count() as u64;
+    let ties = before.iter().zip(after).filter(|(before, after)| after == before).count() as u64;
+    let trials = before.len() as u64 - ties;
+    // P(wins or more) with heads and tails of equal probability
+    let chance =
+        Binomial::new(0.5, trials).map_or(1.0, |coin| wins.checked_sub(1).map_or(1.0, |n| coin.sf(n)));
+    chance <= CHANCE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenth_is_held_out() {
+        let sizes = |count| {
+            let (fit, held) = split(count);
+            assert_eq!((fit.start, fit.end, held.end), (0, held.start, count));
+            held.len()
+        };
+        assert_eq!([20, 200, 2000, 50_000].map(sizes), [4, 40, 200, 1024]);
+    }
+
+    #[test]
+    fn chance_is_no_improvement() {
+        let before: Vec<_> = (0..32).map(f64::from).collect();
+        // The first `wins` parts are lower, the others higher.
+        let after = |wins: usize| -> Vec<_> {
+            before.iter().enumerate().map(|(i, v)| if i < wins { v - 0.5 } else { v + 0.5 }).collect()
+        };
+        // P(22 or more of 32 coins) = 0.025, P(23 or more) = 0.010
+        assert!(is_improved(&before, &after(32)) && is_improved(&before, &after(23)));
+        assert!(!is_improved(&before, &after(21)) && !is_improved(&before, &after(0)));
+        assert!(!is_improved(&before, &before));
+        assert!(!is_improved(&before, &vec![f64::NAN; 32]));
+        assert!(!is_improved(&before[..4], &after(4)[..4]) && is_improved(&before[..6], &after(6)[..6]));
+    }
+
+    #[test]
+    fn parts_have_the_size_that_the_model_fixes() {
+        assert_eq!(parts(10..74, None).len(), 32);
+        assert_eq!(parts(10..20, Some(4)), [10..14, 14..18]);
+        assert_eq!(parts(10..12, Some(4)), []);
+    }
+}
