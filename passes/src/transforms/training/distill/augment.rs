@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_images_from_other_inputs() {
+    fn images_are_small_maps_with_few_channels() {
         assert!(is_image(&image()));
         assert!(!is_image(&Tensor::vector(&[1.0_f32])));
         assert!(!is_image(&Tensor::from_slice(&[1, 64, 8, 8], &vec![0.0_f32; 4096]).unwrap()));

@@ -101,7 +101,7 @@ impl<'t> Data<'t> {
 
     /// A generator that depends on the seed and a number only, so that training can resume anywhere.
     fn rng(&self, number: u64) -> Rng {
-        Rng::with_seed(self.seed ^ (number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+        Rng::with_seed(self.seed ^ number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
 
     /// The inputs of the training model for these samples in the step with this number.

@@ -79,7 +79,7 @@ impl Weights {
     }
 }
 
-/// A tensor of values, copied as they lie in memory.
+/// A tensor of values.
 pub fn tensor(shape: &[usize], values: &[f32]) -> Result<Tensor, PassError> {
     let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
     Tensor::new(DataType::Float, shape, bytes).map_err(|e| PassError::refused(e.to_string()))

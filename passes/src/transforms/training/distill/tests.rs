@@ -71,14 +71,14 @@ const TEACHER: &str = "g (float[N,3] x) => (float[N,2] y) <
 /// The teacher with other numbers in the last layer.
 const STUDENT: &str = "g (float[N,3] x) => (float[N,2] y) <
     float[3,4] a = {1, -1, 0.5, 0.25, 0.5, 1, -0.5, 1, -1, 0.75, 1, -0.5}, float[4] b = {0.1, -0.1, 0.2, 0},
-    float[4,2] c = {0.5, -0.5, 0, 0.5, -0.25, 0, 0.5, 0.25}> {
+    float[4,2] c = {0.5, -0.5, 0.1, 0.5, -0.25, 0.1, 0.5, 0.25}> {
     h = MatMul(x, a) s = Add(h, b) r = Relu(s) y = MatMul(r, c) }";
 
 #[test]
 fn recovers_the_outputs_of_the_teacher() {
     let samples = random(600, &[3]);
     for optimizer in [Optimizer::Adamw, Optimizer::Sgd] {
-        let pass = Distill { epochs: Some(20.0), optimizer, ..Distill::default() };
+        let pass = Distill { epochs: Some(60.0), optimizer, ..Distill::default() };
         let with = Tools { samples: Some(&samples), ..tools() };
         let (_, report) = distilled(&pass, &model(TEACHER), &model(STUDENT), with).unwrap();
         let (before, after) =
@@ -122,7 +122,7 @@ fn a_student_that_equals_its_teacher_stays_as_it_is() {
 fn zeros_of_sparse_weights_and_excluded_weights_stay() {
     let samples = random(300, &[3]);
     let with = Tools { samples: Some(&samples), ..tools() };
-    let student = model(STUDENT);
+    let student = model(&STUDENT.replace("0.1, 0.5,", "0, 0.5,"));
     let pass = Distill { except: vec!["a".into()], epochs: Some(10.0), ..Distill::default() };
     let (result, _) = distilled(&pass, &model(TEACHER), &student, with).unwrap();
     assert_eq!(values(&result, "a"), values(&student, "a"));
@@ -169,11 +169,11 @@ fn augmented_images_are_run_through_the_teacher() {
 #[test]
 fn a_pruned_network_gets_better_on_other_images() {
     let teacher = read_fixture("digits-cnn.onnx");
-    let (fit, test) = ("digits-calibration.npz", "digits-test.npz");
+    let (fit, test) = ("digits-calibration.npz", "digits.npz");
     let [fit, test] = [fit, test].map(|file| testing::samples(file, &teacher));
     let with = Tools { samples: Some(&fit), ..tools() };
     let mut student = teacher.clone();
-    testing::context(with).run_nested("prune-channels{macs=0.15}", &mut student).unwrap();
+    testing::context(with).run_nested("prune-channels{macs=0.4}", &mut student).unwrap();
     let (result, _) = distilled(&Distill::default(), &teacher, &student, with).unwrap();
     let divergence = |changed: &Model| {
         let feeds = Samples::batch(&test, 0..256).unwrap();
