@@ -271,6 +271,7 @@ const LOSSY: &[&str] = &[
     "remove-activations{count=1}",
     "crop-kernels",
     "merge-tokens{r=1}",
+    "distill{steps=2,rate=0.001,batch=4}",
     "add-early-exit{agreement=0.5,allow_interface_change=true}",
 ];
 

@@ -149,7 +149,7 @@ mod tests {
     fn reads_what_it_wrote() {
         let path = std::env::temp_dir().join(format!("pare-checkpoint-{}.safetensors", std::process::id()));
         let mut checkpoint = Checkpoint::new(path.to_str().unwrap());
-        let parameters = [Parameter { name: "w".into(), shape: vec![2], free: None }];
+        let parameters = [Parameter { name: "w".into(), shape: vec![2], free: None, codes: None }];
         let mut state = State::new(Weights { values: vec![vec![1.0, -2.0]] });
         (state.steps, state.first[0][1]) = (7, 0.5);
         let position = Position { run: 5, trials: vec![(0.1, 0.3)], steps: 7, ..Position::default() };

@@ -9,7 +9,7 @@ use crate::{
     framework::{PassError, Tools},
 };
 use fastrand::Rng;
-use pare_graph::{Model, Samples, Tensor, ValueId};
+use pare_graph::{Graph, Model, Samples, Tensor, ValueId};
 use std::ops::Range;
 
 /// The samples to train on.
@@ -23,6 +23,8 @@ pub struct Data<'t> {
     /// The outputs of the teacher for all samples, where they fit into memory and samples do not change.
     known: Option<Vec<Tensor>>,
     augment: Vec<Augmentation>,
+    /// The number of classes, if the labels take the place of the teacher.
+    classes: Option<usize>,
     seed: u64,
 }
 
@@ -39,10 +41,11 @@ impl<'t> Data<'t> {
         let values: Vec<ValueId> = targets.iter().map(|target| target.teacher).collect();
         let mut probe = Probe::new(tools, teacher, &open_inputs(&teacher.graph), &values)?;
         let sizes = tools.sizes(&teacher.graph);
+        let classes = labelled_classes(samples, &teacher.graph, targets)?;
         let bytes: u64 = values.iter().map(|&v| bytes_per_sample(&teacher.graph, v, &sizes)).sum();
         let fits = bytes.saturating_mul(range.len() as u64) <= tools.memory / 4;
         let mut known = None;
-        if fits && augment.is_empty() {
+        if fits && augment.is_empty() && classes.is_none() {
             let mut parts: Vec<Vec<Tensor>> = vec![vec![]; values.len()];
             for batch in batches(&teacher.graph, range.clone(), bytes, tools.memory) {
                 let outputs = probe.run(&samples.batch(batch.clone())?)?;
@@ -56,15 +59,8 @@ impl<'t> Data<'t> {
             known = known.filter(|outputs| outputs.iter().all(|o| o.shape()[0] == range.len()));
         }
         let inputs = targets.iter().map(|target| target.input.clone()).collect();
-        Ok(Self {
-            samples,
-            range,
-            teacher: probe,
-            inputs,
-            known,
-            augment: augment.to_vec(),
-            seed: tools.seed,
-        })
+        let (augment, seed) = (augment.to_vec(), tools.seed);
+        Ok(Self { samples, range, teacher: probe, inputs, known, augment, classes, seed })
     }
 
     /// The variance of each target over the samples, or over some of them.
@@ -80,6 +76,16 @@ impl<'t> Data<'t> {
             target.variance(values).ok_or_else(infinite)
         };
         targets.iter().zip(&outputs).map(of).collect()
+    }
+
+    /// The labels of rows as `[rows, classes]`, with 1 at the class.
+    fn one_hot(&self, rows: &[usize], classes: usize) -> Option<Vec<Tensor>> {
+        let labels = self.samples.labels()?;
+        let mut values = vec![0.0_f32; rows.len() * classes];
+        for (row, values) in self.absolute(rows).into_iter().zip(values.chunks_mut(classes)) {
+            *values.get_mut(usize::try_from(*labels.get(row)?).ok()?)? = 1.0;
+        }
+        Some(vec![Tensor::from_slice(&[rows.len(), classes], &values).ok()?; self.inputs.len()])
     }
 
     /// The samples of rows of the range.
@@ -115,13 +121,31 @@ impl<'t> Data<'t> {
                 }
             }
         }
-        let outputs = match &self.known {
-            Some(known) => known.iter().map(|all| all.rows(rows)).collect::<Option<Vec<_>>>(),
-            None => Some(self.teacher.run(&feeds)?),
+        let outputs = match (&self.known, self.classes) {
+            (_, Some(classes)) => self.one_hot(rows, classes),
+            (Some(known), _) => known.iter().map(|all| all.rows(rows)).collect::<Option<Vec<_>>>(),
+            (None, _) => Some(self.teacher.run(&feeds)?),
         };
         let outputs =
             outputs.ok_or_else(|| PassError::refused("the outputs of the samples differ in shape"))?;
         feeds.extend(self.inputs.iter().cloned().zip(outputs));
         Ok(feeds)
     }
+}
+
+/// The number of classes, if the targets are labelled.
+fn labelled_classes(
+    samples: &dyn Samples,
+    graph: &Graph,
+    targets: &[Target],
+) -> Result<Option<usize>, PassError> {
+    let Some(target) = targets.iter().find(|target| target.is_labelled()) else { return Ok(None) };
+    if samples.labels().is_none() {
+        return Err(PassError::refused_with("the samples have no labels", "train without `loss=labels`"));
+    }
+    let shape = graph.value(target.teacher).fact.shape();
+    let classes = shape.and_then(|shape| shape.get(1)?.size());
+    let unknown =
+        || PassError::refused(format!("the number of classes of `{}` is not known", target.student));
+    classes.ok_or_else(unknown).map(Some)
 }

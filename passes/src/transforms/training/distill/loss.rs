@@ -4,6 +4,7 @@
 //! |---|---|
 //! | error | `mean (y − t)² / Var t`; of logits, both minus the mean of their row, which a softmax does not see |
 //! | divergence | `T² · mean_rows KL(softmax(t/T) ‖ softmax(y/T))` (Hinton et al. 2015) |
+//! | labels | `−mean_rows ln softmax(y)_c` for the class `c` of the labels, which take the place of the teacher |
 //! | cosine | `mean_rows ‖y/‖y‖ − t/‖t‖‖² = 2 − 2 mean cos(y, t)` |
 //!
 //! Tokens that a mask switches off have weight 0. The losses of several outputs are added.
@@ -27,6 +28,8 @@ pub enum DistillLoss {
     Divergence,
     /// The squared distance of directions.
     Cosine,
+    /// The cross entropy with the labels of the samples.
+    Labels,
 }
 
 /// A value of the student that is to become equal to one of the teacher.
@@ -42,6 +45,13 @@ pub struct Target {
     /// The axis of classes, from the front; `None` if the value holds none.
     classes: Option<usize>,
     per_token: bool,
+}
+
+impl Target {
+    /// Returns true if labels take the place of the teacher.
+    pub fn is_labelled(&self) -> bool {
+        self.loss == DistillLoss::Labels
+    }
 }
 
 /// Pairs the outputs that count: float outputs that both models have, of class scores the logits.
@@ -75,6 +85,8 @@ pub fn targets(
         }
         let loss = match (loss, measure) {
             (Some(DistillLoss::Divergence), _) if classes.is_none() => DistillLoss::Error,
+            // Labels belong to an output with one row a sample.
+            (Some(DistillLoss::Labels), _) if classes != Some(1) || mine.rank() != Ok(2) => continue,
             (Some(loss), _) => loss,
             (None, OutputMeasure::Cosine) => DistillLoss::Cosine,
             (None, _) => DistillLoss::Error,
@@ -88,6 +100,11 @@ pub fn targets(
             classes,
             per_token,
         });
+    }
+    if found.is_empty() && loss == Some(DistillLoss::Labels) {
+        return Err(PassError::refused(
+            "no output holds the scores of one class a sample, which labels are for",
+        ));
     }
     if found.is_empty() {
         return Err(PassError::refused(
@@ -287,6 +304,13 @@ impl Builder<'_> {
                 let each = self.op("Mul", &[p, difference])?;
                 let rows = self.reduce("ReduceSum", each, &[axis], true)?;
                 self.scaled(rows, temperature * temperature)?
+            }
+            DistillLoss::Labels => {
+                // Here `t` is 1 at the class of the label and 0 elsewhere.
+                let log_y = self.node(Node::new("LogSoftmax").with("axis", last), &[y])?;
+                let each = self.op("Mul", &[t, log_y])?;
+                let rows = self.reduce("ReduceSum", each, &[last], true)?;
+                self.op("Neg", &[rows])?
             }
             DistillLoss::Cosine => {
                 let [y, t] = [y, t].map(|x| {

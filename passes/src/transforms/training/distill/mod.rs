@@ -6,6 +6,7 @@ mod data;
 mod loss;
 mod optimizer;
 mod parameters;
+mod quantized;
 mod rate;
 mod schedule;
 #[cfg(test)]
@@ -46,8 +47,8 @@ pass! {
         /// The largest number of minutes: fewer steps are made if they would take longer. The result then depends
         /// on the speed of the machine.
         pub minutes: Option<f64> = None,
-        /// `error`, `divergence` or `cosine`. By default `cosine` for embeddings, else `error`: of class scores the
-        /// error of the logits.
+        /// `error`, `divergence`, `cosine`, or `labels`: the cross entropy with the labels of the samples. By default
+        /// `cosine` for embeddings, else `error`: of class scores the error of the logits.
         pub loss: Option<DistillLoss> = None,
         /// For `divergence`: the temperature by which logits are divided.
         pub temperature: f64 = 2.0,

@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     fn parameter(free: Option<Vec<bool>>) -> [Parameter; 1] {
-        [Parameter { name: "w".into(), shape: vec![2], free }]
+        [Parameter { name: "w".into(), shape: vec![2], free, codes: None }]
     }
 
     #[test]

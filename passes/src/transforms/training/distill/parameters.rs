@@ -1,7 +1,9 @@
 //! The initializers that are trained, and their values.
 
+use super::quantized::Codes;
 use crate::{analysis::weighted_layers::NameFilter, framework::PassError};
-use pare_graph::{DataType, Graph, NodeRef, Patch, Tensor, ValueId};
+use pare_graph::{DataType, Graph, NodeRef, Patch, Tensor, ValueId, ValueRef};
+use std::collections::HashMap;
 
 /// A weight tensor of the model.
 #[derive(Clone, Debug)]
@@ -10,6 +12,8 @@ pub struct Parameter {
     pub shape: Vec<usize>,
     /// The elements that change; all if `None`.
     pub free: Option<Vec<bool>>,
+    /// The integers that the model holds in place of the floats.
+    pub codes: Option<Codes>,
 }
 
 /// Sparse weights have at least this share of zeros, and these stay.
@@ -19,12 +23,18 @@ const SPARSE: f64 = 0.05;
 /// vectors that are added to or multiplied with activations.
 ///
 /// Embeddings and tables of positions are read by index or whole: a sample updates little of them, and they stay.
-pub fn parameters(graph: &Graph, names: NameFilter<'_>) -> Vec<(Parameter, Vec<f32>)> {
+///
+/// `codes` are those of weights that the model holds in integers.
+pub fn parameters(
+    graph: &Graph,
+    names: NameFilter<'_>,
+    codes: &HashMap<String, Codes>,
+) -> Vec<(Parameter, Vec<f32>)> {
     let mut found: Vec<ValueId> = vec![];
     for &node in &*graph.nodes() {
         let at = graph.at(node);
         for slot in 0..graph.inputs_of(node).len() {
-            let Some(id) = graph.input(node, slot) else { continue };
+            let Some(id) = at.optional(slot).map(|value| rounded(value).id) else { continue };
             if is_parameter(at, slot, id) && !found.contains(&id) && names.accepts(&graph.value(id).name) {
                 found.push(id);
             }
@@ -37,9 +47,18 @@ pub fn parameters(graph: &Graph, names: NameFilter<'_>) -> Vec<(Parameter, Vec<f
         let zeros = values.iter().filter(|v| **v == 0.0).count();
         let is_sparse = tensor.rank() > 1 && zeros as f64 >= SPARSE * values.len() as f64;
         let free = is_sparse.then(|| values.iter().map(|v| *v != 0.0).collect());
-        Some((Parameter { name: value.name.clone(), shape: tensor.shape().to_vec(), free }, values))
+        let codes = codes.get(&value.name).cloned();
+        Some((Parameter { name: value.name.clone(), shape: tensor.shape().to_vec(), free, codes }, values))
     };
     found.into_iter().filter_map(read).collect()
+}
+
+/// The value that a `QuantizeLinear` and a `DequantizeLinear` round, or the value itself.
+fn rounded(value: ValueRef<'_>) -> ValueRef<'_> {
+    let source = |value: ValueRef<'_>, op| Some(value.produced_by(op).ok()?.input(0).ok()?.id);
+    let id =
+        source(value, "DequantizeLinear").and_then(|id| source(value.graph.value_ref(id), "QuantizeLinear"));
+    id.map_or(value, |id| value.graph.value_ref(id))
 }
 
 fn is_parameter(at: NodeRef<'_>, slot: usize, id: ValueId) -> bool {
@@ -106,9 +125,13 @@ impl Trained {
         let Some(&first) = graph.nodes().first() else { return Ok(None) };
         let mut patch = Patch::anchored(first);
         for (i, parameter) in self.parameters.iter().enumerate() {
-            if let Some(id) = graph.find(&parameter.name) {
-                patch.set_data(id, self.weights.tensor(i, parameter)?);
-            }
+            let name = parameter.codes.as_ref().map_or(&parameter.name, |codes| &codes.initializer);
+            let Some(id) = graph.find(name) else { continue };
+            let tensor = match &parameter.codes {
+                None => self.weights.tensor(i, parameter)?,
+                Some(codes) => codes.quantized(&parameter.shape, &self.weights.values[i])?,
+            };
+            patch.set_data(id, tensor);
         }
         Ok(Some(patch))
     }

@@ -174,7 +174,8 @@ fn a_pruned_network_gets_better_on_other_images() {
     let with = Tools { samples: Some(&fit), ..tools() };
     let mut student = teacher.clone();
     testing::context(with).run_nested("prune-channels{macs=0.4}", &mut student).unwrap();
-    let (result, _) = distilled(&Distill::default(), &teacher, &student, with).unwrap();
+    let (result, report) = distilled(&Distill::default(), &teacher, &student, with).unwrap();
+    assert_eq!(report.declined().collect::<Vec<_>>(), []);
     let divergence = |changed: &Model| {
         let feeds = Samples::batch(&test, 0..256).unwrap();
         let feeds: Vec<_> = feeds.iter().map(|(n, t)| (n.as_str(), t)).collect();
@@ -186,6 +187,42 @@ fn a_pruned_network_gets_better_on_other_images() {
     };
     let (before, after) = (divergence(&student), divergence(&result));
     assert!(after < 0.7 * before, "{before} {after}");
+}
+
+#[test]
+fn labels_train_a_network_from_its_initialization() {
+    let start = read_fixture("digits-init.onnx");
+    let samples = testing::samples("digits.npz", &start);
+    let with = Tools { samples: Some(&samples), ..tools() };
+    let pass =
+        Distill { loss: Some(DistillLoss::Labels), steps: Some(60), rate: Some(3e-3), ..Distill::default() };
+    let (_, report) = distilled(&pass, &start, &start, with).unwrap();
+    let (before, after) = (figure(&report, "held-out drift before"), figure(&report, "held-out drift after"));
+    // Chance is ln 10 = 2.3.
+    assert!(before > 2.0 && after < 1.0, "{before} {after}");
+}
+
+#[test]
+fn quantized_weights_get_better_integers() {
+    let teacher = read_fixture("digits-cnn.onnx");
+    let samples = testing::samples("digits-calibration.npz", &teacher);
+    let with = Tools { samples: Some(&samples), ..tools() };
+    let mut student = teacher.clone();
+    testing::context(with)
+        .run_nested("safe,quantize{correct_bias=false,ranges=minmax}", &mut student)
+        .unwrap();
+    let pass = Distill { steps: Some(60), rate: Some(1e-3), ..Distill::default() };
+    let (result, report) = distilled(&pass, &teacher, &student, with).unwrap();
+    let (before, after) = (figure(&report, "held-out drift before"), figure(&report, "held-out drift after"));
+    assert!(after < 0.8 * before, "{before} {after}");
+    let integers = |model: &Model| -> Vec<(String, Tensor)> {
+        let all = model.graph.initializers().into_iter().map(|v| model.graph.value(v));
+        let all = all.filter_map(|v| Some((v.name.clone(), v.tensor()?.clone())));
+        all.filter(|(_, tensor)| tensor.dtype() == pare_graph::DataType::Int8 && tensor.rank() > 1).collect()
+    };
+    let (old, new) = (integers(&student), integers(&result));
+    assert_eq!(old.len(), new.len());
+    assert!(old.iter().zip(&new).any(|(old, new)| old != new));
 }
 
 #[test]

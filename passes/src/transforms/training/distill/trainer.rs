@@ -4,9 +4,10 @@ use super::{
     Distill,
     checkpoint::{Checkpoint, Position, Saved, fingerprint},
     data::Data,
-    loss::{LossModel, targets},
+    loss::{DistillLoss, LossModel, targets},
     optimizer::{Optimizer, State},
     parameters::{Parameter, Trained, Weights, parameters},
+    quantized::unfold,
     rate,
     schedule::Schedule,
 };
@@ -20,8 +21,7 @@ use crate::{
     },
     framework::{Context, Hint, PassError, Tools},
 };
-use pare_graph::{Model, Run, Setting, ops::Bindings};
-use statrs::distribution::{Binomial, DiscreteCDF};
+use pare_graph::{Model, Run, Samples, Setting, Tensor, evaluate::quality::class_rows, ops::Bindings};
 use std::{ops::Range, time::Instant};
 
 /// The share of the samples that is held out: one in this many.
@@ -33,14 +33,15 @@ const SHOWN: f64 = 150_000.0;
 const EPOCHS: (f64, f64) = (3.0, 12.0);
 /// Parts of the held-out samples, whose changes are tested for chance.
 const PARTS: usize = 32;
-/// The largest probability with which chance may explain that so many parts improve.
-const CHANCE: f64 = 0.025;
+/// The standard score of an improvement that is more than chance: 2.5 % one-sided.
+const SIGNIFICANT: f64 = 1.96;
 /// Evaluations of the held-out samples during training, and those without improvement after which it ends.
 const EVALUATIONS: u64 = 16;
 const PATIENCE: u64 = 5;
-/// A trial of a rate has one in so many of the steps, and at least and at most this many.
-const TRIAL: u64 = 12;
-const TRIAL_RANGE: (u64, u64) = (20, 200);
+/// A trial of a rate has one in so many of the steps, and at least and at most this many. Shorter trials prefer rates
+/// that are too small for the whole training.
+const TRIAL: u64 = 4;
+const TRIAL_RANGE: (u64, u64) = (20, 300);
 /// Saved values and gradients take about this many times the bytes of the values of a forward pass.
 const BACKWARD: u64 = 3;
 /// The operator set in which gradients are written.
@@ -83,6 +84,7 @@ impl<'p, 't> Training<'p, 't> {
         }
         let mut raised = student.clone();
         cx.scratch().run(&format!("upgrade-opset{{to={OPSET}}}"), &mut raised)?;
+        let codes = unfold(&mut raised.graph)?;
         raised.infer()?;
         let quality = measures_of(tools, &teacher.graph);
         let targets = targets(&teacher.graph, &raised.graph, &quality, pass.loss)?;
@@ -102,7 +104,7 @@ impl<'p, 't> Training<'p, 't> {
         let variances = data.variances(&targets, part)?;
         let loss = LossModel::new(&raised, &targets, &variances, pass.temperature, part, &sizes)?;
 
-        let mut found = parameters(&loss.model.graph, pass.filter());
+        let mut found = parameters(&loss.model.graph, pass.filter(), &codes);
         if found.is_empty() {
             cx.decline("there are no float weights to train");
             return Ok(None);
@@ -188,14 +190,15 @@ impl<'p, 't> Training<'p, 't> {
         let mut steps = self.pass.steps.unwrap_or((epochs * per_epoch).ceil().max(1.0) as u64);
         if let Some(minutes) = self.pass.minutes {
             let seconds = self.seconds_per_step()?;
-            // The trials take about a third of the time.
-            steps = steps.min((minutes * 60.0 * 0.7 / seconds) as u64).max(1);
+            // Up to four trials take about as long as the training.
+            let share = if self.pass.rate.is_some() { 1.0 } else { 0.5 };
+            steps = steps.min((minutes * 60.0 * share / seconds) as u64).max(1);
         }
         if let Some(rate) = self.pass.rate {
             return Ok(Some((rate, steps)));
         }
         let first = match self.pass.optimizer {
-            Optimizer::Adamw => 3e-4,
+            Optimizer::Adamw => 1e-3,
             Optimizer::Sgd => 1e-2,
         };
         let known = trials.clone();
@@ -308,7 +311,7 @@ impl<'p, 't> Training<'p, 't> {
             let samples = samples.iter().map(|(name, tensor)| (name.as_str(), tensor));
             let feeds: Vec<_> = samples.chain(parameters).collect();
             let outputs = self.step.run(&feeds)?;
-            loss += outputs.first().and_then(pare_graph::Tensor::single).unwrap_or(f64::NAN) / runs as f64;
+            loss += outputs.first().and_then(Tensor::single).unwrap_or(f64::NAN) / runs as f64;
             for (k, &output) in self.gradients.iter().enumerate() {
                 let values = outputs.get(output).and_then(|tensor| tensor.to_vec::<f32>().ok());
                 let values = values.ok_or_else(|| PassError::refused("the engine returned no gradient"))?;
@@ -349,14 +352,25 @@ impl<'p, 't> Training<'p, 't> {
         Ok(model)
     }
 
+    /// The held-out drift, or with labels the cross entropy.
     fn drift(&self, weights: &Weights) -> Result<f64, PassError> {
+        if self.pass.loss == Some(DistillLoss::Labels) {
+            let parts = self.drifts(weights)?;
+            return Ok(parts.iter().sum::<f64>() / parts.len() as f64);
+        }
         self.held_out.drift(&self.with(weights)?)
     }
 
-    /// The drift of each part of the held-out samples.
+    /// The drift of each part of the held-out samples, or with labels the cross entropy.
     fn drifts(&self, weights: &Weights) -> Result<Vec<f64>, PassError> {
-        let by_batch = self.held_out.drift_by_batch(&self.with(weights)?)?;
-        Ok(by_batch.into_iter().map(|(_, drift, _)| drift).collect())
+        let parts = self.held_out.drift_by_batch(&self.with(weights)?)?;
+        let labels = self.tools.samples.and_then(Samples::labels);
+        let labels = labels.filter(|_| self.pass.loss == Some(DistillLoss::Labels));
+        let of = |(rows, drift, scores): (Range<usize>, f64, Option<(Tensor, Tensor)>)| match labels {
+            None => drift,
+            Some(labels) => scores.map_or(f64::NAN, |(_, scores)| cross_entropy(&scores, &labels[rows])),
+        };
+        Ok(parts.into_iter().map(of).collect())
     }
 
     /// Identifies the run by everything that determines its result.
@@ -398,16 +412,32 @@ fn parts(held: Range<usize>, fixed: Option<usize>) -> Vec<Range<usize>> {
     starts.filter(|part| fixed.is_none() || part.len() == size).collect()
 }
 
-/// Returns true if more parts improved than chance explains: a sign test of the paired drifts, which does not depend
-/// on their distribution.
+/// The mean of `−ln softmax(scores)` at the labels; of probabilities, of their logarithm.
+fn cross_entropy(scores: &Tensor, labels: &[i64]) -> f64 {
+    let Some((classes, scores)) = class_rows(scores, -1) else { return f64::NAN };
+    let row = |(row, &label): (&[f64], &i64)| {
+        let sum: f64 = row.iter().sum();
+        let is_distribution = row.iter().all(|v| *v >= 0.0) && (sum - 1.0).abs() < 1e-3;
+        // A softmax does not change the logarithms of probabilities.
+        let logs: Vec<_> = row.iter().map(|v| if is_distribution { v.max(1e-12).ln() } else { *v }).collect();
+        let highest = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let total = highest + logs.iter().map(|v| (v - highest).exp()).sum::<f64>().ln();
+        usize::try_from(label).ok().and_then(|label| logs.get(label)).map_or(f64::NAN, |log| total - log)
+    };
+    scores.chunks_exact(classes).zip(labels).map(row).sum::<f64>() / labels.len().max(1) as f64
+}
+
+/// Returns true if the parts improved by more than chance: the signed-rank test of Wilcoxon (1945), which does not
+/// depend on the distribution of drifts, whose mean a few samples may dominate.
+///
+/// `z = Σ sgn(dᵢ)·rank(|dᵢ|) / √(n(n+1)(2n+1)/6)` for the gains `dᵢ ≠ 0` is normal if chance decides their signs.
 fn is_improved(before: &[f64], after: &[f64]) -> bool {
-    let wins = before.iter().zip(after).filter(|(before, after)| after < before).count() as u64;
-    let ties = before.iter().zip(after).filter(|(before, after)| after == before).count() as u64;
-    let trials = before.len() as u64 - ties;
-    // P(wins or more) with heads and tails of equal probability
-    let chance =
-        Binomial::new(0.5, trials).map_or(1.0, |coin| wins.checked_sub(1).map_or(1.0, |n| coin.sf(n)));
-    chance <= CHANCE
+    let mut gains: Vec<_> = before.iter().zip(after).map(|(before, after)| before - after).collect();
+    gains.retain(|gain| *gain != 0.0);
+    gains.sort_by(|a, b| a.abs().total_cmp(&b.abs()));
+    let sum: f64 = gains.iter().zip(1..).map(|(gain, rank)| gain.signum() * f64::from(rank)).sum();
+    let n = gains.len() as f64;
+    sum > SIGNIFICANT * (n * (n + 1.0) * (2.0 * n + 1.0) / 6.0).sqrt()
 }
 
 #[cfg(test)]
@@ -431,12 +461,26 @@ mod tests {
         let after = |wins: usize| -> Vec<_> {
             before.iter().enumerate().map(|(i, v)| if i < wins { v - 0.5 } else { v + 0.5 }).collect()
         };
-        // P(22 or more of 32 coins) = 0.025, P(23 or more) = 0.010
-        assert!(is_improved(&before, &after(32)) && is_improved(&before, &after(23)));
-        assert!(!is_improved(&before, &after(21)) && !is_improved(&before, &after(0)));
+        assert!(is_improved(&before, &after(32)) && is_improved(&before, &after(28)));
+        assert!(!is_improved(&before, &after(16)) && !is_improved(&before, &after(0)));
         assert!(!is_improved(&before, &before));
         assert!(!is_improved(&before, &vec![f64::NAN; 32]));
+        // Four parts of four may improve by chance.
         assert!(!is_improved(&before[..4], &after(4)[..4]) && is_improved(&before[..6], &after(6)[..6]));
+        // Ten large gains outweigh twelve small losses.
+        let mixed: Vec<_> =
+            (0..22).map(|i| if i < 10 { f64::from(i) - 30.0 } else { f64::from(i) + 0.1 }).collect();
+        assert!(is_improved(&before[..22], &mixed));
+    }
+
+    #[test]
+    fn cross_entropy_is_that_of_logits_or_probabilities() {
+        let logits = Tensor::from_slice(&[2, 2], &[0.0_f32, 3_f32.ln(), 5.0, 5.0]).unwrap();
+        let expected = f64::midpoint(0.75_f64.ln(), 0.5_f64.ln());
+        assert!((cross_entropy(&logits, &[1, 0]) + expected).abs() < 1e-6);
+        let probabilities = Tensor::from_slice(&[2, 2], &[0.25_f32, 0.75, 0.5, 0.5]).unwrap();
+        assert!((cross_entropy(&probabilities, &[1, 0]) + expected).abs() < 1e-6);
+        assert!(cross_entropy(&logits, &[2, 0]).is_nan());
     }
 
     #[test]
