@@ -4,7 +4,10 @@ use super::super::{
     step::{Done, Step},
     term::{Term, signed},
 };
-use pare_graph::{Attribute, Decline, Dim, Node, ops::PoolView};
+use pare_graph::{
+    Attribute, Decline, Dim, Node,
+    ops::{PoolView, SliceAxis},
+};
 
 /// `y = mean(x)` over the positions, `dx = dy/n`.
 pub(super) fn global_average_pool(s: &Step<'_>) -> Done {
@@ -180,6 +183,28 @@ impl Geometry<'_> {
             .with("pads", pads.chain(ends).collect::<Vec<_>>())
             .with("strides", signed(self.strides));
         dy.tape().node(node, &[dy, kernel])
+    }
+
+    /// The positions in the kernel.
+    pub(super) fn offsets(&self) -> Vec<Vec<usize>> {
+        self.kernel.iter().fold(vec![vec![]], |offsets, &size| {
+            let extended = |offset: Vec<usize>| (0..size).map(move |k| [offset.as_slice(), &[k]].concat());
+            offsets.into_iter().flat_map(extended).collect()
+        })
+    }
+
+    /// The elements of the padded input at one position of the kernel, for all windows.
+    pub(super) fn elements<'t>(&self, padded: Term<'t>, offset: &[usize], windows: &[usize]) -> Term<'t> {
+        let cuts = offset.iter().enumerate().map(|(i, k)| {
+            let (start, step) = (k * self.dilations[i], self.strides[i]);
+            let end = start + step * windows[i].saturating_sub(1) + 1;
+            SliceAxis { axis: 2 + i, start: start as i64, end: end as i64, step: step as i64 }
+        });
+        let covers = |cut: &SliceAxis| {
+            cut.step == 1 && cut.start == 0 && padded.size(cut.axis).ok() == Some(cut.end as usize)
+        };
+        let cuts: Vec<_> = cuts.filter(|cut| !covers(cut)).collect();
+        if cuts.is_empty() { padded } else { padded.slice(&cuts) }
     }
 
     /// The attributes of a `Conv` with these windows.
