@@ -178,11 +178,12 @@ impl<'t> Term<'t> {
         self * self
     }
 
-    /// `other > number`, element by element.
+    /// The condition that an element is larger than a number.
     pub(super) fn above(self, number: f64) -> Term<'t> {
         self.op2("Greater", self.number(number))
     }
 
+    /// The condition that an element is smaller than a number.
     pub(super) fn below(self, number: f64) -> Term<'t> {
         self.op2("Less", self.number(number))
     }
@@ -190,6 +191,12 @@ impl<'t> Term<'t> {
     /// `yes` where this condition holds, and `no` elsewhere.
     pub(super) fn select(self, yes: Self, no: Self) -> Term<'t> {
         self.tape.node(Node::new("Where"), &[self, yes, no])
+    }
+
+    /// This term where the condition holds, and 0 elsewhere. A product takes a fifth of the time of `Where` in ONNX
+    /// Runtime.
+    pub(super) fn where_true(self, condition: Self) -> Term<'t> {
+        self * condition.cast(self.dtype())
     }
 
     pub(super) fn cast(self, to: DataType) -> Term<'t> {
