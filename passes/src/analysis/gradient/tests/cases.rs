@@ -11,6 +11,8 @@ pub(super) enum Arithmetic {
     /// Floats that are odd multiples of 1/4, and differences over 1/8: for functions that are linear in each parameter
     /// between kinks at multiples of 1/2, differences are exact. For operators that only floats have.
     Float,
+    /// As `Float`, and differences over 64, which leave no digits of linear functions to rounding.
+    Linear,
 }
 
 impl Arithmetic {
@@ -21,25 +23,26 @@ impl Arithmetic {
     pub(super) fn dtype(self) -> DataType {
         match self {
             Self::Double => DataType::Double,
-            Self::Float => DataType::Float,
+            Self::Float | Self::Linear => DataType::Float,
         }
     }
 
     pub(super) fn is_exact(self) -> bool {
-        matches!(self, Self::Float)
+        !matches!(self, Self::Double)
     }
 
     pub(super) fn step(self) -> f64 {
         match self {
             Self::Double => 1e-3,
             Self::Float => 0.125,
+            Self::Linear => 64.0,
         }
     }
 
     pub(super) fn draw(self, rng: &mut Rng) -> f64 {
         match self {
             Self::Double => rng.f64() * 3.0 - 1.5,
-            Self::Float => f64::from(rng.i32(-6..6)) / 2.0 + 0.25,
+            Self::Float | Self::Linear => f64::from(rng.i32(-6..6)) / 2.0 + 0.25,
         }
     }
 }
@@ -132,6 +135,10 @@ impl Case {
 
     fn in_floats(self) -> Self {
         Self { arithmetic: Arithmetic::Float, ..self }
+    }
+
+    fn linear(self) -> Self {
+        Self { arithmetic: Arithmetic::Linear, ..self }
     }
 
     fn microsoft(self) -> Self {
@@ -231,18 +238,20 @@ fn convolution(op: &'static str, rank: usize) -> Case {
         let sample = sample.float("x", &x, rng).float("w", &w, rng);
         if bias { sample.float("b", &[group * outputs], rng) } else { sample }
     };
-    case(op, draw).in_floats()
+    case(op, draw).linear()
 }
 
 fn pool(op: &'static str, extra: &'static str) -> Case {
+    let is_maximum = op == "MaxPool";
     let draw = move |rng: &mut Rng| {
         let sizes = [rng.usize(5..7), rng.usize(5..7)];
         let kernel = [rng.usize(1..4), rng.usize(1..4)];
-        let attributes = windows(rng, &sizes, &kernel, op == "MaxPool");
+        let attributes = windows(rng, &sizes, &kernel, is_maximum);
         let x = [rng.usize(1..3), 2, sizes[0], sizes[1]];
-        Sample::of(format!("y = {op} <{attributes}{extra}> (x)")).distinct("x", &x, rng)
+        let sample = Sample::of(format!("y = {op} <{attributes}{extra}> (x)"));
+        if is_maximum { sample.distinct("x", &x, rng) } else { sample.float("x", &x, rng) }
     };
-    case(op, draw).in_floats()
+    if is_maximum { case(op, draw) } else { case(op, draw).linear() }
 }
 
 /// A view with these inputs after `x`.
@@ -267,7 +276,7 @@ fn resize(
     let draw = move |rng: &mut Rng| {
         Sample::of(format!("y = Resize <{attributes}> (x, {input})")).float("x", x, rng).constant(constant)
     };
-    case("Resize", draw).in_floats()
+    case("Resize", draw).linear()
 }
 
 /// `op` over the last axes or over channels, with a scale and, if `shifted`, a shift of this shape.
@@ -326,7 +335,7 @@ pub(super) fn cases() -> Vec<Case> {
             let b = part(rng, &full);
             Sample::of("y = Mean(a, b)").float("a", &full, rng).float("b", &b, rng)
         })
-        .in_floats(),
+        .linear(),
         case("Pow", |rng| {
             let full = shape(rng, 3);
             let b = part(rng, &full);
@@ -346,7 +355,14 @@ pub(super) fn cases() -> Vec<Case> {
             sample.constant(format!("bool[{size}] c = {{{}}}", list(&bits)))
         }),
         // Activations.
-        unary("Celu", " <alpha = 0.7> ").half(),
+        case("Celu", |rng| {
+            let shape = shape(rng, 2);
+            let body = "f = Cast <to = 1> (x) c = Celu <alpha = 0.5> (f) y = Cast <to = TYPE> (c)";
+            let reference =
+                "n = Less(x, z) d = Div(x, a) e = Exp(d) f = Sub(e, o) g = Mul(f, a) y = Where(n, g, x)";
+            let sample = Sample::of(body).reference(reference).any("x", &shape, rng);
+            sample.constant("double a = {0.5}").constant("double o = {1}").constant("double z = {0}")
+        }),
         unary("Elu", " <alpha = 0.7> "),
         unary("Selu", ""),
         unary("Gelu", "").opset(20),
@@ -354,7 +370,7 @@ pub(super) fn cases() -> Vec<Case> {
         unary("HardSwish", ""),
         unary("Mish", ""),
         unary("Relu", ""),
-        unary("Shrink", " <lambd = 0.3, bias = 0.1> "),
+        unary_float("Shrink", " <lambd = 0.5, bias = 0.5> "),
         unary("Sigmoid", ""),
         unary("Softplus", ""),
         unary("Softsign", ""),
@@ -420,13 +436,13 @@ pub(super) fn cases() -> Vec<Case> {
             let body = "y = Conv <auto_pad = \"SAME_UPPER\", strides = [2, 2]> (x, w)";
             Sample::of(body).float("x", &[2, 2, 5, 6], rng).float("w", &[3, 2, 3, 3], rng)
         })
-        .in_floats(),
+        .linear(),
         case("ConvTranspose", |rng| {
             let body =
                 "y = ConvTranspose <output_padding = [1, 0], pads = [1, 0, 0, 1], strides = [2, 3]> (x, w)";
             Sample::of(body).float("x", &[2, 2, 3, 3], rng).float("w", &[2, 3, 3, 3], rng)
         })
-        .in_floats(),
+        .linear(),
         // Reductions.
         reduction("ReduceL1", false),
         reduction("ReduceL2", false),
@@ -457,8 +473,14 @@ pub(super) fn cases() -> Vec<Case> {
         normalized("RMSNormalization", " <epsilon = 0.01> ", &[2, 3, 4], &[4], false).opset(23),
         normalized("InstanceNormalization", " <epsilon = 0.01> ", &[2, 3, 2, 3], &[3], true),
         normalized("GroupNormalization", " <num_groups = 2, epsilon = 0.01> ", &[2, 4, 2, 2], &[2], true),
-        normalized("GroupNormalization", " <num_groups = 2, epsilon = 0.01> ", &[2, 4, 2, 2], &[4], true)
-            .opset(21),
+        normalized(
+            "GroupNormalization",
+            " <num_groups = 2, epsilon = 0.01, stash_type = 11> ",
+            &[2, 4, 2, 2],
+            &[4],
+            true,
+        )
+        .opset(21),
         view(
             "MeanVarianceNormalization",
             &[2, 2, 2, 3],
@@ -474,7 +496,6 @@ pub(super) fn cases() -> Vec<Case> {
         // Pooling and interpolation.
         pool("AveragePool", ""),
         pool("AveragePool", ", count_include_pad = 1"),
-        pool("AveragePool", ", ceil_mode = 1"),
         pool("MaxPool", ""),
         pool("MaxPool", ", ceil_mode = 1"),
         case("AveragePool", |rng| {
@@ -484,11 +505,11 @@ pub(super) fn cases() -> Vec<Case> {
                 rng,
             )
         })
-        .in_floats(),
+        .linear(),
         case("GlobalAveragePool", |rng| {
             Sample::of("y = GlobalAveragePool(x)").float("x", &[2, 3, 2, 4], rng)
         })
-        .in_floats(),
+        .linear(),
         case("GlobalMaxPool", |rng| Sample::of("y = GlobalMaxPool(x)").distinct("x", &[2, 3, 2, 4], rng))
             .in_floats(),
         resize(
@@ -577,12 +598,12 @@ fn quantized(op: &'static str) -> Case {
     let draw = |rng: &mut Rng| {
         let (inputs, axis) = ("s, z", rng.usize(0..2));
         let size = [3, 4][axis];
-        let scales = ["0.01", "0.02", "0.005", "0.03"][..size].join(",");
-        let zeros = ["3", "-5", "0", "10"][..size].join(",");
+        let scales = ["0.015625", "0.03125", "0.0078125", "0.015625"][..size].join(",");
+        let zeros = ["32", "0", "0", "-32"][..size].join(",");
         let body = format!(
             "q = QuantizeLinear <axis = {axis}> (x, {inputs}) y = DequantizeLinear <axis = {axis}> (q, {inputs})"
         );
-        // The limits are (−128 − z)·s and (127 − z)·s.
+        // The limits are (−128 − z)·s and (127 − z)·s, near multiples of 1/2.
         let reference = format!(
             "f = Cast <to = 1> (z) l0 = Sub(low, f) l = Mul(l0, s) h0 = Sub(high, f) h = Mul(h0, s) \
              lu = Unsqueeze(l, u) hu = Unsqueeze(h, u) m = Max(x, lu) y = Min(m, hu)"

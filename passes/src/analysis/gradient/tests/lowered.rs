@@ -26,12 +26,6 @@ const DEFINITIONS: &[(&str, &str, &str, &str)] = &[
         "a = @alpha z = k(0) o = k(1) n = Less(x, z) e = Exp(x) f = Sub(e, o) g = Mul(f, a) y = Where(n, g, x)",
     ),
     (
-        "Celu",
-        "alpha: float = 1.0",
-        "x",
-        "a = @alpha z = k(0) o = k(1) n = Less(x, z) d = Div(x, a) e = Exp(d) f = Sub(e, o) g = Mul(f, a) y = Where(n, g, x)",
-    ),
-    (
         "Selu",
         "alpha: float = 1.6732632, gamma: float = 1.050701",
         "x",
@@ -122,14 +116,16 @@ pub(super) fn lowered(model: &Model) -> Model {
         return model.clone();
     }
     let mut source = source
-        .replace("Gelu <approximate = \"tanh\">", "TanhGelu")
+        .replace("Gelu<approximate = \"tanh\">", "TanhGelu")
         .replace("com.microsoft.FastGelu", "TanhGelu");
     source = source.replace("opset_import: [", "opset_import: [\"test\" : 1, ");
     let erf = erf();
     let definitions: Vec<_> = DEFINITIONS.iter().copied().chain([("Erf", "", "x", erf.as_str())]).collect();
     for (name, ..) in &definitions {
         for domain in ["", "com.microsoft."] {
-            source = source.replace(&format!("= {domain}{name} "), &format!("= test.{name} "));
+            for end in ["(", "<"] {
+                source = source.replace(&format!("= {domain}{name}{end}"), &format!("= test.{name}{end}"));
+            }
         }
     }
     let head = "<domain: \"test\", opset_import: [\"\" : 18, \"test\" : 1]>";

@@ -6,7 +6,7 @@ use super::{
     lowered::lowered,
 };
 use fastrand::Rng;
-use pare_graph::{DataType, Evaluate, Graph, Model, Node, Setting, Tensor, Value, ValueId, text};
+use pare_graph::{DataType, Evaluate, Graph, Model, Node, Run, Setting, Tensor, Value, ValueId, text};
 use pare_tests::fixtures::evaluator;
 use std::collections::HashMap;
 
@@ -68,22 +68,20 @@ fn model(sample: &Sample, body: &str, case: &Case, rng: &mut Rng) -> Model {
     model
 }
 
-/// The outputs by name.
-fn run(model: &Model, feeds: &[(String, Tensor)]) -> HashMap<String, Tensor> {
-    let mut engine = evaluator().load(model, Setting::PLAIN).unwrap_or_else(|e| {
-        panic!("{e}\n{}", text::print_model(model));
-    });
-    outputs(model, &mut *engine, feeds)
+/// The model in the engine.
+fn load(model: &Model) -> Result<Box<dyn Run>, String> {
+    evaluator().load(model, Setting::PLAIN).map_err(|e| e.to_string())
 }
 
+/// The outputs by name.
 fn outputs(
     model: &Model,
-    engine: &mut dyn pare_graph::Run,
+    engine: &mut dyn Run,
     feeds: &[(String, Tensor)],
-) -> HashMap<String, Tensor> {
+) -> Result<HashMap<String, Tensor>, String> {
     let feeds: Vec<_> = feeds.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
     let names = model.graph.outputs().iter().map(|&v| model.graph.value(v).name.clone());
-    names.zip(engine.run(&feeds).unwrap_or_else(|e| panic!("{e}\n{}", text::print_model(model)))).collect()
+    Ok(names.zip(engine.run(&feeds).map_err(|e| e.to_string())?).collect())
 }
 
 /// The relative error of the gradients of a case.
@@ -113,8 +111,8 @@ fn error(case: &Case, seed: u64) -> Result<f64, String> {
         .map(|(name, shape, values)| ((*name).to_owned(), Tensor::from_f64(dtype, shape, values).unwrap()))
         .collect();
     let (lowered_result, forward) = (lowered(&result.model), lowered(&forward));
-    let first = run(&lowered_result, &feeds);
-    let mut engine = evaluator().load(&forward, Setting::PLAIN).map_err(|e| e.to_string())?;
+    let first = outputs(&lowered_result, &mut *load(&lowered_result)?, &feeds)?;
+    let mut engine = load(&forward)?;
     let mut worst = 0_f64;
     for (i, (name, shape, values)) in sample.parameters.iter().enumerate() {
         let Some(output) = result.gradients.get(*name) else { return Err(format!("`{name}` has none")) };
@@ -127,16 +125,16 @@ fn error(case: &Case, seed: u64) -> Result<f64, String> {
             let mut values = values.clone();
             values[element] += distance;
             moved[i].1 = Tensor::from_f64(dtype, shape, &values).unwrap();
-            outputs(&forward, &mut *engine, &moved)["loss"].single().unwrap()
+            Ok::<_, String>(outputs(&forward, &mut *engine, &moved)?["loss"].single().unwrap_or(f64::NAN))
         };
         let step = case.arithmetic.step();
         let mut measured = vec![];
         for element in 0..values.len() {
-            let near = (loss_at(element, step) - loss_at(element, -step)) / (2.0 * step);
+            let near = (loss_at(element, step)? - loss_at(element, -step)?) / (2.0 * step);
             measured.push(if case.arithmetic.is_exact() {
                 near
             } else {
-                let far = (loss_at(element, 2.0 * step) - loss_at(element, -2.0 * step)) / (4.0 * step);
+                let far = (loss_at(element, 2.0 * step)? - loss_at(element, -2.0 * step)?) / (4.0 * step);
                 (4.0 * near - far) / 3.0
             });
         }
