@@ -3,7 +3,7 @@
     python3 tests/tables/gradients.py [NAME...] [--rounds 9]
 
 Both compute the same loss of the same prepared model on one thread: PyTorch runs the forward graph operator by
-operator and differentiates it. Rounds are interleaved; the table shows medians, the forward pass of ONNX Runtime with
+operator and differentiates it. Rounds are interleaved; the table shows medians of processor time, the forward pass of ONNX Runtime with
 constant weights, and the largest difference of a gradient in relation to its largest element. Needs PyTorch."""
 import argparse
 import subprocess
@@ -172,9 +172,9 @@ def measure(name, rounds):
     results = {key: run() for key, run in runs.items()}
     for _ in range(rounds):
         for key, run in runs.items():
-            start = time.perf_counter()
+            start = time.process_time()
             run()
-            times[key].append(time.perf_counter() - start)
+            times[key].append(time.process_time() - start)
     pairs = zip(results["step"][1:], results["torch"][1])
     error = max(np.abs(a - b.numpy()).max() / max(np.abs(b.numpy()).max(), 1e-12) for a, b in pairs)
     middle = {key: 1e3 * median(value) for key, value in times.items()}

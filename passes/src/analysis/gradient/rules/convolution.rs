@@ -4,10 +4,7 @@ use super::super::{
     step::{Done, Step},
     term::Term,
 };
-use super::{
-    other_axes,
-    pooling::{Geometry, spatial},
-};
+use super::pooling::{Geometry, spatial};
 use pare_graph::{
     Decline,
     ops::{ConvTransposeView, ConvView, SliceAxis},
@@ -24,8 +21,13 @@ pub(super) fn conv(s: &Step<'_>) -> Done {
         Ok(geometry.transposed(dy, w, view.group, &sizes, &windows))
     });
     s.give_with(1, || weight(x, dy, &geometry, view.group));
-    s.give_with(2, || Ok(dy.collapsed(&other_axes(dy.rank()?, &[1]))));
+    s.give_with(2, || bias(dy));
     Ok(())
+}
+
+/// `dB = Σ dY`, first over the positions: they are contiguous, which takes half the time.
+fn bias(dy: Term<'_>) -> Result<Term<'_>, Decline> {
+    Ok(dy.collapsed(&(2..dy.rank()?).collect::<Vec<_>>()).collapsed(&[0]))
 }
 
 fn geometry(view: &ConvView) -> Geometry<'_> {
@@ -45,20 +47,23 @@ fn weight<'t>(x: Term<'t>, dy: Term<'t>, geometry: &Geometry<'_>, group: usize) 
     let is_depthwise = inputs == 1 && outputs == 1;
     let mut pads = vec![(0, 0); 2];
     pads.extend(geometry.pads);
-    let x = x.pad(&pads);
+    let padded = x.pad(&pads);
     // [N, G, C, positions]
     let apart = |term: Term<'t>, channels: usize| term.reshape(&[0, group as i64, channels as i64, -1]);
     let filters = if is_depthwise { dy } else { apart(dy, outputs).transpose(&[0, 1, 3, 2]) };
     let product = |offset: &[usize]| {
-        let slice = geometry.elements(x, offset, &windows);
+        let slice = geometry.elements(x, padded, offset, &windows)?;
         if is_depthwise {
             // A product of vectors is a matrix of one element; multiplication is faster.
             let spatial: Vec<_> = (2..2 + windows.len()).collect();
-            return (slice * filters).collapsed(&spatial).collapsed(&[0]).reshape(&[group as i64, 1, 1]);
+            let sum = (slice * filters).collapsed(&spatial).collapsed(&[0]);
+            return Ok(sum.reshape(&[group as i64, 1, 1]));
         }
-        apart(slice, inputs).matmul(filters).collapsed(&[0])
+        Ok(apart(slice, inputs).matmul(filters).collapsed(&[0]))
     };
-    let products: Vec<_> = geometry.offsets().iter().map(|offset| product(offset).unsqueeze(&[0])).collect();
+    let offsets = geometry.offsets();
+    let products = offsets.iter().map(|offset| Ok(product(offset)?.unsqueeze(&[0])));
+    let products: Vec<_> = products.collect::<Result<_, Decline>>()?;
     let mut shape = vec![(group * outputs) as i64, inputs as i64];
     shape.extend(geometry.kernel.iter().map(|&k| k as i64));
     // [K, G, C, O] to [G, O, C, K]
@@ -83,6 +88,6 @@ pub(super) fn conv_transpose(s: &Step<'_>) -> Done {
         Ok(if cuts.is_empty() { all } else { all.slice(&cuts) })
     });
     s.give_with(1, || weight(dy, x, &geometry, *group));
-    s.give_with(2, || Ok(dy.collapsed(&other_axes(dy.rank()?, &[1]))));
+    s.give_with(2, || bias(dy));
     Ok(())
 }

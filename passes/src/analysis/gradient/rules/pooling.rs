@@ -193,18 +193,31 @@ impl Geometry<'_> {
         })
     }
 
-    /// The elements of the padded input at one position of the kernel, for all windows.
-    pub(super) fn elements<'t>(&self, padded: Term<'t>, offset: &[usize], windows: &[usize]) -> Term<'t> {
-        let cuts = offset.iter().enumerate().map(|(i, k)| {
-            let (start, step) = (k * self.dilations[i], self.strides[i]);
-            let end = start + step * windows[i].saturating_sub(1) + 1;
-            SliceAxis { axis: 2 + i, start: start as i64, end: end as i64, step: step as i64 }
+    /// The elements at one position of the kernel for all windows: of `x`, or of `padded` where some are padding.
+    pub(super) fn elements<'t>(
+        &self,
+        x: Term<'t>,
+        padded: Term<'t>,
+        offset: &[usize],
+        windows: &[usize],
+    ) -> Result<Term<'t>, Decline> {
+        let first = |i: usize| (offset[i] * self.dilations[i]) as i64;
+        let span = |i: usize| (self.strides[i] * windows[i].saturating_sub(1)) as i64;
+        let sizes = spatial(x)?;
+        let is_inside = (0..offset.len()).all(|i| {
+            let start = first(i) - self.pads[i].0;
+            start >= 0 && start + span(i) < sizes[i] as i64
         });
-        let covers = |cut: &SliceAxis| {
-            cut.step == 1 && cut.start == 0 && padded.size(cut.axis).ok() == Some(cut.end as usize)
+        let (source, sizes) = if is_inside { (x, sizes) } else { (padded, spatial(padded)?) };
+        let cut = |i: usize| {
+            let start = first(i) - if is_inside { self.pads[i].0 } else { 0 };
+            SliceAxis { axis: 2 + i, start, end: start + span(i) + 1, step: self.strides[i] as i64 }
         };
-        let cuts: Vec<_> = cuts.filter(|cut| !covers(cut)).collect();
-        if cuts.is_empty() { padded } else { padded.slice(&cuts) }
+        let covers = |cut: &SliceAxis| {
+            cut.start == 0 && cut.end == sizes[cut.axis - 2] as i64 && (cut.step == 1 || cut.end == 1)
+        };
+        let cuts: Vec<_> = (0..offset.len()).map(cut).filter(|cut| !covers(cut)).collect();
+        Ok(if cuts.is_empty() { source } else { source.slice(&cuts) })
     }
 
     /// The attributes of a `Conv` with these windows.
