@@ -604,10 +604,8 @@ fn quantized(op: &'static str) -> Case {
             "q = QuantizeLinear <axis = {axis}> (x, {inputs}) y = DequantizeLinear <axis = {axis}> (q, {inputs})"
         );
         // The limits are (−128 − z)·s and (127 − z)·s, near multiples of 1/2.
-        let reference = format!(
-            "f = Cast <to = 1> (z) l0 = Sub(low, f) l = Mul(l0, s) h0 = Sub(high, f) h = Mul(h0, s) \
-             lu = Unsqueeze(l, u) hu = Unsqueeze(h, u) m = Max(x, lu) y = Min(m, hu)"
-        );
+        let reference = "f = Cast <to = 1> (z) l0 = Sub(low, f) l = Mul(l0, s) h0 = Sub(high, f) h = Mul(h0, s) \
+             lu = Unsqueeze(l, u) hu = Unsqueeze(h, u) m = Max(x, lu) y = Min(m, hu)";
         let unsqueezed = 1 - axis;
         let sample = Sample::of(body).reference(reference).float("x", &[3, 4], rng);
         sample

@@ -84,8 +84,8 @@ fn outputs(
     Ok(names.zip(engine.run(&feeds).map_err(|e| e.to_string())?).collect())
 }
 
-/// The relative error of the gradients of a case.
-fn error(case: &Case, seed: u64) -> Result<f64, String> {
+/// Compares the gradients of a draw of a case with central differences.
+fn check(case: &Case, seed: u64) -> Result<(), String> {
     let mut rng = Rng::with_seed(seed);
     let sample = (case.draw)(&mut rng);
     let names: Vec<_> = sample.parameters.iter().map(|p| p.0.to_owned()).collect();
@@ -113,7 +113,6 @@ fn error(case: &Case, seed: u64) -> Result<f64, String> {
     let (lowered_result, forward) = (lowered(&result.model), lowered(&forward));
     let first = outputs(&lowered_result, &mut *load(&lowered_result)?, &feeds)?;
     let mut engine = load(&forward)?;
-    let mut worst = 0_f64;
     for (i, (name, shape, values)) in sample.parameters.iter().enumerate() {
         let Some(output) = result.gradients.get(*name) else { return Err(format!("`{name}` has none")) };
         let gradient = first[output].to_f64().unwrap();
@@ -146,16 +145,14 @@ fn error(case: &Case, seed: u64) -> Result<f64, String> {
                 "`{name}` {shape:?}: {error:.1e}\nmeasured {measured:?}\ngradient {gradient:?}"
             ));
         }
-        worst = worst.max(error);
     }
-    Ok(worst)
+    Ok(())
 }
 
 #[test]
 fn every_rule_agrees_with_central_differences() {
     let cases = cases();
     let mut failures = vec![];
-    let mut worst = (0.0, "");
     for (domain, op) in operators() {
         let own: Vec<_> = cases.iter().filter(|case| (case.domain, case.op) == (domain, op)).collect();
         if own.is_empty() {
@@ -163,9 +160,8 @@ fn every_rule_agrees_with_central_differences() {
         }
         for (number, case) in own.into_iter().enumerate() {
             for seed in 0..DRAWS {
-                match error(case, seed * 31 + 7) {
-                    Ok(error) if error > worst.0 => worst = (error, op),
-                    Ok(_) => {}
+                match check(case, seed * 31 + 7) {
+                    Ok(()) => {}
                     Err(why) => {
                         let sample = (case.draw)(&mut Rng::with_seed(seed * 31 + 7));
                         failures.push(format!("{op} case {number} seed {seed} `{}`: {why}", sample.body));
@@ -175,6 +171,5 @@ fn every_rule_agrees_with_central_differences() {
             }
         }
     }
-    println!("worst {:.1e} at {}", worst.0, worst.1);
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
 }
