@@ -62,4 +62,9 @@ fn write_invalid_files(folder: &Path) {
         fs::write(folder.join(name), onnx::to_bytes(&Model::of(parse_graph(&graph, 17).unwrap())).unwrap())
             .unwrap();
     }
+    // A model whose first weight is rounded away from its gradient.
+    let rounded = "g (float[N,3] x) => (float[N,2] y) <float[3,3] first = {1,2,3,4,5,6,7,8,9}, float[3,2] last = {1,2,3,4,5,6}> \
+                   { h = MatMul(x, first) r = Round(h) y = MatMul(r, last) }";
+    let rounded = Model::of(parse_graph(rounded, 18).unwrap());
+    fs::write(folder.join("rounded.onnx"), onnx::to_bytes(&rounded).unwrap()).unwrap();
 }

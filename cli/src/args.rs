@@ -473,6 +473,9 @@ pub struct InspectArgs {
     /// those that match
     #[arg(long, value_name = "NAME", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     pub groups: Option<String>,
+    /// Show which weights get a gradient, and the nodes that stop it
+    #[arg(long)]
+    pub gradients: bool,
     /// Print the graph in ONNX textual syntax; long tensors are abbreviated
     #[arg(long)]
     pub text: bool,

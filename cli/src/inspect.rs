@@ -7,8 +7,9 @@ use crate::{
     terminal::Terminal,
 };
 use onnx_pare::{
-    BlockShare, Blocks, ChannelGroup, ChannelGroups, Environment, GroupMember, InspectOptions, Inspection,
-    LayerCost, TokenBlock, Tokens, inspect, inspect_blocks, inspect_groups, inspect_text, inspect_tokens,
+    BlockShare, Blocks, ChannelGroup, ChannelGroups, Environment, Gradients, GroupMember, InspectOptions,
+    Inspection, LayerCost, TokenBlock, Tokens, WeightGradient, inspect, inspect_blocks, inspect_gradients,
+    inspect_groups, inspect_text, inspect_tokens,
 };
 
 pub fn run(args: &InspectArgs, environment: Environment, terminal: &Terminal) -> Result<Status, Failure> {
@@ -26,6 +27,10 @@ pub fn run(args: &InspectArgs, environment: Environment, terminal: &Terminal) ->
     } else if let Some(pattern) = &args.groups {
         let groups = inspect_groups(model, pattern, &options)?;
         terminal.report(&groups, || groups_text(&groups, !pattern.is_empty()));
+    } else if args.gradients {
+        let mut gradients = inspect_gradients(model, &options)?;
+        gradients.model = path();
+        terminal.report(&gradients, || gradients_text(&gradients));
     } else if args.tokens {
         let mut tokens = inspect_tokens(model, &options)?;
         tokens.model = path();
@@ -163,6 +168,19 @@ fn tokens_text(tokens: &Tokens) -> String {
         (None, refusal) => format!("tokens cannot be merged: {}", refusal.as_deref().unwrap_or_default()),
     };
     format!("{table}\n{verdict}\n")
+}
+
+fn gradients_text(gradients: &Gradients) -> String {
+    let row = |weight: &WeightGradient| {
+        let gradient = if weight.gradient { "yes" } else { "no" };
+        vec![weight.name.clone(), weight.ty.clone(), gradient.into()]
+    };
+    let mut text = table(&["weight", "type", "gradient"], gradients.weights.iter().map(row).collect());
+    let count = gradients.weights.iter().filter(|weight| weight.gradient).count();
+    let (all, nodes) = (gradients.weights.len(), gradients.nodes);
+    text += &format!("\n{count} of {all} weights get a gradient, computed by {nodes} nodes\n");
+    gradients.stopped.iter().for_each(|reason| text += &format!("stopped: {reason}\n"));
+    text
 }
 
 #[cfg(test)]

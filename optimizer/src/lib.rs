@@ -81,8 +81,9 @@ pub use environment::{Environment, Event, Progress};
 pub use error::{Error, Hint, PipelineSyntax};
 pub use html::HtmlReport;
 pub use inspect::{
-    BlockShare, Blocks, ChannelGroup, ChannelGroups, GroupMember, InspectOptions, Inspection, LayerCost,
-    TokenBlock, Tokens, inspect, inspect_blocks, inspect_groups, inspect_text, inspect_tokens, model_text,
+    BlockShare, Blocks, ChannelGroup, ChannelGroups, Gradients, GroupMember, InspectOptions, Inspection,
+    LayerCost, TokenBlock, Tokens, WeightGradient, inspect, inspect_blocks, inspect_gradients,
+    inspect_groups, inspect_text, inspect_tokens, model_text,
 };
 pub use latency::{Latency, Quartiles, Slowdown};
 pub use limits::{Measure, QualityLimits};

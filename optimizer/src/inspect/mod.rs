@@ -1,10 +1,12 @@
 //! The structure and the cost of a model.
 
 mod blocks;
+mod gradients;
 mod groups;
 mod tokens;
 
 pub use blocks::{BlockShare, Blocks, inspect_blocks};
+pub use gradients::{Gradients, WeightGradient, inspect_gradients};
 pub use groups::{ChannelGroup, ChannelGroups, GroupMember, inspect_groups};
 pub use tokens::{TokenBlock, Tokens, inspect_tokens};
 

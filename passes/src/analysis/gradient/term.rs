@@ -178,11 +178,12 @@ impl<'t> Term<'t> {
         self * self
     }
 
-    /// `other > number`, element by element.
+    /// The condition that an element is larger than a number.
     pub(super) fn above(self, number: f64) -> Term<'t> {
         self.op2("Greater", self.number(number))
     }
 
+    /// The condition that an element is smaller than a number.
     pub(super) fn below(self, number: f64) -> Term<'t> {
         self.op2("Less", self.number(number))
     }
@@ -190,6 +191,12 @@ impl<'t> Term<'t> {
     /// `yes` where this condition holds, and `no` elsewhere.
     pub(super) fn select(self, yes: Self, no: Self) -> Term<'t> {
         self.tape.node(Node::new("Where"), &[self, yes, no])
+    }
+
+    /// This term where the condition holds, and 0 elsewhere. A product takes a fifth of the time of `Where` in ONNX
+    /// Runtime.
+    pub(super) fn where_true(self, condition: Self) -> Term<'t> {
+        self * condition.cast(self.dtype())
     }
 
     pub(super) fn cast(self, to: DataType) -> Term<'t> {
@@ -343,26 +350,29 @@ impl<'t> Term<'t> {
         if from == to {
             return Ok(self);
         }
-        let open = |axis: usize| {
-            let (size, name) = (&from[axis], value.name());
-            Decline::because(format!("`{name}` may be broadcast along an axis of size {size}"))
-        };
         let Some(lead) = from.len().checked_sub(to.len()) else { return Err(Decline::Mismatch) };
-        let mut axes: Vec<_> = (0..lead).collect();
-        for (i, dim) in to.iter().enumerate() {
-            let axis = lead + i;
+        let removed: Vec<_> = (0..lead).collect();
+        let mut axes = removed.clone();
+        let mut open = false;
+        for (axis, dim) in (lead..).zip(&to) {
+            let same = from[axis] == *dim;
             match (from[axis].known(), dim.known()) {
-                _ if from[axis] == *dim => {}
-                (_, Some(1)) => axes.push(axis),
+                (_, Some(1)) if !same => axes.push(axis),
                 (Some(a), Some(b)) if a != b => return Err(Decline::Mismatch),
-                // The inference could not prove what the operator guarantees: a size that is not 1 is the same.
-                (Some(n), None) | (None, Some(n)) if n != 1 => {}
-                _ => return Err(open(axis)),
+                // Both have this size: an operand is as large as the result unless its size is 1.
+                (_, Some(_)) => {}
+                _ => open |= !same,
             }
         }
-        let removed: Vec<_> = (0..lead).collect();
         let sum = if axes == removed { self.collapsed(&axes) } else { self.total(&axes).squeeze(&removed) };
-        Ok(sum)
+        Ok(if open { sum.sum_where_one(value) } else { sum })
+    }
+
+    /// The sum over the axes that have size 1 in `value` only, which are known when the graph runs.
+    fn sum_where_one(self, value: Self) -> Term<'t> {
+        let differ = self.op("Shape").op2("Equal", value.op("Shape")).op("Not");
+        let axes = differ.op("NonZero").reshape(&[-1]);
+        self.tape.node(Node::new("ReduceSum").with("noop_with_empty_axes", 1_i64), &[self, axes])
     }
 
     /// Slices with constant positions.

@@ -19,13 +19,13 @@ pub(super) fn sigmoid(s: &Step<'_>) -> Done {
 
 /// `y = max(x, 0)`, `dx = dy` where `y > 0`, else 0.
 pub(super) fn relu(s: &Step<'_>) -> Done {
-    s.unary(|_, y, dy| y.above(0.0).select(dy, dy.number(0.0)))
+    s.unary(|_, y, dy| dy.where_true(y.above(0.0)))
 }
 
 /// `y = x` where `x > α`, else 0; `dx` likewise.
 pub(super) fn thresholded_relu(s: &Step<'_>) -> Done {
     let alpha = s.float("alpha", 1.0);
-    s.unary(|x, _, dy| x.above(alpha).select(dy, dy.number(0.0)))
+    s.unary(|x, _, dy| dy.where_true(x.above(alpha)))
 }
 
 /// `y = x` where `x ≥ 0`, else `αx`; `dx` likewise.
@@ -39,7 +39,7 @@ pub(super) fn prelu(s: &Step<'_>) -> Done {
     let (x, slope, dy) = (s.x(0)?, s.x(1)?, s.dy()?);
     let negative = x.below(0.0);
     s.give_with(0, || Ok(negative.select(dy * slope, dy)));
-    s.give_with(1, || Ok(dy * negative.select(x, x.number(0.0))));
+    s.give_with(1, || Ok((dy * x).where_true(negative)));
     Ok(())
 }
 
@@ -64,13 +64,13 @@ pub(super) fn celu(s: &Step<'_>) -> Done {
 /// `y = min(max(αx + β, 0), 1)`, `dx = dy·α` where `0 < y < 1`.
 pub(super) fn hard_sigmoid(s: &Step<'_>) -> Done {
     let alpha = s.float("alpha", 0.2);
-    s.unary(|_, y, dy| inside(y, 0.0, 1.0).select(dy * alpha, dy.number(0.0)))
+    s.unary(|_, y, dy| (dy * alpha).where_true(inside(y, 0.0, 1.0)))
 }
 
 /// `y = x·min(max(x/6 + 1/2, 0), 1)`; `dx = dy·(x/3 + 1/2)` where `−3 < x < 3`, `dy` above, 0 below.
 pub(super) fn hard_swish(s: &Step<'_>) -> Done {
     s.unary(|x, _, dy| {
-        let outer = x.above(0.0).select(dy, dy.number(0.0));
+        let outer = dy.where_true(x.above(0.0));
         inside(x, -3.0, 3.0).select(dy * (x / 3.0 + 0.5), outer)
     })
 }
@@ -122,7 +122,7 @@ pub(super) fn quick_gelu(s: &Step<'_>) -> Done {
 /// `y = x + λ` below `−λ`, `x − λ` above `λ`, shifted by the bias; `dx = dy` there, else 0.
 pub(super) fn shrink(s: &Step<'_>) -> Done {
     let lambda = s.float("lambd", 0.5);
-    s.unary(|x, _, dy| x.op("Abs").above(lambda).select(dy, dy.number(0.0)))
+    s.unary(|x, _, dy| dy.where_true(x.op("Abs").above(lambda)))
 }
 
 /// `y = min(max(x, low), high)`, `dx = dy` where `low < x < high`. Constant bounds have no gradient.
@@ -131,14 +131,11 @@ pub(super) fn clip(s: &Step<'_>) -> Done {
         return s.because("has bounds that depend on a parameter");
     }
     let view = s.read(ClipView::of)?;
-    s.unary(|x, _, dy| {
-        let zero = dy.number(0.0);
-        match (view.low.is_finite(), view.high.is_finite()) {
-            (true, true) => inside(x, view.low, view.high).select(dy, zero),
-            (true, false) => x.above(view.low).select(dy, zero),
-            (false, true) => x.below(view.high).select(dy, zero),
-            (false, false) => dy,
-        }
+    s.unary(|x, _, dy| match (view.low.is_finite(), view.high.is_finite()) {
+        (true, true) => dy.where_true(inside(x, view.low, view.high)),
+        (true, false) => dy.where_true(x.above(view.low)),
+        (false, true) => dy.where_true(x.below(view.high)),
+        (false, false) => dy,
     })
 }
 

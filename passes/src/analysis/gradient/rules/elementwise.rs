@@ -167,9 +167,8 @@ pub(super) fn extreme(s: &Step<'_>) -> Done {
 /// `y = a` where `c`, else `b`; `da = dy` where `c`, else 0; `db` the other way round.
 pub(super) fn choose(s: &Step<'_>) -> Done {
     let (c, dy) = (s.x(0)?, s.dy()?);
-    let zero = dy.number(0.0);
-    s.give_with(1, || Ok(c.select(dy, zero)));
-    s.give_with(2, || Ok(c.select(zero, dy)));
+    s.give_with(1, || Ok(dy.where_true(c)));
+    s.give_with(2, || Ok(dy.where_true(c.op("Not"))));
     Ok(())
 }
 

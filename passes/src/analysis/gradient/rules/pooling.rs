@@ -4,7 +4,10 @@ use super::super::{
     step::{Done, Step},
     term::{Term, signed},
 };
-use pare_graph::{Attribute, Decline, Dim, Node, ops::PoolView};
+use pare_graph::{
+    Attribute, Decline, Dim, Node,
+    ops::{PoolView, SliceAxis},
+};
 
 /// `y = mean(x)` over the positions, `dx = dy/n`.
 pub(super) fn global_average_pool(s: &Step<'_>) -> Done {
@@ -180,6 +183,41 @@ impl Geometry<'_> {
             .with("pads", pads.chain(ends).collect::<Vec<_>>())
             .with("strides", signed(self.strides));
         dy.tape().node(node, &[dy, kernel])
+    }
+
+    /// The positions in the kernel.
+    pub(super) fn offsets(&self) -> Vec<Vec<usize>> {
+        self.kernel.iter().fold(vec![vec![]], |offsets, &size| {
+            let extended = |offset: Vec<usize>| (0..size).map(move |k| [offset.as_slice(), &[k]].concat());
+            offsets.into_iter().flat_map(extended).collect()
+        })
+    }
+
+    /// The elements at one position of the kernel for all windows: of `x`, or of `padded` where some are padding.
+    pub(super) fn elements<'t>(
+        &self,
+        x: Term<'t>,
+        padded: Term<'t>,
+        offset: &[usize],
+        windows: &[usize],
+    ) -> Result<Term<'t>, Decline> {
+        let first = |i: usize| (offset[i] * self.dilations[i]) as i64;
+        let span = |i: usize| (self.strides[i] * windows[i].saturating_sub(1)) as i64;
+        let sizes = spatial(x)?;
+        let is_inside = (0..offset.len()).all(|i| {
+            let start = first(i) - self.pads[i].0;
+            start >= 0 && start + span(i) < sizes[i] as i64
+        });
+        let (source, sizes) = if is_inside { (x, sizes) } else { (padded, spatial(padded)?) };
+        let cut = |i: usize| {
+            let start = first(i) - if is_inside { self.pads[i].0 } else { 0 };
+            SliceAxis { axis: 2 + i, start, end: start + span(i) + 1, step: self.strides[i] as i64 }
+        };
+        let covers = |cut: &SliceAxis| {
+            cut.start == 0 && cut.end == sizes[cut.axis - 2] as i64 && (cut.step == 1 || cut.end == 1)
+        };
+        let cuts: Vec<_> = (0..offset.len()).map(cut).filter(|cut| !covers(cut)).collect();
+        Ok(if cuts.is_empty() { source } else { source.slice(&cuts) })
     }
 
     /// The attributes of a `Conv` with these windows.

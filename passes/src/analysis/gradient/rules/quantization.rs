@@ -43,7 +43,7 @@ pub(super) fn quantize<'t>(s: &Step<'t>) -> Done {
         let position = zero.map_or(scaled, |zero| scaled + zero);
         // Numbers up to half a step beyond a limit are rounded to it.
         let kept = position.above(low - 0.5).op2("And", position.below(high + 0.5));
-        Ok(kept.select(dy, dy.number(0.0)))
+        Ok(dy.where_true(kept))
     });
     Ok(())
 }

@@ -32,7 +32,7 @@ pub(super) fn resize(s: &Step<'_>) -> Done {
             let (size, resized) = (x.size(axis)?, dy.size(axis)?);
             let scale = scales.as_ref().and_then(|scales| scales.get(axis)).copied();
             let matrix =
-                interpolation(x, node.clone(), size, resized, scale.unwrap_or(resized as f64 / size as f64))?;
+                interpolation(x, node.clone(), size, resized, scale.unwrap_or(resized as f64 / size as f64));
             dx = along(dx, matrix, axis)?;
         }
         Ok(dx)
@@ -41,19 +41,13 @@ pub(super) fn resize(s: &Step<'_>) -> Done {
 }
 
 /// The transposed matrix that maps an axis of one size to another: row `i` is the resized unit vector `i`.
-fn interpolation<'t>(
-    x: Term<'t>,
-    node: Node,
-    size: usize,
-    resized: usize,
-    scale: f64,
-) -> Result<Term<'t>, Decline> {
+fn interpolation(x: Term<'_>, node: Node, size: usize, resized: usize, scale: f64) -> Term<'_> {
     let mut unit = vec![0.0; size * size];
     (0..size).for_each(|i| unit[i * size + i] = 1.0);
     let (tape, unit) = (x.tape(), x.numbers(&[1, 1, size, size], &unit));
     let scales = tape.constant(pare_graph::Tensor::vector(&[1.0_f32, 1.0, 1.0, scale as f32]));
     let matrix = tape.nodes(node, &[Some(unit), None, Some(scales)], 1)[0];
-    Ok(matrix.reshape(&[size as i64, resized as i64]))
+    matrix.reshape(&[size as i64, resized as i64])
 }
 
 /// Multiplies by a matrix `[n, m]` along an axis of size `m`.

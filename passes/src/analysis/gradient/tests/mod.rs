@@ -1,3 +1,7 @@
 //! Gradients against central differences.
 
+mod cases;
+mod lowered;
 mod models;
+mod rules;
+mod structure;
