@@ -166,6 +166,9 @@ fn augmented_images_are_run_through_the_teacher() {
     assert!(figure(&report, "held-out drift after") < figure(&report, "held-out drift before"));
 }
 
+/// Half of the channels are removed and nothing is repaired.
+const CUT: &str = "prune-channels{ratio=0.5,criterion=l2,repair=none}";
+
 #[test]
 fn a_pruned_network_gets_better_on_other_images() {
     let teacher = read_fixture("digits-cnn.onnx");
@@ -173,7 +176,7 @@ fn a_pruned_network_gets_better_on_other_images() {
     let [fit, test] = [fit, test].map(|file| testing::samples(file, &teacher));
     let with = Tools { samples: Some(&fit), ..tools() };
     let mut student = teacher.clone();
-    testing::context(with).run_nested("prune-channels{macs=0.4}", &mut student).unwrap();
+    testing::context(with).run_nested(CUT, &mut student).unwrap();
     let (result, report) = distilled(&Distill::default(), &teacher, &student, with).unwrap();
     assert_eq!(report.declined().collect::<Vec<_>>(), []);
     let divergence = |changed: &Model| {
@@ -208,9 +211,7 @@ fn quantized_weights_get_better_integers() {
     let samples = testing::samples("digits-calibration.npz", &teacher);
     let with = Tools { samples: Some(&samples), ..tools() };
     let mut student = teacher.clone();
-    testing::context(with)
-        .run_nested("safe,quantize{correct_bias=false,ranges=minmax}", &mut student)
-        .unwrap();
+    testing::context(with).run_nested(&format!("safe,{CUT},quantize{{for=size}}"), &mut student).unwrap();
     let pass = Distill { steps: Some(60), rate: Some(1e-3), ..Distill::default() };
     let (result, report) = distilled(&pass, &teacher, &student, with).unwrap();
     let (before, after) = (figure(&report, "held-out drift before"), figure(&report, "held-out drift after"));

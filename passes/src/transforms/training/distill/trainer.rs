@@ -467,9 +467,9 @@ mod tests {
         assert!(!is_improved(&before, &vec![f64::NAN; 32]));
         // Four parts of four may improve by chance.
         assert!(!is_improved(&before[..4], &after(4)[..4]) && is_improved(&before[..6], &after(6)[..6]));
-        // Ten large gains outweigh twelve small losses.
+        // Fourteen large gains outweigh eight small losses.
         let mixed: Vec<_> =
-            (0..22).map(|i| if i < 10 { f64::from(i) - 30.0 } else { f64::from(i) + 0.1 }).collect();
+            (0..22).map(|i| if i < 14 { f64::from(i) - 30.0 } else { f64::from(i) + 0.1 }).collect();
         assert!(is_improved(&before[..22], &mixed));
     }
 
