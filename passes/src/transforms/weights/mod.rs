@@ -8,6 +8,6 @@ mod sparsify;
 
 pub use apply_mask::ApplyMask;
 pub use mask::{Mask, MaskError, TensorMask};
-pub use quantize::{Quantize, Ranges};
+pub use quantize::{Attention, Method, Purpose, Quantize, Ranges};
 pub use quantize_weights::{BlockMethod, QuantizeWeights, WeightForm};
 pub use sparsify::{ComparisonScope, Pattern, Refitting, Sparsify, WeightCriterion};

@@ -41,12 +41,17 @@ fn network() -> String {
     )
 }
 
+/// The pass with these options. Layers are quantized even if that is slower, which small ones are.
+fn for_size(options: &str) -> Quantize {
+    Quantize { r#for: Purpose::Size, ..toml::from_str(options).unwrap() }
+}
+
 fn quantized(source: &str, options: &str, shape: &[usize]) -> (Model, Model, crate::framework::Report) {
     let original = model(source);
     let mut changed = original.clone();
     let samples = Inputs(shape.to_vec());
     let tools = Tools { samples: Some(&samples), ..tools() };
-    let report = run_pass_with(toml::from_str::<Quantize>(options).unwrap(), &mut changed, tools);
+    let report = run_pass_with(for_size(options), &mut changed, tools);
     (original, changed, report)
 }
 
@@ -104,7 +109,7 @@ fn keeps_operators_between_floats() {
 fn quantizes_weights_without_samples() {
     let original = model(&network());
     let mut changed = original.clone();
-    let pass = Quantize { activations: false, ..Quantize::default() };
+    let pass = Quantize { method: Method::Weights, ..Quantize::default() };
     run_pass_with(pass, &mut changed, Tools::default());
     assert_eq!((count(&changed, "QuantizeLinear"), count(&changed, "DequantizeLinear")), (0, 3));
     assert!(distance(&original, &changed, &[4, 6, 6]) < 0.01);
@@ -153,7 +158,7 @@ fn reasons(original: &Model, shape: &[usize], prepare: &str) -> (Vec<String>, Op
     let mut changed = original.clone();
     changed.infer().unwrap();
     cx.run_nested(prepare, &mut changed).unwrap();
-    let result = Quantize::default().run(&mut changed, &mut cx);
+    let result = for_size("").run(&mut changed, &mut cx);
     (cx.report.declined.keys().cloned().collect(), result.err().map(|e| e.to_string()))
 }
 
@@ -186,7 +191,7 @@ fn large_biases_fit_their_codes() {
     for (original, shape, bias) in cases {
         let mut changed = original.clone();
         let samples = Inputs(shape.clone());
-        run_pass_with(Quantize::default(), &mut changed, Tools { samples: Some(&samples), ..tools() });
+        run_pass_with(for_size(""), &mut changed, Tools { samples: Some(&samples), ..tools() });
         let codes = codes(&changed, bias);
         assert!(codes.iter().all(|c| c.abs() < f64::from(i32::MAX)), "{codes:?}");
         let distance = distance(&original, &changed, &shape);
@@ -212,7 +217,7 @@ fn folds_alpha_and_beta_of_gemm() {
         let mut changed = original.clone();
         let samples = Inputs(vec![6]);
         let tools = Tools { samples: Some(&samples), ..tools() };
-        let report = run_pass_with(Quantize::default(), &mut changed, tools);
+        let report = run_pass_with(for_size(""), &mut changed, tools);
         assert_eq!(report.steps[0].count("layers quantized"), 2);
         assert!(report.steps[0].figure("weight SNR in dB").unwrap() > 30.0);
         let distance = distance(&original, &changed, &[6]);
@@ -241,7 +246,7 @@ fn quantizes_matrices_behind_axes_of_size_one() {
         let mut changed = original.clone();
         let samples = Inputs(shape.clone());
         let tools = Tools { samples: Some(&samples), ..tools() };
-        let report = run_pass_with(Quantize::default(), &mut changed, tools);
+        let report = run_pass_with(for_size(""), &mut changed, tools);
         assert_eq!(report.steps[0].count("layers quantized"), 1);
         let distance = distance(&original, &changed, &shape);
         assert!(distance < 0.01, "{distance}");
