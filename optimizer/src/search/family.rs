@@ -151,7 +151,10 @@ mod tests {
         assert!(!combination.is_redundant());
         combination.0[PRECISION] = 1;
         assert_eq!(combination.as_single(), None);
-        assert_eq!(combination.to_string(), "safe,prune-hidden{ratio=0.5,multiple=8},safe,quantize{for=size}");
+        assert_eq!(
+            combination.to_string(),
+            "safe,prune-hidden{ratio=0.5,multiple=8},safe,quantize{for=size}"
+        );
         assert_eq!(Combination::single(PRECISION, 1).to_string(), "safe,quantize{for=size}");
         assert_eq!(Combination::default().to_string(), "safe");
     }

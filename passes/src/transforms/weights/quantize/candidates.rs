@@ -99,8 +99,7 @@ impl Candidates<'_> {
         for (layer, weights) in self.chosen(choice) {
             let weights = self.beside(layer, weights, &grids)?;
             let mut patch = Patch::anchored(layer.node);
-            let stored =
-                layer.linear.store(&model.graph, &mut patch, &weights.values(layer), &layer.bias);
+            let stored = layer.linear.store(&model.graph, &mut patch, &weights.values(layer), &layer.bias);
             stored.ok_or_else(|| PassError::refused(format!("`{}` cannot be changed", layer.name)))?;
             model.graph.apply(patch).map_err(|e| PassError::refused(e.to_string()))?;
         }

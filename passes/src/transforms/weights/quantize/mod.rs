@@ -33,7 +33,7 @@ use pare_graph::{
 };
 use ranges::calibrate;
 use serde::{Deserialize, Serialize};
-use speed::SpeedSearch;
+use speed::{SpeedSearch, is_faster};
 use weights::IntegerWeights;
 
 /// The form of a quantized model.
@@ -199,8 +199,10 @@ impl Quantize {
     ) -> Result<Candidates<'m>, PassError> {
         let method = self.method();
         let layers = self.layers(plain, cx)?;
-        let wants_products = self.attention == Attention::Is(true) || self.attention == Attention::Auto && is_timed;
-        let products = if method == Method::Static && wants_products { products(&plain.graph) } else { vec![] };
+        let wants_products =
+            self.attention == Attention::Is(true) || self.attention == Attention::Auto && is_timed;
+        let products =
+            if method == Method::Static && wants_products { products(&plain.graph) } else { vec![] };
         let weights = layers.iter().map(|layer| IntegerWeights::new(&plain.graph, layer, self.ranges));
         let weights = weights.collect::<Result<_, _>>()?;
         let mut candidates =
@@ -225,9 +227,12 @@ impl Quantize {
         let ranking = split.fit.start..split.fit.end.min(split.fit.start + RANKING);
         let samples =
             if limits.any() { Some((samples(split.held_out.clone())?, samples(ranking)?)) } else { None };
-        let search = samples
-            .as_ref()
-            .map(|(held_out, ranking)| QualitySearch { candidates, limits, held_out, ranking });
+        let search = samples.as_ref().map(|(held_out, ranking)| QualitySearch {
+            candidates,
+            limits,
+            held_out,
+            ranking,
+        });
         if let Some(search) = &search {
             choice = search.hold(choice, cx)?;
         }
@@ -245,19 +250,25 @@ impl Quantize {
                 (latency, fast) = (speed.latency(&held, cx)?, held);
             }
         }
-        if !SpeedSearch::is_faster(latency) {
-            let why = if latency > 1.0 { "integers are slower than float" } else { "integers are not faster than float" };
+        if !is_faster(&latency) {
+            let why = if latency.median > 1.0 {
+                "integers are slower than float"
+            } else {
+                "integers are not faster than float"
+            };
             cx.report.notes.push(format!("no layer is quantized: {why} on this machine"));
             return Ok(None);
         }
-        let slow = (0..choice.len()).filter(|&unit| choice[unit] && !fast[unit] && !candidates.is_product(unit));
+        let slow =
+            (0..choice.len()).filter(|&unit| choice[unit] && !fast[unit] && !candidates.is_product(unit));
         let slow: Vec<_> = slow.map(|unit| format!("`{}`", candidates.name(unit))).collect();
         if !slow.is_empty() {
-            let layers = if slow.len() == 1 { "1 layer stays" } else { &format!("{} layers stay", slow.len()) };
+            let layers =
+                if slow.len() == 1 { "1 layer stays" } else { &format!("{} layers stay", slow.len()) };
             let names = slow.join(", ");
             cx.report.notes.push(format!("{layers} in float, where integers are slower: {names}"));
         }
-        cx.share("latency", latency);
+        cx.share("latency", latency.median);
         Ok(Some(fast))
     }
 
@@ -307,13 +318,17 @@ impl Quantize {
             _ => cx.count(counter, layers),
         }
         let products = choice[candidates.layers.len()..].iter().filter(|chosen| **chosen).count();
-        cx.count(Counter::new("product of activations quantized", "products of activations quantized"), products as u64);
+        cx.count(
+            Counter::new("product of activations quantized", "products of activations quantized"),
+            products as u64,
+        );
         let values = candidates.plan(choice).values.len();
         cx.count(Counter::new("activation quantized", "activations quantized"), values as u64);
         cx.figure("weight SNR in dB", 10.0 * (signal / f64::max(noise, f64::MIN_POSITIVE)).log10());
         if candidates.method == Method::Weights {
             cx.report.notes.push(
-                "only weights are stored in eight bits: ONNX Runtime computes in floats and is not faster".into(),
+                "only weights are stored in eight bits: ONNX Runtime computes in floats and is not faster"
+                    .into(),
             );
         }
     }
@@ -325,7 +340,9 @@ fn products(graph: &Graph) -> Vec<NodeId> {
         let at = graph.at(node);
         let operands = [at.optional(0), at.optional(1)];
         let is_activation = |v: &Option<ValueRef<'_>>| {
-            v.is_some_and(|v| !v.is_constant() && v.dtype() == Some(DataType::Float) && v.rank().is_ok_and(|r| r > 1))
+            v.is_some_and(|v| {
+                !v.is_constant() && v.dtype() == Some(DataType::Float) && v.rank().is_ok_and(|r| r > 1)
+            })
         };
         at.is("MatMul") && at.node().domain().is_empty() && operands.iter().all(is_activation)
     };
@@ -347,7 +364,10 @@ impl Quantize {
                 Some(dtype) => format!("`{}` is of type {dtype}, and only float is quantized", layer.name),
                 None if scaled => format!("{} scales its operands", graph.describe(layer.node)),
                 None if self.method() == Method::Dynamic && layer.linear.is_conv() => {
-                    format!("`{}` is the kernel of a convolution, which needs ranges from samples", layer.name)
+                    format!(
+                        "`{}` is the kernel of a convolution, which needs ranges from samples",
+                        layer.name
+                    )
                 }
                 None => return true,
             };

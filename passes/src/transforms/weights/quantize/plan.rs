@@ -55,8 +55,7 @@ impl QuantizationPlan {
                     read.contains(&v.id)
                         || before_clip(*v).producer().is_some_and(|m| integer.contains(&m.id))
                 };
-                is_chosen(&n)
-                    || computed_inputs(at).iter().all(quantized) && feeds_integers(at, &integer)
+                is_chosen(&n) || computed_inputs(at).iter().all(quantized) && feeds_integers(at, &integer)
             };
             let remaining: HashSet<_> = integer.iter().copied().filter(supported).collect();
             if remaining.len() == integer.len() {

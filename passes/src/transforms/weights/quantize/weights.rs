@@ -97,11 +97,8 @@ fn scale(row: &[f64], ranges: Ranges) -> f64 {
             .sum::<f64>()
     };
     // Clipping the largest weight a little may reduce the error of the others.
-    let shares: &[f64] = if ranges == Ranges::Mse {
-        &[1.0, 0.975, 0.95, 0.925, 0.9, 0.85, 0.8, 0.75, 0.7]
-    } else {
-        &[1.0]
-    };
+    let shares: &[f64] =
+        if ranges == Ranges::Mse { &[1.0, 0.975, 0.95, 0.925, 0.9, 0.85, 0.8, 0.75, 0.7] } else { &[1.0] };
     // As stored.
     let scales = shares.iter().map(|share| f64::from((share * largest / 127.0) as f32)).filter(|s| *s > 0.0);
     scales.min_by(|&a, &b| error(a).total_cmp(&error(b))).unwrap_or(1.0)
