@@ -82,7 +82,8 @@ pub use error::{Error, Hint, PipelineSyntax};
 pub use html::HtmlReport;
 pub use inspect::{
     BlockShare, Blocks, ChannelGroup, ChannelGroups, GroupMember, InspectOptions, Inspection, LayerCost,
-    TokenBlock, Tokens, inspect, inspect_blocks, inspect_groups, inspect_text, inspect_tokens, model_text,
+    Quantization, QuantizedLayer, TokenBlock, Tokens, inspect, inspect_blocks, inspect_groups,
+    inspect_quantization, inspect_text, inspect_tokens, model_text,
 };
 pub use latency::{Latency, Quartiles, Slowdown};
 pub use limits::{Measure, QualityLimits};

@@ -2,10 +2,12 @@
 
 mod blocks;
 mod groups;
+mod quantization;
 mod tokens;
 
 pub use blocks::{BlockShare, Blocks, inspect_blocks};
 pub use groups::{ChannelGroup, ChannelGroups, GroupMember, inspect_groups};
+pub use quantization::{Quantization, QuantizedLayer, inspect_quantization};
 pub use tokens::{TokenBlock, Tokens, inspect_tokens};
 
 use crate::{Environment, Error, Hint, Source, options::setters, runner::Data, samples::check_dims};

@@ -9,7 +9,7 @@ mod sparsify;
 
 pub use apply_mask::ApplyMask;
 pub use mask::{Mask, MaskError, TensorMask};
-pub use quantize::{Attention, Method, Purpose, Quantize, Ranges};
+pub use quantize::{Attention, Method, Purpose, Quantize, Ranges, RoundingCost, rounding_costs};
 pub use quantize_weights::{BlockMethod, QuantizeWeights, WeightForm};
 pub use smooth_activations::SmoothActivations;
 pub use sparsify::{ComparisonScope, Pattern, Refitting, Sparsify, WeightCriterion};

@@ -1,6 +1,7 @@
 //! The pass: quantization of weights and activations, and correction of biases.
 
 mod candidates;
+mod costs;
 mod dynamic;
 mod emit;
 mod limits;
@@ -11,6 +12,7 @@ mod speed;
 mod tests;
 mod weights;
 
+pub use costs::{RoundingCost, rounding_costs};
 pub use ranges::Ranges;
 
 use crate::{

@@ -88,7 +88,7 @@ impl SpeedSearch<'_> {
     /// Returns the kinds of units that are faster in float, the one that saves most first. A half of all units is a
     /// kind too.
     fn slow_kinds(&self, choice: &Choice, cx: &Context<'_>) -> Result<Vec<Vec<usize>>, PassError> {
-        let mut kinds = self.kinds(choice);
+        let mut kinds = self.kinds(choice, KINDS);
         if kinds.len() > 2 {
             let (low, high) = kinds.split_at(kinds.len() / 2);
             kinds.extend([low.concat(), high.concat()]);
@@ -103,6 +103,21 @@ impl SpeedSearch<'_> {
             kinds.into_iter().zip(ratios).filter(|(kind, ratio)| *ratio < limit(kind)).collect();
         slow.sort_by(|a, b| a.1.total_cmp(&b.1));
         Ok(slow.into_iter().map(|(kind, _)| kind).collect())
+    }
+
+    /// The part of the latency of float that each unit of a choice saves in integers: what the model takes longer
+    /// with its kind in float, shared by the units of the kind.
+    pub fn saved(&self, choice: &Choice, cx: &Context<'_>) -> Result<Vec<f64>, PassError> {
+        let kinds = self.kinds(choice, usize::MAX);
+        let mut others: Vec<_> = kinds.iter().map(|kind| dropping(choice, kind)).collect();
+        others.push(vec![false; choice.len()]);
+        let mut ratios = self.ratios(choice, &others, cx)?;
+        let float = ratios.pop().unwrap_or(1.0);
+        let mut saved = vec![0.0; choice.len()];
+        for (kind, ratio) in kinds.iter().zip(ratios) {
+            kind.iter().for_each(|&unit| saved[unit] = (ratio - 1.0) / float / kind.len() as f64);
+        }
+        Ok(saved)
     }
 
     /// The latency of each choice over that of the first.
@@ -132,8 +147,8 @@ impl SpeedSearch<'_> {
     }
 
     /// The chosen units by operator and shape, in the order of the first of each; neighbors together if there are
-    /// many.
-    fn kinds(&self, choice: &Choice) -> Vec<Vec<usize>> {
+    /// more than `most` kinds of layers.
+    fn kinds(&self, choice: &Choice, most: usize) -> Vec<Vec<usize>> {
         let graph = &self.candidates.plain.graph;
         let mut kinds: Vec<(String, Vec<usize>)> = vec![];
         for unit in (0..choice.len()).filter(|&unit| choice[unit]) {
@@ -153,7 +168,7 @@ impl SpeedSearch<'_> {
             let parts = kinds.chunks(kinds.len().div_ceil(most).max(1));
             parts.map(|part| part.iter().flat_map(|(_, units)| units.clone()).collect()).collect()
         };
-        [joined(layers, KINDS), joined(products, 2)].concat()
+        [joined(layers, most), joined(products, most.div_ceil(6))].concat()
     }
 }
 
