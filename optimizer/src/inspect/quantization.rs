@@ -58,9 +58,8 @@ pub fn inspect_quantization(
     run(&pipeline, &mut model, RunOptions::new(tools), &mut ()).map_err(|e| environment.run_error(e))?;
     model.infer().map_err(Error::invalid)?;
     let mut cx = Context::new(tools, &REGISTRY);
-    let costs = rounding_costs(&model, &mut cx).map_err(|error| {
-        environment.run_error(pare_passes::RunError::Pass { pass: "quantize", error })
-    })?;
+    let costs = rounding_costs(&model, &mut cx)
+        .map_err(|error| environment.run_error(pare_passes::RunError::Pass { pass: "quantize", error }))?;
     let layer = |cost: pare_passes::transforms::weights::RoundingCost| QuantizedLayer {
         name: cost.name,
         operator: cost.operator,

@@ -39,7 +39,8 @@ pub fn rounding_costs(model: &Model, cx: &mut Context<'_>) -> Result<Vec<Roundin
     let samples = HeldOut::new(cx.tools, &plain, split.held_out.clone())?;
     // Enough for parts of one layer each.
     let parts = ranked(&candidates, &all, &samples, 4 * candidates.count(), cx)?;
-    let speed = SpeedSearch { candidates: &candidates, sizes: cx.tools.sizes(&plain.graph), products_earn: false };
+    let speed =
+        SpeedSearch { candidates: &candidates, sizes: cx.tools.sizes(&plain.graph), products_earn: false };
     let saved = speed.saved(&all, cx)?;
     let cost = |unit: usize, drift: f64| {
         let weights = candidates.layers.get(unit).zip(candidates.weights.get(unit));

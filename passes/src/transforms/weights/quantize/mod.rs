@@ -36,6 +36,7 @@ use pare_graph::{
 use ranges::calibrate;
 use serde::{Deserialize, Serialize};
 use speed::{SpeedSearch, is_faster};
+use std::collections::BTreeMap;
 use weights::IntegerWeights;
 
 /// The form of a quantized model.
@@ -150,7 +151,7 @@ impl Pass for Quantize {
         let Some(choice) = self.choose(&candidates, &split, is_timed, cx)? else { return Ok(()) };
         let result = self.corrected(&candidates, &choice, &split, cx)?;
         if cx.permit() {
-            self.report(&candidates, &choice, cx);
+            report(&candidates, &choice, cx);
             *model = result;
         }
         Ok(())
@@ -207,8 +208,7 @@ impl Quantize {
             if method == Method::Static && wants_products { products(&plain.graph) } else { vec![] };
         let weights = layers.iter().map(|layer| IntegerWeights::new(&plain.graph, layer, self.ranges));
         let weights = weights.collect::<Result<_, _>>()?;
-        let mut candidates =
-            Candidates { plain, layers, products, method, grids: Default::default(), weights };
+        let mut candidates = Candidates { plain, layers, products, method, grids: BTreeMap::new(), weights };
         let plan = candidates.plan(&vec![true; candidates.count()]);
         candidates.grids =
             calibrate(cx.tools, plain, &plan, split.statistics(), self.ranges, self.percentile)?;
@@ -307,32 +307,32 @@ impl Quantize {
         }
         Ok(result.0)
     }
+}
 
-    fn report(&self, candidates: &Candidates<'_>, choice: &Choice, cx: &mut Context<'_>) {
-        let (mut layers, mut signal, mut noise) = (0, 0.0, 0.0);
-        for (layer, weights) in candidates.chosen(choice) {
-            let (s, n) = weights.energy(layer);
-            (layers, signal, noise) = (layers + 1, signal + s, noise + n);
-        }
-        let counter = Counter::new("layer quantized", "layers quantized");
-        match candidates.layers.len() as u64 {
-            all if layers < all => cx.count_of(counter, layers, all),
-            _ => cx.count(counter, layers),
-        }
-        let products = choice[candidates.layers.len()..].iter().filter(|chosen| **chosen).count();
-        cx.count(
-            Counter::new("product of activations quantized", "products of activations quantized"),
-            products as u64,
+/// Reports the layers and values that are quantized.
+fn report(candidates: &Candidates<'_>, choice: &Choice, cx: &mut Context<'_>) {
+    let (mut layers, mut signal, mut noise) = (0, 0.0, 0.0);
+    for (layer, weights) in candidates.chosen(choice) {
+        let (s, n) = weights.energy(layer);
+        (layers, signal, noise) = (layers + 1, signal + s, noise + n);
+    }
+    let counter = Counter::new("layer quantized", "layers quantized");
+    match candidates.layers.len() as u64 {
+        all if layers < all => cx.count_of(counter, layers, all),
+        _ => cx.count(counter, layers),
+    }
+    let products = choice[candidates.layers.len()..].iter().filter(|chosen| **chosen).count();
+    cx.count(
+        Counter::new("product of activations quantized", "products of activations quantized"),
+        products as u64,
+    );
+    let values = candidates.plan(choice).values.len();
+    cx.count(Counter::new("activation quantized", "activations quantized"), values as u64);
+    cx.figure("weight SNR in dB", 10.0 * (signal / f64::max(noise, f64::MIN_POSITIVE)).log10());
+    if candidates.method == Method::Weights {
+        cx.report.notes.push(
+            "only weights are stored in eight bits: ONNX Runtime computes in floats and is not faster".into(),
         );
-        let values = candidates.plan(choice).values.len();
-        cx.count(Counter::new("activation quantized", "activations quantized"), values as u64);
-        cx.figure("weight SNR in dB", 10.0 * (signal / f64::max(noise, f64::MIN_POSITIVE)).log10());
-        if candidates.method == Method::Weights {
-            cx.report.notes.push(
-                "only weights are stored in eight bits: ONNX Runtime computes in floats and is not faster"
-                    .into(),
-            );
-        }
     }
 }
 
