@@ -482,6 +482,10 @@ pub struct InspectArgs {
     /// Show residual blocks with their shares of weights, multiply-accumulates and measured time
     #[arg(long)]
     pub blocks: bool,
+    /// Show the layers by what their rounding to eight bits costs, in drift of the outputs and in measured time;
+    /// needs samples
+    #[arg(long)]
+    pub quantization: bool,
     /// Samples whose sizes symbolic dimensions have
     #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub samples: Option<PathBuf>,

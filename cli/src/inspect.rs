@@ -8,8 +8,8 @@ use crate::{
 };
 use onnx_pare::{
     BlockShare, Blocks, ChannelGroup, ChannelGroups, Environment, Gradients, GroupMember, InspectOptions,
-    Inspection, LayerCost, TokenBlock, Tokens, WeightGradient, inspect, inspect_blocks, inspect_gradients,
-    inspect_groups, inspect_text, inspect_tokens,
+    Inspection, LayerCost, Quantization, QuantizedLayer, TokenBlock, Tokens, WeightGradient, inspect,
+    inspect_blocks, inspect_gradients, inspect_groups, inspect_quantization, inspect_text, inspect_tokens,
 };
 
 pub fn run(args: &InspectArgs, environment: Environment, terminal: &Terminal) -> Result<Status, Failure> {
@@ -24,6 +24,10 @@ pub fn run(args: &InspectArgs, environment: Environment, terminal: &Terminal) ->
         let mut blocks = inspect_blocks(model, &options)?;
         blocks.model = path();
         terminal.report(&blocks, || blocks_text(&blocks));
+    } else if args.quantization {
+        let mut quantization = inspect_quantization(model, &options)?;
+        quantization.model = path();
+        terminal.report(&quantization, || quantization_text(&quantization));
     } else if let Some(pattern) = &args.groups {
         let groups = inspect_groups(model, pattern, &options)?;
         terminal.report(&groups, || groups_text(&groups, !pattern.is_empty()));
@@ -121,6 +125,25 @@ fn blocks_text(blocks: &Blocks) -> String {
     let (count, layers, cuts) = (blocks.blocks.len(), blocks.layers, blocks.cuts.len());
     format!(
         "{table}\n{count} blocks in {layers} layers; {cuts} values that all data passes through\n{note}\n"
+    )
+}
+
+fn quantization_text(quantization: &Quantization) -> String {
+    let row = |layer: &QuantizedLayer| {
+        vec![
+            layer.name.clone(),
+            layer.operator.clone(),
+            layer.weight_snr.map_or_else(String::new, |snr| format!("{snr:.1} dB")),
+            format!("{:.1e}", layer.drift),
+            share(layer.saved),
+        ]
+    };
+    let head = ["layer", "operator", "weights", "drift", "time saved"];
+    let table = table(&head, quantization.layers.iter().map(row).collect());
+    let engine = &quantization.engine;
+    format!(
+        "{table}\ndrift: with this layer alone in eight bits\n\
+         time saved: of the latency in float, beside the other layers in eight bits, in {engine}\n"
     )
 }
 

@@ -82,8 +82,8 @@ pub use error::{Error, Hint, PipelineSyntax};
 pub use html::HtmlReport;
 pub use inspect::{
     BlockShare, Blocks, ChannelGroup, ChannelGroups, Gradients, GroupMember, InspectOptions, Inspection,
-    LayerCost, TokenBlock, Tokens, WeightGradient, inspect, inspect_blocks, inspect_gradients,
-    inspect_groups, inspect_text, inspect_tokens, model_text,
+    LayerCost, Quantization, QuantizedLayer, TokenBlock, Tokens, WeightGradient, inspect, inspect_blocks,
+    inspect_gradients, inspect_groups, inspect_quantization, inspect_text, inspect_tokens, model_text,
 };
 pub use latency::{Latency, Quartiles, Slowdown};
 pub use limits::{Measure, QualityLimits};

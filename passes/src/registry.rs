@@ -78,6 +78,7 @@ pub static PASSES: &[&PassInfo] = &[
     // sparse and quantized weights
     &weights::Sparsify::INFO,
     &weights::ApplyMask::INFO,
+    &weights::SmoothActivations::INFO,
     &weights::Quantize::INFO,
     &weights::QuantizeWeights::INFO,
     // trained weights

@@ -24,7 +24,8 @@ fn padding_changes_neither_result_nor_measurement() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     sentences(at);
-    for passes in ["safe,prune-hidden{ratio=0.5}", "safe,sparsify{ratio=0.5,cascade=false}", "safe,quantize"]
+    for passes in
+        ["safe,prune-hidden{ratio=0.5}", "safe,sparsify{ratio=0.5,cascade=false}", "safe,quantize{for=size}"]
     {
         let made = SAMPLES.map(|samples| {
             let args =

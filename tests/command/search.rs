@@ -103,7 +103,10 @@ fn an_interrupt_leaves_the_best_so_far_and_a_second_start_continues() {
     let output = running.wait_with_output().unwrap();
     assert_eq!(code(&output), 0, "{rest:?}");
     let report = json(&output);
-    assert_eq!((&report["end"], &report["pipeline"]), (&"cancelled".into(), &"safe,quantize".into()));
+    assert_eq!(
+        (&report["end"], &report["pipeline"]),
+        (&"cancelled".into(), &"safe,quantize{for=size}".into())
+    );
     assert!(at.join("found.onnx").is_file());
 
     let second = json(&search(at, &[&args[..], &["--passes", "precision"]].concat()));
@@ -134,7 +137,8 @@ fn a_metric_of_the_caller_is_limited() {
         ["--goal", "bytes", "--passes", "precision", "--evaluate", &evaluate, "--max-metric-drop", "0.5"];
     let report = json(&search(folder.path(), &args));
     assert_eq!((&report["metric"], &report["pipeline"]), (&1.0.into(), &"safe".into()));
-    let quantized = trials(&report).iter().find(|trial| trial["pipeline"] == "safe,quantize").unwrap();
+    let quantized =
+        trials(&report).iter().find(|trial| trial["pipeline"] == "safe,quantize{for=size}").unwrap();
     assert_eq!(quantized["measured"]["metric_drop"], 1.0);
 }
 

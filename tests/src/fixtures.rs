@@ -67,9 +67,18 @@ pub fn read(path: impl AsRef<Path>) -> Model {
 ///
 /// If the file is missing or does not fit the model.
 pub fn samples(file: &str, model: &Model) -> SharedSamples {
+    open_samples(&fixture(file), model)
+}
+
+/// The samples in a file, for the inputs of `model`.
+///
+/// # Panics
+///
+/// If the file is missing or does not fit the model.
+pub fn open_samples(file: &Path, model: &Model) -> SharedSamples {
     let ports = input_specs(model).into_iter().map(|spec| Port { name: spec.name, kind: spec.kind });
-    let samples = SampleSet::open(&fixture(file), &ports.collect::<Vec<_>>(), SampleLimits::default());
-    samples.unwrap_or_else(|e| panic!("`{file}`: {e}")).into()
+    let samples = SampleSet::open(file, &ports.collect::<Vec<_>>(), SampleLimits::default());
+    samples.unwrap_or_else(|e| panic!("`{}`: {e}", file.display())).into()
 }
 
 /// A model in the engine with generated samples, to which other models are compared.

@@ -29,11 +29,11 @@ FAMILIES = [
     ("blocks dropped", "2 blocks", "drop-blocks{count=2}"),
     ("tokens merged", "r=4", "merge-tokens{r=4}"),
     ("tokens merged", "r=8", "merge-tokens{r=8}"),
-    ("INT8", "INT8", "quantize"),
-    ("INT8", "weights alone", "quantize{activations=false}"),
-    ("channels + INT8", "67 % MACs, INT8", "prune-channels{macs=0.667},quantize"),
-    ("channels + INT8", "71 % time, INT8", "prune-channels{latency=0.71},quantize"),
-    ("hidden units + INT8", "-50 %, INT8", "prune-hidden{ratio=0.5},quantize"),
+    ("INT8", "INT8", "quantize{for=size}"),
+    ("INT8", "weights alone", "quantize{method=weights}"),
+    ("channels + INT8", "67 % MACs, INT8", "prune-channels{macs=0.667},quantize{for=size}"),
+    ("channels + INT8", "71 % time, INT8", "prune-channels{latency=0.71},quantize{for=size}"),
+    ("hidden units + INT8", "-50 %, INT8", "prune-hidden{ratio=0.5},quantize{for=size}"),
 ]
 MODELS = sys.argv[1:] or ["cifar-resnet20", "cifar-vit", "digits-cnn"]
 

@@ -101,12 +101,12 @@ def int8(folder):
         calibration = common.samples(name, folder, True)
         made = {}
         for label, passes in [
-            ("float", "safe"), ("pare, mse", "safe,quantize"), ("pare, minmax", "safe,quantize{ranges=minmax}"),
-            ("pare, percentile", "safe,quantize{ranges=percentile}"),
-            ("pare, mse, biases as they were", "safe,quantize{correct_bias=false}"),
-            ("pare, weights alone", "safe,quantize{activations=false}"),
-            ("pare, channels + INT8", "safe,prune-channels{macs=0.7,multiple=16},quantize"),
-            ("pare, 50 % zeros + INT8", "safe,sparsify{ratio=0.5},quantize"),
+            ("float", "safe"), ("pare, mse", "safe,quantize{for=size}"), ("pare, minmax", "safe,quantize{for=size,ranges=minmax}"),
+            ("pare, percentile", "safe,quantize{for=size,ranges=percentile}"),
+            ("pare, mse, biases as they were", "safe,quantize{for=size,correct_bias=false}"),
+            ("pare, weights alone", "safe,quantize{method=weights}"),
+            ("pare, channels + INT8", "safe,prune-channels{macs=0.7,multiple=16},quantize{for=size}"),
+            ("pare, 50 % zeros + INT8", "safe,sparsify{ratio=0.5},quantize{for=size}"),
         ]:
             out = folder / f"{name}-{len(made)}.onnx"
             found = optimize(name, folder, passes, out)

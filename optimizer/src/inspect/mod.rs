@@ -3,11 +3,13 @@
 mod blocks;
 mod gradients;
 mod groups;
+mod quantization;
 mod tokens;
 
 pub use blocks::{BlockShare, Blocks, inspect_blocks};
 pub use gradients::{Gradients, WeightGradient, inspect_gradients};
 pub use groups::{ChannelGroup, ChannelGroups, GroupMember, inspect_groups};
+pub use quantization::{Quantization, QuantizedLayer, inspect_quantization};
 pub use tokens::{TokenBlock, Tokens, inspect_tokens};
 
 use crate::{Environment, Error, Hint, Source, options::setters, runner::Data, samples::check_dims};

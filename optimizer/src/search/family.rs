@@ -65,7 +65,7 @@ pub(super) const FAMILIES: [Family; 8] = [
         resolution: 1,
         step: |n| format!("merge-tokens{{r={n}}}"),
     },
-    Family { name: "precision", ladder: &[1], resolution: 1, step: |_| "quantize".into() },
+    Family { name: "precision", ladder: &[1], resolution: 1, step: |_| "quantize{for=size}".into() },
 ];
 
 /// The number of families.
@@ -151,8 +151,11 @@ mod tests {
         assert!(!combination.is_redundant());
         combination.0[PRECISION] = 1;
         assert_eq!(combination.as_single(), None);
-        assert_eq!(combination.to_string(), "safe,prune-hidden{ratio=0.5,multiple=8},safe,quantize");
-        assert_eq!(Combination::single(PRECISION, 1).to_string(), "safe,quantize");
+        assert_eq!(
+            combination.to_string(),
+            "safe,prune-hidden{ratio=0.5,multiple=8},safe,quantize{for=size}"
+        );
+        assert_eq!(Combination::single(PRECISION, 1).to_string(), "safe,quantize{for=size}");
         assert_eq!(Combination::default().to_string(), "safe");
     }
 }

@@ -18,5 +18,6 @@ pub mod prepare;
 pub mod quality;
 pub(crate) mod repair;
 pub(crate) mod samples;
+pub(crate) mod timing;
 pub(crate) mod timing_inputs;
 pub(crate) mod weighted_layers;

@@ -154,10 +154,13 @@ macro_rules! pass {
                 open: $crate::framework::pass_support::open(&[$(stringify!($open))?]),
                 source: file!(),
                 options: &[$($crate::framework::OptionInfo {
-                    name: stringify!($field),
+                    name: $crate::framework::pass_support::option(stringify!($field)),
                     ty: stringify!($ty),
                     docs: concat!($($fdoc, "\n"),+),
-                    default: || $crate::framework::pass_support::shown(&<$Pass as Default>::default(), stringify!($field)),
+                    default: || $crate::framework::pass_support::shown(
+                        &<$Pass as Default>::default(),
+                        $crate::framework::pass_support::option(stringify!($field)),
+                    ),
                 }),*],
                 build: |options| $crate::framework::pass_support::build::<$Pass>(options),
             };
@@ -179,6 +182,14 @@ pub mod pass_support {
     /// The declared counter, if any.
     pub const fn counts(declared: &[Counter]) -> Option<Counter> {
         if let [what] = declared { Some(*what) } else { None }
+    }
+
+    /// The name of an option: that of its field, which may be written as a raw identifier.
+    pub const fn option(field: &'static str) -> &'static str {
+        match field.as_bytes() {
+            [b'r', b'#', ..] => field.split_at(2).1,
+            _ => field,
+        }
     }
 
     /// The option that takes free keys, if any.

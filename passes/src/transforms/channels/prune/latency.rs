@@ -10,10 +10,9 @@ use super::{
     Multiple, PruneScope,
     curves::Choices,
     search::{Candidate, PruneSearch, RepairEffort},
-    timing::latencies,
 };
 use crate::{
-    analysis::groups::cost::CostModel,
+    analysis::{groups::cost::CostModel, timing::latencies},
     framework::{Context, PassError},
     transforms::channels::{allocate::Allocation, local_repair::LocalRepair},
 };

@@ -10,7 +10,6 @@ mod step;
 mod target;
 #[cfg(test)]
 mod tests;
-mod timing;
 
 pub use multiple::Multiple;
 pub(in crate::transforms::channels) use options::{PruneOptions, prune_pass, with_prune_options};

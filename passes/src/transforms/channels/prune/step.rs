@@ -13,12 +13,12 @@ use super::{
     Multiple,
     curves::{Choices, least_measured, multiples},
     search::PruneSearch,
-    timing::{has_known_sizes, latencies, ratio},
 };
 use crate::{
     analysis::{
         calibration::segment,
         groups::cost::{CostModel, CostTable},
+        timing::{has_known_sizes, latencies, ratio},
     },
     framework::{Context, PassError, Tools},
     transforms::channels::local_repair::LocalRepair,

@@ -1,13 +1,13 @@
 //! Insertion of `QuantizeLinear` and `DequantizeLinear` (QDQ).
 
 use super::{
-    InputGrids, integers,
     plan::{QuantizationPlan, QuantizedValue},
-    ranges::Grid,
+    ranges::{Grid, InputGrids},
+    weights::IntegerWeights,
 };
 use crate::{analysis::weighted_layers::WeightedLayer, framework::PassError};
 use pare_graph::{DataType, Edge, Graph, Node, NodeId, Patch, Ref, Tensor, ValueId, ops::ClipView};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 fn refused(e: impl ToString) -> PassError {
     PassError::refused(e.to_string())
@@ -21,8 +21,10 @@ pub fn activations(
     plan: &QuantizationPlan,
     grids: &BTreeMap<ValueId, Grid>,
 ) -> Result<InputGrids, PassError> {
+    let ranges: HashMap<_, _> = plan.values.iter().map(|v| (v.value, v.range)).collect();
+    let grid_of = |value: &ValueId| grids.get(ranges.get(value)?);
     for &QuantizedValue { value, .. } in &plan.values {
-        let Some(grid) = grids.get(&value) else { continue };
+        let Some(grid) = grid_of(&value) else { continue };
         let users = graph.users(value);
         let in_integers = |node: &NodeId| plan.integer.contains(node);
         let produced_in_integers = graph.value_ref(value).producer().is_some_and(|at| {
@@ -48,7 +50,7 @@ pub fn activations(
         }
         graph.apply(patch).map_err(refused)?;
     }
-    let grid = |(node, value): (&NodeId, &ValueId)| Some((*node, *grids.get(value)?));
+    let grid = |(node, value): (&NodeId, &ValueId)| Some((*node, *grid_of(value)?));
     Ok(plan.layers.iter().filter_map(grid).collect())
 }
 
@@ -57,23 +59,15 @@ pub fn activations(
 pub fn weights(
     graph: &mut Graph,
     layer: &WeightedLayer,
-    scales: &[f64],
-    input: Option<Grid>,
+    weights: &IntegerWeights,
+    input: Option<&Grid>,
 ) -> Result<(), PassError> {
-    let linear = &layer.linear;
-    let missing = || refused(format!("`{}` is not an initializer", layer.name));
-    let old = graph.value(linear.weight).tensor().ok_or_else(missing)?.clone();
-    let mut integers_of = vec![0.0; old.len()];
-    for (q, group) in integers(layer, scales).iter().enumerate() {
-        for i in 0..group.nrows() {
-            (0..group.ncols()).for_each(|j| integers_of[linear.offset(q, i, j)] = group[(i, j)]);
-        }
-    }
+    let (linear, scales) = (&layer.linear, &weights.scales);
     let mut patch = Patch::anchored(layer.node);
     let weight = Quantized {
         name: &layer.name,
-        values: Tensor::from_f64(DataType::Int8, old.shape(), &integers_of).map_err(refused)?,
-        scales: Tensor::from_f64(old.dtype(), &[scales.len()], scales).map_err(refused)?,
+        values: weights.codes.clone(),
+        scales: Tensor::from_f64(DataType::Float, &[scales.len()], scales).map_err(refused)?,
         axis: linear.weight_axes().0,
     };
     let weight = weight.dequantize(&mut patch)?;
@@ -93,7 +87,7 @@ pub fn weights(
             let bias = Quantized {
                 name: bias.name(),
                 values: Tensor::from_f64(DataType::Int32, &[integers.len()], &integers).map_err(refused)?,
-                scales: Tensor::from_f64(old.dtype(), &[units.len()], &units).map_err(refused)?,
+                scales: Tensor::from_f64(DataType::Float, &[units.len()], &units).map_err(refused)?,
                 axis: 0,
             };
             let bias = bias.dequantize(&mut patch)?;

@@ -1,48 +1,109 @@
 //! The pass: quantization of weights and activations, and correction of biases.
 
+mod candidates;
+mod costs;
+mod dynamic;
 mod emit;
+mod limits;
 mod plan;
 mod ranges;
+mod speed;
 #[cfg(test)]
 mod tests;
+mod weights;
 
+pub use costs::{RoundingCost, rounding_costs};
 pub use ranges::Ranges;
 
-use crate::analysis::samples::Split;
-use crate::analysis::weighted_layers::{NameFilter, WeightedLayer, layers};
 use crate::{
     analysis::{
-        evaluation::HeldOut,
-        linear::Linear,
+        calibration::open_inputs,
+        evaluation::{HeldOut, QualityLimits},
         opset::OpsetPolicy,
-        repair::{Refit, Repair, RepairOptions},
+        samples::Split,
+        timing::has_known_sizes,
+        weighted_layers::{NameFilter, WeightedLayer, layers},
     },
-    framework::{Context, Counter, Hint, Pass, PassError},
+    framework::{Context, Counter, Pass, PassError, Tools},
     pass,
 };
-use faer::Mat;
+use candidates::{Candidates, Choice, normalized};
+use limits::QualitySearch;
 use pare_graph::{
-    DataType, Graph, Model, NodeId, Patch, ValueRef,
+    DataType, Graph, Model, NodeId, ValueRef,
     ops::{GemmView, Trait},
 };
-use plan::QuantizationPlan;
-use ranges::{Grid, calibrate};
-use std::collections::HashMap;
+use ranges::calibrate;
+use serde::{Deserialize, Serialize};
+use speed::{SpeedSearch, is_faster};
+use std::collections::BTreeMap;
+use weights::IntegerWeights;
+
+/// The form of a quantized model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// Activations have ranges from samples.
+    Static,
+    /// The inputs of products are quantized while the model runs.
+    Dynamic,
+    /// Only weights are stored in integers.
+    Weights,
+}
+
+/// The purpose of integers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Purpose {
+    /// Less time: layers that are slower in integers stay in float.
+    Speed,
+    /// Less memory: all layers are quantized.
+    Size,
+}
+
+/// The choice of products of two activations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "toml::Value", try_from = "toml::Value")]
+pub enum Attention {
+    /// Quantized where that saves time.
+    Auto,
+    /// Quantized like layers, or not at all.
+    Is(bool),
+}
 
 pass! {
     /// Quantize weights and activations to eight bits.
     ///
     /// Weights become int8 with a scale per output, `w ≈ s_o·q`; activations become uint8 with one scale, `x
-    /// ≈ s·(q - z)`, calibrated on samples; biases become int32. `QuantizeLinear` and `DequantizeLinear`
-    /// surround the operators for which ONNX Runtime has integer kernels (QDQ). Biases are corrected for the
-    /// mean error of rounding, layer by layer. `activations=false` stores the weights in eight bits and
-    /// computes in floats: a quarter of the size, but not faster.
+    /// ≈ s·(q - z)`. `method=static` calibrates them on samples: `QuantizeLinear` and `DequantizeLinear` surround
+    /// the operators for which ONNX Runtime has integer kernels (QDQ), and biases become int32. `dynamic` computes
+    /// them from the inputs of each product in every run, with `MatMulInteger`; convolutions stay in float.
+    /// `weights` computes in floats: a quarter of the size, but not faster. Biases are corrected for the mean error
+    /// of rounding, layer by layer.
     ///
-    /// Run it last. Fails on quantized models, and if the operator set is older than 13 and cannot be raised.
+    /// Layers stay in float where the limits need them, measured on held-out samples, and with `for=speed` where
+    /// the engine is not slower in float on this machine.
+    ///
+    /// Run it last. Fails on quantized models, if the limits permit no layer, and if the operator set is too old and
+    /// cannot be raised.
     #[pass("quantize", Lossy)]
     pub struct Quantize {
-        /// Quantize activations too. Needs samples.
+        /// `static`, which needs samples, `dynamic`, or `weights`.
+        pub method: Method = Method::Static,
+        /// Without activations, `static` is `weights`.
         pub activations: bool = true,
+        /// `speed`: layers that are not faster in integers stay in float, if there is an engine to measure it, with
+        /// one thread unless a number is given. `size`: all are quantized.
+        pub r#for: Purpose = Purpose::Speed,
+        /// Largest drift: mean KL divergence of class scores, squared error over variance of other outputs.
+        pub max_drift: Option<f64> = None,
+        /// Smallest share of samples whose predicted class is unchanged.
+        pub min_agreement: Option<f64> = None,
+        /// Largest loss of accuracy; needs labels.
+        pub max_accuracy_drop: Option<f64> = None,
+        /// Quantize products of two activations, as in attention: `auto` where that saves time, `true` like layers, or
+        /// `false`. Only with `method=static`.
+        pub attention: Attention = Attention::Auto,
         /// The choice of ranges: `minmax`, `percentile` or `mse`, the least squared error.
         pub ranges: Ranges = Ranges::Mse,
         /// For `percentile`: the percentage of values inside the range.
@@ -53,21 +114,23 @@ pass! {
         pub only: Vec<String> = vec![],
         /// Skip layers whose weights have a name that matches one of these patterns.
         pub except: Vec<String> = vec![],
-        /// For models before operator set 13: `raise` it to 13, or `keep` it and fail.
+        /// For models before operator set 13, or 11 with `dynamic`: `raise` it, or `keep` it and fail.
         pub opset: OpsetPolicy = OpsetPolicy::Raise,
     }
 }
 
-/// The first operator set with a scale per index of an axis.
-const OPSET: i64 = 13;
+/// Samples that order layers by the cost of their rounding.
+const RANKING: usize = 64;
 
 impl Pass for Quantize {
     fn validate(&self) -> Result<(), String> {
-        if self.percentile > 50.0 && self.percentile <= 100.0 {
-            Ok(())
-        } else {
-            Err("`percentile` is more than 50 and at most 100".into())
+        if !(self.percentile > 50.0 && self.percentile <= 100.0) {
+            return Err("`percentile` is more than 50 and at most 100".into());
         }
+        if !self.activations && self.method == Method::Dynamic {
+            return Err("`method=dynamic` quantizes activations".into());
+        }
+        self.limits().validate()
     }
 
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
@@ -75,65 +138,217 @@ impl Pass for Quantize {
             return Ok(());
         }
         check_unquantized(&model.graph)?;
-        let sampled = cx.tools.samples.is_some_and(|s| !s.is_empty()) && cx.tools.engine.is_some();
-        if self.activations && !sampled {
-            return Err(PassError::refused_with(
-                "ranges of activations need samples, and an engine to run them",
-                Hint::NeedsSamples { otherwise: Some("activations=false".into()) },
-            ));
+        let needs_samples = self.method() == Method::Static || self.limits().any();
+        if needs_samples && !is_sampled(cx.tools) {
+            let otherwise = (!self.limits().any()).then_some("method=weights");
+            Split::required(cx.tools, otherwise)?;
         }
         self.ensure_opset(model, cx)?;
         let split = Split::of(cx.tools);
         let plain = normalized(model)?;
-        let layers = self.layers(&plain, cx)?;
-        let plan = if self.activations {
-            QuantizationPlan::new(&plain.graph, &layers)
-        } else {
-            QuantizationPlan::default()
-        };
-        let grids = calibrate(cx.tools, &plain, &plan, split.statistics(), self)?;
-
-        // Weights are rounded but stay in floats until the biases are corrected.
-        let mut rounded = plain.clone();
-        let input_grids = emit::activations(&mut rounded.graph, &plan, &grids)?;
-        let scales = |layer: &WeightedLayer| {
-            // The bias of a `MatMul` is an `Add` after it, which stays in floats.
-            let has_bias = rounded.graph.at(layer.node).optional(2).is_some();
-            let input = input_grids.get(&layer.node).filter(|_| has_bias);
-            weight_scales(layer, self.ranges, input)
-        };
-        let scales: Vec<_> = layers.iter().map(scales).collect();
-        for (layer, scales) in layers.iter().zip(&scales) {
-            store(&mut rounded.graph, layer, &round(layer, scales))?;
-        }
-        let emitted = |mut model: Model| -> Result<_, PassError> {
-            for (layer, scales) in layers.iter().zip(&scales) {
-                let input = input_grids.get(&layer.node).copied();
-                emit::weights(&mut model.graph, layer, scales, input)?;
-            }
-            Ok(model)
-        };
-        let mut rounded = if self.correct_bias && sampled {
-            let corrected = corrected(&plain, &rounded, &layers, &split, cx)?;
-            // Both are measured as the engine computes them, in integers.
-            better(&plain, emitted(rounded)?, emitted(corrected)?, &split, cx)?
-        } else {
-            emitted(rounded)?
-        };
+        let is_timed = self.is_timed(&plain, cx);
+        let candidates = self.candidates(&plain, &split, is_timed, cx)?;
+        let Some(choice) = self.choose(&candidates, &split, is_timed, cx)? else { return Ok(()) };
+        let result = self.corrected(&candidates, &choice, &split, cx)?;
         if cx.permit() {
-            cx.count(Counter::new("layer quantized", "layers quantized"), layers.len() as u64);
-            cx.count(Counter::new("activation quantized", "activations quantized"), grids.len() as u64);
-            cx.figure("weight SNR in dB", snr(&layers, &scales));
-            if !self.activations {
-                cx.report.notes.push(
-                    "only weights are stored in eight bits: ONNX Runtime computes in floats and is not faster".into(),
-                );
-            }
-            rounded.graph.sweep();
-            *model = rounded;
+            report(&candidates, &choice, cx);
+            *model = result;
         }
         Ok(())
     }
+}
+
+/// Returns true if there are samples and an engine to run them.
+fn is_sampled(tools: Tools<'_>) -> bool {
+    tools.samples.is_some_and(|s| !s.is_empty()) && tools.engine.is_some()
+}
+
+impl Quantize {
+    fn method(&self) -> Method {
+        if self.activations { self.method } else { Method::Weights }
+    }
+
+    fn limits(&self) -> QualityLimits {
+        QualityLimits {
+            max_drift: self.max_drift,
+            min_agreement: self.min_agreement,
+            max_accuracy_drop: self.max_accuracy_drop,
+        }
+    }
+
+    /// Returns whether choices are timed: weights alone are not faster by construction.
+    fn is_timed(&self, plain: &Model, cx: &mut Context<'_>) -> bool {
+        let wants = self.r#for == Purpose::Speed && self.method() != Method::Weights;
+        if !wants || cx.tools.engine.is_none() {
+            return false;
+        }
+        let is_known = has_known_sizes(&plain.graph, &cx.tools.sizes(&plain.graph));
+        if !is_known {
+            let names = open_inputs(&plain.graph).into_iter().map(|v| plain.graph.value(v).name.clone());
+            let names = names.collect::<Vec<_>>().join("`, `");
+            let why = format!("not timed: the sizes of `{names}` are not known without samples");
+            cx.report.notes.push(why);
+        }
+        is_known
+    }
+
+    /// The layers and products that may be quantized, with their ranges and weights.
+    fn candidates<'m>(
+        &self,
+        plain: &'m Model,
+        split: &Split,
+        is_timed: bool,
+        cx: &mut Context<'_>,
+    ) -> Result<Candidates<'m>, PassError> {
+        let method = self.method();
+        let layers = self.layers(plain, cx)?;
+        let wants_products =
+            self.attention == Attention::Is(true) || self.attention == Attention::Auto && is_timed;
+        let products =
+            if method == Method::Static && wants_products { products(&plain.graph) } else { vec![] };
+        let weights = layers.iter().map(|layer| IntegerWeights::new(&plain.graph, layer, self.ranges));
+        let weights = weights.collect::<Result<_, _>>()?;
+        let mut candidates = Candidates { plain, layers, products, method, grids: BTreeMap::new(), weights };
+        let plan = candidates.plan(&vec![true; candidates.count()]);
+        candidates.grids =
+            calibrate(cx.tools, plain, &plan, split.statistics(), self.ranges, self.percentile)?;
+        Ok(candidates)
+    }
+
+    /// Returns the units that are quantized, or notes why there are none.
+    fn choose(
+        &self,
+        candidates: &Candidates<'_>,
+        split: &Split,
+        is_timed: bool,
+        cx: &mut Context<'_>,
+    ) -> Result<Option<Choice>, PassError> {
+        let mut choice = vec![true; candidates.count()];
+        let limits = self.limits();
+        let samples = |range| HeldOut::new(cx.tools, candidates.plain, range);
+        let ranking = split.fit.start..split.fit.end.min(split.fit.start + RANKING);
+        let samples =
+            if limits.any() { Some((samples(split.held_out.clone())?, samples(ranking)?)) } else { None };
+        let search = samples.as_ref().map(|(held_out, ranking)| QualitySearch {
+            candidates,
+            limits,
+            held_out,
+            ranking,
+        });
+        if let Some(search) = &search {
+            choice = search.hold(choice, cx)?;
+        }
+        if !is_timed {
+            return Ok(Some(choice));
+        }
+        let sizes = cx.tools.sizes(&candidates.plain.graph);
+        let products_earn = self.attention == Attention::Auto;
+        let speed = SpeedSearch { candidates, sizes, products_earn };
+        let timed = speed.choose(choice.clone(), cx)?;
+        let (mut fast, mut latency) = (timed.choice, timed.latency);
+        if let Some(search) = search.filter(|_| fast != choice && fast.contains(&true)) {
+            let held = search.hold(fast.clone(), cx)?;
+            if held != fast {
+                (latency, fast) = (speed.latency(&held, cx)?, held);
+            }
+        }
+        if !is_faster(&latency) {
+            let why = if latency.median > 1.0 {
+                "integers are slower than float"
+            } else {
+                "integers are not faster than float"
+            };
+            cx.report.notes.push(format!("no layer is quantized: {why} on this machine"));
+            return Ok(None);
+        }
+        let slow =
+            (0..choice.len()).filter(|&unit| choice[unit] && !fast[unit] && !candidates.is_product(unit));
+        let slow: Vec<_> = slow.map(|unit| format!("`{}`", candidates.name(unit))).collect();
+        if !slow.is_empty() {
+            let layers =
+                if slow.len() == 1 { "1 layer stays" } else { &format!("{} layers stay", slow.len()) };
+            let names = slow.join(", ");
+            cx.report.notes.push(format!("{layers} in float, where integers are slower: {names}"));
+        }
+        cx.share("latency", latency.median);
+        Ok(Some(fast))
+    }
+
+    /// Builds the chosen model. Biases are corrected if that reduces the drift on held-out samples and keeps the
+    /// limits.
+    fn corrected(
+        &self,
+        candidates: &Candidates<'_>,
+        choice: &Choice,
+        split: &Split,
+        cx: &mut Context<'_>,
+    ) -> Result<Model, PassError> {
+        let rounded = candidates.build(choice)?;
+        if !is_sampled(cx.tools) {
+            return Ok(rounded);
+        }
+        let held_out = HeldOut::new(cx.tools, candidates.plain, split.held_out.clone())?;
+        // Both are measured as the engine computes them, in integers.
+        let before = held_out.measure(&rounded)?;
+        let mut result = (rounded, before);
+        if self.correct_bias {
+            let corrected = candidates.build_corrected(choice, cx.tools, split.fit.clone())?;
+            let after = held_out.measure(&corrected)?;
+            cx.figure("drift before bias correction", before.drift);
+            cx.figure("drift after bias correction", after.drift);
+            if after.drift < before.drift && self.limits().broken(&after).is_none() {
+                result = (corrected, after);
+            }
+        }
+        if self.limits().any()
+            && let Some(agreement) = result.1.agreement
+        {
+            cx.share("agreement", agreement);
+        }
+        Ok(result.0)
+    }
+}
+
+/// Reports the layers and values that are quantized.
+fn report(candidates: &Candidates<'_>, choice: &Choice, cx: &mut Context<'_>) {
+    let (mut layers, mut signal, mut noise) = (0, 0.0, 0.0);
+    for (layer, weights) in candidates.chosen(choice) {
+        let (s, n) = weights.energy(layer);
+        (layers, signal, noise) = (layers + 1, signal + s, noise + n);
+    }
+    let counter = Counter::new("layer quantized", "layers quantized");
+    match candidates.layers.len() as u64 {
+        all if layers < all => cx.count_of(counter, layers, all),
+        _ => cx.count(counter, layers),
+    }
+    let products = choice[candidates.layers.len()..].iter().filter(|chosen| **chosen).count();
+    cx.count(
+        Counter::new("product of activations quantized", "products of activations quantized"),
+        products as u64,
+    );
+    let values = candidates.plan(choice).values.len();
+    cx.count(Counter::new("activation quantized", "activations quantized"), values as u64);
+    cx.figure("weight SNR in dB", 10.0 * (signal / f64::max(noise, f64::MIN_POSITIVE)).log10());
+    if candidates.method == Method::Weights {
+        cx.report.notes.push(
+            "only weights are stored in eight bits: ONNX Runtime computes in floats and is not faster".into(),
+        );
+    }
+}
+
+/// The products of two activations.
+fn products(graph: &Graph) -> Vec<NodeId> {
+    let is_product = |&node: &NodeId| {
+        let at = graph.at(node);
+        let operands = [at.optional(0), at.optional(1)];
+        let is_activation = |v: &Option<ValueRef<'_>>| {
+            v.is_some_and(|v| {
+                !v.is_constant() && v.dtype() == Some(DataType::Float) && v.rank().is_ok_and(|r| r > 1)
+            })
+        };
+        at.is("MatMul") && at.node().domain().is_empty() && operands.iter().all(is_activation)
+    };
+    graph.nodes().iter().copied().filter(is_product).collect()
 }
 
 impl Quantize {
@@ -150,6 +365,12 @@ impl Quantize {
             let why = match dtype {
                 Some(dtype) => format!("`{}` is of type {dtype}, and only float is quantized", layer.name),
                 None if scaled => format!("{} scales its operands", graph.describe(layer.node)),
+                None if self.method() == Method::Dynamic && layer.linear.is_conv() => {
+                    format!(
+                        "`{}` is the kernel of a convolution, which needs ranges from samples",
+                        layer.name
+                    )
+                }
                 None => return true,
             };
             cx.decline(&why);
@@ -161,21 +382,6 @@ impl Quantize {
             None => Ok(layers),
         }
     }
-}
-
-/// Returns the model with weights for which there are integer kernels: matrices of products, and the factors of
-/// `Gemm` in its weights and biases.
-fn normalized(model: &Model) -> Result<Model, PassError> {
-    let mut plain = model.clone();
-    for &node in model.graph.nodes().iter() {
-        let mut patch = Patch::anchored(node);
-        let changed = Linear::owned(&model.graph, node)
-            .and_then(|linear| linear.normalize(model.graph.at(node), &mut patch));
-        if changed.is_some() {
-            plain.graph.apply(patch).map_err(|e| PassError::refused(e.to_string()))?;
-        }
-    }
-    Ok(plain)
 }
 
 /// Declines the linear operators in bodies of control flow, which stay in floats.
@@ -211,49 +417,6 @@ fn decline_left_operands(graph: &Graph, cx: &mut Context<'_>) {
     }
 }
 
-/// Returns the model with its biases refitted to the activations of the original.
-fn corrected(
-    original: &Model,
-    rounded: &Model,
-    layers: &[WeightedLayer],
-    split: &Split,
-    cx: &Context<'_>,
-) -> Result<Model, PassError> {
-    let mut candidate = rounded.clone();
-    candidate.infer()?;
-    let refits = |layer: &WeightedLayer| {
-        layer.linear.takes_bias().then(|| Refit {
-            node: layer.node,
-            target: layer.linear.output,
-            sum: None,
-            output_transform: false,
-            kept: None,
-            free: Some(vec![false; layer.count()]),
-        })
-    };
-    let refits: Vec<_> = layers.iter().filter_map(refits).collect();
-    // All weights are fixed, so λ has no effect.
-    let options = RepairOptions { lambda: 1.0, rounds: 0 };
-    let repair = Repair { tools: cx.tools, original, refits: &refits, samples: split.fit.clone() };
-    repair.refit(&mut candidate, options)?;
-    Ok(candidate)
-}
-
-/// Returns the corrected model if that reduces the drift on held-out samples, otherwise the other.
-fn better(
-    original: &Model,
-    rounded: Model,
-    corrected: Model,
-    split: &Split,
-    cx: &mut Context<'_>,
-) -> Result<Model, PassError> {
-    let held_out = HeldOut::new(cx.tools, original, split.held_out.clone())?;
-    let (before, after) = (held_out.drift(&rounded)?, held_out.drift(&corrected)?);
-    cx.figure("drift before bias correction", before);
-    cx.figure("drift after bias correction", after);
-    Ok(if after < before { corrected } else { rounded })
-}
-
 /// Checks that the model is not quantized.
 pub(super) fn check_unquantized(graph: &Graph) -> Result<(), PassError> {
     let quantized = |&&id: &&NodeId| {
@@ -271,88 +434,34 @@ pub(super) fn check_unquantized(graph: &Graph) -> Result<(), PassError> {
 }
 
 impl Quantize {
-    /// Raises the operator set to one that has scales per output.
+    /// Raises the operator set to one that has scales per output, or quantization in every run.
     fn ensure_opset(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
-        let remedy = format!("export the model with operator set {OPSET} or later");
-        self.opset.ensure(OPSET, "scales per output", remedy, model, cx)
+        let (needed, what) = match self.method() {
+            Method::Dynamic => (11, "`DynamicQuantizeLinear`"),
+            _ => (13, "scales per output"),
+        };
+        let remedy = format!("export the model with operator set {needed} or later");
+        self.opset.ensure(needed, what, remedy, model, cx)
     }
 }
 
-/// The largest magnitude of the int32 code of a bias: half of the range, so that the sum with the products
-/// does not overflow and a corrected bias fits too.
-const BIAS_CODES: f64 = (1_u32 << 30) as f64;
-
-/// The scale of the weights of each output, of all groups. Symmetric: `q` is from -127 to 127. With a grid of
-/// the input, the code of the bias, `b / (s_x·s_o)`, fits into an int32.
-fn weight_scales(layer: &WeightedLayer, ranges: Ranges, input: Option<&Grid>) -> Vec<f64> {
-    let scale = |r: usize| {
-        let row = layer.row(r);
-        let largest = row.iter().fold(0.0_f64, |m, w| m.max(w.abs()));
-        // Rounded up, since it is stored in single precision.
-        let least = input.map_or(0.0, |grid| layer.bias[r].abs() / (grid.scale * BIAS_CODES) * (1.0 + 1e-6));
-        if largest == 0.0 {
-            return f64::from(least.max(1.0) as f32);
-        }
-        let error = |scale: f64| {
-            row.iter()
-                .map(|w| (w - scale * (w / scale).round_ties_even().clamp(-127.0, 127.0)).powi(2))
-                .sum::<f64>()
-        };
-        // Clipping the largest weight a little may reduce the error of the others.
-        let shares: &[f64] = if ranges == Ranges::Mse {
-            &[1.0, 0.975, 0.95, 0.925, 0.9, 0.85, 0.8, 0.75, 0.7]
-        } else {
-            &[1.0]
-        };
-        let scales = shares.iter().map(|share| (share * largest / 127.0).max(least));
-        // As stored.
-        let scales = scales.map(|s| f64::from(s as f32)).filter(|s| *s > 0.0);
-        scales.min_by(|&a, &b| error(a).total_cmp(&error(b))).unwrap_or(1.0)
-    };
-    (0..layer.rows()).map(scale).collect()
-}
-
-/// `q = round(w / s)`.
-fn integers(layer: &WeightedLayer, scales: &[f64]) -> Vec<Mat<f64>> {
-    let o = layer.linear.outputs;
-    let group = |(q, w): (usize, &Mat<f64>)| {
-        Mat::from_fn(w.nrows(), w.ncols(), |i, j| {
-            (w[(i, j)] / scales[q * o + i]).round_ties_even().clamp(-127.0, 127.0)
-        })
-    };
-    layer.weights.iter().enumerate().map(group).collect()
-}
-
-/// `s·q`.
-fn round(layer: &WeightedLayer, scales: &[f64]) -> Vec<Mat<f64>> {
-    let o = layer.linear.outputs;
-    let group =
-        |(q, n): (usize, Mat<f64>)| Mat::from_fn(n.nrows(), n.ncols(), |i, j| scales[q * o + i] * n[(i, j)]);
-    integers(layer, scales).into_iter().enumerate().map(group).collect()
-}
-
-fn store(graph: &mut Graph, layer: &WeightedLayer, weights: &[Mat<f64>]) -> Result<(), PassError> {
-    let mut patch = Patch::anchored(layer.node);
-    let cannot = || PassError::refused(format!("`{}` cannot be changed", layer.name));
-    layer.linear.store(graph, &mut patch, weights, &layer.bias).ok_or_else(cannot)?;
-    graph.apply(patch).map(drop).map_err(|e| PassError::refused(e.to_string()))
-}
-
-/// `10·log₁₀(Σw² / Σ(w - ŵ)²)` over all layers.
-fn snr(layers: &[WeightedLayer], scales: &[Vec<f64>]) -> f64 {
-    let (mut signal, mut noise) = (0.0, 0.0);
-    for (layer, scales) in layers.iter().zip(scales) {
-        for (w, rounded) in layer.weights.iter().zip(round(layer, scales)) {
-            for i in 0..w.nrows() {
-                for j in 0..w.ncols() {
-                    signal += w[(i, j)].powi(2);
-                    noise += (w[(i, j)] - rounded[(i, j)]).powi(2);
-                }
-            }
+impl From<Attention> for toml::Value {
+    fn from(attention: Attention) -> Self {
+        match attention {
+            Attention::Auto => "auto".into(),
+            Attention::Is(included) => Self::Boolean(included),
         }
     }
-    10.0 * (signal / f64::max(noise, f64::MIN_POSITIVE)).log10()
 }
 
-/// The grids of the inputs of layers, by node.
-type InputGrids = HashMap<NodeId, Grid>;
+impl TryFrom<toml::Value> for Attention {
+    type Error = String;
+
+    fn try_from(value: toml::Value) -> Result<Self, String> {
+        match value.as_bool() {
+            Some(included) => Ok(Self::Is(included)),
+            None if value.as_str() == Some("auto") => Ok(Self::Auto),
+            None => Err(format!("`attention` is `auto`, `true` or `false`, not {value}")),
+        }
+    }
+}

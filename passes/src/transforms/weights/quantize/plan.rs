@@ -34,17 +34,20 @@ const COMPUTING: &[&str] =
     &["Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid"];
 
 impl QuantizationPlan {
-    /// Plans the quantization of `layers` and of the operators between them.
-    pub fn new(graph: &Graph, layers: &[WeightedLayer]) -> Self {
-        let linear: HashMap<NodeId, &WeightedLayer> = layers.iter().map(|l| (l.node, l)).collect();
-        let read: HashSet<ValueId> = layers.iter().map(|l| l.linear.input).collect();
+    /// Plans the quantization of `layers`, of `products` of two activations, and of the operators between them.
+    pub fn new(graph: &Graph, layers: &[&WeightedLayer], products: &HashSet<NodeId>) -> Self {
+        let linear: HashMap<NodeId, &WeightedLayer> = layers.iter().map(|l| (l.node, *l)).collect();
+        let multiplied = products.iter().flat_map(|&node| computed_inputs(graph.at(node)));
+        let read: HashSet<ValueId> =
+            layers.iter().map(|l| l.linear.input).chain(multiplied.map(|v| v.id)).collect();
+        let is_chosen = |node: &NodeId| linear.contains_key(node) || products.contains(node);
         let computes = |at: NodeRef<'_>| {
             let is = |ops: &[&str]| ops.contains(&at.op()) && at.node().domain().is_empty();
             (is(MOVING) || is(COMPUTING)) && computed_inputs(at).iter().all(|v| is_float(*v))
         };
         let mut integer: HashSet<NodeId> =
             graph.nodes().iter().copied().filter(|&n| computes(graph.at(n))).collect();
-        integer.extend(linear.keys());
+        integer.extend(linear.keys().chain(products));
         loop {
             let supported = |&n: &NodeId| {
                 let at = graph.at(n);
@@ -52,8 +55,7 @@ impl QuantizationPlan {
                     read.contains(&v.id)
                         || before_clip(*v).producer().is_some_and(|m| integer.contains(&m.id))
                 };
-                linear.contains_key(&n)
-                    || computed_inputs(at).iter().all(quantized) && feeds_integers(at, &integer)
+                is_chosen(&n) || computed_inputs(at).iter().all(quantized) && feeds_integers(at, &integer)
             };
             let remaining: HashSet<_> = integer.iter().copied().filter(supported).collect();
             if remaining.len() == integer.len() {
@@ -91,7 +93,7 @@ impl QuantizationPlan {
                 Some(layer) => {
                     layer.linear.is_conv() || layer.linear.output == output.id && feeds_integers(at, &integer)
                 }
-                None => true,
+                None => !products.contains(&node) || feeds_integers(at, &integer),
             };
             if quantized && !output.value().is_output() && !result.value().is_output() {
                 add(&mut plan, result.id, range);
@@ -105,6 +107,7 @@ impl QuantizationPlan {
 fn computed_inputs(at: NodeRef<'_>) -> Vec<ValueRef<'_>> {
     match at.op() {
         "Add" | "Mul" | "Concat" => at.inputs().into_iter().flatten().collect(),
+        "MatMul" => at.inputs().into_iter().flatten().filter(|v| !v.is_constant()).collect(),
         _ => at.optional(0).into_iter().collect(),
     }
 }

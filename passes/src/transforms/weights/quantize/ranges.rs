@@ -1,13 +1,16 @@
 //! Calibration of the ranges of activations: `x ≈ s·(q - z)`, `q` from 0 to 255.
 
-use super::{Quantize, plan::QuantizationPlan};
+use super::plan::QuantizationPlan;
 use crate::{
     analysis::calibration::{floats, observe},
     framework::{PassError, Tools},
 };
-use pare_graph::{Model, ValueId};
+use pare_graph::{Model, NodeId, ValueId};
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, ops::Range};
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Range,
+};
 
 /// The choice of the range of an activation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +32,9 @@ pub struct Grid {
     /// `z`.
     pub zero: u8,
 }
+
+/// The grids of the inputs of layers, by node.
+pub type InputGrids = HashMap<NodeId, Grid>;
 
 /// Bins of a histogram.
 const BINS: usize = 2048;
@@ -113,15 +119,16 @@ impl Histogram {
     }
 }
 
-/// Computes the grid of every value of the plan.
+/// Computes the grid of every value of the plan, and of those whose range others have.
 pub fn calibrate(
     tools: Tools<'_>,
     model: &Model,
     plan: &QuantizationPlan,
     samples: Range<usize>,
-    options: &Quantize,
+    ranges: Ranges,
+    percentile: f64,
 ) -> Result<BTreeMap<ValueId, Grid>, PassError> {
-    let mut wanted: Vec<_> = plan.values.iter().map(|v| v.range).collect();
+    let mut wanted: Vec<_> = plan.values.iter().flat_map(|v| [v.value, v.range]).collect();
     wanted.sort_unstable();
     wanted.dedup();
     if wanted.is_empty() {
@@ -143,7 +150,7 @@ pub fn calibrate(
         let name = &model.graph.value(value).name;
         return Err(PassError::refused(format!("`{name}` is not finite on the samples")));
     }
-    if options.ranges != Ranges::Minmax {
+    if ranges != Ranges::Minmax {
         let empty = |&(low, high): &(f64, f64)| Histogram { low, high, bins: vec![0; BINS] };
         let mut histograms: Vec<_> = ends.iter().map(empty).collect();
         observe(tools, model, &wanted, samples, "histograms", &mut |_, values| {
@@ -152,15 +159,13 @@ pub fn calibrate(
             }
             Ok(())
         })?;
-        let choose = |h: &Histogram| match options.ranges {
-            Ranges::Percentile => h.percentile(options.percentile),
+        let choose = |h: &Histogram| match ranges {
+            Ranges::Percentile => h.percentile(percentile),
             _ => h.least_squares(),
         };
         ends = histograms.iter().map(choose).collect();
     }
-    let grids: BTreeMap<_, _> =
-        wanted.iter().copied().zip(ends.iter().map(|&(low, high)| Grid::between(low, high))).collect();
-    Ok(plan.values.iter().filter_map(|v| Some((v.value, *grids.get(&v.range)?))).collect())
+    Ok(wanted.iter().copied().zip(ends.iter().map(|&(low, high)| Grid::between(low, high))).collect())
 }
 
 #[cfg(test)]

@@ -1,9 +1,7 @@
 //! Latency of models in the engine, as deployed: all of its optimizations, one sample.
 
-use crate::{
-    analysis::{calibration::open_inputs, timing_inputs::random_tensor},
-    framework::{PassError, Tools},
-};
+use super::{calibration::open_inputs, timing_inputs::random_tensor};
+use crate::framework::{PassError, Tools};
 use pare_graph::{
     EvaluateError, Fact, Graph, Model, Run, Setting, Tensor, ValueId,
     evaluate::stopwatch::{Estimator, Spread, Stopwatch, Timings},
@@ -24,7 +22,7 @@ struct TimedModel {
 
 impl TimedModel {
     fn new(tools: Tools<'_>, sizes: &Bindings, model: &Model) -> Result<Self, PassError> {
-        let engine = tools.engine.ok_or_else(|| PassError::refused("`latency` needs an engine"))?;
+        let engine = tools.engine.ok_or_else(|| PassError::refused("latency needs an engine"))?;
         // One thread unless the tools set a number.
         let run = engine.load(model, Setting::DEPLOYED.threads(tools.threads.max(1)))?;
         let given = tools.samples.filter(|s| !s.is_empty()).map(|s| s.batch(0..1)).transpose()?;
@@ -48,7 +46,7 @@ impl TimedModel {
 }
 
 fn unknown_shape(name: &str) -> PassError {
-    PassError::refused(format!("`latency` cannot be measured: the shape of `{name}` is not known"))
+    PassError::refused(format!("latency cannot be measured: the shape of `{name}` is not known"))
 }
 
 /// Returns the shape of a value at the sizes of the samples.
@@ -71,7 +69,8 @@ pub fn has_known_sizes(graph: &Graph, sizes: &Bindings) -> bool {
     })
 }
 
-fn measure(
+/// Returns the latencies of models for one sample, in interleaved rounds.
+pub fn measure(
     tools: Tools<'_>,
     sizes: &Bindings,
     models: &[&Model],

@@ -1,0 +1,234 @@
+#!/usr/bin/env python3
+"""quantize.py [MODEL …]: eight and four bits beside ONNX Runtime's own quantizers, on the same samples.
+
+Every model is first prepared by `safe`. Rows that a tool cannot make name its error. Without MODEL: digits-cnn,
+cifar-resnet20, cifar-vit and minilm, which `PARE_MINILM` names. Needs onnx and onnxruntime; onnx_ir for its
+MatMulNBitsQuantizer, torch for HQQ, and neural-compressor for GPTQ.
+"""
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+import common
+
+MODELS = ["digits-cnn", "cifar-resnet20", "cifar-vit", "minilm"]
+MINILM = Path(os.environ.get("PARE_MINILM", Path.home() / ".cache/pare-models/minilm.onnx"))
+#: Batch sizes of the latencies.
+BATCHES = [1, 16]
+#: Sentences that calibrate, and pairs that are scored.
+SENTENCES, PAIRS = 1000, 1000
+
+
+def path_of(name):
+    return MINILM if name == "minilm" else common.model(name)
+
+
+def sentences(ids, mask):
+    ids = ids.astype(np.int64)
+    return {"input_ids": ids, "attention_mask": mask.astype(np.int64), "token_type_ids": np.zeros_like(ids)}
+
+
+def calibration(name, folder):
+    """A file of samples that calibrate."""
+    if name != "minilm":
+        return common.samples(name, folder, True)
+    file = folder / "minilm-calibration.npz"
+    if not file.exists():
+        data = np.load(common.SHARED / "data/sts-calibration.npz")
+        np.savez(file, **sentences(data["input_ids"][:SENTENCES], data["attention_mask"][:SENTENCES]))
+    return file
+
+
+def rank(values):
+    """Ranks of numbers, equal ones at their mean."""
+    _, index, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[index]
+
+
+def quality(name, path, folder):
+    """The accuracy in %; of sentences, Spearman's correlation of cosines with the scores of people, times 100."""
+    if name != "minilm":
+        return common.accuracy(path, *common.tested(name, folder))
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    data = np.load(common.SHARED / "data/sts-test.npz")
+
+    def embeddings(side):
+        feeds = sentences(data[f"{side}_input_ids"][:PAIRS], data[f"{side}_attention_mask"][:PAIRS])
+        feeds = {i.name: feeds[i.name] for i in session.get_inputs()}
+        runs = [session.run(None, {k: v[i : i + 100] for k, v in feeds.items()})[0] for i in range(0, PAIRS, 100)]
+        return np.concatenate(runs)
+
+    a, b = embeddings("a"), embeddings("b")
+    cosines = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    return 100 * float(np.corrcoef(rank(cosines), rank(data["score"][:PAIRS]))[0, 1])
+
+
+def by_pare(passes):
+    def make(name, safe, out, folder):
+        common.pare(
+            "optimize", safe, "-o", out, "--passes", passes, "--samples", calibration(name, folder), "--no-prove",
+        )
+
+    return make
+
+
+def reader(name, folder):
+    """The samples that `pare` takes ranges from, for ONNX Runtime: all but a fifth, at most 1,000."""
+    import onnxruntime.quantization as q
+
+    arrays = np.load(calibration(name, folder))
+    keys = [key for key in arrays.files if key != "labels"]
+    count = len(arrays[keys[0]])
+    count = min(1000, count - min(count // 5, 256))
+
+    class Reader(q.CalibrationDataReader):
+        def __init__(self):
+            batches = [{key: arrays[key][i : i + 50] for key in keys} for i in range(0, count, 50)]
+            # All batches have one size, which some of its methods need.
+            self.batches = iter([batch for batch in batches if len(batch[keys[0]]) == 50])
+
+        def get_next(self):
+            return next(self.batches, None)
+
+    return Reader()
+
+
+def static(method):
+    """ONNX Runtime's static quantizer."""
+
+    def make(name, safe, out, folder):
+        import onnxruntime.quantization as q
+
+        q.quantize_static(
+            str(safe), str(out), reader(name, folder), quant_format=q.QuantFormat.QDQ, per_channel=True,
+            activation_type=q.QuantType.QUInt8, weight_type=q.QuantType.QInt8,
+            calibrate_method=q.CalibrationMethod[method],
+        )
+
+    return make
+
+
+def dynamic(_, safe, out, __):
+    import onnxruntime.quantization as q
+
+    q.quantize_dynamic(str(safe), str(out), per_channel=True, weight_type=q.QuantType.QInt8)
+
+
+def four_bits(config):
+    def make(name, safe, out, folder):
+        import onnx
+        import onnxruntime.quantization.matmul_nbits_quantizer as q
+
+        chosen = {
+            "default": lambda: None,
+            "HQQ": lambda: q.HQQWeightOnlyQuantConfig(block_size=32),
+            "GPTQ": lambda: q.GPTQWeightOnlyQuantConfig(calibration_data_reader=reader(name, folder), block_size=32),
+        }[config]()
+        quantizer = q.MatMulNBitsQuantizer(
+            onnx.load(str(safe)), block_size=32, is_symmetric=True, algo_config=chosen,
+        )
+        quantizer.process()
+        quantizer.model.save_model_to_file(str(out))
+
+    return make
+
+
+ROWS = {
+    "float": lambda _, safe, out, __: shutil.copy(safe, out),
+    "pare, static": by_pare("quantize"),
+    "pare, static, for size": by_pare("quantize{for=size}"),
+    "pare, static, smoothed": by_pare("smooth-activations,quantize{for=size}"),
+    "pare, static, agreement 99.5 %": by_pare("quantize{min_agreement=0.995}"),
+    "pare, dynamic": by_pare("quantize{method=dynamic}"),
+    "pare, weights, 8 bits": by_pare("quantize{method=weights}"),
+    "pare, weights, 8 bits in blocks": by_pare("quantize-weights{bits=8,accuracy_level=4}"),
+    "pare, weights, 4 bits": by_pare("quantize-weights{bits=4,accuracy_level=4}"),
+    "pare, weights, 4 bits, gptq": by_pare("quantize-weights{bits=4,accuracy_level=4,method=gptq}"),
+    "ORT, quantize_static, MinMax": static("MinMax"),
+    "ORT, quantize_static, Entropy": static("Entropy"),
+    "ORT, quantize_static, Percentile": static("Percentile"),
+    "ORT, quantize_dynamic": dynamic,
+    "ORT, MatMulNBits": four_bits("default"),
+    "ORT, MatMulNBits, HQQ": four_bits("HQQ"),
+    "ORT, MatMulNBits, GPTQ": four_bits("GPTQ"),
+}
+
+
+def measured(name, folder):
+    """A row for each form of a model, and the errors of those that could not be made."""
+    safe = folder / f"{name}.onnx"
+    common.pare("optimize", path_of(name), "-o", safe, "--passes", "safe", "--no-prove")
+    made, errors = {}, []
+    for number, (label, make) in enumerate(ROWS.items()):
+        out = folder / f"{name}-{number}.onnx"
+        try:
+            make(name, safe, out, folder)
+            made[label] = (out, quality(name, out, folder))
+        except (Exception, SystemExit) as error:
+            lines = [line for line in str(error).splitlines() if line.strip()]
+            why = next((line for line in lines if line.startswith("error")), lines[-1] if lines else type(error).__name__)
+            errors.append({"model": name, "form": label, "error": why[:160].replace("|", "/")})
+        print(name, label, made.get(label, errors[-1:]), file=sys.stderr, flush=True)
+    times = []
+    for batch in BATCHES:
+        times.append(common.latency(
+            [path for path, _ in made.values()], batch=batch, time=3.0, rounds=40, samples=calibration(name, folder),
+        ))
+    rows = []
+    for i, (label, (path, score)) in enumerate(made.items()):
+        row = {"model": name, "form": label, "quality": f"{score:.2f}", "bytes": path.stat().st_size}
+        for batch, found in zip(BATCHES, times):
+            row[f"ms, batch {batch}"] = f"{1e3 * found[i][0]:.3f}"
+            row[f"speed, batch {batch}"] = f"{1 / found[i][1]:.2f}"
+        rows.append(row)
+    return rows, errors
+
+
+def beaten(rows):
+    """Forms of `pare` that leave one of the others on the front: more accurate and faster than all of ours, or more
+    accurate and smaller."""
+    found = []
+    for model in dict.fromkeys(row["model"] for row in rows):
+        ours = [row for row in rows if row["model"] == model and row["form"].startswith(("pare", "float"))]
+        theirs = [row for row in rows if row["model"] == model and row["form"].startswith("ORT")]
+        for row in theirs:
+            for cost in ["bytes", *(f"ms, batch {batch}" for batch in BATCHES)]:
+                better = lambda other: (
+                    float(other["quality"]) >= float(row["quality"]) and float(other[cost]) <= float(row[cost])
+                )
+                if not any(map(better, ours)):
+                    found.append({"model": model, "form": row["form"], "by": f"quality and {cost}"})
+    return found
+
+
+def main():
+    names = sys.argv[1:] or MODELS
+    rows, errors = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            made, failed = measured(name, Path(folder))
+            rows += made
+            errors += failed
+    text = (
+        "Quality is accuracy on test images in %, for minilm Spearman's correlation with the scores of people × 100. Ranges\n"
+        "come from the same unlabelled samples for all quantizers. Latencies are medians of interleaved rounds on one thread in\n"
+        "ONNX Runtime, all of its optimizations on; speed is relative to float.\n\n" + common.markdown(rows)
+    )
+    front = beaten(rows)
+    text += "\n## Beyond the front of `pare`\n\n" + (common.markdown(front) if front else "Nothing.\n")
+    if errors:
+        text += "\n## Not made\n\n" + common.markdown(errors)
+    common.write_csv("quantize", rows)
+    common.write_doc("quantize", "Eight and four bits", text)
+
+
+if __name__ == "__main__":
+    main()
