@@ -1,7 +1,6 @@
 from os import PathLike
 from typing import Protocol, final
 
-__file__: str
 __version__: str
 
 class _Host(Protocol):

@@ -30,7 +30,7 @@ def adopt(library: str | None) -> None:
         package = package_or_none()
         if package is None:
             return
-        package.SessionOptions().register_custom_ops_library(_native.__file__)
+        package.SessionOptions().register_custom_ops_library(str(_native.__file__))
         _native.adopt_runtime("the package onnxruntime")
         _adopted = True
 
