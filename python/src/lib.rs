@@ -15,7 +15,7 @@ use errors::invalid;
 use function_pass::Step;
 use onnx_pare::{
     Metric, Source,
-    passes::{PASSES, PRESETS},
+    passes::{OptionInfo, PASSES, PRESETS, PassInfo, Preset},
 };
 use outcomes::{Optimized, Report};
 use pyo3::{prelude::*, pybacked::PyBackedBytes};
@@ -159,18 +159,24 @@ mod _native {
         attend(py, host, Interrupts::End, move |_| Ok(onnx_pare_cli::json(&onnx_pare::diff(before, after)?)))
     }
 
-    /// All passes and presets.
+    /// All presets and passes, a list. A preset has a text, a pass an effect and options.
     #[pyfunction]
     fn passes() -> String {
-        let option = |option: &onnx_pare::passes::OptionInfo| json!({ "name": option.name, "type": option.ty, "default": (option.default)(), "docs": option.docs });
-        let pass = |pass: &&onnx_pare::passes::PassInfo| {
-            let options: Vec<_> = pass.options.iter().map(option).collect();
-            json!({ "name": pass.name, "effect": pass.effect, "docs": pass.docs, "options": options })
+        let option = |option: &OptionInfo| {
+            let default = (option.default)();
+            json!({ "name": option.name, "type": option.ty, "default": default, "docs": option.docs })
         };
-        let preset = |preset: &onnx_pare::passes::Preset| json!({ "name": preset.name, "docs": preset.docs, "text": preset.text });
-        let passes: Vec<_> = PASSES.iter().map(pass).collect();
-        let presets: Vec<_> = PRESETS.iter().map(preset).collect();
-        json!({ "passes": passes, "presets": presets }).to_string()
+        let pass = |pass: &&PassInfo| {
+            let options: Vec<_> = pass.options.iter().map(option).collect();
+            let (name, effect, docs) = (pass.name, pass.effect, pass.docs);
+            json!({ "name": name, "effect": effect, "docs": docs, "options": options, "text": null })
+        };
+        let preset = |preset: &Preset| {
+            let (name, docs, text) = (preset.name, preset.docs, preset.text);
+            json!({ "name": name, "effect": null, "docs": docs, "options": [], "text": text })
+        };
+        let listed: Vec<_> = PRESETS.iter().map(preset).chain(PASSES.iter().map(pass)).collect();
+        json!(listed).to_string()
     }
 
     /// Checks that a file can be created at a path.

@@ -69,7 +69,7 @@ def test_lossy_passes_keep_limits(digits: onnx.ModelProto, calibration: Path, te
     result = onnx_pare.optimize(
         digits, passes=passes, samples=calibration, test=test_samples, max_accuracy_drop=0.02, time=False
     )
-    assert result.report["after"]["nodes"] < 31 and not result.proven
+    assert result.changed and not result.proven and result.report["after"]["nodes"] < 50
     with pytest.raises(Rejected, match="deviates by") as caught:
         onnx_pare.optimize(digits, passes=passes, samples=calibration, max_deviation=1e-9, time=False)
     proof = caught.value.report["proof"]
@@ -151,10 +151,10 @@ def test_other_functions(digits: onnx.ModelProto, digits_path: Path, test_sample
     small = onnx_pare.optimize(digits, time=False).model
     verified = onnx_pare.verify(digits, small, samples=test_samples)
     assert verified and verified.agrees and set(verified.report) == set(_reports.VerifyReport.__annotations__) - {"layers"}
-    pruned = onnx_pare.optimize(digits, passes="sparsify{ratio=0.3}", samples=test_samples, time=False).model
-    assert not onnx_pare.verify(digits, pruned, samples=test_samples)
-    assert onnx_pare.verify(digits, pruned, samples=test_samples, measures={"cosine": 0.9})
-    assert "differ" in repr(onnx_pare.verify(digits, pruned, tolerance=1e-9, layers=True))
+    rounded = onnx_pare.optimize(digits, passes="quantize-weights", time=False).model
+    assert not onnx_pare.verify(digits, rounded, samples=test_samples)
+    assert onnx_pare.verify(digits, rounded, samples=test_samples, measures={"cosine": 0.9})
+    assert "differ" in repr(onnx_pare.verify(digits, rounded, tolerance=1e-9, layers=True))
     measured = onnx_pare.bench(digits, small, min_time=0.2, rounds=5)
     assert set(measured.report) == set(_reports.BenchReport.__annotations__) and measured.speed > 0
     assert "<svg" in onnx_pare.page_of(measured)
@@ -164,11 +164,15 @@ def test_other_functions(digits: onnx.ModelProto, digits_path: Path, test_sample
     changed = onnx_pare.diff(digits, small)
     assert set(changed) == set(_reports.ModelDiff.__annotations__) and changed["nodes"]["operators"]["Identity"] == -2
     assert onnx_pare.text(model_of(LINEAR)).count("MatMul") == 1
+
+
+def test_statistics_take_the_place_of_samples(tmp_path: Path) -> None:
     statistics = tmp_path / "s.safetensors"
-    assert onnx_pare.calibrate(digits, statistics, samples=test_samples)["samples"] == 500
-    by_statistics = onnx_pare.optimize(digits, passes="safe,sparsify{ratio=0.3}", statistics=statistics, time=False)
-    weights = by_statistics.report["weights"]
-    assert weights is not None and weights["density"][1] < 0.8
+    x = np.random.default_rng(0).standard_normal((64, 4)).astype(np.float32)
+    report = onnx_pare.calibrate(model_of(LINEAR), statistics, samples={"x": x})
+    assert set(report) == set(_reports.CalibrationReport.__annotations__) and report["samples"] == 64
+    sparse = onnx_pare.optimize(model_of(LINEAR), passes="sparsify{ratio=0.5}", statistics=statistics, time=False)
+    assert sparse.report["weights"] is not None and sparse.report["weights"]["density"][1] < 0.7
 
 
 def test_quantize(digits: onnx.ModelProto, calibration: Path) -> None:

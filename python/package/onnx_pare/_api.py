@@ -638,7 +638,5 @@ def diff(before: Model, after: Model) -> ModelDiff:
 
 def passes() -> dict[str, PassInfo]:
     """Returns all passes and presets by name, with their documentation, promise and options."""
-    found = json.loads(_native.passes())
-    presets = [{"effect": None, "options": [], **preset} for preset in found["presets"]]
-    listed: list[PassInfo] = [*presets, *({"text": None, **info} for info in found["passes"])]
+    listed: list[PassInfo] = json.loads(_native.passes())
     return {info["name"]: info for info in listed}
