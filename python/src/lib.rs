@@ -40,6 +40,7 @@ impl From<ModelArgument> for Source {
 
 #[pymodule]
 mod _native {
+    #[allow(clippy::wildcard_imports)] // a module because the macro asks for one
     use super::*;
 
     #[pymodule_export]

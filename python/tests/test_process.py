@@ -30,19 +30,19 @@ def large_model(megabytes: int) -> bytes:
     """A chain of products with that many megabytes of weights."""
     size, count = 512, megabytes
     random = np.random.default_rng(0)
-    weights = [
-        helper.make_tensor(
-            f"w{i}", TensorProto.FLOAT, (size, size), random.standard_normal((size, size), np.float32).tobytes(), raw=True
-        )
-        for i in range(count)
-    ]
+
+    def weight(i: int) -> onnx.TensorProto:
+        # Of this scale, values neither grow nor vanish along the chain.
+        values = random.standard_normal((size, size), np.float32) * np.float32((2 / size) ** 0.5)
+        return helper.make_tensor(f"w{i}", TensorProto.FLOAT, (size, size), values.tobytes(), raw=True)
+
     nodes = [helper.make_node("Identity", ["x"], ["v0"])]
     for i in range(count):
         nodes += [helper.make_node("MatMul", [f"v{i}", f"w{i}"], [f"p{i}"]), helper.make_node("Relu", [f"p{i}"], [f"v{i + 1}"])]
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
         nodes, "g", [value("x", TensorProto.FLOAT, ["N", size])], [value(f"v{count}", TensorProto.FLOAT, ["N", size])],
-        weights,
+        [weight(i) for i in range(count)],
     )  # fmt: skip
     model: onnx.ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     return bytes(model.SerializeToString())
