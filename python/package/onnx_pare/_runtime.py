@@ -30,9 +30,22 @@ def adopt(library: str | None) -> None:
         package = package_or_none()
         if package is None:
             return
+        if not _is_shareable(package):
+            os.environ.setdefault("PARE_ONNXRUNTIME", str(library_folder()))
+            return
         package.SessionOptions().register_custom_ops_library(str(_native.__file__))
         _native.adopt_runtime("the package onnxruntime")
         _adopted = True
+
+
+# The first release that is known to share its environment with its Python module. In 1.19 a process has only one of them
+# in a library, which the module holds; there the library beside the module is loaded.
+_SHARES = (1, 32)
+
+
+def _is_shareable(package: Any) -> bool:
+    major, minor = str(package.__version__).split(".")[:2]
+    return (int(major), int(minor)) >= _SHARES
 
 
 def package_or_none() -> Any:
