@@ -86,7 +86,7 @@ def test_the_package_works_without_onnx_and_onnxruntime(digits_path: Path) -> No
         except onnx_pare.PareError as error:
             print(error)
     """
-    lines = run(code, PATH="", PARE_CACHE="/nonexistent", VIRTUAL_ENV="").splitlines()
+    lines = run(code, PATH="", PARE_CACHE="/nonexistent", VIRTUAL_ENV="", PARE_ONNXRUNTIME="/nonexistent").splitlines()
     assert lines[:2] == ["True", "`pip install onnx` installs it"]
     assert lines[2].startswith("no usable ONNX Runtime library") and "`pip install onnxruntime`" in lines[3]
 
