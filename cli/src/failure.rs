@@ -1,6 +1,6 @@
 //! Exit states of commands.
 
-use crate::hints;
+use crate::hints::{self, Interface};
 use onnx_pare::Error;
 
 /// A command that ran to its end.
@@ -41,6 +41,7 @@ impl From<Error> for Failure {
             Error::Pipeline(syntax) => Some(syntax.underline()),
             _ => None,
         };
-        Self { message: error.to_string(), detail, hint: error.hint().as_ref().map(hints::text) }
+        let hint = error.hint().map(|hint| hints::text(&hint, Interface::Command));
+        Self { message: error.to_string(), detail, hint }
     }
 }

@@ -5,7 +5,8 @@ use crate::{
     comparison,
     failure::{Failure, Status},
     format::{bytes, change, count, figure, seconds, share, table},
-    hints, interrupt, project,
+    hints::{self, Interface},
+    interrupt, project,
     terminal::Terminal,
 };
 use onnx_pare::{
@@ -65,7 +66,7 @@ pub fn run(args: &OptimizeArgs, environment: Environment, terminal: &Terminal) -
     }
     warn_slower(&optimized.report, "the result", terminal);
     if let Some(hint) = optimized.hint() {
-        terminal.hint(&hints::text(&hint));
+        terminal.hint(&hints::text(&hint, Interface::Command));
     }
     Ok(if optimized.report.is_unproven() { args.unproven(terminal) } else { Status::Success })
 }
@@ -77,7 +78,7 @@ pub fn warn_slower(report: &OptimizeReport, name: &str, terminal: &Terminal) {
     let why = if reasons.is_empty() { String::new() } else { format!(": {}", reasons.join("; ")) };
     terminal.warning(&format!("{name} is slower, {} of the original's speed{why}", speed(latency)));
     if let Some(hint) = latency.hint() {
-        terminal.hint(&hints::text(&hint));
+        terminal.hint(&hints::text(&hint, Interface::Command));
     }
 }
 

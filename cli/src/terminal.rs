@@ -4,8 +4,10 @@
 
 use crate::{
     args::{Cli, Command},
+    events,
     failure::Failure,
-    format, interrupt, search,
+    hints::Interface,
+    interrupt,
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use onnx_pare::{Event, HtmlReport, Model, Progress, model_text};
@@ -135,19 +137,8 @@ impl Progress for Terminal {
     }
 
     fn event(&self, event: &Event<'_>) {
-        match *event {
-            Event::Fetching(line) => self.note(line),
-            Event::Fallback { engine } => self.note(&format!("running models in {engine}")),
-            Event::Calibrating { samples, bytes_per_sample, memory } => self.note(&format!(
-                "calibrating on {samples} samples of {} of activations each, within {} (`--memory`)",
-                format::bytes(bytes_per_sample),
-                format::bytes(memory)
-            )),
-            Event::Bisecting => self.note("looking for the patch at fault"),
-            Event::Reducing => self.note("looking for the smallest part that fails"),
-            Event::Tried { trial, number, best } => self.note(&search::progress(trial, number, best)),
-            Event::Finishing => self.note("making the result"),
-            _ => {}
+        if let Some(text) = events::text(event, Interface::Command) {
+            self.note(&text);
         }
     }
 
@@ -169,8 +160,8 @@ impl Progress for Terminal {
 /// The version of the reports, described in `REPORTS.md`.
 const SCHEMA: u64 = 2;
 
-/// The report with its version as the first field.
-fn json(report: &impl Serialize) -> String {
+/// A report as JSON, with its version as the first field, `schema`; `REPORTS.md` describes the others.
+pub fn json(report: &impl Serialize) -> String {
     let report = serde_json::to_value(report).unwrap_or_default();
     let report = match report {
         serde_json::Value::Object(fields) => {

@@ -98,6 +98,12 @@ impl From<&PathBuf> for Source {
     }
 }
 
+impl From<Bytes> for Source {
+    fn from(bytes: Bytes) -> Self {
+        Self::of_bytes(bytes)
+    }
+}
+
 impl From<Vec<u8>> for Source {
     fn from(bytes: Vec<u8>) -> Self {
         Self::of_bytes(bytes.into())

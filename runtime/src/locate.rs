@@ -1,6 +1,7 @@
 //! Search for an ONNX Runtime library on this machine.
 //!
-//! Order: the path given, `ORT_DYLIB_PATH`, the folder of the installed library, `onnxruntime/capi` of the
+//! Order: the path given, `ORT_DYLIB_PATH`, the folder in `PARE_ONNXRUNTIME`, which the Python package sets to that of the
+//! Python that runs it, the folder of the installed library, `onnxruntime/capi` of the
 //! active virtual environment and of the Python in `PATH`, the system's library folders. The first two are
 //! requests: if they cannot be used, nothing else takes their place.
 
@@ -120,6 +121,8 @@ fn requested_places(requested: Option<&Path>, lookup: Lookup) -> Vec<SearchPlace
 
 /// The places searched without a request. Lazy, because starting Python takes a moment.
 fn default_places(lookup: Lookup<'_>) -> impl Iterator<Item = SearchPlace> + '_ {
+    let package = lookup("PARE_ONNXRUNTIME");
+    let package = package.map(|folder| SearchPlace::folder("the package onnxruntime", folder.into()));
     let own = folder_in(lookup).map(|folder| SearchPlace::folder("installed by pare", folder));
     let environment = lookup("VIRTUAL_ENV").into_iter().flat_map(|root| environment_sites(root.as_ref()));
     let environment = environment.map(|site| SearchPlace::folder("VIRTUAL_ENV", capi(&site)));
@@ -127,7 +130,7 @@ fn default_places(lookup: Lookup<'_>) -> impl Iterator<Item = SearchPlace> + '_ 
     let python = python.map(|site| SearchPlace::folder("Python's site-packages", capi(&site)));
     let system =
         system_folders(lookup).into_iter().map(|folder| SearchPlace::folder("system libraries", folder));
-    own.into_iter().chain(environment).chain(python).chain(system)
+    package.into_iter().chain(own).chain(environment).chain(python).chain(system)
 }
 
 fn capi(site_packages: &Path) -> PathBuf {

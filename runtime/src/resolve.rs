@@ -101,6 +101,9 @@ fn find_ort(
     choice: &EngineChoice,
     progress: &mut dyn FnMut(&str),
 ) -> Result<(Arc<dyn Engine>, String), EngineError> {
+    if let Some((engine, owner)) = crate::OrtEngine::adopted().filter(|_| choice.library.is_none()) {
+        return Ok((Arc::new(engine), owner));
+    }
     let located = match crate::locate(choice.library.as_deref()) {
         #[cfg(feature = "install")]
         Err(EngineError::NotFound(_)) if !is_offline(choice) => {

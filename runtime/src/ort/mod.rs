@@ -16,12 +16,13 @@ use ort::{
         Session as Inner,
         builder::{GraphOptimizationLevel, SessionBuilder},
     },
+    sys,
     value::{Outlet, ValueType},
 };
 use std::{
-    ffi::CString,
+    ffi::{CStr, CString},
     path::PathBuf,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 /// Name in reports and errors.
@@ -29,7 +30,20 @@ const NAME: &str = "ONNX Runtime";
 
 /// The library in use. A process has one environment and one library of ONNX Runtime. Neither is released:
 /// their destructors would run in unspecified order at exit.
-static LOADED: Mutex<Option<(PathBuf, Environment)>> = Mutex::new(None);
+static LOADED: Mutex<Option<Loaded>> = Mutex::new(None);
+
+/// The library in use.
+struct Loaded {
+    /// Its file, or for an adopted one the name of its owner.
+    path: PathBuf,
+    version: String,
+    environment: Environment,
+    adopted: bool,
+}
+
+fn loaded() -> MutexGuard<'static, Option<Loaded>> {
+    LOADED.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// ONNX Runtime from a library on this machine.
 #[derive(Debug)]
@@ -47,12 +61,12 @@ impl OrtEngine {
     pub fn new(library: &Located) -> Result<Self, EngineError> {
         let path = library.path.canonicalize().unwrap_or_else(|_| library.path.clone());
         let version = library.version.clone();
-        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut loaded = loaded();
         match &*loaded {
-            Some((known, environment)) if *known == path => {
-                return Ok(Self { environment: environment.clone(), version });
+            Some(known) if known.path == path => {
+                return Ok(Self { environment: known.environment.clone(), version });
             }
-            Some((known, _)) => return Err(EngineError::Taken(known.clone())),
+            Some(known) => return Err(EngineError::Taken(known.path.clone())),
             None => {}
         }
         let environment = catch_panic(|| {
@@ -67,8 +81,57 @@ impl OrtEngine {
             let (path, from) = (library.path.clone(), library.from.clone());
             EngineError::Library { path, from, reason }
         })?;
-        *loaded = Some((path, environment.clone()));
+        *loaded =
+            Some(Loaded { path, version: version.clone(), environment: environment.clone(), adopted: false });
         Ok(Self { environment, version })
+    }
+
+    /// The ONNX Runtime that was adopted ([`adopt`](Self::adopt)), with the name of its owner.
+    pub fn adopted() -> Option<(Self, String)> {
+        let loaded = loaded();
+        let known = loaded.as_ref().filter(|known| known.adopted)?;
+        let engine = Self { environment: known.environment.clone(), version: known.version.clone() };
+        Some((engine, known.path.display().to_string()))
+    }
+
+    /// Uses the ONNX Runtime that `owner`, another part of this process, has loaded: [`resolve`](crate::resolve())
+    /// returns it from now on instead of loading a library.
+    ///
+    /// # Errors
+    /// [`EngineError::Taken`] if a library is in use, [`EngineError::Library`] if it is too old.
+    ///
+    /// # Safety
+    /// `base` is the result of `OrtGetApiBase` of a library that is never unloaded.
+    #[allow(unsafe_code)]
+    pub unsafe fn adopt(base: *const sys::OrtApiBase, owner: &str) -> Result<(), EngineError> {
+        let mut loaded = loaded();
+        match &*loaded {
+            Some(known) if known.adopted => return Ok(()),
+            Some(known) => return Err(EngineError::Taken(known.path.clone())),
+            None => {}
+        }
+        let refused = |reason: String| EngineError::Library {
+            path: owner.into(),
+            from: "loaded in this process".to_owned(),
+            reason,
+        };
+        // SAFETY: the caller passes the table of a library, which is valid as long as the library.
+        let (version, api) = unsafe {
+            let base = base.as_ref().ok_or_else(|| refused("it has no interface".to_owned()))?;
+            let version = CStr::from_ptr((base.GetVersionString)()).to_string_lossy().into_owned();
+            (version, (base.GetApi)(sys::ORT_API_VERSION).as_ref())
+        };
+        let too_old =
+            || refused(format!("it is version {version}, and 1.{} or later is needed", ort::MINOR_VERSION));
+        // SAFETY: the table consists of function pointers.
+        let api = unsafe { std::ptr::read(api.ok_or_else(too_old)?) };
+        let environment = catch_panic(|| {
+            ort::set_api(api);
+            ort::init().with_name("pare").build().map_err(|e| one_line(e.message()))
+        });
+        let environment = environment.flatten().map_err(refused)?;
+        *loaded = Some(Loaded { path: owner.into(), version, environment, adopted: true });
+        Ok(())
     }
 
     /// A builder of sessions with `options`.
@@ -81,6 +144,7 @@ impl OrtEngine {
         };
         let builder = SessionBuilder::new(&self.environment).map_err(text)?;
         let builder = builder.with_optimization_level(level).map_err(text)?;
+        let builder = builder.with_log_level(LogLevel::Fatal).map_err(text)?;
         let builder = builder.with_intra_threads(options.threads).map_err(text)?;
         let builder = builder.with_inter_threads(1).map_err(text)?;
         let builder = builder.with_intra_op_spinning(options.spinning).map_err(text)?;

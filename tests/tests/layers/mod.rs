@@ -13,7 +13,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("runtime", &["pare-graph"]),
     ("optimizer", &["pare-graph", "pare-passes", "pare-runtime"]),
     ("cli", &["pare-graph", "pare-passes", "pare-runtime", "onnx-pare"]),
-    ("python", &["pare-graph", "pare-passes", "pare-runtime", "onnx-pare"]),
+    ("python", &["pare-graph", "pare-passes", "pare-runtime", "onnx-pare", "onnx-pare-cli"]),
 ];
 
 /// The folder of a file: a folder of `transforms`, or else a top-level folder. The modules of `graph.rs` in

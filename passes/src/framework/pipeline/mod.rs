@@ -133,6 +133,11 @@ impl Pipeline {
         self.steps.push(Step::Pass { pass: Box::new(pass), options: Table::new() });
     }
 
+    /// Appends the steps of another pipeline.
+    pub fn append(&mut self, other: Self) {
+        self.steps.extend(other.steps);
+    }
+
     /// All passes, including those in presets and repetitions.
     pub fn passes(&self) -> Vec<&dyn Pass> {
         fn of(step: &Step) -> Vec<&dyn Pass> {

@@ -1,0 +1,7 @@
+"""The command, as `python -m onnx_pare`."""
+
+import sys
+
+from ._command import main
+
+sys.exit(main())
