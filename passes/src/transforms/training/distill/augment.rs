@@ -16,8 +16,9 @@ pub enum Augmentation {
 
 /// Returns true if a tensor has the layout of images.
 pub fn is_image(tensor: &Tensor) -> bool {
-    let is_map = |&[_, c, h, w]: &[usize; 4]| c <= 4 && h > 4 && w > 4;
-    tensor.dtype() == DataType::Float && tensor.shape().as_array().is_some_and(is_map)
+    let is_map =
+        matches!(*tensor.shape(), [_, channels, height, width] if channels <= 4 && height > 4 && width > 4);
+    is_map && tensor.dtype() == DataType::Float
 }
 
 /// The images after random changes.

@@ -318,7 +318,8 @@ impl<'p, 't> Training<'p, 't> {
                 match sums.get_mut(k) {
                     None => sums.push(values),
                     Some(sum) => {
-                        sum.iter_mut().zip(values).for_each(|(sum, value): (&mut f32, f32)| *sum += value)
+                        let sum: &mut Vec<f32> = sum;
+                        sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
                     }
                 }
             }
