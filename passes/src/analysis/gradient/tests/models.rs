@@ -5,7 +5,7 @@ use crate::{
     framework::testing::{context, read, read_fixture, shared, tools},
 };
 use fastrand::Rng;
-use pare_graph::{DataType, Evaluate, Graph, Model, Node, Setting, Tensor, Value, ValueId};
+use pare_graph::{DataType, Evaluate, Graph, Model, Node, Run, Setting, Tensor, Value, ValueId};
 use pare_tests::fixtures::evaluator;
 use std::collections::HashMap;
 
@@ -80,6 +80,21 @@ fn inputs(model: &Model, rng: &mut Rng) -> Vec<(String, Tensor)> {
         .collect()
 }
 
+/// A model in the engine, with the names of its outputs.
+struct Loaded(Box<dyn Run>, Vec<String>);
+
+impl Loaded {
+    fn new(model: &Model) -> Self {
+        let names = model.graph.outputs().iter().map(|&v| model.graph.value(v).name.clone()).collect();
+        Self(evaluator().load(model, Setting::PLAIN).unwrap(), names)
+    }
+
+    fn run(&mut self, feeds: &[(String, Tensor)]) -> HashMap<String, Tensor> {
+        let feeds: Vec<_> = feeds.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+        self.1.iter().cloned().zip(self.0.run(&feeds).unwrap()).collect()
+    }
+}
+
 /// Asserts that for each parameter `p` with the gradient `g`, the loss changes along `d = g·r` with random `r`
 /// as `Σ g·d` predicts.
 ///
@@ -98,14 +113,13 @@ fn check(model: Model) {
     let Differentiated { model: result, gradients, stopped } = differentiate(&model, "loss", &names).unwrap();
     result.check().unwrap();
     assert_eq!(stopped, [""; 0]);
-    let mut engine = evaluator().load(&result, Setting::PLAIN).unwrap();
-    let mut run = |feeds: &[(String, Tensor)]| {
-        let feeds: Vec<_> = feeds.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-        let outputs = engine.run(&feeds).unwrap();
-        let ids = result.graph.outputs().iter().map(|&v| result.graph.value(v).name.clone());
-        ids.zip(outputs).collect::<HashMap<_, _>>()
-    };
-    let first = run(&feeds);
+    let first = Loaded::new(&result).run(&feeds);
+    let mut forward = result.clone();
+    let is_gradient = |v: &ValueId| gradients.values().any(|name| *name == result.graph.value(*v).name);
+    let outputs: Vec<_> = result.graph.outputs().iter().copied().filter(is_gradient).collect();
+    forward.graph.remove_outputs(&outputs);
+    forward.graph.sweep();
+    let mut forward = Loaded::new(&forward);
     let loss = first["loss"].single().unwrap();
     let mut worst = (0.0, String::new());
     for (i, name) in names.iter().enumerate() {
@@ -123,7 +137,7 @@ fn check(model: Model) {
             let values = tensor.to_f64().unwrap();
             let values: Vec<_> = values.iter().zip(&direction).map(|(p, d)| p + distance * d).collect();
             moved[given + i].1 = Tensor::from_f64(tensor.dtype(), tensor.shape(), &values).unwrap();
-            run(&moved)["loss"].single().unwrap()
+            forward.run(&moved)["loss"].single().unwrap()
         };
         let mut error_of = |share: f64| {
             let step = share * loss / slope;
