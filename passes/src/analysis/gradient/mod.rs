@@ -1,12 +1,12 @@
 //! Reverse-mode differentiation of a graph into a graph of ordinary operators.
 //!
 //! For a scalar output `L`, every value `v` on a path from a parameter to `L` has a gradient `dv = ∂L/∂v` of the
-//! type and shape of `v`. The nodes are visited from `L` backwards: the rule of an operator ([`rules`]) adds the
+//! type and shape of `v`. The nodes are visited from `L` backwards: the rule of an operator (`rules`) adds the
 //! nodes that compute the gradients of its inputs from those of its outputs, and gradients of a value that is used
 //! several times are summed. Integers and booleans have none. An operator without a rule stops the gradient, with
 //! a reason.
 //!
-//! Rules are written as equations over [`term::Term`], whose operations add nodes.
+//! Rules are written as equations over `term::Term`, whose operations add nodes.
 
 mod reverse;
 mod rules;
