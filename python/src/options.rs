@@ -97,6 +97,7 @@ fn external_data(word_given: &str) -> Result<ExternalData, Error> {
 #[serde(deny_unknown_fields)]
 pub struct Optimize {
     samples: Option<PathBuf>,
+    teacher: Option<PathBuf>,
     test: Option<PathBuf>,
     hold_out: Option<f64>,
     statistics: Vec<PathBuf>,
@@ -131,6 +132,7 @@ impl Optimize {
             .external_data(external_data(&self.external_data)?)
             .environment(self.environment.build(line)?);
         options.samples = self.samples;
+        options.teacher = self.teacher;
         options.test = self.test;
         options.hold_out = self.hold_out;
         options.stop_after = self.stop_after;

@@ -173,6 +173,7 @@ def optimize(
     *,
     passes: Passes = "safe",
     samples: Samples | None = None,
+    teacher: Path_ | None = None,
     test: Samples | None = None,
     hold_out: float | None = None,
     statistics: Path_ | Sequence[Path_] = (),
@@ -212,6 +213,7 @@ def optimize(
             `onnx.ModelProto` to `onnx.ModelProto` (see `step`). `passes()` returns all passes.
         samples: Samples for calibration and comparison: a path, a dictionary of arrays by input, an iterable of such,
             or a `CalibrationDataReader`; `batches` makes some of a `DataLoader`. Generated if not given.
+        teacher: The model whose outputs `distill` aims at, if it is not the model itself.
         test: Samples for the comparison only, optionally with `labels`.
         hold_out: Share of the samples, those at their end, that is used for the comparison and not for calibration.
         statistics: Files written by `calibrate`, instead of samples.
@@ -257,6 +259,7 @@ def optimize(
         scratch = None if output is None else str(Path(output).parent)
         options = {
             "samples": sample_path(samples, stack),
+            "teacher": None if teacher is None else str(teacher),
             "test": sample_path(test, stack),
             "hold_out": hold_out,
             "statistics": _paths(statistics),

@@ -32,8 +32,9 @@ pass! {
     /// `GatherBlockQuantized`, which read the integers as they are; `form=standard` writes `DequantizeLinear`
     /// with a block size, for which the operator set is raised to 21.
     ///
-    /// Kernels of convolutions are skipped, and weights that would not become smaller. Fails on quantized models,
-    /// and if nothing is left to quantize. `method=gptq` needs samples.
+    /// Kernels of convolutions are skipped, and weights that would not become smaller. Weights that are integers
+    /// already stay as they are, so that it stores the tables that `quantize` leaves in float. Fails if nothing is left
+    /// to quantize. `method=gptq` needs samples.
     #[pass("quantize-weights", Lossy)]
     pub struct QuantizeWeights {
         /// Bits of a weight: 4 or 8.
@@ -100,7 +101,6 @@ impl Pass for QuantizeWeights {
         if cx.stopped() {
             return Ok(());
         }
-        check_unquantized(&model.graph)?;
         let split = Split::when(self.method == BlockMethod::Gptq, cx.tools, "method=mse")?;
         self.ensure_opset(model, cx)?;
         let layers = self.matrices(model, cx);
@@ -115,6 +115,7 @@ impl Pass for QuantizeWeights {
             after < before
         });
         if targets.is_empty() {
+            check_unquantized(&model.graph)?;
             let why = match cx.report.declined.keys().next() {
                 Some(why) => format!("no weights can be quantized: {why}"),
                 None => "the graph has no product with a constant matrix, and no table".into(),

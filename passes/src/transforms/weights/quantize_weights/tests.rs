@@ -203,6 +203,27 @@ fn skips_shared_small_and_other_weights() {
     assert_eq!((count(&changed, "MatMulNBits"), count(&changed, "Gemm")), (1, 2));
 }
 
+/// The table of a model whose products are in integers: `quantize` leaves it in float.
+#[test]
+fn tables_of_quantized_models_become_integers_too() {
+    let codes: Vec<_> = (0..1024).map(|i| (i * 37 % 255 - 127).to_string()).collect();
+    let source = format!(
+        "g (int64[N] i) => (float[N,32] y) <float[64,32] t = {{{}}}, int8[32,32] w = {{{}}}, float s = {{0.01}},
+            float r = {{0.05}}, uint8 z = {{128}}, int8 o = {{0}}> {{
+            x = Gather(t, i) q = QuantizeLinear(x, r, z) h = DequantizeLinear(q, r, z)
+            v = DequantizeLinear(w, s, o) y = MatMul(h, v) }}",
+        numbers(2048, 1),
+        codes.join(", ")
+    );
+    let mut changed = model(&source);
+    changed.infer().unwrap();
+    let mut cx = context(Tools::default());
+    pass("bits = 8").run(&mut changed, &mut cx).unwrap();
+    assert_eq!((count(&changed, "GatherBlockQuantized"), count(&changed, "DequantizeLinear")), (1, 2));
+    let again = pass("bits = 8").run(&mut changed, &mut context(Tools::default())).unwrap_err().to_string();
+    assert!(again.starts_with("the model is quantized already: "), "{again}");
+}
+
 #[test]
 fn refuses_what_it_cannot_do_in_one_sentence() {
     let refused = |model: &Model, options: &str| {
