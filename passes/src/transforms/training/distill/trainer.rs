@@ -35,7 +35,8 @@ const EPOCHS: (f64, f64) = (3.0, 12.0);
 const PARTS: usize = 32;
 /// The standard score of an improvement that is more than chance: 2.5 % one-sided.
 const SIGNIFICANT: f64 = 1.96;
-/// Evaluations of the held-out samples during training, and those without improvement after which it ends.
+/// Evaluations of the held-out samples during training, and those without improvement after which it ends, in the
+/// second half of the steps: high rates make weights worse before low ones make them better.
 const EVALUATIONS: u64 = 16;
 const PATIENCE: u64 = 5;
 /// A trial of a rate has one in so many of the steps, and at least and at most this many. Shorter trials prefer rates
@@ -261,7 +262,7 @@ impl<'p, 't> Training<'p, 't> {
             self.tools.progress.step(&stage, state.steps, steps);
             if state.steps.is_multiple_of(every) || state.steps == steps {
                 let new = self.drift(&state.weights)?;
-                position.since += 1;
+                position.since += u64::from(state.steps > steps / 2);
                 if new < drift {
                     (drift, position.since, best) = (new, 0, Some(state.weights.clone()));
                 }
