@@ -176,7 +176,9 @@ def test_statistics_take_the_place_of_samples(tmp_path: Path) -> None:
 
 
 def test_quantize(digits: onnx.ModelProto, calibration: Path) -> None:
-    result = onnx_pare.quantize(digits, samples=calibration, min_agreement=0.9, time=False, prove=True)
+    result = onnx_pare.quantize(
+        digits, samples=calibration, purpose="size", min_agreement=0.9, time=False, prove=True
+    )
     assert len(result.to_bytes()) < 0.5 * len(digits.SerializeToString())
     assert any(node.op_type == "QuantizeLinear" for node in result.model.graph.node)
     weights = onnx_pare.quantize(digits, exclude=["head*"], time=False)

@@ -583,7 +583,8 @@ def quantize(
     output: Path_ | None = None,
     *,
     samples: Samples | None = None,
-    activations: bool | None = None,
+    method: Literal["static", "dynamic", "weights"] | None = None,
+    purpose: Literal["speed", "size"] = "speed",
     ranges: Literal["minmax", "percentile", "mse"] = "mse",
     only: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -595,15 +596,17 @@ def quantize(
         model: A path, bytes, or an `onnx.ModelProto`.
         output: The path to write the result to.
         samples: Samples for the ranges of activations and the comparison; see `optimize`.
-        activations: Quantize activations too; done if there are samples.
+        method: `static` takes the ranges of activations from samples, `dynamic` finds them in every run, `weights` stores
+            weights only. Static if there are samples, otherwise weights.
+        purpose: `speed` leaves what is not faster in integers in float, `size` quantizes everything.
         ranges: The choice of ranges: the least squared error (`mse`), `percentile` or `minmax`.
         only: Patterns of weights whose layers are quantized; all if not given.
         exclude: Patterns of weights whose layers are skipped.
         options: Further arguments of `optimize`, such as limits.
     """
-    with_activations = samples is not None if activations is None else activations
-    settings = [f"activations={str(with_activations).lower()}", f"ranges={ranges}"]
-    if not with_activations:
+    chosen = method or ("weights" if samples is None else "static")
+    settings = [f"method={chosen}", f"for={purpose}", f"ranges={ranges}"]
+    if samples is None:
         settings.append("correct_bias=false")
     for key, patterns in (("only", only), ("except", exclude)):
         if patterns:
