@@ -94,6 +94,8 @@ def test_the_package_works_without_onnx_and_onnxruntime(digits_path: Path) -> No
 def test_an_interrupt_ends_the_work(digits_path: Path, tmp_path: Path) -> None:
     code = f"""
         import onnx_pare, os, signal, threading
+        # Shells start commands in the background with interrupts ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         # An interrupt of an import of numpy becomes an ImportError there.
         onnx_pare.optimize({str(digits_path)!r})
         threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()

@@ -59,6 +59,8 @@ def test_a_search_needs_a_limit(digits: onnx.ModelProto, calibration: Path) -> N
 
 
 def test_the_first_interrupt_ends_a_search_with_its_best(digits: onnx.ModelProto, calibration: Path) -> None:
+    # Shells start commands in the background with interrupts ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(2.0, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     start = time.monotonic()
