@@ -483,7 +483,7 @@ fn read_data(options: &OptimizeOptions, model: &Model) -> Result<Data, Error> {
 /// Reads the model that training aims at, with its types.
 fn read_teacher(path: &Path) -> Result<Model, Error> {
     let mut teacher = Source::from(path).load()?.model;
-    // What cannot be inferred is an error of the engine, which names it.
+    // If inference fails, the engine fails too, with an error that names the node.
     let _ = teacher.infer();
     Ok(teacher)
 }

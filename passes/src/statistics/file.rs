@@ -101,7 +101,7 @@ impl Statistics {
     /// [`StatisticsError::File`].
     pub fn write(&self, path: &Path) -> Result<u64, StatisticsError> {
         let failed = |reason: String| StatisticsError::File { path: path.into(), reason };
-        let mut tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = vec![];
+        let mut tensors: Vec<NamedTensor> = vec![];
         for (name, groups) in &self.by_output {
             let width = groups.first().map_or(0, |s| s.x_mean.len());
             let count = groups.first().map_or(0, |s| s.count);
@@ -117,24 +117,7 @@ impl Statistics {
             let packed = width * (width + 1) / 2;
             tensors.push((format!("{name}/scatter"), Dtype::F64, vec![groups.len(), packed], scatter));
         }
-        let mut views = vec![];
-        for (name, dtype, shape, bytes) in &tensors {
-            let view = TensorView::new(*dtype, shape.clone(), bytes).map_err(|e| failed(e.to_string()))?;
-            views.push((name, view));
-        }
-        let about = HashMap::from([(FORMAT.0.to_owned(), FORMAT.1.to_owned())]);
-        let bytes = safetensors::serialize(views, Some(about)).map_err(|e| failed(e.to_string()))?;
-        let mut part = path.as_os_str().to_owned();
-        part.push(".part");
-        let written = fs::File::create(&part).and_then(|mut file| {
-            file.write_all(&bytes)?;
-            fs::rename(&part, path)
-        });
-        written.map_err(|e| {
-            let _ = fs::remove_file(&part);
-            failed(e.to_string())
-        })?;
-        Ok(bytes.len() as u64)
+        write_tensors(path, &tensors, (FORMAT.0, FORMAT.1.to_owned())).map_err(failed)
     }
 
     /// Reads a file.
@@ -160,6 +143,35 @@ impl Statistics {
         }
         Ok(Self { by_output })
     }
+}
+
+/// A tensor in a file: its name, type, shape and little-endian bytes.
+pub(crate) type NamedTensor = (String, Dtype, Vec<usize>, Vec<u8>);
+
+/// Writes tensors with an entry of metadata atomically. Returns the size of the file, or a reason.
+pub(crate) fn write_tensors(
+    path: &Path,
+    tensors: &[NamedTensor],
+    (key, value): (&str, String),
+) -> Result<u64, String> {
+    let mut views = vec![];
+    for (name, dtype, shape, bytes) in tensors {
+        let view = TensorView::new(*dtype, shape.clone(), bytes).map_err(|e| e.to_string())?;
+        views.push((name, view));
+    }
+    let about = HashMap::from([(key.to_owned(), value)]);
+    let bytes = safetensors::serialize(views, Some(about)).map_err(|e| e.to_string())?;
+    let mut part = path.as_os_str().to_owned();
+    part.push(".part");
+    let written = fs::File::create(&part).and_then(|mut file| {
+        file.write_all(&bytes)?;
+        fs::rename(&part, path)
+    });
+    written.map_err(|e| {
+        let _ = fs::remove_file(&part);
+        e.to_string()
+    })?;
+    Ok(bytes.len() as u64)
 }
 
 /// Reads the sums of an operator; `None` if they are missing or inconsistent.

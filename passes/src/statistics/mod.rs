@@ -6,6 +6,7 @@
 mod file;
 mod sums;
 
+pub(crate) use file::write_tensors;
 pub use file::{Statistics, StatisticsError};
 pub use sums::{Lines, Rows, Sums};
 pub(crate) use sums::{covariance_with, map_rows, par};

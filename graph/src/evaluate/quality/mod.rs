@@ -73,6 +73,11 @@ fn kl_of_logs(p: &[f64], q: &[f64]) -> f64 {
     if sum < 0.0 { 0.0 } else { sum }
 }
 
+/// The logarithms of the probabilities of a row, which holds them or, if it is not a distribution, logits.
+pub fn log_probabilities<T: Copy + Into<f64>>(row: &[T]) -> Vec<f64> {
+    if is_distribution(row) { logs(row) } else { log_softmax(row) }
+}
+
 /// KL(p ‖ q) in nats, of two rows of probabilities or, where `p` is not a distribution, of logits.
 pub fn divergence<T: Copy + Into<f64>>(p: &[T], q: &[T]) -> f64 {
     let logs: fn(&[T]) -> Vec<f64> = if is_distribution(p) { logs } else { log_softmax };
@@ -81,8 +86,7 @@ pub fn divergence<T: Copy + Into<f64>>(p: &[T], q: &[T]) -> f64 {
 
 /// The entropy in nats of a row of probabilities or logits.
 pub fn entropy<T: Copy + Into<f64>>(row: &[T]) -> f64 {
-    let logs = if is_distribution(row) { logs(row) } else { log_softmax(row) };
-    -logs.iter().map(|l| l.exp() * l).sum::<f64>()
+    -log_probabilities(row).iter().map(|l| l.exp() * l).sum::<f64>()
 }
 
 /// The cosine of the angle between two vectors; 1 if both are zero, 0 if one is.

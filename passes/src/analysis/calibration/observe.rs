@@ -15,10 +15,21 @@ const BATCH: usize = 64;
 /// incomplete last batch is dropped), or of a size that keeps `bytes_per_sample` within a quarter of the
 /// memory.
 pub fn batches(graph: &Graph, range: Range<usize>, bytes_per_sample: u64, memory: u64) -> Vec<Range<usize>> {
-    let fixed =
-        open_inputs(graph).into_iter().filter_map(|v| graph.value(v).fact.shape()?.first()?.size()).min();
-    let fitting = (memory / 4 / bytes_per_sample.max(1)).clamp(1, BATCH as u64) as usize;
-    let size = fixed.unwrap_or(fitting).max(1);
+    batches_of(
+        range,
+        fixed_batch(graph),
+        (memory / 4 / bytes_per_sample.max(1)).clamp(1, BATCH as u64) as usize,
+    )
+}
+
+/// The batch size that the first axes of the inputs fix.
+pub fn fixed_batch(graph: &Graph) -> Option<usize> {
+    open_inputs(graph).into_iter().filter_map(|v| graph.value(v).fact.shape()?.first()?.size()).min()
+}
+
+/// Splits a range into batches of the `fixed` size, without an incomplete last one, or of the size `otherwise`.
+pub fn batches_of(range: Range<usize>, fixed: Option<usize>, otherwise: usize) -> Vec<Range<usize>> {
+    let size = fixed.unwrap_or(otherwise).max(1);
     let starts = range.clone().step_by(size).map(|from| from..(from + size).min(range.end));
     starts.filter(|r| fixed.is_none() || r.len() == size).collect()
 }
@@ -164,4 +175,16 @@ pub fn floats(tensor: &Tensor) -> Result<Cow<'_, [f32]>, EvaluateError> {
     let values =
         tensor.to_f64().ok_or_else(|| EvaluateError::new(format!("{} activations", tensor.dtype())))?;
     Ok(values.into_iter().map(|v| v as f32).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_have_the_size_that_the_model_fixes() {
+        assert_eq!(batches_of(10..74, None, 2).len(), 32);
+        assert_eq!(batches_of(10..20, Some(4), 2), [10..14, 14..18]);
+        assert_eq!(batches_of(10..12, Some(4), 2), []);
+    }
 }

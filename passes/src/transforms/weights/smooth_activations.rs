@@ -151,7 +151,7 @@ fn producer(graph: &Graph, value: ValueRef<'_>, channels: usize) -> Option<Produ
     let inner = || end.inputs().into_iter().flatten().filter_map(ValueRef::producer).map(|at| at.id);
     let node = std::iter::once(end.id).chain(inner()).find(|&id| {
         let scales = |layer: &Linear| layer.output == output.id && layer.outputs == channels;
-        // Of a constant that is no bias of the outputs, nothing is known.
+        // A constant of another shape is not a bias of the outputs.
         let is_known = |layer: &Linear| layer.takes_bias() || graph.at(id).optional(2).is_none();
         matrix(graph, id).is_some_and(|layer| scales(&layer) && is_known(&layer))
     })?;

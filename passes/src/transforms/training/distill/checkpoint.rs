@@ -7,11 +7,10 @@ use super::{
     optimizer::State,
     parameters::{Parameter, Weights},
 };
-use crate::framework::PassError;
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use crate::{framework::PassError, statistics::write_tensors};
+use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::HashMap,
     fs,
     path::PathBuf,
     time::{Duration, Instant},
@@ -26,7 +25,7 @@ pub struct Position {
     pub trials: Vec<(f64, f64)>,
     /// The rate and the number of steps of the run, once it has begun.
     pub schedule: Option<(f64, u64)>,
-    /// Steps made.
+    /// Steps made, in a file; the [`State`] counts them.
     pub steps: u64,
     /// The least drift so far.
     pub best: Option<f64>,
@@ -79,27 +78,23 @@ impl Checkpoint {
         let failed = |why: String| PassError::refused(format!("`{}`: {why}", path.display()));
         let sets = [("weights", &state.weights.values), ("first", &state.first), ("second", &state.second)];
         let sets = sets.into_iter().chain(best.map(|best| ("best", &best.values)));
-        let mut tensors = vec![];
-        for (set, values) in sets {
-            for (parameter, values) in parameters.iter().zip(values) {
-                let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-                tensors.push((format!("{set}/{}", parameter.name), parameter.shape.clone(), bytes));
-            }
-        }
-        let views = tensors.iter().map(|(name, shape, bytes)| {
-            Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes).map_err(|e| failed(e.to_string()))?))
+        let tensors = sets.flat_map(|(set, values)| {
+            parameters.iter().zip(values).map(move |(parameter, values)| {
+                let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+                (format!("{set}/{}", parameter.name), Dtype::F32, parameter.shape.clone(), bytes)
+            })
         });
-        let views = views.collect::<Result<Vec<_>, PassError>>()?;
-        let text = serde_json::to_string(position).map_err(|e| failed(e.to_string()))?;
-        let about = HashMap::from([(KEY.to_owned(), text)]);
-        let bytes = safetensors::serialize(views, Some(about)).map_err(|e| failed(e.to_string()))?;
-        let part = path.with_extension("part");
-        fs::write(&part, bytes).and_then(|()| fs::rename(&part, path)).map_err(|e| failed(e.to_string()))?;
+        let position = Position { steps: state.steps, ..position.clone() };
+        let text = serde_json::to_string(&position).map_err(|e| failed(e.to_string()))?;
+        write_tensors(path, &tensors.collect::<Vec<_>>(), (KEY, text)).map_err(failed)?;
         (self.written, self.cost) = (Instant::now(), start.elapsed());
         Ok(())
     }
 
-    /// Reads the state of this run. `None` if there is no file, or if it belongs to another run.
+    /// Reads the state of this run. `None` if there is no file.
+    ///
+    /// # Errors
+    /// If the file is damaged, or belongs to another run.
     pub fn read(&self, run: u64, parameters: &[Parameter]) -> Result<Option<Saved>, PassError> {
         let Some(path) = self.path.as_deref().filter(|path| path.exists()) else { return Ok(None) };
         let failed = |why: &str| PassError::refused(format!("`{}`: {why}", path.display()));
@@ -130,8 +125,10 @@ impl Checkpoint {
 
     /// Removes the file after the training ended.
     pub fn remove(&self) {
-        // A file that remains is recognised as complete when it is read.
-        self.path.as_deref().map(fs::remove_file);
+        if let Some(path) = &self.path {
+            // A run that finds it resumes to the same weights.
+            let _ = fs::remove_file(path);
+        }
     }
 }
 

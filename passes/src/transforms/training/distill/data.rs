@@ -26,6 +26,8 @@ pub struct Data<'t> {
     /// The number of classes, if the labels take the place of the teacher.
     classes: Option<usize>,
     seed: u64,
+    /// The order of the samples in the last epoch asked for.
+    order: Option<(u64, Vec<usize>)>,
 }
 
 impl<'t> Data<'t> {
@@ -60,22 +62,25 @@ impl<'t> Data<'t> {
         }
         let inputs = targets.iter().map(|target| target.input.clone()).collect();
         let (augment, seed) = (augment.to_vec(), tools.seed);
-        Ok(Self { samples, range, teacher: probe, inputs, known, augment, classes, seed })
+        Ok(Self { samples, range, teacher: probe, inputs, known, augment, classes, seed, order: None })
     }
 
     /// The variance of each target over the samples, or over some of them.
     pub fn variances(&mut self, targets: &[Target], batch: usize) -> Result<Vec<f64>, PassError> {
         let rows: Vec<_> = (0..self.len().min(batch.max(1))).collect();
-        let outputs = match &self.known {
-            Some(known) => known.clone(),
-            None => self.teacher.run(&self.samples.rows(&self.absolute(&rows))?)?,
+        let run;
+        let outputs = if let Some(known) = &self.known {
+            known
+        } else {
+            run = self.teacher.run(&self.samples.rows(&self.absolute(&rows))?)?;
+            &run
         };
         let of = |(target, values): (&Target, &Tensor)| {
             let infinite =
                 || PassError::refused(format!("`{}` is not finite on the samples", target.student));
             target.variance(values).ok_or_else(infinite)
         };
-        targets.iter().zip(&outputs).map(of).collect()
+        targets.iter().zip(outputs).map(of).collect()
     }
 
     /// The labels of rows as `[rows, classes]`, with 1 at the class.
@@ -98,11 +103,15 @@ impl<'t> Data<'t> {
         self.range.len()
     }
 
-    /// The order of the samples in an epoch.
-    pub fn order(&self, epoch: u64) -> Vec<usize> {
-        let mut order: Vec<_> = (0..self.len()).collect();
-        self.rng(epoch).shuffle(&mut order);
-        order
+    /// The samples of a step: `count` many from the place `from` in the order of an epoch.
+    pub fn rows(&mut self, epoch: u64, from: usize, count: usize) -> Vec<usize> {
+        if self.order.as_ref().is_none_or(|(known, _)| *known != epoch) {
+            let mut order: Vec<_> = (0..self.len()).collect();
+            self.rng(epoch).shuffle(&mut order);
+            self.order = Some((epoch, order));
+        }
+        let order = self.order.iter().flat_map(|(_, order)| order);
+        order.skip(from).take(count).copied().collect()
     }
 
     /// A generator that depends on the seed and a number only, so that training can resume anywhere.

@@ -100,17 +100,16 @@ impl Pass for Distill {
         }
         let (mut student, prepared) = (model.clone(), "inline-functions,lift-constants");
         let is_prepared = cx.scratch().run(prepared, &mut student)?.patches() == 0;
-        let teacher = cx.tools.teacher.unwrap_or(model).clone();
-        let Some(mut training) = Training::new(self, &teacher, &student, cx)? else { return Ok(()) };
+        let teacher = cx.tools.teacher.unwrap_or(&student);
+        let Some(mut training) = Training::new(self, teacher, &student, cx)? else { return Ok(()) };
         let Some(trained) = training.run(cx)? else { return Ok(()) };
         if !is_prepared {
             cx.run_nested(prepared, model)?;
         }
-        let patch = trained.patch(&model.graph)?;
-        if let Some(patch) = patch
+        if let Some(patch) = training.patch(&model.graph, &trained)?
             && cx.apply(&mut model.graph, patch).is_some()
         {
-            cx.count(Counter::new("weight trained", "weights trained"), trained.count());
+            cx.count(Counter::new("weight trained", "weights trained"), training.count());
         }
         Ok(())
     }

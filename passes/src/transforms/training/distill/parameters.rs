@@ -91,48 +91,32 @@ pub struct Weights {
     pub values: Vec<Vec<f32>>,
 }
 
-impl Weights {
-    /// A tensor of one parameter.
-    pub fn tensor(&self, index: usize, parameter: &Parameter) -> Result<Tensor, PassError> {
-        tensor(&parameter.shape, &self.values[index])
-    }
+/// The number of elements that are trained.
+pub fn count(parameters: &[Parameter]) -> u64 {
+    let free = |p: &Parameter| match &p.free {
+        Some(free) => free.iter().filter(|f| **f).count(),
+        None => p.shape.iter().product(),
+    };
+    parameters.iter().map(free).sum::<usize>() as u64
 }
 
-/// A tensor of values.
-pub fn tensor(shape: &[usize], values: &[f32]) -> Result<Tensor, PassError> {
-    let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-    Tensor::new(DataType::Float, shape, bytes).map_err(|e| PassError::refused(e.to_string()))
-}
-
-/// Trained parameters.
-pub struct Trained {
-    pub parameters: Vec<Parameter>,
-    pub weights: Weights,
-}
-
-impl Trained {
-    /// The number of trained elements.
-    pub fn count(&self) -> u64 {
-        let free = |p: &Parameter| match &p.free {
-            Some(free) => free.iter().filter(|f| **f).count(),
-            None => p.shape.iter().product(),
+/// A patch that sets the parameters of a graph; `None` if the graph has no nodes.
+pub fn patch(graph: &Graph, parameters: &[Parameter], weights: &Weights) -> Result<Option<Patch>, PassError> {
+    let Some(&first) = graph.nodes().first() else { return Ok(None) };
+    let mut patch = Patch::anchored(first);
+    for (parameter, values) in parameters.iter().zip(&weights.values) {
+        let name = parameter.codes.as_ref().map_or(&parameter.name, |codes| &codes.initializer);
+        let Some(id) = graph.find(name) else { continue };
+        let tensor = match &parameter.codes {
+            None => tensor(&parameter.shape, values)?,
+            Some(codes) => codes.quantized(&parameter.shape, values)?,
         };
-        self.parameters.iter().map(free).sum::<usize>() as u64
+        patch.set_data(id, tensor);
     }
+    Ok(Some(patch))
+}
 
-    /// A patch that sets the parameters of a graph; `None` if the graph has no nodes.
-    pub fn patch(&self, graph: &Graph) -> Result<Option<Patch>, PassError> {
-        let Some(&first) = graph.nodes().first() else { return Ok(None) };
-        let mut patch = Patch::anchored(first);
-        for (i, parameter) in self.parameters.iter().enumerate() {
-            let name = parameter.codes.as_ref().map_or(&parameter.name, |codes| &codes.initializer);
-            let Some(id) = graph.find(name) else { continue };
-            let tensor = match &parameter.codes {
-                None => self.weights.tensor(i, parameter)?,
-                Some(codes) => codes.quantized(&parameter.shape, &self.weights.values[i])?,
-            };
-            patch.set_data(id, tensor);
-        }
-        Ok(Some(patch))
-    }
+/// The values of a parameter as a tensor.
+pub fn tensor(shape: &[usize], values: &[f32]) -> Result<Tensor, PassError> {
+    Tensor::from_slice(shape, values).map_err(|e| PassError::refused(e.to_string()))
 }

@@ -6,22 +6,27 @@ use super::{
     data::Data,
     loss::{DistillLoss, LossModel, targets},
     optimizer::{Optimizer, State},
-    parameters::{Parameter, Trained, Weights, parameters},
+    parameters::{Parameter, Weights, count, parameters, patch, tensor},
     quantized::unfold,
     rate,
     schedule::Schedule,
 };
 use crate::{
     analysis::{
-        calibration::{bytes_per_sample, open_inputs},
+        calibration::{batches_of, bytes_per_sample, fixed_batch},
         evaluation::HeldOut,
-        gradient::differentiate,
+        gradient::{OPSET, differentiate},
+        opset::raised,
         quality::measures_of,
-        samples::MIN_SAMPLES,
+        samples::Split,
     },
-    framework::{Context, Hint, PassError, Tools},
+    framework::{Context, PassError, Tools},
 };
-use pare_graph::{Model, Run, Samples, Setting, Tensor, evaluate::quality::class_rows, ops::Bindings};
+use pare_graph::{
+    Graph, Model, Patch, Run, Samples, Setting, Tensor,
+    evaluate::quality::{class_rows, log_probabilities},
+    ops::Bindings,
+};
 use std::{ops::Range, time::Instant};
 
 /// The share of the samples that is held out: one in this many.
@@ -45,8 +50,6 @@ const TRIAL: u64 = 4;
 const TRIAL_RANGE: (u64, u64) = (20, 300);
 /// Saved values and gradients take about this many times the bytes of the values of a forward pass.
 const BACKWARD: u64 = 3;
-/// The operator set in which gradients are written.
-const OPSET: i64 = 18;
 
 /// Everything that a step needs.
 pub struct Training<'p, 't> {
@@ -74,17 +77,12 @@ impl<'p, 't> Training<'p, 't> {
         cx: &mut Context<'t>,
     ) -> Result<Option<Self>, PassError> {
         let tools = cx.tools;
-        let (Some(engine), Some(samples)) = (tools.engine, tools.samples) else {
-            let hint = Hint::NeedsSamples { otherwise: None };
-            return Err(PassError::refused_with("it needs samples, and an engine to run them", hint));
-        };
-        let count = samples.len();
-        if count < MIN_SAMPLES {
-            let why = format!("{count} samples are too few");
-            return Err(PassError::refused_with(why, Hint::MoreSamples(MIN_SAMPLES)));
-        }
-        let mut raised = student.clone();
-        cx.scratch().run(&format!("upgrade-opset{{to={OPSET}}}"), &mut raised)?;
+        let count = Split::required(tools, None)?.all().len();
+        let mut raised = raised(student, OPSET, cx)?.map_err(|why| {
+            PassError::refused(format!(
+                "gradients need operator set {OPSET}, and the model's cannot be raised: {why}"
+            ))
+        })?;
         let codes = unfold(&mut raised.graph)?;
         raised.infer()?;
         let quality = measures_of(tools, &teacher.graph);
@@ -92,11 +90,11 @@ impl<'p, 't> Training<'p, 't> {
         let sizes = tools.sizes(&raised.graph);
 
         let (fit, held) = split(count);
-        let fixed = fixed_batch(&raised);
+        let fixed = fixed_batch(&raised.graph);
         let batch = pass.batch.min((fit.len() / 8).max(1));
         let part = fixed.unwrap_or_else(|| fitting(&raised, &sizes, tools.memory).min(batch));
         let batch = batch.div_ceil(part) * part;
-        let parts = parts(held, fixed);
+        let parts = batches_of(held.clone(), fixed, held.len().div_ceil(PARTS));
         if fit.len() < batch || parts.is_empty() {
             cx.decline(format!("{count} samples are too few for batches of {part}"));
             return Ok(None);
@@ -128,6 +126,7 @@ impl<'p, 't> Training<'p, 't> {
         let gradients = found.iter().map(|(p, _)| gradient.gradients.get(&p.name).and_then(position));
         let gradients = gradients.collect::<Option<Vec<_>>>();
         let gradients = gradients.ok_or_else(|| PassError::refused("a gradient is not computed"))?;
+        let engine = tools.engine.ok_or_else(|| PassError::refused("it needs an engine"))?;
         let step = engine.load(&gradient.model, Setting::DEPLOYED.threads(tools.threads))?;
         let held_out = HeldOut::in_batches(tools, teacher, parts)?;
         let (parameters, values) = found.into_iter().unzip();
@@ -148,7 +147,7 @@ impl<'p, 't> Training<'p, 't> {
     }
 
     /// Trains. `None`, with the reason in the report, if the weights do not become better.
-    pub fn run(&mut self, cx: &mut Context<'t>) -> Result<Option<Trained>, PassError> {
+    pub fn run(&mut self, cx: &mut Context<'t>) -> Result<Option<Weights>, PassError> {
         let mut checkpoint = Checkpoint::new(&self.pass.checkpoint);
         let run = self.fingerprint();
         let saved = checkpoint.read(run, &self.parameters)?;
@@ -176,7 +175,17 @@ impl<'p, 't> Training<'p, 't> {
         }
         cx.figure("held-out drift after", after);
         cx.detail("steps", steps as f64);
-        Ok(Some(Trained { parameters: self.parameters.clone(), weights: best }))
+        Ok(Some(best))
+    }
+
+    /// The number of weights that are trained.
+    pub fn count(&self) -> u64 {
+        count(&self.parameters)
+    }
+
+    /// A patch that sets the weights of a graph; `None` if the graph has no nodes.
+    pub fn patch(&self, graph: &Graph, weights: &Weights) -> Result<Option<Patch>, PassError> {
+        patch(graph, &self.parameters, weights)
     }
 
     /// The rate and the number of steps. `None` if training is to end.
@@ -253,6 +262,7 @@ impl<'p, 't> Training<'p, 't> {
             Some(drift) => drift,
             None => self.drift(&self.start)?,
         };
+        position.best = Some(drift);
         while state.steps < steps && position.since < PATIENCE && !self.tools.progress.is_ending() {
             let loss = self.step(&mut state, schedule)?;
             if !loss.is_finite() {
@@ -264,11 +274,11 @@ impl<'p, 't> Training<'p, 't> {
                 let new = self.drift(&state.weights)?;
                 position.since += u64::from(state.steps > steps / 2);
                 if new < drift {
-                    (drift, position.since, best) = (new, 0, Some(state.weights.clone()));
+                    (drift, best) = (new, Some(state.weights.clone()));
+                    (position.best, position.since) = (Some(drift), 0);
                 }
             }
             if checkpoint.is_due() {
-                (position.steps, position.best) = (state.steps, Some(drift));
                 checkpoint.write(&self.parameters, &position, &state, best.as_ref())?;
             }
         }
@@ -284,9 +294,8 @@ impl<'p, 't> Training<'p, 't> {
     fn step(&mut self, state: &mut State, schedule: Schedule) -> Result<f64, PassError> {
         let per_epoch = (self.data.len() / self.batch) as u64;
         let (epoch, within) = (state.steps / per_epoch, (state.steps % per_epoch) as usize);
-        let order = self.data.order(epoch);
-        let rows = &order[within * self.batch..(within + 1) * self.batch];
-        let (loss, gradients) = self.gradients(&state.weights, rows, state.steps)?;
+        let rows = self.data.rows(epoch, within * self.batch, self.batch);
+        let (loss, gradients) = self.gradients(&state.weights, &rows, state.steps)?;
         if loss.is_finite() {
             let rate = schedule.at(state.steps);
             state.step(self.pass.optimizer, &self.parameters, &gradients, rate, self.pass.decay);
@@ -301,7 +310,7 @@ impl<'p, 't> Training<'p, 't> {
         rows: &[usize],
         step: u64,
     ) -> Result<(f64, Vec<Vec<f32>>), PassError> {
-        let tensors = self.parameters.iter().enumerate().map(|(i, p)| weights.tensor(i, p));
+        let tensors = self.parameters.iter().zip(&weights.values).map(|(p, values)| tensor(&p.shape, values));
         let tensors = tensors.collect::<Result<Vec<_>, _>>()?;
         let runs = rows.len() / self.part;
         let (mut loss, mut sums) = (0.0, vec![]);
@@ -347,8 +356,7 @@ impl<'p, 't> Training<'p, 't> {
     /// The student with these weights.
     fn with(&self, weights: &Weights) -> Result<Model, PassError> {
         let mut model = self.student.clone();
-        let trained = Trained { parameters: self.parameters.clone(), weights: weights.clone() };
-        if let Some(patch) = trained.patch(&model.graph)? {
+        if let Some(patch) = self.patch(&model.graph, weights)? {
             model.graph.apply(patch).map_err(|e| PassError::refused(e.to_string()))?;
         }
         Ok(model)
@@ -393,12 +401,6 @@ fn split(count: usize) -> (Range<usize>, Range<usize>) {
     (0..count - held, count - held..count)
 }
 
-/// The size that the first axes of the inputs have, if it is fixed.
-fn fixed_batch(model: &Model) -> Option<usize> {
-    let first = |v| model.graph.value(v).fact.shape()?.first()?.size();
-    open_inputs(&model.graph).into_iter().filter_map(first).min()
-}
-
 /// The largest batch whose values and gradients fit into half of the memory.
 fn fitting(model: &Model, sizes: &Bindings, memory: u64) -> usize {
     let graph = &model.graph;
@@ -407,24 +409,12 @@ fn fitting(model: &Model, sizes: &Bindings, memory: u64) -> usize {
     (memory / 2 / (bytes * BACKWARD).max(1)).max(1) as usize
 }
 
-/// Parts of the held-out samples, of the size that the model fixes.
-fn parts(held: Range<usize>, fixed: Option<usize>) -> Vec<Range<usize>> {
-    let size = fixed.unwrap_or_else(|| held.len().div_ceil(PARTS)).max(1);
-    let starts = held.clone().step_by(size).map(|from| from..(from + size).min(held.end));
-    starts.filter(|part| fixed.is_none() || part.len() == size).collect()
-}
-
 /// The mean of `−ln softmax(scores)` at the labels; of probabilities, of their logarithm.
 fn cross_entropy(scores: &Tensor, labels: &[i64]) -> f64 {
     let Some((classes, scores)) = class_rows(scores, -1) else { return f64::NAN };
     let row = |(row, &label): (&[f64], &i64)| {
-        let sum: f64 = row.iter().sum();
-        let is_distribution = row.iter().all(|v| *v >= 0.0) && (sum - 1.0).abs() < 1e-3;
-        // A softmax does not change the logarithms of probabilities.
-        let logs: Vec<_> = row.iter().map(|v| if is_distribution { v.max(1e-12).ln() } else { *v }).collect();
-        let highest = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let total = highest + logs.iter().map(|v| (v - highest).exp()).sum::<f64>().ln();
-        usize::try_from(label).ok().and_then(|label| logs.get(label)).map_or(f64::NAN, |log| total - log)
+        let logs = log_probabilities(row);
+        usize::try_from(label).ok().and_then(|label| logs.get(label)).map_or(f64::NAN, |log| -log)
     };
     scores.chunks_exact(classes).zip(labels).map(row).sum::<f64>() / labels.len().max(1) as f64
 }
@@ -483,12 +473,5 @@ mod tests {
         let probabilities = Tensor::from_slice(&[2, 2], &[0.25_f32, 0.75, 0.5, 0.5]).unwrap();
         assert!((cross_entropy(&probabilities, &[1, 0]) + expected).abs() < 1e-6);
         assert!(cross_entropy(&logits, &[2, 0]).is_nan());
-    }
-
-    #[test]
-    fn parts_have_the_size_that_the_model_fixes() {
-        assert_eq!(parts(10..74, None).len(), 32);
-        assert_eq!(parts(10..20, Some(4)), [10..14, 14..18]);
-        assert_eq!(parts(10..12, Some(4)), []);
     }
 }

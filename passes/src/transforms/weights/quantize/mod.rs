@@ -148,8 +148,12 @@ impl Pass for Quantize {
         let plain = normalized(model)?;
         let is_timed = self.is_timed(&plain, cx);
         let candidates = self.candidates(&plain, &split, is_timed, cx)?;
-        let Some(choice) = self.choose(&candidates, &split, is_timed, cx)? else { return Ok(()) };
-        let result = self.corrected(&candidates, &choice, &split, cx)?;
+        let measure = || HeldOut::new(cx.tools, &plain, split.held_out.clone());
+        let held_out = if self.limits().any() { Some(measure()?) } else { None };
+        let Some(choice) = self.choose(&candidates, held_out.as_ref(), &split, is_timed, cx)? else {
+            return Ok(());
+        };
+        let result = self.corrected(&candidates, &choice, held_out, &split, cx)?;
         if cx.permit() {
             report(&candidates, &choice, cx);
             *model = result;
@@ -219,17 +223,16 @@ impl Quantize {
     fn choose(
         &self,
         candidates: &Candidates<'_>,
+        held_out: Option<&HeldOut<'_>>,
         split: &Split,
         is_timed: bool,
         cx: &mut Context<'_>,
     ) -> Result<Option<Choice>, PassError> {
         let mut choice = vec![true; candidates.count()];
         let limits = self.limits();
-        let samples = |range| HeldOut::new(cx.tools, candidates.plain, range);
         let ranking = split.fit.start..split.fit.end.min(split.fit.start + RANKING);
-        let samples =
-            if limits.any() { Some((samples(split.held_out.clone())?, samples(ranking)?)) } else { None };
-        let search = samples.as_ref().map(|(held_out, ranking)| QualitySearch {
+        let ranking = held_out.map(|_| HeldOut::new(cx.tools, candidates.plain, ranking)).transpose()?;
+        let search = held_out.zip(ranking.as_ref()).map(|(held_out, ranking)| QualitySearch {
             candidates,
             limits,
             held_out,
@@ -280,14 +283,18 @@ impl Quantize {
         &self,
         candidates: &Candidates<'_>,
         choice: &Choice,
+        held_out: Option<HeldOut<'_>>,
         split: &Split,
         cx: &mut Context<'_>,
     ) -> Result<Model, PassError> {
         let rounded = candidates.build(choice)?;
-        if !is_sampled(cx.tools) {
-            return Ok(rounded);
-        }
-        let held_out = HeldOut::new(cx.tools, candidates.plain, split.held_out.clone())?;
+        let held_out = match held_out {
+            Some(held_out) => held_out,
+            None if self.correct_bias && is_sampled(cx.tools) => {
+                HeldOut::new(cx.tools, candidates.plain, split.held_out.clone())?
+            }
+            None => return Ok(rounded),
+        };
         // Both are measured as the engine computes them, in integers.
         let before = held_out.measure(&rounded)?;
         let mut result = (rounded, before);
