@@ -25,6 +25,7 @@ pub static PASSES: &[&PassInfo] = &[
     &cleanup::DropZeroStates::INFO,
     &cleanup::DropExpands::INFO,
     &cleanup::DropMatmulReshapes::INFO,
+    &cleanup::DropMonotone::INFO,
     &cleanup::FoldAbsorbing::INFO,
     &cleanup::LiftConstants::INFO,
     &cleanup::ResolveShapes::INFO,
@@ -116,7 +117,7 @@ pub static PRESETS: &[Preset] = &[Preset {
 //     uses. Nodes that are unused from the start are removed by `drop-dead`.
 const SAFE: &str = "drop-dead,inline-functions,(\
     lift-constants,inline-branches,resolve-shapes,fuse-sizes,fold-absorbing,fold-constants,\
-    drop-noops,drop-neutral,drop-idempotent,drop-zero-states,drop-expands,\
+    drop-noops,drop-neutral,drop-idempotent,drop-monotone,drop-zero-states,drop-expands,\
     merge-casts,fuse-clip,merge-clips,drop-redundant-activations,\
     lower-einsum,lower-sequences,slice-views,split-views,merge-transposes,drop-matmul-reshapes,\
     merge-views,merge-reshapes,merge-reductions,merge-nested-reductions,merge-slices,merge-concats,merge-pads,\

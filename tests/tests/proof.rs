@@ -174,3 +174,18 @@ fn noise_as_large_as_the_signal_is_not_proven() {
     let why = unproven(verdict(&original, &scaled(&original, 1.001)));
     assert!(why.starts_with("rounding changes `batchnormalization3` as much as a difference would"), "{why}");
 }
+
+/// `log(softmax(x))` is -∞ where single precision underflows; `LogSoftmax` is not. A candidate that is wrong at
+/// the finite elements is refused nevertheless.
+#[test]
+fn elements_nearer_to_double_precision_than_those_of_the_original_are_right() {
+    let original = |text: &str| model(&format!("g (float[5,7,11] x) => (y) {{ {text} }}"));
+    for axis in 0..3 {
+        let written = format!("p = Softmax<axis = {axis}>(x) y = Log(p)");
+        assert_eq!(of_safe(&original(&written)), Outcome::Equal, "{axis}");
+        let wrong = original(&format!("y = LogSoftmax<axis = {}>(x)", (axis + 1) % 3));
+        assert!(matches!(verdict(&original(&written), &wrong), Outcome::Differs { .. }), "{axis}");
+    }
+    let chain = original("p = Softmax(x) l = Log(p) e = Exp(l) y = Log(e)");
+    assert_eq!(of_safe(&chain), Outcome::Equal);
+}

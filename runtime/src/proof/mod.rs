@@ -144,6 +144,7 @@ impl<'e> Original<'e> {
             misdeclared: BTreeMap::new(),
             random: BTreeSet::new(),
             undecided: 0,
+            more_precise: 0,
             undetermined: BTreeMap::new(),
         })
     }

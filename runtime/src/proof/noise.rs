@@ -110,11 +110,34 @@ impl<'e> Noise<'e> {
     }
 
     /// Adds the distance of the original from double precision to `floor`: a candidate no further from the
-    /// function of real numbers than the original is right.
-    pub fn measure_error(&mut self, feed: &Feed, reference: &Feed, floor: &mut Comparison) {
-        if let Some(exact) = self.double(feed, reference) {
-            add_floats(reference, &exact, floor);
+    /// function of real numbers than the original is right. Where an element of a candidate is nearer to double
+    /// precision than the original's, as after an overflow of the original, they are taken to agree. Returns the
+    /// number of these elements.
+    pub fn measure_error(
+        &mut self,
+        feed: &Feed,
+        reference: &Feed,
+        candidates: &mut [&mut Feed],
+        floor: &mut Comparison,
+    ) -> usize {
+        let Some(exact) = self.double(feed, reference) else { return 0 };
+        add_floats(reference, &exact, floor);
+        let mut found = 0;
+        for (name, value) in reference {
+            let (Some(value), Some(exact)) =
+                (value.as_tensor(), get(&exact, name).and_then(Value::as_tensor))
+            else {
+                continue;
+            };
+            for candidate in candidates.iter_mut() {
+                let nearer = get(candidate, name)
+                    .and_then(Value::as_tensor)
+                    .map_or(vec![], |candidate| nearer_elements(value, candidate, exact));
+                copy_elements(value, candidate, name, &nearer);
+                found += nearer.len();
+            }
         }
+        found
     }
 
     /// Adds the deviation of the floating-point outputs of perturbed runs to `floor`. Elements that perturbation
@@ -203,6 +226,28 @@ fn undetermined(exact: &[f64], shape: &[usize], name: &str, runs: &[Feed], limit
         !same && !((a - b).abs() <= limit)
     };
     (0..exact.len()).filter(|&i| runs.iter().any(|run| differs(exact[i], run[i]))).collect()
+}
+
+/// The elements of a candidate that differ from the reference and are nearer to the exact ones.
+fn nearer_elements(reference: &Tensor, candidate: &Tensor, exact: &Tensor) -> Vec<usize> {
+    let is_equal_kind =
+        |other: &&Tensor| (other.dtype(), other.shape()) == (reference.dtype(), reference.shape());
+    if !reference.dtype().is_float() || ![candidate, exact].iter().all(is_equal_kind) {
+        return vec![];
+    }
+    let [Some(reference), Some(candidate), Some(exact)] = [reference, candidate, exact].map(Tensor::to_f64)
+    else {
+        return vec![];
+    };
+    let is_nearer = |&i: &usize| {
+        let error = |value: f64| (value - exact[i]).abs();
+        // The error of a reference that is infinite or NaN is neither smaller nor larger than any.
+        exact[i].is_finite()
+            && candidate[i].is_finite()
+            && candidate[i] != reference[i]
+            && !(error(reference[i]) <= error(candidate[i]))
+    };
+    (0..reference.len()).filter(is_nearer).collect()
 }
 
 /// Sets elements of an output to those of `reference`.

@@ -53,6 +53,8 @@ pub(super) struct ProofRun<'o, 'e> {
     pub random: BTreeSet<String>,
     /// Integers and other decisions that differ where rounding decides.
     pub undecided: usize,
+    /// Elements that are nearer to double precision than the original's.
+    pub more_precise: usize,
     /// Numbers that rounding changes arbitrarily, by output.
     pub undetermined: BTreeMap<String, u64>,
 }
@@ -217,11 +219,17 @@ impl ProofRun<'_, '_> {
         }
         self.undecided += self.noise.decide(feed, reference, &mut candidates);
         let found = outputs.compare();
+        if !self.exceeds(&found, options) {
+            return found;
+        }
+        let Outputs { reference, candidate, candidate_deployed, .. } = outputs;
+        let mut candidates: Vec<_> =
+            [Some(candidate), candidate_deployed.as_mut()].into_iter().flatten().collect();
+        self.more_precise +=
+            self.noise.measure_error(feed, reference, &mut candidates, &mut self.report.floor);
+        let found = outputs.compare();
         if self.exceeds(&found, options) {
-            self.noise.measure_error(feed, &outputs.reference, &mut self.report.floor);
-            if self.exceeds(&found, options) {
-                self.noise.add_unexplained();
-            }
+            self.noise.add_unexplained();
         }
         found
     }
@@ -287,6 +295,10 @@ impl ProofRun<'_, '_> {
         }
         if self.undecided > 0 {
             let note = format!("{} integers differ where rounding decides", self.undecided);
+            report.notes.push(note);
+        }
+        if self.more_precise > 0 {
+            let note = format!("{} elements are more precise than the original's", self.more_precise);
             report.notes.push(note);
         }
         let judge = |tolerance: &Tolerance, found: &Comparison| {

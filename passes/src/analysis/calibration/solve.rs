@@ -128,7 +128,6 @@ impl Sums {
     }
 
     /// The mean squared error `E|y - W·x - b|²`, summed over the outputs.
-    #[cfg(test)]
     pub(crate) fn loss(&self, map: &AffineMap) -> f64 {
         let n = self.count.max(1) as f64;
         let (d, o) = (self.x_mean.len(), self.y_mean.len());

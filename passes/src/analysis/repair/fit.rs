@@ -1,7 +1,7 @@
 //! The fits of a repair: least squares, through a clipping activation where one follows, and matching of
 //! moments.
 
-use super::{RepairOptions, rows::TrainingRows, target::Target};
+use super::{RepairOptions, RidgeChoice, rows::TrainingRows, target::Target};
 use crate::{
     analysis::{
         calibration::{NotFinite, Ridge},
@@ -77,8 +77,12 @@ impl<'a> GroupRows<'a> {
 
     /// The sums over the rows; about zero if the operator takes no bias.
     fn sums(&self, target: &Target<'_>) -> Sums {
+        self.sums_of(0, self.x.count, target)
+    }
+
+    fn sums_of(&self, first: usize, count: usize, target: &Target<'_>) -> Sums {
         let mut sums = Sums::new(self.x.width, self.y.width);
-        sums.add(self.x, self.y);
+        sums.add(self.x.some(first, count), self.y.some(first, count));
         if target.linear.takes_bias() { sums } else { sums.about_zero() }
     }
 }
@@ -92,17 +96,44 @@ fn fit_group(
     options: RepairOptions,
 ) -> Result<AffineMap, NotFinite> {
     let (d, o) = (rows.x.width, rows.y.width);
-    let sums = rows.sums(target);
     let free = target.refit.free.as_ref().map(|all| &all[q * o * d..(q + 1) * o * d]);
-    let fit = GroupFit { ridge: Ridge::new(&sums, options.lambda)?, prior, free };
-    let cross = sums.xy.as_ref() * faer::Scale(1.0 / sums.count.max(1) as f64);
-    let mut map = fit.solve(cross.as_ref(), &sums.y_mean)?;
+    let (sums, lambda) = match options.ridge {
+        RidgeChoice::Fixed(lambda) => (rows.sums(target), lambda),
+        RidgeChoice::Validated(lambdas) => validated(target, rows, lambdas, &prior, free)?,
+    };
+    let fit = GroupFit { ridge: Ridge::new(&sums, lambda)?, prior, free };
+    let mut map = fit.solve_sums(&sums)?;
     if let Some(bounds) = target.clip.filter(|_| target.linear.takes_bias()) {
         for _ in 0..options.rounds {
             map = fit.solve_clipped(rows, bounds, &map)?;
         }
     }
     Ok(map)
+}
+
+/// The sums over all rows, and the ridge whose fit to most of the rows predicts the others best.
+fn validated(
+    target: &Target<'_>,
+    rows: GroupRows<'_>,
+    lambdas: &[f64],
+    prior: &Mat<f64>,
+    free: Option<&[bool]>,
+) -> Result<(Sums, f64), NotFinite> {
+    // The rows of a sample are neighbors, so that at most one sample is on both sides.
+    let most = rows.x.count - rows.x.count / 4;
+    let mut sums = rows.sums_of(0, most, target);
+    let others = rows.sums_of(most, rows.x.count - most, target);
+    let mut best = (f64::INFINITY, lambdas.last().copied().unwrap_or(1.0));
+    for &lambda in lambdas {
+        let fit = GroupFit { ridge: Ridge::new(&sums, lambda)?, prior: prior.clone(), free };
+        let error = others.loss(&fit.solve_sums(&sums)?);
+        if error < best.0 {
+            best = (error, lambda);
+        }
+    }
+    let same_widths = sums.merge(&others);
+    debug_assert!(same_widths);
+    Ok((sums, best.1))
 }
 
 /// The least squares problem of one group, for any targets.
@@ -113,6 +144,11 @@ struct GroupFit<'a> {
 }
 
 impl GroupFit<'_> {
+    fn solve_sums(&self, sums: &Sums) -> Result<AffineMap, NotFinite> {
+        let cross = sums.xy.as_ref() * faer::Scale(1.0 / sums.count.max(1) as f64);
+        self.solve(cross.as_ref(), &sums.y_mean)
+    }
+
     fn solve(&self, cross: MatRef<'_, f64>, y_mean: &[f64]) -> Result<AffineMap, NotFinite> {
         let prior = self.prior.as_ref();
         match self.free {

@@ -46,17 +46,27 @@ pub struct Refit {
 /// Options of a repair by least squares.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RepairOptions {
-    /// The ridge, as a share of the mean variance of the inputs. It draws weights toward their current
-    /// values.
-    pub lambda: f64,
+    /// The ridge `λ`.
+    pub ridge: RidgeChoice,
     /// Rounds that take a following activation into account.
     pub rounds: usize,
+}
+
+/// The ridge `λ` of a fit, as a share of the mean variance of the inputs. It draws weights toward their current
+/// values.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum RidgeChoice {
+    /// The same for all operators.
+    Fixed(f64),
+    /// Of each group of an operator, the one of these whose fit to the first three quarters of the rows has the
+    /// least error on the others; for samples so few that fits follow their noise.
+    Validated(&'static [f64]),
 }
 
 impl RepairOptions {
     /// The given ridge, and four rounds: further rounds change little.
     pub fn new(lambda: f64) -> Self {
-        Self { lambda, rounds: 4 }
+        Self { ridge: RidgeChoice::Fixed(lambda), rounds: 4 }
     }
 }
 

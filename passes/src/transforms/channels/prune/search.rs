@@ -16,7 +16,7 @@ use crate::{
             cut::cut,
             roles::{LinearRole, refits, roles},
         },
-        repair::{self, Refit, RepairOptions},
+        repair::{self, Refit, RepairOptions, RidgeChoice},
     },
     framework::{Context, Counter, PassError, Tools},
     transforms::channels::{
@@ -34,24 +34,28 @@ use std::{
 /// Ridge parameter `λ` of a fit to many samples.
 const LAMBDA: f64 = 1e-3;
 
-/// A sequential repair: its ridge parameter, and the operators that are refitted: all that depend on a removed
-/// unit, or only those that read one.
+/// Ridge parameters between which few samples choose, for each operator.
+const LAMBDAS: &[f64] = &[1e-3, 1e-2, 1e-1, 1.0];
+
+/// A sequential repair: its ridge, and the operators that are refitted: all that depend on a removed unit, or
+/// only those that read one.
 #[derive(Clone, Copy)]
 struct SequentialRepair {
-    lambda: f64,
+    ridge: RidgeChoice,
     all: bool,
 }
 
-/// The repairs that are compared; the first is the best on many samples as a rule, the last on few.
-const REPAIRS: [SequentialRepair; 5] = [
-    SequentialRepair { lambda: LAMBDA, all: true },
-    SequentialRepair { lambda: 1e-2, all: false },
-    SequentialRepair { lambda: 1e-2, all: true },
-    SequentialRepair { lambda: 1e-1, all: false },
-    SequentialRepair { lambda: 1e-1, all: true },
+/// The repairs that are compared on many samples; the first is the best as a rule.
+const REPAIRS: [SequentialRepair; 2] = [
+    SequentialRepair { ridge: RidgeChoice::Fixed(LAMBDA), all: true },
+    SequentialRepair { ridge: RidgeChoice::Fixed(1e-2), all: false },
 ];
-/// The number of repairs that are compared on many samples.
-const REPAIRS_OF_MANY: usize = 2;
+
+/// The repairs that are compared on few samples.
+const REPAIRS_OF_FEW: [SequentialRepair; 2] = [
+    SequentialRepair { ridge: RidgeChoice::Validated(LAMBDAS), all: true },
+    SequentialRepair { ridge: RidgeChoice::Validated(LAMBDAS), all: false },
+];
 
 /// A pruning search: the settings in effect, the original model, and the model that is pruned.
 pub struct PruneSearch<'p> {
@@ -317,19 +321,17 @@ impl<'p> PruneSearch<'p> {
         let mut drift = held_out.drift(&local)?;
         let mut details = vec![("drift, local repair".to_owned(), drift)];
         let few = self.split.has_few();
+        let repairs = if few { REPAIRS_OF_FEW } else { REPAIRS };
         let (repairs, fit) = match effort {
-            RepairEffort::Full if few => (&REPAIRS[..], self.split.fit.clone()),
-            RepairEffort::Full => (&REPAIRS[..REPAIRS_OF_MANY], self.split.fit.clone()),
-            RepairEffort::Quick if few => (&REPAIRS[REPAIRS.len() - 1..], self.split.fit.clone()),
-            RepairEffort::Quick => (&REPAIRS[..1], self.split.statistics()),
+            RepairEffort::Full => (&repairs[..], self.split.fit.clone()),
+            RepairEffort::Quick => (&repairs[..1], self.split.statistics()),
         };
         let mut best = None;
         for &repair in repairs {
             let candidate = self.refitted(&local, keep, repair, fit.clone(), cx.tools)?;
             let of_candidate = held_out.drift(&candidate)?;
-            let SequentialRepair { lambda, all } = repair;
-            let refitted = if all { "all layers" } else { "readers" };
-            details.push((format!("drift, {refitted} refitted at λ={lambda}"), of_candidate));
+            let refitted = if repair.all { "all layers" } else { "readers" };
+            details.push((format!("drift, {refitted} refitted"), of_candidate));
             if of_candidate < drift {
                 (best, drift) = (Some((candidate, repair)), of_candidate);
             }
@@ -355,8 +357,8 @@ impl<'p> PruneSearch<'p> {
     ) -> Result<Model, PassError> {
         let mut model = local.clone();
         let refits = &self.refits(keep, repair.all);
-        let repairs = repair::Repair { tools, original: &self.original, refits, samples };
-        repairs.refit(&mut model, RepairOptions::new(repair.lambda))?;
+        let options = RepairOptions { ridge: repair.ridge, ..RepairOptions::new(LAMBDA) };
+        repair::Repair { tools, original: &self.original, refits, samples }.refit(&mut model, options)?;
         Ok(model)
     }
 

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     analysis::{
         linear::Linear,
-        repair::{Refit, Repair, RepairOptions},
+        repair::{Refit, Repair, RepairOptions, RidgeChoice},
         weighted_layers::WeightedLayer,
     },
     framework::{PassError, Tools},
@@ -116,7 +116,7 @@ impl Candidates<'_> {
         };
         let refits: Vec<_> = self.chosen(choice).filter_map(|(layer, _)| refit(layer)).collect();
         // All weights are fixed, so λ has no effect.
-        let options = RepairOptions { lambda: 1.0, rounds: 0 };
+        let options = RepairOptions { ridge: RidgeChoice::Fixed(1.0), rounds: 0 };
         Repair { tools, original: self.plain, refits: &refits, samples }.refit(&mut model, options)?;
         self.with_weights(model, choice, &grids)
     }

@@ -1,0 +1,59 @@
+"""Channels removed from cifar-mbv2, an inverted residual network of depthwise convolutions: accuracy and latency.
+
+    python3 tests/tables/depthwise.py [--quick]
+
+For each target of multiply-accumulates: the smallest weights without repair, and `prune-channels` with 200, 300, 500 and
+2,000 unlabelled images. Accuracy is that of the written file in ONNX Runtime on the 10,000 test images; latency is the
+share of the original's, one image, one thread, interleaved. `--quick` leaves 500 and 2,000 images out. Some 15 minutes;
+the images want Pillow."""
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import common
+
+MODEL = "cifar-mbv2"
+TARGETS = (0.893, 0.8, 0.667)
+
+
+def unlabelled(folder, count):
+    out = Path(folder) / f"{MODEL}-{count}.npz"
+    make = [sys.executable, common.SHARED / "tools/make_samples.py", MODEL, out, "--unlabelled", "--count", str(count)]
+    subprocess.run(make, check=True, stdout=sys.stderr)
+    return out
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true")
+    counts = [200, 300] if parser.parse_args().quick else [200, 300, 500, 2000]
+    with tempfile.TemporaryDirectory() as folder:
+        images = {count: unlabelled(folder, count) for count in counts}
+        original, test = common.model(MODEL), common.tested(MODEL, folder)
+        base = common.accuracy(original, *test)
+        rows, files = [], []
+        for target in TARGETS:
+            for count in [0, *counts]:
+                out = Path(folder) / f"{target}-{count}.onnx"
+                options = f"macs={target}" + ("" if count else ",criterion=l2,repair=none")
+                given = ["--samples", images[count]] if count else []
+                passes = f"prune-channels{{{options}}}"
+                report = common.pare("optimize", original, "-o", out, "--passes", passes, "--no-prove", *given)
+                got = common.accuracy(out, *test)
+                rows.append({
+                    "images": count or "none", "passes": passes, "MACs": round(report["after"]["macs"] / report["before"]["macs"], 3),
+                    "accuracy": round(got, 2), "lost": round(base - got, 2), "latency": "",
+                })
+                files.append(out)
+                print(*rows[-1].values(), f"{report['seconds']:.1f} s", file=sys.stderr, flush=True)
+        for row, (_, ratio) in zip(rows, common.latency([original, *files], rounds=60)[1:]):
+            row["latency"] = round(ratio, 3)
+    common.write_csv("depthwise", rows)
+    text = f"The original is right on {base:.2f} % of the test images.\n\n" + common.markdown(rows)
+    common.write_doc("depthwise", "Depthwise convolutions", text)
+
+
+if __name__ == "__main__":
+    main()
