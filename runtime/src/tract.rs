@@ -4,7 +4,7 @@
 //! plan of tract holds for fixed shapes: the session builds one for each set of input shapes and keeps it.
 
 use crate::{
-    Engine, EngineError, Feed, LoadOptions, ModelSource, Optimize, Port, PortDim, PortKind, Prepared,
+    Engine, EngineError, Feed, LoadOptions, ModelSource, Optimize, Port, PortDim, PortKind, Prepared, Provider,
     Session, Value, engine::check_feeds, error::TRACT, message::one_line, panic::catch_panic,
 };
 use pare_graph::{DataType, Tensor};
@@ -48,6 +48,11 @@ impl Engine for TractEngine {
     }
 
     fn check(&self, options: &LoadOptions) -> Result<(), EngineError> {
+        let provider = &options.provider;
+        if !provider.is_cpu() {
+            let (engine, offered) = (format!("{TRACT} {VERSION}"), vec![Provider::default().to_string()]);
+            return Err(EngineError::NoProvider { engine, provider: provider.clone(), offered });
+        }
         let first = options.custom_op_libraries.first().cloned();
         let refused =
             |library| EngineError::CustomOps { library, reason: format!("{TRACT} takes no libraries") };

@@ -33,8 +33,9 @@ impl Sessions {
     ) -> Result<Self, EngineError> {
         let random = seeded(model);
         let model = random.as_ref().unwrap_or(model);
-        let load = |level| engine.load(model, &options.load.with_optimize(level));
-        Ok(Self { written: load(Optimize::Off)?, deployed: load(Optimize::All), is_random: random.is_some() })
+        let deployed = engine.load(model, &options.load.with_optimize(Optimize::All));
+        let written = engine.load(model, &options.load.as_written())?;
+        Ok(Self { written, deployed, is_random: random.is_some() })
     }
 }
 
@@ -83,6 +84,14 @@ impl Interruption {
 }
 
 impl Outputs {
+    /// The outputs of both models that quality is measured on: as written, or on the requested provider.
+    fn judged(&self, options: &ProofOptions) -> [&Feed; 2] {
+        match (&self.original_deployed, &self.candidate_deployed) {
+            (Some(original), Some(candidate)) if !options.load.provider.is_cpu() => [original, candidate],
+            _ => [&self.reference, &self.candidate],
+        }
+    }
+
     /// The deviation of the candidate as written and as deployed.
     fn compare(&self) -> [Comparison; 2] {
         self.compare_each(&|outputs| Cow::Borrowed(outputs))
@@ -159,7 +168,8 @@ impl ProofRun<'_, '_> {
             self.report.deviation.merge(&written);
             self.report.deployed.merge(&deployed);
             let labels = batch.labels.as_deref().filter(|_| step == 0);
-            self.report.measure(reference, &outputs.candidate, labels, &options.quality, tokens.as_ref());
+            let [a, b] = outputs.judged(options);
+            self.report.measure(a, b, labels, &options.quality, tokens.as_ref());
             feeds.carry(&self.state, &outputs);
         }
         self.report.samples += batch.samples.len();
