@@ -129,6 +129,20 @@ mod _native {
         })
     }
 
+    /// Adds the statistics in files and writes the sum.
+    #[pyfunction]
+    fn merge_statistics(
+        py: Python<'_>,
+        files: Vec<PathBuf>,
+        output: PathBuf,
+        host: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        attend(py, host, Interrupts::End, move |_| {
+            onnx_pare::Calibration::merged(&files)?.write(&output)?;
+            Ok(())
+        })
+    }
+
     /// The structure and the cost of a model.
     #[pyfunction]
     fn inspect(
