@@ -7,8 +7,8 @@ use crate::{
 };
 use clap::{Args, Parser, Subcommand, ValueHint};
 use onnx_pare::{
-    DataFiles, EngineKind, Environment, ExternalData, Measure, OutputMeasure, Provider, QualityLimits, QualityOptions,
-    Source,
+    DataFiles, EngineKind, Environment, ExternalData, Measure, OutputMeasure, Provider, QualityLimits,
+    QualityOptions, Source,
 };
 use std::{
     io::Read,

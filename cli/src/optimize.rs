@@ -220,7 +220,11 @@ fn latency_text(latency: &Latency) -> String {
     let Latency { before, after, batch, threads, provider, .. } = latency;
     let threads = if *threads == 1 { "1 thread".into() } else { format!("{threads} threads") };
     let [before, after] = [before, after].map(|time| seconds(time.median));
-    format!("latency {before} → {after}, speed {}, batch {batch}, {threads}{}\n", speed(latency), on(provider))
+    format!(
+        "latency {before} → {after}, speed {}, batch {batch}, {threads}{}\n",
+        speed(latency),
+        on(provider)
+    )
 }
 
 /// The speed relative to the original, and the middle half of the rounds.

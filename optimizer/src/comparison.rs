@@ -2,8 +2,8 @@
 
 use crate::{Error, environment::LazyEngine};
 use pare_runtime::{
-    Metrics, ModelSource, Outcome, ProofOptions, ProofReport, RelatedEngine, Relation, SampleSet,
-    prove, upper_limit,
+    Metrics, ModelSource, Outcome, ProofOptions, ProofReport, RelatedEngine, Relation, SampleSet, prove,
+    upper_limit,
 };
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};

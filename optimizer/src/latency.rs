@@ -64,7 +64,17 @@ impl Latency {
         let [before, after] = [0, 1].map(|i| Quartiles::of(&timings.seconds[i]));
         let speed = Quartiles::reciprocals(&timings.ratios[1]);
         let slower = is_slower(timings);
-        Self { batch, threads, provider, rounds: timings.rounds, before, after, speed, slower, reasons: vec![] }
+        Self {
+            batch,
+            threads,
+            provider,
+            rounds: timings.rounds,
+            before,
+            after,
+            speed,
+            slower,
+            reasons: vec![],
+        }
     }
 
     /// The remedy of a slower result.

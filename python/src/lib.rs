@@ -136,10 +136,11 @@ mod _native {
         files: Vec<PathBuf>,
         output: PathBuf,
         host: &Bound<'_, PyAny>,
-    ) -> PyResult<()> {
+    ) -> PyResult<String> {
         attend(py, host, Interrupts::End, move |_| {
-            onnx_pare::Calibration::merged(&files)?.write(&output)?;
-            Ok(())
+            let sum = onnx_pare::Calibration::merged(&files)?;
+            let bytes = sum.write(&output)?;
+            Ok(json!({ "operators": sum.operators, "rows": sum.rows, "bytes": bytes }).to_string())
         })
     }
 

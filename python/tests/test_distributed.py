@@ -55,16 +55,16 @@ def images(calibration: Path) -> npt.NDArray[Any]:
     return image
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def partitions(images: npt.NDArray[Any]) -> list[Arrays]:
     return [{"image": images[start : start + PARTITION]} for start in range(0, SAMPLES, PARTITION)]
 
 
-@pytest.fixture
-def alone(digits: onnx.ModelProto, partitions: list[Arrays], tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def alone(digits_path: Path, partitions: list[Arrays], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The statistics of one process."""
-    file = tmp_path / "alone.safetensors"
-    report = distributed.calibrate(digits, partitions, file, engine="local")
+    file = tmp_path_factory.mktemp("alone") / "alone.safetensors"
+    report = distributed.calibrate(digits_path, partitions, file, engine="local")
     assert (report["samples"], report["partitions"]) == (SAMPLES, SAMPLES // PARTITION)
     assert set(report) == set(distributed.DistributedReport.__annotations__)
     return file
@@ -138,7 +138,7 @@ def test_candidates_are_evaluated_in_order(digits: onnx.ModelProto, test_samples
     small = onnx_pare.optimize(digits, time=False).to_bytes()
     reports = distributed.evaluate(digits, [small, digits], test_samples, engine="local", max_accuracy_drop=0.01)
     assert [report["verdict"] for report in reports] == ["agree", "agree"]
-    assert set(reports[0]) == set(_reports.VerifyReport.__annotations__)
+    assert set(reports[0]) <= set(_reports.VerifyReport.__annotations__)
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,7 @@ def test_ray_survives_the_death_of_a_worker(
 ) -> None:
     from ray import data
 
-    dataset = data.from_numpy(images, column="image").repartition(SAMPLES // PARTITION)
+    dataset = data.from_items([{"image": image} for image in images]).repartition(SAMPLES // PARTITION)
     marker, file = tmp_path / "died", tmp_path / "ray.safetensors"
     report = distributed.calibrate(digits, dataset, file, engine="ray", feed=dying(marker, images), width=3)
     assert marker.exists() and (report["samples"], report["partitions"]) == (SAMPLES, SAMPLES // PARTITION)
@@ -177,7 +177,7 @@ def test_ray_takes_files_that_workers_read(
 ) -> None:
     paths = [str(tmp_path / f"{number}.npz") for number in range(len(partitions))]
     for path, partition in zip(paths, partitions):
-        np.savez(path, **partition)
+        np.savez(path, image=partition["image"])
     file = tmp_path / "ray.safetensors"
     distributed.calibrate(digits_path, paths, file, engine="ray")
     assert file.read_bytes() == alone.read_bytes()
@@ -189,8 +189,9 @@ def test_ray_takes_files_that_workers_read(
 def test_dask_survives_the_death_of_a_worker(
     dask_cluster: Any, digits: onnx.ModelProto, images: npt.NDArray[Any], alone: Path, tmp_path: Path
 ) -> None:
-    from dask import bag
+    from dask import bag as dask_bag
 
+    bag: Any = dask_bag
     feed = dying(tmp_path / "died", images)
     dataset = bag.from_sequence(list(images), npartitions=SAMPLES // PARTITION)
     file = tmp_path / "dask.safetensors"

@@ -113,10 +113,16 @@ impl EngineError {
             Self::Install(error) => Some(error.hint()),
             Self::Taken(_) => Some(Hint::NewProcess),
             Self::NoProvider { engine, .. } if engine.starts_with(TRACT) => Some(Hint::UseOnnxRuntime),
-            Self::NoProvider { provider, .. } => Some(Hint::RuntimeWithProvider { package: provider.package() }),
+            Self::NoProvider { provider, .. } => {
+                Some(Hint::RuntimeWithProvider { package: provider.package() })
+            }
             Self::Load { reason, .. } | Self::CustomOps { reason, .. } => load_hint(reason),
             Self::Unsupported { engine, .. } if engine == TRACT => Some(Hint::UseOnnxRuntime),
-            Self::NotBuilt(_) | Self::Provider { .. } | Self::Run { .. } | Self::Input { .. } | Self::Unsupported { .. } => None,
+            Self::NotBuilt(_)
+            | Self::Provider { .. }
+            | Self::Run { .. }
+            | Self::Input { .. }
+            | Self::Unsupported { .. } => None,
         }
     }
 }

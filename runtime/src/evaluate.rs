@@ -1,8 +1,6 @@
 //! Engines and samples behind the traits that passes use: `pare_graph::Evaluate` and `pare_graph::Samples`.
 
-use crate::{
-    Engine, EngineError, LoadOptions, ModelSource, Optimize, Provider, SampleSet, Session, Value,
-};
+use crate::{Engine, EngineError, LoadOptions, ModelSource, Optimize, Provider, SampleSet, Session, Value};
 use pare_graph::{Evaluate, EvaluateError, Model, Run, Setting, Tensor, onnx};
 use std::{
     ops::Range,

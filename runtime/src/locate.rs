@@ -6,7 +6,9 @@
 //! requests: if they cannot be used, nothing else takes their place. Among the others, the first library that has
 //! the requested execution provider is preferred.
 
-use crate::{Provider, cache::folder_in, error::EngineError, hint::Tried, message::one_line, provider::short_name};
+use crate::{
+    Provider, cache::folder_in, error::EngineError, hint::Tried, message::one_line, provider::short_name,
+};
 use std::{
     cmp::Reverse,
     ffi::{CStr, OsString},
@@ -108,7 +110,9 @@ fn locate_in(requested: Option<&Path>, provider: &Provider, lookup: Lookup) -> R
     let (mut tried, mut usable) = (Vec::new(), None);
     for place in default_places(lookup) {
         match place.first() {
-            Ok(located) if located.providers.iter().any(|name| name == provider.name()) => return Ok(located),
+            Ok(located) if located.providers.iter().any(|name| name == provider.name()) => {
+                return Ok(located);
+            }
             Ok(located) => usable = usable.or(Some(located)),
             Err(reason) => tried.push(Tried { from: place.from, reason }),
         }

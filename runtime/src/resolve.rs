@@ -71,7 +71,8 @@ pub fn resolve(choice: &EngineChoice, progress: &mut dyn FnMut(&str)) -> Result<
     }
     let reason = match find_ort(choice, progress) {
         Ok((engine, from)) => {
-            let on = if choice.provider.is_cpu() { String::new() } else { format!(", on {}", choice.provider) };
+            let on =
+                if choice.provider.is_cpu() { String::new() } else { format!(", on {}", choice.provider) };
             let note = format!("{} {} ({from}){on}", engine.name(), engine.version());
             return Ok(Resolved { engine, note, fallback: false });
         }

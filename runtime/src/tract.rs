@@ -4,8 +4,8 @@
 //! plan of tract holds for fixed shapes: the session builds one for each set of input shapes and keeps it.
 
 use crate::{
-    Engine, EngineError, Feed, LoadOptions, ModelSource, Optimize, Port, PortDim, PortKind, Prepared, Provider,
-    Session, Value, engine::check_feeds, error::TRACT, message::one_line, panic::catch_panic,
+    Engine, EngineError, Feed, LoadOptions, ModelSource, Optimize, Port, PortDim, PortKind, Prepared,
+    Provider, Session, Value, engine::check_feeds, error::TRACT, message::one_line, panic::catch_panic,
 };
 use pare_graph::{DataType, Tensor};
 use std::{collections::HashMap, fs, sync::Arc};

@@ -69,7 +69,13 @@ class Partial:
             file = Path(folder, "all.safetensors")
             file.write_bytes(self.statistics)
             report = json.loads(_native.merge_statistics([str(file)], os.fspath(output), Host(False)))
-        return {**report, "samples": self.samples, "partitions": len(self.partitions)}
+        return {
+            "operators": report["operators"],
+            "samples": self.samples,
+            "rows": report["rows"],
+            "bytes": report["bytes"],
+            "partitions": len(self.partitions),
+        }
 
 
 class DistributedReport(TypedDict):
@@ -124,7 +130,7 @@ def fold(
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pare-"))
         file = Path(folder, "part.safetensors")
-        options = {
+        options: dict[str, Any] = {
             "samples": sample_path(partition if feed is None else feed(partition), stack),
             "passes": "",
             "merge": [],
@@ -194,7 +200,7 @@ class _Ray:
     def __init__(self, retries: int) -> None:
         import ray
 
-        self._ray = ray
+        self._ray: Any = ray
         self._retries = retries
         self._remote: dict[Callable[..., Any], Any] = {}
 
@@ -221,7 +227,7 @@ class _Dask:
     def __init__(self, retries: int) -> None:
         import dask
 
-        self._dask = dask
+        self._dask: Any = dask
         self._retries = retries
 
     def partitions(self, dataset: Any) -> Iterable[Any]:
@@ -238,9 +244,9 @@ class _Dask:
 
     def results(self, handles: list[Any]) -> list[Any]:
         try:
-            from distributed import get_client
+            import distributed
 
-            client = get_client()
+            client: Any = distributed.get_client()  # type: ignore[no-untyped-call, unused-ignore]
         except (ImportError, ValueError):
             return list(self._dask.compute(*handles))
         return client.gather(client.compute(handles, retries=self._retries))  # type: ignore[no-any-return]
@@ -257,7 +263,7 @@ def _engine(engine: EngineName | Engine, retries: int) -> Engine:
         return engine
     if engine == "local":
         return _Local()
-    known = {"ray": _Ray, "dask": _Dask}
+    known: dict[str, Callable[[int], Engine]] = {"ray": _Ray, "dask": _Dask}
     if engine not in known:
         raise PareError(f"no engine is named `{engine}`: ray, dask, local")
     try:

@@ -6,8 +6,11 @@ mod handle;
 
 use crate::{
     Engine, EngineError, Feed, LoadOptions, ModelSource, Optimize, Port, PortDim, PortKind, Prepared,
-    Session, Value, engine::check_feeds, locate::{Located, providers},
-    message::one_line, panic::catch_panic,
+    Session, Value,
+    engine::check_feeds,
+    locate::{Located, providers},
+    message::one_line,
+    panic::catch_panic,
 };
 use handle::Handle;
 use ort::{

@@ -6,9 +6,7 @@
 //! numbers), and the decisions (`Cast` to integers, `ArgMax`) that rounding may change.
 
 use super::variants::{declared_outputs, in_double_precision, perturbed};
-use crate::{
-    Comparison, Deviation, Engine, Feed, LoadOptions, ModelSource, Port, Session, Value, epsilon,
-};
+use crate::{Comparison, Deviation, Engine, Feed, LoadOptions, ModelSource, Port, Session, Value, epsilon};
 use pare_graph::{DataType, Tensor};
 use std::cell::OnceCell;
 
