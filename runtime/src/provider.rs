@@ -65,6 +65,7 @@ fn plain(options: &Options) -> Result<Option<ExecutionProviderDispatch>, String>
 
 /// A provider that takes any options; ONNX Runtime checks them.
 #[cfg(feature = "ort")]
+#[allow(clippy::unnecessary_wraps, reason = "constructors have one type")]
 fn with<E: Configurable + Default + Into<ExecutionProviderDispatch>>(
     options: &Options,
 ) -> Result<Option<ExecutionProviderDispatch>, String> {
