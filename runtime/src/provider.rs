@@ -15,6 +15,7 @@ pub struct Provider {
 type Options = Vec<(String, String)>;
 
 /// A known execution provider.
+#[cfg_attr(not(feature = "ort"), allow(dead_code))]
 struct Known {
     /// The short name, in lower case.
     name: &'static str,
