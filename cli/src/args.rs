@@ -7,8 +7,8 @@ use crate::{
 };
 use clap::{Args, Parser, Subcommand, ValueHint};
 use onnx_pare::{
-    DataFiles, EngineKind, Environment, ExternalData, Measure, OutputMeasure, QualityLimits, QualityOptions,
-    Source,
+    DataFiles, EngineKind, Environment, ExternalData, Measure, OutputMeasure, Provider, QualityLimits,
+    QualityOptions, Source,
 };
 use std::{
     io::Read,
@@ -82,6 +82,10 @@ pub struct Common {
     /// A library of custom operators to load into ONNX Runtime; it runs with your rights
     #[arg(long, global = true, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub custom_ops: Vec<PathBuf>,
+    /// The execution provider that latencies and outputs of deployed models are measured on, such as cuda or
+    /// openvino, with its options: NAME[,KEY=VALUE...]
+    #[arg(long, global = true, default_value = "cpu", value_name = "NAME", hide_default_value = true)]
+    pub provider: Provider,
     /// Threads; 0 means one per core
     #[arg(long, global = true, default_value_t = 0, value_name = "N")]
     pub threads: usize,
@@ -96,6 +100,7 @@ impl Common {
             .engine(self.engine)
             .offline(self.offline)
             .custom_ops(self.custom_ops.clone())
+            .provider(self.provider.clone())
             .threads(self.threads)
             .seed(self.seed);
         environment.library.clone_from(&self.ort_library);

@@ -17,6 +17,11 @@ pub fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
     text
 }
 
+/// The execution provider of a latency, unless it is the CPU.
+pub fn on(provider: &str) -> String {
+    if provider == "cpu" { String::new() } else { format!(", on {provider}") }
+}
+
 /// A count: 40.8 M.
 pub fn count(n: u64) -> String {
     scaled(n as f64, 1000.0, &["", " k", " M", " G", " T"])

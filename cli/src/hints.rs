@@ -136,6 +136,23 @@ fn engine(hint: &EngineHint, names: Interface) -> String {
         EngineHint::RuntimeForPlatform => {
             "point ORT_DYLIB_PATH at an ONNX Runtime library built for this machine"
         }
+        EngineHint::RuntimeWithProvider { package } => {
+            let library = match names {
+                Interface::Command => "`--ort-library`",
+                Interface::Python => "`library=`",
+            };
+            return match (package, names) {
+                (Some(package), Interface::Command) => format!(
+                    "`pip install {package}` in a virtual environment installs a library that has it; activate the \
+                     environment, or name the library with {library}"
+                ),
+                (Some(package), Interface::Python) => format!(
+                    "`pip install {package}`, instead of onnxruntime, installs one that has it; or name a library with \
+                     {library}"
+                ),
+                (None, _) => format!("name a library that has it with {library}"),
+            };
+        }
         EngineHint::UseOnnxRuntime => return format!("use ONNX Runtime: {}", names.fetch_runtime()),
         EngineHint::NewerRuntime => {
             return format!("the model is newer than this engine; {}", names.fetch_runtime());

@@ -4,7 +4,7 @@ use crate::{
     args::{OptimizeArgs, source},
     comparison,
     failure::{Failure, Status},
-    format::{bytes, change, count, figure, seconds, share, table},
+    format::{bytes, change, count, figure, on, seconds, share, table},
     hints::{self, Interface},
     interrupt, project,
     terminal::Terminal,
@@ -217,10 +217,14 @@ fn report_text(report: &OptimizeReport, written: &str, verbose: bool) -> String 
 
 /// One line: no column of the table has the width of a time.
 fn latency_text(latency: &Latency) -> String {
-    let Latency { before, after, batch, threads, .. } = latency;
+    let Latency { before, after, batch, threads, provider, .. } = latency;
     let threads = if *threads == 1 { "1 thread".into() } else { format!("{threads} threads") };
     let [before, after] = [before, after].map(|time| seconds(time.median));
-    format!("latency {before} → {after}, speed {}, batch {batch}, {threads}\n", speed(latency))
+    format!(
+        "latency {before} → {after}, speed {}, batch {batch}, {threads}{}\n",
+        speed(latency),
+        on(provider)
+    )
 }
 
 /// The speed relative to the original, and the middle half of the rounds.

@@ -3,7 +3,7 @@
 use crate::{
     args::{SearchArgs, source},
     failure::{Failure, Status},
-    format::{bytes, change, count, figure, percent, seconds, share, table},
+    format::{bytes, change, count, figure, on, percent, seconds, share, table},
     interrupt, optimize,
     terminal::Terminal,
 };
@@ -116,12 +116,13 @@ fn summary(report: &SearchReport) -> String {
     };
     let mut text = match (report.goal, report.latency) {
         (Goal::Latency, Some([low, median, high])) => format!(
-            "{:.2} times as fast as the original (middle half {:.2} – {:.2}), batch {}, threads {}\n",
+            "{:.2} times as fast as the original (middle half {:.2} – {:.2}), batch {}, threads {}{}\n",
             1.0 / median,
             1.0 / high,
             1.0 / low,
             report.batch,
-            report.threads
+            report.threads,
+            on(&report.provider)
         ),
         (Goal::Bytes, _) => format!("{} of the bytes of the original\n", share(best.cost)),
         _ => format!("{} of the MACs of the original\n", share(best.cost)),
@@ -197,6 +198,9 @@ fn command(report: &SearchReport, args: &SearchArgs) -> String {
     }
     if args.freeze_initializers {
         command += " --freeze-initializers";
+    }
+    if report.provider != "cpu" {
+        command += &format!(" --provider {}", quoted(&report.provider));
     }
     command + &format!(" --passes '{}'", report.pipeline)
 }

@@ -66,6 +66,8 @@ pub struct BenchReport {
     pub engine: String,
     /// Threads within one operator.
     pub threads: usize,
+    /// The execution provider.
+    pub provider: String,
     /// Samples per run.
     pub batch: usize,
     /// Rounds that were measured.
@@ -148,6 +150,7 @@ pub fn bench(models: &[Source], options: &BenchOptions) -> Result<BenchReport, E
     Ok(BenchReport {
         engine: engine.description()?,
         threads,
+        provider: environment.provider.to_string(),
         batch: options.batch,
         rounds: report.rounds,
         models: timings.collect(),

@@ -71,6 +71,18 @@ pub struct Calibration {
 }
 
 impl Calibration {
+    /// The sum of the statistics in these files, such as those of parts of the samples; no samples are run.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] without files, if one cannot be read, and if they are of different models.
+    pub fn merged(paths: &[PathBuf]) -> Result<Self, Error> {
+        let statistics = read_statistics(paths)?;
+        let statistics = statistics.ok_or_else(|| Error::invalid("there are no statistics to merge"))?;
+        let (operators, rows) = (statistics.len(), statistics.rows());
+        Ok(Self { statistics, operators, samples: 0, rows })
+    }
+
     /// Writes the statistics in the safetensors format; returns the size in bytes.
     ///
     /// # Errors

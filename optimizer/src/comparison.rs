@@ -2,8 +2,8 @@
 
 use crate::{Error, environment::LazyEngine};
 use pare_runtime::{
-    Metrics, ModelSource, Optimize, Outcome, ProofOptions, ProofReport, RelatedEngine, Relation, SampleSet,
-    prove, upper_limit,
+    Metrics, ModelSource, Outcome, ProofOptions, ProofReport, RelatedEngine, Relation, SampleSet, prove,
+    upper_limit,
 };
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
@@ -144,7 +144,7 @@ pub(crate) fn compare_related(
     let mut report = prove_on(samples)?;
     let runs_on_none = report.samples == 0 && matches!(report.outcome, Outcome::Unproven { .. });
     if runs_on_none
-        && let Ok(mut session) = plain.load(reference, &options.load.with_optimize(Optimize::Off))
+        && let Ok(mut session) = plain.load(reference, &options.load.as_written())
         && samples.adapt(&mut *session)
     {
         report = prove_on(samples)?;

@@ -93,6 +93,7 @@ struct SearchTable {
     budget: Option<u64>,
     batch: Option<usize>,
     threads: Option<usize>,
+    provider: Option<String>,
 }
 
 /// Time after which the command of a metric is ended.
@@ -118,6 +119,9 @@ impl SearchTable {
         options.budget = self.budget.map_or(options.budget, Duration::from_secs);
         options.batch = self.batch.unwrap_or(options.batch);
         options.environment.threads = self.threads.unwrap_or(options.environment.threads);
+        if let Some(provider) = self.provider {
+            options.environment.provider = provider.parse().map_err(|why: String| Error::invalid(why))?;
+        }
         options.check()?;
         Ok(options)
     }

@@ -4,7 +4,7 @@ use crate::{Error, Trial, options::setters};
 use pare_graph::{Evaluate, EvaluateError, Model, Run, Setting};
 use pare_passes::RunError;
 use pare_runtime::{
-    Engine, EngineChoice, EngineError, EngineKind, Evaluator, LoadOptions, Resolved, resolve,
+    Engine, EngineChoice, EngineError, EngineKind, Evaluator, LoadOptions, Provider, Resolved, resolve,
 };
 use std::{
     path::PathBuf,
@@ -23,6 +23,8 @@ pub struct Environment {
     pub offline: bool,
     /// Libraries of custom operators to load into ONNX Runtime. They run with the rights of this process.
     pub custom_ops: Vec<PathBuf>,
+    /// The execution provider that deployed models run on, in verification and in measurements of latency.
+    pub provider: Provider,
     /// Threads; 0 means one per core.
     pub threads: usize,
     /// Seed of every random choice.
@@ -38,6 +40,8 @@ setters!(Environment {
     offline: bool,
     /// Sets the libraries of custom operators.
     custom_ops: Vec<PathBuf>,
+    /// Sets the execution provider.
+    provider: Provider,
     /// Sets the number of threads; 0 means one per core.
     threads: usize,
     /// Sets the seed.
@@ -63,6 +67,7 @@ impl Default for Environment {
             library: None,
             offline: false,
             custom_ops: vec![],
+            provider: Provider::default(),
             threads: 0,
             seed: 0,
             progress: Arc::new(Silent),
@@ -173,16 +178,18 @@ impl<'e> LazyEngine<'e> {
         Self { environment, resolved: OnceLock::new() }
     }
 
-    /// Checks that the libraries of custom operators can be used, if there are any.
-    pub fn check_custom_ops(&self) -> Result<(), Error> {
-        if self.environment.custom_ops.is_empty() { Ok(()) } else { self.resolve().map(drop) }
+    /// Checks that the libraries of custom operators and the execution provider can be used, if any are requested.
+    pub fn check_requests(&self) -> Result<(), Error> {
+        let Environment { custom_ops, provider, .. } = self.environment;
+        if custom_ops.is_empty() && provider.is_cpu() { Ok(()) } else { self.resolve().map(drop) }
     }
 
     fn resolve(&self) -> Result<&Resolved, Error> {
         self.environment.check_cancelled()?;
-        let Environment { engine, library, offline, progress, .. } = self.environment;
+        let Environment { engine, library, offline, provider, progress, .. } = self.environment;
         let resolved = self.resolved.get_or_init(|| {
-            let choice = EngineChoice { engine: *engine, library: library.clone(), offline: *offline };
+            let (library, provider) = (library.clone(), provider.clone());
+            let choice = EngineChoice { engine: *engine, library, offline: *offline, provider };
             let resolved = resolve(&choice, &mut |line| progress.event(&Event::Fetching(line)))?;
             resolved.engine.check(&self.load_options())?;
             if resolved.fallback {
@@ -206,6 +213,7 @@ impl<'e> LazyEngine<'e> {
         LoadOptions {
             threads: self.environment.threads,
             custom_op_libraries: self.environment.custom_ops.clone(),
+            provider: self.environment.provider.clone(),
             ..LoadOptions::default()
         }
     }
@@ -219,6 +227,7 @@ impl Evaluate for LazyEngine<'_> {
 
     fn load(&self, model: &Model, setting: Setting) -> Result<Box<dyn Run>, EvaluateError> {
         let engine = self.engine().map_err(|e| EvaluateError::new(e.to_string()))?;
-        Evaluator::new(engine.clone()).with_custom_ops(&self.environment.custom_ops).load(model, setting)
+        let evaluator = Evaluator::new(engine.clone()).with_custom_ops(&self.environment.custom_ops);
+        evaluator.with_provider(self.environment.provider.clone()).load(model, setting)
     }
 }

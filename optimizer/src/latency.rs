@@ -7,7 +7,7 @@ pub use reasons::Slowdown;
 use crate::{Error, Hint, bench::contenders, environment::LazyEngine, runner::Placement};
 use pare_graph::Model;
 use pare_passes::Report;
-use pare_runtime::{Feed, LoadOptions, ModelSource, Spread, Stopwatch, Timings, bench as measure};
+use pare_runtime::{Feed, LoadOptions, ModelSource, Provider, Spread, Stopwatch, Timings, bench as measure};
 use serde::Serialize;
 use std::time::Duration;
 
@@ -19,6 +19,8 @@ pub struct Latency {
     pub batch: usize,
     /// Threads within one operator.
     pub threads: usize,
+    /// The execution provider.
+    pub provider: String,
     /// Rounds that were measured.
     pub rounds: usize,
     /// Seconds per run of the original.
@@ -57,11 +59,22 @@ impl Quartiles {
 }
 
 impl Latency {
-    fn of(timings: &Timings, batch: usize, threads: usize) -> Self {
+    fn of(timings: &Timings, batch: usize, threads: usize, provider: &Provider) -> Self {
+        let provider = provider.to_string();
         let [before, after] = [0, 1].map(|i| Quartiles::of(&timings.seconds[i]));
         let speed = Quartiles::reciprocals(&timings.ratios[1]);
         let slower = is_slower(timings);
-        Self { batch, threads, rounds: timings.rounds, before, after, speed, slower, reasons: vec![] }
+        Self {
+            batch,
+            threads,
+            provider,
+            rounds: timings.rounds,
+            before,
+            after,
+            speed,
+            slower,
+            reasons: vec![],
+        }
     }
 
     /// The remedy of a slower result.
@@ -118,7 +131,7 @@ impl LatencyMeter<'_> {
         if timings.ratios[1].median > 1.0 + MARGIN {
             timings = self.time(&models, &feeds, Self::stopwatch(LONG), true)?;
         }
-        Ok(Latency::of(&timings, self.batch, self.threads))
+        Ok(Latency::of(&timings, self.batch, self.threads, &self.load_options().provider))
     }
 
     /// Some of the feeds, evenly taken from all: as many as a model runs 20 times in the time of a measurement.
@@ -189,10 +202,10 @@ mod tests {
 
     #[test]
     fn speed_is_the_reciprocal_of_the_ratio() {
-        let latency = Latency::of(&timings(40, 40, 1.25), 2, 1);
+        let latency = Latency::of(&timings(40, 40, 1.25), 2, 1, &Provider::default());
         assert_eq!(latency.speed, Quartiles { low: 0.4, median: 0.8, high: 0.8 });
         assert_eq!((latency.before.median, latency.after.median, latency.slower), (1.0, 1.25, true));
         assert_eq!(latency.hint(), Some(Hint::KeepOriginal));
-        assert_eq!(Latency::of(&timings(40, 0, 0.8), 2, 1).hint(), None);
+        assert_eq!(Latency::of(&timings(40, 0, 0.8), 2, 1, &Provider::default()).hint(), None);
     }
 }

@@ -98,7 +98,7 @@ pub use pare_graph::{
 pub use pare_passes::{Effect, Pipeline, analysis::evaluation::TensorDrift};
 pub use pare_runtime::{
     EngineKind, MeasuredOutput, Metrics, NeighbourOrder, Optimize as EngineOptimizations, Outcome,
-    OutputMeasure, ProofReport, QualityMeasures,
+    OutputMeasure, ProofReport, Provider, QualityMeasures,
 };
 pub use project::{ModelState, ModelStatus, Project, ProjectModel, ProjectOptions, ProjectReport};
 pub use proof::{Culprit, Proof, Prove, StageProof};

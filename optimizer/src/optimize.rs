@@ -380,7 +380,7 @@ pub fn optimize(source: impl Into<Source>, options: impl Into<OptimizeOptions>) 
     }
     let environment = &options.environment;
     let engine = LazyEngine::new(environment);
-    engine.check_custom_ops()?;
+    engine.check_requests()?;
     let mut data = read_data(&options, &original)?;
     let test = data.test.take();
 

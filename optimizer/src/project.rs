@@ -296,7 +296,7 @@ impl ProjectModel {
     }
 
     fn search(&self, search: &SearchOptions, options: &ProjectOptions) -> Result<Found, Error> {
-        let threads = search.environment.threads;
+        let (threads, provider) = (search.environment.threads, search.environment.provider.clone());
         let mut run = search
             .clone()
             .quality(self.quality.clone())
@@ -304,7 +304,7 @@ impl ProjectModel {
             .external_data(self.external_data.clone())
             .memory(options.memory)
             .scratch(folder_of(&self.output))
-            .environment(options.environment.clone().threads(threads));
+            .environment(options.environment.clone().threads(threads).provider(provider));
         run.test.clone_from(&self.test);
         crate::search(&self.input, run)
     }

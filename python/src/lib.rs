@@ -129,6 +129,21 @@ mod _native {
         })
     }
 
+    /// Adds the statistics in files and writes the sum.
+    #[pyfunction]
+    fn merge_statistics(
+        py: Python<'_>,
+        files: Vec<PathBuf>,
+        output: PathBuf,
+        host: &Bound<'_, PyAny>,
+    ) -> PyResult<String> {
+        attend(py, host, Interrupts::End, move |_| {
+            let sum = onnx_pare::Calibration::merged(&files)?;
+            let bytes = sum.write(&output)?;
+            Ok(json!({ "operators": sum.operators, "rows": sum.rows, "bytes": bytes }).to_string())
+        })
+    }
+
     /// The structure and the cost of a model.
     #[pyfunction]
     fn inspect(

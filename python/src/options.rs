@@ -26,6 +26,7 @@ pub struct Surroundings {
     engine: String,
     library: Option<PathBuf>,
     custom_ops: Vec<PathBuf>,
+    provider: String,
     threads: usize,
     seed: u64,
 }
@@ -36,6 +37,7 @@ impl Surroundings {
             .engine(self.engine.parse::<onnx_pare::EngineKind>().map_err(invalid_text)?)
             .offline(true)
             .custom_ops(self.custom_ops)
+            .provider(self.provider.parse::<onnx_pare::Provider>().map_err(invalid_text)?)
             .threads(self.threads)
             .seed(self.seed)
             .progress(line);

@@ -149,3 +149,17 @@ def test_calls_release_their_memory(tmp_path: Path) -> None:
     """
     # One leaked copy a call would be 800 MB.
     assert int(run(code)) < 40e6
+
+
+def test_a_missing_provider_is_an_error_that_lists_the_others(digits_path: Path) -> None:
+    for call in (
+        lambda: onnx_pare.bench(digits_path, provider="cann,device_id=1"),
+        lambda: onnx_pare.verify(digits_path, digits_path, provider="cann,device_id=1"),
+        lambda: onnx_pare.optimize(digits_path, provider="cann,device_id=1", prove=False, time=False),
+    ):
+        with pytest.raises(onnx_pare.PareError, match="has no execution provider `cann,device_id=1`, only .*cpu") as caught:
+            call()
+        assert caught.value.hint is not None and "`library=`" in caught.value.hint
+    with pytest.raises(onnx_pare.PareError, match="no execution provider is named `x`: cpu, cuda"):
+        onnx_pare.bench(digits_path, provider="x")
+    assert onnx_pare.bench(digits_path, provider="cpu", min_time=0.01, rounds=2).report["provider"] == "cpu"

@@ -1,6 +1,6 @@
 //! Interface of engines: load a model, describe its inputs and outputs, run it.
 
-use crate::error::EngineError;
+use crate::{Provider, error::EngineError};
 use bytes::Bytes;
 use pare_graph::{DataType, Tensor};
 use std::{any::Any, fmt, path::PathBuf};
@@ -249,6 +249,8 @@ pub struct LoadOptions {
     /// The file to which the engine writes the graph that it runs, after its own optimizations. Engines that
     /// cannot ignore it.
     pub optimized_model: Option<PathBuf>,
+    /// The execution provider, which gets the nodes that it supports; the CPU gets the others.
+    pub provider: Provider,
 }
 
 impl Default for LoadOptions {
@@ -259,6 +261,7 @@ impl Default for LoadOptions {
             custom_op_libraries: Vec::new(),
             spinning: false,
             optimized_model: None,
+            provider: Provider::default(),
         }
     }
 }
@@ -268,6 +271,12 @@ impl LoadOptions {
     #[must_use]
     pub fn with_optimize(&self, optimize: Optimize) -> Self {
         Self { optimize, ..self.clone() }
+    }
+
+    /// The same options for a model as written: on the CPU, without the engine's optimizations.
+    #[must_use]
+    pub fn as_written(&self) -> Self {
+        Self { optimize: Optimize::Off, provider: Provider::default(), ..self.clone() }
     }
 }
 
@@ -279,7 +288,8 @@ pub trait Engine: Send + Sync {
     /// Its version.
     fn version(&self) -> String;
 
-    /// Checks whether the engine can load the libraries of custom operators in `options`.
+    /// Checks whether the engine has the execution provider and can load the libraries of custom operators in
+    /// `options`.
     fn check(&self, options: &LoadOptions) -> Result<(), EngineError>;
 
     /// Loads `model`.

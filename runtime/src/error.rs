@@ -1,6 +1,7 @@
 //! Errors of engines.
 
 use crate::{
+    Provider,
     cache::VERSION,
     hint::{Hint, Tried},
 };
@@ -40,6 +41,24 @@ pub enum EngineError {
     CustomOps {
         /// The library.
         library: PathBuf,
+        /// The reason.
+        reason: String,
+    },
+    /// The engine does not have the execution provider that was requested.
+    #[error("{engine} has no execution provider `{provider}`, only {}", offered.join(", "))]
+    NoProvider {
+        /// Name and version of the engine.
+        engine: String,
+        /// The provider.
+        provider: Provider,
+        /// The providers that it has.
+        offered: Vec<String>,
+    },
+    /// The execution provider that was requested cannot be used, for example because its driver is missing.
+    #[error("the execution provider `{provider}` cannot be used: {reason}")]
+    Provider {
+        /// The provider.
+        provider: Provider,
         /// The reason.
         reason: String,
     },
@@ -93,9 +112,17 @@ impl EngineError {
             Self::Library { .. } => Some(Hint::ReplaceRuntime),
             Self::Install(error) => Some(error.hint()),
             Self::Taken(_) => Some(Hint::NewProcess),
+            Self::NoProvider { engine, .. } if engine.starts_with(TRACT) => Some(Hint::UseOnnxRuntime),
+            Self::NoProvider { provider, .. } => {
+                Some(Hint::RuntimeWithProvider { package: provider.package() })
+            }
             Self::Load { reason, .. } | Self::CustomOps { reason, .. } => load_hint(reason),
             Self::Unsupported { engine, .. } if engine == TRACT => Some(Hint::UseOnnxRuntime),
-            Self::NotBuilt(_) | Self::Run { .. } | Self::Input { .. } | Self::Unsupported { .. } => None,
+            Self::NotBuilt(_)
+            | Self::Provider { .. }
+            | Self::Run { .. }
+            | Self::Input { .. }
+            | Self::Unsupported { .. } => None,
         }
     }
 }
@@ -175,6 +202,24 @@ impl InstallError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lists_the_providers_that_there_are() {
+        let error = |engine: &str, provider: &str| EngineError::NoProvider {
+            engine: engine.into(),
+            provider: provider.parse().unwrap(),
+            offered: vec!["cpu".into(), "AzureExecutionProvider".into()],
+        };
+        let missing = error("ONNX Runtime 1.32.0", "openvino,device_type=GPU");
+        assert_eq!(
+            missing.to_string(),
+            "ONNX Runtime 1.32.0 has no execution provider `openvino,device_type=GPU`, only cpu, AzureExecutionProvider"
+        );
+        let package = Some("onnxruntime-openvino");
+        assert_eq!(missing.hint(), Some(Hint::RuntimeWithProvider { package }));
+        assert_eq!(error("ONNX Runtime", "dnnl").hint(), Some(Hint::RuntimeWithProvider { package: None }));
+        assert_eq!(error("tract 0.23", "cuda").hint(), Some(Hint::UseOnnxRuntime));
+    }
 
     #[test]
     fn derives_hints_from_load_errors() {

@@ -1,6 +1,6 @@
 //! Engines and samples behind the traits that passes use: `pare_graph::Evaluate` and `pare_graph::Samples`.
 
-use crate::{Engine, EngineError, LoadOptions, ModelSource, Optimize, SampleSet, Session, Value};
+use crate::{Engine, EngineError, LoadOptions, ModelSource, Optimize, Provider, SampleSet, Session, Value};
 use pare_graph::{Evaluate, EvaluateError, Model, Run, Setting, Tensor, onnx};
 use std::{
     ops::Range,
@@ -14,18 +14,26 @@ use std::{
 pub struct Evaluator {
     engine: Arc<dyn Engine>,
     custom_op_libraries: Vec<PathBuf>,
+    provider: Provider,
 }
 
 impl Evaluator {
     /// An evaluator with this engine.
     pub fn new(engine: Arc<dyn Engine>) -> Self {
-        Self { engine, custom_op_libraries: Vec::new() }
+        Self { engine, custom_op_libraries: Vec::new(), provider: Provider::default() }
     }
 
     /// Adds libraries of custom operators.
     #[must_use]
     pub fn with_custom_ops(mut self, libraries: &[PathBuf]) -> Self {
         self.custom_op_libraries = libraries.to_vec();
+        self
+    }
+
+    /// Sets the execution provider of deployed models.
+    #[must_use]
+    pub fn with_provider(mut self, provider: Provider) -> Self {
+        self.provider = provider;
         self
     }
 }
@@ -41,6 +49,7 @@ impl Evaluate for Evaluator {
             threads: setting.threads,
             optimize: if setting.optimized { Optimize::All } else { Optimize::Off },
             custom_op_libraries: self.custom_op_libraries.clone(),
+            provider: if setting.deployed { self.provider.clone() } else { Provider::default() },
             ..LoadOptions::default()
         };
         let session = self.engine.load(&ModelSource::bytes(bytes), &options).map_err(failed)?;

@@ -16,6 +16,10 @@ pub(crate) struct Fake {
     pub offset: f32,
     /// Added to the offset when optimizations are on.
     pub noise: f32,
+    /// Added to the offset on another provider than the CPU.
+    pub moved: f32,
+    /// Does not load on another provider than the CPU.
+    pub is_cpu_only: bool,
     /// Fails if the first number is at least this large.
     pub fails_at: Option<f32>,
     /// The number of runs so far.
@@ -60,6 +64,13 @@ impl Engine for FakeEngine {
             return Err(EngineError::Load { engine, model, reason: "it is unknown".to_owned() });
         };
         let mut fake = found.clone();
+        if !options.provider.is_cpu() {
+            if fake.is_cpu_only {
+                let (engine, model) = ("fake".to_owned(), model.to_string());
+                return Err(EngineError::Load { engine, model, reason: "it is not supported".to_owned() });
+            }
+            fake.offset += fake.moved;
+        }
         if options.optimize != Optimize::Off {
             fake.offset += fake.noise;
         }

@@ -13,6 +13,11 @@ pub enum Hint {
     ReplaceRuntime,
     /// Use a library of ONNX Runtime that is built for this machine.
     RuntimeForPlatform,
+    /// Use a library of ONNX Runtime that contains the execution provider.
+    RuntimeWithProvider {
+        /// The Python package that has one.
+        package: Option<&'static str>,
+    },
     /// Use ONNX Runtime instead of the embedded engine.
     UseOnnxRuntime,
     /// Use a newer ONNX Runtime: the model is newer than the engine.

@@ -34,6 +34,7 @@ mod message;
 mod ort;
 mod panic;
 mod proof;
+mod provider;
 mod related;
 mod resolve;
 mod samples;
@@ -67,6 +68,7 @@ pub use pare_graph::{
     },
 };
 pub use proof::{Original, Outcome, ProofOptions, ProofReport, prove};
+pub use provider::Provider;
 pub use related::{FreedPorts, RelatedEngine, Relation};
 pub use resolve::{EngineChoice, EngineKind, Resolved, resolve};
 pub use samples::{

@@ -3,9 +3,12 @@
 //! Order: the path given, `ORT_DYLIB_PATH`, the folder in `PARE_ONNXRUNTIME`, which the Python package sets to that of the
 //! Python that runs it, the folder of the installed library, `onnxruntime/capi` of the
 //! active virtual environment and of the Python in `PATH`, the system's library folders. The first two are
-//! requests: if they cannot be used, nothing else takes their place.
+//! requests: if they cannot be used, nothing else takes their place. Among the others, the first library that has
+//! the requested execution provider is preferred.
 
-use crate::{cache::folder_in, error::EngineError, hint::Tried, message::one_line};
+use crate::{
+    Provider, cache::folder_in, error::EngineError, hint::Tried, message::one_line, provider::short_name,
+};
 use std::{
     cmp::Reverse,
     ffi::{CStr, OsString},
@@ -26,6 +29,8 @@ pub struct Located {
     pub version: String,
     /// The kind of place where it was found, such as `VIRTUAL_ENV`.
     pub from: String,
+    /// The execution providers that it has, by their short names.
+    pub providers: Vec<String>,
 }
 
 /// A library file, usable or not.
@@ -39,13 +44,14 @@ pub struct Candidate {
     pub version: Result<String, String>,
 }
 
-/// Returns the first usable library. `requested` is a library file or a folder that contains one.
+/// Returns the first usable library, if possible one that has `provider`. `requested` is a library file or a folder
+/// that contains one.
 ///
 /// # Errors
 /// [`EngineError::Library`] if the requested library cannot be used, [`EngineError::NotFound`] if there is
 /// none.
-pub fn locate(requested: Option<&Path>) -> Result<Located, EngineError> {
-    locate_in(requested, &|name| std::env::var_os(name))
+pub fn locate(requested: Option<&Path>, provider: &Provider) -> Result<Located, EngineError> {
+    locate_in(requested, provider, &|name| std::env::var_os(name))
 }
 
 /// Returns every library found, in search order.
@@ -82,9 +88,9 @@ impl SearchPlace {
     fn first(&self) -> Result<Located, String> {
         let mut reasons = Vec::new();
         for path in &self.files {
-            match probe(path) {
-                Ok(version) => {
-                    return Ok(Located { path: path.clone(), version, from: self.from.clone() });
+            match open(path) {
+                Ok((version, providers)) => {
+                    return Ok(Located { path: path.clone(), version, from: self.from.clone(), providers });
                 }
                 Err(reason) => reasons.push(reason),
             }
@@ -96,19 +102,22 @@ impl SearchPlace {
     }
 }
 
-fn locate_in(requested: Option<&Path>, lookup: Lookup) -> Result<Located, EngineError> {
+fn locate_in(requested: Option<&Path>, provider: &Provider, lookup: Lookup) -> Result<Located, EngineError> {
     if let Some(place) = requested_places(requested, lookup).first() {
         let (path, from) = (place.root.clone(), place.from.clone());
         return place.first().map_err(|reason| EngineError::Library { path, from, reason });
     }
-    let mut tried = Vec::new();
+    let (mut tried, mut usable) = (Vec::new(), None);
     for place in default_places(lookup) {
         match place.first() {
-            Ok(located) => return Ok(located),
+            Ok(located) if located.providers.iter().any(|name| name == provider.name()) => {
+                return Ok(located);
+            }
+            Ok(located) => usable = usable.or(Some(located)),
             Err(reason) => tried.push(Tried { from: place.from, reason }),
         }
     }
-    Err(EngineError::NotFound(tried))
+    usable.ok_or(EngineError::NotFound(tried))
 }
 
 /// The places that the user requested; only the first counts.
@@ -209,8 +218,13 @@ pub(crate) fn is_library(path: &Path) -> bool {
 
 /// Returns the version of the library at `path`, or the reason why it cannot be used. Loads the library,
 /// which runs its initializers.
-#[allow(unsafe_code)]
 pub fn probe(path: &Path) -> Result<String, String> {
+    open(path).map(|(version, _)| version)
+}
+
+/// The version and the execution providers of the library at `path`.
+#[allow(unsafe_code)]
+fn open(path: &Path) -> Result<(String, Vec<String>), String> {
     if !path.is_file() {
         return Err(format!("no file `{}`", path.display()));
     }
@@ -226,16 +240,36 @@ pub fn probe(path: &Path) -> Result<String, String> {
     let base = base.map_err(|_| format!("`{}` is not ONNX Runtime", path.display()))?;
     // SAFETY: the function takes no arguments and returns a table that is valid as long as the library; the
     // version is a string constant in it.
-    let version = unsafe {
+    let (version, api) = unsafe {
         let Some(base) = base().as_ref() else { return Err("it has no interface".to_owned()) };
-        CStr::from_ptr((base.GetVersionString)()).to_string_lossy().into_owned()
+        let version = CStr::from_ptr((base.GetVersionString)()).to_string_lossy().into_owned();
+        (version, (base.GetApi)(ort::sys::ORT_API_VERSION).as_ref())
     };
     // Unloading would run destructors of a library that is about to be used.
     std::mem::forget(library);
     if minor(&version).is_some_and(|minor| minor >= OLDEST_MINOR) {
-        return Ok(version);
+        return Ok((version, api.map(providers).unwrap_or_default()));
     }
     Err(format!("`{}` is version {version}, and 1.{OLDEST_MINOR} or later is needed", path.display()))
+}
+
+/// The execution providers of a library, by their short names; none if it does not list them.
+#[allow(unsafe_code)]
+pub(crate) fn providers(api: &ort::sys::OrtApi) -> Vec<String> {
+    let (mut names, mut count) = (std::ptr::null_mut(), 0);
+    // SAFETY: the function writes an array of `count` strings, or returns an error and writes nothing. The strings are
+    // copied before they are released.
+    unsafe {
+        let status = (api.GetAvailableProviders)(&raw mut names, &raw mut count);
+        if !status.0.is_null() || names.is_null() {
+            return vec![];
+        }
+        let listed = std::slice::from_raw_parts(names, usize::try_from(count).unwrap_or_default());
+        let listed = listed.iter().map(|&name| short_name(&CStr::from_ptr(name).to_string_lossy())).collect();
+        // It fails only if the array is none.
+        let _ = (api.ReleaseAvailableProviders)(names, count);
+        listed
+    }
 }
 
 /// 32 of `1.32.0`.
@@ -255,7 +289,7 @@ mod tests {
         fs::write(&broken, "no library").unwrap();
         let missing = folder.path().join("missing.so");
         for path in [&broken, &missing] {
-            let error = locate_in(Some(path), &|_| None).unwrap_err();
+            let error = locate_in(Some(path), &Provider::default(), &|_| None).unwrap_err();
             let text = error.to_string();
             assert!(text.starts_with("the ONNX Runtime library `"), "{text}");
             assert!(text.contains(&path.display().to_string()), "{text}");
@@ -263,7 +297,7 @@ mod tests {
             assert_eq!(error.hint(), Some(Hint::ReplaceRuntime));
         }
         let variable = |name: &str| (name == "ORT_DYLIB_PATH").then(|| missing.clone().into_os_string());
-        let text = locate_in(None, &variable).unwrap_err().to_string();
+        let text = locate_in(None, &Provider::default(), &variable).unwrap_err().to_string();
         assert!(text.contains("(ORT_DYLIB_PATH)"), "{text}");
     }
 

@@ -1,6 +1,6 @@
 //! Choice of the engine.
 
-use crate::{Engine, EngineError};
+use crate::{Engine, EngineError, Provider};
 use std::{fmt, path::PathBuf, str::FromStr, sync::Arc};
 
 /// An engine that can be requested.
@@ -36,6 +36,8 @@ pub struct EngineChoice {
     pub library: Option<PathBuf>,
     /// Download nothing; `PARE_OFFLINE=1` has the same effect.
     pub offline: bool,
+    /// The execution provider: a library that has it is preferred.
+    pub provider: Provider,
 }
 
 /// The engine that was chosen.
@@ -69,7 +71,9 @@ pub fn resolve(choice: &EngineChoice, progress: &mut dyn FnMut(&str)) -> Result<
     }
     let reason = match find_ort(choice, progress) {
         Ok((engine, from)) => {
-            let note = format!("{} {} ({from})", engine.name(), engine.version());
+            let on =
+                if choice.provider.is_cpu() { String::new() } else { format!(", on {}", choice.provider) };
+            let note = format!("{} {} ({from}){on}", engine.name(), engine.version());
             return Ok(Resolved { engine, note, fallback: false });
         }
         Err(error @ (EngineError::NotFound(_) | EngineError::Install(_) | EngineError::NotBuilt(_))) => error,
@@ -104,12 +108,12 @@ fn find_ort(
     if let Some((engine, owner)) = crate::OrtEngine::adopted().filter(|_| choice.library.is_none()) {
         return Ok((Arc::new(engine), owner));
     }
-    let located = match crate::locate(choice.library.as_deref()) {
+    let located = match crate::locate(choice.library.as_deref(), &choice.provider) {
         #[cfg(feature = "install")]
         Err(EngineError::NotFound(_)) if !is_offline(choice) => {
             let path = crate::install::install(progress)?;
             let version = crate::install::VERSION.to_owned();
-            crate::Located { path, version, from: "installed now".to_owned() }
+            crate::Located { path, version, from: "installed now".to_owned(), providers: vec![] }
         }
         result => result?,
     };

@@ -5,7 +5,7 @@
 
 use crate::{
     Engine, EngineError, Feed, LoadOptions, ModelSource, Optimize, Port, PortDim, PortKind, Prepared,
-    Session, Value, engine::check_feeds, error::TRACT, message::one_line, panic::catch_panic,
+    Provider, Session, Value, engine::check_feeds, error::TRACT, message::one_line, panic::catch_panic,
 };
 use pare_graph::{DataType, Tensor};
 use std::{collections::HashMap, fs, sync::Arc};
@@ -48,6 +48,11 @@ impl Engine for TractEngine {
     }
 
     fn check(&self, options: &LoadOptions) -> Result<(), EngineError> {
+        let provider = &options.provider;
+        if !provider.is_cpu() {
+            let (engine, offered) = (format!("{TRACT} {VERSION}"), vec![Provider::default().to_string()]);
+            return Err(EngineError::NoProvider { engine, provider: provider.clone(), offered });
+        }
         let first = options.custom_op_libraries.first().cloned();
         let refused =
             |library| EngineError::CustomOps { library, reason: format!("{TRACT} takes no libraries") };

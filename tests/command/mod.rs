@@ -2,6 +2,7 @@
 
 mod build;
 mod checks;
+mod provider;
 mod quality;
 mod search;
 mod writing;

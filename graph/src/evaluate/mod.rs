@@ -20,15 +20,19 @@ pub trait Evaluate: Send + Sync {
 pub struct Setting {
     /// Let the engine transform the graph, as it does in deployment; off when values are compared or traced.
     pub optimized: bool,
+    /// Run on the device of the deployment; on the CPU otherwise.
+    pub deployed: bool,
     /// Threads within an operator; 0 leaves it to the engine.
     pub threads: usize,
 }
 
 impl Setting {
     /// As values are compared: no transformation by the engine.
-    pub const PLAIN: Self = Self { optimized: false, threads: 0 };
+    pub const PLAIN: Self = Self { optimized: false, deployed: false, threads: 0 };
+    /// As many values are computed: transformed by the engine, on the CPU.
+    pub const OPTIMIZED: Self = Self { optimized: true, deployed: false, threads: 0 };
     /// As models are deployed.
-    pub const DEPLOYED: Self = Self { optimized: true, threads: 0 };
+    pub const DEPLOYED: Self = Self { optimized: true, deployed: true, threads: 0 };
 
     /// With this many threads.
     #[must_use]

@@ -59,16 +59,22 @@ impl Page {
     }
 }
 
+/// The execution provider of a latency, unless it is the CPU.
+fn on_provider(provider: &str) -> String {
+    if provider == "cpu" { String::new() } else { format!(", on {provider}") }
+}
+
 impl HtmlReport for SearchReport {
     fn to_html(&self) -> String {
         let mut page = Page { title: title("Search", self.model.as_deref()), ..Page::default() };
         page.subtitle = format!(
-            "goal {}, {} candidates in {:.0} s, batch {}, threads {}",
+            "goal {}, {} candidates in {:.0} s, batch {}, threads {}{}",
             goal_name(self.goal),
             self.trials.len(),
             self.seconds,
             self.batch,
-            self.threads
+            self.threads,
+            on_provider(&self.provider)
         );
         page.lead = search_lead(self);
         page.add(front(self));

@@ -74,6 +74,10 @@ impl Serialize for Slowdown {
 impl LatencyMeter<'_> {
     /// The known reasons why `result` is slower.
     pub(super) fn reasons(&self, original: &Model, result: &Model, run: &Report) -> Vec<Slowdown> {
+        // The kernels of other providers are not known.
+        if !self.load_options().provider.is_cpu() {
+            return vec![];
+        }
         let is_quantized = run.steps.iter().any(|step| step.pass == "quantize" && step.patches > 0);
         let [before, after] = [original, result].map(|model| uneven_convolutions(&model.graph));
         let uneven = after.saturating_sub(before);

@@ -219,7 +219,8 @@ impl fmt::Display for SearchOptions {
             f,
             "{goal:?} {limits:?} {metric:?} hold out {hold_out} confidence {confidence} {families:?} batch {batch} \
              threads {threads}"
-        )
+        )?;
+        if environment.provider.is_cpu() { Ok(()) } else { write!(f, " provider {}", environment.provider) }
     }
 }
 

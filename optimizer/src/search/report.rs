@@ -43,6 +43,8 @@ pub struct SearchReport {
     pub batch: usize,
     /// Threads of a latency.
     pub threads: usize,
+    /// The execution provider of a latency.
+    pub provider: String,
     /// The report of the result.
     pub result: OptimizeReport,
     /// Seconds that everything took.
@@ -105,6 +107,7 @@ impl SearchReport {
             end: explorer.end,
             batch: options.batch,
             threads: options.environment.single_thread(),
+            provider: options.environment.provider.to_string(),
             result: optimized.report.clone(),
             seconds: 0.0,
         }

@@ -20,6 +20,7 @@ of them, or a `CalibrationDataReader`. Reports are typed dictionaries.
 | `inspect`, `text`, `diff` | structure and cost, the graph as text, differences of structure |
 | `passes` | the passes and presets |
 | `simplify`, `slim` | the model, with the arguments of onnxsim and onnxslim |
+| `distributed.calibrate`, `distributed.evaluate` | `calibrate`, and `verify` of several models, on a cluster of Ray or Dask |
 """
 
 from ._api import (

@@ -103,7 +103,7 @@ def _bytes(size: int | str) -> int:
 
 
 def _environment(
-    engine: str, library: Path_ | None, custom_ops: Sequence[Path_], threads: int, seed: int
+    engine: str, library: Path_ | None, custom_ops: Sequence[Path_], provider: str, threads: int, seed: int
 ) -> dict[str, Any]:
     path = None if library is None else os.fspath(library)
     adopt(path)
@@ -111,6 +111,7 @@ def _environment(
         "engine": engine,
         "library": path,
         "custom_ops": [os.fspath(operators) for operators in custom_ops],
+        "provider": provider,
         "threads": threads,
         "seed": seed,
     }
@@ -198,6 +199,7 @@ def optimize(
     engine: Literal["auto", "ort", "tract"] = "auto",
     library: Path_ | None = None,
     custom_ops: Sequence[Path_] = (),
+    provider: str = "cpu",
     threads: int = 0,
     seed: int = 0,
 ) -> Result[M]:
@@ -241,6 +243,7 @@ def optimize(
         engine: The engine that runs models.
         library: An ONNX Runtime library instead of that of the package `onnxruntime`.
         custom_ops: Libraries of custom operators to load; they run with your rights.
+        provider: The execution provider that deployed models run on, such as `cuda` or `openvino,device_type=GPU`.
         threads: Threads; 0 means one per core.
         seed: Seed of every random choice.
 
@@ -279,7 +282,7 @@ def optimize(
             "details": details,
             "external_data": external_data,
             "scratch": scratch,
-            "environment": _environment(engine, library, custom_ops, threads, seed),
+            "environment": _environment(engine, library, custom_ops, provider, threads, seed),
         }
         optimized = _native.optimize(source, _steps(passes, model), json.dumps(options), host)
         metric = None
@@ -330,6 +333,7 @@ def search(
     engine: Literal["auto", "ort", "tract"] = "auto",
     library: Path_ | None = None,
     custom_ops: Sequence[Path_] = (),
+    provider: str = "cpu",
     threads: int = 0,
     seed: int = 0,
 ) -> SearchResult[M]:
@@ -367,6 +371,7 @@ def search(
         engine: The engine that runs models.
         library: An ONNX Runtime library instead of that of the package `onnxruntime`.
         custom_ops: Libraries of custom operators to load.
+        provider: The execution provider that deployed models run on, such as `cuda` or `openvino,device_type=GPU`.
         threads: Threads of latencies; 0 means one.
         seed: Seed of every random choice.
     """
@@ -395,7 +400,7 @@ def search(
             "front": None if front is None else os.fspath(front),
             "resume": resume and evaluate is None,
             "scratch": None if output is None else str(Path(output).parent),
-            "environment": _environment(engine, library, custom_ops, threads, seed),
+            "environment": _environment(engine, library, custom_ops, provider, threads, seed),
         }
         metric = None if evaluate is None else _measure(evaluate, evaluate_with)
         optimized = _native.search(native(model), json.dumps(options), metric, host)
@@ -425,6 +430,7 @@ def verify(
     engine: Literal["auto", "ort", "tract"] = "auto",
     library: Path_ | None = None,
     custom_ops: Sequence[Path_] = (),
+    provider: str = "cpu",
     threads: int = 0,
     seed: int = 0,
 ) -> Verification:
@@ -453,6 +459,7 @@ def verify(
         engine: The engine that runs models.
         library: An ONNX Runtime library instead of that of the package `onnxruntime`.
         custom_ops: Libraries of custom operators to load.
+        provider: The execution provider that deployed models run on, such as `cuda` or `openvino,device_type=GPU`.
         threads: Threads; 0 means one per core.
         seed: Seed of every random choice.
 
@@ -480,7 +487,7 @@ def verify(
             "state": dict(state or {}),
             "layers": layers,
             "memory": _bytes(memory),
-            "environment": _environment(engine, library, custom_ops, threads, seed),
+            "environment": _environment(engine, library, custom_ops, provider, threads, seed),
         }
         return Verification(_native.verify(native(reference), native(candidate), json.dumps(options), host))
 
@@ -497,6 +504,7 @@ def bench(
     engine: Literal["auto", "ort", "tract"] = "auto",
     library: Path_ | None = None,
     custom_ops: Sequence[Path_] = (),
+    provider: str = "cpu",
     threads: int = 0,
     seed: int = 0,
 ) -> Benchmark:
@@ -514,6 +522,7 @@ def bench(
         engine: The engine that runs models.
         library: An ONNX Runtime library instead of that of the package `onnxruntime`.
         custom_ops: Libraries of custom operators to load.
+        provider: The execution provider that deployed models run on, such as `cuda` or `openvino,device_type=GPU`.
         threads: Threads; 0 means one.
         seed: Seed of generated inputs.
     """
@@ -526,7 +535,7 @@ def bench(
             "rounds": rounds,
             "min_time": min_time,
             "optimizations": optimizations,
-            "environment": _environment(engine, library, custom_ops, threads, seed),
+            "environment": _environment(engine, library, custom_ops, provider, threads, seed),
         }
         return Benchmark(_native.bench([native(model) for model in models], json.dumps(options), host))
 
@@ -572,7 +581,7 @@ def calibrate(
             "merge": _paths(merge),
             "positions": positions,
             "memory": _bytes(memory),
-            "environment": _environment(engine, library, custom_ops, threads, seed),
+            "environment": _environment(engine, library, custom_ops, "cpu", threads, seed),
         }
         report = _native.calibrate(native(model), os.fspath(output), json.dumps(options), host)
     return json.loads(report)  # type: ignore[no-any-return]

@@ -117,6 +117,7 @@ class Latency(TypedDict):
 
     batch: int
     threads: int
+    provider: str
     rounds: int
     before: Quartiles
     after: Quartiles
@@ -216,6 +217,7 @@ class SearchReport(TypedDict):
     end: Literal["finished", "budget", "cancelled"]
     batch: int
     threads: int
+    provider: str
     result: OptimizeReport
     seconds: float
 
@@ -258,6 +260,7 @@ class BenchReport(TypedDict):
     schema: int
     engine: str
     threads: int
+    provider: str
     batch: int
     rounds: int
     models: list[Timing]

@@ -6,7 +6,11 @@ mod handle;
 
 use crate::{
     Engine, EngineError, Feed, LoadOptions, ModelSource, Optimize, Port, PortDim, PortKind, Prepared,
-    Session, Value, engine::check_feeds, locate::Located, message::one_line, panic::catch_panic,
+    Session, Value,
+    engine::check_feeds,
+    locate::{Located, providers},
+    message::one_line,
+    panic::catch_panic,
 };
 use handle::Handle;
 use ort::{
@@ -148,6 +152,8 @@ impl OrtEngine {
         let builder = builder.with_intra_threads(options.threads).map_err(text)?;
         let builder = builder.with_inter_threads(1).map_err(text)?;
         let builder = builder.with_intra_op_spinning(options.spinning).map_err(text)?;
+        let provider = options.provider.build(options.threads)?;
+        let builder = builder.with_execution_providers(provider.as_slice()).map_err(text)?;
         match &options.optimized_model {
             Some(path) => builder.with_optimized_model_path(path).map_err(text),
             None => Ok(builder),
@@ -199,6 +205,16 @@ impl Engine for OrtEngine {
     }
 
     fn check(&self, options: &LoadOptions) -> Result<(), EngineError> {
+        let provider = &options.provider;
+        if !provider.is_cpu() {
+            let offered = providers(ort::api());
+            if !offered.iter().any(|name| name == provider.name()) {
+                let (engine, provider) = (format!("{NAME} {}", self.version), provider.clone());
+                return Err(EngineError::NoProvider { engine, provider, offered });
+            }
+            let refused = |reason| EngineError::Provider { provider: provider.clone(), reason };
+            catch_panic(|| self.builder(options).map(drop)).flatten().map_err(refused)?;
+        }
         if options.custom_op_libraries.is_empty() {
             return Ok(());
         }

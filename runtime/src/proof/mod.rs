@@ -77,7 +77,7 @@ impl<'e> Original<'e> {
             Ok(proof) => proof,
             Err(report) => return Ok(*report),
         };
-        if let Some(outcome) = proof.check_deployment() {
+        if let Some(outcome) = proof.check_deployment(options) {
             return Ok(proof.report.with(outcome));
         }
         let mut refusal = None;
@@ -203,8 +203,8 @@ fn interface_change(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::SamplesError;
     use crate::fake::{Fake, FakeEngine};
+    use crate::{LoadOptions, SamplesError};
     use pare_graph::evaluate::quality::{MeasuredOutput, OutputMeasure, QualityMeasures};
 
     fn batches(values: &[f32]) -> Vec<Result<Batch, SamplesError>> {
@@ -267,6 +267,39 @@ mod tests {
         let deployed = Fake { noise: 0.01, ..Fake::adding(0.0) };
         let engine = FakeEngine::of([("a", Fake::adding(0.0)), ("b", deployed)]);
         assert!(why(&report(&engine, &[1.0])).starts_with("differs y: with the engine's optimizations on, "));
+    }
+
+    #[test]
+    fn deployed_models_run_on_the_provider() {
+        let on = |a: Fake, b: Fake, provider: &str| {
+            let engine = FakeEngine::of([("a", a), ("b", b)]);
+            let load = LoadOptions { provider: provider.parse().unwrap(), ..LoadOptions::default() };
+            let source = |name: &'static str| ModelSource::bytes(name);
+            let options = ProofOptions { load, ..ProofOptions::default() };
+            prove(&engine, &source("a"), &source("b"), batches(&[1.0]), &options).unwrap()
+        };
+        // The floor includes the deviation of the provider from the CPU.
+        let moved = Fake { moved: 0.005, ..Fake::adding(0.0) };
+        let off_by = Fake::adding(0.01);
+        assert_eq!(why(&on(moved.clone(), off_by.clone(), "openvino")), "equal");
+        assert!(why(&on(moved.clone(), off_by, "cpu")).starts_with("differs y: it is off by"));
+        // Quality is measured there.
+        let report = on(Fake::adding(0.0), moved.clone(), "cuda,device_id=1");
+        assert!(why(&report).starts_with("differs y: on cuda,device_id=1, it is off by"), "{}", why(&report));
+        assert!(report.metrics[0].1.drift() > 0.0);
+        assert!(on(Fake::adding(0.0), moved, "cpu").metrics[0].1.drift() == 0.0);
+        // Nothing is proven for a provider that does not load the original.
+        let bound = Fake { is_cpu_only: true, ..Fake::adding(0.0) };
+        let report = on(bound.clone(), Fake::adding(0.0), "openvino");
+        assert!(
+            why(&report).starts_with("unproven: on openvino, the original does not load: fake cannot load")
+        );
+        let report = on(Fake::adding(0.0), bound, "openvino");
+        assert!(
+            why(&report).starts_with("differs : on openvino, the result does not load"),
+            "{}",
+            why(&report)
+        );
     }
 
     #[test]

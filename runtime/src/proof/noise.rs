@@ -6,9 +6,7 @@
 //! numbers), and the decisions (`Cast` to integers, `ArgMax`) that rounding may change.
 
 use super::variants::{declared_outputs, in_double_precision, perturbed};
-use crate::{
-    Comparison, Deviation, Engine, Feed, LoadOptions, ModelSource, Optimize, Port, Session, Value, epsilon,
-};
+use crate::{Comparison, Deviation, Engine, Feed, LoadOptions, ModelSource, Port, Session, Value, epsilon};
 use pare_graph::{DataType, Tensor};
 use std::cell::OnceCell;
 
@@ -47,7 +45,7 @@ type Variant = OnceCell<Option<Box<dyn Session>>>;
 
 impl<'e> Noise<'e> {
     pub fn new(engine: &'e dyn Engine, load: &LoadOptions, model: ModelSource) -> Self {
-        let load = load.with_optimize(Optimize::Off);
+        let load = load.as_written();
         let (near, far, double) = (Variant::new(), Variant::new(), Variant::new());
         Self { engine, load, model, near, far, double, declared: OnceCell::new(), unexplained: 0 }
     }

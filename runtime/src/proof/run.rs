@@ -33,8 +33,9 @@ impl Sessions {
     ) -> Result<Self, EngineError> {
         let random = seeded(model);
         let model = random.as_ref().unwrap_or(model);
-        let load = |level| engine.load(model, &options.load.with_optimize(level));
-        Ok(Self { written: load(Optimize::Off)?, deployed: load(Optimize::All), is_random: random.is_some() })
+        let deployed = engine.load(model, &options.load.with_optimize(Optimize::All));
+        let written = engine.load(model, &options.load.as_written())?;
+        Ok(Self { written, deployed, is_random: random.is_some() })
     }
 }
 
@@ -68,23 +69,32 @@ struct Outputs {
     candidate_deployed: Option<Feed>,
 }
 
-/// A run of the candidate that failed where the original runs.
+/// A batch that was not compared.
 enum Interruption {
-    /// There is too little memory for both models.
-    Memory(EngineError),
+    /// There is too little memory for both models, or the original does not run on the provider.
+    Skipped(EngineError),
+    /// The candidate fails where the original runs.
     Difference(Outcome),
 }
 
 impl Interruption {
     fn of(error: EngineError, why: &str) -> Self {
         if error.is_out_of_memory() {
-            return Self::Memory(error);
+            return Self::Skipped(error);
         }
         Self::Difference(Outcome::differs(format!("{why}: {error}")))
     }
 }
 
 impl Outputs {
+    /// The outputs of both models that quality is measured on: as written, or on the requested provider.
+    fn judged(&self, options: &ProofOptions) -> [&Feed; 2] {
+        match (&self.original_deployed, &self.candidate_deployed) {
+            (Some(original), Some(candidate)) if !options.load.provider.is_cpu() => [original, candidate],
+            _ => [&self.reference, &self.candidate],
+        }
+    }
+
     /// The deviation of the candidate as written and as deployed.
     fn compare(&self) -> [Comparison; 2] {
         self.compare_each(&|outputs| Cow::Borrowed(outputs))
@@ -115,18 +125,31 @@ impl Outputs {
     }
 }
 
+/// The condition under which deployed models run, as the start of a sentence.
+fn deployed(options: &ProofOptions) -> String {
+    match &options.load.provider {
+        provider if provider.is_cpu() => "with the engine's optimizations on".to_owned(),
+        provider => format!("on {provider}"),
+    }
+}
+
 impl ProofRun<'_, '_> {
     /// Compares whether both models load as deployed.
-    pub fn check_deployment(&mut self) -> Option<Outcome> {
+    pub fn check_deployment(&mut self, options: &ProofOptions) -> Option<Outcome> {
+        let deployed = deployed(options);
         match (&self.original.deployed, &self.candidate.deployed) {
             // A failure counts only if the original loads.
             (Ok(_), Err(error)) => {
-                let why = format!("with the engine's optimizations on, the result does not load: {error}");
+                let why = format!("{deployed}, the result does not load: {error}");
                 return Some(Outcome::differs(why));
             }
             (Err(error), _) => {
-                let note = format!("with the engine's optimizations on, the original does not load: {error}");
-                self.report.notes.push(note);
+                let why = format!("{deployed}, the original does not load: {error}");
+                // On a provider that was requested, nothing can be compared.
+                if !options.load.provider.is_cpu() {
+                    return Some(Outcome::Unproven { why });
+                }
+                self.report.notes.push(why);
             }
             (Ok(_), Ok(_)) => {}
         }
@@ -139,9 +162,9 @@ impl ProofRun<'_, '_> {
         let deploys = options.max_deployed.is_none_or(|most| self.report.samples < most);
         for step in 0..options.steps.max(1) {
             let reference = self.original.written.run(&feeds.original)?;
-            let mut outputs = match self.run_others(reference, &feeds, deploys) {
+            let mut outputs = match self.run_others(reference, &feeds, deploys, options) {
                 Ok(outputs) => outputs,
-                Err(Interruption::Memory(error)) => return Err(error),
+                Err(Interruption::Skipped(error)) => return Err(error),
                 Err(Interruption::Difference(outcome)) => return Ok(Some(outcome)),
             };
             if options.steps > 1 {
@@ -161,7 +184,8 @@ impl ProofRun<'_, '_> {
             self.report.deviation.merge(&written);
             self.report.deployed.merge(&deployed);
             let labels = batch.labels.as_deref().filter(|_| step == 0);
-            self.report.measure(reference, &outputs.candidate, labels, &options.quality, tokens.as_ref());
+            let [a, b] = outputs.judged(options);
+            self.report.measure(a, b, labels, &options.quality, tokens.as_ref());
             feeds.carry(&self.state, &outputs);
         }
         self.report.samples += batch.samples.len();
@@ -169,7 +193,13 @@ impl ProofRun<'_, '_> {
     }
 
     /// Runs the candidate, and both models as deployed; adds the noise of the original to the floor.
-    fn run_others(&mut self, reference: Feed, feeds: &Feeds, deploys: bool) -> Result<Outputs, Interruption> {
+    fn run_others(
+        &mut self,
+        reference: Feed,
+        feeds: &Feeds,
+        deploys: bool,
+        options: &ProofOptions,
+    ) -> Result<Outputs, Interruption> {
         let fails = |error| Interruption::of(error, "the result does not run where the original does");
         let candidate = self.candidate.written.run(&feeds.candidate).map_err(fails)?;
         let mut outputs = Outputs { reference, candidate, original_deployed: None, candidate_deployed: None };
@@ -177,15 +207,19 @@ impl ProofRun<'_, '_> {
             return Ok(outputs);
         }
         let original = self.original.deployed.as_mut().ok().map(|s| s.run(&feeds.original_deployed));
+        let original = match original {
+            Some(Err(error)) if !options.load.provider.is_cpu() => return Err(Interruption::Skipped(error)),
+            original => original,
+        };
         if let Some(Ok(deployed)) = &original {
             self.report.floor.add(&outputs.reference, deployed);
         }
         match self.candidate.deployed.as_mut().ok().map(|s| s.run(&feeds.candidate_deployed)) {
             Some(Err(error)) if matches!(original, Some(Ok(_))) => {
-                let why = "with the engine's optimizations on, the result does not run";
-                return Err(Interruption::of(error, why));
+                let why = format!("{}, the result does not run", deployed(options));
+                return Err(Interruption::of(error, &why));
             }
-            deployed => outputs.candidate_deployed = deployed.and_then(Result::ok),
+            candidate => outputs.candidate_deployed = candidate.and_then(Result::ok),
         }
         outputs.original_deployed = original.and_then(Result::ok);
         Ok(outputs)
@@ -307,7 +341,7 @@ impl ProofRun<'_, '_> {
         match (judge(&of_written, &report.deviation), judge(&of_deployed, &report.deployed)) {
             (Verdict::Equal, Verdict::Equal) => vacuity(report, &self.random, &self.undetermined),
             (Verdict::Equal, Verdict::Differs { output, why }) => {
-                let why = format!("with the engine's optimizations on, {why}");
+                let why = format!("{}, {why}", deployed(options));
                 Outcome::Differs { output, why }
             }
             (Verdict::Differs { output, why }, _) => match self.misdeclared.remove(&output) {

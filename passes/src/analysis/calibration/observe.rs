@@ -93,7 +93,7 @@ impl Probe {
         let sources = wanted.iter().map(find).collect::<Result<Vec<_>, _>>()?;
         let computes = sources.iter().any(|s| matches!(s, Source::Output(_)));
         let run =
-            computes.then(|| engine.load(&part, Setting::DEPLOYED.threads(tools.threads))).transpose()?;
+            computes.then(|| engine.load(&part, Setting::OPTIMIZED.threads(tools.threads))).transpose()?;
         Ok(Self { run, inputs, sources, names: given.iter().map(name).collect() })
     }
 

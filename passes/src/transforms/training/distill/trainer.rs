@@ -127,7 +127,7 @@ impl<'p, 't> Training<'p, 't> {
         let gradients = gradients.collect::<Option<Vec<_>>>();
         let gradients = gradients.ok_or_else(|| PassError::refused("a gradient is not computed"))?;
         let engine = tools.engine.ok_or_else(|| PassError::refused("it needs an engine"))?;
-        let step = engine.load(&gradient.model, Setting::DEPLOYED.threads(tools.threads))?;
+        let step = engine.load(&gradient.model, Setting::OPTIMIZED.threads(tools.threads))?;
         let held_out = HeldOut::in_batches(tools, teacher, parts)?;
         let (parameters, values) = found.into_iter().unzip();
         let (start, student) = (Weights { values }, student.clone());
