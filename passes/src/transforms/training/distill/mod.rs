@@ -16,6 +16,10 @@ mod trainer;
 pub use augment::Augmentation;
 pub use loss::DistillLoss;
 pub use optimizer::Optimizer;
+pub(super) use {
+    parameters::Weights,
+    trainer::{Companion, Training},
+};
 
 use crate::{
     analysis::weighted_layers::NameFilter,
@@ -23,7 +27,6 @@ use crate::{
     pass,
 };
 use pare_graph::Model;
-use trainer::Training;
 
 pass! {
     /// Train the remaining weights towards the outputs of the original, without labels.

@@ -51,6 +51,26 @@ const TRIAL_RANGE: (u64, u64) = (20, 300);
 /// Saved values and gradients take about this many times the bytes of the values of a forward pass.
 const BACKWARD: u64 = 3;
 
+/// A rule that changes weights in its own way beside the optimizer.
+pub trait Companion {
+    /// Changes weights after step `step` of `steps`, counted from 1, along whose gradients the optimizer went.
+    fn follow(&mut self, step: u64, steps: u64, gradients: &[Vec<f32>], weights: &mut Weights);
+
+    /// Returns true once weights may be compared with later ones: the best since then is kept.
+    fn is_settled(&self) -> bool;
+}
+
+/// The optimizer alone.
+struct Alone;
+
+impl Companion for Alone {
+    fn follow(&mut self, _: u64, _: u64, _: &[Vec<f32>], _: &mut Weights) {}
+
+    fn is_settled(&self) -> bool {
+        true
+    }
+}
+
 /// Everything that a step needs.
 pub struct Training<'p, 't> {
     pass: &'p Distill,
@@ -162,7 +182,9 @@ impl<'p, 't> Training<'p, 't> {
         };
         cx.detail("rate", rate);
         let saved = saved.filter(|saved| saved.position.schedule.is_some());
-        let best = self.train(rate, steps, position, saved, &mut checkpoint)?;
+        let schedule = Schedule { rate, steps };
+        let best = self.train(schedule, position, saved, &mut checkpoint, &mut Alone)?;
+        let best = best.unwrap_or_else(|| self.start.clone());
         checkpoint.remove();
         let (before, after) = (self.drift(&self.start)?, self.drift(&best)?);
         cx.figure("held-out drift before", before);
@@ -176,6 +198,33 @@ impl<'p, 't> Training<'p, 't> {
         cx.figure("held-out drift after", after);
         cx.detail("steps", steps as f64);
         Ok(Some(best))
+    }
+
+    /// Trains beside a companion. Returns the weights with the least held-out drift since it settled; `None` if it
+    /// did not.
+    pub fn run_beside(
+        &mut self,
+        companion: &mut dyn Companion,
+        rate: f64,
+    ) -> Result<Option<Weights>, PassError> {
+        let schedule = Schedule { rate, steps: self.steps()? };
+        self.train(schedule, Position::default(), None, &mut Checkpoint::new(""), companion)
+    }
+
+    /// The weights before training.
+    pub fn start(&self) -> &Weights {
+        &self.start
+    }
+
+    /// The position of a parameter among the weights.
+    pub fn position(&self, name: &str) -> Option<usize> {
+        self.parameters.iter().position(|parameter| parameter.name == name)
+    }
+
+    /// Leaves a parameter to a companion: the optimizer does not change it.
+    pub fn hold(&mut self, parameter: usize) {
+        let parameter = &mut self.parameters[parameter];
+        parameter.free = Some(vec![false; parameter.shape.iter().product()]);
     }
 
     /// The number of weights that are trained.
@@ -195,15 +244,7 @@ impl<'p, 't> Training<'p, 't> {
         checkpoint: &mut Checkpoint,
         run: u64,
     ) -> Result<Option<(f64, u64)>, PassError> {
-        let per_epoch = (self.data.len() / self.batch).max(1) as f64;
-        let epochs = self.pass.epochs.unwrap_or((SHOWN / self.data.len() as f64).clamp(EPOCHS.0, EPOCHS.1));
-        let mut steps = self.pass.steps.unwrap_or((epochs * per_epoch).ceil().max(1.0) as u64);
-        if let Some(minutes) = self.pass.minutes {
-            let seconds = self.seconds_per_step()?;
-            // Up to four trials take about as long as the training.
-            let share = if self.pass.rate.is_some() { 1.0 } else { 0.5 };
-            steps = steps.min((minutes * 60.0 * share / seconds) as u64).max(1);
-        }
+        let steps = self.steps()?;
         if let Some(rate) = self.pass.rate {
             return Ok(Some((rate, steps)));
         }
@@ -226,6 +267,18 @@ impl<'p, 't> Training<'p, 't> {
         Ok(best.map(|rate| (rate, steps)))
     }
 
+    /// The number of steps.
+    fn steps(&mut self) -> Result<u64, PassError> {
+        let per_epoch = (self.data.len() / self.batch).max(1) as f64;
+        let epochs = self.pass.epochs.unwrap_or((SHOWN / self.data.len() as f64).clamp(EPOCHS.0, EPOCHS.1));
+        let steps = self.pass.steps.unwrap_or((epochs * per_epoch).ceil().max(1.0) as u64);
+        let Some(minutes) = self.pass.minutes else { return Ok(steps) };
+        let seconds = self.seconds_per_step()?;
+        // Up to four trials take about as long as the training.
+        let share = if self.pass.rate.is_some() { 1.0 } else { 0.5 };
+        Ok(steps.min((minutes * 60.0 * share / seconds) as u64).max(1))
+    }
+
     /// The held-out drift after a short training; `None` if training is to end.
     fn trial(&mut self, schedule: Schedule) -> Result<Option<f64>, PassError> {
         let mut state = State::new(self.start.clone());
@@ -234,7 +287,7 @@ impl<'p, 't> Training<'p, 't> {
             if self.tools.progress.is_ending() {
                 return Ok(None);
             }
-            let loss = self.step(&mut state, schedule)?;
+            let loss = self.step(&mut state, schedule, &mut Alone)?;
             self.tools.progress.step(&stage, state.steps, schedule.steps);
             if !loss.is_finite() {
                 return Ok(Some(f64::NAN));
@@ -243,16 +296,17 @@ impl<'p, 't> Training<'p, 't> {
         self.drift(&state.weights).map(Some)
     }
 
-    /// Trains, and returns the weights with the least held-out drift, those of the start among them.
+    /// Trains, and returns the weights with the least held-out drift; `None` if none are better than those of the
+    /// start, which count once the companion has settled.
     fn train(
         &mut self,
-        rate: f64,
-        steps: u64,
+        schedule: Schedule,
         mut position: Position,
         saved: Option<Saved>,
         checkpoint: &mut Checkpoint,
-    ) -> Result<Weights, PassError> {
-        let schedule = Schedule { rate, steps };
+        companion: &mut dyn Companion,
+    ) -> Result<Option<Weights>, PassError> {
+        let steps = schedule.steps;
         let (mut state, mut best) = match saved {
             Some(saved) => (saved.state, saved.best),
             None => (State::new(self.start.clone()), None),
@@ -260,17 +314,20 @@ impl<'p, 't> Training<'p, 't> {
         let every = (steps / EVALUATIONS).max(1);
         let mut drift = match position.best {
             Some(drift) => drift,
-            None => self.drift(&self.start)?,
+            None if companion.is_settled() => self.drift(&self.start)?,
+            None => f64::INFINITY,
         };
         position.best = Some(drift);
         while state.steps < steps && position.since < PATIENCE && !self.tools.progress.is_ending() {
-            let loss = self.step(&mut state, schedule)?;
+            let was_settled = companion.is_settled();
+            let loss = self.step(&mut state, schedule, companion)?;
             if !loss.is_finite() {
                 break;
             }
             let stage = format!("distilling (loss {loss:.2e}, held-out drift {drift:.2e})");
             self.tools.progress.step(&stage, state.steps, steps);
-            if state.steps.is_multiple_of(every) || state.steps == steps {
+            let is_due = !was_settled || state.steps.is_multiple_of(every) || state.steps == steps;
+            if is_due && companion.is_settled() {
                 let new = self.drift(&state.weights)?;
                 position.since += u64::from(state.steps > steps / 2);
                 if new < drift {
@@ -283,15 +340,20 @@ impl<'p, 't> Training<'p, 't> {
             }
         }
         // Training that is ended early may be better than at its last evaluation.
-        let is_ended = state.steps < steps && position.since < PATIENCE;
+        let is_ended = state.steps < steps && position.since < PATIENCE && companion.is_settled();
         if is_ended && self.drift(&state.weights)? < drift {
             best = Some(state.weights);
         }
-        Ok(best.unwrap_or_else(|| self.start.clone()))
+        Ok(best)
     }
 
     /// Makes a step, and returns its loss.
-    fn step(&mut self, state: &mut State, schedule: Schedule) -> Result<f64, PassError> {
+    fn step(
+        &mut self,
+        state: &mut State,
+        schedule: Schedule,
+        companion: &mut dyn Companion,
+    ) -> Result<f64, PassError> {
         let per_epoch = (self.data.len() / self.batch) as u64;
         let (epoch, within) = (state.steps / per_epoch, (state.steps % per_epoch) as usize);
         let rows = self.data.rows(epoch, within * self.batch, self.batch);
@@ -299,6 +361,7 @@ impl<'p, 't> Training<'p, 't> {
         if loss.is_finite() {
             let rate = schedule.at(state.steps);
             state.step(self.pass.optimizer, &self.parameters, &gradients, rate, self.pass.decay);
+            companion.follow(state.steps, schedule.steps, &gradients, &mut state.weights);
         }
         Ok(loss)
     }
@@ -346,7 +409,7 @@ impl<'p, 't> Training<'p, 't> {
         let mut times = vec![];
         for _ in 0..4 {
             let start = Instant::now();
-            self.step(&mut State::new(self.start.clone()), Schedule { rate: 0.0, steps: 1 })?;
+            self.step(&mut State::new(self.start.clone()), Schedule { rate: 0.0, steps: 1 }, &mut Alone)?;
             times.push(start.elapsed().as_secs_f64());
         }
         times.sort_by(f64::total_cmp);
@@ -363,7 +426,7 @@ impl<'p, 't> Training<'p, 't> {
     }
 
     /// The held-out drift, or with labels the cross entropy.
-    fn drift(&self, weights: &Weights) -> Result<f64, PassError> {
+    pub fn drift(&self, weights: &Weights) -> Result<f64, PassError> {
         if self.pass.loss == Some(DistillLoss::Labels) {
             let parts = self.drifts(weights)?;
             return Ok(parts.iter().sum::<f64>() / parts.len() as f64);
