@@ -14,7 +14,7 @@ from pathlib import Path
 from common import HERE, SHARED, accuracy, markdown, model, pare, picture, samples, tested, write_csv, write_doc
 
 #: Activations in all, the points, passes over the images, and the rate.
-MODELS = {"digits-cnn": (11, [4, 6, 8, 9, 10], 60, 1e-3), "cifar-resnet20": (19, [4, 8, 13], 2, 1e-3)}
+MODELS = {"digits-cnn": (11, [4, 6, 8, 9], 60, 1e-3), "cifar-resnet20": (19, [4, 8, 13], 2, 1e-3)}
 #: How many images of CIFAR-10 are trained on.
 IMAGES = 10_000
 
