@@ -3,7 +3,7 @@
 
 `slopes.py [MODEL …] [--points 4,8]` measures some models, at some points, and leaves the rest of the CSV as it was. Trainings of
 one model make the same number of passes over the same unlabelled images, towards the original, at one rate; accuracy is that on
-other images. Images of CIFAR-10 are made by the shared tools, or lie in `--folder`."""
+other images. Images of CIFAR-10 come from the shared tools, or from `--folder`."""
 import argparse
 import csv
 import subprocess
@@ -15,6 +15,8 @@ from common import HERE, SHARED, accuracy, markdown, model, pare, picture, sampl
 
 #: Activations in all, the points, passes over the images, and the rate.
 MODELS = {"digits-cnn": (11, [4, 6, 8, 9], 60, 1e-3), "cifar-resnet20": (19, [4, 8, 13], 2, 1e-3)}
+#: Activations removed where padded convolutions are composed.
+PADDED = {"digits-cnn": [4, 8, 9]}
 #: How many images of CIFAR-10 are trained on.
 IMAGES = 10_000
 
@@ -57,6 +59,26 @@ def measure(name, points, folder, learned):
         yield row
 
 
+def padded(name, points, folder):
+    """Composed exactly, or with the larger kernel only, whose border differs: before and after training."""
+    original, test = model(name), tested(name, folder)
+    cut, trained = folder / "padded.onnx", folder / "padded-trained.onnx"
+    quiet = ["--no-prove", "--no-time", "--threads", 1]
+    _, _, epochs, rate = MODELS[name]
+    for count in points:
+        row = {"model": name, "removed": count}
+        for way, crop in (("exact", "false"), ("larger kernel", "true")):
+            passes = f"safe,remove-activations{{count={count},crop={crop}}}"
+            report = pare("optimize", original, "-o", cut, "--passes", passes, "--samples", samples(name, folder, True), *quiet)
+            options = ["--teacher", original, "--passes", f"distill{{epochs={epochs},rate={rate:g}}}"]
+            pare("optimize", cut, "-o", trained, *options, "--samples", unlabelled(name, folder), *quiet)
+            row |= {
+                f"{way}, MMAC": f"{report['after']['macs'] / 1e6:.2f}", way: f"{accuracy(cut, *test):.2f}",
+                f"{way}, trained": f"{accuracy(trained, *test):.2f}",
+            }
+        yield row
+
+
 def draw(rows):
     def paint(figure):
         names = list(dict.fromkeys(row["model"] for row in rows))
@@ -81,8 +103,9 @@ def main():
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
         new = [row for name in args.models for row in measure(name, args.points or MODELS[name][1], folder, not args.baselines)]
-    if args.baselines:
-        return
+        if args.baselines:
+            return
+        borders = [row for name in PADDED for row in padded(name, PADDED[name], folder)]
     old = HERE / "slopes.csv"
     key = lambda row: (list(MODELS).index(row["model"]), int(row["removed"]))
     rows = {key(row): row for row in csv.DictReader(open(old))} if old.exists() else {}
@@ -94,8 +117,13 @@ def main():
     for name in dict.fromkeys(row["model"] for row in rows):
         own = [{k: v for k, v in row.items() if k != "model"} for row in rows if row["model"] == name]
         text += f"## {name}\n\n{MODELS[name][2]} passes over the images.\n\n{markdown(own)}\n"
-    write_doc("slopes", "Learned slopes", text + "![accuracies](slopes.svg)\n")
+    text += "![accuracies](slopes.svg)\n\n## Padded convolutions\n\nWhere the second of two convolutions pads, the border of their composition "
+    text += "has other weights. `fold-linear` computes it, exactly; *Layer Folding* takes the larger kernel (`crop=true`), which costs less, "
+    text += "and trains the difference away.\n\n" + markdown(borders)
+    write_csv("padded", borders)
+    write_doc("slopes", "Learned slopes", text)
     picture("slopes", draw(rows), size=(10, 4))
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -185,6 +185,7 @@ impl<'t> Backward<'t> {
             let id =
                 if is_shared { self.tape.node(Node::new("Identity"), &[gradient]).id } else { gradient.id };
             let mut graph = self.tape.graph_mut();
+            // Some units only have a shape of their own.
             let of = if self.units.contains_key(&parameter) { id } else { parameter };
             let fact = graph.value(of).fact.clone();
             let mut declared = Declared::default();

@@ -122,7 +122,7 @@ impl<'t> Step<'t> {
         }
     }
 
-    /// Gives the weight in `slot` its gradient: `weight` of the gradient of the output, whose units lie along `axis`.
+    /// Gives the weight in `slot` its gradient: `weight` of the gradient of the output, which has its units along `axis`.
     /// Units that need none are left out of it.
     pub(super) fn give_weight(
         &self,
