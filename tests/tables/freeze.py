@@ -24,7 +24,7 @@ def measure(threshold, cut, images, epochs, test, folder):
     return {
         "freeze": f"{threshold:g}" if threshold else "none",
         "backward MACs saved": f"{100 * figures.get('backward MACs saved', 0.0):.1f} %",
-        "accuracy": f"{accuracy(out, *test):.2f}", "held-out drift": f"{figures['held-out drift after']:.5f}",
+        "accuracy": f"{accuracy(out, *test):.2f}", "held-out drift": f"{figures.get('held-out drift after', figures['held-out drift before']):.5f}",
         "minutes": f"{report['seconds'] / 60:.1f}",
     }
 
@@ -32,7 +32,7 @@ def measure(threshold, cut, images, epochs, test, folder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--thresholds", nargs="+", type=lambda text: None if text == "none" else float(text), default=THRESHOLDS)
-    parser.add_argument("--epochs", type=float, default=2)
+    parser.add_argument("--epochs", type=float, default=1)
     parser.add_argument("--cut", type=Path)
     parser.add_argument("--images", type=Path)
     parser.add_argument("--folder", type=Path)

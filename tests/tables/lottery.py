@@ -16,7 +16,7 @@ from common import accuracy, markdown, model, pare, tested, write_csv, write_doc
 
 TRAIN = "distill{loss=labels,steps=%d,rate=0.003}"
 #: The shares of zeros.
-RATIOS = [0.8, 0.9, 0.95, 0.98]
+RATIOS = [0.9, 0.97]
 
 
 def labelled(folder):
@@ -55,7 +55,7 @@ def measure(seed, ratios, steps, folder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--ratios", nargs="+", type=float, default=RATIOS)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

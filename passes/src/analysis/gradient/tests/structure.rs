@@ -132,7 +132,8 @@ fn gradients_of_some_units_are_those_rows_or_columns() {
         let row = |&unit: &usize| values[unit * run..(unit + 1) * run].to_vec();
         units[name].iter().flat_map(row).collect::<Vec<_>>()
     };
-    let close = |a: &[f32], b: &[f32]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-4);
+    let close =
+        |a: &[f32], b: &[f32]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-4);
     assert_eq!((&some["w"].0[..], &some["g"].0[..]), (&[2, 2, 3, 3][..], &[2, 3][..]));
     assert!(close(&some["w"].1, &rows("w", 18)) && close(&some["g"].1, &rows("g", 3)));
     let column: Vec<_> = full["m"].1.iter().skip(1).step_by(3).copied().collect();

@@ -72,8 +72,8 @@ impl Equilibrium {
             }
             let axis = if at.is("Conv") { 1 } else { output.rank().ok()?.checked_sub(1)? };
             let run = if linear.outputs > 1 { linear.offset(0, 1, 0) } else { linear.offset(1, 0, 0) };
-            let bias = at.optional(2).filter(|bias| graph.use_count(bias.id) == 1);
-            let bias = bias.and_then(|bias| position(bias.name()));
+            let bias = linear.bias_value().filter(|&bias| graph.use_count(bias) == 1);
+            let bias = bias.and_then(|bias| position(&graph.value(bias).name));
             let bias = bias.filter(|&i| parameters[i].shape.iter().product::<usize>() == units);
             Some(Layer { output: output.name().into(), axis, units, weight, run, bias })
         };
@@ -97,7 +97,8 @@ impl Equilibrium {
             let units: Vec<_> = (0..layer.units).filter(|&unit| is_moving[unit]).collect();
             let of = layer.units;
             let weight = Moving { parameter: layer.weight, units, of, run: layer.run, is_weight: true };
-            let bias = layer.bias.map(|parameter| Moving { parameter, run: 1, is_weight: false, ..weight.clone() });
+            let bias =
+                layer.bias.map(|parameter| Moving { parameter, run: 1, is_weight: false, ..weight.clone() });
             found.extend([Some(weight), bias].into_iter().flatten());
         }
         found
@@ -129,7 +130,8 @@ impl Motion {
         let similarity: Vec<_> = sums.into_iter().map(cosine).collect();
         let Some(before) = self.similarity.replace(similarity.clone()) else { return vec![true; units] };
         let known = self.velocity.take().unwrap_or_else(|| vec![0.0; units]);
-        let velocity = similarity.iter().zip(&before).zip(&known).map(|((new, old), v)| new - old - MOMENTUM * v);
+        let velocity =
+            similarity.iter().zip(&before).zip(&known).map(|((new, old), v)| new - old - MOMENTUM * v);
         let velocity: Vec<f64> = velocity.collect();
         let is_moving = velocity.iter().map(|v| v.is_nan() || v.abs() >= threshold).collect();
         self.velocity = Some(velocity);

@@ -192,7 +192,9 @@ impl<'p, 't> Training<'p, 't> {
             cx.decline("the outputs do not depend on float weights through operators with gradients");
             return Ok(None);
         }
-        for (parameter, _) in parameters.iter_mut().zip(&step.gradients).filter(|(_, output)| output.is_none()) {
+        for (parameter, _) in
+            parameters.iter_mut().zip(&step.gradients).filter(|(_, output)| output.is_none())
+        {
             parameter.hold();
         }
         let held_out = HeldOut::in_batches(tools, teacher, parts)?;
@@ -394,7 +396,9 @@ impl<'p, 't> Training<'p, 't> {
                     (position.best, position.since) = (Some(drift), 0);
                 }
             }
-            if let Some(rest) = rest.as_mut().filter(|_| state.steps.is_multiple_of(every) && state.steps < steps) {
+            if let Some(rest) =
+                rest.as_mut().filter(|_| state.steps.is_multiple_of(every) && state.steps < steps)
+            {
                 let moving = rest.equilibrium.observe(&self.units(&rest.equilibrium, &state.weights)?);
                 self.train_only(moving, &rest.free)?;
             }
