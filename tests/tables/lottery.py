@@ -16,7 +16,7 @@ from common import accuracy, markdown, model, pare, tested, write_csv, write_doc
 
 TRAIN = "distill{loss=labels,steps=%d,rate=0.003}"
 #: The shares of zeros.
-RATIOS = [0.9, 0.97]
+RATIOS = [0.8]
 
 
 def labelled(folder):

@@ -12,8 +12,8 @@ pass! {
     /// Each `Relu` becomes `y = x` where `x ≥ 0`, else `a·x`, with one slope `a` from 0 to 1, which starts at 0
     /// (*Layer Folding*, Dror et al. 2021). Slopes and weights are trained together, without labels, towards the
     /// outputs of the original: the loss is that of `distill` plus `λ Σ|1 − aᵖ|`, with `p = 1`, since for larger `p`
-    /// it has no derivative at the start. `λ` rises to `penalty` over the first half of the steps, with `count` up to a
-    /// hundred times that, so that those slopes arrive first that the outputs need least.
+    /// it has no derivative at the start. `λ` rises to `penalty` over the first half of the steps, so that those
+    /// slopes arrive first that the outputs need least.
     ///
     /// A slope that reaches `threshold` becomes 1 and stays; the weights are trained on. When `count` have arrived,
     /// or half of the steps are made, the others go back: those below `1 − threshold` to 0, and the rest are trained
@@ -49,10 +49,8 @@ pass! {
 
 /// The first factor of the penalty, as a share of the last.
 const LEAST_PENALTY: f64 = 1e-2;
-/// The last factor if a number of slopes has to arrive, as a multiple of the option.
-const MOST_PENALTY: f64 = 1e2;
 /// A slope that nothing holds back arrives in one in so many of the steps in which the penalty rises.
-const TRAVEL: f64 = 5.0;
+const TRAVEL: f64 = 10.0;
 
 impl Pass for LearnSlopes {
     fn validate(&self) -> Result<(), String> {
@@ -190,8 +188,7 @@ impl Site {
             patch.replace(output, new);
             Ok::<_, Decline>(patch)
         })();
-        let lost =
-            |_| PassError::refused(format!("`{}` is not the output of a `Relu` any more", self.output));
+        let lost = |_| PassError::refused(format!("`{}` is not the output of a `Relu` any more", self.output));
         graph.apply(patch.map_err(lost)?).map_err(refused)?;
         Ok(())
     }
@@ -266,9 +263,8 @@ impl Companion for Slopes {
     fn follow(&mut self, step: u64, steps: u64, gradients: &[Vec<f32>], weights: &mut Weights) {
         let rise = (steps / 2).max(1) as f64;
         let risen = (step as f64 / rise).min(1.0);
-        let most = if self.count.is_some() { MOST_PENALTY } else { 1.0 };
         let (push, lambda) = match self.released {
-            None => (1.0, self.penalty * LEAST_PENALTY.powf(1.0 - risen) * most.powf(risen)),
+            None => (1.0, self.penalty * LEAST_PENALTY.powf(1.0 - risen)),
             Some(lambda) => (0.0, lambda),
         };
         let left = if self.released.is_some() { 1.0 - step as f64 / steps as f64 } else { 1.0 };
@@ -323,7 +319,7 @@ mod tests {
     #[test]
     fn slopes_arrive_that_cost_least() {
         let pass = LearnSlopes::default();
-        // With a penalty of 0.25 the second slope gets to 0.25 / 2, and goes back after its release.
+        // With a penalty of 0.25 the slope of the second stops at 0.25 / 2, and goes back after its release.
         let (values, slopes) = trained(&pass, &[0.01, 2.0, 0.1, 20.0], 400);
         assert_eq!((values[0], values[2], values[3]), (1.0, 1.0, 0.0));
         assert!(values[1] > 0.0 && values[1] < 0.12, "{values:?}");
