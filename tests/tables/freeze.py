@@ -11,7 +11,7 @@ from common import accuracy, markdown, model, pare, samples, tested, write_csv, 
 from slopes import unlabelled
 
 NAME, CUT = "cifar-resnet20", "safe,prune-channels{macs=0.333,streams=true}"
-THRESHOLDS = [None, 1e-4, 1e-3, 1e-2]
+THRESHOLDS = [None, 1e-3, 1e-2]
 
 
 def measure(threshold, cut, images, epochs, test, folder):
@@ -25,7 +25,6 @@ def measure(threshold, cut, images, epochs, test, folder):
         "freeze": f"{threshold:g}" if threshold else "none",
         "backward MACs saved": f"{100 * figures.get('backward MACs saved', 0.0):.1f} %",
         "accuracy": f"{accuracy(out, *test):.2f}", "held-out drift": f"{figures.get('held-out drift after', figures['held-out drift before']):.5f}",
-        "minutes": f"{report['seconds'] / 60:.1f}",
     }
 
 
@@ -48,7 +47,7 @@ def main():
         rows = [measure(threshold, cut, images, args.epochs, test, folder) for threshold in args.thresholds]
     write_csv("freeze", rows)
     text = f"{__doc__.split('`--cut`')[0].strip()}\n\n{args.epochs:g} passes over the images at a rate of 0.001; before training, {start:.2f} % of the "
-    text += f"10,000 test images are classified correctly.\n\n{markdown(rows)}"
+    text += f"10,000 test images are classified correctly. Where all units rest too early, nothing is gained, and the input is returned.\n\n{markdown(rows)}"
     write_doc("freeze", "Units at rest", text)
 
 
