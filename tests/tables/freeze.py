@@ -46,7 +46,7 @@ def main():
         start = accuracy(cut, *test)
         rows = [measure(threshold, cut, images, args.epochs, test, folder) for threshold in args.thresholds]
     write_csv("freeze", rows)
-    text = f"{__doc__.split('`--cut`')[0].strip()}\n\n{args.epochs:g} passes over the images at a rate of 0.001; before training, {start:.2f} % of the "
+    text = f"{__doc__.split('`--cut`')[0].strip()}\n\n{args.epochs:g} times over the images at a rate of 0.001; before training, {start:.2f} % of the "
     text += f"10,000 test images are classified correctly. Where all units rest too early, nothing is gained, and the input is returned.\n\n{markdown(rows)}"
     write_doc("freeze", "Units at rest", text)
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Lottery tickets: a sparse network that trains as well as the dense one, if it starts from the dense one's first weights.
+"""Lottery tickets: the claim that a sparse network trains as well as the dense one if it starts from the dense one's first weights.
 
 From each seed, `digits-init` is trained with labels. The mask of its largest weights is then applied to the first weights, and
 what remains is trained in the same way (the *ticket*; Frankle and Carbin, 2019), beside a random mask with as many weights in

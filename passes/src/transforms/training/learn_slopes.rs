@@ -188,7 +188,8 @@ impl Site {
             patch.replace(output, new);
             Ok::<_, Decline>(patch)
         })();
-        let lost = |_| PassError::refused(format!("`{}` is not the output of a `Relu` any more", self.output));
+        let lost =
+            |_| PassError::refused(format!("`{}` is not the output of a `Relu` any more", self.output));
         graph.apply(patch.map_err(lost)?).map_err(refused)?;
         Ok(())
     }

@@ -242,8 +242,9 @@ fn units_at_equilibrium_save_a_part_of_the_backward_pass() {
     let (none, some, all) = (train(Some(1e-30)), train(Some(1e-5)), train(Some(10.0)));
     assert!(saved(&none) < 0.05 && after(&none) / after(&plain) < 2.0, "{} {}", saved(&none), after(&none));
     assert!(saved(&some) > saved(&none) && saved(&some) < saved(&all), "{}", saved(&some));
-    // Velocities are known after two of sixteen parts; then all weights and biases rest, and nothing is computed.
-    assert!((saved(&all) - 14.0 / 16.0).abs() < 0.02 && after(&all) > after(&plain), "{}", saved(&all));
+    // Velocities are known after two of sixteen parts. Then all weights and biases rest and nothing is computed, until
+    // training ends after thirteen, five of the second half without a gain.
+    assert!((saved(&all) - 11.0 / 13.0).abs() < 0.02 && after(&all) > after(&plain), "{}", saved(&all));
 }
 
 #[test]
