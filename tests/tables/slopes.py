@@ -113,10 +113,12 @@ def main():
     for name in dict.fromkeys(row["model"] for row in rows):
         own = [{k: v for k, v in row.items() if k != "model"} for row in rows if row["model"] == name]
         text += f"## {name}\n\n{MODELS[name][2]} passes over the images.\n\n{markdown(own)}\n"
-    text += "![accuracies](slopes.svg)\n\n## Padded convolutions\n\nWhere the second of two convolutions pads, the border of their composition "
-    text += "has other weights. `fold-linear` computes it, exactly; *Layer Folding* takes the larger kernel (`crop=true`), which costs less, "
-    text += "and trains the difference away.\n\n" + markdown(borders)
-    write_csv("padded", borders)
+    text += "![accuracies](slopes.svg)\n"
+    if borders:
+        text += "\n## Padded convolutions\n\nWhere the second of two convolutions pads, the border of their composition has other weights. "
+        text += "`fold-linear` computes it, exactly; *Layer Folding* takes the larger kernel (`crop=true`), which costs less, and trains "
+        text += "the difference away.\n\n" + markdown(borders)
+        write_csv("padded", borders)
     write_doc("slopes", "Learned slopes", text)
     picture("slopes", draw(rows), size=(10, 4))
 
