@@ -84,6 +84,7 @@ pub static PASSES: &[&PassInfo] = &[
     &weights::QuantizeWeights::INFO,
     // trained weights
     &training::Distill::INFO,
+    &training::LearnSlopes::INFO,
     // other number formats
     &precision::ConvertPrecision::INFO,
 ];

@@ -275,6 +275,7 @@ const LOSSY: &[&str] = &[
     "crop-kernels",
     "merge-tokens{r=1}",
     "distill{steps=2,rate=0.001,batch=4}",
+    "learn-slopes{count=1,steps=4,batch=4}",
     "add-early-exit{agreement=0.5,allow_interface_change=true}",
 ];
 

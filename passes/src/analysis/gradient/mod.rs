@@ -17,6 +17,7 @@ mod tests;
 
 use indexmap::IndexMap;
 use pare_graph::{DataType, InferError, Model};
+use std::collections::HashMap;
 
 pub use rules::operators;
 
@@ -84,7 +85,25 @@ pub fn differentiate(
     loss: &str,
     parameters: &[String],
 ) -> Result<Differentiated, GradientError> {
-    reverse::differentiate(model, loss, parameters)
+    differentiate_units(model, loss, parameters, &HashMap::new())
+}
+
+/// Differentiates like [`differentiate`], but parameters that `units` names only in part.
+///
+/// A unit is an output channel of the layer whose weight the parameter is. The gradient holds these units only, in this
+/// order, along their axis; that of a layer whose rule cannot leave any out, or of a parameter with several users, holds
+/// all. A parameter without units is an input that has no gradient, and what only it needs is not computed.
+///
+/// # Errors
+///
+/// See [`GradientError`].
+pub fn differentiate_units(
+    model: &Model,
+    loss: &str,
+    parameters: &[String],
+    units: &HashMap<String, Vec<usize>>,
+) -> Result<Differentiated, GradientError> {
+    reverse::differentiate(model, loss, parameters, units)
 }
 
 /// Returns true for the element types that gradients have.

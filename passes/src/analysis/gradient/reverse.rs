@@ -13,19 +13,26 @@ pub(super) fn differentiate(
     model: &Model,
     loss: &str,
     parameters: &[String],
+    units: &HashMap<String, Vec<usize>>,
 ) -> Result<Differentiated, GradientError> {
     let version = model.graph.opset("").unwrap_or(1);
     if version < OPSET {
         return Err(GradientError::Opset { version });
     }
     let mut model = model.clone();
-    let parameters = free(&mut model.graph, parameters)?;
+    let mut parameters = free(&mut model.graph, parameters)?;
+    let units = |v: &ValueId| units.get(&model.graph.value(*v).name);
+    parameters.retain(|v| units(v).is_none_or(|units| !units.is_empty()));
+    // The terms of several uses would not have the same units.
+    let partial = parameters.iter().filter(|v| model.graph.use_count(**v) == 1);
+    let partial: HashMap<_, _> = partial.filter_map(|v| Some((*v, units(v)?.clone()))).collect();
     model.infer()?;
     let loss = scalar_output(&model.graph, loss)?;
     let nodes = model.graph.nodes();
     let active = active(&model.graph, &nodes, &parameters);
     let tape = Tape::new(std::mem::take(&mut model.graph));
-    let mut backward = Backward { tape: &tape, active, terms: HashMap::new(), stopped: IndexSet::new() };
+    let terms = HashMap::new();
+    let mut backward = Backward { tape: &tape, active, units: partial, terms, stopped: IndexSet::new() };
     backward.run(loss, &nodes);
     let gradients = backward.outputs(&parameters);
     let stopped = backward.stopped.into_iter().collect();
@@ -88,6 +95,8 @@ fn has_gradient(value: ValueRef<'_>) -> bool {
 struct Backward<'t> {
     tape: &'t Tape,
     active: HashSet<ValueId>,
+    /// The units of a gradient, where others are left out.
+    units: HashMap<ValueId, Vec<usize>>,
     /// The terms of the gradient of each value, one for each use.
     terms: HashMap<ValueId, Vec<ValueId>>,
     stopped: IndexSet<String>,
@@ -135,7 +144,8 @@ impl<'t> Backward<'t> {
             return;
         }
         let rule = self.tape.read(|graph| rules::of(graph.at(node), captures));
-        let step = Step::new(self.tape, node, gradients, wanted);
+        let units = inputs.iter().map(|v| v.and_then(|v| self.units.get(&v).cloned())).collect();
+        let step = Step::new(self.tape, node, gradients, wanted, units);
         let result = rule.and_then(|rule| rule(&step));
         let given = step.finish();
         match result {
@@ -175,7 +185,9 @@ impl<'t> Backward<'t> {
             let id =
                 if is_shared { self.tape.node(Node::new("Identity"), &[gradient]).id } else { gradient.id };
             let mut graph = self.tape.graph_mut();
-            let fact = graph.value(parameter).fact.clone();
+            // Some units only have a shape of their own.
+            let of = if self.units.contains_key(&parameter) { id } else { parameter };
+            let fact = graph.value(of).fact.clone();
             let mut declared = Declared::default();
             declared.ty = Type::of(&fact);
             graph.set_fact(id, fact);

@@ -17,6 +17,8 @@ pub(super) struct Step<'t> {
     gradients: Vec<Option<ValueId>>,
     /// Inputs that have a gradient.
     wanted: Vec<bool>,
+    /// The units of the gradient of each input, where others are left out.
+    units: Vec<Option<Vec<usize>>>,
     given: RefCell<Vec<(ValueId, ValueId)>>,
     declined: RefCell<Vec<Decline>>,
 }
@@ -33,10 +35,11 @@ impl<'t> Step<'t> {
         node: NodeId,
         gradients: Vec<Option<ValueId>>,
         wanted: Vec<bool>,
+        units: Vec<Option<Vec<usize>>>,
     ) -> Self {
         let (inputs, outputs) = tape.read(|graph| (graph.inputs_of(node), graph.outputs_of(node)));
         let (given, declined) = (RefCell::default(), RefCell::default());
-        Self { tape, node, inputs, outputs, gradients, wanted, given, declined }
+        Self { tape, node, inputs, outputs, gradients, wanted, units, given, declined }
     }
 
     pub(super) fn finish(self) -> Given {
@@ -116,6 +119,25 @@ impl<'t> Step<'t> {
         match gradient() {
             Ok(gradient) => self.give(slot, gradient),
             Err(why) => self.declined.borrow_mut().push(why),
+        }
+    }
+
+    /// Gives the weight in `slot` its gradient: `weight` of the gradient of the output, which has its units along `axis`.
+    /// Units that need none are left out of it.
+    pub(super) fn give_weight(
+        &self,
+        slot: usize,
+        dy: Term<'t>,
+        axis: usize,
+        weight: impl FnOnce(Term<'t>) -> Result<Term<'t>, Decline>,
+    ) {
+        match self.units.get(slot).and_then(Option::as_ref).filter(|_| self.wants(slot)) {
+            None => self.give_with(slot, || weight(dy)),
+            Some(units) => match (self.inputs[slot], weight(dy.take(axis, units))) {
+                (Some(id), Ok(gradient)) => self.given.borrow_mut().push((id, gradient.id)),
+                (None, _) => {}
+                (_, Err(why)) => self.declined.borrow_mut().push(why),
+            },
         }
     }
 

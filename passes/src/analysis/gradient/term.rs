@@ -383,6 +383,11 @@ impl<'t> Term<'t> {
         self.tape.node(Node::new("Slice"), &inputs[..if unit { 4 } else { 5 }])
     }
 
+    /// The elements at these indices of an axis.
+    pub(super) fn take(self, axis: usize, indices: &[usize]) -> Term<'t> {
+        self.with_ints(Node::new("Gather").with("axis", axis as i64), &signed(indices))
+    }
+
     /// Adds zeros before and after each axis; negative pads remove elements.
     pub(super) fn pad(self, pads: &[(i64, i64)]) -> Term<'t> {
         if pads.iter().all(|&pad| pad == (0, 0)) {

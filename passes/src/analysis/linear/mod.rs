@@ -195,6 +195,11 @@ impl Linear {
         !(self.bias == Bias::Missing || self.quantized && self.bias == Bias::Slot)
     }
 
+    /// The constant that holds the bias, if there is one.
+    pub fn bias_value(&self) -> Option<ValueId> {
+        if let Bias::Constant(id, _) = self.bias { Some(id) } else { None }
+    }
+
     /// Returns whether the weights are dequantized, so that they cannot be changed.
     pub fn is_quantized(&self) -> bool {
         self.quantized

@@ -1,5 +1,7 @@
 //! Training of weights by gradient steps.
 
 mod distill;
+mod learn_slopes;
 
 pub use distill::{Augmentation, Distill, DistillLoss, Optimizer};
+pub use learn_slopes::LearnSlopes;

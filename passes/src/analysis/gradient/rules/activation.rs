@@ -34,12 +34,12 @@ pub(super) fn leaky_relu(s: &Step<'_>) -> Done {
     s.unary(|x, _, dy| x.below(0.0).select(dy * alpha, dy))
 }
 
-/// `y = x` where `x ≥ 0`, else `a·x`; `dx = dy` or `a·dy`, `da = dy·x` where `x < 0`.
+/// `y = x` where `x ≥ 0`, else `a·x`; with `d = dy` where `x < 0`, else 0, `dx = dy + (a − 1)·d` and `da = d·x`.
 pub(super) fn prelu(s: &Step<'_>) -> Done {
     let (x, slope, dy) = (s.x(0)?, s.x(1)?, s.dy()?);
-    let negative = x.below(0.0);
-    s.give_with(0, || Ok(negative.select(dy * slope, dy)));
-    s.give_with(1, || Ok((dy * x).where_true(negative)));
+    let below = dy.where_true(x.below(0.0));
+    s.give_with(0, || Ok(dy + below * (slope - 1.0)));
+    s.give_with(1, || Ok(below * x));
     Ok(())
 }
 

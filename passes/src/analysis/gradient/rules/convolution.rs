@@ -20,7 +20,11 @@ pub(super) fn conv(s: &Step<'_>) -> Done {
         let (sizes, windows) = (spatial(x)?, spatial(dy)?);
         Ok(geometry.transposed(dy, w, view.group, &sizes, &windows))
     });
-    s.give_with(1, || weight(x, dy, &geometry, view.group));
+    if view.group == 1 {
+        s.give_weight(1, dy, 1, |dy| weight(x, dy, &geometry, 1));
+    } else {
+        s.give_with(1, || weight(x, dy, &geometry, view.group));
+    }
     s.give_with(2, || bias(dy));
     Ok(())
 }

@@ -17,7 +17,7 @@ pub(super) fn matmul(s: &Step<'_>) -> Done {
         // The rows of all batches together: one product instead of many, and no sum of many.
         if let (Ok(rows), Ok(dy)) = (rows(a), rows(dy)) {
             s.give_with(0, || dy.gemm(false, b, true, 1.0).reshape_like(a));
-            s.give_with(1, || Ok(rows.gemm(true, dy, false, 1.0)));
+            s.give_weight(1, dy, 1, |dy| Ok(rows.gemm(true, dy, false, 1.0)));
             return Ok(());
         }
     }
@@ -60,7 +60,7 @@ pub(super) fn gemm(s: &Step<'_>) -> Done {
     s.give_with(0, || {
         Ok(if trans_a { b.gemm(trans_b, dy, true, alpha) } else { dy.gemm(false, b, !trans_b, alpha) })
     });
-    s.give_with(1, || {
+    s.give_weight(1, dy, 1, |dy| {
         Ok(if trans_b { dy.gemm(true, a, trans_a, alpha) } else { a.gemm(!trans_a, dy, false, alpha) })
     });
     s.give_with(2, || {

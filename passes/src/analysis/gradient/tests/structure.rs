@@ -1,10 +1,12 @@
 //! Interface, sums over uses, and reasons.
 
 use crate::{
-    analysis::gradient::{GradientError, differentiate},
+    analysis::gradient::{Differentiated, GradientError, differentiate, differentiate_units},
     framework::testing::{model, model_at},
 };
-use pare_graph::Model;
+use pare_graph::{Evaluate, Model, Setting, Tensor};
+use pare_tests::fixtures::evaluator;
+use std::collections::HashMap;
 
 fn names(names: &[&str]) -> Vec<String> {
     names.iter().map(|&name| name.to_owned()).collect()
@@ -74,4 +76,75 @@ fn a_shared_gradient_has_an_output_for_each_parameter() {
     let outputs: Vec<_> = result.gradients.values().cloned().collect();
     assert_eq!(outputs, ["a_gradient", "b_gradient"]);
     result.model.check().unwrap();
+}
+
+/// The gradient of each parameter, with all inputs drawn from a seed.
+fn gradients(found: &Differentiated, inputs: &[(&str, &[usize])]) -> HashMap<String, (Vec<usize>, Vec<f32>)> {
+    let mut rng = fastrand::Rng::with_seed(3);
+    let mut draw = |shape: &[usize]| {
+        let values: Vec<_> = (0..shape.iter().product()).map(|_| rng.f32() - 0.5).collect();
+        Tensor::from_slice(shape, &values).unwrap()
+    };
+    let feeds: Vec<_> = inputs.iter().map(|(name, shape)| (*name, draw(shape))).collect();
+    let feeds: Vec<_> = feeds.iter().map(|(name, tensor)| (*name, tensor)).collect();
+    let outputs = evaluator().load(&found.model, Setting::PLAIN).unwrap().run(&feeds).unwrap();
+    let names = found.model.graph.outputs().iter().map(|&v| found.model.graph.value(v).name.clone());
+    let named: HashMap<_, _> = names.zip(outputs).collect();
+    let one = |(parameter, gradient): (&String, &String)| {
+        let tensor = &named[gradient];
+        (parameter.clone(), (tensor.shape().to_vec(), tensor.to_vec().unwrap()))
+    };
+    found.gradients.iter().map(one).collect()
+}
+
+#[test]
+fn gradients_of_some_units_are_those_rows_or_columns() {
+    let zeros = |count: usize| vec!["0"; count].join(",");
+    let source = format!(
+        "main (float[2,2,5,5] x) => (float loss) <float[4,2,3,3] w = {{{}}}, float[4] b = {{0,0,0,0}},
+            float[36,3] m = {{{}}}, float[5,3] g = {{{}}}, float[2,2,3,3] d = {{{}}}, int64[2] to = {{2,-1}}> {{
+            c = Conv(x, w, b) r = Tanh(c) f = Reshape(r, to) p = MatMul(f, m) q = Gemm<transB = 1>(p, g)
+            e = Conv(x, d) t = Mul(q, q) u = Mul(e, e) v = ReduceSum<keepdims = 0>(t) k = ReduceSum<keepdims = 0>(u)
+            loss = Add(v, k) }}",
+        zeros(72),
+        zeros(108),
+        zeros(15),
+        zeros(36)
+    );
+    let (model, all) = (model(&source), names(&["w", "b", "m", "g", "d"]));
+    let inputs: [(&str, &[usize]); 6] = [
+        ("x", &[2, 2, 5, 5]),
+        ("w", &[4, 2, 3, 3]),
+        ("b", &[4]),
+        ("m", &[36, 3]),
+        ("g", &[5, 3]),
+        ("d", &[2, 2, 3, 3]),
+    ];
+    let full = gradients(&differentiate(&model, "loss", &all).unwrap(), &inputs);
+    let units = [("w", vec![3, 0]), ("m", vec![1]), ("g", vec![2, 4]), ("d", vec![])];
+    let units: HashMap<_, _> = units.into_iter().map(|(name, units)| (name.to_owned(), units)).collect();
+    let found = differentiate_units(&model, "loss", &all, &units).unwrap();
+    found.model.check().unwrap();
+    let some = gradients(&found, &inputs);
+    assert!(!some.contains_key("d") && some["b"] == full["b"]);
+    let rows = |name: &str, run: usize| {
+        let values = &full[name].1;
+        let row = |&unit: &usize| values[unit * run..(unit + 1) * run].to_vec();
+        units[name].iter().flat_map(row).collect::<Vec<_>>()
+    };
+    let close =
+        |a: &[f32], b: &[f32]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-4);
+    assert_eq!((&some["w"].0[..], &some["g"].0[..]), (&[2, 2, 3, 3][..], &[2, 3][..]));
+    assert!(close(&some["w"].1, &rows("w", 18)) && close(&some["g"].1, &rows("g", 3)));
+    let column: Vec<_> = full["m"].1.iter().skip(1).step_by(3).copied().collect();
+    assert!(close(&some["m"].1, &column) && column.iter().any(|v| *v != 0.0));
+}
+
+#[test]
+fn a_weight_with_several_users_has_all_of_its_gradient() {
+    let source = "main (float[2,2] x) => (float loss) <float[2,2] w = {1,2,3,4}> \
+                  { y = MatMul(x, w) z = MatMul(y, w) loss = ReduceSum<keepdims = 0>(z) }";
+    let units = HashMap::from([("w".to_owned(), vec![1])]);
+    let found = differentiate_units(&model(source), "loss", &names(&["w"]), &units).unwrap();
+    assert_eq!(values(&found.model, found.model.graph.outputs()), ["loss float[]", "w_gradient float[2,2]"]);
 }

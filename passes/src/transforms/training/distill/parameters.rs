@@ -16,6 +16,13 @@ pub struct Parameter {
     pub codes: Option<Codes>,
 }
 
+impl Parameter {
+    /// Lets no element change.
+    pub fn hold(&mut self) {
+        self.free = Some(vec![false; self.shape.iter().product()]);
+    }
+}
+
 /// Sparse weights have at least this share of zeros, and these stay.
 const SPARSE: f64 = 0.05;
 
@@ -114,6 +121,16 @@ pub fn patch(graph: &Graph, parameters: &[Parameter], weights: &Weights) -> Resu
         patch.set_data(id, tensor);
     }
     Ok(Some(patch))
+}
+
+/// A patch that sets the floats of the parameters, of integers too; `None` if the graph has no nodes.
+pub fn patch_floats(
+    graph: &Graph,
+    parameters: &[Parameter],
+    weights: &Weights,
+) -> Result<Option<Patch>, PassError> {
+    let floats: Vec<_> = parameters.iter().map(|p| Parameter { codes: None, ..p.clone() }).collect();
+    patch(graph, &floats, weights)
 }
 
 /// The values of a parameter as a tensor.

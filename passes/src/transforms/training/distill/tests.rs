@@ -227,6 +227,27 @@ fn quantized_weights_get_better_integers() {
 }
 
 #[test]
+fn units_at_equilibrium_save_a_part_of_the_backward_pass() {
+    let samples = random(600, &[3]);
+    let with = Tools { samples: Some(&samples), ..tools() };
+    let train = |freeze| {
+        let pass = Distill { freeze, epochs: Some(60.0), rate: Some(0.01), ..Distill::default() };
+        distilled(&pass, &model(TEACHER), &model(STUDENT), with).unwrap().1
+    };
+    let saved = |report: &StepReport| figure(report, "backward MACs saved");
+    let after = |report: &StepReport| figure(report, "held-out drift after");
+    let plain = train(None);
+    assert!(plain.figures().all(|(name, _)| name != "backward MACs saved"));
+    // Nothing is slower than this, and everything slower than that.
+    let (none, some, all) = (train(Some(1e-30)), train(Some(1e-5)), train(Some(10.0)));
+    assert!(saved(&none) < 0.05 && after(&none) / after(&plain) < 2.0, "{} {}", saved(&none), after(&none));
+    assert!(saved(&some) > saved(&none) && saved(&some) < saved(&all), "{}", saved(&some));
+    // Velocities are known after two of sixteen parts. Then all weights and biases rest and nothing is computed, until
+    // training ends after thirteen, five of the second half without a gain.
+    assert!((saved(&all) - 11.0 / 13.0).abs() < 0.02 && after(&all) > after(&plain), "{}", saved(&all));
+}
+
+#[test]
 fn training_is_reproducible() {
     let samples = random(200, &[3]);
     let with = Tools { samples: Some(&samples), threads: 1, ..tools() };
@@ -344,6 +365,8 @@ fn refuses_options_that_contradict() {
     for (text, why) in [
         ("distill{epochs=1,steps=2}", "`epochs` and `steps` exclude each other"),
         ("distill{rate=0}", "`rate` is a positive number, not 0"),
+        ("distill{freeze=0}", "`freeze` is a positive number, not 0"),
+        ("distill{freeze=0.1,checkpoint=a}", "`freeze` and `checkpoint` exclude each other"),
         ("distill{batch=0}", "`steps` and `batch` are at least 1"),
         ("distill{loss=l1}", "unknown variant `l1`"),
     ] {

@@ -4,18 +4,19 @@ use super::{
     Distill,
     checkpoint::{Checkpoint, Position, Saved, fingerprint},
     data::Data,
+    equilibrium::{Equilibrium, Moving},
     loss::{DistillLoss, LossModel, targets},
     optimizer::{Optimizer, State},
-    parameters::{Parameter, Weights, count, parameters, patch, tensor},
+    parameters::{Parameter, Weights, count, parameters, patch, patch_floats, tensor},
     quantized::unfold,
     rate,
     schedule::Schedule,
 };
 use crate::{
     analysis::{
-        calibration::{batches_of, bytes_per_sample, fixed_batch},
+        calibration::{Probe, batches_of, bytes_per_sample, fixed_batch, no_samples, open_inputs},
         evaluation::HeldOut,
-        gradient::{OPSET, differentiate},
+        gradient::{OPSET, differentiate_units},
         opset::raised,
         quality::measures_of,
         samples::Split,
@@ -27,7 +28,7 @@ use pare_graph::{
     evaluate::quality::{class_rows, log_probabilities},
     ops::Bindings,
 };
-use std::{ops::Range, time::Instant};
+use std::{collections::HashMap, ops::Range, time::Instant};
 
 /// The share of the samples that is held out: one in this many.
 const HELD_OUT: usize = 10;
@@ -51,6 +52,26 @@ const TRIAL_RANGE: (u64, u64) = (20, 300);
 /// Saved values and gradients take about this many times the bytes of the values of a forward pass.
 const BACKWARD: u64 = 3;
 
+/// A rule that changes weights in its own way beside the optimizer.
+pub trait Companion {
+    /// Changes weights after step `step` of `steps`, counted from 1, along whose gradients the optimizer went.
+    fn follow(&mut self, step: u64, steps: u64, gradients: &[Vec<f32>], weights: &mut Weights);
+
+    /// Returns true once weights may be compared with later ones: the best since then is kept.
+    fn is_settled(&self) -> bool;
+}
+
+/// The optimizer alone.
+struct Alone;
+
+impl Companion for Alone {
+    fn follow(&mut self, _: u64, _: u64, _: &[Vec<f32>], _: &mut Weights) {}
+
+    fn is_settled(&self) -> bool {
+        true
+    }
+}
+
 /// Everything that a step needs.
 pub struct Training<'p, 't> {
     pass: &'p Distill,
@@ -60,12 +81,68 @@ pub struct Training<'p, 't> {
     start: Weights,
     data: Data<'t>,
     held_out: HeldOut<'t>,
-    step: Box<dyn Run>,
-    /// The outputs of the step that hold the gradients.
-    gradients: Vec<usize>,
+    loss: LossModel,
+    step: StepModel,
     /// Samples of a step, and of a run of the step model: a step adds up the gradients of `batch / part` runs.
     batch: usize,
     part: usize,
+    /// The share of the backward pass that was not computed.
+    saved: Option<f64>,
+}
+
+/// The loaded model of a step, which computes a loss and its gradients.
+struct StepModel {
+    run: Box<dyn Run>,
+    /// The output that holds the gradient of each parameter, if one does.
+    gradients: Vec<Option<usize>>,
+    /// The parts of parameters that are trained, where others are not.
+    moving: Vec<Moving>,
+    /// Multiply-accumulates of the backward pass.
+    macs: u64,
+}
+
+impl StepModel {
+    /// Differentiates a loss and loads the result. Returns also the reasons why gradients stopped.
+    fn load(
+        tools: Tools<'_>,
+        loss: &LossModel,
+        parameters: &[Parameter],
+        moving: &[Moving],
+    ) -> Result<(Self, Vec<String>), PassError> {
+        let names: Vec<_> = parameters.iter().map(|p| p.name.clone()).collect();
+        let units = |part: &Moving| Some((names[part.parameter].clone(), part.wanted()?.to_vec()));
+        let units: HashMap<_, _> = moving.iter().filter_map(units).collect();
+        let found = differentiate_units(&loss.model, &loss.loss, &names, &units);
+        let found = found.map_err(|e| PassError::refused(e.to_string()))?;
+        let graph = &found.model.graph;
+        let position = |name: &String| graph.outputs().iter().position(|&v| graph.value(v).name == *name);
+        let gradients = names.iter().map(|name| found.gradients.get(name).and_then(position)).collect();
+        let engine = tools.engine.ok_or_else(|| PassError::refused("it needs an engine"))?;
+        let run = engine.load(&found.model, Setting::OPTIMIZED.threads(tools.threads))?;
+        let macs = |model: &Model| model.cost(&Bindings::default()).macs;
+        let macs = macs(&found.model).saturating_sub(macs(&loss.model));
+        Ok((Self { run, gradients, moving: moving.to_vec(), macs }, found.stopped))
+    }
+
+    /// The loss and the gradients of all elements, 0 for those that are not trained.
+    fn gradients(
+        &mut self,
+        feeds: &[(&str, &Tensor)],
+        parameters: &[Parameter],
+    ) -> Result<(f64, Vec<Vec<f32>>), PassError> {
+        let outputs = self.run.run(feeds)?;
+        let loss = outputs.first().and_then(Tensor::single).unwrap_or(f64::NAN);
+        let of = |(k, (output, parameter)): (usize, (&Option<usize>, &Parameter))| {
+            let len = parameter.shape.iter().product();
+            let Some(output) = *output else { return Ok(vec![0.0; len]) };
+            let values = outputs.get(output).and_then(|tensor| tensor.to_vec::<f32>().ok());
+            let values = values.ok_or_else(|| PassError::refused("the engine returned no gradient"))?;
+            let part = self.moving.iter().find(|part| part.parameter == k && values.len() < len);
+            Ok(part.map_or(values.clone(), |part| part.spread(&values, len)))
+        };
+        let gradients = self.gradients.iter().zip(parameters).enumerate().map(of);
+        Ok((loss, gradients.collect::<Result<_, PassError>>()?))
+    }
 }
 
 impl<'p, 't> Training<'p, 't> {
@@ -103,33 +180,24 @@ impl<'p, 't> Training<'p, 't> {
         let variances = data.variances(&targets, part)?;
         let loss = LossModel::new(&raised, &targets, &variances, pass.temperature, part, &sizes)?;
 
-        let mut found = parameters(&loss.model.graph, pass.filter(), &codes);
+        let found = parameters(&loss.model.graph, pass.filter(), &codes);
         if found.is_empty() {
             cx.decline("there are no float weights to train");
             return Ok(None);
         }
-        // The first time to learn which weights have gradients.
-        let differentiated = |found: &[(Parameter, Vec<f32>)]| {
-            let names: Vec<_> = found.iter().map(|(p, _)| p.name.clone()).collect();
-            differentiate(&loss.model, &loss.loss, &names).map_err(|e| PassError::refused(e.to_string()))
-        };
-        let first = differentiated(&found)?;
-        first.stopped.iter().for_each(|why| cx.decline(why));
-        found.retain(|(p, _)| first.gradients.contains_key(&p.name));
-        if found.is_empty() {
+        let (mut parameters, values): (Vec<_>, Vec<_>) = found.into_iter().unzip();
+        let (step, stopped) = StepModel::load(tools, &loss, &parameters, &[])?;
+        stopped.iter().for_each(|why| cx.decline(why));
+        if step.gradients.iter().all(Option::is_none) {
             cx.decline("the outputs do not depend on float weights through operators with gradients");
             return Ok(None);
         }
-        let gradient = differentiated(&found)?;
-        let graph = &gradient.model.graph;
-        let position = |name: &String| graph.outputs().iter().position(|&v| graph.value(v).name == *name);
-        let gradients = found.iter().map(|(p, _)| gradient.gradients.get(&p.name).and_then(position));
-        let gradients = gradients.collect::<Option<Vec<_>>>();
-        let gradients = gradients.ok_or_else(|| PassError::refused("a gradient is not computed"))?;
-        let engine = tools.engine.ok_or_else(|| PassError::refused("it needs an engine"))?;
-        let step = engine.load(&gradient.model, Setting::OPTIMIZED.threads(tools.threads))?;
+        for (parameter, _) in
+            parameters.iter_mut().zip(&step.gradients).filter(|(_, output)| output.is_none())
+        {
+            parameter.hold();
+        }
         let held_out = HeldOut::in_batches(tools, teacher, parts)?;
-        let (parameters, values) = found.into_iter().unzip();
         let (start, student) = (Weights { values }, student.clone());
         Ok(Some(Self {
             pass,
@@ -139,10 +207,11 @@ impl<'p, 't> Training<'p, 't> {
             start,
             data,
             held_out,
+            loss,
             step,
-            gradients,
             batch,
             part,
+            saved: None,
         }))
     }
 
@@ -162,8 +231,13 @@ impl<'p, 't> Training<'p, 't> {
         };
         cx.detail("rate", rate);
         let saved = saved.filter(|saved| saved.position.schedule.is_some());
-        let best = self.train(rate, steps, position, saved, &mut checkpoint)?;
+        let schedule = Schedule { rate, steps };
+        let best = self.train(schedule, position, saved, &mut checkpoint, &mut Alone)?;
+        let best = best.unwrap_or_else(|| self.start.clone());
         checkpoint.remove();
+        if let Some(saved) = self.saved {
+            cx.share("backward MACs saved", saved);
+        }
         let (before, after) = (self.drift(&self.start)?, self.drift(&best)?);
         cx.figure("held-out drift before", before);
         if !(after < before && is_improved(&self.drifts(&self.start)?, &self.drifts(&best)?)) {
@@ -176,6 +250,32 @@ impl<'p, 't> Training<'p, 't> {
         cx.figure("held-out drift after", after);
         cx.detail("steps", steps as f64);
         Ok(Some(best))
+    }
+
+    /// Trains beside a companion. Returns the weights with the least held-out drift since it settled; `None` if it
+    /// did not.
+    pub fn run_beside(
+        &mut self,
+        companion: &mut dyn Companion,
+        rate: f64,
+    ) -> Result<Option<Weights>, PassError> {
+        let schedule = Schedule { rate, steps: self.steps()? };
+        self.train(schedule, Position::default(), None, &mut Checkpoint::new(""), companion)
+    }
+
+    /// The weights before training.
+    pub fn start(&self) -> &Weights {
+        &self.start
+    }
+
+    /// The position of a parameter among the weights.
+    pub fn position(&self, name: &str) -> Option<usize> {
+        self.parameters.iter().position(|parameter| parameter.name == name)
+    }
+
+    /// Leaves a parameter to a companion: the optimizer does not change it.
+    pub fn hold(&mut self, parameter: usize) {
+        self.parameters[parameter].hold();
     }
 
     /// The number of weights that are trained.
@@ -195,15 +295,7 @@ impl<'p, 't> Training<'p, 't> {
         checkpoint: &mut Checkpoint,
         run: u64,
     ) -> Result<Option<(f64, u64)>, PassError> {
-        let per_epoch = (self.data.len() / self.batch).max(1) as f64;
-        let epochs = self.pass.epochs.unwrap_or((SHOWN / self.data.len() as f64).clamp(EPOCHS.0, EPOCHS.1));
-        let mut steps = self.pass.steps.unwrap_or((epochs * per_epoch).ceil().max(1.0) as u64);
-        if let Some(minutes) = self.pass.minutes {
-            let seconds = self.seconds_per_step()?;
-            // Up to four trials take about as long as the training.
-            let share = if self.pass.rate.is_some() { 1.0 } else { 0.5 };
-            steps = steps.min((minutes * 60.0 * share / seconds) as u64).max(1);
-        }
+        let steps = self.steps()?;
         if let Some(rate) = self.pass.rate {
             return Ok(Some((rate, steps)));
         }
@@ -226,6 +318,18 @@ impl<'p, 't> Training<'p, 't> {
         Ok(best.map(|rate| (rate, steps)))
     }
 
+    /// The number of steps.
+    fn steps(&mut self) -> Result<u64, PassError> {
+        let per_epoch = (self.data.len() / self.batch).max(1) as f64;
+        let epochs = self.pass.epochs.unwrap_or((SHOWN / self.data.len() as f64).clamp(EPOCHS.0, EPOCHS.1));
+        let steps = self.pass.steps.unwrap_or((epochs * per_epoch).ceil().max(1.0) as u64);
+        let Some(minutes) = self.pass.minutes else { return Ok(steps) };
+        let seconds = self.seconds_per_step()?;
+        // Up to four trials take about as long as the training.
+        let share = if self.pass.rate.is_some() { 1.0 } else { 0.5 };
+        Ok(steps.min((minutes * 60.0 * share / seconds) as u64).max(1))
+    }
+
     /// The held-out drift after a short training; `None` if training is to end.
     fn trial(&mut self, schedule: Schedule) -> Result<Option<f64>, PassError> {
         let mut state = State::new(self.start.clone());
@@ -234,7 +338,7 @@ impl<'p, 't> Training<'p, 't> {
             if self.tools.progress.is_ending() {
                 return Ok(None);
             }
-            let loss = self.step(&mut state, schedule)?;
+            let loss = self.step(&mut state, schedule, &mut Alone)?;
             self.tools.progress.step(&stage, state.steps, schedule.steps);
             if !loss.is_finite() {
                 return Ok(Some(f64::NAN));
@@ -243,16 +347,17 @@ impl<'p, 't> Training<'p, 't> {
         self.drift(&state.weights).map(Some)
     }
 
-    /// Trains, and returns the weights with the least held-out drift, those of the start among them.
+    /// Trains, and returns the weights with the least held-out drift; `None` if none are better than those of the
+    /// start, which count once the companion has settled.
     fn train(
         &mut self,
-        rate: f64,
-        steps: u64,
+        schedule: Schedule,
         mut position: Position,
         saved: Option<Saved>,
         checkpoint: &mut Checkpoint,
-    ) -> Result<Weights, PassError> {
-        let schedule = Schedule { rate, steps };
+        companion: &mut dyn Companion,
+    ) -> Result<Option<Weights>, PassError> {
+        let steps = schedule.steps;
         let (mut state, mut best) = match saved {
             Some(saved) => (saved.state, saved.best),
             None => (State::new(self.start.clone()), None),
@@ -260,17 +365,30 @@ impl<'p, 't> Training<'p, 't> {
         let every = (steps / EVALUATIONS).max(1);
         let mut drift = match position.best {
             Some(drift) => drift,
-            None => self.drift(&self.start)?,
+            None if companion.is_settled() => self.drift(&self.start)?,
+            None => f64::INFINITY,
         };
         position.best = Some(drift);
+        let mut rest = self.pass.freeze.map(|threshold| {
+            Rest::new(Equilibrium::new(threshold, &self.loss.model.graph, &self.parameters), self)
+        });
+        if let Some(rest) = &mut rest {
+            rest.equilibrium.observe(&self.units(&rest.equilibrium, &state.weights)?);
+        }
         while state.steps < steps && position.since < PATIENCE && !self.tools.progress.is_ending() {
-            let loss = self.step(&mut state, schedule)?;
+            let was_settled = companion.is_settled();
+            let loss = self.step(&mut state, schedule, companion)?;
             if !loss.is_finite() {
                 break;
             }
+            if let Some(rest) = &mut rest {
+                rest.spent += self.step.macs as f64;
+                rest.full += rest.macs as f64;
+            }
             let stage = format!("distilling (loss {loss:.2e}, held-out drift {drift:.2e})");
             self.tools.progress.step(&stage, state.steps, steps);
-            if state.steps.is_multiple_of(every) || state.steps == steps {
+            let is_due = !was_settled || state.steps.is_multiple_of(every) || state.steps == steps;
+            if is_due && companion.is_settled() {
                 let new = self.drift(&state.weights)?;
                 position.since += u64::from(state.steps > steps / 2);
                 if new < drift {
@@ -278,20 +396,61 @@ impl<'p, 't> Training<'p, 't> {
                     (position.best, position.since) = (Some(drift), 0);
                 }
             }
+            if let Some(rest) =
+                rest.as_mut().filter(|_| state.steps.is_multiple_of(every) && state.steps < steps)
+            {
+                let moving = rest.equilibrium.observe(&self.units(&rest.equilibrium, &state.weights)?);
+                self.train_only(moving, &rest.free)?;
+            }
             if checkpoint.is_due() {
                 checkpoint.write(&self.parameters, &position, &state, best.as_ref())?;
             }
         }
+        if let Some(rest) = rest {
+            self.saved = Some(1.0 - rest.spent / rest.full.max(1.0));
+            self.parameters.iter_mut().zip(rest.free).for_each(|(parameter, free)| parameter.free = free);
+        }
         // Training that is ended early may be better than at its last evaluation.
-        let is_ended = state.steps < steps && position.since < PATIENCE;
+        let is_ended = state.steps < steps && position.since < PATIENCE && companion.is_settled();
         if is_ended && self.drift(&state.weights)? < drift {
             best = Some(state.weights);
         }
-        Ok(best.unwrap_or_else(|| self.start.clone()))
+        Ok(best)
+    }
+
+    /// The outputs of the layers whose units may rest, for the last samples.
+    fn units(&self, equilibrium: &Equilibrium, weights: &Weights) -> Result<Vec<Tensor>, PassError> {
+        let samples = self.tools.samples.ok_or_else(no_samples)?;
+        let mut model = self.loss.model.clone();
+        if let Some(patch) = patch_floats(&model.graph, &self.parameters, weights)? {
+            model.graph.apply(patch).map_err(|e| PassError::refused(e.to_string()))?;
+        }
+        let values: Vec<_> = equilibrium.outputs().filter_map(|name| model.graph.find(name)).collect();
+        let mut probe = Probe::new(self.tools, &model, &open_inputs(&model.graph), &values)?;
+        Ok(probe.run(&samples.batch(samples.len() - self.part..samples.len())?)?)
+    }
+
+    /// Trains these parts of parameters from now on, and of other parameters all that is free.
+    fn train_only(&mut self, moving: Vec<Moving>, free: &[Option<Vec<bool>>]) -> Result<(), PassError> {
+        if moving == self.step.moving {
+            return Ok(());
+        }
+        self.step = StepModel::load(self.tools, &self.loss, &self.parameters, &moving)?.0;
+        for part in &moving {
+            let parameter = &mut self.parameters[part.parameter];
+            let len = parameter.shape.iter().product();
+            parameter.free = Some(part.free(free[part.parameter].as_ref(), len));
+        }
+        Ok(())
     }
 
     /// Makes a step, and returns its loss.
-    fn step(&mut self, state: &mut State, schedule: Schedule) -> Result<f64, PassError> {
+    fn step(
+        &mut self,
+        state: &mut State,
+        schedule: Schedule,
+        companion: &mut dyn Companion,
+    ) -> Result<f64, PassError> {
         let per_epoch = (self.data.len() / self.batch) as u64;
         let (epoch, within) = (state.steps / per_epoch, (state.steps % per_epoch) as usize);
         let rows = self.data.rows(epoch, within * self.batch, self.batch);
@@ -299,6 +458,7 @@ impl<'p, 't> Training<'p, 't> {
         if loss.is_finite() {
             let rate = schedule.at(state.steps);
             state.step(self.pass.optimizer, &self.parameters, &gradients, rate, self.pass.decay);
+            companion.follow(state.steps, schedule.steps, &gradients, &mut state.weights);
         }
         Ok(loss)
     }
@@ -313,26 +473,21 @@ impl<'p, 't> Training<'p, 't> {
         let tensors = self.parameters.iter().zip(&weights.values).map(|(p, values)| tensor(&p.shape, values));
         let tensors = tensors.collect::<Result<Vec<_>, _>>()?;
         let runs = rows.len() / self.part;
-        let (mut loss, mut sums) = (0.0, vec![]);
+        let (mut loss, mut sums) = (0.0, Vec::<Vec<f32>>::new());
         for (i, rows) in rows.chunks_exact(self.part).enumerate() {
             let samples = self.data.batch(rows, step * runs as u64 + i as u64)?;
             let parameters =
                 self.parameters.iter().zip(&tensors).map(|(p, tensor)| (p.name.as_str(), tensor));
             let samples = samples.iter().map(|(name, tensor)| (name.as_str(), tensor));
             let feeds: Vec<_> = samples.chain(parameters).collect();
-            let outputs = self.step.run(&feeds)?;
-            loss += outputs.first().and_then(Tensor::single).unwrap_or(f64::NAN) / runs as f64;
-            for (k, &output) in self.gradients.iter().enumerate() {
-                let values = outputs.get(output).and_then(|tensor| tensor.to_vec::<f32>().ok());
-                let values = values.ok_or_else(|| PassError::refused("the engine returned no gradient"))?;
-                match sums.get_mut(k) {
-                    None => sums.push(values),
-                    Some(sum) => {
-                        let sum: &mut Vec<f32> = sum;
-                        sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
-                    }
-                }
+            let (part, gradients) = self.step.gradients(&feeds, &self.parameters)?;
+            loss += part / runs as f64;
+            if sums.is_empty() {
+                sums = gradients;
+                continue;
             }
+            let all = sums.iter_mut().flatten().zip(gradients.into_iter().flatten());
+            all.for_each(|(sum, value): (&mut f32, f32)| *sum += value);
         }
         if runs > 1 {
             let share = 1.0 / runs as f32;
@@ -346,7 +501,7 @@ impl<'p, 't> Training<'p, 't> {
         let mut times = vec![];
         for _ in 0..4 {
             let start = Instant::now();
-            self.step(&mut State::new(self.start.clone()), Schedule { rate: 0.0, steps: 1 })?;
+            self.step(&mut State::new(self.start.clone()), Schedule { rate: 0.0, steps: 1 }, &mut Alone)?;
             times.push(start.elapsed().as_secs_f64());
         }
         times.sort_by(f64::total_cmp);
@@ -363,7 +518,7 @@ impl<'p, 't> Training<'p, 't> {
     }
 
     /// The held-out drift, or with labels the cross entropy.
-    fn drift(&self, weights: &Weights) -> Result<f64, PassError> {
+    pub fn drift(&self, weights: &Weights) -> Result<f64, PassError> {
         if self.pass.loss == Some(DistillLoss::Labels) {
             let parts = self.drifts(weights)?;
             return Ok(parts.iter().sum::<f64>() / parts.len() as f64);
@@ -391,6 +546,25 @@ impl<'p, 't> Training<'p, 't> {
         let options = Distill { checkpoint: String::new(), ..self.pass.clone() };
         let about = format!("{options:?} {} {} {}", self.data.len(), self.batch, self.tools.seed);
         fingerprint([bytes.as_slice(), about.as_bytes()])
+    }
+}
+
+/// The units that rest during a training, and what that saves.
+struct Rest {
+    equilibrium: Equilibrium,
+    /// The elements of each parameter that are free otherwise.
+    free: Vec<Option<Vec<bool>>>,
+    /// Multiply-accumulates of a whole backward pass.
+    macs: u64,
+    /// Those of all steps so far, and those that whole backward passes would have taken.
+    spent: f64,
+    full: f64,
+}
+
+impl Rest {
+    fn new(equilibrium: Equilibrium, training: &Training<'_, '_>) -> Self {
+        let free = training.parameters.iter().map(|p| p.free.clone()).collect();
+        Self { equilibrium, free, macs: training.step.macs, spent: 0.0, full: 0.0 }
     }
 }
 

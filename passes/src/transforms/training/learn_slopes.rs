@@ -1,0 +1,462 @@
+use super::distill::{Companion, Distill, DistillLoss, Training, Weights};
+use crate::{
+    analysis::{activation::activations, weighted_layers::NameFilter},
+    framework::{Context, Counter, Pass, PassError},
+    pass,
+};
+use pare_graph::{DataType, Decline, Graph, Model, Node, Patch, Tensor, expect};
+
+pass! {
+    /// Train slopes of activations towards 1, where they are the identity, and remove those that arrive.
+    ///
+    /// Each `Relu` becomes `y = x` where `x ≥ 0`, else `a·x`, with one slope `a` from 0 to 1, which starts at 0
+    /// (*Layer Folding*, Dror et al. 2021). Slopes and weights are trained together, without labels, towards the
+    /// outputs of the original: the loss is that of `distill` plus `λ Σ|1 − aᵖ|`, with `p = 1`, since for larger `p`
+    /// it has no derivative at the start. `λ` rises to `penalty` over the first half of the steps, so that those
+    /// slopes arrive first that the outputs need least.
+    ///
+    /// A slope that reaches `threshold` becomes 1 and stays; the weights are trained on. When `count` have arrived,
+    /// or half of the steps are made, the others go back: those below `1 − threshold` to 0, and the rest are trained
+    /// without the penalty and become `LeakyRelu`. Of the states since then the best on held-out samples is kept.
+    ///
+    /// Activations of slope 1 are removed, and layers composed where that saves: see `fold-linear`.
+    #[pass("learn-slopes", Lossy)]
+    pub struct LearnSlopes {
+        /// The number of activations to remove. By default those that arrive.
+        pub count: Option<usize> = None,
+        /// The factor `λ` of the penalty, relative to the variance of the outputs.
+        pub penalty: f64 = 0.25,
+        /// The slope from which an activation is the identity.
+        pub threshold: f64 = 0.9,
+        /// Only activations whose name matches one of these patterns, `*` for any text.
+        pub only: Vec<String> = vec![],
+        /// No activations whose name matches one of these patterns.
+        pub except: Vec<String> = vec![],
+        /// Passes over the samples: see `distill`.
+        pub epochs: Option<f64> = None,
+        /// The number of steps, in place of `epochs`.
+        pub steps: Option<u64> = None,
+        /// The largest number of minutes.
+        pub minutes: Option<f64> = None,
+        /// The distance from the original's outputs: see `distill`.
+        pub loss: Option<DistillLoss> = None,
+        /// The largest rate of the weights.
+        pub rate: f64 = 1e-3,
+        /// Samples in a step.
+        pub batch: usize = 64,
+    }
+}
+
+/// The first factor of the penalty, as a share of the last.
+const LEAST_PENALTY: f64 = 1e-2;
+/// A slope that nothing holds back arrives in one in so many of the steps in which the penalty rises.
+const TRAVEL: f64 = 10.0;
+
+impl Pass for LearnSlopes {
+    fn validate(&self) -> Result<(), String> {
+        if self.count == Some(0) {
+            return Err("`count` is at least 1".into());
+        }
+        if !(self.penalty > 0.0 && self.penalty.is_finite()) {
+            return Err(format!("`penalty` is a positive number, not {}", self.penalty));
+        }
+        if !(self.threshold > 0.5 && self.threshold <= 1.0) {
+            return Err(format!("`threshold` is above 0.5 and at most 1, not {}", self.threshold));
+        }
+        self.training().validate()
+    }
+
+    fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
+        if cx.stopped() {
+            return Ok(());
+        }
+        let (mut student, prepared) = (model.clone(), "inline-functions,lift-constants");
+        let is_prepared = cx.scratch().run(prepared, &mut student)?.patches() == 0;
+        let original = student.clone();
+        let sites = self.sites(&original.graph)?;
+        if self.count.is_some_and(|count| count > sites.len()) {
+            cx.report.notes.push(format!("only {} activations can be removed", sites.len()));
+        }
+        for site in &sites {
+            site.replace(&mut student.graph, |patch| {
+                (Node::new("PRelu"), Some(patch.constant(&site.slope, Tensor::vector(&[0.0_f32]))))
+            })?;
+        }
+        student.infer()?;
+
+        let options = self.training();
+        let teacher = cx.tools.teacher.unwrap_or(&original);
+        let Some(mut training) = Training::new(&options, teacher, &student, cx)? else { return Ok(()) };
+        let known = sites.into_iter().filter_map(|site| Some((training.position(&site.slope)?, site)));
+        let (indices, sites): (Vec<_>, Vec<_>) = known.unzip();
+        indices.iter().for_each(|&index| training.hold(index));
+        let mut slopes = Slopes::new(self, indices);
+        let Some(trained) = training.run_beside(&mut slopes, self.rate)? else {
+            cx.decline("training ended before the slopes were decided");
+            return Ok(());
+        };
+        let trained = slopes.better(trained, &training)?;
+
+        if !is_prepared {
+            cx.run_nested(prepared, model)?;
+        }
+        let decided: Vec<_> = slopes.indices.iter().map(|&i| f64::from(trained.values[i][0])).collect();
+        if decided.iter().all(|a| *a == 0.0) {
+            cx.decline("no slope arrived: all went back to 0");
+            return Ok(());
+        }
+        let mut changed = model.clone();
+        if let Some(patch) = training.patch(&changed.graph, &trained)? {
+            changed.graph.apply(patch).map_err(refused)?;
+        }
+        for (site, &slope) in sites.iter().zip(&decided).filter(|(_, slope)| **slope > 0.0) {
+            site.replace(&mut changed.graph, |_| (Node::new("LeakyRelu").with("alpha", slope as f32), None))?;
+            if slope < 1.0 {
+                cx.detail(format!("slope of `{}`", site.name), slope);
+            }
+        }
+        changed.infer()?;
+        if !cx.permit() {
+            return Ok(());
+        }
+        *model = changed;
+        cx.figure("held-out drift", training.drift(&trained)?);
+        let removed = decided.iter().filter(|slope| **slope == 1.0).count() as u64;
+        let counter = Counter::new("activation removed", "activations removed");
+        cx.count_of(counter, removed, sites.len() as u64);
+        cx.run_nested("drop-redundant-activations,fold-linear", model)
+    }
+}
+
+impl LearnSlopes {
+    fn training(&self) -> Distill {
+        let Self { epochs, steps, minutes, loss, batch, .. } = *self;
+        Distill { epochs, steps, minutes, loss, batch, rate: Some(self.rate), ..Distill::default() }
+    }
+
+    /// The activations whose slopes are learned.
+    fn sites(&self, graph: &Graph) -> Result<Vec<Site>, PassError> {
+        let filter = NameFilter { only: &self.only, except: &self.except };
+        let of = |activation: &crate::analysis::activation::Activation| {
+            let at = activation.end(graph)?;
+            let output = graph.value_ref(activation.output);
+            let is_relu = at.is("Relu") && output.dtype() == Some(DataType::Float);
+            let site = || Site {
+                name: activation.name.clone(),
+                slope: graph.fresh_name(&format!("{}_slope", output.name())),
+                output: output.name().to_owned(),
+            };
+            is_relu.then(site)
+        };
+        let all: Vec<_> = activations(graph).iter().filter_map(of).collect();
+        let example = all.first().map(|site| site.name.clone());
+        let sites: Vec<_> = all.into_iter().filter(|s| filter.accepts(&s.name)).collect();
+        match (sites.is_empty(), example) {
+            (false, _) => Ok(sites),
+            (true, None) => Err(PassError::refused("there is no `Relu` of 32-bit floats")),
+            (true, Some(example)) => Err(PassError::refused_with(
+                "no `Relu` has a matching name",
+                format!("activations are named after their nodes, such as `{example}`"),
+            )),
+        }
+    }
+}
+
+/// A `Relu`.
+struct Site {
+    name: String,
+    output: String,
+    /// The name of its slope.
+    slope: String,
+}
+
+impl Site {
+    /// Replaces it by a node of the same input, and a constant if there is one.
+    fn replace(
+        &self,
+        graph: &mut Graph,
+        by: impl FnOnce(&mut Patch) -> (Node, Option<pare_graph::Ref>),
+    ) -> Result<(), PassError> {
+        let patch = (|| {
+            let output = graph.value_ref(graph.find(&self.output).ok_or(Decline::Mismatch)?);
+            let at = output.producer().ok_or(Decline::Mismatch)?;
+            expect(at.is("Relu"))?;
+            let mut patch = Patch::at(at);
+            let (node, constant) = by(&mut patch);
+            let inputs: Vec<_> = std::iter::once(at.input(0)?.into()).chain(constant).collect();
+            let new = patch.node(&self.output, node, &inputs);
+            patch.replace(output, new);
+            Ok::<_, Decline>(patch)
+        })();
+        let lost =
+            |_| PassError::refused(format!("`{}` is not the output of a `Relu` any more", self.output));
+        graph.apply(patch.map_err(lost)?).map_err(refused)?;
+        Ok(())
+    }
+}
+
+fn refused(error: impl ToString) -> PassError {
+    PassError::refused(error.to_string())
+}
+
+/// The slopes during training.
+///
+/// They go along the gradient of `L/λ + Σ(1 − a)`, clipped to ±1, by a step of a length that lets them arrive; this
+/// keeps their pace while `λ` grows by orders of magnitude. Once released they go along that of `L/λ` alone.
+struct Slopes {
+    /// The positions of the slopes among the weights.
+    indices: Vec<usize>,
+    /// The slopes that are decided.
+    decided: Vec<Option<f32>>,
+    count: Option<usize>,
+    threshold: f64,
+    penalty: f64,
+    /// The last `λ`, once the others are released.
+    released: Option<f64>,
+}
+
+impl Slopes {
+    fn new(pass: &LearnSlopes, indices: Vec<usize>) -> Self {
+        let decided = vec![None; indices.len()];
+        let LearnSlopes { count, threshold, penalty, .. } = *pass;
+        Self { indices, decided, count, threshold, penalty, released: None }
+    }
+
+    fn arrived(&self) -> usize {
+        self.decided.iter().filter(|slope| **slope == Some(1.0)).count()
+    }
+
+    /// Decides that the largest slopes are 1: those from `least` on, as far as `count` permits.
+    fn arrive(&mut self, least: f64, slopes: &[f32]) {
+        let open = (0..slopes.len()).filter(|&k| self.decided[k].is_none() && f64::from(slopes[k]) >= least);
+        let mut open: Vec<_> = open.collect();
+        open.sort_by(|&a, &b| slopes[b].total_cmp(&slopes[a]));
+        let left = self.count.unwrap_or(usize::MAX).saturating_sub(self.arrived());
+        for k in open.into_iter().take(left) {
+            self.decided[k] = Some(1.0);
+        }
+    }
+
+    fn release(&mut self, lambda: f64, slopes: &[f32]) {
+        if self.count.is_some() {
+            self.arrive(0.0, slopes);
+        }
+        for (decided, slope) in self.decided.iter_mut().zip(slopes) {
+            if decided.is_none() && f64::from(*slope) < 1.0 - self.threshold {
+                *decided = Some(0.0);
+            }
+        }
+        self.released = Some(lambda);
+    }
+
+    /// The weights, or those of the start with the same activations removed, if they are better.
+    fn better(&self, trained: Weights, training: &Training<'_, '_>) -> Result<Weights, PassError> {
+        let mut untrained = training.start().clone();
+        for (&index, decided) in self.indices.iter().zip(&self.decided) {
+            untrained.values[index][0] = decided.unwrap_or(0.0);
+        }
+        let is_better = training.drift(&trained)? <= training.drift(&untrained)?;
+        Ok(if is_better { trained } else { untrained })
+    }
+}
+
+impl Companion for Slopes {
+    fn follow(&mut self, step: u64, steps: u64, gradients: &[Vec<f32>], weights: &mut Weights) {
+        let rise = (steps / 2).max(1) as f64;
+        let risen = (step as f64 / rise).min(1.0);
+        let (push, lambda) = match self.released {
+            None => (1.0, self.penalty * LEAST_PENALTY.powf(1.0 - risen)),
+            Some(lambda) => (0.0, lambda),
+        };
+        let left = if self.released.is_some() { 1.0 - step as f64 / steps as f64 } else { 1.0 };
+        let pace = left * TRAVEL / rise;
+        let mut slopes: Vec<f32> = self.indices.iter().map(|&i| weights.values[i][0]).collect();
+        for (slope, &i) in slopes.iter_mut().zip(&self.indices) {
+            let pull = f64::from(gradients[i][0]) / lambda;
+            if pull.is_finite() {
+                *slope = (f64::from(*slope) + pace * (push - pull).clamp(-1.0, 1.0)).clamp(0.0, 1.0) as f32;
+            }
+        }
+        if self.released.is_none() {
+            self.arrive(self.threshold, &slopes);
+            if risen >= 1.0 || Some(self.arrived()) == self.count {
+                self.release(lambda, &slopes);
+            }
+        }
+        for ((&i, slope), decided) in self.indices.iter().zip(slopes).zip(&self.decided) {
+            weights.values[i][0] = decided.unwrap_or(slope);
+        }
+    }
+
+    fn is_settled(&self) -> bool {
+        self.released.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::framework::{
+        Report, Tools,
+        testing::{self, model, read_fixture, run_pass_with, tools},
+    };
+    use pare_graph::Setting;
+
+    fn slopes(pass: &LearnSlopes, count: usize) -> Slopes {
+        Slopes::new(pass, (0..count).collect())
+    }
+
+    /// Slopes after all steps, where the loss of slope `k` is `costs[k]·a²/2`.
+    fn trained(pass: &LearnSlopes, costs: &[f32], steps: u64) -> (Vec<f32>, Slopes) {
+        let mut slopes = slopes(pass, costs.len());
+        let mut weights = Weights { values: vec![vec![0.0]; costs.len()] };
+        for step in 1..=steps {
+            let gradients: Vec<_> = weights.values.iter().zip(costs).map(|(a, c)| vec![a[0] * c]).collect();
+            slopes.follow(step, steps, &gradients, &mut weights);
+        }
+        (weights.values.into_iter().flatten().collect(), slopes)
+    }
+
+    #[test]
+    fn slopes_arrive_that_cost_least() {
+        let pass = LearnSlopes::default();
+        // With a penalty of 0.25 the slope of the second stops at 0.25 / 2, and goes back after its release.
+        let (values, slopes) = trained(&pass, &[0.01, 2.0, 0.1, 20.0], 400);
+        assert_eq!((values[0], values[2], values[3]), (1.0, 1.0, 0.0));
+        assert!(values[1] > 0.0 && values[1] < 0.12, "{values:?}");
+        assert!(slopes.is_settled() && slopes.arrived() == 2);
+    }
+
+    #[test]
+    fn as_many_slopes_arrive_as_are_asked_for() {
+        let costs = [0.02, 2.0, 0.1, 20.0];
+        for (count, expected) in [(1, vec![0]), (2, vec![0, 2]), (3, vec![0, 1, 2]), (4, vec![0, 1, 2, 3])] {
+            let pass = LearnSlopes { count: Some(count), ..LearnSlopes::default() };
+            for steps in [4, 40, 400] {
+                let (values, slopes) = trained(&pass, &costs, steps);
+                assert_eq!(slopes.arrived(), count);
+                let ones: Vec<_> = (0..4).filter(|&k| values[k] == 1.0).collect();
+                // Four steps are too few for an order.
+                assert!(ones == expected || steps == 4 && ones.len() == count, "{steps}: {values:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn gradients_that_are_not_finite_move_nothing() {
+        let (values, _) = trained(&LearnSlopes::default(), &[f32::NAN, f32::INFINITY], 20);
+        assert!(values.iter().all(|a| a.is_finite()), "{values:?}");
+    }
+
+    fn relus(model: &Model) -> usize {
+        let graph = &model.graph;
+        let is_bent = |op: &str| ["Relu", "LeakyRelu", "PRelu"].contains(&op);
+        graph.nodes().iter().filter(|&&n| is_bent(&graph.node(n).op)).count()
+    }
+
+    fn learned(pass: LearnSlopes, before: &Model, with: Tools<'_>) -> (Model, Report) {
+        let mut changed = before.clone();
+        let report = run_pass_with(pass, &mut changed, with);
+        changed.check().unwrap();
+        (changed, report)
+    }
+
+    /// The mean squared difference of the first outputs on labelled digits.
+    fn distance(a: &Model, b: &Model) -> f64 {
+        let test = testing::samples("digits.npz", a);
+        let feeds = pare_graph::Samples::batch(&test, 0..256).unwrap();
+        let feeds: Vec<_> = feeds.iter().map(|(n, t)| (n.as_str(), t)).collect();
+        let engine = tools().engine.unwrap();
+        let run = |model: &Model| engine.load(model, Setting::PLAIN).unwrap().run(&feeds).unwrap().remove(0);
+        let (a, b) = (run(a).to_f64().unwrap(), run(b).to_f64().unwrap());
+        a.iter().zip(&b).map(|(a, b)| (a - b).powi(2)).sum::<f64>() / a.len() as f64
+    }
+
+    #[test]
+    fn removed_activations_cost_less_than_without_training() {
+        let digits = read_fixture("digits-cnn.onnx");
+        let samples = testing::samples("digits-calibration.npz", &digits);
+        let with = Tools { samples: Some(&samples), ..tools() };
+        let pass = LearnSlopes { count: Some(4), steps: Some(80), ..LearnSlopes::default() };
+        let (changed, report) = learned(pass, &digits, with);
+        assert_eq!(relus(&changed), relus(&digits) - 4);
+        let step = report.steps.last().unwrap();
+        assert_eq!(step.pass, "learn-slopes");
+        let mut plain = digits.clone();
+        let identity = "remove-activations{count=4,replacement=identity,refit=false}";
+        testing::context(with).run_nested(identity, &mut plain).unwrap();
+        let (learned, plain) = (distance(&digits, &changed), distance(&digits, &plain));
+        assert!(learned < plain / 2.0, "{learned} {plain}");
+    }
+
+    const TWO_LAYERS: &str = "g (float[N,3] x) => (float[N,2] y) <
+        float[3,8] a = {1, -1, 0.5, 0.25, 0.5, 1, -0.5, 1, -1, 0.75, 1, -0.5, 1, -1, 0.5, 0.25, 0.5, 1, -0.5, 1, -1,
+            0.75, 1, -0.5},
+        float[8] b = {5, 4, 5, 4, 5, 4, 5, 4},
+        float[8,2] c = {1, -1, 0.5, 1, -0.75, 0.5, 1, 1, 1, -1, 0.5, 1, -0.75, 0.5, 1, 1}> {
+        h = MatMul(x, a) s = Add(h, b) r = Relu(s) y = MatMul(r, c) }";
+
+    #[test]
+    fn layers_around_an_arrived_slope_become_one() {
+        // Almost no input of the activation is negative, so nothing holds the slope back.
+        let before = model(TWO_LAYERS);
+        let samples = Normal { count: 300 };
+        let with = Tools { samples: Some(&samples), ..tools() };
+        let pass = LearnSlopes { steps: Some(60), ..LearnSlopes::default() };
+        let (changed, _) = learned(pass, &before, with);
+        let ops: Vec<_> = changed.graph.nodes().iter().map(|&n| changed.graph.node(n).op.clone()).collect();
+        assert_eq!(ops.iter().filter(|op| *op == "MatMul" || *op == "Gemm").count(), 1, "{ops:?}");
+        assert_eq!(relus(&changed), 0);
+    }
+
+    /// Sums of uniform numbers, the same for the same sample.
+    struct Normal {
+        count: usize,
+    }
+
+    impl pare_graph::Samples for Normal {
+        fn len(&self) -> usize {
+            self.count
+        }
+
+        fn batch(
+            &self,
+            range: std::ops::Range<usize>,
+        ) -> Result<Vec<(String, Tensor)>, pare_graph::EvaluateError> {
+            let sample = |i: usize| {
+                let mut rng = fastrand::Rng::with_seed(i as u64 + 1);
+                (0..3).map(move |_| (0..4).map(|_| rng.f32() - 0.5).sum::<f32>())
+            };
+            let values: Vec<f32> = range.clone().flat_map(sample).collect();
+            Ok(vec![("x".into(), Tensor::from_slice(&[range.len(), 3], &values).unwrap())])
+        }
+    }
+
+    #[test]
+    fn refuses_what_has_no_slopes() {
+        let samples = Normal { count: 100 };
+        let with = || Tools { samples: Some(&samples), ..tools() };
+        let refused = |pass: LearnSlopes, text: &str| {
+            testing::try_pass(pass, &mut model(text), with()).unwrap_err().to_string()
+        };
+        let smooth = TWO_LAYERS.replace("Relu", "Tanh");
+        let why = refused(LearnSlopes::default(), &smooth);
+        assert!(why.contains("there is no `Relu` of 32-bit floats"), "{why}");
+        let pass = LearnSlopes { only: vec!["other*".into()], ..LearnSlopes::default() };
+        let why = refused(pass, TWO_LAYERS);
+        assert!(why.contains("no `Relu` has a matching name"), "{why}");
+    }
+
+    #[test]
+    fn refuses_options_out_of_range() {
+        let error = |text: &str| text.parse::<crate::Pipeline>().unwrap_err().to_string();
+        for (text, why) in [
+            ("learn-slopes{count=0}", "`count` is at least 1"),
+            ("learn-slopes{penalty=0}", "`penalty` is a positive number, not 0"),
+            ("learn-slopes{threshold=0.5}", "`threshold` is above 0.5 and at most 1, not 0.5"),
+            ("learn-slopes{epochs=1,steps=2}", "`epochs` and `steps` exclude each other"),
+        ] {
+            assert!(error(text).contains(why), "{}", error(text));
+        }
+    }
+}
