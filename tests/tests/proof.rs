@@ -189,3 +189,19 @@ fn elements_nearer_to_double_precision_than_those_of_the_original_are_right() {
     let chain = original("p = Softmax(x) l = Log(p) e = Exp(l) y = Log(e)");
     assert_eq!(of_safe(&chain), Outcome::Equal);
 }
+
+/// Nested softmaxes leave differences that single precision rounds to ties, of which `ArgMax` takes the first.
+#[test]
+fn integers_equal_to_those_of_double_precision_are_right() {
+    let original = |text: &str| model(&format!("g (float[5,7,11] x) => (y) {{ {text} }}"));
+    let outer = |inner: usize, outer: usize| {
+        original(&format!(
+            "p = Softmax<axis = {inner}>(x) q = Softmax<axis = {outer}>(p) y = ArgMax<axis = {outer}>(q)"
+        ))
+    };
+    for (a, b) in [(1, 0), (0, 1), (2, 1), (1, 1)] {
+        assert_eq!(of_safe(&outer(a, b)), Outcome::Equal, "{a} {b}");
+    }
+    let wrong = original("p = Softmax<axis = 1>(x) y = ArgMin<axis = 0>(p)");
+    assert!(matches!(verdict(&outer(1, 0), &wrong), Outcome::Differs { .. }));
+}

@@ -25,6 +25,9 @@ const ESCAPED: f64 = 1.0 / 32.0;
 /// nothing, is no measure of rounding.
 const MAX_AMPLIFICATION: f64 = 16_384.0;
 
+/// All integers below it are numbers of double precision.
+const INTEGERS: f64 = 9_007_199_254_740_992.0;
+
 /// Batches that perturbation does not explain, after which no others are examined.
 const MAX_UNEXPLAINED: usize = 4;
 
@@ -226,17 +229,22 @@ fn undetermined(exact: &[f64], shape: &[usize], name: &str, runs: &[Feed], limit
     (0..exact.len()).filter(|&i| runs.iter().any(|run| differs(exact[i], run[i]))).collect()
 }
 
-/// The elements of a candidate that differ from the reference and are nearer to the exact ones.
+/// The elements of a candidate that differ from the reference and are nearer to the exact ones; of integers and bools,
+/// equal to them.
 fn nearer_elements(reference: &Tensor, candidate: &Tensor, exact: &Tensor) -> Vec<usize> {
-    let is_equal_kind =
-        |other: &&Tensor| (other.dtype(), other.shape()) == (reference.dtype(), reference.shape());
-    if !reference.dtype().is_float() || ![candidate, exact].iter().all(is_equal_kind) {
+    let kind = |tensor: &Tensor| (tensor.dtype(), tensor.shape().to_vec());
+    if [candidate, exact].iter().any(|other| kind(other) != kind(reference)) {
         return vec![];
     }
+    let is_float = reference.dtype().is_float();
     let [Some(reference), Some(candidate), Some(exact)] = [reference, candidate, exact].map(Tensor::to_f64)
     else {
         return vec![];
     };
+    // Larger integers are not numbers of double precision.
+    if !is_float && reference.iter().chain(&candidate).any(|value| value.abs() >= INTEGERS) {
+        return vec![];
+    }
     let is_nearer = |&i: &usize| {
         let error = |value: f64| (value - exact[i]).abs();
         // The error of a reference that is infinite or NaN is neither smaller nor larger than any.
@@ -244,6 +252,7 @@ fn nearer_elements(reference: &Tensor, candidate: &Tensor, exact: &Tensor) -> Ve
             && candidate[i].is_finite()
             && candidate[i] != reference[i]
             && !(error(reference[i]) <= error(candidate[i]))
+            && (is_float || candidate[i] == exact[i])
     };
     (0..reference.len()).filter(is_nearer).collect()
 }

@@ -17,7 +17,7 @@ mod tests;
 
 use indexmap::IndexMap;
 use pare_graph::{DataType, InferError, Model};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 pub use rules::operators;
 
@@ -85,8 +85,11 @@ pub fn differentiate(
     loss: &str,
     parameters: &[String],
 ) -> Result<Differentiated, GradientError> {
-    differentiate_units(model, loss, parameters, &HashMap::new())
+    differentiate_units(model, loss, parameters, &Units::new())
 }
+
+/// The units of parameters whose gradients are computed; of other parameters, all.
+pub type Units = BTreeMap<String, Vec<usize>>;
 
 /// Differentiates like [`differentiate`], but parameters that `units` names only in part.
 ///
@@ -101,7 +104,7 @@ pub fn differentiate_units(
     model: &Model,
     loss: &str,
     parameters: &[String],
-    units: &HashMap<String, Vec<usize>>,
+    units: &Units,
 ) -> Result<Differentiated, GradientError> {
     reverse::differentiate(model, loss, parameters, units)
 }

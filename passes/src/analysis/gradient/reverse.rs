@@ -13,7 +13,7 @@ pub(super) fn differentiate(
     model: &Model,
     loss: &str,
     parameters: &[String],
-    units: &HashMap<String, Vec<usize>>,
+    units: &super::Units,
 ) -> Result<Differentiated, GradientError> {
     let version = model.graph.opset("").unwrap_or(1);
     if version < OPSET {

@@ -1,7 +1,7 @@
 //! Interface, sums over uses, and reasons.
 
 use crate::{
-    analysis::gradient::{Differentiated, GradientError, differentiate, differentiate_units},
+    analysis::gradient::{Differentiated, GradientError, Units, differentiate, differentiate_units},
     framework::testing::{model, model_at},
 };
 use pare_graph::{Evaluate, Model, Setting, Tensor};
@@ -122,7 +122,7 @@ fn gradients_of_some_units_are_those_rows_or_columns() {
     ];
     let full = gradients(&differentiate(&model, "loss", &all).unwrap(), &inputs);
     let units = [("w", vec![3, 0]), ("m", vec![1]), ("g", vec![2, 4]), ("d", vec![])];
-    let units: HashMap<_, _> = units.into_iter().map(|(name, units)| (name.to_owned(), units)).collect();
+    let units: Units = units.into_iter().map(|(name, units)| (name.to_owned(), units)).collect();
     let found = differentiate_units(&model, "loss", &all, &units).unwrap();
     found.model.check().unwrap();
     let some = gradients(&found, &inputs);
@@ -144,7 +144,7 @@ fn gradients_of_some_units_are_those_rows_or_columns() {
 fn a_weight_with_several_users_has_all_of_its_gradient() {
     let source = "main (float[2,2] x) => (float loss) <float[2,2] w = {1,2,3,4}> \
                   { y = MatMul(x, w) z = MatMul(y, w) loss = ReduceSum<keepdims = 0>(z) }";
-    let units = HashMap::from([("w".to_owned(), vec![1])]);
+    let units = Units::from([("w".to_owned(), vec![1])]);
     let found = differentiate_units(&model(source), "loss", &names(&["w"]), &units).unwrap();
     assert_eq!(values(&found.model, found.model.graph.outputs()), ["loss float[]", "w_gradient float[2,2]"]);
 }

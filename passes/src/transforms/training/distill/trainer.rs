@@ -28,7 +28,7 @@ use pare_graph::{
     evaluate::quality::{class_rows, log_probabilities},
     ops::Bindings,
 };
-use std::{collections::HashMap, ops::Range, time::Instant};
+use std::{collections::BTreeMap, ops::Range, time::Instant};
 
 /// The share of the samples that is held out: one in this many.
 const HELD_OUT: usize = 10;
@@ -111,7 +111,7 @@ impl StepModel {
     ) -> Result<(Self, Vec<String>), PassError> {
         let names: Vec<_> = parameters.iter().map(|p| p.name.clone()).collect();
         let units = |part: &Moving| Some((names[part.parameter].clone(), part.wanted()?.to_vec()));
-        let units: HashMap<_, _> = moving.iter().filter_map(units).collect();
+        let units: BTreeMap<_, _> = moving.iter().filter_map(units).collect();
         let found = differentiate_units(&loss.model, &loss.loss, &names, &units);
         let found = found.map_err(|e| PassError::refused(e.to_string()))?;
         let graph = &found.model.graph;
