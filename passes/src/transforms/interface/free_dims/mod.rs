@@ -167,7 +167,7 @@ impl Axes {
     /// Infers the model at other sizes. Those of related axes may have to be multiples, as for strided
     /// convolutions.
     fn check_sizes(&self, freed: &Model) -> Result<(), PassError> {
-        for size in [self.size, self.size * 2] {
+        for size in [self.size, self.size.saturating_mul(2)] {
             let mut fixed = freed.clone();
             change_axes(&mut fixed.graph, |_, _, axis| {
                 if matches!(axis, AxisSize::Symbol(symbol) if *symbol == self.symbol) {
