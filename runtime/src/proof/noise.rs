@@ -236,7 +236,8 @@ fn nearer_elements(reference: &Tensor, candidate: &Tensor, exact: &Tensor) -> Ve
     if [candidate, exact].iter().any(|other| kind(other) != kind(reference)) {
         return vec![];
     }
-    let is_float = reference.dtype().is_float();
+    let dtype = reference.dtype();
+    let is_float = dtype.is_float();
     let [Some(reference), Some(candidate), Some(exact)] = [reference, candidate, exact].map(Tensor::to_f64)
     else {
         return vec![];
@@ -245,13 +246,15 @@ fn nearer_elements(reference: &Tensor, candidate: &Tensor, exact: &Tensor) -> Ve
     if !is_float && reference.iter().chain(&candidate).any(|value| value.abs() >= INTEGERS) {
         return vec![];
     }
+    // Where the reference overflows, any number would be nearer than infinity.
+    let scale =
+        exact.iter().filter(|value| value.is_finite()).fold(0.0_f64, |most, value| most.max(value.abs()));
+    let close = MAX_AMPLIFICATION * epsilon(dtype) * scale;
     let is_nearer = |&i: &usize| {
         let error = |value: f64| (value - exact[i]).abs();
-        // The error of a reference that is infinite or NaN is neither smaller nor larger than any.
-        exact[i].is_finite()
-            && candidate[i].is_finite()
-            && candidate[i] != reference[i]
-            && !(error(reference[i]) <= error(candidate[i]))
+        let allowed = if reference[i].is_finite() { error(reference[i]) } else { close };
+        candidate[i] != reference[i]
+            && error(candidate[i]) <= allowed
             && (is_float || candidate[i] == exact[i])
     };
     (0..reference.len()).filter(is_nearer).collect()
