@@ -16,8 +16,8 @@ pass! {
     /// axis; `Exp` where it does not overflow, `Log` and `Sqrt` where their arguments are known to be in their
     /// domain. Indices differ where `f` rounds two numbers to the same one.
     ///
-    /// Declines if the values of `f` have other uses, and a `Softmax` before `ArgMin`, since small numbers
-    /// become 0.
+    /// Declines if the values of `f` have other uses, a `Softmax` before `ArgMin`, since small numbers become 0,
+    /// and one of exponentials that may overflow, since it is NaN.
     #[pass("drop-monotone", Rounding, "increasing function dropped", "increasing functions dropped")]
     pub struct DropMonotone {}
 }
@@ -25,6 +25,10 @@ pass! {
 /// Exponentials of these numbers are normal half floats.
 const EXP: Interval = Interval { low: -9.0, high: 11.0 };
 
+/// Finite in half floats.
+const FINITE: Interval = Interval { low: 0.0, high: 65_504.0 };
+
+/// The arguments of `Log` and `Sqrt`.
 const DOMAIN: Interval = Interval { low: 0.0, high: f64::INFINITY };
 
 impl Pass for DropMonotone {
@@ -49,6 +53,8 @@ fn without(at: NodeRef<'_>) -> Result<Patch, Decline> {
 fn is_increasing(function: NodeRef<'_>, x: ValueRef<'_>, at: NodeRef<'_>) -> Result<(), Decline> {
     match function.op() {
         "LogSoftmax" | "Softmax" => {
+            // Of an exponential that overflows, a softmax is NaN.
+            expect(x.produced_by("Exp").is_err() || Interval::of(x).is_within(FINITE))?;
             expect(SoftmaxView::of(function)?.axes.contains(&axis_of(at)?))?;
             expect(at.is("ArgMax") || function.is("LogSoftmax"))
         }
@@ -93,6 +99,7 @@ mod tests {
             "a = Exp(x) y = ArgMax<axis = 2>(a)",
             "a = Log(x) y = ArgMax<axis = 2>(a)",
             "a = Cos(x) y = ArgMax<axis = 2>(a)",
+            "e = Exp(x) a = Softmax(e) y = ArgMax<axis = 2>(a)",
         ] {
             no_match(
                 DropMonotone::default(),
