@@ -40,6 +40,17 @@ def samples(name, folder, calibration=False):
     return out
 
 
+def unlabelled(name, folder, count):
+    """A .npz file of unlabelled samples: of digits those that calibrate, of CIFAR-10 `count` images; these need Pillow."""
+    if name.startswith("digits"):
+        return samples(name, folder, True)
+    out = Path(folder) / f"{name}-unlabelled-{count}.npz"
+    if not out.exists():
+        make = [sys.executable, SHARED / "tools/make_samples.py", name, out, "--unlabelled", "--count", str(count)]
+        subprocess.run(make, check=True, stdout=sys.stderr)
+    return out
+
+
 def pare(*args, check=True):
     """The JSON report of a run of `pare`; `None` where it failed and `check` is false."""
     args = list(map(str, args))

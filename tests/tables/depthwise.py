@@ -7,7 +7,6 @@ For each target of multiply-accumulates: the smallest weights without repair, an
 share of the original's, one image, one thread, interleaved. `--quick` leaves 500 and 2,000 images out. Some 15 minutes;
 the images want Pillow."""
 import argparse
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -18,19 +17,12 @@ MODEL = "cifar-mbv2"
 TARGETS = (0.893, 0.8, 0.667)
 
 
-def unlabelled(folder, count):
-    out = Path(folder) / f"{MODEL}-{count}.npz"
-    make = [sys.executable, common.SHARED / "tools/make_samples.py", MODEL, out, "--unlabelled", "--count", str(count)]
-    subprocess.run(make, check=True, stdout=sys.stderr)
-    return out
-
-
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
     counts = [200, 300] if parser.parse_args().quick else [200, 300, 500, 2000]
     with tempfile.TemporaryDirectory() as folder:
-        images = {count: unlabelled(folder, count) for count in counts}
+        images = {count: common.unlabelled(MODEL, folder, count) for count in counts}
         original, test = common.model(MODEL), common.tested(MODEL, folder)
         base = common.accuracy(original, *test)
         rows, files = [], []

@@ -6,8 +6,6 @@ tested on 10,000 others. Fewer images are drawn by the seed; all 50,000 need Pil
 """
 import argparse
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -27,20 +25,17 @@ CUTS = {
 }
 
 
-def unlabelled(name, count, seed, folder):
+def drawn(name, count, seed, folder):
     """A file of `count` unlabelled images, drawn by the seed unless it is all of them."""
-    everything = folder / f"{name}-unlabelled.npz"
-    if not everything.exists():
-        make = common.SHARED / "tools/make_samples.py"
-        subprocess.run([sys.executable, make, name, everything, "--unlabelled", "--count", "50000"], check=True, stdout=sys.stderr)
+    everything = common.unlabelled(name, folder, 50_000)
     with np.load(everything) as data:
         key = data.files[0]
         if count >= len(data[key]):
             return everything
         rows = np.random.default_rng(seed).choice(len(data[key]), count, replace=False)
-        drawn = folder / f"{name}-{count}-{seed}.npz"
-        np.savez(drawn, **{key: data[key][np.sort(rows)]})
-        return drawn
+        out = folder / f"{name}-{count}-{seed}.npz"
+        np.savez(out, **{key: data[key][np.sort(rows)]})
+        return out
 
 
 def rows(cut, counts, seeds, folder):
@@ -56,7 +51,7 @@ def rows(cut, counts, seeds, folder):
             out = folder / "trained.onnx"
             report = common.pare(
                 "optimize", small, "-o", out, "--teacher", original, "--passes", "distill", "--seed", seed,
-                "--samples", unlabelled(name, count, seed, folder), "--no-prove", "--no-time", "--threads", 1,
+                "--samples", drawn(name, count, seed, folder), "--no-prove", "--no-time", "--threads", 1,
             )
             trained.append(common.accuracy(out, *tested))
             minutes.append(report["seconds"] / 60)

@@ -7,8 +7,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from common import accuracy, markdown, model, pare, samples, tested, write_csv, write_doc
-from slopes import unlabelled
+from common import accuracy, markdown, model, pare, samples, tested, unlabelled, write_csv, write_doc
+from slopes import IMAGES
 
 NAME, CUT = "cifar-resnet20", "safe,prune-channels{macs=0.333,streams=true}"
 THRESHOLDS = [None, 1e-3, 1e-2]
@@ -38,7 +38,7 @@ def main():
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
-        images = args.images or unlabelled(NAME, folder)
+        images = args.images or unlabelled(NAME, folder, IMAGES)
         cut = args.cut or folder / "third.onnx"
         if not args.cut:
             pare("optimize", model(NAME), "-o", cut, "--passes", CUT, "--samples", samples(NAME, folder, True), "--no-prove", "--no-time")

@@ -6,12 +6,10 @@ one model make the same number of passes over the same unlabelled images, toward
 other images. Images of CIFAR-10 come from the shared tools, or from `--folder`."""
 import argparse
 import csv
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-from common import HERE, SHARED, accuracy, markdown, model, pare, picture, samples, tested, write_csv, write_doc
+from common import HERE, accuracy, markdown, model, pare, picture, samples, tested, unlabelled, write_csv, write_doc
 
 #: Activations in all, the points, passes over the images, and the rate.
 MODELS = {"digits-cnn": (11, [4, 6, 8, 9], 60, 1e-3), "cifar-resnet20": (19, [4, 8, 13], 2, 1e-3)}
@@ -21,23 +19,13 @@ PADDED = {"digits-cnn": [4, 8, 9]}
 IMAGES = 10_000
 
 
-def unlabelled(name, folder):
-    if name.startswith("digits"):
-        return samples(name, folder, True)
-    out = folder / f"{name}-unlabelled.npz"
-    if not out.exists():
-        make = SHARED / "tools/make_samples.py"
-        subprocess.run([sys.executable, make, name, out, "--unlabelled", "--count", str(IMAGES)], check=True, stdout=sys.stderr)
-    return out
-
-
 def measure(name, points, folder, learned):
     """Rows of one model."""
     every, _, epochs, rate = MODELS[name]
     original, test = model(name), tested(name, folder)
     cut, trained, out = (folder / f"{name}-{part}.onnx" for part in ("cut", "trained", "out"))
     quiet = ["--no-prove", "--no-time", "--threads", 1]
-    train = ["--samples", unlabelled(name, folder), *quiet]
+    train = ["--samples", unlabelled(name, folder, IMAGES), *quiet]
     options = f"epochs={epochs},rate={rate:g}"
     for count in points:
         passes = f"safe,remove-activations{{count={count}}}"
@@ -67,7 +55,7 @@ def padded(name, points, folder):
             passes = f"safe,remove-activations{{count={count},crop={crop}}}"
             report = pare("optimize", original, "-o", cut, "--passes", passes, "--samples", samples(name, folder, True), *quiet)
             options = ["--teacher", original, "--passes", f"distill{{epochs={epochs},rate={rate:g}}}"]
-            pare("optimize", cut, "-o", trained, *options, "--samples", unlabelled(name, folder), *quiet)
+            pare("optimize", cut, "-o", trained, *options, "--samples", unlabelled(name, folder, IMAGES), *quiet)
             row |= {
                 f"{way}, MMAC": f"{report['after']['macs'] / 1e6:.2f}", way: f"{accuracy(cut, *test):.2f}",
                 f"{way}, trained": f"{accuracy(trained, *test):.2f}",

@@ -186,7 +186,7 @@ fn elements_nearer_to_double_precision_than_those_of_the_original_are_right() {
         let wrong = original(&format!("y = LogSoftmax<axis = {}>(x)", (axis + 1) % 3));
         assert!(matches!(verdict(&original(&written), &wrong), Outcome::Differs { .. }), "{axis}");
     }
-    // Where the original is -∞ only right numbers count: its finite ones are above -104.
+    // A bound of -104 changes only the elements that are -∞ in the original, and is wrong there.
     let clipped = "low = Constant<value_float = -104.0>() l = LogSoftmax<axis = 2>(x) y = Max(l, low)";
     let infinite = original("p = Softmax<axis = 2>(x) y = Log(p)");
     assert!(matches!(verdict(&infinite, &original(clipped)), Outcome::Differs { .. }));

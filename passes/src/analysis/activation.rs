@@ -1,6 +1,9 @@
 //! Activation functions: single operators, and compositions of several nodes.
 
-use crate::analysis::patterns::{Gelu, HardSwish};
+use crate::{
+    analysis::patterns::{Gelu, HardSwish},
+    framework::PassError,
+};
 use pare_graph::{
     Decline, Graph, NodeId, NodeRef, ValueId, ValueRef, expect,
     ops::{ClipView, Trait},
@@ -18,6 +21,18 @@ pub struct Activation {
     pub input: ValueId,
     /// The output.
     pub output: ValueId,
+}
+
+/// The error of a pass that selects no activation: `absent` if the graph has none, or `unmatched` if it has some, such as
+/// `example`.
+pub fn none_selected(example: Option<String>, absent: &str, unmatched: &str) -> PassError {
+    match example {
+        None => PassError::refused(absent),
+        Some(example) => PassError::refused_with(
+            unmatched,
+            format!("activations are named after their nodes, such as `{example}`"),
+        ),
+    }
 }
 
 /// Activations that produce gates and scales: their range matters, and the identity does not have it.

@@ -32,6 +32,12 @@ impl PassError {
         Self::Refused { why: why.into(), hint: None }
     }
 
+    /// A [`PassError::Refused`] with the sentence of an error.
+    #[allow(clippy::needless_pass_by_value, reason = "it is given to `map_err`")]
+    pub fn from_error(error: impl ToString) -> Self {
+        Self::refused(error.to_string())
+    }
+
     /// A [`PassError::Refused`] with a hint.
     pub fn refused_with(why: impl Into<String>, hint: impl Into<Hint>) -> Self {
         Self::Refused { why: why.into(), hint: Some(hint.into()) }

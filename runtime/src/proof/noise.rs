@@ -26,7 +26,7 @@ const ESCAPED: f64 = 1.0 / 32.0;
 const MAX_AMPLIFICATION: f64 = 16_384.0;
 
 /// All integers below it are numbers of double precision.
-const INTEGERS: f64 = 9_007_199_254_740_992.0;
+const INTEGERS: f64 = (1_u64 << f64::MANTISSA_DIGITS) as f64;
 
 /// Batches that perturbation does not explain, after which no others are examined.
 const MAX_UNEXPLAINED: usize = 4;
@@ -157,8 +157,7 @@ impl<'e> Noise<'e> {
             let Value::Tensor(tensor) = value else { continue };
             let Some(exact) = tensor.to_f64().filter(|_| tensor.dtype().is_float()) else { continue };
             let seen = floor.get(name).map_or(0.0, |known| known.max_reference);
-            let scale = exact.iter().filter(|v| v.is_finite()).fold(seen, |most, v| most.max(v.abs()));
-            let limit = MAX_AMPLIFICATION * epsilon(tensor.dtype()) * scale;
+            let limit = largest_rounding(tensor.dtype(), largest(&exact).max(seen));
             let undetermined = undetermined(&exact, tensor.shape(), name, &runs, limit);
             if undetermined.is_empty() {
                 continue;
@@ -246,10 +245,8 @@ fn nearer_elements(reference: &Tensor, candidate: &Tensor, exact: &Tensor) -> Ve
     if !is_float && reference.iter().chain(&candidate).any(|value| value.abs() >= INTEGERS) {
         return vec![];
     }
-    // Where the reference overflows, any number would be nearer than infinity.
-    let scale =
-        exact.iter().filter(|value| value.is_finite()).fold(0.0_f64, |most, value| most.max(value.abs()));
-    let close = MAX_AMPLIFICATION * epsilon(dtype) * scale;
+    // The error of an infinite reference is infinite, so there a candidate has to be close.
+    let close = largest_rounding(dtype, largest(&exact));
     let is_nearer = |&i: &usize| {
         let error = |value: f64| (value - exact[i]).abs();
         let allowed = if reference[i].is_finite() { error(reference[i]) } else { close };
@@ -258,6 +255,16 @@ fn nearer_elements(reference: &Tensor, candidate: &Tensor, exact: &Tensor) -> Ve
             && (is_float || candidate[i] == exact[i])
     };
     (0..reference.len()).filter(is_nearer).collect()
+}
+
+/// The largest deviation that rounding explains of values up to `scale`.
+fn largest_rounding(dtype: DataType, scale: f64) -> f64 {
+    MAX_AMPLIFICATION * epsilon(dtype) * scale
+}
+
+/// The largest finite |value|.
+fn largest(values: &[f64]) -> f64 {
+    values.iter().filter(|value| value.is_finite()).fold(0.0, |most, value| most.max(value.abs()))
 }
 
 /// Sets elements of an output to those of `reference`.
@@ -281,7 +288,7 @@ pub(super) fn add_floats(reference: &Feed, perturbed: &Feed, floor: &mut Compari
         let Some(dtype) = float_type(value) else { continue };
         let deviation = Deviation::between(value, other);
         let scale = deviation.max_reference.max(floor.get(name).map_or(0.0, |known| known.max_reference));
-        let is_rounding = deviation.max_abs <= MAX_AMPLIFICATION * epsilon(dtype) * scale;
+        let is_rounding = deviation.max_abs <= largest_rounding(dtype, scale);
         if deviation.mismatch.is_none() && deviation.misplaced == 0 && is_rounding {
             pairs.0.push((name.clone(), value.clone()));
             pairs.1.push((name.clone(), other.clone()));

@@ -95,6 +95,12 @@ impl Outputs {
         }
     }
 
+    /// The outputs of the original, and those of the candidate as written and as deployed.
+    fn split(&mut self) -> (&Feed, Vec<&mut Feed>) {
+        let Self { reference, candidate, candidate_deployed, .. } = self;
+        (reference, std::iter::once(candidate).chain(candidate_deployed).collect())
+    }
+
     /// The deviation of the candidate as written and as deployed.
     fn compare(&self) -> [Comparison; 2] {
         self.compare_each(&|outputs| Cow::Borrowed(outputs))
@@ -245,9 +251,7 @@ impl ProofRun<'_, '_> {
             return found;
         }
         self.find_random(feed, &outputs.reference);
-        let Outputs { reference, candidate, candidate_deployed, .. } = outputs;
-        let mut candidates: Vec<_> =
-            [Some(candidate), candidate_deployed.as_mut()].into_iter().flatten().collect();
+        let (reference, mut candidates) = outputs.split();
         for (name, count) in self.noise.measure(feed, reference, &mut candidates, &mut self.report.floor) {
             *self.undetermined.entry(name).or_default() += count as u64;
         }
@@ -256,9 +260,7 @@ impl ProofRun<'_, '_> {
         if !self.exceeds(&found, options) {
             return found;
         }
-        let Outputs { reference, candidate, candidate_deployed, .. } = outputs;
-        let mut candidates: Vec<_> =
-            [Some(candidate), candidate_deployed.as_mut()].into_iter().flatten().collect();
+        let (reference, mut candidates) = outputs.split();
         self.more_precise +=
             self.noise.measure_error(feed, reference, &mut candidates, &mut self.report.floor);
         let found = outputs.compare();

@@ -99,9 +99,9 @@ fn fit_group(
     let free = target.refit.free.as_ref().map(|all| &all[q * o * d..(q + 1) * o * d]);
     let (sums, lambda) = match options.ridge {
         RidgeChoice::Fixed(lambda) => (rows.sums(target), lambda),
-        RidgeChoice::Validated(lambdas) => validated(target, rows, lambdas, &prior, free)?,
+        RidgeChoice::Validated(lambdas) => validated(target, rows, lambdas, prior.as_ref(), free)?,
     };
-    let fit = GroupFit { ridge: Ridge::new(&sums, lambda)?, prior, free };
+    let fit = GroupFit { ridge: Ridge::new(&sums, lambda)?, prior: prior.as_ref(), free };
     let mut map = fit.solve_sums(&sums)?;
     if let Some(bounds) = target.clip.filter(|_| target.linear.takes_bias()) {
         for _ in 0..options.rounds {
@@ -116,7 +116,7 @@ fn validated(
     target: &Target<'_>,
     rows: GroupRows<'_>,
     lambdas: &[f64],
-    prior: &Mat<f64>,
+    prior: MatRef<'_, f64>,
     free: Option<&[bool]>,
 ) -> Result<(Sums, f64), NotFinite> {
     // The rows of a sample are neighbors, so that at most one sample is on both sides.
@@ -125,7 +125,7 @@ fn validated(
     let others = rows.sums_of(most, rows.x.count - most, target);
     let mut best = (f64::INFINITY, lambdas.last().copied().unwrap_or(1.0));
     for &lambda in lambdas {
-        let fit = GroupFit { ridge: Ridge::new(&sums, lambda)?, prior: prior.clone(), free };
+        let fit = GroupFit { ridge: Ridge::new(&sums, lambda)?, prior, free };
         let error = others.loss(&fit.solve_sums(&sums)?);
         if error < best.0 {
             best = (error, lambda);
@@ -139,7 +139,7 @@ fn validated(
 /// The least squares problem of one group, for any targets.
 struct GroupFit<'a> {
     ridge: Ridge,
-    prior: Mat<f64>,
+    prior: MatRef<'a, f64>,
     free: Option<&'a [bool]>,
 }
 
@@ -150,10 +150,9 @@ impl GroupFit<'_> {
     }
 
     fn solve(&self, cross: MatRef<'_, f64>, y_mean: &[f64]) -> Result<AffineMap, NotFinite> {
-        let prior = self.prior.as_ref();
         match self.free {
-            None => self.ridge.solve(cross, y_mean, prior),
-            Some(free) => self.ridge.solve_free(cross, y_mean, prior, free),
+            None => self.ridge.solve(cross, y_mean, self.prior),
+            Some(free) => self.ridge.solve_free(cross, y_mean, self.prior, free),
         }
     }
 

@@ -58,8 +58,8 @@ pub struct RepairOptions {
 pub enum RidgeChoice {
     /// The same for all operators.
     Fixed(f64),
-    /// Of each group of an operator, the one of these whose fit to the first three quarters of the rows has the
-    /// least error on the others; for samples so few that fits follow their noise.
+    /// Chosen from these for each group of an operator: the one with the least error on the last quarter of the rows,
+    /// after a fit to the others. For few samples, where a fit with too small a ridge overfits.
     Validated(&'static [f64]),
 }
 
@@ -139,7 +139,7 @@ impl Repair<'_> {
             let bias: Vec<_> = maps.iter().flat_map(|m| m.bias.iter().copied()).collect();
             let weights: Vec<_> = maps.into_iter().map(|m| m.weight).collect();
             if target.linear.store(&changed.graph, &mut patch, &weights, &bias).is_some() {
-                changed.graph.apply(patch).map_err(|e| PassError::refused(e.to_string()))?;
+                changed.graph.apply(patch).map_err(PassError::from_error)?;
             }
         }
         self.tools.progress.step("repair", total, total);

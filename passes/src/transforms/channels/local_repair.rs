@@ -298,7 +298,7 @@ impl ReaderRepair<'_> {
             };
         }
         if let Some(patch) = patch {
-            pruned.apply(patch).map_err(|e| PassError::refused(e.to_string()))?;
+            pruned.apply(patch).map_err(PassError::from_error)?;
         }
         Ok(())
     }

@@ -53,7 +53,7 @@ fn without(at: NodeRef<'_>) -> Result<Patch, Decline> {
 fn is_increasing(function: NodeRef<'_>, x: ValueRef<'_>, at: NodeRef<'_>) -> Result<(), Decline> {
     match function.op() {
         "LogSoftmax" | "Softmax" => {
-            // Of an exponential that overflows, a softmax is NaN.
+            // The softmax of an exponential that overflows is NaN.
             expect(x.produced_by("Exp").is_err() || Interval::of(x).is_within(FINITE))?;
             expect(SoftmaxView::of(function)?.axes.contains(&axis_of(at)?))?;
             expect(at.is("ArgMax") || function.is("LogSoftmax"))

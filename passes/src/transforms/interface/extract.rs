@@ -47,7 +47,7 @@ impl Pass for Extract {
             let name = &graph.value(given).name;
             return Err(PassError::refused(format!("`{name}` is both an input and an output")));
         }
-        let mut part = model.extract(&inputs, &outputs).map_err(|e| PassError::refused(e.to_string()))?;
+        let mut part = model.extract(&inputs, &outputs).map_err(PassError::from_error)?;
         part.producer_name.clone_from(&model.producer_name);
         part.producer_version.clone_from(&model.producer_version);
         let untyped = part.graph.inputs().iter().find(|&&v| part.graph.value(v).declared.is_none());

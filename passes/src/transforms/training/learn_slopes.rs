@@ -1,6 +1,9 @@
 use super::distill::{Companion, Distill, DistillLoss, Training, Weights};
 use crate::{
-    analysis::{activation::activations, weighted_layers::NameFilter},
+    analysis::{
+        activation::{Activation, activations, none_selected},
+        weighted_layers::NameFilter,
+    },
     framework::{Context, Counter, Pass, PassError},
     pass,
 };
@@ -107,7 +110,7 @@ impl Pass for LearnSlopes {
         }
         let mut changed = model.clone();
         if let Some(patch) = training.patch(&changed.graph, &trained)? {
-            changed.graph.apply(patch).map_err(refused)?;
+            changed.graph.apply(patch).map_err(PassError::from_error)?;
         }
         for (site, &slope) in sites.iter().zip(&decided).filter(|(_, slope)| **slope > 0.0) {
             site.replace(&mut changed.graph, |_| (Node::new("LeakyRelu").with("alpha", slope as f32), None))?;
@@ -137,7 +140,7 @@ impl LearnSlopes {
     /// The activations whose slopes are learned.
     fn sites(&self, graph: &Graph) -> Result<Vec<Site>, PassError> {
         let filter = NameFilter { only: &self.only, except: &self.except };
-        let of = |activation: &crate::analysis::activation::Activation| {
+        let of = |activation: &Activation| {
             let at = activation.end(graph)?;
             let output = graph.value_ref(activation.output);
             let is_relu = at.is("Relu") && output.dtype() == Some(DataType::Float);
@@ -151,14 +154,14 @@ impl LearnSlopes {
         let all: Vec<_> = activations(graph).iter().filter_map(of).collect();
         let example = all.first().map(|site| site.name.clone());
         let sites: Vec<_> = all.into_iter().filter(|s| filter.accepts(&s.name)).collect();
-        match (sites.is_empty(), example) {
-            (false, _) => Ok(sites),
-            (true, None) => Err(PassError::refused("there is no `Relu` of 32-bit floats")),
-            (true, Some(example)) => Err(PassError::refused_with(
+        if sites.is_empty() {
+            return Err(none_selected(
+                example,
+                "there is no `Relu` of 32-bit floats",
                 "no `Relu` has a matching name",
-                format!("activations are named after their nodes, such as `{example}`"),
-            )),
+            ));
         }
+        Ok(sites)
     }
 }
 
@@ -190,13 +193,9 @@ impl Site {
         })();
         let lost =
             |_| PassError::refused(format!("`{}` is not the output of a `Relu` any more", self.output));
-        graph.apply(patch.map_err(lost)?).map_err(refused)?;
+        graph.apply(patch.map_err(lost)?).map_err(PassError::from_error)?;
         Ok(())
     }
-}
-
-fn refused(error: impl ToString) -> PassError {
-    PassError::refused(error.to_string())
 }
 
 /// The slopes during training.

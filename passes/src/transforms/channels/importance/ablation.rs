@@ -152,7 +152,7 @@ fn mapped(
         }
     }
     let values: Vec<_> = values.into_iter().map(f64::from).collect();
-    Tensor::from_f64(x.dtype(), x.shape(), &values).map_err(|e| PassError::refused(e.to_string()))
+    Tensor::from_f64(x.dtype(), x.shape(), &values).map_err(PassError::from_error)
 }
 
 fn standard_deviation(values: &[f32]) -> f64 {

@@ -263,7 +263,7 @@ impl<'p> PruneSearch<'p> {
         repair: LocalRepair,
     ) -> Result<Model, PassError> {
         let PrunableModel { model, groups, roles, sums, .. } = &self.subject;
-        let mut graph = cut(&model.graph, groups, keep).map_err(|e| PassError::refused(e.to_string()))?;
+        let mut graph = cut(&model.graph, groups, keep).map_err(PassError::from_error)?;
         ReaderRepair { original: &model.graph, roles, sums, groups, keep, repair, inverses }
             .apply(&mut graph)?;
         let mut changed = model.clone();

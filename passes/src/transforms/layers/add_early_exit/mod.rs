@@ -97,7 +97,7 @@ impl Pass for AddEarlyExit {
             exit.threshold.confidence
         ));
         let patch = surgery::add_exit(&model.graph, &scores, &exit)?;
-        model.graph.apply(patch).map_err(|e| PassError::refused(e.to_string()))?;
+        model.graph.apply(patch).map_err(PassError::from_error)?;
         if symbolic_batch {
             surgery::fix_batch_size(&mut model.graph);
             cx.report.interface.push(InterfaceChange::Other("the model takes one sample at a time".into()));

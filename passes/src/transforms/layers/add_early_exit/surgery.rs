@@ -21,13 +21,13 @@ pub fn add_exit(graph: &Graph, scores: &Scores, exit: &Exit) -> Result<Patch, Pa
         return Err(PassError::refused(format!("operator set {opset} is too old: `If` needs 11")));
     }
     let mut patch = Patch::anchored(producer);
-    let features = pooled(&mut patch, exit, opset).map_err(refused)?;
-    let logits = linear(&mut patch, &exit.head, features).map_err(refused)?;
+    let features = pooled(&mut patch, exit, opset).map_err(PassError::from_error)?;
+    let logits = linear(&mut patch, &exit.head, features).map_err(PassError::from_error)?;
     let softmax = Node::new("Softmax").with("axis", Attribute::Int(1));
     let probabilities = patch.node("exit_shares", softmax, &[logits]);
     let max = Node::new("ReduceMax").with("keepdims", Attribute::Int(0));
     let confidence = patch.node("exit_confidence", max, &[probabilities]);
-    let threshold = Tensor::from_slice(&[], &[exit.threshold.confidence]).map_err(refused)?;
+    let threshold = Tensor::from_slice(&[], &[exit.threshold.confidence]).map_err(PassError::from_error)?;
     let threshold = patch.constant("exit_threshold", threshold);
     let taken = patch.node("exit_taken", Node::new("Greater"), &[confidence, threshold]);
 
@@ -35,8 +35,8 @@ pub fn add_exit(graph: &Graph, scores: &Scores, exit: &Exit) -> Result<Patch, Pa
     let mut declared = Declared::default();
     declared.ty = Some(Type::tensor(DataType::Float, Some(&[Dim::from(1), Dim::from(classes)])));
     let given = graph.fresh_name("exit_given");
-    let early = early_branch(graph, &given, declared.clone()).map_err(refused)?;
-    let late = late_branch(graph, exit.tensor, scores.output, declared).map_err(refused)?;
+    let early = early_branch(graph, &given, declared.clone()).map_err(PassError::from_error)?;
+    let late = late_branch(graph, exit.tensor, scores.output, declared).map_err(PassError::from_error)?;
     let node = Node::new("If")
         .with("then_branch", Attribute::Graph(Box::new(early)))
         .with("else_branch", Attribute::Graph(Box::new(late)));
@@ -44,10 +44,6 @@ pub fn add_exit(graph: &Graph, scores: &Scores, exit: &Exit) -> Result<Patch, Pa
     let new = patch.capturing(output.name(), node, &[taken], &[(&given, result)]);
     patch.replace(output, new);
     Ok(patch)
-}
-
-fn refused(error: impl ToString) -> PassError {
-    PassError::refused(error.to_string())
 }
 
 /// The features of the head.

@@ -55,8 +55,7 @@ impl ActivationSearch<'_, '_> {
                     (0..end.batch.min(each - first)).for_each(|j| values[j * each + first + j] = 1.0);
                 }
                 let shape = [&[end.batch], &start.shape[..]].concat();
-                let tensor =
-                    Tensor::from_slice(&shape, &values).map_err(|e| PassError::refused(e.to_string()))?;
+                let tensor = Tensor::from_slice(&shape, &values).map_err(PassError::from_error)?;
                 feeds.push((graph.value(start.value).name.clone(), tensor));
             }
             Ok(floats(&probe.run(&feeds)?[0])?.into_owned())
@@ -78,7 +77,7 @@ impl ActivationSearch<'_, '_> {
             let bias: Vec<_> = zero.iter().take(m).map(|&c| f64::from(c)).collect();
             let mut constant = |what: &str, shape: &[usize], values: &[f64]| {
                 let tensor = Tensor::from_f64(pare_graph::DataType::Float, shape, values);
-                let tensor = tensor.map_err(|e| PassError::refused(e.to_string()))?;
+                let tensor = tensor.map_err(PassError::from_error)?;
                 Ok::<_, PassError>(patch.constant(&format!("{}_{what}", y.name()), tensor))
             };
             let w = constant("matrix", &[each, m], &matrix)?;

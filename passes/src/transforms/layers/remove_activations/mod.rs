@@ -9,7 +9,7 @@ mod tests;
 
 use crate::{
     analysis::{
-        activation::{Activation, activations, channel_axis},
+        activation::{Activation, activations, channel_axis, none_selected},
         calibration::{JointMoments, floats, observe},
         composition::By,
         evaluation::{HeldOut, QualityLimits},
@@ -388,12 +388,9 @@ fn find_sites(
             None => cx.decline(format!("the channels of `{}` are unknown", activation.name)),
         }
     }
-    match (sites.is_empty(), example) {
-        (false, _) => Ok(sites),
-        (true, None) => Err(PassError::refused("there is no activation")),
-        (true, Some(example)) => Err(PassError::refused_with(
-            "no activation can be removed or has a matching name",
-            format!("activations are named after their nodes, such as `{example}`"),
-        )),
+    if sites.is_empty() {
+        let unmatched = "no activation can be removed or has a matching name";
+        return Err(none_selected(example, "there is no activation", unmatched));
     }
+    Ok(sites)
 }

@@ -135,5 +135,5 @@ pub fn patch_floats(
 
 /// The values of a parameter as a tensor.
 pub fn tensor(shape: &[usize], values: &[f32]) -> Result<Tensor, PassError> {
-    Tensor::from_slice(shape, values).map_err(|e| PassError::refused(e.to_string()))
+    Tensor::from_slice(shape, values).map_err(PassError::from_error)
 }

@@ -37,7 +37,7 @@ impl Codes {
             (f64::from(*value) / scale).round_ties_even() + zero
         };
         let codes: Vec<_> = values.iter().enumerate().map(code).collect();
-        Tensor::from_f64(self.dtype, shape, &codes).map_err(|e| PassError::refused(e.to_string()))
+        Tensor::from_f64(self.dtype, shape, &codes).map_err(PassError::from_error)
     }
 }
 
@@ -52,7 +52,7 @@ pub fn unfold(graph: &mut Graph) -> Result<HashMap<String, Codes>, PassError> {
         if graph.find(&name).is_some() {
             continue;
         }
-        graph.apply(patch).map_err(|e| PassError::refused(e.to_string()))?;
+        graph.apply(patch).map_err(PassError::from_error)?;
         found.insert(name, codes);
     }
     Ok(found)

@@ -113,7 +113,7 @@ impl StepModel {
         let units = |part: &Moving| Some((names[part.parameter].clone(), part.wanted()?.to_vec()));
         let units: BTreeMap<_, _> = moving.iter().filter_map(units).collect();
         let found = differentiate_units(&loss.model, &loss.loss, &names, &units);
-        let found = found.map_err(|e| PassError::refused(e.to_string()))?;
+        let found = found.map_err(PassError::from_error)?;
         let graph = &found.model.graph;
         let position = |name: &String| graph.outputs().iter().position(|&v| graph.value(v).name == *name);
         let gradients = names.iter().map(|name| found.gradients.get(name).and_then(position)).collect();
@@ -423,7 +423,7 @@ impl<'p, 't> Training<'p, 't> {
         let samples = self.tools.samples.ok_or_else(no_samples)?;
         let mut model = self.loss.model.clone();
         if let Some(patch) = patch_floats(&model.graph, &self.parameters, weights)? {
-            model.graph.apply(patch).map_err(|e| PassError::refused(e.to_string()))?;
+            model.graph.apply(patch).map_err(PassError::from_error)?;
         }
         let values: Vec<_> = equilibrium.outputs().filter_map(|name| model.graph.find(name)).collect();
         let mut probe = Probe::new(self.tools, &model, &open_inputs(&model.graph), &values)?;
@@ -512,7 +512,7 @@ impl<'p, 't> Training<'p, 't> {
     fn with(&self, weights: &Weights) -> Result<Model, PassError> {
         let mut model = self.student.clone();
         if let Some(patch) = self.patch(&model.graph, weights)? {
-            model.graph.apply(patch).map_err(|e| PassError::refused(e.to_string()))?;
+            model.graph.apply(patch).map_err(PassError::from_error)?;
         }
         Ok(model)
     }

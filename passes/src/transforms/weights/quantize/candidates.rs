@@ -101,7 +101,7 @@ impl Candidates<'_> {
             let mut patch = Patch::anchored(layer.node);
             let stored = layer.linear.store(&model.graph, &mut patch, &weights.values(layer), &layer.bias);
             stored.ok_or_else(|| PassError::refused(format!("`{}` cannot be changed", layer.name)))?;
-            model.graph.apply(patch).map_err(|e| PassError::refused(e.to_string()))?;
+            model.graph.apply(patch).map_err(PassError::from_error)?;
         }
         model.infer()?;
         let refit = |layer: &WeightedLayer| {
@@ -172,7 +172,7 @@ pub fn normalized(model: &Model) -> Result<Model, PassError> {
         let changed = Linear::owned(&model.graph, node)
             .and_then(|linear| linear.normalize(model.graph.at(node), &mut patch));
         if changed.is_some() {
-            plain.graph.apply(patch).map_err(|e| PassError::refused(e.to_string()))?;
+            plain.graph.apply(patch).map_err(PassError::from_error)?;
         }
     }
     Ok(plain)

@@ -11,10 +11,6 @@ use super::weights::IntegerWeights;
 use crate::{analysis::weighted_layers::WeightedLayer, framework::PassError};
 use pare_graph::{DataType, Graph, Node, Patch, Ref, Tensor, ValueId};
 
-fn refused(e: impl ToString) -> PassError {
-    PassError::refused(e.to_string())
-}
-
 /// Replaces these layers, which are products with matrices.
 pub fn replace<'l>(
     graph: &mut Graph,
@@ -44,7 +40,7 @@ pub fn replace<'l>(
             let name = &layer.name;
             let matrix = patch.constant(&format!("{name}_quantized"), matrix(layer, weights)?);
             let scales = Tensor::from_f64(DataType::Float, &[weights.scales.len()], &weights.scales);
-            let scales = patch.constant(&format!("{name}_scale"), scales.map_err(refused)?);
+            let scales = patch.constant(&format!("{name}_scale"), scales.map_err(PassError::from_error)?);
             let mut node = |part: &str, node: Node, inputs: &[Ref]| {
                 patch.node(&format!("{}_{part}", output.name()), node, inputs)
             };
@@ -57,7 +53,7 @@ pub fn replace<'l>(
             }
             patch.replace(output, product);
         }
-        graph.apply(patch).map_err(refused)?;
+        graph.apply(patch).map_err(PassError::from_error)?;
     }
     Ok(())
 }
@@ -71,5 +67,5 @@ fn matrix(layer: &WeightedLayer, weights: &IntegerWeights) -> Result<Tensor, Pas
     let codes = weights.codes.to_f64().unwrap_or_default();
     let transposed: Vec<_> =
         (0..inputs * outputs).map(|k| codes[(k % outputs) * inputs + k / outputs]).collect();
-    Tensor::from_f64(DataType::Int8, &[inputs, outputs], &transposed).map_err(refused)
+    Tensor::from_f64(DataType::Int8, &[inputs, outputs], &transposed).map_err(PassError::from_error)
 }

@@ -9,10 +9,6 @@ use crate::{analysis::weighted_layers::WeightedLayer, framework::PassError};
 use pare_graph::{DataType, Edge, Graph, Node, NodeId, Patch, Ref, Tensor, ValueId, ops::ClipView};
 use std::collections::{BTreeMap, HashMap};
 
-fn refused(e: impl ToString) -> PassError {
-    PassError::refused(e.to_string())
-}
-
 /// Inserts a QDQ pair after every value of the plan. If the value is produced by an integer kernel, all its
 /// users read the rounded value, otherwise only those with integer kernels. Returns the grids of the layers'
 /// inputs.
@@ -48,7 +44,7 @@ pub fn activations(
                 patch.set_input(user, slot as usize, rounded);
             }
         }
-        graph.apply(patch).map_err(refused)?;
+        graph.apply(patch).map_err(PassError::from_error)?;
     }
     let grid = |(node, value): (&NodeId, &ValueId)| Some((*node, *grid_of(value)?));
     Ok(plan.layers.iter().filter_map(grid).collect())
@@ -67,7 +63,7 @@ pub fn weights(
     let weight = Quantized {
         name: &layer.name,
         values: weights.codes.clone(),
-        scales: Tensor::from_f64(DataType::Float, &[scales.len()], scales).map_err(refused)?,
+        scales: Tensor::from_f64(DataType::Float, &[scales.len()], scales).map_err(PassError::from_error)?,
         axis: linear.weight_axes().0,
     };
     let weight = weight.dequantize(&mut patch)?;
@@ -75,26 +71,29 @@ pub fn weights(
     let at = graph.at(layer.node);
     // The bias of a `MatMul` is an `Add` after it, which stays in floats.
     if let (Some(grid), Some(bias)) = (input, at.optional(2).filter(|_| !at.is("MatMul"))) {
-        let values =
-            bias.constant_f64().map_err(|_| refused(format!("`{}` is not constant", bias.name())))?;
+        let values = bias
+            .constant_f64()
+            .map_err(|_| PassError::refused(format!("`{}` is not constant", bias.name())))?;
         if values.len() == scales.len() {
             let units: Vec<_> = scales.iter().map(|s| f64::from((s * grid.scale) as f32)).collect();
             let integers: Vec<_> = values.iter().zip(&units).map(|(b, unit)| b / unit).collect();
             // Such a bias stays in float, and so does the computation of its layer.
             if !integers.iter().all(|code| code.abs() <= f64::from(i32::MAX)) {
-                return graph.apply(patch).map(drop).map_err(refused);
+                return graph.apply(patch).map(drop).map_err(PassError::from_error);
             }
             let bias = Quantized {
                 name: bias.name(),
-                values: Tensor::from_f64(DataType::Int32, &[integers.len()], &integers).map_err(refused)?,
-                scales: Tensor::from_f64(DataType::Float, &[units.len()], &units).map_err(refused)?,
+                values: Tensor::from_f64(DataType::Int32, &[integers.len()], &integers)
+                    .map_err(PassError::from_error)?,
+                scales: Tensor::from_f64(DataType::Float, &[units.len()], &units)
+                    .map_err(PassError::from_error)?,
                 axis: 0,
             };
             let bias = bias.dequantize(&mut patch)?;
             patch.set_input(layer.node, 2, bias);
         }
     }
-    graph.apply(patch).map(drop).map_err(refused)
+    graph.apply(patch).map(drop).map_err(PassError::from_error)
 }
 
 /// A constant stored in integers, with scales along an axis and zero points of zero.
@@ -109,8 +108,8 @@ impl Quantized<'_> {
     /// Adds the constants and a `DequantizeLinear`.
     fn dequantize(self, patch: &mut Patch) -> Result<Ref, PassError> {
         let Self { name, values, scales, axis } = self;
-        let zeros =
-            Tensor::from_f64(values.dtype(), scales.shape(), &vec![0.0; scales.len()]).map_err(refused)?;
+        let zeros = Tensor::from_f64(values.dtype(), scales.shape(), &vec![0.0; scales.len()])
+            .map_err(PassError::from_error)?;
         let values = patch.constant(&format!("{name}_quantized"), values);
         let scales = patch.constant(&format!("{name}_scale"), scales);
         let zeros = patch.constant(&format!("{name}_zero_point"), zeros);

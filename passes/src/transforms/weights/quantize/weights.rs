@@ -41,7 +41,7 @@ impl IntegerWeights {
             }
         }
         let codes = Tensor::from_f64(DataType::Int8, old.shape(), &codes);
-        Ok(Self { scales, codes: codes.map_err(|e| PassError::refused(e.to_string()))? })
+        Ok(Self { scales, codes: codes.map_err(PassError::from_error)? })
     }
 
     /// The same weights with scales so large that the codes of the biases, `b / (s_x·s_o)`, fit into an int32

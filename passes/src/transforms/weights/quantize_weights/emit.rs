@@ -23,15 +23,11 @@ pub enum WeightForm {
     Standard,
 }
 
-fn refused(e: impl std::fmt::Display) -> PassError {
-    PassError::refused(e.to_string())
-}
-
 /// Replaces the node of a target.
 pub fn replace(graph: &mut Graph, target: &Target, pass: &QuantizeWeights) -> Result<(), PassError> {
     let at = graph.at(target.node);
     let (Ok(input), Ok(output)) = (at.input(0), at.output()) else {
-        return Err(refused(format!("{} has no output", at.describe())));
+        return Err(PassError::refused(format!("{} has no output", at.describe())));
     };
     let mut patch = Patch::at(at);
     let constants = Constants { blocks: &target.blocks, name: &target.name };
@@ -40,15 +36,15 @@ pub fn replace(graph: &mut Graph, target: &Target, pass: &QuantizeWeights) -> Re
             let product = match form {
                 WeightForm::Ort => constants.product(&mut patch, output.name(), input.into(), pass),
                 WeightForm::Standard => {
-                    let weight = constants.dequantized(&mut patch, true).map_err(refused)?;
+                    let weight = constants.dequantized(&mut patch, true).map_err(PassError::from_error)?;
                     Ok(patch.node(output.name(), Node::new("MatMul"), &[input.into(), weight]))
                 }
             };
-            with_bias(&mut patch, at, product.map_err(refused)?)?
+            with_bias(&mut patch, at, product.map_err(PassError::from_error)?)?
         }
         (Kind::Table, form) => {
             let Ok(indices) = at.input(1) else {
-                return Err(refused(format!("{} has no indices", at.describe())));
+                return Err(PassError::refused(format!("{} has no indices", at.describe())));
             };
             match form {
                 WeightForm::Ort => constants.gather(&mut patch, output.name(), indices.into()),
@@ -63,11 +59,11 @@ pub fn replace(graph: &mut Graph, target: &Target, pass: &QuantizeWeights) -> Re
                 }
                 WeightForm::Standard => constants.dequantized_rows(&mut patch, indices.into()),
             }
-            .map_err(refused)?
+            .map_err(PassError::from_error)?
         }
     };
     patch.replace(output, new);
-    graph.apply(patch).map(drop).map_err(refused)
+    graph.apply(patch).map(drop).map_err(PassError::from_error)
 }
 
 /// Adds the bias of a `Gemm` to the product.
@@ -79,7 +75,7 @@ fn with_bias(patch: &mut Patch, at: NodeRef<'_>, product: Ref) -> Result<Ref, Pa
     } else {
         let scaled = bias.constant().ok().and_then(|tensor| tensor.scaled(tensor.len().max(1), &[beta]).ok());
         let Some(scaled) = scaled else {
-            return Err(refused(format!("{} scales a computed bias", at.describe())));
+            return Err(PassError::refused(format!("{} scales a computed bias", at.describe())));
         };
         patch.constant(bias.name(), scaled)
     };

@@ -144,7 +144,7 @@ impl<'p> Sparsification<'p> {
             };
             stored.ok_or_else(|| PassError::refused(format!("`{}` cannot be changed", layer.name)))?;
         }
-        changed.graph.apply(patch).map_err(|e| PassError::refused(e.to_string()))?;
+        changed.graph.apply(patch).map_err(PassError::from_error)?;
         Ok(changed)
     }
 

@@ -97,7 +97,7 @@ fn positive(model: &Model, layers: &[WeightedLayer]) -> Result<Model, PassError>
 }
 
 fn apply(graph: &mut Graph, patch: Patch) -> Result<(), PassError> {
-    graph.apply(patch).map(drop).map_err(|e| PassError::refused(e.to_string()))
+    graph.apply(patch).map(drop).map_err(PassError::from_error)
 }
 
 fn linear(graph: &Graph, node: NodeId) -> Result<Linear, PassError> {
