@@ -1,12 +1,12 @@
 //! Engines and samples behind the traits that passes use: `pare_graph::Evaluate` and `pare_graph::Samples`.
 
+use crate::clock::Clock;
 use crate::{Engine, EngineError, LoadOptions, ModelSource, Optimize, Provider, SampleSet, Session, Value};
 use pare_graph::{Evaluate, EvaluateError, Model, Run, Setting, Tensor, onnx};
 use std::{
     ops::Range,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
-    time::Instant,
 };
 
 /// An engine that loads models from memory.
@@ -53,7 +53,9 @@ impl Evaluate for Evaluator {
             ..LoadOptions::default()
         };
         let session = self.engine.load(&ModelSource::bytes(bytes), &options).map_err(failed)?;
-        Ok(Box::new(Loaded(session)))
+        let on_this_thread = options.threads == 1 && options.provider == Provider::default();
+        let clock = if on_this_thread { Clock::Thread } else { Clock::Wall };
+        Ok(Box::new(Loaded { session, clock }))
     }
 }
 
@@ -61,7 +63,10 @@ fn failed(error: EngineError) -> EvaluateError {
     EvaluateError::from_error(error)
 }
 
-struct Loaded(Box<dyn Session>);
+struct Loaded {
+    session: Box<dyn Session>,
+    clock: Clock,
+}
 
 fn feed(feeds: &[(&str, &Tensor)]) -> Vec<(String, Value)> {
     feeds.iter().map(|&(name, tensor)| (name.to_owned(), Value::Tensor(tensor.clone()))).collect()
@@ -69,7 +74,7 @@ fn feed(feeds: &[(&str, &Tensor)]) -> Vec<(String, Value)> {
 
 impl Run for Loaded {
     fn run(&mut self, feeds: &[(&str, &Tensor)]) -> Result<Vec<Tensor>, EvaluateError> {
-        let outputs = self.0.run(&feed(feeds)).map_err(failed)?;
+        let outputs = self.session.run(&feed(feeds)).map_err(failed)?;
         let tensor = |(name, value): (String, Value)| match value {
             Value::Tensor(tensor) => Ok(tensor),
             _ => Err(EvaluateError::new(format!("output `{name}` is not a tensor"))),
@@ -78,12 +83,12 @@ impl Run for Loaded {
     }
 
     fn time(&mut self, feeds: &[(&str, &Tensor)], runs: usize) -> Result<Vec<f64>, EvaluateError> {
-        let prepared = self.0.prepare(&feed(feeds)).map_err(failed)?;
+        let prepared = self.session.prepare(&feed(feeds)).map_err(failed)?;
         let mut seconds = Vec::with_capacity(runs);
         for _ in 0..runs {
-            let start = Instant::now();
-            self.0.run_prepared(&prepared).map_err(failed)?;
-            seconds.push(start.elapsed().as_secs_f64());
+            let start = self.clock.now();
+            self.session.run_prepared(&prepared).map_err(failed)?;
+            seconds.push((self.clock.now() - start).as_secs_f64());
         }
         Ok(seconds)
     }

@@ -16,6 +16,7 @@
 
 #[cfg_attr(not(feature = "ort"), allow(dead_code))]
 mod cache;
+mod clock;
 mod compare;
 mod confidence;
 mod engine;
