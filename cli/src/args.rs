@@ -236,7 +236,8 @@ pub struct SearchArgs {
     /// Time after which no further candidate is tried
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "20m")]
     pub budget: Duration,
-    /// The families of passes: blocks, activations, heads, hidden, channels, streams, tokens, precision
+    /// The families of passes: blocks, activations, heads, hidden, channels, streams, tokens, training,
+    /// precision
     #[arg(long, value_name = "FAMILIES", value_delimiter = ',')]
     pub passes: Vec<String>,
     /// Samples per run when latency is measured, where the model leaves it open

@@ -159,8 +159,7 @@ fn what_cannot_be_searched_is_one_sentence() {
         "error: a search needs a limit on the loss of quality\n\
          hint: give one, such as `--max-accuracy-drop 0.01` or `--min-agreement 0.97`\n"
     );
-    let families =
-        "hint: the families are blocks, activations, heads, hidden, channels, streams, tokens, precision\n";
+    let families = "hint: the families are blocks, activations, heads, hidden, channels, streams, tokens, training, precision\n";
     assert_eq!(
         error(&["--min-agreement", "0.9", "--passes", "chanels"]),
         format!("error: there is no family of passes `chanels`\n{families}")

@@ -2,7 +2,7 @@
 
 use super::{
     SearchEnd, SearchOptions, Trial, TrialOutcome,
-    family::{Combination, FAMILIES},
+    family::{Combination, FAMILIES, TRAINING},
     journal::Journal,
     judge::Judge,
     limit::{Law, Limit, Quantity, below},
@@ -12,7 +12,10 @@ use super::{
 };
 use crate::{Error, Event};
 use pare_graph::Model;
-use std::{f64::consts::PI, time::Instant};
+use std::{
+    f64::consts::PI,
+    time::{Duration, Instant},
+};
 
 /// Least expected improvement of the logarithm of the cost that is worth a measurement.
 const WORTHWHILE: f64 = 2e-3;
@@ -23,18 +26,26 @@ const PROMISING: f64 = 1.5;
 /// Trials on a part of the samples that are tried as results if there are no others.
 const FINALISTS: usize = 4;
 
-/// The samples that candidates are calibrated on.
+/// The effort that a candidate is made with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fidelity {
+    /// Calibrated on a part of the samples.
     Part,
+    /// Calibrated on all samples.
     All,
+    /// Also trained on them.
+    Trained,
+}
+
+impl Fidelity {
+    pub const ALL: [Self; 3] = [Self::Part, Self::All, Self::Trained];
 }
 
 /// A search in progress.
 pub(super) struct Explorer<'e> {
     pub options: &'e SearchOptions,
     pub judge: Judge<'e>,
-    /// By fidelity.
+    /// With a part of the samples, and with all.
     pub workshops: [Workshop<'e>; 2],
     pub fidelity: Fidelity,
     pub journal: Journal,
@@ -42,7 +53,7 @@ pub(super) struct Explorer<'e> {
     pub families: Vec<usize>,
     pub trials: Vec<Trial>,
     /// By fidelity.
-    pub deadlines: [Instant; 2],
+    pub deadlines: [Instant; 3],
     /// Trials of earlier searches.
     pub resumed: usize,
     pub end: SearchEnd,
@@ -54,7 +65,12 @@ impl Explorer<'_> {
         let done = self.try_families().and_then(|()| {
             self.try_combinations()?;
             self.fidelity = Fidelity::All;
-            self.try_combinations()
+            self.try_combinations()?;
+            if self.families.contains(&TRAINING) {
+                self.fidelity = Fidelity::Trained;
+                self.try_combinations()?;
+            }
+            Ok(())
         });
         match done {
             // The best so far is the result.
@@ -66,9 +82,13 @@ impl Explorer<'_> {
         }
     }
 
+    /// Returns whether the time for trials of this fidelity is up. A trained one takes about as long as the last.
     fn is_over(&mut self) -> bool {
-        let over = Instant::now() >= self.deadlines[self.fidelity as usize];
-        if over && self.fidelity == Fidelity::All {
+        let last = self.of(self.fidelity).last().filter(|trial| trial.strengths.is_trained());
+        let needed = Duration::try_from_secs_f64(last.map_or(0.0, |trial| trial.seconds)).unwrap_or_default();
+        let deadline = self.deadlines[self.fidelity as usize];
+        let over = Instant::now() + needed >= deadline;
+        if over && self.deadlines.last() == Some(&deadline) {
             self.end = SearchEnd::Budget;
         }
         over
@@ -84,7 +104,8 @@ impl Explorer<'_> {
         self.attempt(Combination::default())?;
         self.check_limits_are_measured()?;
         // The last family takes the least time.
-        for family in self.families.clone().into_iter().rev() {
+        let alone: Vec<_> = self.families.iter().copied().filter(|&family| family != TRAINING).collect();
+        for family in alone.into_iter().rev() {
             for &strength in FAMILIES[family].ladder {
                 if self.is_over() {
                     return Ok(());
@@ -138,7 +159,7 @@ impl Explorer<'_> {
     fn attempt(&mut self, combination: Combination) -> Result<TrialOutcome, Error> {
         self.options.environment.check_cancelled()?;
         let pipeline = combination.to_string();
-        let samples = self.workshops[self.fidelity as usize].samples();
+        let samples = self.samples(self.fidelity);
         let known = self.journal.find(&pipeline, samples).filter(|trial| self.is_complete(trial)).cloned();
         let trial = if let Some(trial) = known {
             self.resumed += 1;
@@ -164,10 +185,11 @@ impl Explorer<'_> {
     }
 
     fn measure(&mut self, combination: Combination) -> Result<TrialOutcome, Error> {
-        let candidate = match self.workshops[self.fidelity as usize].make(combination)? {
-            Ok(candidate) => candidate,
-            Err(why) => return Ok(TrialOutcome::Skipped(why)),
-        };
+        let candidate =
+            match self.workshops[usize::from(self.fidelity != Fidelity::Part)].make(combination)? {
+                Ok(candidate) => candidate,
+                Err(why) => return Ok(TrialOutcome::Skipped(why)),
+            };
         let measured = self.judge(&candidate);
         self.options.environment.check_cancelled()?;
         match measured {
@@ -206,22 +228,27 @@ impl Explorer<'_> {
         self.of(fidelity).filter_map(|trial| Some((trial.strengths, trial.measured()?))).collect()
     }
 
-    /// The trials that are calibrated on as many samples as those of a fidelity.
+    /// The number of samples that trials of a fidelity are calibrated on.
+    fn samples(&self, fidelity: Fidelity) -> usize {
+        self.workshops[usize::from(fidelity != Fidelity::Part)].samples()
+    }
+
+    /// The trials of a fidelity. If the samples are too few to use a part of them, `Part` and `All` are the same.
     fn of(&self, fidelity: Fidelity) -> impl Iterator<Item = &Trial> {
-        let samples = self.workshops[fidelity as usize].samples();
-        self.trials.iter().filter(move |trial| trial.samples == samples)
+        let (samples, trained) = (self.samples(fidelity), fidelity == Fidelity::Trained);
+        self.trials
+            .iter()
+            .filter(move |trial| trial.samples == samples && trial.strengths.is_trained() == trained)
     }
 
     /// Why a family makes nothing, or nothing stronger.
     pub fn refusal(&self, family: usize) -> Option<&str> {
-        let mut alone =
-            self.trials.iter().filter(|trial| trial.strengths.as_single().is_some_and(|(f, _)| f == family));
-        alone.find_map(Trial::skipped)
-    }
-
-    /// Returns whether the samples are too few to use a part of them.
-    fn has_one_fidelity(&self) -> bool {
-        self.workshops[0].samples() == self.workshops[1].samples()
+        let shows = |trial: &&Trial| match trial.strengths.as_single() {
+            Some((only, _)) => only == family,
+            // Never alone.
+            None => family == TRAINING && trial.strengths.is_trained(),
+        };
+        self.trials.iter().filter(shows).find_map(Trial::skipped)
     }
 
     fn law(&self, limit: &Limit) -> Option<Law> {
@@ -244,10 +271,10 @@ impl Explorer<'_> {
         Some(least)
     }
 
-    /// The trials of a fidelity that keep the limits, the cheapest first.
-    fn kept(&self, fidelity: Fidelity) -> Vec<(&Trial, f64)> {
-        let mut kept: Vec<_> = self
-            .of(fidelity)
+    /// The trials of these fidelities that keep the limits, the cheapest first.
+    fn kept(&self, fidelities: &[Fidelity]) -> Vec<(&Trial, f64)> {
+        let trials = fidelities.iter().flat_map(|&fidelity| self.of(fidelity));
+        let mut kept: Vec<_> = trials
             .filter_map(|trial| {
                 let measured = trial.measured()?;
                 self.accepted(measured).map(|_| (trial, measured.cost))
@@ -259,9 +286,9 @@ impl Explorer<'_> {
 
     /// The trials that the result is taken from, in this order: the cheapest that keep the limits.
     pub fn finalists(&self) -> Vec<&Trial> {
-        let mut kept = self.kept(Fidelity::All);
+        let mut kept = self.kept(&[Fidelity::All, Fidelity::Trained]);
         if kept.is_empty() {
-            kept = self.kept(Fidelity::Part);
+            kept = self.kept(&[Fidelity::Part]);
             kept.truncate(FINALISTS);
         }
         let trials = kept.into_iter().map(|(trial, _)| trial);
@@ -270,11 +297,9 @@ impl Explorer<'_> {
 
     /// The combination with the largest expected improvement, if it is worthwhile.
     fn most_promising(&self) -> Option<Combination> {
-        let is_part = self.fidelity == Fidelity::Part || self.has_one_fidelity();
-        let all = if self.has_one_fidelity() { vec![] } else { self.measured(Fidelity::All) };
-        let predictor = Predictor::new(&self.measured(Fidelity::Part), &all);
+        let predictor = Predictor::new(Fidelity::ALL.map(|fidelity| self.measured(fidelity)));
         let base = self.trials.first()?.measured()?.cost.ln();
-        let best = self.kept(self.fidelity).first().map_or(0.0, |(_, cost)| cost.ln() - base);
+        let best = self.kept(self.rivals()).first().map_or(0.0, |(_, cost)| cost.ln() - base);
         // The drift at which each limit is reached.
         let bounds: Vec<_> = self
             .limits
@@ -291,27 +316,33 @@ impl Explorer<'_> {
             kept.fold(1.0, f64::min)
         };
         let score = |combination: Combination| {
-            let p = if is_part {
-                predictor.predict(combination)
-            } else {
-                predictor.predict_with_all(combination)
-            };
+            let p = predictor.predict_with(self.fidelity, combination);
             expected_improvement(best - p.cost, p.cost_deviation) * probability(&p)
         };
         let mut best_score = (WORTHWHILE, None);
         for combination in predictor.grid() {
             let score = score(combination);
-            if score > best_score.0 && !self.of(self.fidelity).any(|trial| trial.strengths == combination) {
-                best_score = (score, Some(combination));
+            let made = combination.with_training(self.fidelity == Fidelity::Trained);
+            if score > best_score.0 && !self.of(self.fidelity).any(|trial| trial.strengths == made) {
+                best_score = (score, Some(made));
             }
         }
         best_score.1
     }
 
+    /// The fidelities of the trials that the next one has to be better than.
+    fn rivals(&self) -> &'static [Fidelity] {
+        match self.fidelity {
+            Fidelity::Part => &[Fidelity::Part],
+            Fidelity::All => &[Fidelity::All],
+            Fidelity::Trained => &[Fidelity::All, Fidelity::Trained],
+        }
+    }
+
     /// Reports the progress.
     fn announce(&self) {
         let Some(trial) = self.trials.last() else { return };
-        let best = self.kept(self.fidelity).first().map(|(_, cost)| *cost);
+        let best = self.kept(self.rivals()).first().map(|(_, cost)| *cost);
         self.options.environment.progress.event(&Event::Tried { trial, number: self.trials.len(), best });
     }
 }

@@ -17,12 +17,13 @@ pub(super) struct Family {
 }
 
 /// The families, in the order in which a pipeline applies them: whole blocks first, so that nothing is fitted to
-/// layers that go; INT8 last, since the other passes read float weights.
+/// layers that go; then training, which makes up for what was removed; INT8 last, since the other passes read float
+/// weights.
 ///
 /// Strengths are counts, or percentages that are removed. Numbers of channels are multiples of 8, the smallest
 /// block of common kernels: the step that `multiple=auto` measures may differ between two runs, and the pipeline
 /// has to give the same bytes again.
-pub(super) const FAMILIES: [Family; 8] = [
+pub(super) const FAMILIES: [Family; 9] = [
     Family {
         name: "blocks",
         ladder: &[1, 2, 3, 4, 6, 8],
@@ -65,6 +66,7 @@ pub(super) const FAMILIES: [Family; 8] = [
         resolution: 1,
         step: |n| format!("merge-tokens{{r={n}}}"),
     },
+    Family { name: "training", ladder: &[1], resolution: 1, step: |_| "distill".into() },
     Family { name: "precision", ladder: &[1], resolution: 1, step: |_| "quantize{for=size}".into() },
 ];
 
@@ -72,6 +74,8 @@ pub(super) const FAMILIES: [Family; 8] = [
 pub(super) const COUNT: usize = FAMILIES.len();
 
 const PRECISION: usize = COUNT - 1;
+/// The family that removes nothing: alone it makes no candidate.
+pub(super) const TRAINING: usize = COUNT - 2;
 
 /// A percentage as a share, in its shortest form.
 fn share(percent: u32) -> String {
@@ -88,6 +92,16 @@ impl Combination {
         let mut combination = Self::default();
         combination.0[family] = strength;
         combination
+    }
+
+    /// The same candidate with or without training.
+    pub fn with_training(mut self, trained: bool) -> Self {
+        self.0[TRAINING] = u32::from(trained);
+        self
+    }
+
+    pub fn is_trained(&self) -> bool {
+        self.0[TRAINING] > 0
     }
 
     /// The families that take part, with their strengths.
@@ -142,6 +156,13 @@ mod tests {
             }
             assert!(family.ladder.is_sorted() && family.ladder[0] > 0, "{}", family.name);
         }
+    }
+
+    #[test]
+    fn training_follows_what_removes() {
+        let trained = Combination::single(4, 30).with_training(true);
+        assert!(trained.is_trained() && !trained.with_training(false).is_trained());
+        assert_eq!(trained.to_string(), "safe,prune-channels{macs=0.7,multiple=8},distill,safe");
     }
 
     #[test]

@@ -7,7 +7,8 @@
 //!    do not add.
 //! 3. The same calibrated on all samples. The trials before use a part of them, which takes a fraction of the time
 //!    and orders candidates alike.
-//! 4. The best that keeps the limits is made again from its pipeline in text form, and compared with `safe`.
+//! 4. The same trained towards the original, which takes longest.
+//! 5. The best that keeps the limits is made again from its pipeline in text form, and compared with `safe`.
 //!
 //! Limits are judged on samples that no pass sees ([`limit`]). Trials are recorded ([`journal`]), so that an
 //! interrupted search continues.
@@ -37,6 +38,7 @@ use crate::{
     source::LoadedModel,
 };
 use explorer::{Explorer, Fidelity};
+use family::TRAINING;
 use journal::Journal;
 use judge::Judge;
 use limit::{Limit, Quantity};
@@ -55,8 +57,10 @@ use workshop::Workshop;
 /// The part of the samples that the first trials are calibrated on, and the fewest that it has.
 const PART: usize = 4;
 const LEAST_PART: usize = 256;
-/// The share of the budget for trials on a part of the samples.
-const PART_BUDGET: f64 = 0.5;
+/// The share of the budget after which no more trials start, by fidelity. What is left after training is for the
+/// result, which is made again.
+const DEADLINES: [f64; 3] = [0.35, 0.6, 0.85];
+const DEADLINES_WITHOUT_TRAINING: [f64; 3] = [0.5, 1.0, 1.0];
 
 /// The result of [`search()`].
 #[derive(Debug)]
@@ -139,6 +143,7 @@ pub fn search(source: impl Into<Source>, mut options: SearchOptions) -> Result<F
     let judge = Judge::new(&options, &engine, &test, &placement, &original)?;
     let is_classes =
         quality.outputs.iter().any(|output| matches!(output.measure, OutputMeasure::Classes { .. }));
+    let deadlines = if families.contains(&TRAINING) { DEADLINES } else { DEADLINES_WITHOUT_TRAINING };
     let mut explorer = Explorer {
         options: &options,
         judge,
@@ -148,7 +153,7 @@ pub fn search(source: impl Into<Source>, mut options: SearchOptions) -> Result<F
         limits: limits(&options.limits, is_classes),
         families,
         trials: vec![],
-        deadlines: [PART_BUDGET, 1.0].map(|share| start + options.budget.mul_f64(share)),
+        deadlines: deadlines.map(|share| start + options.budget.mul_f64(share)),
         resumed: 0,
         end: SearchEnd::Finished,
     };

@@ -5,9 +5,11 @@
 //! disturbances do. What measured combinations deviate from that is added to their neighbours with the weight of
 //! a Gaussian kernel: savings do not add, and how far they do not is the same for similar combinations.
 //!
-//! More samples for calibration lower the drift, by a factor that candidates measured both ways show.
+//! More samples for calibration lower the drift, and so does training: by factors that candidates measured both ways
+//! show.
 
 use super::{
+    explorer::Fidelity,
     family::{COUNT, Combination, FAMILIES, Family},
     trial::Measured,
 };
@@ -21,7 +23,7 @@ const COST_ERROR: f64 = 0.1;
 const DRIFT_ERROR: f64 = 0.5;
 /// The share of the deviation that remains at a measured combination: a strength nearby may differ.
 const REMAINDER: f64 = 0.15;
-/// Standard deviation of the logarithm of the factor between samples and a part of them, before it is measured.
+/// Standard deviation of the logarithm of the factor between two fidelities, before it is measured.
 const SHIFT_ERROR: f64 = 0.2;
 /// The most combinations that are predicted at once.
 const MAX_GRID: usize = 60_000;
@@ -41,8 +43,8 @@ pub(super) struct Predictor {
     curves: [Curve; COUNT],
     /// Combinations with their deviation from the curves: logarithms of cost and drift.
     residuals: Vec<(Combination, f64, f64)>,
-    /// Mean and standard deviation of the logarithm of the drift with all samples over that with a part.
-    shift: (f64, f64),
+    /// Mean and standard deviation of the logarithm of the drift over that with a part of the samples, by fidelity.
+    shifts: [(f64, f64); 3],
 }
 
 /// Log cost and root of the drift by strength, from strength 0 on.
@@ -68,24 +70,34 @@ impl Curve {
 }
 
 impl Predictor {
-    /// Fits candidates that were calibrated on a `part` of the samples, `Combination::default()` among them, and
-    /// on `all`.
-    pub fn new(part: &[(Combination, &Measured)], all: &[(Combination, &Measured)]) -> Self {
-        let find = |combination: Combination| part.iter().find(|(c, _)| *c == combination).map(|(_, m)| *m);
-        let base = find(Combination::default()).map_or(0.0, |m| m.cost.ln());
+    /// Fits measured candidates, by fidelity; `Combination::default()` is among those of the first.
+    pub fn new(measured: [Vec<(Combination, &Measured)>; 3]) -> Self {
+        let measured =
+            measured.map(|of| of.into_iter().map(|(c, m)| (c.with_training(false), m)).collect::<Vec<_>>());
+        let find = |fidelity: usize, combination: Combination| {
+            measured[fidelity].iter().find(|(c, _)| *c == combination).map(|(_, m)| *m)
+        };
+        let base = find(0, Combination::default()).map_or(0.0, |m| m.cost.ln());
         let mut curves = std::array::from_fn(|_| Curve { points: vec![(0, 0.0, 0.0)] });
-        for (combination, m) in part {
+        for (combination, m) in &measured[0] {
             if let Some((family, strength)) = combination.as_single() {
                 curves[family].points.push((strength, m.cost.ln() - base, m.drift.max(0.0).sqrt()));
             }
         }
         curves.iter_mut().for_each(|curve| curve.points.sort_by_key(|p| p.0));
-        let shifts: Vec<_> =
-            all.iter().filter_map(|(c, m)| Some(log(m.drift) - log(find(*c)?.drift))).collect();
-        let count = shifts.len() as f64 + 1.0;
-        let shift = (shifts.iter().sum::<f64>() / count, SHIFT_ERROR / count.sqrt());
-        let mut predictor = Self { curves, residuals: vec![], shift };
-        let known = part.iter().map(|known| (known, 0.0)).chain(all.iter().map(|known| (known, shift.0)));
+        // Each fidelity is compared with the last before it that measured the same candidate.
+        let mut shifts = [(0.0_f64, 0.0_f64); 3];
+        for fidelity in 1..shifts.len() {
+            let before = |c| (0..fidelity).rev().find_map(|f| Some(log(find(f, c)?.drift) - shifts[f].0));
+            let differences: Vec<_> =
+                measured[fidelity].iter().filter_map(|(c, m)| Some(log(m.drift) - before(*c)?)).collect();
+            let (last, count) = (shifts[fidelity - 1], differences.len() as f64 + 1.0);
+            let mean = (last.0 + differences.iter().sum::<f64>()) / count;
+            shifts[fidelity] = (mean, last.1.hypot(SHIFT_ERROR / count.sqrt()));
+        }
+        let mut predictor = Self { curves, residuals: vec![], shifts };
+        let known =
+            measured.iter().zip(shifts).flat_map(|(of, shift)| of.iter().map(move |known| (known, shift.0)));
         let residuals = known.filter(|((c, _), _)| c.parts().count() > 1).map(|((combination, m), shift)| {
             let (cost, drift) = predictor.sum(*combination);
             (*combination, m.cost.ln() - base - cost, log(m.drift) - shift - drift)
@@ -140,10 +152,10 @@ impl Predictor {
         (cost, log(drift))
     }
 
-    /// Predicts a combination that is calibrated on all samples.
-    pub fn predict_with_all(&self, combination: Combination) -> Prediction {
+    /// Predicts a combination that is made with this fidelity.
+    pub fn predict_with(&self, fidelity: Fidelity, combination: Combination) -> Prediction {
         let p = self.predict(combination);
-        let (shift, deviation) = self.shift;
+        let (shift, deviation) = self.shifts[fidelity as usize];
         Prediction { drift: p.drift + shift, drift_deviation: p.drift_deviation.hypot(deviation), ..p }
     }
 
@@ -207,8 +219,8 @@ mod tests {
             (Combination::single(0, 2), Measured::of(0.9 * 0.8, 0.04)),
             (Combination::single(3, 50), Measured::of(0.9 * 0.5, 0.09)),
         ];
-        let borrowed = |known: &[(Combination, Measured)]| Predictor::new(&refs(known), &[]);
-        let at = |known: &[(Combination, Measured)], c| borrowed(known).predict(c);
+        let at =
+            |known: &[(Combination, Measured)], c| Predictor::new([refs(known), vec![], vec![]]).predict(c);
         let both = pair((0, 2), (3, 50));
         let first = at(&known, both);
         assert!((first.cost - 0.4_f64.ln()).abs() < 1e-9 && (first.drift - 0.13_f64.ln()).abs() < 1e-9);
@@ -230,7 +242,7 @@ mod tests {
             (Combination::default(), Measured::of(1.0, 0.0)),
             (Combination::single(4, 30), Measured::of(0.7, 0.1)),
         ];
-        let predictor = Predictor::new(&refs(&known), &[]);
+        let predictor = Predictor::new([refs(&known), vec![], vec![]]);
         assert_eq!(predictor.strengths(4), [0, 5, 10, 15, 20, 25, 30]);
         assert_eq!(predictor.strengths(5), [0]);
     }
@@ -240,10 +252,35 @@ mod tests {
         let single = Combination::single(4, 30);
         let part = [(Combination::default(), Measured::of(1.0, 0.0)), (single, Measured::of(0.7, 0.1))];
         let all = [(single, Measured::of(0.7, 0.05))];
-        let predictor = Predictor::new(&refs(&part), &refs(&all));
-        let (before, after) = (predictor.predict(single), predictor.predict_with_all(single));
+        let predictor = Predictor::new([refs(&part), refs(&all), vec![]]);
+        let predict = |fidelity| predictor.predict_with(fidelity, single);
+        let (before, after) = (predict(Fidelity::Part), predict(Fidelity::All));
         // One pair of candidates shows half of the factor.
         assert!((after.drift - before.drift - 0.5_f64.ln() / 2.0).abs() < 1e-9);
         assert!(after.drift_deviation > before.drift_deviation);
+    }
+
+    #[test]
+    fn training_is_compared_with_the_same_candidate_before() {
+        let (a, b) = (Combination::single(4, 30), Combination::single(4, 60));
+        let part = [
+            (Combination::default(), Measured::of(1.0, 0.0)),
+            (a, Measured::of(0.7, 0.1)),
+            (b, Measured::of(0.5, 0.4)),
+        ];
+        let all = [(a, Measured::of(0.7, 0.05))];
+        let trained = [
+            (b.with_training(true), Measured::of(0.5, 0.1)),
+            (a.with_training(true), Measured::of(0.7, 0.02)),
+        ];
+        let predictor = Predictor::new([refs(&part), refs(&all), refs(&trained)]);
+        let drift = |fidelity| predictor.predict_with(fidelity, a).drift;
+        // Of `b` only the candidate with a part of the samples is known: ln ¼. Of `a` that with all: half of the
+        // factor before (ln ½ / 2), and ln 0.4. The prior is the factor of all samples.
+        let all_shift = 0.5_f64.ln() / 2.0;
+        let expected = (all_shift + 0.25_f64.ln() + (all_shift + 0.4_f64.ln())) / 3.0;
+        assert!((drift(Fidelity::Trained) - drift(Fidelity::Part) - expected).abs() < 1e-9);
+        // The grid has no axis of training.
+        assert!(predictor.grid().iter().all(|combination| !combination.is_trained()));
     }
 }

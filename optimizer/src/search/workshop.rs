@@ -73,8 +73,8 @@ impl<'w> Workshop<'w> {
 
     fn run(&self, segment: &str, mut model: Model) -> Candidate {
         let pipeline: Pipeline = segment.parse().map_err(|e: pare_passes::PipelineError| e.to_string())?;
-        let report =
-            run(&pipeline, &mut model, RunOptions::new(self.tools), &mut ()).map_err(|e| reason(&e))?;
+        let options = RunOptions::new(Tools { teacher: Some(self.original), ..self.tools });
+        let report = run(&pipeline, &mut model, options, &mut ()).map_err(|e| reason(&e))?;
         let lossy = |report: &pare_passes::Report| report.effect() == Effect::Lossy;
         if pipeline.effect() == Effect::Lossy && !lossy(&report) {
             let declined = report.steps.iter().rev().flat_map(|step| step.declined());
