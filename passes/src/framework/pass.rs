@@ -126,8 +126,8 @@ pub trait Pass: Declared + Send + Sync {
 /// errors for invalid options. After the effect, the name of a patch in reports may follow, in the singular
 /// and in the plural; without it the pass counts its changes itself through [`Context::count`]. `open =
 /// option` names an option that receives all keys that are not names of options, as in `rename{a=b}`, and
-/// `trains = true` marks a pass that trains weights. Crates outside this workspace can declare passes too (they need a dependency on `serde`) and run them through
-/// [`Pipeline::push`](crate::framework::Pipeline::push).
+/// `trains = true` marks a pass that trains weights. Crates outside this workspace can declare passes too (they need
+/// a dependency on `serde`) and run them through [`Pipeline::push`](crate::framework::Pipeline::push).
 #[macro_export]
 macro_rules! pass {
     ($(#[doc = $doc:literal])+ #[pass($name:literal, $effect:ident $(, $one:literal, $many:literal)? $(, open = $open:ident)? $(, trains = $trains:literal)?)] pub struct $Pass:ident {

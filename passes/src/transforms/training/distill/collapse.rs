@@ -184,7 +184,7 @@ mod tests {
         analysis::gradient::differentiate,
         framework::testing::{model, tools},
     };
-    use pare_graph::{Evaluate, Model, Setting};
+    use pare_graph::{Model, Setting};
 
     /// A loss of 0 with the term of a residual network, from parameters that are drawn.
     fn term(body: &str, factor: f64, rng: &mut Rng) -> (LossModel, Collapse) {
