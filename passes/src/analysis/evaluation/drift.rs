@@ -105,7 +105,8 @@ mod tests {
     fn constants_are_the_mean_of_all_samples() {
         let rows = |values: &[f32]| Tensor::from_slice(&[values.len() / 2, 2], values).unwrap();
         let ids = Tensor::vector(&[7_i64]);
-        let original = vec![vec![rows(&[1.0, 2.0, 3.0, 4.0]), ids.clone()], vec![rows(&[5.0, 9.0]), ids.clone()]];
+        let original =
+            vec![vec![rows(&[1.0, 2.0, 3.0, 4.0]), ids.clone()], vec![rows(&[5.0, 9.0]), ids.clone()]];
         let expected = vec![vec![rows(&[3.0, 5.0, 3.0, 5.0]), ids.clone()], vec![rows(&[3.0, 5.0]), ids]];
         assert_eq!(constants(&original), expected);
         assert!((drift(&[OutputMeasure::Error; 1], &original, &expected) - 1.0).abs() < 1e-9);

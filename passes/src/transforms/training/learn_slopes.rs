@@ -447,7 +447,7 @@ mod tests {
 
     #[test]
     fn missing_slopes_rise_layer_by_layer() {
-        let costs = [0.02, 50.0, 20.0, 30.0];
+        let costs = [0.02, 4.0, 2.0, 3.0];
         let mut slopes = slopes(&LearnSlopes { count: Some(4), ..LearnSlopes::default() }, 4);
         let mut weights = Weights { values: vec![vec![0.0]; 4] };
         let (mut rising, mut last) = (vec![], [0.0; 4]);
@@ -471,7 +471,9 @@ mod tests {
     #[test]
     fn the_slope_that_breaks_a_limit_goes_back() {
         let costs = [0.01, 0.02, 30.0, 20.0, 0.015];
-        for (count, limit, expected) in [(None, 0.75, 2), (Some(5), 0.65, 3), (Some(5), 0.55, 4), (Some(2), 0.3, 2)] {
+        for (count, limit, expected) in
+            [(None, 0.75, 2), (Some(5), 0.65, 3), (Some(5), 0.55, 4), (Some(2), 0.3, 2)]
+        {
             let pass = LearnSlopes { count, min_agreement: Some(limit), ..LearnSlopes::default() };
             let (values, slopes) = trained(&pass, &costs, 400);
             assert!(slopes.is_settled() && slopes.arrived() <= expected, "{values:?}");
@@ -575,14 +577,15 @@ mod tests {
 
     #[test]
     fn a_limit_that_every_removal_breaks_keeps_the_model() {
-        let before = model(TWO_LAYERS);
+        let before = model(&TWO_LAYERS.replace("5, 4", "0, 0"));
         let samples = Normal { count: 300 };
         let with = Tools { samples: Some(&samples), ..tools() };
-        let pass = LearnSlopes { steps: Some(60), max_drift: Some(0.0), ..LearnSlopes::default() };
+        let steps = Some(60);
+        let pass = LearnSlopes { count: Some(1), steps, max_drift: Some(0.0), ..LearnSlopes::default() };
         let (changed, report) = learned(pass, &before, with);
         assert_eq!(relus(&changed), 1);
         let reasons: Vec<_> = report.steps.iter().flat_map(|step| step.declined()).collect();
-        assert!(reasons.iter().any(|(why, _)| why.starts_with("`r` is kept: the drift of")), "{reasons:?}");
+        assert!(reasons.iter().any(|(why, _)| why.contains("is kept: the drift of")), "{reasons:?}");
     }
 
     #[test]

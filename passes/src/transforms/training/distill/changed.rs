@@ -81,10 +81,7 @@ impl<'g> Known<'g> {
 }
 
 /// The number of each value to which `find` gives one.
-fn number<'g>(
-    graph: &'g Graph,
-    mut find: impl FnMut(Key<'g>) -> Option<usize>,
-) -> HashMap<ValueId, usize> {
+fn number<'g>(graph: &'g Graph, mut find: impl FnMut(Key<'g>) -> Option<usize>) -> HashMap<ValueId, usize> {
     let mut numbers = HashMap::new();
     let mut set = |numbers: &mut HashMap<_, _>, value, key| {
         if let Some(number) = find(key) {
@@ -106,10 +103,14 @@ fn number<'g>(
         if at.node().subgraphs().next().is_some() {
             continue;
         }
-        let inputs: Option<Vec<_>> =
-            graph.inputs_of(node).into_iter().map(|v| v.map_or(Some(None), |v| numbers.get(&v).copied().map(Some))).collect();
+        let inputs: Option<Vec<_>> = graph
+            .inputs_of(node)
+            .into_iter()
+            .map(|v| v.map_or(Some(None), |v| numbers.get(&v).copied().map(Some)))
+            .collect();
         let Some(inputs) = inputs else { continue };
-        let mut attributes: Vec<_> = at.node().attributes.iter().map(|(name, value)| format!("{name} = {value:?}")).collect();
+        let mut attributes: Vec<_> =
+            at.node().attributes.iter().map(|(name, value)| format!("{name} = {value:?}")).collect();
         attributes.sort_unstable();
         let text = format!("{}::{} {}", at.node().domain(), at.op(), attributes.join(", "));
         for (slot, output) in graph.outputs_of(node).into_iter().enumerate() {
@@ -159,9 +160,13 @@ mod tests {
 
     #[test]
     fn a_weight_behind_others_depends_on_the_change() {
-        let quantized = "g (float[1,2] x) => (float[1,2] y) <float[2,2] a = {1, 2, 3, 4}, int8[2,2] q = {1, 2, 3, 4},
+        let quantized =
+            "g (float[1,2] x) => (float[1,2] y) <float[2,2] a = {1, 2, 3, 4}, int8[2,2] q = {1, 2, 3, 4},
             float s = {0.5}> { h = MatMul(x, a) w = DequantizeLinear(q, s) y = MatMul(h, w) }";
-        assert_eq!(changed(quantized, &quantized.replace("float[2,2] a = {1", "float[2,2] a = {2")), ["a", "q", "s"]);
+        assert_eq!(
+            changed(quantized, &quantized.replace("float[2,2] a = {1", "float[2,2] a = {2")),
+            ["a", "q", "s"]
+        );
         assert_eq!(changed(quantized, &quantized.replace("s = {0.5}", "s = {0.25}")), ["q", "s"]);
     }
 }

@@ -126,9 +126,10 @@ fn stream(graph: &Graph, block: &Block) -> Option<Stream> {
     if value.dtype() != Some(DataType::Float) || graph.value(without).fact != *fact || shape.len() < 2 {
         return None;
     }
-    let activation = value.sole_user().ok().filter(|at| {
-        at.has(Trait::Activation) && at.input(0).is_ok_and(|input| input.id == block.exit)
-    });
+    let activation = value
+        .sole_user()
+        .ok()
+        .filter(|at| at.has(Trait::Activation) && at.input(0).is_ok_and(|input| input.id == block.exit));
     let parameters = activation.map_or_else(Vec::new, |at| graph.inputs_of(at.id)[1..].to_vec());
     Some(Stream {
         without,
@@ -151,11 +152,13 @@ impl Builder<'_> {
         let without = match &stream.activation {
             None => stream.without,
             Some(activation) => {
-                let inputs: Vec<_> = std::iter::once(stream.without).chain(stream.parameters.clone()).collect();
+                let inputs: Vec<_> =
+                    std::iter::once(stream.without).chain(stream.parameters.clone()).collect();
                 self.node(activation.clone(), &inputs)?
             }
         };
-        let (x, y) = (self.sorted(without, stream, directions)?, self.sorted(stream.with, stream, directions)?);
+        let (x, y) =
+            (self.sorted(without, stream, directions)?, self.sorted(stream.with, stream, directions)?);
         let difference = self.op("Sub", &[x, y])?;
         let square = self.op("Mul", &[difference, difference])?;
         let slices = self.reduce("ReduceMean", square, &[0], false)?;
@@ -235,7 +238,13 @@ mod tests {
             }
             let first = run(&found.model, &feeds);
             let position = |name: &str| {
-                found.model.graph.outputs().iter().position(|&v| found.model.graph.value(v).name == name).unwrap()
+                found
+                    .model
+                    .graph
+                    .outputs()
+                    .iter()
+                    .position(|&v| found.model.graph.value(v).name == name)
+                    .unwrap()
             };
             let total = |feeds: &[(String, Tensor)]| run(&found.model, feeds)[0].single().unwrap();
             assert!((total(&feeds) / first[1].single().unwrap() - 3.0).abs() < 1e-5);
@@ -252,7 +261,8 @@ mod tests {
                         total(&moved)
                     };
                     // Losses are floats, and a step may change the order of two rows.
-                    let error = |step: f64| ((at(step) - at(-step)) / (2.0 * step) - gradient).abs() / largest;
+                    let error =
+                        |step: f64| ((at(step) - at(-step)) / (2.0 * step) - gradient).abs() / largest;
                     let least = [1e-2, 3e-3, 1e-3].into_iter().map(error).fold(f64::INFINITY, f64::min);
                     assert!(least < 1e-2, "{name}[{element}]: {least}");
                 }
@@ -267,7 +277,8 @@ mod tests {
         let mut feeds = vec![samples(&mut rng)];
         feeds.extend(collapse.draw(&mut rng).unwrap());
         let (x, directions) = (feeds[0].1.to_f64().unwrap(), feeds[1].1.to_f64().unwrap());
-        let lengths = (0..DIRECTIONS).map(|k| (0..6).map(|j| directions[j * DIRECTIONS + k].powi(2)).sum::<f64>());
+        let lengths =
+            (0..DIRECTIONS).map(|k| (0..6).map(|j| directions[j * DIRECTIONS + k].powi(2)).sum::<f64>());
         assert!(lengths.into_iter().all(|length| (length - 1.0).abs() < 1e-5));
         // Y of the network itself, X without the block.
         let mut with = loss.model.clone();
@@ -275,7 +286,7 @@ mod tests {
         with.graph.add_output(with.graph.find("y").unwrap());
         with.graph.remove_outputs(&outputs);
         with.graph.sweep();
-        let y = run(&with, &feeds[..1])[0].to_f64().unwrap();
+        let y = run(&with, &feeds)[0].to_f64().unwrap();
         let x: Vec<_> = x.iter().map(|v| v.max(0.0)).collect();
         let along = |rows: &[f64], k: usize| {
             let one = |row: &[f64]| (0..6).map(|j| row[j] * directions[j * DIRECTIONS + k]).sum::<f64>();
@@ -283,9 +294,8 @@ mod tests {
             all.sort_by(f64::total_cmp);
             all
         };
-        let distance = |k: usize| {
-            along(&x, k).iter().zip(along(&y, k)).map(|(x, y)| (x - y).powi(2)).sum::<f64>() / 8.0
-        };
+        let distance =
+            |k: usize| along(&x, k).iter().zip(along(&y, k)).map(|(x, y)| (x - y).powi(2)).sum::<f64>() / 8.0;
         let largest = (0..DIRECTIONS).map(distance).fold(0.0, f64::max);
         let expected = largest / (x.iter().map(|v| v * v).sum::<f64>() / 48.0);
         let got = run(&loss.model, &feeds)[1].single().unwrap();

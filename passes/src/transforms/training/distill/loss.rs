@@ -261,7 +261,13 @@ impl Builder<'_> {
         self.op("Mul", &[x, factor])
     }
 
-    pub fn reduce(&mut self, op: &str, x: ValueId, axes: &[i64], keepdims: bool) -> Result<ValueId, PassError> {
+    pub fn reduce(
+        &mut self,
+        op: &str,
+        x: ValueId,
+        axes: &[i64],
+        keepdims: bool,
+    ) -> Result<ValueId, PassError> {
         let node = Node::new(op).with("keepdims", i64::from(keepdims));
         let axes = if axes.is_empty() { None } else { Some(self.constant(Tensor::vector(axes))?) };
         let inputs: Vec<_> = std::iter::once(x).chain(axes).collect();

@@ -109,7 +109,8 @@ pass! {
 impl Pass for Distill {
     fn validate(&self) -> Result<(), String> {
         let (epochs, minutes) = (("epochs", self.epochs), ("minutes", self.minutes));
-        let positive = [epochs, minutes, ("rate", self.rate), ("freeze", self.freeze), ("collapse", self.collapse)];
+        let positive =
+            [epochs, minutes, ("rate", self.rate), ("freeze", self.freeze), ("collapse", self.collapse)];
         for (name, value) in positive {
             if let Some(value) = value.filter(|v| !(*v > 0.0 && v.is_finite())) {
                 return Err(format!("`{name}` is a positive number, not {value}"));
