@@ -27,7 +27,7 @@ pub fn changed_weights(
     Ok(known.changed(&student.graph))
 }
 
-/// What determines a value.
+/// The content that determines a value.
 #[derive(PartialEq, Eq, Hash)]
 enum Key<'g> {
     Input(&'g str),

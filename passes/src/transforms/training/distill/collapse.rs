@@ -6,7 +6,7 @@
 //! `D_b = max_θ mean_i (sort(X·θ)ᵢ − sort(Y·θ)ᵢ)² / mean X²`
 //!
 //! is the square of the max-sliced Wasserstein distance `W₂`, relative to the stream as in the criterion
-//! `wasserstein` of `drop-blocks`. The maximum is over directions `θ` of length 1 that are drawn anew in each step:
+//! `wasserstein` of `drop-blocks`. The maximum is over directions `θ` of length 1 that are drawn again in each step:
 //! as many as the authors' code draws. The gradient passes the sort by its indices.
 
 use super::loss::{Builder, LossModel};

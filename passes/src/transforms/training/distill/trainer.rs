@@ -619,7 +619,7 @@ impl<'p, 't> Training<'p, 't> {
         Ok(found)
     }
 
-    /// What [`Training::drift`] is the mean of, for each part of the held-out samples.
+    /// The numbers of which [`Training::drift`] is the mean, one for each part of the held-out samples.
     fn drifts(&self, weights: &Weights) -> Result<Vec<f64>, PassError> {
         if let Some(collapse) = &self.collapse {
             return Ok(self.losses(collapse, weights)?.iter().map(|losses| losses.loss).collect());
