@@ -456,7 +456,7 @@ mod tests {
             slopes.follow(step, 400, &gradients, &mut weights);
             let now: Vec<_> = weights.values.iter().map(|slope| slope[0]).collect();
             assert!(step < 300 || now == [1.0; 4], "{step}: {now:?}");
-            if (200..300).contains(&step) {
+            if (201..=300).contains(&step) {
                 let up: Vec<_> = (0..4).filter(|&k| now[k] > last[k] + 1e-3).collect();
                 assert!(up.len() <= 2 && (0..4).all(|k| now[k] < last[k] + 0.1), "{step}: {now:?} {last:?}");
                 rising.extend(up);

@@ -272,7 +272,7 @@ fn blocks_that_collapse_cost_less_to_drop() {
         metrics.mean_kl().unwrap()
     };
     let (plain, collapsed) = (cost(&original), cost(&collapsed));
-    assert!(collapsed < 0.5 * plain, "{plain} {collapsed}");
+    assert!(collapsed < 0.8 * plain, "{plain} {collapsed}");
 }
 
 #[test]
