@@ -16,7 +16,10 @@ use crate::{
 };
 use fastrand::Rng;
 use pare_graph::{DataType, Dim, Fact, Graph, Node, Tensor, ValueId, ops::Trait};
-use std::{collections::BTreeMap, f64::consts::TAU};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    f64::consts::TAU,
+};
 
 /// Directions in a step.
 const DIRECTIONS: usize = 50;
@@ -37,24 +40,15 @@ impl Collapse {
             return Err(PassError::refused("there is no residual block to collapse"));
         }
         let mut builder = Builder { graph: &mut loss.model.graph };
-        let (mut directions, mut inputs) = (BTreeMap::new(), BTreeMap::new());
-        let mut distances = vec![];
-        for stream in &streams {
-            let directions = match inputs.get(&stream.width) {
-                Some(&known) => known,
-                None => {
-                    let fact = Fact::tensor(
-                        DataType::Float,
-                        [stream.width, DIRECTIONS].into_iter().map(Dim::from).collect(),
-                    );
-                    let name = builder.graph.fresh_name("directions");
-                    let id = builder.input(&name, fact)?;
-                    directions.insert(stream.width, name);
-                    *inputs.entry(stream.width).or_insert(id)
-                }
-            };
-            distances.push(builder.distance(stream, directions)?);
+        let widths: BTreeSet<_> = streams.iter().map(|stream| stream.width).collect();
+        let mut inputs = BTreeMap::new();
+        for width in widths {
+            let fact = Fact::tensor(DataType::Float, [width, DIRECTIONS].map(Dim::from).to_vec());
+            let name = builder.graph.fresh_name("directions");
+            inputs.insert(width, (builder.input(&name, fact)?, name));
         }
+        let distances = streams.iter().map(|stream| builder.distance(stream, inputs[&stream.width].0));
+        let distances = distances.collect::<Result<Vec<_>, _>>()?;
         let sum = builder.op("Sum", &distances)?;
         let mean = builder.scaled(sum, 1.0 / distances.len() as f64)?;
         let term = builder.scaled(mean, factor)?;
@@ -66,7 +60,7 @@ impl Collapse {
         graph.add_output(mean);
         loss.loss.clone_from(&graph.value(total).name);
         loss.model.infer()?;
-        Ok(Self { directions })
+        Ok(Self { directions: inputs.into_iter().map(|(width, (_, name))| (width, name)).collect() })
     }
 
     /// Random directions of length 1, uniform on the sphere, for all inputs that take some.
