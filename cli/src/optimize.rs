@@ -30,7 +30,7 @@ pub fn run(args: &OptimizeArgs, environment: Environment, terminal: &Terminal) -
     };
     let pipeline = options.pipeline()?;
     check_print_after(args, pipeline)?;
-    if pipeline.passes().iter().any(|pass| ["distill", "learn-slopes"].contains(&pass.info().name)) {
+    if pipeline.passes().iter().any(|pass| pass.info().trains) {
         interrupt::defer_training();
     }
     let missing = |what: &str| Failure::new(format!("{what} is missing"));

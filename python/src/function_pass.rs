@@ -92,6 +92,7 @@ fn declaration(name: &str, effect: Effect) -> &'static PassInfo {
             docs: "A function of the caller.\n",
             options: &[],
             open: None,
+            trains: false,
             source: "",
             build: |_: Options| Err("a function has no text form".into()),
         }))

@@ -11,7 +11,7 @@ from common import accuracy, markdown, model, pare, samples, tested, unlabelled,
 from slopes import IMAGES
 
 NAME, CUT = "cifar-resnet20", "safe,prune-channels{macs=0.333,streams=true}"
-THRESHOLDS = [None, 1e-3, 1e-2]
+THRESHOLDS = [None, 1e-3, 1.5e-3, 2e-3, 3e-3, 5e-3, 1e-2]
 
 
 def measure(threshold, cut, images, epochs, test, folder):

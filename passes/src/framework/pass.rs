@@ -54,6 +54,8 @@ pub struct PassInfo {
     /// The option that receives all keys that are not names of options, such as those of `rename{a=b}`; its
     /// type is a table.
     pub open: Option<&'static str>,
+    /// True if it trains weights: an interrupt ends the training early, with the best weights so far.
+    pub trains: bool,
     /// Its source file.
     pub source: &'static str,
     /// Builds the pass from its options.
@@ -123,12 +125,12 @@ pub trait Pass: Declared + Send + Sync {
 /// The declaration generates rustdoc, defaults, (de)serialisation, the entry in the list of passes, and the
 /// errors for invalid options. After the effect, the name of a patch in reports may follow, in the singular
 /// and in the plural; without it the pass counts its changes itself through [`Context::count`]. `open =
-/// option` names an option that receives all keys that are not names of options, as in `rename{a=b}`. Crates
-/// outside this workspace can declare passes too (they need a dependency on `serde`) and run them through
-/// [`Pipeline::push`](crate::framework::Pipeline::push).
+/// option` names an option that receives all keys that are not names of options, as in `rename{a=b}`, and
+/// `trains = true` marks a pass that trains weights. Crates outside this workspace can declare passes too (they need
+/// a dependency on `serde`) and run them through [`Pipeline::push`](crate::framework::Pipeline::push).
 #[macro_export]
 macro_rules! pass {
-    ($(#[doc = $doc:literal])+ #[pass($name:literal, $effect:ident $(, $one:literal, $many:literal)? $(, open = $open:ident)?)] pub struct $Pass:ident {
+    ($(#[doc = $doc:literal])+ #[pass($name:literal, $effect:ident $(, $one:literal, $many:literal)? $(, open = $open:ident)? $(, trains = $trains:literal)?)] pub struct $Pass:ident {
         $($(#[doc = $fdoc:literal])+ pub $field:ident: $ty:ty = $default:expr,)*
     }) => {
         $(#[doc = $doc])+
@@ -152,6 +154,7 @@ macro_rules! pass {
                 counts: $crate::framework::pass_support::counts(&[$($crate::framework::Counter::new($one, $many))?]),
                 docs: concat!($($doc, "\n"),+),
                 open: $crate::framework::pass_support::open(&[$(stringify!($open))?]),
+                trains: false $(|| $trains)?,
                 source: file!(),
                 options: &[$($crate::framework::OptionInfo {
                     name: $crate::framework::pass_support::option(stringify!($field)),

@@ -48,6 +48,32 @@ pub(super) fn noise(original: &Outputs, changed: &Outputs) -> f64 {
     largest
 }
 
+/// Returns outputs that do not depend on the inputs: the mean of each float output over all samples, which are along
+/// its first axis. An output whose shape changes between batches stays as it is.
+pub(super) fn constants(original: &Outputs) -> Outputs {
+    let mut changed = original.clone();
+    for output in 0..original.first().map_or(0, Vec::len) {
+        let (mut sum, mut rows) = (vec![], 0);
+        for tensor in original.iter().filter_map(|batch| batch.get(output)) {
+            let Some(values) = tensor.to_f64().filter(|_| tensor.dtype().is_float()) else { continue };
+            let count = tensor.shape().first().copied().unwrap_or(0).max(1);
+            sum.resize(values.len() / count, 0.0);
+            for row in values.chunks_exact(sum.len().max(1)) {
+                sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+            }
+            rows += count;
+        }
+        let mean: Vec<f64> = sum.iter().map(|sum| sum / rows as f64).collect();
+        for tensor in changed.iter_mut().filter_map(|batch| batch.get_mut(output)) {
+            let count = tensor.shape().first().copied().unwrap_or(0);
+            if let Ok(constant) = Tensor::from_f64(tensor.dtype(), tensor.shape(), &mean.repeat(count)) {
+                *tensor = constant;
+            }
+        }
+    }
+    changed
+}
+
 /// Returns the mean entropy of the predicted classes over rows, in nats; `None` if no output is class scores.
 pub(super) fn entropy(measures: &[OutputMeasure], outputs: &Outputs) -> Option<f64> {
     let (mut sum, mut rows) = (0.0, 0.0);
@@ -73,6 +99,17 @@ mod tests {
         assert_eq!(drift(&measures, &batch(0.0, 1), &batch(1.0, 1)), 2.0);
         assert_eq!(drift(&measures, &batch(0.0, 1), &batch(0.0, 2)), 1.0);
         assert_eq!(drift(&[OutputMeasure::Ignore; 2], &batch(0.0, 1), &batch(1.0, 2)), 0.0);
+    }
+
+    #[test]
+    fn constants_are_the_mean_of_all_samples() {
+        let rows = |values: &[f32]| Tensor::from_slice(&[values.len() / 2, 2], values).unwrap();
+        let ids = Tensor::vector(&[7_i64]);
+        let original =
+            vec![vec![rows(&[1.0, 2.0, 3.0, 4.0]), ids.clone()], vec![rows(&[5.0, 9.0]), ids.clone()]];
+        let expected = vec![vec![rows(&[3.0, 5.0, 3.0, 5.0]), ids.clone()], vec![rows(&[3.0, 5.0]), ids]];
+        assert_eq!(constants(&original), expected);
+        assert!((drift(&[OutputMeasure::Error; 1], &original, &expected) - 1.0).abs() < 1e-9);
     }
 
     #[test]

@@ -191,6 +191,11 @@ impl<'t> HeldOut<'t> {
         drift::drift(&self.measures, &self.outputs, outputs)
     }
 
+    /// The drift of constant outputs, the mean of those of the original: a candidate with more of it is useless.
+    pub fn drift_of_constants(&self) -> f64 {
+        self.drift_to(&drift::constants(&self.outputs))
+    }
+
     /// The mean entropy of the classes that the original predicts; `None` if no output holds class scores.
     pub fn entropy(&self) -> Option<f64> {
         drift::entropy(&self.measures, &self.outputs)

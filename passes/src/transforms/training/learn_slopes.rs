@@ -2,6 +2,7 @@ use super::distill::{Companion, Distill, DistillLoss, Training, Weights};
 use crate::{
     analysis::{
         activation::{Activation, activations, none_selected},
+        evaluation::{Quality, QualityLimits},
         weighted_layers::NameFilter,
     },
     framework::{Context, Counter, Pass, PassError},
@@ -20,10 +21,14 @@ pass! {
     ///
     /// A slope that reaches `threshold` becomes 1 and stays; the weights are trained on. When `count` have arrived,
     /// or half of the steps are made, the others go back: those below `1 − threshold` to 0, and the rest are trained
-    /// without the penalty and become `LeakyRelu`. Of the states since then the best on held-out samples is kept.
+    /// without the penalty and become `LeakyRelu`. What is missing of `count` then rises to 1 layer by layer during
+    /// a quarter of the steps, the largest slopes first. Of the states since then the best on held-out samples is kept.
+    ///
+    /// Whenever a slope becomes 1, the limits are checked on held-out samples: a slope with which one is broken goes
+    /// back, and no more arrive. Without limits, the outputs are to be closer to those of the original than constants.
     ///
     /// Activations of slope 1 are removed, and layers composed where that saves: see `fold-linear`.
-    #[pass("learn-slopes", Lossy)]
+    #[pass("learn-slopes", Lossy, trains = true)]
     pub struct LearnSlopes {
         /// The number of activations to remove. By default those that arrive.
         pub count: Option<usize> = None,
@@ -31,6 +36,13 @@ pass! {
         pub penalty: f64 = 0.25,
         /// The slope from which an activation is the identity.
         pub threshold: f64 = 0.9,
+        /// The largest drift of the outputs (mean KL divergence of class scores, else squared error over variance). By
+        /// default that of constant outputs.
+        pub max_drift: Option<f64> = None,
+        /// The smallest share of samples that keep their class.
+        pub min_agreement: Option<f64> = None,
+        /// The largest drop of accuracy; needs `labels`.
+        pub max_accuracy_drop: Option<f64> = None,
         /// Only activations whose name matches one of these patterns, `*` for any text.
         pub only: Vec<String> = vec![],
         /// No activations whose name matches one of these patterns.
@@ -52,6 +64,8 @@ pass! {
 
 /// The first factor of the penalty, as a share of the last.
 const LEAST_PENALTY: f64 = 1e-2;
+/// Those that are missing rise during one in so many of the steps.
+const RISE: u64 = 4;
 /// A slope that nothing holds back arrives in one in so many of the steps in which the penalty rises.
 const TRAVEL: f64 = 10.0;
 
@@ -66,6 +80,7 @@ impl Pass for LearnSlopes {
         if !(self.threshold > 0.5 && self.threshold <= 1.0) {
             return Err(format!("`threshold` is above 0.5 and at most 1, not {}", self.threshold));
         }
+        self.limits().validate()?;
         self.training().validate()
     }
 
@@ -93,12 +108,23 @@ impl Pass for LearnSlopes {
         let known = sites.into_iter().filter_map(|site| Some((training.position(&site.slope)?, site)));
         let (indices, sites): (Vec<_>, Vec<_>) = known.unzip();
         indices.iter().for_each(|&index| training.hold(index));
-        let mut slopes = Slopes::new(self, indices);
+        let limits = match self.limits() {
+            limits if limits.any() => limits,
+            none => QualityLimits { max_drift: Some(training.drift_of_constants()), ..none },
+        };
+        let mut slopes = Slopes::new(self, limits, indices);
         let Some(trained) = training.run_beside(&mut slopes, self.rate)? else {
             cx.decline("training ended before the slopes were decided");
             return Ok(());
         };
         let trained = slopes.better(trained, &training)?;
+        for (why, position) in &slopes.withdrawn {
+            cx.decline(format!("`{}` is kept: {why}", sites[*position].name));
+        }
+        if let Some(why) = limits.broken(&training.quality(&trained)?) {
+            cx.decline(why);
+            return Ok(());
+        }
 
         if !is_prepared {
             cx.run_nested(prepared, model)?;
@@ -132,6 +158,11 @@ impl Pass for LearnSlopes {
 }
 
 impl LearnSlopes {
+    fn limits(&self) -> QualityLimits {
+        let Self { max_drift, min_agreement, max_accuracy_drop, .. } = *self;
+        QualityLimits { max_drift, min_agreement, max_accuracy_drop }
+    }
+
     fn training(&self) -> Distill {
         let Self { epochs, steps, minutes, loss, batch, .. } = *self;
         Distill { epochs, steps, minutes, loss, batch, rate: Some(self.rate), ..Distill::default() }
@@ -201,7 +232,8 @@ impl Site {
 /// The slopes during training.
 ///
 /// They go along the gradient of `L/λ + Σ(1 − a)`, clipped to ±1, by a step of a length that lets them arrive; this
-/// keeps their pace while `λ` grows by orders of magnitude. Once released they go along that of `L/λ` alone.
+/// keeps their pace while `λ` grows by orders of magnitude. Once released they go along that of `L/λ` alone, until
+/// those that are due rise one after the other, linearly.
 struct Slopes {
     /// The positions of the slopes among the weights.
     indices: Vec<usize>,
@@ -210,42 +242,84 @@ struct Slopes {
     count: Option<usize>,
     threshold: f64,
     penalty: f64,
-    /// The last `λ`, once the others are released.
-    released: Option<f64>,
+    limits: QualityLimits,
+    /// The last `λ`, and the step, once the others are released.
+    released: Option<Release>,
+    /// Slopes that are to rise to 1, the next one last.
+    due: Vec<usize>,
+    /// Slopes that became 1 since the quality was known, each with its value before.
+    unchecked: Vec<(usize, f32)>,
+    /// Slopes that went back, each with the limit that was broken.
+    withdrawn: Vec<(String, usize)>,
+}
+
+/// The release of the slopes that have not arrived.
+#[derive(Clone, Copy)]
+struct Release {
+    lambda: f64,
+    step: u64,
+    /// The number of slopes that were due, and the value from which the next one rises.
+    due: usize,
+    from: Option<f32>,
 }
 
 impl Slopes {
-    fn new(pass: &LearnSlopes, indices: Vec<usize>) -> Self {
+    fn new(pass: &LearnSlopes, limits: QualityLimits, indices: Vec<usize>) -> Self {
         let decided = vec![None; indices.len()];
         let LearnSlopes { count, threshold, penalty, .. } = *pass;
-        Self { indices, decided, count, threshold, penalty, released: None }
+        let (released, due, unchecked, withdrawn) = (None, vec![], vec![], vec![]);
+        Self { indices, decided, count, threshold, penalty, limits, released, due, unchecked, withdrawn }
     }
 
     fn arrived(&self) -> usize {
         self.decided.iter().filter(|slope| **slope == Some(1.0)).count()
     }
 
-    /// Decides that the largest slopes are 1: those from `least` on, as far as `count` permits.
-    fn arrive(&mut self, least: f64, slopes: &[f32]) {
-        let open = (0..slopes.len()).filter(|&k| self.decided[k].is_none() && f64::from(slopes[k]) >= least);
-        let mut open: Vec<_> = open.collect();
+    /// The largest slopes that are not decided, as far as `count` permits, in descending order.
+    fn largest(&self, slopes: &[f32]) -> Vec<usize> {
+        let mut open: Vec<_> = (0..slopes.len()).filter(|&k| self.decided[k].is_none()).collect();
         open.sort_by(|&a, &b| slopes[b].total_cmp(&slopes[a]));
-        let left = self.count.unwrap_or(usize::MAX).saturating_sub(self.arrived());
-        for k in open.into_iter().take(left) {
-            self.decided[k] = Some(1.0);
-        }
+        open.truncate(self.count.unwrap_or(usize::MAX).saturating_sub(self.arrived()));
+        open
     }
 
-    fn release(&mut self, lambda: f64, slopes: &[f32]) {
-        if self.count.is_some() {
-            self.arrive(0.0, slopes);
+    fn arrive(&mut self, slope: usize, from: f32) {
+        self.decided[slope] = Some(1.0);
+        self.unchecked.push((slope, from));
+    }
+
+    /// Lets slopes that have not arrived go; with a count, those that are missing are due.
+    fn release(&mut self, lambda: f64, step: u64, slopes: &[f32]) {
+        if self.count.is_some() && self.withdrawn.is_empty() {
+            self.due = self.largest(slopes);
+            self.due.reverse();
         }
-        for (decided, slope) in self.decided.iter_mut().zip(slopes) {
-            if decided.is_none() && f64::from(*slope) < 1.0 - self.threshold {
-                *decided = Some(0.0);
+        for (k, slope) in slopes.iter().enumerate() {
+            let is_open = self.decided[k].is_none() && !self.due.contains(&k);
+            if is_open && f64::from(*slope) < 1.0 - self.threshold {
+                self.decided[k] = Some(0.0);
             }
         }
-        self.released = Some(lambda);
+        self.released = Some(Release { lambda, step, due: self.due.len(), from: None });
+    }
+
+    /// Lifts the slopes that are due to their place in this step.
+    fn lift(&mut self, step: u64, steps: u64, slopes: &mut [f32]) {
+        let Some(mut release) = self.released else { return };
+        let end = (release.step + steps / RISE).min(steps);
+        let done = if step >= end { 1.0 } else { (step - release.step) as f64 / (end - release.step) as f64 };
+        while let Some(&next) = self.due.last() {
+            let from = *release.from.get_or_insert(slopes[next]);
+            let risen = done * release.due as f64 - (release.due - self.due.len()) as f64;
+            if risen < 1.0 {
+                slopes[next] = from + (1.0 - from) * risen.max(0.0) as f32;
+                break;
+            }
+            self.due.pop();
+            self.arrive(next, from);
+            release.from = None;
+        }
+        self.released = Some(release);
     }
 
     /// The weights, or those of the start with the same activations removed, if they are better.
@@ -265,7 +339,7 @@ impl Companion for Slopes {
         let risen = (step as f64 / rise).min(1.0);
         let (push, lambda) = match self.released {
             None => (1.0, self.penalty * LEAST_PENALTY.powf(1.0 - risen)),
-            Some(lambda) => (0.0, lambda),
+            Some(release) => (0.0, release.lambda),
         };
         let left = if self.released.is_some() { 1.0 - step as f64 / steps as f64 } else { 1.0 };
         let pace = left * TRAVEL / rise;
@@ -277,18 +351,39 @@ impl Companion for Slopes {
             }
         }
         if self.released.is_none() {
-            self.arrive(self.threshold, &slopes);
-            if risen >= 1.0 || Some(self.arrived()) == self.count {
-                self.release(lambda, &slopes);
+            let is_stopped = !self.withdrawn.is_empty();
+            for k in self.largest(&slopes) {
+                if !is_stopped && f64::from(slopes[k]) >= self.threshold {
+                    self.arrive(k, slopes[k]);
+                }
+            }
+            if risen >= 1.0 || Some(self.arrived()) == self.count || is_stopped {
+                self.release(lambda, step, &slopes);
             }
         }
+        self.lift(step, steps, &mut slopes);
         for ((&i, slope), decided) in self.indices.iter().zip(slopes).zip(&self.decided) {
             weights.values[i][0] = decided.unwrap_or(slope);
         }
     }
 
     fn is_settled(&self) -> bool {
-        self.released.is_some()
+        self.released.is_some() && self.due.is_empty()
+    }
+
+    fn asks(&self) -> bool {
+        !self.unchecked.is_empty()
+    }
+
+    fn hear(&mut self, quality: &Quality, weights: &mut Weights) {
+        let unchecked = std::mem::take(&mut self.unchecked);
+        let Some(why) = self.limits.broken(quality) else { return };
+        for (slope, from) in unchecked {
+            self.decided[slope] = None;
+            weights.values[self.indices[slope]][0] = from;
+            self.withdrawn.push((why.clone(), slope));
+        }
+        self.due.clear();
     }
 }
 
@@ -302,7 +397,13 @@ mod tests {
     use pare_graph::Setting;
 
     fn slopes(pass: &LearnSlopes, count: usize) -> Slopes {
-        Slopes::new(pass, (0..count).collect())
+        Slopes::new(pass, pass.limits(), (0..count).collect())
+    }
+
+    /// The quality of weights with these slopes, where each that is 1 changes the class of a tenth of the samples.
+    fn quality(weights: &Weights) -> Quality {
+        let removed = weights.values.iter().filter(|slope| slope[0] == 1.0).count();
+        Quality { drift: 0.0, agreement: Some(1.0 - 0.1 * removed as f64), accuracy_drop: None }
     }
 
     /// Slopes after all steps, where the loss of slope `k` is `costs[k]·a²/2`.
@@ -312,6 +413,9 @@ mod tests {
         for step in 1..=steps {
             let gradients: Vec<_> = weights.values.iter().zip(costs).map(|(a, c)| vec![a[0] * c]).collect();
             slopes.follow(step, steps, &gradients, &mut weights);
+            if slopes.asks() {
+                slopes.hear(&quality(&weights), &mut weights);
+            }
         }
         (weights.values.into_iter().flatten().collect(), slopes)
     }
@@ -337,6 +441,45 @@ mod tests {
                 let ones: Vec<_> = (0..4).filter(|&k| values[k] == 1.0).collect();
                 // Four steps are too few for an order.
                 assert!(ones == expected || steps == 4 && ones.len() == count, "{steps}: {values:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn missing_slopes_rise_layer_by_layer() {
+        let costs = [0.02, 4.0, 2.0, 3.0];
+        let mut slopes = slopes(&LearnSlopes { count: Some(4), ..LearnSlopes::default() }, 4);
+        let mut weights = Weights { values: vec![vec![0.0]; 4] };
+        let (mut rising, mut last) = (Vec::new(), [0.0; 4]);
+        for step in 1..=400 {
+            let gradients: Vec<_> = weights.values.iter().zip(costs).map(|(a, c)| vec![a[0] * c]).collect();
+            slopes.follow(step, 400, &gradients, &mut weights);
+            let now: Vec<_> = weights.values.iter().map(|slope| slope[0]).collect();
+            assert!(step < 300 || now == [1.0; 4], "{step}: {now:?}");
+            if (201..=300).contains(&step) {
+                let up: Vec<_> = (0..4).filter(|&k| now[k] > last[k] + 1e-3).collect();
+                assert!(up.len() <= 2 && (0..4).all(|k| now[k] < last[k] + 0.1), "{step}: {now:?} {last:?}");
+                rising.extend(up.into_iter().filter(|k| !rising.contains(k)).collect::<Vec<_>>());
+            }
+            last.copy_from_slice(&now);
+        }
+        // Those that cost less have come further, and rise first.
+        assert_eq!(rising, [2, 3, 1]);
+    }
+
+    #[test]
+    fn the_slope_that_breaks_a_limit_goes_back() {
+        let costs = [0.01, 0.02, 30.0, 20.0, 0.015];
+        for (count, limit, expected) in
+            [(None, 0.75, 2), (Some(5), 0.65, 3), (Some(5), 0.55, 4), (Some(2), 0.3, 2)]
+        {
+            let pass = LearnSlopes { count, min_agreement: Some(limit), ..LearnSlopes::default() };
+            let (values, slopes) = trained(&pass, &costs, 400);
+            assert!(slopes.is_settled() && slopes.arrived() <= expected, "{values:?}");
+            assert_eq!(slopes.arrived(), values.iter().filter(|a| **a == 1.0).count());
+            assert_eq!(slopes.withdrawn.is_empty(), count == Some(2));
+            for (why, slope) in &slopes.withdrawn {
+                assert!(values[*slope] < 1.0 && why.starts_with("the agreement of 0."), "{why}");
             }
         }
     }
@@ -432,6 +575,19 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_that_every_removal_breaks_keeps_the_model() {
+        let before = model(&TWO_LAYERS.replace("5, 4", "0, 0"));
+        let samples = Normal { count: 300 };
+        let with = Tools { samples: Some(&samples), ..tools() };
+        let steps = Some(60);
+        let pass = LearnSlopes { count: Some(1), steps, max_drift: Some(0.0), ..LearnSlopes::default() };
+        let (changed, report) = learned(pass, &before, with);
+        assert_eq!(relus(&changed), 1);
+        let reasons: Vec<_> = report.steps.iter().flat_map(|step| step.declined()).collect();
+        assert!(reasons.iter().any(|(why, _)| why.contains("is kept: the drift of")), "{reasons:?}");
+    }
+
+    #[test]
     fn refuses_what_has_no_slopes() {
         let samples = Normal { count: 100 };
         let with = || Tools { samples: Some(&samples), ..tools() };
@@ -453,6 +609,7 @@ mod tests {
             ("learn-slopes{count=0}", "`count` is at least 1"),
             ("learn-slopes{penalty=0}", "`penalty` is a positive number, not 0"),
             ("learn-slopes{threshold=0.5}", "`threshold` is above 0.5 and at most 1, not 0.5"),
+            ("learn-slopes{min_agreement=2}", "`min_agreement` cannot be 2"),
             ("learn-slopes{epochs=1,steps=2}", "`epochs` and `steps` exclude each other"),
         ] {
             assert!(error(text).contains(why), "{}", error(text));

@@ -3,5 +3,5 @@
 mod distill;
 mod learn_slopes;
 
-pub use distill::{Augmentation, Distill, DistillLoss, Optimizer};
+pub use distill::{Augmentation, Distill, DistillLoss, Optimizer, TrainedWeights};
 pub use learn_slopes::LearnSlopes;

@@ -4,7 +4,7 @@ use super::super::{
     step::{Done, Step},
     term::Term,
 };
-use pare_graph::{Node, ops::axis_of};
+use pare_graph::{Decline, Node, ops::axis_of};
 
 /// `y[…, i, …] = x[…, index[i], …]`: `dx[…, j, …] = Σ_{index[i] = j} dy[…, i, …]`.
 pub(super) fn gather(s: &Step<'_>) -> Done {
@@ -60,7 +60,20 @@ pub(super) fn gather_nd(s: &Step<'_>) -> Done {
 /// `y[i, j] = x[index[i, j], j]` along `axis`: `dx` sums the elements of `dy` at their indices.
 pub(super) fn gather_elements(s: &Step<'_>) -> Done {
     let (x, indices, dy) = (s.x(0)?, s.x(1)?, s.dy()?);
-    let node = Node::new("ScatterElements").with("axis", s.read(axis_of)? as i64).with("reduction", "add");
-    s.give_with(0, || Ok(s.tape.node(node, &[x.zeros(), indices, dy])));
+    s.give_with(0, || scattered(s, x, indices, dy));
     Ok(())
+}
+
+/// `y[i, j] = x[index[i, j], j]` along `axis`, where `index` is the other output: `dx` sums the elements of `dy` there.
+pub(super) fn top_k(s: &Step<'_>) -> Done {
+    let (x, dy) = (s.x(0)?, s.dy()?);
+    let Some(indices) = s.output(1) else { return s.because("has no output for the indices") };
+    s.give_with(0, || scattered(s, x, indices, dy));
+    Ok(())
+}
+
+/// Zeros of the shape of `x` to which `dy` is added at the indices along `axis`.
+fn scattered<'t>(s: &Step<'t>, x: Term<'t>, indices: Term<'t>, dy: Term<'t>) -> Result<Term<'t>, Decline> {
+    let node = Node::new("ScatterElements").with("axis", s.read(axis_of)? as i64).with("reduction", "add");
+    Ok(s.tape.node(node, &[x.zeros(), indices, dy]))
 }

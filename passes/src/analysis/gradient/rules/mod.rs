@@ -116,6 +116,7 @@ const RULES: &[(&str, &str, Rule)] = &[
     ("", "Tanh", elementwise::tanh),
     ("", "ThresholdedRelu", activation::thresholded_relu),
     ("", "Tile", view::tile),
+    ("", "TopK", gather::top_k),
     ("", "Transpose", view::transpose),
     ("", "Trilu", view::trilu),
     ("", "Unsqueeze", view::reshape),

@@ -267,6 +267,14 @@ fn view(
     })
 }
 
+/// Different elements far enough apart that no difference changes their order.
+fn top_k(attributes: &'static str, k: usize) -> Case {
+    case("TopK", move |rng| {
+        let sample = Sample::of(format!("y, i = TopK <{attributes}> (x, k)")).distinct("x", &[4, 3], rng);
+        sample.constant(format!("int64[1] k = {{{k}}}"))
+    })
+}
+
 fn resize(
     attributes: &'static str,
     x: &'static [usize],
@@ -577,6 +585,8 @@ pub(super) fn cases() -> Vec<Case> {
             "y = GatherElements <axis = 0> (x, i)",
             &["int64[2,2] i = {0, 2, 0, 1}"],
         ),
+        top_k("axis = 0", 4),
+        top_k("axis = 1, largest = 0", 2),
         view("GatherND", &[3, 2, 2], "y = GatherND(x, i)", &["int64[3,2] i = {0, 1, 2, 0, 0, 1}"]),
         // Rounding, which is passed straight: between the limits the function is the identity.
         quantized("QuantizeLinear"),

@@ -115,7 +115,7 @@ impl<'t> Data<'t> {
     }
 
     /// A generator that depends on the seed and a number only, so that training can resume anywhere.
-    fn rng(&self, number: u64) -> Rng {
+    pub fn rng(&self, number: u64) -> Rng {
         Rng::with_seed(self.seed ^ number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
 

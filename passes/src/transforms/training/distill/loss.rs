@@ -209,24 +209,46 @@ fn declared(fact: &Fact) -> Declared {
     declared
 }
 
-struct Builder<'g> {
-    graph: &'g mut Graph,
+/// Adds nodes to the graph of a loss.
+pub struct Builder<'g> {
+    pub graph: &'g mut Graph,
 }
 
 impl Builder<'_> {
-    fn node(&mut self, node: Node, inputs: &[ValueId]) -> Result<ValueId, PassError> {
-        let name = self.graph.fresh_name("distill_loss");
-        let output = self.graph.add_value(Value::named(&name)).map_err(failed)?;
-        let inputs: Vec<_> = inputs.iter().copied().map(Some).collect();
-        self.graph.add_node(node, &inputs, &[Some(output)]).map_err(failed)?;
-        Ok(output)
+    pub fn node(&mut self, node: Node, inputs: &[ValueId]) -> Result<ValueId, PassError> {
+        self.nodes(node, inputs).map(|[output]| output)
     }
 
-    fn op(&mut self, op: &str, inputs: &[ValueId]) -> Result<ValueId, PassError> {
+    /// Adds a node with `N` outputs.
+    pub fn nodes<const N: usize>(
+        &mut self,
+        node: Node,
+        inputs: &[ValueId],
+    ) -> Result<[ValueId; N], PassError> {
+        let mut outputs = vec![];
+        for _ in 0..N {
+            let name = self.graph.fresh_name("distill_loss");
+            outputs.push(self.graph.add_value(Value::named(&name)).map_err(failed)?);
+        }
+        let slots = |values: &[ValueId]| values.iter().copied().map(Some).collect::<Vec<_>>();
+        self.graph.add_node(node, &slots(inputs), &slots(&outputs)).map_err(failed)?;
+        Ok(std::array::from_fn(|slot| outputs[slot]))
+    }
+
+    /// Adds an input with a name that is free.
+    pub fn input(&mut self, name: &str, fact: Fact) -> Result<ValueId, PassError> {
+        let mut input = Value::named(name);
+        (input.declared, input.fact) = (Some(declared(&fact)), fact);
+        let id = self.graph.add_value(input).map_err(failed)?;
+        self.graph.add_input(id);
+        Ok(id)
+    }
+
+    pub fn op(&mut self, op: &str, inputs: &[ValueId]) -> Result<ValueId, PassError> {
         self.node(Node::new(op), inputs)
     }
 
-    fn constant(&mut self, tensor: Tensor) -> Result<ValueId, PassError> {
+    pub fn constant(&mut self, tensor: Tensor) -> Result<ValueId, PassError> {
         let fact = Fact::of_constant(&tensor);
         let name = self.graph.fresh_name("distill_constant");
         let mut value = Value::named(&name);
@@ -234,12 +256,18 @@ impl Builder<'_> {
         self.graph.add_value(value).map_err(failed)
     }
 
-    fn scaled(&mut self, x: ValueId, factor: f64) -> Result<ValueId, PassError> {
+    pub fn scaled(&mut self, x: ValueId, factor: f64) -> Result<ValueId, PassError> {
         let factor = self.constant(Tensor::scalar(factor as f32))?;
         self.op("Mul", &[x, factor])
     }
 
-    fn reduce(&mut self, op: &str, x: ValueId, axes: &[i64], keepdims: bool) -> Result<ValueId, PassError> {
+    pub fn reduce(
+        &mut self,
+        op: &str,
+        x: ValueId,
+        axes: &[i64],
+        keepdims: bool,
+    ) -> Result<ValueId, PassError> {
         let node = Node::new(op).with("keepdims", i64::from(keepdims));
         let axes = if axes.is_empty() { None } else { Some(self.constant(Tensor::vector(axes))?) };
         let inputs: Vec<_> = std::iter::once(x).chain(axes).collect();
@@ -276,10 +304,7 @@ impl Builder<'_> {
         let y = self.graph.find(&target.student).ok_or_else(missing)?;
         let fact = Fact::tensor(DataType::Float, self.graph.value(y).fact.shape().unwrap_or(&[]).to_vec());
         let rank = fact.shape().map_or(0, <[Dim]>::len);
-        let mut input = Value::named(&target.input);
-        (input.declared, input.fact) = (Some(declared(&fact)), fact);
-        let t = self.graph.add_value(input).map_err(failed)?;
-        self.graph.add_input(t);
+        let t = self.input(&target.input, fact)?;
         let last = rank.saturating_sub(1) as i64;
         // The loss of each element, and the number of elements that are averaged together.
         let each = match target.loss {

@@ -1,7 +1,9 @@
 //! The pass: options, the order of the work, and the decision.
 
 mod augment;
+mod changed;
 mod checkpoint;
+mod collapse;
 mod data;
 mod equilibrium;
 mod loss;
@@ -28,6 +30,17 @@ use crate::{
     pass,
 };
 use pare_graph::Model;
+use serde::{Deserialize, Serialize};
+
+/// The weights that are trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TrainedWeights {
+    /// All.
+    All,
+    /// Those that passes changed, and those that depend on a change.
+    Changed,
+}
 
 pass! {
     /// Train the remaining weights towards the outputs of the original, without labels.
@@ -45,9 +58,14 @@ pass! {
     /// similarity `φ` of a unit's output on some samples to its last one has the velocity `v = Δφ − v'/2`, where `v'`
     /// is the last, and the unit rests while `|v| < freeze`.
     ///
+    /// With `collapse`, residual blocks are to leave their stream as it is, so that `drop-blocks` costs less (Quétu et
+    /// al. 2024): `λ/B Σ_b max_θ mean (sort(Xθ) − sort(Yθ))² / mean X²` is added to the loss, over `B` blocks with the
+    /// outputs `Y`, which are `X` without the block, a row a sample, and 50 random directions `θ` in each step. Weights
+    /// are then kept if this sum improves: `distill{collapse=1},drop-blocks{count=2,one_shot=true},distill`.
+    ///
     /// Put it after the passes that remove something, as in `prune-channels{macs=0.5},distill`. More samples help
     /// more: some thousand at least, and no labels are needed.
-    #[pass("distill", Lossy)]
+    #[pass("distill", Lossy, trains = true)]
     pub struct Distill {
         /// Passes over the samples. By default as many as show 150,000 samples, between 3 and 12.
         pub epochs: Option<f64> = None,
@@ -73,6 +91,12 @@ pass! {
         pub augment: Vec<Augmentation> = vec![],
         /// The velocity below which units are not trained. By default all are.
         pub freeze: Option<f64> = None,
+        /// The factor `λ` of the distance between the input and the output of residual blocks.
+        pub collapse: Option<f64> = None,
+        /// `all` weights, or those `changed`: read where a value is computed that the original does not compute, also
+        /// after `safe`. That compares inputs by name, constants by content, and nodes by operator, attributes and
+        /// inputs, so weights before and beside every change stay.
+        pub train: TrainedWeights = TrainedWeights::All,
         /// Only train initializers whose name matches one of these patterns, `*` for any text.
         pub only: Vec<String> = vec![],
         /// Do not train initializers whose name matches one of these patterns.
@@ -85,7 +109,8 @@ pass! {
 impl Pass for Distill {
     fn validate(&self) -> Result<(), String> {
         let (epochs, minutes) = (("epochs", self.epochs), ("minutes", self.minutes));
-        let positive = [epochs, minutes, ("rate", self.rate), ("freeze", self.freeze)];
+        let positive =
+            [epochs, minutes, ("rate", self.rate), ("freeze", self.freeze), ("collapse", self.collapse)];
         for (name, value) in positive {
             if let Some(value) = value.filter(|v| !(*v > 0.0 && v.is_finite())) {
                 return Err(format!("`{name}` is a positive number, not {value}"));

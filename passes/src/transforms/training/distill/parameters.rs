@@ -17,6 +17,11 @@ pub struct Parameter {
 }
 
 impl Parameter {
+    /// The name of the initializer in the model.
+    pub fn initializer(&self) -> &str {
+        self.codes.as_ref().map_or(&self.name, |codes| &codes.initializer)
+    }
+
     /// Lets no element change.
     pub fn hold(&mut self) {
         self.free = Some(vec![false; self.shape.iter().product()]);
@@ -112,8 +117,7 @@ pub fn patch(graph: &Graph, parameters: &[Parameter], weights: &Weights) -> Resu
     let Some(&first) = graph.nodes().first() else { return Ok(None) };
     let mut patch = Patch::anchored(first);
     for (parameter, values) in parameters.iter().zip(&weights.values) {
-        let name = parameter.codes.as_ref().map_or(&parameter.name, |codes| &codes.initializer);
-        let Some(id) = graph.find(name) else { continue };
+        let Some(id) = graph.find(parameter.initializer()) else { continue };
         let tensor = match &parameter.codes {
             None => tensor(&parameter.shape, values)?,
             Some(codes) => codes.quantized(&parameter.shape, values)?,

@@ -248,6 +248,56 @@ fn units_at_equilibrium_save_a_part_of_the_backward_pass() {
 }
 
 #[test]
+fn blocks_that_collapse_cost_less_to_drop() {
+    let original = read_fixture("digits-cnn.onnx");
+    let [fit, test] = ["digits-calibration.npz", "digits.npz"].map(|file| testing::samples(file, &original));
+    let with = Tools { samples: Some(&fit), ..tools() };
+    let pass = Distill { collapse: Some(1.0), steps: Some(100), rate: Some(1e-3), ..Distill::default() };
+    let (collapsed, report) = distilled(&pass, &original, &original, with).unwrap();
+    let (before, after) =
+        (figure(&report, "distance of blocks before"), figure(&report, "distance of blocks after"));
+    assert!(after < 0.5 * before, "{before} {after}");
+    let engine = tools().engine.unwrap();
+    let outputs = |model: &Model| {
+        let feeds = Samples::batch(&test, 0..256).unwrap();
+        let feeds: Vec<_> = feeds.iter().map(|(n, t)| (n.as_str(), t)).collect();
+        engine.load(model, Setting::PLAIN).unwrap().run(&feeds).unwrap().remove(0)
+    };
+    let cost = |model: &Model| {
+        let mut dropped = model.clone();
+        let drop = "drop-blocks{count=2,one_shot=true,criterion=wasserstein,repair=none}";
+        testing::context(with).run_nested(drop, &mut dropped).unwrap();
+        let mut metrics = Metrics::new(OutputMeasure::CLASSES);
+        metrics.add(&outputs(&original), &outputs(&dropped), None);
+        metrics.mean_kl().unwrap()
+    };
+    let (plain, collapsed) = (cost(&original), cost(&collapsed));
+    assert!(collapsed < 0.8 * plain, "{plain} {collapsed}");
+}
+
+#[test]
+fn only_changed_weights_are_trained() {
+    let samples = random(600, &[3]);
+    let with = Tools { samples: Some(&samples), ..tools() };
+    let pass = Distill { train: TrainedWeights::Changed, epochs: Some(20.0), ..Distill::default() };
+    let (teacher, student) = (model(TEACHER), model(STUDENT));
+    let (result, report) = distilled(&pass, &teacher, &student, with).unwrap();
+    for name in ["a", "b"] {
+        assert_eq!(values(&result, name), values(&student, name));
+    }
+    assert!(figure(&report, "held-out drift after") < 0.1 * figure(&report, "held-out drift before"));
+    // A change of the first layer is one of the second too.
+    let first = model(&TEACHER.replace("a = {1,", "a = {0.5,"));
+    let (result, _) = distilled(&pass, &teacher, &first, with).unwrap();
+    for name in ["a", "b", "c"] {
+        assert_ne!(values(&result, name), values(&first, name));
+    }
+    let (_, report) = distilled(&pass, &teacher, &teacher, with).unwrap();
+    let why = report.declined().next().unwrap().0;
+    assert_eq!(why, "no weight differs from the original's or depends on one that does");
+}
+
+#[test]
 fn training_is_reproducible() {
     let samples = random(200, &[3]);
     let with = Tools { samples: Some(&samples), threads: 1, ..tools() };
@@ -366,6 +416,8 @@ fn refuses_options_that_contradict() {
         ("distill{epochs=1,steps=2}", "`epochs` and `steps` exclude each other"),
         ("distill{rate=0}", "`rate` is a positive number, not 0"),
         ("distill{freeze=0}", "`freeze` is a positive number, not 0"),
+        ("distill{collapse=-1}", "`collapse` is a positive number, not -1"),
+        ("distill{train=some}", "unknown variant `some`"),
         ("distill{freeze=0.1,checkpoint=a}", "`freeze` and `checkpoint` exclude each other"),
         ("distill{batch=0}", "`steps` and `batch` are at least 1"),
         ("distill{loss=l1}", "unknown variant `l1`"),

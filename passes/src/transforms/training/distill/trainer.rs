@@ -1,8 +1,10 @@
 //! Training: the model of a step, the loop, and the decision.
 
 use super::{
-    Distill,
+    Distill, TrainedWeights,
+    changed::changed_weights,
     checkpoint::{Checkpoint, Position, Saved, fingerprint},
+    collapse::Collapse,
     data::Data,
     equilibrium::{Equilibrium, Moving},
     loss::{DistillLoss, LossModel, targets},
@@ -15,7 +17,7 @@ use super::{
 use crate::{
     analysis::{
         calibration::{Probe, batches_of, bytes_per_sample, fixed_batch, no_samples, open_inputs},
-        evaluation::HeldOut,
+        evaluation::{HeldOut, Quality},
         gradient::{OPSET, differentiate_units},
         opset::raised,
         quality::measures_of,
@@ -28,7 +30,7 @@ use pare_graph::{
     evaluate::quality::{class_rows, log_probabilities},
     ops::Bindings,
 };
-use std::{collections::BTreeMap, ops::Range, time::Instant};
+use std::{cell::RefCell, collections::BTreeMap, ops::Range, time::Instant};
 
 /// The share of the samples that is held out: one in this many.
 const HELD_OUT: usize = 10;
@@ -59,6 +61,14 @@ pub trait Companion {
 
     /// Returns true once weights may be compared with later ones: the best since then is kept.
     fn is_settled(&self) -> bool;
+
+    /// Returns true if it is to know the quality of the weights on the held-out samples.
+    fn asks(&self) -> bool {
+        false
+    }
+
+    /// Takes the quality of the weights, which it may change.
+    fn hear(&mut self, _: &Quality, _: &mut Weights) {}
 }
 
 /// The optimizer alone.
@@ -81,6 +91,7 @@ pub struct Training<'p, 't> {
     start: Weights,
     data: Data<'t>,
     held_out: HeldOut<'t>,
+    collapse: Option<HeldOutCollapse<'t>>,
     loss: LossModel,
     step: StepModel,
     /// Samples of a step, and of a run of the step model: a step adds up the gradients of `batch / part` runs.
@@ -89,6 +100,16 @@ pub struct Training<'p, 't> {
     /// The share of the backward pass that was not computed.
     saved: Option<f64>,
 }
+
+/// The term of the loss for residual blocks, and the held-out samples that it is evaluated on.
+struct HeldOutCollapse<'t> {
+    term: Collapse,
+    samples: RefCell<Data<'t>>,
+}
+
+/// The part of the numbers of random generators that draw directions in steps, and the one for held-out samples.
+const STEP_DIRECTIONS: u64 = 1 << 62;
+const HELD_OUT_DIRECTIONS: u64 = 1 << 61;
 
 /// The loaded model of a step, which computes a loss and its gradients.
 struct StepModel {
@@ -178,12 +199,32 @@ impl<'p, 't> Training<'p, 't> {
         }
         let mut data = Data::new(tools, teacher, &targets, fit, &pass.augment)?;
         let variances = data.variances(&targets, part)?;
-        let loss = LossModel::new(&raised, &targets, &variances, pass.temperature, part, &sizes)?;
+        let mut loss = LossModel::new(&raised, &targets, &variances, pass.temperature, part, &sizes)?;
+        let collapse = match pass.collapse {
+            None => None,
+            Some(_) if held.len() < part => {
+                cx.decline(format!("{count} samples are too few to hold {part} out"));
+                return Ok(None);
+            }
+            Some(factor) => {
+                let term = Collapse::add(&mut loss, factor)?;
+                let samples = RefCell::new(Data::new(tools, teacher, &targets, held.clone(), &[])?);
+                Some(HeldOutCollapse { term, samples })
+            }
+        };
 
-        let found = parameters(&loss.model.graph, pass.filter(), &codes);
+        let mut found = parameters(&loss.model.graph, pass.filter(), &codes);
         if found.is_empty() {
             cx.decline("there are no float weights to train");
             return Ok(None);
+        }
+        if pass.train == TrainedWeights::Changed {
+            let changed = changed_weights(teacher, student, cx)?;
+            found.retain(|(parameter, _)| changed.contains(parameter.initializer()));
+            if found.is_empty() {
+                cx.decline("no weight differs from the original's or depends on one that does");
+                return Ok(None);
+            }
         }
         let (mut parameters, values): (Vec<_>, Vec<_>) = found.into_iter().unzip();
         let (step, stopped) = StepModel::load(tools, &loss, &parameters, &[])?;
@@ -207,6 +248,7 @@ impl<'p, 't> Training<'p, 't> {
             start,
             data,
             held_out,
+            collapse,
             loss,
             step,
             batch,
@@ -239,15 +281,28 @@ impl<'p, 't> Training<'p, 't> {
             cx.share("backward MACs saved", saved);
         }
         let (before, after) = (self.drift(&self.start)?, self.drift(&best)?);
-        cx.figure("held-out drift before", before);
-        if !(after < before && is_improved(&self.drifts(&self.start)?, &self.drifts(&best)?)) {
+        let what = if self.collapse.is_some() { "loss" } else { "drift" };
+        cx.figure(format!("held-out {what} before"), before);
+        // Batches, whose rows are what is sorted, are too few for a test, and the term falls by more than chance.
+        let is_more_than_chance = match self.collapse {
+            None => is_improved(&self.drifts(&self.start)?, &self.drifts(&best)?),
+            Some(_) => true,
+        };
+        if !(after < before && is_more_than_chance) {
             cx.decline(format!(
-                "training does not improve the held-out samples by more than chance: their drift is {before:.3e} before \
-                 and {after:.3e} after"
+                "training does not improve the held-out samples by more than chance: their {what} is {before:.3e} \
+                 before and {after:.3e} after"
             ));
             return Ok(None);
         }
-        cx.figure("held-out drift after", after);
+        cx.figure(format!("held-out {what} after"), after);
+        if let Some(collapse) = &self.collapse {
+            cx.figure(
+                "distance of blocks before",
+                mean(&self.losses(collapse, &self.start)?, |loss| loss.distance),
+            );
+            cx.figure("distance of blocks after", mean(&self.losses(collapse, &best)?, |loss| loss.distance));
+        }
         cx.detail("steps", steps as f64);
         Ok(Some(best))
     }
@@ -381,6 +436,9 @@ impl<'p, 't> Training<'p, 't> {
             if !loss.is_finite() {
                 break;
             }
+            if companion.asks() {
+                companion.hear(&self.quality(&state.weights)?, &mut state.weights);
+            }
             if let Some(rest) = &mut rest {
                 rest.spent += self.step.macs as f64;
                 rest.full += rest.macs as f64;
@@ -475,7 +533,11 @@ impl<'p, 't> Training<'p, 't> {
         let runs = rows.len() / self.part;
         let (mut loss, mut sums) = (0.0, Vec::<Vec<f32>>::new());
         for (i, rows) in rows.chunks_exact(self.part).enumerate() {
-            let samples = self.data.batch(rows, step * runs as u64 + i as u64)?;
+            let number = step * runs as u64 + i as u64;
+            let mut samples = self.data.batch(rows, number)?;
+            if let Some(collapse) = &self.collapse {
+                samples.extend(collapse.term.draw(&mut self.data.rng(STEP_DIRECTIONS + number))?);
+            }
             let parameters =
                 self.parameters.iter().zip(&tensors).map(|(p, tensor)| (p.name.as_str(), tensor));
             let samples = samples.iter().map(|(name, tensor)| (name.as_str(), tensor));
@@ -517,17 +579,51 @@ impl<'p, 't> Training<'p, 't> {
         Ok(model)
     }
 
-    /// The held-out drift, or with labels the cross entropy.
+    /// The held-out drift; with labels the cross entropy, and with a term for blocks the loss.
     pub fn drift(&self, weights: &Weights) -> Result<f64, PassError> {
-        if self.pass.loss == Some(DistillLoss::Labels) {
-            let parts = self.drifts(weights)?;
-            return Ok(parts.iter().sum::<f64>() / parts.len() as f64);
+        if self.pass.loss == Some(DistillLoss::Labels) || self.collapse.is_some() {
+            return Ok(mean(&self.drifts(weights)?, |drift| *drift));
         }
         self.held_out.drift(&self.with(weights)?)
     }
 
-    /// The drift of each part of the held-out samples, or with labels the cross entropy.
+    /// The quality of the student with these weights on the held-out samples.
+    pub fn quality(&self, weights: &Weights) -> Result<Quality, PassError> {
+        self.held_out.measure(&self.with(weights)?)
+    }
+
+    /// The drift of constant outputs.
+    pub fn drift_of_constants(&self) -> f64 {
+        self.held_out.drift_of_constants()
+    }
+
+    /// The loss of batches of held-out samples, with the same directions for the same batch.
+    fn losses(&self, collapse: &HeldOutCollapse<'t>, weights: &Weights) -> Result<Vec<Losses>, PassError> {
+        let mut model = self.loss.model.clone();
+        if let Some(patch) = patch_floats(&model.graph, &self.parameters, weights)? {
+            model.graph.apply(patch).map_err(PassError::from_error)?;
+        }
+        let engine = self.tools.engine.ok_or_else(|| PassError::refused("it needs an engine"))?;
+        let mut run = engine.load(&model, Setting::OPTIMIZED.threads(self.tools.threads))?;
+        let mut samples = collapse.samples.borrow_mut();
+        let rows: Vec<_> = (0..samples.len()).collect();
+        let mut found = vec![];
+        for (number, rows) in (0..).zip(rows.chunks_exact(self.part)) {
+            let mut feeds = samples.batch(rows, 0)?;
+            feeds.extend(collapse.term.draw(&mut samples.rng(HELD_OUT_DIRECTIONS + number))?);
+            let feeds: Vec<_> = feeds.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+            let outputs = run.run(&feeds)?;
+            let number = |slot: usize| outputs.get(slot).and_then(Tensor::single).unwrap_or(f64::NAN);
+            found.push(Losses { loss: number(0), distance: number(1) });
+        }
+        Ok(found)
+    }
+
+    /// The numbers of which [`Training::drift`] is the mean, one for each part of the held-out samples.
     fn drifts(&self, weights: &Weights) -> Result<Vec<f64>, PassError> {
+        if let Some(collapse) = &self.collapse {
+            return Ok(self.losses(collapse, weights)?.iter().map(|losses| losses.loss).collect());
+        }
         let parts = self.held_out.drift_by_batch(&self.with(weights)?)?;
         let labels = self.tools.samples.and_then(Samples::labels);
         let labels = labels.filter(|_| self.pass.loss == Some(DistillLoss::Labels));
@@ -547,6 +643,16 @@ impl<'p, 't> Training<'p, 't> {
         let about = format!("{options:?} {} {} {}", self.data.len(), self.batch, self.tools.seed);
         fingerprint([bytes.as_slice(), about.as_bytes()])
     }
+}
+
+/// The loss of a batch, and the part of it that is the distance of residual blocks, without its factor.
+struct Losses {
+    loss: f64,
+    distance: f64,
+}
+
+fn mean<T>(items: &[T], value: impl Fn(&T) -> f64) -> f64 {
+    items.iter().map(value).sum::<f64>() / items.len() as f64
 }
 
 /// The units that rest during a training, and what that saves.
