@@ -157,11 +157,11 @@ fn chosen<'g>(at: NodeRef<'g>, output: ValueRef<'g>) -> Result<ValueRef<'g>, Dec
 fn scattered<'g>(at: NodeRef<'g>, output: ValueRef<'g>) -> Result<ValueRef<'g>, Decline> {
     let (indices, updates) = (at.input(1)?, at.input(2)?);
     expect(at.string("reduction", "none") == "none" && same_shape(updates, output))?;
-    // Row numbers, and as many as there are rows.
+    // Row numbers, one in each row of the indices.
     let ([rows, one], Some([all, ..])) = (indices.shape().unwrap_or(&[]), output.shape()) else {
         return Err(Decline::Mismatch);
     };
-    expect(rows == all && one.known() == Some(1))?;
+    expect(one.known() == Some(1))?;
     if let Ok(numbers) = indices.constant_ints() {
         expect(numbers.into_iter().eq(0..all.known().ok_or(Decline::Mismatch)?))?;
         return Ok(updates);
@@ -169,6 +169,9 @@ fn scattered<'g>(at: NodeRef<'g>, output: ValueRef<'g>) -> Result<ValueRef<'g>, 
     let column = indices.producer().filter(|at| at.is("Unsqueeze") || at.is("Reshape"));
     let range = column.ok_or(Decline::Mismatch)?.input(0)?.produced_by("Range")?;
     expect(range.input(0)?.scalar()? == 0.0 && range.input(2)?.scalar()? == 1.0)?;
+    // The declared length may be another symbol than the number of rows that the limit is computed from.
+    let limit = range.input(1)?.value().fact.content().and_then(|limit| limit.first());
+    expect(rows == all || limit == Some(all))?;
     Ok(updates)
 }
 
