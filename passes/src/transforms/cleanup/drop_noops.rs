@@ -1,5 +1,5 @@
 use crate::analysis::fusions::is_fused;
-use crate::framework::matching::{bypass, is_plain, same_shape, spans, uniform};
+use crate::framework::matching::{bypass, cancel, is_plain, same_shape, spans, uniform};
 use crate::{
     framework::{Context, Pass, PassError},
     pass,
@@ -45,7 +45,8 @@ impl Pass for DropNoops {
             if let Some(updated) = [x, y].into_iter().find(|&value| is_updated(value)) {
                 return Err(Decline::because(format!("`{}` is updated in place", updated.name())));
             }
-            bypass(at, x)
+            // A copy of the updates costs less.
+            if at.is("ScatterND") { cancel(at, x) } else { bypass(at, x) }
         })
     }
 }
@@ -280,6 +281,17 @@ mod tests {
             assert!(text.contains("y = Relu(u)"), "{text}");
             check(DropNoops::default(), &before, &text);
         }
+        // Between an input and an output, with a declared length.
+        check(
+            DropNoops::default(),
+            &format!(
+                "g (float[N,2] x, float[N,2] u) => (float[N,2] y) <
+                    int64 zero = {{0}}, int64 one = {{1}}, int64[1] last = {{-1}}, int64[K] r> {{
+                    {} }}",
+                format!("{rows} h = ScatterND(x, i, u)").replace("h =", "y =")
+            ),
+            "g (float[N,2] x, float[N,2] u) => (float[N,2] y) { y = Identity(u) }",
+        );
         for (size, nodes) in [
             ("3", "h = ScatterND(x, other, u)".to_owned()),
             ("3", "h = ScatterND<reduction = \"add\">(x, all, u)".to_owned()),
