@@ -35,6 +35,7 @@ pub static PASSES: &[&PassInfo] = &[
     &cleanup::Deduplicate::INFO,
     &cleanup::MergeCasts::INFO,
     &cleanup::MergeClips::INFO,
+    &cleanup::MergeExtrema::INFO,
     &cleanup::LowerEinsum::INFO,
     &cleanup::LowerSequences::INFO,
     &cleanup::MergeTransposes::INFO,
@@ -61,6 +62,7 @@ pub static PASSES: &[&PassInfo] = &[
     &fuse::FuseClip::INFO,
     &fuse::FuseSoftplus::INFO,
     &fuse::FuseSpaceToDepth::INFO,
+    &fuse::FuseDiv::INFO,
     // other versions of the operator set
     &opset::UpgradeOpset::INFO,
     &opset::DowngradeOpset::INFO,
@@ -107,7 +109,7 @@ pub static PRESETS: &[Preset] = &[Preset {
 //  2. Shapes, which turn targets and indices into constants; then constant folding evaluates what depends on
 //     them.
 //  3. No-ops and repeats, so that the nodes of a pattern are adjacent.
-//     Bounds written as minimum and maximum become clips before clips are merged.
+//     Minima and maxima are merged before they become clips, and these before clips are merged.
 //  4. Layout: products that hide transposes first. Transposes before reshapes, since a pair that cancels is
 //     better removed than turned into reshapes. Reshapes around a product before other reshapes, since
 //     these would otherwise be merged with one of the two.
@@ -115,16 +117,16 @@ pub static PRESETS: &[Preset] = &[Preset {
 //  6. Folds into the preceding linear layer. Scales and shifts that exporters write for a batch norm come
 //     last, then products into products, which must be adjacent.
 //  7. Fused operators, from the nodes that no fold absorbed. Patches remove the nodes that they leave without
-//     uses. Nodes that are unused from the start are removed by `drop-dead`.
+//     uses. Divisions last, since reciprocals are parts of other patterns. Nodes that are unused from the start are removed by `drop-dead`.
 const SAFE: &str = "drop-dead,inline-functions,(\
     lift-constants,inline-branches,resolve-shapes,fuse-sizes,fold-absorbing,fold-constants,\
     drop-noops,drop-neutral,drop-idempotent,drop-monotone,drop-zero-states,drop-expands,\
-    merge-casts,fuse-clip,merge-clips,drop-redundant-activations,\
+    merge-casts,merge-extrema,fuse-clip,merge-clips,drop-redundant-activations,\
     lower-einsum,lower-sequences,slice-views,split-views,merge-transposes,drop-matmul-reshapes,\
     merge-views,merge-reshapes,merge-reductions,merge-nested-reductions,merge-slices,merge-concats,merge-pads,\
     deduplicate,\
     fold-bn,fold-scale,fold-linear,\
-    fuse-layer-norm,fuse-gelu,fuse-hard-swish,fuse-softplus,fuse-space-to-depth,fuse-gemm\
+    fuse-layer-norm,fuse-gelu,fuse-hard-swish,fuse-softplus,fuse-space-to-depth,fuse-gemm,fuse-div\
     )*,drop-dead";
 
 /// All passes and presets of this crate.

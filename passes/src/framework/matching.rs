@@ -1,6 +1,6 @@
 //! Conditions and patches shared by several rules.
 
-use pare_graph::{Decline, Node, NodeRef, Patch, Tensor, ValueRef, expect, ops::Trait};
+use pare_graph::{DataType, Decline, Node, NodeRef, Patch, Tensor, ValueRef, expect, ops::Trait};
 
 /// Returns true if both shapes are known and equal for all values of the symbolic dims.
 pub(crate) fn same_shape(a: ValueRef<'_>, b: ValueRef<'_>) -> bool {
@@ -23,6 +23,16 @@ pub(crate) fn spans(x: ValueRef<'_>, c: &Tensor, result: ValueRef<'_>) -> bool {
     let ones = c.shape().iter().all(|&d| d == 1);
     let short = c.rank() == 0 || x.shape().is_some_and(|s| s.len() >= c.rank());
     ones && short || same_shape(x, result)
+}
+
+/// Returns true if `Clip` takes numbers of this type in an operator set, and f64 holds each of its bounds: floats,
+/// and from set 12 on integers of up to 32 bits.
+pub(crate) fn has_clip(dtype: DataType, opset: i64) -> bool {
+    match dtype {
+        DataType::Float => true,
+        DataType::Double => opset >= 12,
+        _ => opset >= 12 && dtype.is_integer() && matches!(dtype.bits(), 8 | 32),
+    }
 }
 
 /// A patch that replaces the only used output of a node by `by`.

@@ -1,7 +1,7 @@
 //! Construction of nodes in the form of their graph's operator set: newer sets take as inputs what older ones
 //! take as attributes.
 
-use pare_graph::{Attribute, Dim, Graph, Node, Patch, Ref, Tensor};
+use pare_graph::{Attribute, DataType, Dim, Graph, Node, Patch, Ref, Tensor, TensorError};
 
 /// Adds nodes to a patch for one graph.
 pub(crate) struct NodeBuilder<'g, 'p> {
@@ -59,6 +59,11 @@ impl<'g, 'p> NodeBuilder<'g, 'p> {
         self.with_ints(Node::new("Reshape"), x, "shape", target, 5)
     }
 
+    /// Reshapes to these sizes, of which some are 0: no size is copied (operator set 14).
+    pub(crate) fn reshape_empty(&mut self, x: Ref, sizes: &[i64]) -> Ref {
+        self.with_ints(Node::new("Reshape").with("allowzero", 1_i64), x, "shape", sizes, 5)
+    }
+
     pub(crate) fn squeeze(&mut self, x: Ref, axes: &[i64]) -> Ref {
         self.with_ints(Node::new("Squeeze"), x, "axes", axes, 13)
     }
@@ -79,22 +84,25 @@ impl<'g, 'p> NodeBuilder<'g, 'p> {
         self.with_ints(node, x, "axes", axes, since)
     }
 
-    /// Clips floats to `[low, high]`; the bounds are inputs since set 11, and an infinite one is omitted.
-    pub(crate) fn clip(&mut self, x: Ref, low: f64, high: f64) -> Ref {
+    /// Clips numbers of this type to `[low, high]`; the bounds are inputs since set 11, and an infinite one is
+    /// omitted.
+    pub(crate) fn clip(&mut self, x: Ref, dtype: DataType, low: f64, high: f64) -> Result<Ref, TensorError> {
         let bounds = [("min", low), ("max", high)].map(|(name, bound)| (name, bound, bound.is_finite()));
         if self.opset() < 11 {
             let given = bounds.into_iter().filter(|bound| bound.2);
             let node = given.fold(Node::new("Clip"), |node, (name, bound, _)| node.with(name, bound as f32));
-            return self.node(node, &[x]);
+            return Ok(self.node(node, &[x]));
         }
         let mut inputs = vec![Some(x)];
         for (name, bound, given) in bounds {
-            inputs.push(given.then(|| self.constant(name, Tensor::scalar(bound as f32))));
+            let tensor = Tensor::from_f64(dtype, &[], &[bound])?;
+            inputs.push(given.then(|| self.constant(name, tensor)));
         }
         while inputs.last() == Some(&None) {
             inputs.pop();
         }
-        self.patch.node_with(Node::new("Clip"), &inputs, &[Some(self.hint)])[0].expect("it has one output")
+        Ok(self.patch.node_with(Node::new("Clip"), &inputs, &[Some(self.hint)])[0]
+            .expect("it has one output"))
     }
 
     /// Splits `x` along `axis` into parts of these sizes, named `hints`.

@@ -13,7 +13,7 @@ pub use axes::{ReduceView, SoftmaxView, SqueezeView, TransposeView, UnsqueezeVie
 pub use determinism::{is_deterministic, is_updated};
 pub use linear::{AffineView, ClipView, GemmView, LayerNormView};
 pub use pieces::{PadMode, PadView, ReshapeView, SliceAxis, SliceView, SplitView};
-pub use window::{ConvTransposeView, ConvView, PoolView, same_pads};
+pub use window::{ConvTransposeView, ConvView, PoolView, conv_pads, same_pads};
 
 use crate::{Attribute, Decline, NodeRef, ValueRef, expect};
 

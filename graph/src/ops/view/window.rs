@@ -130,6 +130,14 @@ impl PoolView {
     }
 }
 
+/// The padding of a `Conv` or `ConvInteger` before and after each spatial axis, `auto_pad` resolved. Declines if
+/// the shape of the weight is not fixed, or `auto_pad` depends on an unknown input size.
+pub fn conv_pads(at: NodeRef<'_>) -> Result<Vec<(i64, i64)>, Decline> {
+    expect(at.is("Conv") || at.is("ConvInteger"))?;
+    let shape = at.input(1)?.fixed_shape()?;
+    Window::of(at, shape.get(2..).ok_or(Decline::Mismatch)?.to_vec())?.pads(at)
+}
+
 fn group(at: NodeRef<'_>, channels: usize) -> Result<usize, Decline> {
     let group = usize::try_from(at.int("group", 1)).ok().filter(|&g| g > 0 && channels.is_multiple_of(g));
     group.ok_or_else(|| {

@@ -29,6 +29,15 @@ pub(crate) fn beside_scalar(at: NodeRef<'_>) -> Result<(ValueRef<'_>, f64), Decl
     }
 }
 
+/// Returns `x` of `1/x`.
+pub(crate) fn reciprocal(at: NodeRef<'_>) -> Result<ValueRef<'_>, Decline> {
+    if at.is("Reciprocal") {
+        return at.input(0);
+    }
+    expect(at.is("Div") && at.opset() >= 7 && scalar(at.input(0)?)? == 1.0)?;
+    at.input(1)
+}
+
 /// Returns whether two constants are equal up to the rounding of an exporter that computes in f32: the
 /// relative error of three operations is below 4·2⁻²⁴.
 pub(crate) fn is(value: f64, expected: f64) -> bool {

@@ -1,6 +1,6 @@
 //! Normalization as a composition of elementary operators.
 
-use super::{beside_scalar, scalar};
+use super::{beside_scalar, reciprocal, scalar};
 use pare_graph::{Decline, NodeRef, ValueRef, expect, ops::ReduceView};
 
 /// `x / √(mean(x²) + ε)`, or the same of `x − mean(x)` if `centered`.
@@ -74,16 +74,20 @@ fn root(at: NodeRef<'_>, power: f64) -> Result<(NodeRef<'_>, Vec<NodeRef<'_>>), 
     Ok((at.input(0)?.producer().ok_or(Decline::Mismatch)?, vec![at]))
 }
 
-/// The producer of `v` in `1/√v`.
+/// The producer of `v` in `1/√v` or `√(1/v)`.
 fn inverse_root(at: NodeRef<'_>) -> Result<(NodeRef<'_>, Vec<NodeRef<'_>>), Decline> {
-    let below = match at.op() {
-        "Reciprocal" if at.is("Reciprocal") => at.input(0)?,
-        "Div" if at.is("Div") && scalar(at.input(0)?)? == 1.0 => at.input(1)?,
-        _ => return root(at, -0.5),
-    };
-    let (variance, mut parts) = root(below.producer().ok_or(Decline::Mismatch)?, 0.5)?;
-    parts.push(at);
-    Ok((variance, parts))
+    if let Ok(below) = reciprocal(at) {
+        let (variance, mut parts) = root(below.producer().ok_or(Decline::Mismatch)?, 0.5)?;
+        parts.push(at);
+        return Ok((variance, parts));
+    }
+    if let Ok((inverse, mut parts)) = root(at, 0.5)
+        && let Ok(variance) = reciprocal(inverse)
+    {
+        parts.push(inverse);
+        return Ok((variance.producer().ok_or(Decline::Mismatch)?, parts));
+    }
+    root(at, -0.5)
 }
 
 /// The base `d` of `d²` or `d·d`.

@@ -1,10 +1,11 @@
-use crate::framework::matching::is_plain;
+use super::bodies::same_attributes;
+use crate::framework::matching::{is_plain, is_pointwise};
 use crate::{
     framework::{Context, Counter, Pass, PassError},
     pass,
 };
 use pare_graph::{
-    Attribute, DataType, Graph, Model, NodeId, NodeRef, Patch, Tensor, ValueId,
+    DataType, Graph, Model, Node, NodeId, NodeRef, Patch, Tensor, ValueId,
     ops::{Trait, is_deterministic, is_updated},
 };
 use std::{
@@ -16,11 +17,12 @@ pass! {
     /// Merge common subexpressions and duplicate initializers.
     ///
     /// Two nodes are merged if operator, inputs and attributes are equal bit for bit; nodes with several
-    /// outputs are merged together. Initializers are compared by content.
+    /// outputs are merged together. Bodies are equal if they differ only in the names of their values.
+    /// Initializers are compared by content.
     ///
-    /// Declines for random and unknown operators, for `QuantizeLinear` and `DequantizeLinear`, for nodes with
-    /// subgraphs, for initializers that a caller may override, for values that a reader updates in place
-    /// (`BatchNormalization` in training), and where two graph outputs would become one value.
+    /// Declines for random and unknown operators, for `QuantizeLinear` and `DequantizeLinear`, for initializers that a caller may override, for values that a reader updates in place
+    /// (`BatchNormalization` in training). Of two graph outputs the second becomes an `Identity` of the first if
+    /// the node does more than copying; otherwise both are kept.
     #[pass("deduplicate", Exact)]
     pub struct Deduplicate {}
 }
@@ -94,7 +96,6 @@ fn merge_nodes(graph: &mut Graph, cx: &mut Context<'_>) {
         // share the result of `DynamicQuantizeLinear`.
         if at.has(Trait::Quantization) && !at.is("DynamicQuantizeLinear")
             || is_plain(at).is_err() && at.node().domain().is_empty()
-            || at.node().subgraphs().next().is_some()
             || !is_deterministic(at)
             || at.outputs().into_iter().flatten().any(is_updated)
         {
@@ -107,14 +108,25 @@ fn merge_nodes(graph: &mut Graph, cx: &mut Context<'_>) {
         };
         let mut patch = Patch::anchored(id);
         for (old, new) in graph.outputs_of(id).into_iter().zip(graph.outputs_of(original)) {
-            if let (Some(old), Some(new)) = (old, new) {
-                patch.replace(graph.value_ref(old), new);
+            let (Some(old), Some(new)) = (old, new) else { continue };
+            let old = graph.value_ref(old);
+            let are_outputs = old.value().is_output() && graph.value(new).is_output();
+            if are_outputs && computes_more_than_a_copy(at) {
+                let copy = patch.node(old.name(), Node::new("Identity"), &[new.into()]);
+                patch.replace(old, copy);
+            } else {
+                patch.replace(old, new);
             }
         }
         if cx.apply(graph, patch).is_some() {
             cx.count(Counter::new("node merged", "nodes merged"), 1);
         }
     }
+}
+
+/// Returns true if an `Identity` in place of the node saves time.
+fn computes_more_than_a_copy(at: NodeRef<'_>) -> bool {
+    !is_pointwise(at) && !at.has(Trait::View)
 }
 
 /// A hash that is equal for equal nodes.
@@ -139,13 +151,6 @@ fn is_duplicate(first: NodeRef<'_>, second: NodeRef<'_>) -> bool {
         && covers
         && same_attributes(first, second)
         && first.graph.inputs_of(first.id) == second.graph.inputs_of(second.id)
-}
-
-/// Compares attributes regardless of order.
-fn same_attributes(first: NodeRef<'_>, second: NodeRef<'_>) -> bool {
-    let (a, b) = (&first.node().attributes, &second.node().attributes);
-    let graphs = |a: &Attribute| !a.graphs().is_empty();
-    a.len() == b.len() && a.iter().all(|(name, value)| !graphs(value) && b.get(name) == Some(value))
 }
 
 #[cfg(test)]
@@ -174,6 +179,86 @@ mod tests {
             "g (float[4] x) => (float[2] y) {
                 a, b = Split<num_outputs = 2>(x) c, d = Split<num_outputs = 2>(x) y = Sum(a, b, c, d) }",
             "g (float[4] x) => (float[2] y) { a, b = Split<num_outputs = 2>(x) y = Sum(a, b, a, b) }",
+        );
+    }
+
+    /// A loop with these names of values, which adds `c` to its state.
+    fn looped(names: [&str; 5], c: &str, more: &str) -> String {
+        let [i, k, s, t, o] = names;
+        format!(
+            "Loop(n, yes, x) <body = b (int64 {i}, bool {k}, float[2] {s}) => (bool {t}, float[2] {o}) <float c_{o} = {{{c}}}> {{
+                {t} = Identity({k}) a_{o} = Add({s}, c_{o}) {o} = {more} }}>"
+        )
+    }
+
+    #[test]
+    fn merges_equal_loops_and_branches() {
+        let graph = |nodes: &str| {
+            format!(
+                "g (float[2] x, float[2] w, bool p) => (float[2] y) <int64 n = {{3}}, bool yes = {{1}}> {{ {nodes} }}"
+            )
+        };
+        let loops = |names, c: &str, more: &str| {
+            let first = looped(["i", "k", "s", "t", "o"], "1", "Mul(a_o, w)");
+            graph(&format!("u = {first} v = {} y = Sum(u, v, v)", looped(names, c, more)))
+        };
+        let alone =
+            graph(&format!("u = {} y = Sum(u, u, u)", looped(["i", "k", "s", "t", "o"], "1", "Mul(a_o, w)")));
+        check(Deduplicate::default(), &loops(["j", "l", "r", "q", "e"], "1", "Mul(a_e, w)"), &alone);
+        for (c, more) in
+            [("2", "Mul(a_e, w)"), ("1", "Mul(a_e, x)"), ("1", "Add(a_e, w)"), ("1", "Mul(r, w)")]
+        {
+            no_match(Deduplicate::default(), &loops(["j", "l", "r", "q", "e"], c, more));
+        }
+        let branches = |a: &str, b: &str, inner: &str| {
+            format!(
+                "If(p) <then_branch = t () => (float[2] {a}) {{ h_{a} = Neg(w) {a} = If(yes) <
+                        then_branch = d () => (float[2] {a}_1) {{ {a}_1 = Mul({inner}, x) }},
+                        else_branch = f () => (float[2] {a}_2) {{ {a}_2 = Abs(x) }}> }},
+                    else_branch = e () => (float[2] {b}) {{ {b} = Exp(x) }}>"
+            )
+        };
+        let (first, second) = (branches("a", "b", "h_a"), branches("c", "d", "h_c"));
+        check(
+            Deduplicate::default(),
+            &graph(&format!("u = {first} v = {second} y = Add(u, v)")),
+            &graph(&format!("u = {first} y = Add(u, u)")),
+        );
+        let other = branches("c", "d", "w");
+        no_match(Deduplicate::default(), &graph(&format!("u = {first} v = {other} y = Add(u, v)")));
+        // Random numbers are drawn twice.
+        let random = |o: &str| {
+            format!(
+                "If(p) <then_branch = t () => (float[2] {o}) {{ {o} = RandomNormal<shape = [2]>() }},
+                    else_branch = e () => (float[2] e{o}) {{ e{o} = Neg(x) }}>"
+            )
+        };
+        no_match(
+            Deduplicate::default(),
+            &graph(&format!("u = {} v = {} y = Add(u, v)", random("a"), random("b"))),
+        );
+    }
+
+    #[test]
+    fn copies_equal_outputs() {
+        check(
+            Deduplicate::default(),
+            "g (float[N,3] x) => (float[N,3] y, float[N,3] z) { y = Softmax(x) z = Softmax(x) }",
+            "g (float[N,3] x) => (float[N,3] y, float[N,3] z) { y = Softmax(x) z = Identity(y) }",
+        );
+        check(
+            Deduplicate::default(),
+            "g (float[N,3] x, float[3,2] w) => (float[N,2] y, float[N,2] z, float[N,2] r) {
+                y = MatMul(x, w) z = MatMul(x, w) r = Relu(z) }",
+            "g (float[N,3] x, float[3,2] w) => (float[N,2] y, float[N,2] z, float[N,2] r) {
+                y = MatMul(x, w) z = Identity(y) r = Relu(z) }",
+        );
+        check(
+            Deduplicate::default(),
+            "g (float[N,3] x) => (float[N,1] y, int64[N,1] i, float[N,1] z) <int64[1] k = {1}> {
+                y, i = TopK(x, k) z, j = TopK(x, k) }",
+            "g (float[N,3] x) => (float[N,1] y, int64[N,1] i, float[N,1] z) <int64[1] k = {1}> {
+                y, i = TopK(x, k) z = Identity(y) }",
         );
     }
 

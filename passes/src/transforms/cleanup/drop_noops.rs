@@ -1,5 +1,5 @@
 use crate::analysis::fusions::is_fused;
-use crate::framework::matching::{bypass, is_plain, same_shape, spans, uniform};
+use crate::framework::matching::{bypass, cancel, is_plain, same_shape, spans, uniform};
 use crate::{
     framework::{Context, Pass, PassError},
     pass,
@@ -16,7 +16,8 @@ pass! {
     /// pooling that move nothing; `Reshape`, `Expand`, `Tile` and other views that keep the shape for all
     /// values of the symbols; reductions over axes of size 1; `Concat`, `Split`, `Sum`, `Max`, `Min`, `Mean`
     /// of one value; binary operators with their neutral element: `x·1`, `x/1`, `x-0`, `x+(-0)`, `x¹`, and
-    /// `x+0` for integers (for floats it turns -0 into +0: see `drop-neutral`).
+    /// `x+0` for integers (for floats it turns -0 into +0: see `drop-neutral`); `ScatterND` of as many rows as
+    /// there are, in order.
     ///
     /// Declines where the node may broadcast its input to another shape, and where a graph output would
     /// become a graph input or another output.
@@ -33,7 +34,7 @@ const OPS: &[&str] = &[
     "Sum", "Max", "Min", "Mean", "ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd",
     "AveragePool", "MaxPool", "GlobalAveragePool", "GlobalMaxPool",
     "Add", "Sub", "Mul", "Div", "Pow", "And", "Or", "Xor", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "BitShift",
-    "Where",
+    "Where", "ScatterND",
 ];
 
 impl Pass for DropNoops {
@@ -44,7 +45,8 @@ impl Pass for DropNoops {
             if let Some(updated) = [x, y].into_iter().find(|&value| is_updated(value)) {
                 return Err(Decline::because(format!("`{}` is updated in place", updated.name())));
             }
-            bypass(at, x)
+            // A copy of the updates costs less.
+            if at.is("ScatterND") { cancel(at, x) } else { bypass(at, x) }
         })
     }
 }
@@ -89,6 +91,7 @@ fn equal_input(at: NodeRef<'_>) -> Result<ValueRef<'_>, Decline> {
             (2..rank).all(|a| has_size_1(x, a))
         }
         "Where" => return chosen(at, output),
+        "ScatterND" => return scattered(at, output),
         _ => return beside_neutral(at, output),
     };
     expect(unchanged)?;
@@ -149,6 +152,28 @@ fn chosen<'g>(at: NodeRef<'g>, output: ValueRef<'g>) -> Result<ValueRef<'g>, Dec
     let branch = at.input(if taken == 0.0 { 2 } else { 1 })?;
     expect(same_shape(branch, output))?;
     Ok(branch)
+}
+
+/// Returns the updates of a `ScatterND` that replaces every row.
+fn scattered<'g>(at: NodeRef<'g>, output: ValueRef<'g>) -> Result<ValueRef<'g>, Decline> {
+    let (indices, updates) = (at.input(1)?, at.input(2)?);
+    expect(at.string("reduction", "none") == "none" && same_shape(updates, output))?;
+    // Row numbers, one in each row of the indices.
+    let ([rows, one], Some([all, ..])) = (indices.shape().unwrap_or(&[]), output.shape()) else {
+        return Err(Decline::Mismatch);
+    };
+    expect(one.known() == Some(1))?;
+    if let Ok(numbers) = indices.constant_ints() {
+        expect(numbers.into_iter().eq(0..all.known().ok_or(Decline::Mismatch)?))?;
+        return Ok(updates);
+    }
+    let column = indices.producer().filter(|at| at.is("Unsqueeze") || at.is("Reshape"));
+    let range = column.ok_or(Decline::Mismatch)?.input(0)?.produced_by("Range")?;
+    expect(range.input(0)?.scalar()? == 0.0 && range.input(2)?.scalar()? == 1.0)?;
+    // The declared length may be another symbol than the number of rows that the limit is computed from.
+    let limit = range.input(1)?.value().fact.content().and_then(|limit| limit.first());
+    expect(rows == all || limit == Some(all))?;
+    Ok(updates)
 }
 
 /// Returns the operand of a binary operator whose other operand is the neutral element.
@@ -231,6 +256,53 @@ mod tests {
             "Mean(x)",
         ] {
             removes(io, op);
+        }
+    }
+
+    #[test]
+    fn removes_scatters_of_every_row() {
+        let graph = |rows: &str, nodes: &str| {
+            format!(
+                "g (float[{rows},2] x, float[{rows},2] u) => (float[{rows},2] y) <
+                    int64 zero = {{0}}, int64 one = {{1}}, int64[1] last = {{-1}}, int64[3,1] all = {{0,1,2}}, int64[3,1] other = {{0,2,1}}> {{
+                    {nodes} y = Relu(h) }}"
+            )
+        };
+        let rows = "s = Shape(x) n = Gather(s, zero) r = Range(zero, n, one) i = Unsqueeze(r, last)";
+        for (size, nodes) in [
+            ("3", "h = ScatterND(x, all, u)".to_owned()),
+            ("N", format!("{rows} h = ScatterND(x, i, u)")),
+            ("4", format!("{rows} h = ScatterND(x, i, u)")),
+        ] {
+            let before = graph(size, &nodes);
+            let mut changed = model(&before);
+            run_pass(DropNoops::default(), &mut changed);
+            let text = pare_graph::text::print_graph(&changed.graph);
+            assert!(text.contains("y = Relu(u)"), "{text}");
+            check(DropNoops::default(), &before, &text);
+        }
+        // Between an input and an output, with a declared length.
+        check(
+            DropNoops::default(),
+            &format!(
+                "g (float[N,2] x, float[N,2] u) => (float[N,2] y) <
+                    int64 zero = {{0}}, int64 one = {{1}}, int64[1] last = {{-1}}, int64[K] r> {{
+                    {} }}",
+                format!("{rows} h = ScatterND(x, i, u)").replace("h =", "y =")
+            ),
+            "g (float[N,2] x, float[N,2] u) => (float[N,2] y) { y = Identity(u) }",
+        );
+        for (size, nodes) in [
+            ("3", "h = ScatterND(x, other, u)".to_owned()),
+            ("3", "h = ScatterND<reduction = \"add\">(x, all, u)".to_owned()),
+            (
+                "N",
+                format!("{rows} h = ScatterND(x, i, u)")
+                    .replace("Range(zero, n, one)", "Range(n, zero, last_0)")
+                    .replace("s = Shape", "last_0 = Squeeze(last) s = Shape"),
+            ),
+        ] {
+            no_match(DropNoops::default(), &graph(size, &nodes));
         }
     }
 

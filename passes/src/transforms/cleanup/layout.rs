@@ -173,6 +173,19 @@ pub(super) fn is_view(at: NodeRef<'_>) -> Result<(), Decline> {
     expect(at.is("Transpose") || at.has(Trait::Reshape) && !at.is("Identity"))
 }
 
+/// Declines unless the node keeps the elements in order.
+pub(super) fn keeps_order(at: NodeRef<'_>) -> Result<(), Decline> {
+    is_view(at)?;
+    if at.is("Transpose") {
+        let shape = at.input(0)?.shape().ok_or(Decline::Mismatch)?;
+        let view = TransposeView::of(at)?;
+        expect(view.perm.len() == shape.len())?;
+        let moved = view.perm.iter().filter(|&&p| shape[p].known() != Some(1));
+        expect(moved.is_sorted())?;
+    }
+    Ok(())
+}
+
 /// A step between a value and one it is rearranged from.
 pub(super) struct Step<'g> {
     pub at: NodeRef<'g>,

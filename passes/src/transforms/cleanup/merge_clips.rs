@@ -1,10 +1,10 @@
-use crate::framework::matching::{bypass, is_plain};
+use crate::framework::matching::{bypass, has_clip, is_plain};
 use crate::{
     framework::{Context, NodeBuilder, Pass, PassError},
     pass,
 };
 use pare_graph::{
-    DataType, Decline, Model, NodeRef, Patch, expect,
+    Decline, Model, NodeRef, Patch, expect,
     ops::{ClipView, Trait},
 };
 
@@ -12,8 +12,8 @@ pass! {
     /// Merge nested clips, and remove those whose bounds already hold.
     ///
     /// With ranges `A ⊆ B`: `clip_A(clip_B(x)) = clip_A(x)` and `clip_B(clip_A(x)) = clip_A(x)`, where `Relu`
-    /// clips to `[0, ∞]`. Of ranges that overlap, `clip_A(clip_B(x)) = clip_{A∩B}(x)`. The results of `Sigmoid`, `HardSigmoid` and `Softmax` are in `[0, 1]`. Declines
-    /// where a bound is not constant.
+    /// clips to `[0, ∞]`. Of ranges that overlap, `clip_A(clip_B(x)) = clip_{A∩B}(x)`. The results of `Sigmoid`,
+    /// `HardSigmoid` and `Softmax` are in `[0, 1]`. Declines where a bound is not constant.
     #[pass("merge-clips", Exact, "clip merged", "clips merged")]
     pub struct MergeClips {}
 }
@@ -46,11 +46,12 @@ impl Pass for MergeClips {
 fn intersection(at: NodeRef<'_>, inner: NodeRef<'_>, a: &ClipView, b: &ClipView) -> Result<Patch, Decline> {
     let (between, y) = (at.input(0)?, at.output()?);
     let (low, high) = (a.low.max(b.low), a.high.min(b.high));
-    expect(low <= high && between.dtype() == Some(DataType::Float))?;
+    let dtype = between.dtype().ok_or(Decline::Mismatch)?;
+    expect(low <= high && has_clip(dtype, at.opset()))?;
     between.sole_use()?;
     let mut patch = Patch::at(at);
-    let new = NodeBuilder::new(at.graph, &mut patch, y.name()).clip(inner.input(0)?.into(), low, high);
-    patch.replace(y, new);
+    let new = NodeBuilder::new(at.graph, &mut patch, y.name()).clip(inner.input(0)?.into(), dtype, low, high);
+    patch.replace(y, new.map_err(|_| Decline::Mismatch)?);
     Ok(patch)
 }
 
@@ -118,6 +119,16 @@ mod tests {
             "g (float[2] x) => (float[2] y) <float low = {-1}, float high = {1}> {
                 a = Clip(x, low) y = Clip(a, \"\", high) }",
             "g (float[2] x) => (float[2] y) <float y_min = {-1}, float y_max = {1}> { y = Clip(x, y_min, y_max) }",
+        );
+    }
+
+    #[test]
+    fn clips_integers_to_the_intersection() {
+        check(
+            MergeClips::default(),
+            "g (int32[N,3] x) => (int32[N,3] y) <int32 one = {1}, int32 four = {4}, int32 seven = {7}> {
+                a = Clip(x, \"\", four) b = Clip(a, one, seven) y = Clip(b) }",
+            "g (int32[N,3] x) => (int32[N,3] y) <int32 b_min = {1}, int32 b_max = {4}> { y = Clip(x, b_min, b_max) }",
         );
     }
 

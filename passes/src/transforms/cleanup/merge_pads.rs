@@ -5,7 +5,7 @@ use crate::{
 };
 use pare_graph::{
     Attribute, Decline, Edge, Model, Node, NodeRef, Patch, ValueRef, expect,
-    ops::{ClipView, ConvView, PadMode, PadView, PoolView, Trait},
+    ops::{ClipView, PadMode, PadView, PoolView, Trait, conv_pads},
 };
 
 pass! {
@@ -16,8 +16,9 @@ pass! {
     /// `MaxPool` pads with a value that is never the maximum: explicit padding by -∞ is removed, and padding by
     /// zeros where no element is negative.
     ///
-    /// Declines for other modes and values, for padding of batch or channels, for negative padding, for
-    /// `auto_pad`, and where the padded value has uses other than convolutions.
+    /// Declines for other modes and values, for padding of batch or channels, for negative padding, for `auto_pad`
+    /// of pools and of convolutions whose input size it depends on and is unknown, and where the padded value has
+    /// uses other than convolutions.
     #[pass("merge-pads", Exact, "pad merged", "pads merged")]
     pub struct MergePads {}
 }
@@ -48,7 +49,7 @@ impl Pass for MergePads {
             let mut node = at.node().clone();
             let own = match at.op() {
                 "Conv" => into_conv(at, value),
-                "ConvInteger" => into_integer_conv(at, value, spatial.len()),
+                "ConvInteger" => into_integer_conv(at, value),
                 "AveragePool" => into_average(at, value, &mut node),
                 _ => into_max(at, x, value),
             }
@@ -84,7 +85,7 @@ fn is_explicit(at: NodeRef<'_>) -> Result<(), Decline> {
 /// Declines unless all users are convolutions, each of which takes over the padding.
 fn only_convolutions(padded: ValueRef<'_>) -> Result<(), Decline> {
     let is_conv = |(user, edge): &(NodeRef<'_>, Edge)| {
-        user.is("Conv") && *edge == Edge::Input(0) && is_plain(*user).is_ok() && is_explicit(*user).is_ok()
+        user.is("Conv") && *edge == Edge::Input(0) && is_plain(*user).is_ok() && conv_pads(*user).is_ok()
     };
     if !padded.value().is_output() && padded.users().iter().all(is_conv) {
         return Ok(());
@@ -93,19 +94,15 @@ fn only_convolutions(padded: ValueRef<'_>) -> Result<(), Decline> {
 }
 
 /// `ConvInteger` pads with its zero point, which represents the number 0.
-fn into_integer_conv(at: NodeRef<'_>, value: f64, rank: usize) -> Result<Vec<(i64, i64)>, Decline> {
-    is_explicit(at)?;
+fn into_integer_conv(at: NodeRef<'_>, value: f64) -> Result<Vec<(i64, i64)>, Decline> {
     let zero_point = at.optional(2).map_or(Ok(0.0), ValueRef::scalar)?;
     expect(value == zero_point)?;
-    let Some(pads) = at.ints("pads") else { return Ok(vec![(0, 0); rank]) };
-    expect(pads.len() == 2 * rank)?;
-    Ok((0..rank).map(|i| (pads[i], pads[i + rank])).collect())
+    conv_pads(at)
 }
 
 fn into_conv(at: NodeRef<'_>, value: f64) -> Result<Vec<(i64, i64)>, Decline> {
-    is_explicit(at)?;
     expect(value == 0.0)?;
-    Ok(ConvView::of(at)?.pads)
+    conv_pads(at)
 }
 
 fn into_average(at: NodeRef<'_>, value: f64, node: &mut Node) -> Result<Vec<(i64, i64)>, Decline> {
@@ -157,6 +154,41 @@ mod tests {
             "g (float[N,1,8,8] x) => (float[N,2,a,b] y) <float[2,1,3,3] w = {1,2,3,4,5,6,7,8,9,9,8,7,6,5,4,3,2,1}> {
                 y = Conv<pads = [2,2,3,5]>(x, w) }",
         );
+    }
+
+    #[test]
+    fn folds_pad_into_automatic_padding() {
+        let integers = |conv: &str, data: &str| {
+            format!("g (uint8[N,1,5,6] x, uint8[2,1,3,3] w) => (int32[N,2,9,6] y) {data} {{ {conv} }}")
+        };
+        check(
+            MergePads::default(),
+            &integers(
+                "h = Pad(x, p, \"\", a) y = ConvInteger<auto_pad = \"SAME_UPPER\">(h, w)",
+                "<int64[2] p = {2,2}, int64[1] a = {2}>",
+            ),
+            &integers("y = ConvInteger<pads = [3,1,3,1]>(x, w)", ""),
+        );
+        let graph = |size: &str, conv: &str, data: &str| {
+            format!("g (float[N,1,{size}] x, float[2,1,4] w) => (float[N,2,M] y) {data} {{ {conv} }}")
+        };
+        let pads = "<int64[6] p = {0,0,1,0,0,2}>";
+        for (size, kind, sum) in [
+            ("5", "auto_pad = \"SAME_LOWER\"", "pads = [3,3]"),
+            ("K", "auto_pad = \"SAME_UPPER\"", "pads = [2,4]"),
+            ("6", "auto_pad = \"SAME_UPPER\", strides = [3]", "strides = [3], pads = [1,3]"),
+        ] {
+            check(
+                MergePads::default(),
+                &graph(size, &format!("h = Pad(x, p) y = Conv<{kind}>(h, w)"), pads),
+                &graph(size, &format!("y = Conv<{sum}>(x, w)"), ""),
+            );
+        }
+        let why = declines(
+            MergePads::default(),
+            &graph("K", "h = Pad(x, p) y = Conv<auto_pad = \"SAME_UPPER\", strides = [3]>(h, w)", pads),
+        );
+        assert_eq!(why, ["padding depends on the unknown size of `h`"]);
     }
 
     #[test]

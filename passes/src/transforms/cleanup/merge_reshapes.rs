@@ -1,4 +1,4 @@
-use super::layout;
+use super::layout::keeps_order;
 use crate::analysis::fusions::is_fused;
 use crate::framework::matching::{cancel, same_shape};
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
 };
 use pare_graph::{
     Decline, Edge, Model, NodeRef, Patch, ValueRef, expect,
-    ops::{SqueezeView, Trait, TransposeView, UnsqueezeView, operators_with},
+    ops::{SqueezeView, Trait, UnsqueezeView, operators_with},
 };
 
 pass! {
@@ -53,24 +53,17 @@ fn merged(at: NodeRef<'_>) -> Result<Patch, Decline> {
         let open = || {
             Decline::because(format!("`{}` has several sizes that no constant target can express", y.name()))
         };
-        let target = reshape_target(x.shape(), to).ok_or_else(open)?;
-        spell.reshape(x.into(), &target)
+        match (reshape_target(x.shape(), to), y.fixed_shape()) {
+            (Some(target), _) => spell.reshape(x.into(), &target),
+            (None, Ok(sizes)) if at.opset() >= 14 => {
+                let sizes: Vec<_> = sizes.into_iter().map(|n| n as i64).collect();
+                spell.reshape_empty(x.into(), &sizes)
+            }
+            _ => return Err(open()),
+        }
     };
     patch.replace(y, made);
     Ok(patch)
-}
-
-/// Declines unless the node keeps the elements in order.
-fn keeps_order(at: NodeRef<'_>) -> Result<(), Decline> {
-    layout::is_view(at)?;
-    if at.is("Transpose") {
-        let shape = at.input(0)?.shape().ok_or(Decline::Mismatch)?;
-        let view = TransposeView::of(at)?;
-        expect(view.perm.len() == shape.len())?;
-        let moved = view.perm.iter().filter(|&&p| shape[p].known() != Some(1));
-        expect(moved.is_sorted())?;
-    }
-    Ok(())
 }
 
 /// Declines unless the intermediate value becomes dead: all its users are views that are merged.
@@ -105,7 +98,8 @@ fn both_squeeze(at: NodeRef<'_>, inner: NodeRef<'_>) -> Option<Vec<i64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::framework::testing::{check, declines, no_match};
+    use crate::framework::testing::{check, declines, model, no_match, run_pass};
+    use pare_graph::text::print_graph;
 
     #[test]
     fn merges_chain_into_one_reshape() {
@@ -151,6 +145,34 @@ mod tests {
                 a = Transpose<perm = [0,2,1]>(x) y = Reshape(a, s) }",
             "g (float[N,1,5] x) => (float[N,5] y) <int64[2] y_shape = {-1,5}> { y = Reshape(x, y_shape) }",
         );
+    }
+
+    /// Without elements there is nothing to compare, so only the text is.
+    #[test]
+    fn merges_reshapes_of_empty_tensors() {
+        for (graph, reshape) in [
+            (
+                "g (float[0,6,2] x) => (float[0,0,3] y) <int64[3] s = {3,2,-1}, int64[3] t = {0,0,3}> {
+                    h = Reshape(x, s) y = Reshape<allowzero = 1>(h, t) }",
+                "{0,0,3}",
+            ),
+            (
+                "g (float[2,0,3] x) => (float[0,4,0] y) <int64[3] t = {0,4,0}> {
+                    h = Flatten<axis = 2>(x) y = Reshape<allowzero = 1>(h, t) }",
+                "{0,4,0}",
+            ),
+            (
+                "g (float[0,5] x) => (float[3,0] y) <int64[1] o = {0}, int64[2] t = {3,0}> {
+                    h = Unsqueeze(x, o) y = Reshape<allowzero = 1>(h, t) }",
+                "{3,0}",
+            ),
+        ] {
+            let mut changed = model(graph);
+            run_pass(MergeReshapes::default(), &mut changed);
+            let text = print_graph(&changed.graph);
+            let shape = format!("y_shape = {reshape}\n> {{\n   y = Reshape<allowzero = 1>(x, y_shape)");
+            assert!(text.contains(&shape), "{text}");
+        }
     }
 
     #[test]

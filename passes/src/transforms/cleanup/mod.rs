@@ -1,5 +1,6 @@
 //! Passes that remove redundant computation: dead nodes, no-ops, duplicates, chains of views.
 
+mod bodies;
 mod calls;
 mod deduplicate;
 mod drop_dead;
@@ -21,6 +22,7 @@ mod lower_sequences;
 mod merge_casts;
 mod merge_clips;
 mod merge_concats;
+mod merge_extrema;
 mod merge_nested_reductions;
 mod merge_pads;
 mod merge_reductions;
@@ -51,6 +53,7 @@ pub use lower_sequences::LowerSequences;
 pub use merge_casts::MergeCasts;
 pub use merge_clips::MergeClips;
 pub use merge_concats::MergeConcats;
+pub use merge_extrema::MergeExtrema;
 pub use merge_nested_reductions::MergeNestedReductions;
 pub use merge_pads::MergePads;
 pub use merge_reductions::MergeReductions;

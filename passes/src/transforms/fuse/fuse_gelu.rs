@@ -25,7 +25,7 @@ pass! {
 impl Pass for FuseGelu {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
         self.opset.raise_for(Self::INFO.name, 20, model, cx)?;
-        cx.rewrite(model, &["Mul"], fused)
+        cx.rewrite(model, &["Mul", "Div"], fused)
     }
 }
 
@@ -79,6 +79,9 @@ mod tests {
             "a = Div(x, r) e = Erf(a) s = Add(e, one) m = Mul(x, s) y = Mul(m, half)",
             "a = Mul(i, x) e = Erf(a) s = Add(one, e) h = Mul(s, half) y = Mul(h, x)",
             "a = Div(x, r) e = Erf(a) s = Add(e, one) h = Div(x, two) y = Mul(h, s)",
+            "a = Div(x, r) e = Erf(a) s = Add(e, one) m = Mul(x, s) y = Mul(half, m)",
+            "a = Div(x, r) e = Erf(a) s = Add(e, one) h = Mul(half, s) y = Mul(x, h)",
+            "a = Div(x, r) e = Erf(a) s = Add(one, e) m = Mul(s, x) y = Div(m, two)",
         ] {
             check(FuseGelu::default(), &graph(nodes), &after("none"));
         }

@@ -14,8 +14,7 @@ pass! {
     ///
     /// `y = γ·(x − μ)/√(σ² + ε) + β` with `μ = mean(x)` and `σ² = mean((x − μ)²)` over the last axes, in the
     /// forms written by exporters: the square as `Pow` or `Mul`, the root as a division, a `Reciprocal`, or a
-    /// power. Without `x − μ` it is `RMSNormalization`. `γ` and `β` are constants of the shape of those axes,
-    /// or absent.
+    /// power. Without `x − μ` it is `RMSNormalization`. `γ` and `β` have the shape of those axes, or are absent.
     ///
     /// Declines types other than `float`, axes that are not the last ones or of unknown size, if
     /// intermediate values have other uses, and after a sum that ONNX Runtime fuses with these nodes, but not
@@ -90,19 +89,22 @@ const MAX_ONES: usize = 1 << 16;
 
 /// A scale or bias.
 enum Parameter<'g> {
-    /// A constant of the model.
+    /// A value of the model.
     Existing(ValueRef<'g>),
     /// A new constant.
     New(Tensor),
 }
 
-/// The only user of `at`, if it is `op` with a constant of shape `sizes`.
+/// The only user of `at`, if it is `op` with a value of shape `sizes`, up to leading sizes of 1 for constants.
 fn following<'g>(at: NodeRef<'g>, op: &str, sizes: &[usize]) -> Option<(NodeRef<'g>, Parameter<'g>)> {
     let y = at.output().ok()?;
     let next = y.sole_user().ok().filter(|next| next.is(op))?;
     let (a, b) = (next.input(0).ok()?, next.input(1).ok()?);
     let value = if a.id == y.id { b } else { a };
-    let tensor = value.constant().ok()?;
+    let Ok(tensor) = value.constant() else {
+        let fits = value.id != y.id && value.fixed_shape().is_ok_and(|shape| shape == sizes);
+        return fits.then_some((next, Parameter::Existing(value)));
+    };
     let ones = tensor.rank().checked_sub(sizes.len())?;
     let fits = tensor.shape()[..ones].iter().all(|&d| d == 1) && tensor.shape()[ones..] == *sizes;
     let keeps = y.shape().is_some_and(|s| s.len() >= tensor.rank());
@@ -116,7 +118,7 @@ fn following<'g>(at: NodeRef<'g>, op: &str, sizes: &[usize]) -> Option<(NodeRef<
 mod tests {
     use super::*;
     use crate::analysis::patterns::tests::constants;
-    use crate::framework::testing::{check, declines};
+    use crate::framework::testing::{check, declines, model, run_pass};
 
     const NORM: &str =
         "m = ReduceMean<axes = [-1]>(x) d = Sub(x, m) q = Pow(d, two) v = ReduceMean<axes = [-1]>(q)
@@ -151,9 +153,55 @@ mod tests {
             NORM.replace("s = Sqrt(e)", "r = Pow(e, half) n = Mul(d, r) p = Mul(g, n) y = Add(b, p)"),
             NORM.replace("Pow(d, two)", "Mul(d, d)") + " n = Div(d, s) p = Mul(n, g) y = Add(p, b)",
             format!("{NORM} c = Sub(x, m) n = Div(c, s) p = Mul(n, g) y = Add(p, b)"),
+            NORM.replace(
+                "s = Sqrt(e)",
+                "i = Reciprocal(e) r = Sqrt(i) n = Mul(d, r) p = Mul(g, n) y = Add(b, p)",
+            ),
+            NORM.replace(
+                "s = Sqrt(e)",
+                "i = Div(one, e) r = Sqrt(i) n = Mul(r, d) p = Mul(g, n) y = Add(b, p)",
+            ),
         ] {
             check(FuseLayerNorm::default(), &graph(&nodes), AFTER);
         }
+    }
+
+    #[test]
+    fn takes_computed_scale_and_bias() {
+        let inputs = |text: String| {
+            text.replace("(float[N,3,2] x)", "(float[N,3,2] x, float[2] g, float[2] b)")
+                .replace(", float[2] g = {1,2}", "")
+                .replace(", float[2] b = {3,4}", "")
+        };
+        let after = |norm: &str| {
+            format!(
+                "<ir_version: 8, opset_import: [\"\" : 17]> g (float[N,3,2] x, float[2] g, float[2] b) => (float[N,3,2] y) {{ {norm} }}"
+            )
+        };
+        for nodes in [
+            "n = Div(d, s) p = Mul(n, g) y = Add(p, b)",
+            "r = Reciprocal(s) n = Mul(r, d) p = Mul(g, n) y = Add(b, p)",
+            "r = Div(one, s) n = Mul(d, r) p = Mul(g, n) y = Add(b, p)",
+        ] {
+            check(
+                FuseLayerNorm::default(),
+                &inputs(graph(&format!("{NORM} {nodes}"))),
+                &after("y = LayerNormalization<axis = -1, epsilon = 0.001>(x, g, b)"),
+            );
+        }
+        // The scale is computed by nodes of the model.
+        check(
+            FuseLayerNorm::default(),
+            &inputs(graph(&format!("k = Neg(b) {NORM} n = Div(d, s) y = Mul(n, k)"))),
+            &after("k = Neg(b) y = LayerNormalization<axis = -1, epsilon = 0.001>(x, k)"),
+        );
+        // A scale for each row is not one of the norm.
+        let rows = inputs(graph(&format!("{NORM} n = Div(d, s) y = Mul(n, g)")))
+            .replace("float[2] g", "float[3,1] g");
+        let mut changed = model(&rows);
+        run_pass(FuseLayerNorm::default(), &mut changed);
+        let text = pare_graph::text::print_graph(&changed.graph);
+        assert!(text.contains("y = Mul(n, g)"), "{text}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Fusion of patterns of nodes into operators of the standard, if the model's operator set has them.
 
 mod fuse_clip;
+mod fuse_div;
 mod fuse_gelu;
 mod fuse_gemm;
 mod fuse_hard_swish;
@@ -9,6 +10,7 @@ mod fuse_softplus;
 mod fuse_space_to_depth;
 
 pub use fuse_clip::FuseClip;
+pub use fuse_div::FuseDiv;
 pub use fuse_gelu::FuseGelu;
 pub use fuse_gemm::FuseGemm;
 pub use fuse_hard_swish::FuseHardSwish;

@@ -55,7 +55,7 @@ impl<'l, 'g> Candidate<'l, 'g> {
         let mut writer = Writer::at(last.at, self.layers)?;
         let (x, sizes) = (first.input.into(), first.sizes());
         let y = if let Some(affine) = self.affine() {
-            writer.affine(first.at, &affine)?
+            writer.affine(first.at, &affine, is_flattened(first))?
         } else if self.border == Border::Seam {
             let before = composite_kernel(&self.layers[..self.layers.len() - 1])?;
             let next = lifted_kernel(last.kernel()?, before.axes.len());
@@ -124,6 +124,11 @@ impl<'l, 'g> Candidate<'l, 'g> {
 
 fn layouts(layers: &[LinearLayer<'_>]) -> Layouts {
     Layouts { input: layers[0].layouts.input, output: layers[layers.len() - 1].layouts.output }
+}
+
+/// Returns true if a layer multiplies a flattened input, which has rank 2.
+fn is_flattened(layer: &LinearLayer<'_>) -> bool {
+    layer.layouts.input != layer.layouts.output
 }
 
 /// Returns true if a matrix product is a `Gemm`, which implies an input of rank 2.

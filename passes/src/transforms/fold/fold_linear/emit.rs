@@ -144,8 +144,13 @@ impl<'g> Writer<'g> {
     }
 
     /// The product `at` with scaled weights and another bias. The weights keep their layout, and remain the
-    /// same constant if all factors are 1.
-    pub fn affine(&mut self, at: NodeRef<'g>, affine: &ChannelAffine) -> Result<Ref, Decline> {
+    /// same constant if all factors are 1. A `MatMul` of a flattened input becomes a `Gemm`, which includes the bias.
+    pub fn affine(
+        &mut self,
+        at: NodeRef<'g>,
+        affine: &ChannelAffine,
+        flattened: bool,
+    ) -> Result<Ref, Decline> {
         let (x, weight) = (at.input(0)?.into(), Weight::of(at)?);
         let weight = if affine.scales() {
             let scaled = weight.scaled(&affine.scale)?;
@@ -154,6 +159,10 @@ impl<'g> Writer<'g> {
             weight.value.into()
         };
         if at.is("MatMul") {
+            if flattened && affine.shift.iter().any(|&b| b != 0.0) {
+                let bias = self.constant("_bias", &[affine.shift.len()], &affine.shift)?;
+                return Ok(self.node("Gemm", &[], &[x, weight, bias]));
+            }
             let y = self.node("MatMul", &[], &[x, weight]);
             return self.add_bias(y, &affine.shift);
         }

@@ -1,6 +1,7 @@
 //! Every kind of layer and branch, with random weights in f64, compared with the reference.
 
-use super::{By, Net, build::Conv, count, exact, folded};
+use super::{By, FoldLinear, Net, build::Conv, count, exact, folded};
+use crate::framework::{Effect, testing};
 use pare_graph::{Attribute, DataType, Graph, Node, ValueId};
 
 fn net(seed: u64, shape: &[i64]) -> Net {
@@ -299,4 +300,27 @@ fn merges_siblings_into_one_layer_and_a_split() {
     }
     convs.graph.reinfer().unwrap();
     assert_eq!(ops(&exact(&convs, By::Always)), ["Conv", "Split", "Relu", "Relu"]);
+}
+
+/// The cost of a composite over a flattened input is that of a `Gemm`: a product and a sum would be composed
+/// again and again.
+#[test]
+fn composes_flattened_products_once() {
+    let constants = "float[4,3] w = {1,2,3,4,5,6,7,8,9,8,7,6}, float[3] b = {1,2,3}, float[3] k = {2,-1,3}";
+    for (nodes, expected) in [
+        ("y = Add(p, b)", ["Flatten", "Gemm"]),
+        ("s = Mul(p, k) y = Add(s, b)", ["Flatten", "Gemm"]),
+        ("s = Sub(p, b) y = Div(s, k)", ["Flatten", "Gemm"]),
+        ("y = Mul(p, k)", ["Flatten", "MatMul"]),
+    ] {
+        let source = format!(
+            "g (float[2,4,1] x) => (float[2,3] y) <{constants}> {{ f = Flatten(x) p = MatMul(f, w) {nodes} }}"
+        );
+        let original = testing::model(&source);
+        let mut changed = original.clone();
+        testing::run_pass(FoldLinear { by: By::Macs }, &mut changed);
+        assert_eq!(ops(&changed.graph), expected, "{nodes}");
+        testing::same(&original, &changed, Effect::Rounding);
+        assert_eq!(testing::run_pass(FoldLinear { by: By::Macs }, &mut changed).patches(), 0);
+    }
 }
