@@ -117,7 +117,8 @@ pub static PRESETS: &[Preset] = &[Preset {
 //  6. Folds into the preceding linear layer. Scales and shifts that exporters write for a batch norm come
 //     last, then products into products, which must be adjacent.
 //  7. Fused operators, from the nodes that no fold absorbed. Patches remove the nodes that they leave without
-//     uses. Divisions last, since reciprocals are parts of other patterns. Nodes that are unused from the start are removed by `drop-dead`.
+//     uses. Divisions last, since reciprocals are parts of other patterns. Nodes that are unused from the start
+//     are removed by `drop-dead`.
 const SAFE: &str = "drop-dead,inline-functions,(\
     lift-constants,inline-branches,resolve-shapes,fuse-sizes,fold-absorbing,fold-constants,\
     drop-noops,drop-neutral,drop-idempotent,drop-monotone,drop-zero-states,drop-expands,\

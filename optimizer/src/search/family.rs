@@ -17,7 +17,7 @@ pub(super) struct Family {
 }
 
 /// The families, in the order in which a pipeline applies them: whole blocks first, so that nothing is fitted to
-/// layers that go; then training, which makes up for what was removed; INT8 last, since the other passes read float
+/// layers that go; then training, which repairs the weights further; INT8 last, since the other passes read float
 /// weights.
 ///
 /// Strengths are counts, or percentages that are removed. Numbers of channels are multiples of 8, the smallest

@@ -57,8 +57,8 @@ use workshop::Workshop;
 /// The part of the samples that the first trials are calibrated on, and the fewest that it has.
 const PART: usize = 4;
 const LEAST_PART: usize = 256;
-/// The share of the budget after which no more trials start, by fidelity. What is left after training is for the
-/// result, which is made again.
+/// The share of the budget after which no more trials start, by fidelity. The rest is for the result, which is made
+/// again.
 const DEADLINES: [f64; 3] = [0.35, 0.6, 0.85];
 const DEADLINES_WITHOUT_TRAINING: [f64; 3] = [0.5, 1.0, 1.0];
 

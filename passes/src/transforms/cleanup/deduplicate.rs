@@ -20,9 +20,10 @@ pass! {
     /// outputs are merged together. Bodies are equal if they differ only in the names of their values.
     /// Initializers are compared by content.
     ///
-    /// Declines for random and unknown operators, for `QuantizeLinear` and `DequantizeLinear`, for initializers that a caller may override, for values that a reader updates in place
-    /// (`BatchNormalization` in training). Of two graph outputs the second becomes an `Identity` of the first if
-    /// the node does more than copying; otherwise both are kept.
+    /// Declines for random and unknown operators, for `QuantizeLinear` and `DequantizeLinear`, for initializers
+    /// that a caller may override, and for values that a reader updates in place (`BatchNormalization` in
+    /// training). Of two graph outputs the second becomes an `Identity` of the first if the node does more than
+    /// copying; otherwise both are kept.
     #[pass("deduplicate", Exact)]
     pub struct Deduplicate {}
 }
