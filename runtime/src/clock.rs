@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A clock. Only differences of its readings have a meaning.
+/// A clock. Its readings alone have no meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Clock {
     /// The time that passes.
@@ -23,6 +23,11 @@ impl Clock {
             Self::Thread => thread_time().unwrap_or_else(wall_time),
             Self::Wall => wall_time(),
         }
+    }
+
+    /// Returns the time since an earlier reading.
+    pub fn since(self, start: Duration) -> Duration {
+        self.now().saturating_sub(start)
     }
 }
 
@@ -52,7 +57,7 @@ mod tests {
         let waited = |clock: Clock| {
             let start = clock.now();
             std::thread::sleep(Duration::from_millis(50));
-            clock.now() - start
+            clock.since(start)
         };
         assert!(waited(Clock::Wall) >= Duration::from_millis(50));
         assert!(waited(Clock::Thread) < Duration::from_millis(25));
@@ -62,8 +67,8 @@ mod tests {
     fn work_takes_time_on_both_clocks() {
         for clock in [Clock::Wall, Clock::Thread] {
             let (start, wall) = (clock.now(), Clock::Wall.now());
-            while Clock::Wall.now() - wall < Duration::from_millis(30) {}
-            assert!(clock.now() > start, "{clock:?}");
+            while Clock::Wall.since(wall) < Duration::from_millis(30) {}
+            assert!(clock.since(start) > Duration::ZERO, "{clock:?}");
         }
     }
 }

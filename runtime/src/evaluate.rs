@@ -88,7 +88,7 @@ impl Run for Loaded {
         for _ in 0..runs {
             let start = self.clock.now();
             self.session.run_prepared(&prepared).map_err(failed)?;
-            seconds.push((self.clock.now() - start).as_secs_f64());
+            seconds.push(self.clock.since(start).as_secs_f64());
         }
         Ok(seconds)
     }
