@@ -16,6 +16,7 @@ use std::path::Path;
 pub fn run(args: &SearchArgs, environment: Environment, terminal: &Terminal) -> Result<Status, Failure> {
     check_output(&args.output)?;
     interrupt::defer();
+    let shared = shared_options(&environment);
     let mut found = match search(source(&args.model)?, options(args, environment)?) {
         Ok(found) => found,
         Err(Error::Rejected(rejected)) => {
@@ -28,8 +29,9 @@ pub fn run(args: &SearchArgs, environment: Environment, terminal: &Terminal) -> 
     let written = found.optimized.write(&args.output)?;
     found.report.result = found.optimized.report.clone();
     found.report.model = Some(args.model.clone());
-    terminal
-        .report_with_page(&found.report, args.report.as_deref(), || text(&found.report, args, &written))?;
+    terminal.report_with_page(&found.report, args.report.as_deref(), || {
+        text(&found.report, args, &shared, &written)
+    })?;
     Ok(Status::Success)
 }
 
@@ -85,7 +87,7 @@ fn quality(measured: &Measured) -> Vec<(&'static str, String)> {
     known.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
 }
 
-fn text(report: &SearchReport, args: &SearchArgs, written: &Written) -> String {
+fn text(report: &SearchReport, args: &SearchArgs, shared: &str, written: &Written) -> String {
     let mut text = summary(report);
     let (before, after) = (&report.result.before, &report.result.after);
     let size = |n: Option<u64>| n.unwrap_or_default();
@@ -105,7 +107,7 @@ fn text(report: &SearchReport, args: &SearchArgs, written: &Written) -> String {
         text += &format!("{name}: {why}\n");
     }
     text += &format!("\n{}\n", effort(report));
-    text += &format!("to make the result again:\n  {}\n", command(report, args));
+    text += &format!("to make the result again:\n  {}\n", command(report, args, shared));
     text + &format!("\nwrote {} ({})\n", written.path.display(), bytes(written.bytes))
 }
 
@@ -177,8 +179,17 @@ fn effort(report: &SearchReport) -> String {
     format!("{} candidates{resumed} in {}: {end}", report.trials.len(), seconds(report.seconds))
 }
 
+/// The options of all commands that a result depends on: trained weights are sums over threads.
+fn shared_options(environment: &Environment) -> String {
+    let option = |name: &str, value: u64| match value {
+        0 => String::new(),
+        value => format!(" --{name} {value}"),
+    };
+    option("threads", environment.threads as u64) + &option("seed", environment.seed)
+}
+
 /// The command that makes the result again.
-fn command(report: &SearchReport, args: &SearchArgs) -> String {
+fn command(report: &SearchReport, args: &SearchArgs, shared: &str) -> String {
     let path = |path: &Path| quoted(&path.display().to_string());
     let mut command = format!(
         "pare optimize {} -o {} --samples {}",
@@ -202,7 +213,7 @@ fn command(report: &SearchReport, args: &SearchArgs) -> String {
     if report.provider != "cpu" {
         command += &format!(" --provider {}", quoted(&report.provider));
     }
-    command + &format!(" --passes '{}'", report.pipeline)
+    command + shared + &format!(" --passes '{}'", report.pipeline)
 }
 
 /// A word for the shell.
