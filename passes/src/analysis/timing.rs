@@ -88,6 +88,16 @@ pub fn latencies(tools: Tools<'_>, sizes: &Bindings, models: &[&Model]) -> Resul
     Ok(measure(tools, sizes, models, &stopwatch)?.seconds.iter().map(|spread| spread.min).collect())
 }
 
+/// Returns the spread of the reciprocals of ratios.
+pub fn inverse(spread: &Spread) -> Spread {
+    Spread {
+        min: 1.0 / spread.high,
+        low: 1.0 / spread.high,
+        median: 1.0 / spread.median,
+        high: 1.0 / spread.low,
+    }
+}
+
 /// Returns the latency of `after` over that of `before`, round by round.
 pub fn ratio(tools: Tools<'_>, sizes: &Bindings, before: &Model, after: &Model) -> Result<Spread, PassError> {
     let stopwatch = Stopwatch { warm_up: 2, ..Stopwatch::rounds(COMPARED, TURN, 1..=10_000) };

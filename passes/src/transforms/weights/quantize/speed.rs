@@ -85,7 +85,7 @@ impl SpeedSearch<'_> {
         let (plain, model) = (self.candidates.plain, self.candidates.build(choice)?);
         let measure = || -> Result<Spread, PassError> {
             let first = self.measure(&[plain, &model], cx)?[1];
-            let second = inverse(&self.measure(&[&model, plain], cx)?[1]);
+            let second = timing::inverse(&self.measure(&[&model, plain], cx)?[1]);
             Ok(if first.median > second.median { first } else { second })
         };
         let mut latency = measure()?;
@@ -191,16 +191,6 @@ impl SpeedSearch<'_> {
             parts.map(|part| part.iter().flat_map(|(_, units)| units.clone()).collect()).collect()
         };
         [joined(layers, most), joined(products, most.div_ceil(6))].concat()
-    }
-}
-
-/// The spread of the reciprocals.
-fn inverse(spread: &Spread) -> Spread {
-    Spread {
-        min: 1.0 / spread.high,
-        low: 1.0 / spread.high,
-        median: 1.0 / spread.median,
-        high: 1.0 / spread.low,
     }
 }
 
