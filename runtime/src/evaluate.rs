@@ -7,6 +7,7 @@ use std::{
     ops::Range,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 /// An engine that loads models from memory.
@@ -63,8 +64,9 @@ fn failed(error: EngineError) -> EvaluateError {
     EvaluateError::from_error(error)
 }
 
-/// Shorter runs are timed together: reading the clock of a thread takes part of a microsecond.
-const LEAST_TIMED: f64 = 1e-4;
+/// Shorter runs contain no turn of another process. Of these the time that passes is exact, while reading the clock of
+/// a thread takes part of a microsecond.
+const SHORT: Duration = Duration::from_micros(100);
 
 struct Loaded {
     session: Box<dyn Session>,
@@ -87,17 +89,13 @@ impl Run for Loaded {
 
     fn time(&mut self, feeds: &[(&str, &Tensor)], runs: usize) -> Result<Vec<f64>, EvaluateError> {
         let prepared = self.session.prepare(&feed(feeds)).map_err(failed)?;
-        let (mut seconds, mut left, mut together) = (vec![], runs, 1);
-        while left > 0 {
-            let count = together.min(left);
-            let start = self.clock.now();
-            for _ in 0..count {
-                self.session.run_prepared(&prepared).map_err(failed)?;
-            }
-            let each = self.clock.since(start).as_secs_f64() / count as f64;
-            seconds.push(each);
-            left -= count;
-            together = (LEAST_TIMED / each.max(1e-9)).ceil() as usize;
+        let mut seconds = Vec::with_capacity(runs);
+        for _ in 0..runs {
+            let (start, wall) = (self.clock.now(), Clock::Wall.now());
+            self.session.run_prepared(&prepared).map_err(failed)?;
+            let passed = Clock::Wall.since(wall);
+            let spent = if passed < SHORT { passed } else { self.clock.since(start) };
+            seconds.push(spent.as_secs_f64());
         }
         Ok(seconds)
     }
