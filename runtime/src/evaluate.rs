@@ -1,7 +1,9 @@
 //! Engines and samples behind the traits that passes use: `pare_graph::Evaluate` and `pare_graph::Samples`.
 
-use crate::clock::Clock;
-use crate::{Engine, EngineError, LoadOptions, ModelSource, Optimize, Provider, SampleSet, Session, Value};
+use crate::{
+    Engine, EngineError, LoadOptions, ModelSource, Optimize, Provider, SampleSet, Session, Value,
+    clock::Clock,
+};
 use pare_graph::{Evaluate, EvaluateError, Model, Run, Setting, Tensor, onnx};
 use std::{
     ops::Range,
@@ -54,7 +56,7 @@ impl Evaluate for Evaluator {
             ..LoadOptions::default()
         };
         let session = self.engine.load(&ModelSource::bytes(bytes), &options).map_err(failed)?;
-        let on_this_thread = options.threads == 1 && options.provider == Provider::default();
+        let on_this_thread = options.threads == 1 && options.provider.is_cpu();
         let clock = if on_this_thread { Clock::Thread } else { Clock::Wall };
         Ok(Box::new(Loaded { session, clock }))
     }

@@ -39,6 +39,11 @@ pub(super) enum Fidelity {
 
 impl Fidelity {
     pub const ALL: [Self; 3] = [Self::Part, Self::All, Self::Trained];
+
+    /// The position of its workshop.
+    fn workshop(self) -> usize {
+        usize::from(self != Self::Part)
+    }
 }
 
 /// A search in progress.
@@ -185,11 +190,10 @@ impl Explorer<'_> {
     }
 
     fn measure(&mut self, combination: Combination) -> Result<TrialOutcome, Error> {
-        let candidate =
-            match self.workshops[usize::from(self.fidelity != Fidelity::Part)].make(combination)? {
-                Ok(candidate) => candidate,
-                Err(why) => return Ok(TrialOutcome::Skipped(why)),
-            };
+        let candidate = match self.workshops[self.fidelity.workshop()].make(combination)? {
+            Ok(candidate) => candidate,
+            Err(why) => return Ok(TrialOutcome::Skipped(why)),
+        };
         let measured = self.judge(&candidate);
         self.options.environment.check_cancelled()?;
         match measured {
@@ -230,7 +234,7 @@ impl Explorer<'_> {
 
     /// The number of samples that trials of a fidelity are calibrated on.
     fn samples(&self, fidelity: Fidelity) -> usize {
-        self.workshops[usize::from(fidelity != Fidelity::Part)].samples()
+        self.workshops[fidelity.workshop()].samples()
     }
 
     /// The trials of a fidelity. If the samples are too few to use a part of them, `Part` and `All` are the same.

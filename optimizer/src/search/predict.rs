@@ -275,8 +275,8 @@ mod tests {
         ];
         let predictor = Predictor::new([refs(&part), refs(&all), refs(&trained)]);
         let drift = |fidelity| predictor.predict_with(fidelity, a).drift;
-        // Of `b` only the candidate with a part of the samples is known: ln ¼. Of `a` that with all: half of the
-        // factor before (ln ½ / 2), and ln 0.4. The prior is the factor of all samples.
+        // `b` was measured with a part of the samples before, which gives ln ¼. `a` was measured with all of them,
+        // which gives ln 0.4 and the factor of all samples, ln ½ / 2. That factor is the prior as well.
         let all_shift = 0.5_f64.ln() / 2.0;
         let expected = (all_shift + 0.25_f64.ln() + (all_shift + 0.4_f64.ln())) / 3.0;
         assert!((drift(Fidelity::Trained) - drift(Fidelity::Part) - expected).abs() < 1e-9);

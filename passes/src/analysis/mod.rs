@@ -16,6 +16,7 @@ pub mod opset;
 pub(crate) mod patterns;
 pub mod prepare;
 pub mod quality;
+pub(crate) mod random;
 pub(crate) mod repair;
 pub(crate) mod samples;
 pub(crate) mod timing;

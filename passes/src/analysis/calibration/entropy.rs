@@ -34,13 +34,13 @@ fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::analysis::random::normal;
 
     #[test]
     fn entropies_agree_on_gaussians() {
         assert_eq!((entropy(0.5), entropy(0.0), entropy(1.0)), (1.0, 0.0, 0.0));
         let mut rng = fastrand::Rng::with_seed(4);
-        let mut normal =
-            || (-2.0 * (1.0 - rng.f64()).ln()).sqrt() * (std::f64::consts::TAU * rng.f64()).cos();
+        let mut normal = || normal(&mut rng);
         let parameters: Vec<_> = (0..20).map(|_| (normal(), normal().abs() + 0.1)).collect();
         let mut moments = JointMoments::new(20);
         let row = |_| parameters.iter().map(|(b, g)| (b + g * normal()) as f32).collect::<Vec<_>>();

@@ -101,14 +101,12 @@ impl JointMoments {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::analysis::random::normal;
 
     #[test]
     fn regression_of_relu_agrees_with_steins_lemma() {
         // z = 0.7 + 1.3·n: slope Φ(b/g), offset E relu − slope·b.
         let mut rng = fastrand::Rng::with_seed(1);
-        let normal = |rng: &mut fastrand::Rng| {
-            (-2.0 * (1.0 - rng.f64()).ln()).sqrt() * (std::f64::consts::TAU * rng.f64()).cos()
-        };
         let mut moments = JointMoments::new(2);
         for _ in 0..40 {
             // [N, C, L] with a constant second channel.

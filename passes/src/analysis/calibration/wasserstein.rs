@@ -99,14 +99,11 @@ pub fn max_sliced_relative(x: &Rows, y: &Rows, seed: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn normal(rng: &mut fastrand::Rng) -> f32 {
-        ((-2.0 * (1.0 - rng.f64()).ln()).sqrt() * (std::f64::consts::TAU * rng.f64()).cos()) as f32
-    }
+    use crate::analysis::random::normal;
 
     fn cloud(n: usize, d: usize, seed: u64) -> Rows {
         let mut rng = fastrand::Rng::with_seed(seed);
-        Rows { width: d, data: (0..n * d).map(|_| normal(&mut rng)).collect() }
+        Rows { width: d, data: (0..n * d).map(|_| normal(&mut rng) as f32).collect() }
     }
 
     fn along(rows: &Rows, w: &[f64]) -> Vec<f64> {
@@ -131,7 +128,7 @@ mod tests {
         let mut rng = fastrand::Rng::with_seed(2);
         let mut dense = 0.0_f64;
         for _ in 0..8 {
-            let mut r: Vec<f64> = (0..d).map(|_| f64::from(normal(&mut rng))).collect();
+            let mut r: Vec<f64> = (0..d).map(|_| normal(&mut rng)).collect();
             r[0] = 0.0;
             let norm = r.iter().map(|v| v * v).sum::<f64>().sqrt();
             for step in 0..=90 {
@@ -144,7 +141,7 @@ mod tests {
         let found = max_sliced(x.all(), y.all(), 0);
         assert!((found / dense - 1.0).abs() < 0.02, "found {found}, dense search {dense}");
         let random = |rng: &mut fastrand::Rng| {
-            let w: Vec<f64> = (0..d).map(|_| f64::from(normal(rng))).collect();
+            let w: Vec<f64> = (0..d).map(|_| normal(rng)).collect();
             let norm = w.iter().map(|v| v * v).sum::<f64>().sqrt();
             at(&x, &y, &w.iter().map(|v| v / norm).collect::<Vec<_>>())
         };

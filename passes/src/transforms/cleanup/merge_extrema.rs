@@ -70,7 +70,7 @@ fn merged(at: NodeRef<'_>) -> Result<Patch, Decline> {
 fn nested<'g>(x: ValueRef<'g>, at: NodeRef<'g>) -> Result<Vec<ValueRef<'g>>, Decline> {
     let inner = x.produced_by(at.op())?;
     is_plain(inner)?;
-    // Of a smaller tensor it is cheaper to compute the inner function first.
+    // If the inner value is smaller than the result, it is cheaper to compute it first.
     expect(same_shape(x, at.output()?))?;
     x.sole_use()?;
     (0..inner.inputs().len()).map(|slot| inner.input(slot)).collect()

@@ -49,7 +49,7 @@ fn clip(at: NodeRef<'_>) -> Result<Patch, Decline> {
         between.producer().filter(|inner| inner.is("Min") || inner.is("Max")).ok_or(Decline::Mismatch)?;
     expect(inner.op() != at.op())?;
     let (x, inner_bound) = bounded(inner)?;
-    // Of crossed bounds the outer one is the result everywhere.
+    // If the bounds cross, the result is the outer one everywhere.
     let (low, high) = if at.is("Min") {
         (inner_bound.min(outer_bound), outer_bound)
     } else {

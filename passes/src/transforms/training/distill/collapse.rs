@@ -11,15 +11,15 @@
 
 use super::loss::{Builder, LossModel};
 use crate::{
-    analysis::blocks::{Block, blocks},
+    analysis::{
+        blocks::{Block, blocks},
+        random::normal,
+    },
     framework::PassError,
 };
 use fastrand::Rng;
 use pare_graph::{DataType, Dim, Fact, Graph, Node, Tensor, ValueId, ops::Trait};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    f64::consts::TAU,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Directions in a step.
 const DIRECTIONS: usize = 50;
@@ -66,7 +66,7 @@ impl Collapse {
     /// Random directions of length 1, uniform on the sphere, for all inputs that take some.
     pub fn draw(&self, rng: &mut Rng) -> Result<Vec<(String, Tensor)>, PassError> {
         let one = |(&width, name): (&usize, &String)| {
-            let mut values: Vec<f32> = (0..width * DIRECTIONS).map(|_| normal(rng)).collect();
+            let mut values: Vec<f32> = (0..width * DIRECTIONS).map(|_| normal(rng) as f32).collect();
             let mut squares = [0.0_f32; DIRECTIONS];
             for row in values.chunks_exact(DIRECTIONS) {
                 squares.iter_mut().zip(row).for_each(|(sum, value)| *sum += value * value);
@@ -80,12 +80,6 @@ impl Collapse {
         };
         self.directions.iter().map(one).collect()
     }
-}
-
-/// A standard normal number (Box and Muller).
-fn normal(rng: &mut Rng) -> f32 {
-    let radius = (-2.0 * (1.0 - rng.f64()).ln()).sqrt();
-    (radius * (TAU * rng.f64()).cos()) as f32
 }
 
 /// A stream with and without the blocks that end in one sum.
@@ -211,7 +205,7 @@ mod tests {
     }
 
     fn samples(rng: &mut Rng) -> (String, Tensor) {
-        let values: Vec<f32> = (0..48).map(|_| normal(rng)).collect();
+        let values: Vec<f32> = (0..48).map(|_| normal(rng) as f32).collect();
         ("x".into(), Tensor::from_slice(&[8, 6], &values).unwrap())
     }
 
