@@ -71,6 +71,11 @@ impl<'t> Context<'t> {
         self.report.figures.insert(name.into(), Figure { value, detail: true, unit: FigureUnit::None });
     }
 
+    /// Takes back a figure that no longer holds.
+    pub fn retract(&mut self, name: &str) {
+        self.report.figures.shift_remove(name);
+    }
+
     /// Adds `n` to a count of the report.
     pub fn count(&mut self, what: Counter, n: u64) {
         if n > 0 {

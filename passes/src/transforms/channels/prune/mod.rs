@@ -39,7 +39,9 @@ pub enum PruneRepair {
     Merge,
     /// Each reader is refitted from statistics of the original.
     Patch,
-    /// Each operator in topological order is refitted to reproduce the original's activations.
+    /// Each reader in topological order is refitted to reproduce the original's activations.
+    Readers,
+    /// Each operator in topological order is, or only the readers, whichever is better on held-out samples.
     Sequential,
 }
 
@@ -90,10 +92,11 @@ impl PruneOptions {
             return Ok(());
         }
         let mut search = PruneSearch::new(self, &unprepared, model, cx)?;
-        let pruned = match target {
-            Some(target) => search.reach(target, cx)?,
-            None => search.reach_limits(cx)?,
-        };
+        let mut pruned = search.find(target, cx);
+        if search.is_slower && search.remeasure(cx)? {
+            pruned = search.find(target, cx);
+        }
+        let pruned = pruned?;
         if cx.permit() {
             *model = pruned;
         }

@@ -32,8 +32,8 @@ macro_rules! with_prune_options {
             pub criterion: Option<Importance> = None,
             /// Allocation over groups: `global` or `uniform`. Default: `global` with samples.
             pub scope: Option<PruneScope> = None,
-            /// `none`, `mean`, `moments`, `merge`, `patch` or `sequential`. Default: `sequential` with
-            /// samples.
+            /// `none`, `mean`, `moments`, `merge`, `patch`, `readers` or `sequential`. Default: `sequential`
+            /// with samples.
             pub repair: Option<PruneRepair> = None,
             /// Numbers of kept units are multiples of this. `auto`: of the block size of the engine's kernels,
             /// measured on this machine for each kind of operator (without an engine 16 channels of dense

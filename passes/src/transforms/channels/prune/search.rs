@@ -77,6 +77,8 @@ pub struct PruneSearch<'p> {
     pub steps: ChannelSteps,
     /// The latencies that are known.
     pub times: GroupTimes,
+    /// Whether the last result was slower than the original.
+    pub is_slower: bool,
     /// Number of units of the selected groups of the original.
     total_units: usize,
 }
@@ -137,7 +139,7 @@ impl<'p> PruneSearch<'p> {
         let sums = importance.needs_sums() || repair.needs_sums();
         let runs = importance.needs_runs()
             || scope == PruneScope::Global
-            || matches!(repair, PruneRepair::Moments | PruneRepair::Sequential)
+            || matches!(repair, PruneRepair::Moments | PruneRepair::Readers | PruneRepair::Sequential)
             || options.limits().any();
         let required = runs || sums && cx.tools.statistics.is_none();
         let split = Split::when(required, cx.tools, "criterion=l2,scope=uniform,repair=none")?;
@@ -166,7 +168,8 @@ impl<'p> PruneSearch<'p> {
             subject,
             sizes,
             steps: ChannelSteps::new(),
-            times: GroupTimes::default(),
+            times: GroupTimes::new(),
+            is_slower: false,
             total_units,
         };
         search.rank_units(cx)?;
@@ -246,7 +249,7 @@ impl<'p> PruneSearch<'p> {
             PruneRepair::None | PruneRepair::Moments => LocalRepair::None,
             PruneRepair::Mean => LocalRepair::Mean,
             PruneRepair::Merge => LocalRepair::Merge(LAMBDA),
-            PruneRepair::Patch | PruneRepair::Sequential => LocalRepair::Patch(LAMBDA),
+            PruneRepair::Patch | PruneRepair::Readers | PruneRepair::Sequential => LocalRepair::Patch(LAMBDA),
         }
     }
 
@@ -289,7 +292,7 @@ impl<'p> PruneSearch<'p> {
                 repair.match_moments(&mut model)?;
                 None
             }
-            PruneRepair::Sequential => {
+            PruneRepair::Readers | PruneRepair::Sequential => {
                 let (repaired, drift) = self.sequentially_repaired(model, &keep, effort, cx)?;
                 model = repaired;
                 Some(drift)
@@ -321,7 +324,10 @@ impl<'p> PruneSearch<'p> {
         let mut drift = held_out.drift(&local)?;
         let mut details = vec![("drift, local repair".to_owned(), drift)];
         let few = self.split.has_few();
-        let repairs = if few { REPAIRS_OF_FEW } else { REPAIRS };
+        let repairs: Vec<_> = if few { REPAIRS_OF_FEW } else { REPAIRS }
+            .into_iter()
+            .filter(|repair| self.repair == PruneRepair::Sequential || !repair.all)
+            .collect();
         let (repairs, fit) = match effort {
             RepairEffort::Full => (&repairs[..], self.split.fit.clone()),
             RepairEffort::Quick => (&repairs[..1], self.split.statistics()),
@@ -360,6 +366,18 @@ impl<'p> PruneSearch<'p> {
         let options = RepairOptions { ridge: repair.ridge, ..RepairOptions::new(LAMBDA) };
         repair::Repair { tools, original: &self.original, refits, samples }.refit(&mut model, options)?;
         Ok(model)
+    }
+
+    /// Starts over from the original.
+    pub fn restart(&mut self, cx: &mut Context<'_>) -> Result<(), PassError> {
+        if self.subject.is_original() {
+            return Ok(());
+        }
+        let model = self.original.clone();
+        let groups = Groups::of(&model.graph);
+        let selected = Selection::new(self.options, &model.graph, &groups).groups;
+        self.subject = PrunableModel::new(model, groups, selected);
+        self.rank_units(cx)
     }
 
     /// Continues the search from a candidate. Results are still compared with the original.

@@ -51,8 +51,16 @@ impl PruneTarget {
 }
 
 impl PruneSearch<'_> {
+    /// Returns the model that meets the target, or without one the smallest within the limits.
+    pub fn find(&mut self, target: Option<PruneTarget>, cx: &mut Context<'_>) -> Result<Model, PassError> {
+        match target {
+            Some(target) => self.reach(target, cx),
+            None => self.reach_limits(cx),
+        }
+    }
+
     /// Returns the model that meets the target, and the limits if there are any.
-    pub fn reach(&mut self, target: PruneTarget, cx: &mut Context<'_>) -> Result<Model, PassError> {
+    fn reach(&mut self, target: PruneTarget, cx: &mut Context<'_>) -> Result<Model, PassError> {
         let result = match target {
             PruneTarget::Latency(share) => self.reach_latency(share, cx)?,
             PruneTarget::Macs(share) => self.reach_cost(CostModel::macs, share, cx)?,
@@ -108,7 +116,11 @@ impl PruneSearch<'_> {
     }
 
     /// Builds a result; refuses one that is slower than the original.
-    fn build_checked(&self, allocation: &Allocation, cx: &mut Context<'_>) -> Result<Candidate, PassError> {
+    fn build_checked(
+        &mut self,
+        allocation: &Allocation,
+        cx: &mut Context<'_>,
+    ) -> Result<Candidate, PassError> {
         self.check_speed(&self.cut(&self.keep(allocation), LocalRepair::None)?, cx)?;
         self.build(allocation, RepairEffort::Full, cx)
     }
@@ -187,7 +199,7 @@ impl PruneSearch<'_> {
     }
 
     /// Returns the model with the fewest multiply-accumulates within the limits, by bisection.
-    pub fn reach_limits(&mut self, cx: &mut Context<'_>) -> Result<Model, PassError> {
+    fn reach_limits(&mut self, cx: &mut Context<'_>) -> Result<Model, PassError> {
         let limits = self.options.limits();
         let cost = self.macs();
         let curves = self.curves_within(&cost, f64::INFINITY, cx)?;
