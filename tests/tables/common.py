@@ -1,6 +1,7 @@
 """What the scripts of this folder share: running `pare`, reading its JSON reports, writing tables and pictures."""
 import csv
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -133,6 +134,14 @@ def write_csv(name, rows):
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def merged(name, rows, keys):
+    """`rows` in place of those of `name.csv` with the same values of `keys`, sorted by these: part of a table is new."""
+    path = HERE / f"{name}.csv"
+    with open(path, newline="") if path.exists() else io.StringIO() as file:
+        all_rows = {tuple(row[key] for key in keys): row for row in [*csv.DictReader(file), *rows]}
+    return [all_rows[key] for key in sorted(all_rows)]
 
 
 def markdown(rows):

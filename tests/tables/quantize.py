@@ -5,7 +5,6 @@ Every model is first prepared by `safe`. Rows that a tool cannot make name its e
 cifar-resnet20, cifar-vit and minilm, which `PARE_MINILM` names. Needs onnx and onnxruntime; onnx_ir for its
 MatMulNBitsQuantizer, torch for HQQ, and neural-compressor for GPTQ.
 """
-import os
 import shutil
 import sys
 import tempfile
@@ -14,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 import common
+import sentences
 
 MODELS = ["digits-cnn", "cifar-resnet20", "cifar-vit", "minilm"]
-MINILM = Path(os.environ.get("PARE_MINILM", Path.home() / ".cache/pare-models/minilm.onnx"))
 #: Batch sizes of the latencies.
 BATCHES = [1, 16]
 #: Points of quality below which two forms are equal: some 100 of 10,000 images change their class, so that the sum of
@@ -29,51 +28,19 @@ SENTENCES, PAIRS = 1000, 1000
 
 
 def path_of(name):
-    return MINILM if name == "minilm" else common.model(name)
-
-
-def sentences(ids, mask):
-    ids = ids.astype(np.int64)
-    return {"input_ids": ids, "attention_mask": mask.astype(np.int64), "token_type_ids": np.zeros_like(ids)}
+    return sentences.MODEL if name == "minilm" else common.model(name)
 
 
 def calibration(name, folder):
     """A file of samples that calibrate."""
-    if name != "minilm":
-        return common.samples(name, folder, True)
-    file = folder / "minilm-calibration.npz"
-    if not file.exists():
-        data = np.load(common.SHARED / "data/sts-calibration.npz")
-        np.savez(file, **sentences(data["input_ids"][:SENTENCES], data["attention_mask"][:SENTENCES]))
-    return file
-
-
-def rank(values):
-    """Ranks of numbers, equal ones at their mean."""
-    _, index, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[index]
+    return sentences.calibration(folder, SENTENCES) if name == "minilm" else common.samples(name, folder, True)
 
 
 def quality(name, path, folder):
     """The accuracy in %; of sentences, Spearman's correlation of cosines with the scores of people, times 100."""
     if name != "minilm":
         return common.accuracy(path, *common.tested(name, folder))
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    data = np.load(common.SHARED / "data/sts-test.npz")
-
-    def embeddings(side):
-        feeds = sentences(data[f"{side}_input_ids"][:PAIRS], data[f"{side}_attention_mask"][:PAIRS])
-        feeds = {i.name: feeds[i.name] for i in session.get_inputs()}
-        runs = [session.run(None, {k: v[i : i + 100] for k, v in feeds.items()})[0] for i in range(0, PAIRS, 100)]
-        return np.concatenate(runs)
-
-    a, b = embeddings("a"), embeddings("b")
-    cosines = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
-    return 100 * float(np.corrcoef(rank(cosines), rank(data["score"][:PAIRS]))[0, 1])
+    return sentences.spearman(path, slice(PAIRS))
 
 
 def by_pare(passes):

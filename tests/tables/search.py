@@ -5,7 +5,8 @@
 Calibrated on 2,000 unlabelled images, judged on 1,000 others, and measured on all images that the search did not see.
 First with labels (at most one point of accuracy) and without (at least 97 % of the classes unchanged): one thread, one
 sample, interleaved. Then for each seed another choice of the judging images of cifar-resnet20, with the probability that
-the search states: the limit should hold on the others at least as often. Up to an hour a model."""
+the search states: the limit should hold on the others at least as often. Up to an hour a model. Rows of models, limits
+and seeds that are not given stay as they are."""
 import argparse
 import sys
 import tempfile
@@ -58,11 +59,11 @@ def main():
     parser.add_argument("--limits", nargs="+", choices=list(GOALS), default=list(GOALS))
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--seed-budget", default="3m")
-    parser.add_argument("models", nargs="*", default=MODELS)
+    parser.add_argument("models", nargs="*", default=MODELS, help="or `none`, for the seeds alone")
     given = parser.parse_args()
     goals, promises = [], []
     with tempfile.TemporaryDirectory() as folder:
-        for name in given.models:
+        for name in filter("none".__ne__, given.models):
             images = Images(name, folder)
             for limit in (GOALS[goal] for goal in given.limits):
                 report, out, drop, agreement = searched(images, limit, given.budget, 0)
@@ -75,13 +76,16 @@ def main():
             images = Images("cifar-resnet20", folder, seed)
             report, _, drop, agreement = searched(images, GOALS["labels"], given.seed_budget, seed, "--goal", "bytes", "--confidence", "0.9")
             judged = 100 * report["best"]["measured"]["accuracy_drop"] if report["best"] else 0
-            promises.append({"seed": seed, "points lost, judged": f"{judged:.2f}", "points lost, others": f"{drop:.2f}",
+            promises.append({"seed": f"{seed:2}", "points lost, judged": f"{judged:.2f}", "points lost, others": f"{drop:.2f}",
                              "stated probability": f"{report['confidence'] or 1:.2f}", "held": "yes" if drop <= 1 else "no",
                              "bytes kept": f"{report['result']['after']['bytes'] / report['result']['before']['bytes']:.3f}"})
             print(*promises[-1].values(), file=sys.stderr, flush=True)
+    goals = common.merged("search", goals, ["model", "limit"])
+    promises = common.merged("search_seeds", promises, ["seed"])
     common.write_csv("search", goals)
     text = "## Results within a limit\n\n" + common.markdown(goals)
     if promises:
+        common.write_csv("search_seeds", promises)
         held = sum(row["held"] == "yes" for row in promises)
         text += f"\n## At most one point of accuracy, on other images\n\nIt held for {held} of {len(promises)} choices of the judging images.\n\n"
         text += common.markdown(promises)

@@ -6,8 +6,9 @@
 //! of only a few steps may keep other numbers where those are measured to be faster. Groups of equal shape are
 //! timed once.
 //!
-//! A target that these numbers cannot reach is met with half of the step, a quarter, and so on. A result that is
-//! slower than the original is searched for once more, with more measurements, and then refused.
+//! A target that these numbers cannot reach is met with numbers that are at least not slower, then with half of the
+//! step, a quarter, and so on. A result that is slower than the original is searched for once more, with more
+//! measurements, and then refused.
 
 use super::{
     Multiple,
@@ -34,6 +35,10 @@ use std::{
 const STEPS: [usize; 5] = [32, 16, 8, 4, 2];
 /// Rounding up to a step is free if it increases the time by at most this share on average.
 const TOLERANCE: f64 = 0.02;
+/// A width is faster than larger ones if it saves this share of their time, and not slower if it takes at most this
+/// share longer: what measurements under load vary by, and far below what a slower kernel costs.
+const FASTER: f64 = -0.01;
+const NOT_SLOWER: f64 = 0.05;
 /// Widest group part that is timed to measure the step, and the least width: rounding up matters less the more
 /// steps there are, and of one step nothing can be kept.
 const PROBED: usize = 64;
@@ -261,12 +266,13 @@ impl PruneSearch<'_> {
         let mut widths: Vec<_> = widths.into_iter().rev().step_by(stride).collect();
         widths.reverse();
         let times = self.times(group, &widths, tools)?;
-        Ok(CostTable { width, costs: worthwhile(&widths, &times) })
+        Ok(CostTable { width, costs: worthwhile(&widths, &times, FASTER) })
     }
 
     /// Returns the permitted numbers of kept units of each selected group: multiples of `multiple`, or of the
-    /// engine's step over `divisor`; of a group of few steps also others.
-    fn choices(&self, divisor: usize, cx: &Context<'_>) -> Choices {
+    /// engine's step over `divisor`; of a group of few steps also others that take up to `slack` longer than larger
+    /// ones.
+    fn choices(&self, divisor: usize, slack: f64, tools: Tools<'_>) -> Choices {
         let of_group = |&group: &usize| {
             let (width, least) = (self.width(group), self.min_kept(group));
             let choices = match self.options.multiple {
@@ -275,7 +281,7 @@ impl PruneSearch<'_> {
                     let step = self.step(group);
                     let mut choices = multiples(width, (step / divisor).max(1), least);
                     if width < FEW * step {
-                        choices.extend(self.finer(group, step, cx.tools));
+                        choices.extend(self.finer(group, step, slack, tools));
                         choices.sort_unstable();
                         choices.dedup();
                     }
@@ -287,15 +293,15 @@ impl PruneSearch<'_> {
         self.subject.selected.iter().map(of_group).collect()
     }
 
-    /// Returns further numbers of units that a group of few steps may keep: those that are measured to be
-    /// faster than all larger ones, or multiples of a step that divides the group.
-    fn finer(&self, group: usize, step: usize, tools: Tools<'_>) -> Vec<usize> {
+    /// Returns further numbers of units that a group of few steps may keep: those that are measured to take up to
+    /// `slack` longer than all larger ones, or multiples of a step that divides the group.
+    fn finer(&self, group: usize, step: usize, slack: f64, tools: Tools<'_>) -> Vec<usize> {
         let (width, least) = (self.width(group), self.min_kept(group));
         if self.is_timed(tools) {
             let widths = multiples(width, step.div_ceil(FEW), least);
             // A segment that cannot be timed has no faster widths.
             let times = self.times(group, &widths, tools);
-            return times.map_or_else(|_| vec![], |t| worthwhile(&widths, &t).into_keys().collect());
+            return times.map_or_else(|_| vec![], |t| worthwhile(&widths, &t, slack).into_keys().collect());
         }
         let mut finer = step;
         while finer > 1 && width < 2 * finer {
@@ -311,23 +317,27 @@ impl PruneSearch<'_> {
         reaches: impl Fn(&Self, &Choices) -> bool,
         cx: &mut Context<'_>,
     ) -> Result<Choices, PassError> {
-        let mut divisor = 1;
-        if self.options.multiple == Multiple::Auto {
-            self.determine_steps(false, cx)?;
+        if self.options.multiple != Multiple::Auto {
+            return Ok(self.choices(1, FASTER, cx.tools));
         }
+        self.determine_steps(false, cx)?;
         let largest = self.subject.selected.iter().map(|&g| self.step(g)).max().unwrap_or(1);
-        loop {
-            let choices = self.choices(divisor, cx);
-            if self.options.multiple != Multiple::Auto || divisor >= largest || reaches(self, &choices) {
-                if divisor > 1 {
-                    cx.figure(SHARE_OF_STEP, 1.0 / divisor as f64);
-                } else {
-                    cx.retract(SHARE_OF_STEP);
-                }
-                return Ok(choices);
+        // Steps over 1, 2, 4, and so on, down to single units.
+        let mut attempts: Vec<_> = (0..=largest.ilog2()).map(|i| (1 << i, NOT_SLOWER)).collect();
+        attempts.insert(0, (1, FASTER));
+        let mut choices = Choices::new();
+        for (i, (divisor, slack)) in attempts.into_iter().enumerate() {
+            choices = self.choices(divisor, slack, cx.tools);
+            match i {
+                0 => cx.retract(SHARE_OF_STEP),
+                1 => cx.figure(SHARE_OF_STEP, 1.0 / FEW as f64),
+                _ => cx.figure(SHARE_OF_STEP, 1.0 / divisor as f64),
             }
-            divisor *= 2;
+            if reaches(self, &choices) {
+                break;
+            }
         }
+        Ok(choices)
     }
 
     /// Returns the choices with which a cost is within the budget.
@@ -404,14 +414,14 @@ fn step_of(widths: &[usize], times: &[f64]) -> usize {
     STEPS.into_iter().filter(|step| *step <= widths.len()).find(free).unwrap_or(1)
 }
 
-/// Returns the widths that are faster than all larger ones, with their times.
-fn worthwhile(widths: &[usize], times: &[f64]) -> BTreeMap<usize, f64> {
+/// Returns the widths that take up to `slack` longer than all larger ones, with their times.
+fn worthwhile(widths: &[usize], times: &[f64], slack: f64) -> BTreeMap<usize, f64> {
     let mut table = BTreeMap::new();
     let mut best = f64::INFINITY;
     for (&w, &t) in widths.iter().zip(times).rev() {
-        if t < best * (1.0 - TOLERANCE / 2.0) {
+        if t < best * (1.0 + slack) {
             table.insert(w, t);
-            best = t;
+            best = best.min(t);
         }
     }
     table
@@ -437,7 +447,11 @@ mod tests {
 
     #[test]
     fn drops_widths_that_save_no_time() {
-        let table = worthwhile(&[8, 12, 16, 24, 32], &[0.9, 1.2, 1.0, 1.5, 1.4]);
-        assert_eq!(table.keys().copied().collect::<Vec<_>>(), [8, 16, 32]);
+        let kept = |slack| {
+            let table = worthwhile(&[4, 8, 12, 16, 24, 32], &[0.9, 0.9, 1.2, 1.0, 1.5, 1.4], slack);
+            table.into_keys().collect::<Vec<_>>()
+        };
+        assert_eq!(kept(FASTER), [8, 16, 32]);
+        assert_eq!(kept(NOT_SLOWER), [4, 8, 16, 32]);
     }
 }

@@ -1,0 +1,142 @@
+"""Sentence embeddings: all-MiniLM-L6-v2 made faster, by hand and by `pare search`.
+
+    python3 tests/tables/sentences.py [--search 20m]
+    python3 tests/tables/sentences.py --score MODEL
+
+Calibrated on unlabelled sentences of STS 2012–2014. Quality is Spearman's correlation of cosines with the scores of
+people, times 100, over 3,000 pairs of STS 2015/16. Latency is that of sentences of 32 tokens on one thread, interleaved.
+`--search` lets `pare search` find the pipeline for each batch size, with the correlation of every second pair as the
+metric, which `--score` prints; the other pairs judge. The model is that of `../shared/tools/fetch_models.py`;
+`PARE_MINILM` names another place. Some 15 minutes, and the search's for each of two batch sizes. Rows that are not
+measured stay as they are."""
+import argparse
+import os
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+import common
+
+MODEL = Path(os.environ.get("PARE_MINILM", Path.home() / ".cache/pare-models/minilm.onnx"))
+BATCHES = [1, 16]
+#: Sentences that calibrate.
+COUNT = 512
+#: Pairs that judge while a pipeline is searched, and the others.
+JUDGES, OTHERS = slice(0, None, 2), slice(1, None, 2)
+BY_HAND = {
+    "cleaned up": "safe",
+    "eight bits": "safe,quantize",
+    "two blocks dropped": "safe,drop-blocks{count=2},safe",
+    "half of the hidden units": "safe,prune-hidden{ratio=0.5},safe",
+    "half of the hidden units, eight bits": "safe,prune-hidden{ratio=0.5},safe,quantize",
+}
+
+
+def inputs(ids, mask):
+    ids = ids.astype(np.int64)
+    return {"input_ids": ids, "attention_mask": mask.astype(np.int64), "token_type_ids": np.zeros_like(ids)}
+
+
+def calibration(folder, count):
+    """A file of the first sentences that calibrate."""
+    file = Path(folder) / f"sentences-{count}.npz"
+    if not file.exists():
+        data = np.load(common.SHARED / "data/sts-calibration.npz")
+        np.savez(file, **inputs(data["input_ids"][:count], data["attention_mask"][:count]))
+    return file
+
+
+def rank(values):
+    """Ranks of numbers, equal ones at their mean."""
+    _, index, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[index]
+
+
+def spearman(path, pairs=slice(None)):
+    """Spearman's correlation of cosines with the scores of people, times 100."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    data = np.load(common.SHARED / "data/sts-test.npz")
+
+    def embeddings(side):
+        feeds = inputs(data[f"{side}_input_ids"][pairs], data[f"{side}_attention_mask"][pairs])
+        feeds = {i.name: feeds[i.name] for i in session.get_inputs()}
+        count = len(feeds["input_ids"])
+        return np.concatenate([session.run(None, {k: v[i : i + 100] for k, v in feeds.items()})[0] for i in range(0, count, 100)])
+
+    a, b = embeddings("a"), embeddings("b")
+    cosines = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    return 100 * float(np.corrcoef(rank(cosines), rank(data["score"][pairs]))[0, 1])
+
+
+def ort_dynamic(out):
+    """ONNX Runtime's dynamic quantizer."""
+    import onnxruntime.quantization as q
+
+    q.quantize_dynamic(str(MODEL), str(out), per_channel=True, weight_type=q.QuantType.QInt8)
+
+
+def searched(batch, budget, out, samples):
+    """The pipeline that a search finds within one point of the metric."""
+    score = shlex.join([sys.executable, str(Path(__file__).resolve()), "--score"]) + " {model}"
+    report = common.pare("search", MODEL, "-o", out, "--samples", samples, "--evaluate", score, "--max-metric-drop", "1.0",
+                         "--budget", budget, "--batch", batch, "--threads", 1, "--restart")
+    return report
+
+
+def measured(made, samples):
+    """A row for each description of a model that was made: its file, and its pipeline."""
+    files = [file for file, _ in made.values()]
+    times = [common.latency([MODEL, *files], batch=batch, time=3.0, rounds=40, samples=samples)[1:] for batch in BATCHES]
+    rows = []
+    for i, (label, (file, passes)) in enumerate(made.items()):
+        row = {"": label, "passes": f"`{passes}`" if passes else "", "MB": f"{file.stat().st_size / 1e6:.1f}",
+               "Spearman": f"{spearman(file):.2f}", "other half": f"{spearman(file, OTHERS):.2f}"}
+        row |= {f"speed, batch {batch}": f"{1 / found[i][1]:.2f}" for batch, found in zip(BATCHES, times)}
+        rows.append(row)
+        print(*row.values(), file=sys.stderr, flush=True)
+    return rows
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--score", metavar="MODEL")
+    parser.add_argument("--search", metavar="BUDGET")
+    given = parser.parse_args()
+    if given.score:
+        print(spearman(given.score, JUDGES))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        samples = calibration(folder, COUNT)
+        made = {"float": (MODEL, "")}
+        for number, (label, passes) in enumerate({} if given.search else BY_HAND.items()):
+            out = Path(folder) / f"{number}.onnx"
+            report = common.pare("optimize", MODEL, "-o", out, "--passes", passes, "--samples", samples, "--no-prove")
+            made[label] = out, passes
+            print(passes, f"{report['seconds']:.0f} s", file=sys.stderr, flush=True)
+        for batch in BATCHES if given.search else []:
+            out = Path(folder) / f"search-{batch}.onnx"
+            report = searched(batch, given.search, out, samples)
+            made[f"search, batch {batch}"] = out, report["pipeline"]
+            print(report["pipeline"], f"{report['seconds'] / 60:.1f} min", file=sys.stderr, flush=True)
+        if not given.search:
+            out = Path(folder) / "dynamic.onnx"
+            ort_dynamic(out)
+            made["ONNX Runtime's `quantize_dynamic`"] = out, ""
+        rows = common.merged("sentences", measured(made, samples), [""])
+    common.write_csv("sentences", rows)
+    text = (
+        "Spearman's correlation × 100 over all 3,000 pairs, and over those that no search has seen. Speed is relative to the\n"
+        "original, sentences of 32 tokens, one thread.\n\n" + common.markdown(rows)
+    )
+    common.write_doc("sentences", "Sentence embeddings", text)
+
+
+if __name__ == "__main__":
+    main()
