@@ -165,7 +165,10 @@ impl PruneSearch<'_> {
             } else {
                 (None, kind.default_step())
             };
-            let channels = measured.map_or(fallback, |units| units * self.channels_per_unit(group));
+            let measured = measured.map(|units| units * self.channels_per_unit(group));
+            // Noise makes steps look smaller. Where that led to a slower result, kernels have at least common blocks.
+            let least = if self.times.loads > 1 { kind.default_step() } else { 1 };
+            let channels = measured.map_or(fallback, |channels| channels.max(least));
             cx.figure(format!("step of {kind}"), channels as f64);
             self.steps.insert(kind, channels);
         }
