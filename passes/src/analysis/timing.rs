@@ -7,12 +7,23 @@ use pare_graph::{
     evaluate::stopwatch::{Estimator, Spread, Stopwatch, Timings},
     ops::Bindings,
 };
+use std::time::Duration;
 
-/// Number of rounds, and seconds of each model in a round.
+/// Least number of rounds; total seconds of each model; and its seconds in a round, in at least two runs of which the
+/// first warms the caches. Many short turns: whatever slows the machine for milliseconds, such as load on the other
+/// thread of a core, then slows all models of a round alike, and their ratios stay.
 const ROUNDS: usize = 20;
-const TURN: f64 = 2e-3;
-/// Rounds of a comparison of two models.
-const COMPARED: usize = 40;
+const TOTAL: f64 = 20e-3;
+const TURN: f64 = 50e-6;
+/// Total seconds of each of two models that are compared.
+const COMPARED: f64 = 80e-3;
+
+/// Returns a stopwatch for this number of models.
+fn stopwatch(models: usize, total: f64) -> Stopwatch {
+    let estimator = Estimator::Minimum;
+    let min_time = Duration::from_secs_f64(models as f64 * total);
+    Stopwatch { warm_up: 2, estimator, min_time, ..Stopwatch::rounds(ROUNDS, TURN, 2..=10_000) }
+}
 
 /// A model that is timed.
 struct TimedModel {
@@ -80,12 +91,12 @@ pub fn measure(
     Ok(stopwatch.measure(&mut timed, TimedModel::time)?)
 }
 
-/// Returns the minimum latency of each model in seconds, measured in interleaved rounds: other load on the
-/// machine only adds time.
+/// Returns the latency of each model in seconds, measured in interleaved rounds: the minimum of the first, for other
+/// load on the machine only adds time, and the medians of the ratios to it.
 pub fn latencies(tools: Tools<'_>, sizes: &Bindings, models: &[&Model]) -> Result<Vec<f64>, PassError> {
-    let estimator = Estimator::Minimum;
-    let stopwatch = Stopwatch { warm_up: 2, estimator, ..Stopwatch::rounds(ROUNDS, TURN, 1..=10_000) };
-    Ok(measure(tools, sizes, models, &stopwatch)?.seconds.iter().map(|spread| spread.min).collect())
+    let timings = measure(tools, sizes, models, &stopwatch(models.len(), TOTAL))?;
+    let first = timings.seconds.first().map_or(f64::NAN, |spread| spread.min);
+    Ok(timings.ratios.iter().map(|ratio| first * ratio.median).collect())
 }
 
 /// Returns the spread of the reciprocals of ratios.
@@ -100,6 +111,5 @@ pub fn inverse(spread: &Spread) -> Spread {
 
 /// Returns the latency of `after` over that of `before`, round by round.
 pub fn ratio(tools: Tools<'_>, sizes: &Bindings, before: &Model, after: &Model) -> Result<Spread, PassError> {
-    let stopwatch = Stopwatch { warm_up: 2, ..Stopwatch::rounds(COMPARED, TURN, 1..=10_000) };
-    Ok(measure(tools, sizes, &[before, after], &stopwatch)?.ratios[1])
+    Ok(measure(tools, sizes, &[before, after], &stopwatch(2, COMPARED))?.ratios[1])
 }
