@@ -13,10 +13,10 @@ use std::time::Duration;
 /// first warms the caches. Many short turns: whatever slows the machine for milliseconds, such as load on the other
 /// thread of a core, then slows all models of a round alike, and their ratios stay.
 const ROUNDS: usize = 20;
-const TOTAL: f64 = 20e-3;
+const TOTAL: f64 = 60e-3;
 const TURN: f64 = 50e-6;
 /// Total seconds of each of two models that are compared.
-const COMPARED: f64 = 80e-3;
+const COMPARED: f64 = 160e-3;
 
 /// Returns a stopwatch for this number of models.
 fn stopwatch(models: usize, total: f64) -> Stopwatch {
