@@ -32,6 +32,7 @@ BY_HAND = {
     "two blocks dropped": "safe,drop-blocks{count=2},safe",
     "half of the hidden units": "safe,prune-hidden{ratio=0.5},safe",
     "half of the hidden units, eight bits": "safe,prune-hidden{ratio=0.5},safe,quantize",
+    "two blocks dropped, half of the hidden units, eight bits": "safe,drop-blocks{count=2},prune-hidden{ratio=0.5},safe,quantize",
 }
 
 

@@ -325,16 +325,15 @@ impl PruneSearch<'_> {
         }
         self.determine_steps(false, cx)?;
         let largest = self.subject.selected.iter().map(|&g| self.step(g)).max().unwrap_or(1);
-        // Steps over 1, 2, 4, and so on, down to single units.
-        let mut attempts: Vec<_> = (0..=largest.ilog2()).map(|i| (1 << i, NOT_SLOWER)).collect();
-        attempts.insert(0, (1, FASTER));
+        // The whole step, numbers that are not slower, and the step over 2, 4, and so on, down to single units.
+        let halved = (1..=largest.ilog2()).map(|i| (1 << i, NOT_SLOWER, Some(1 << i)));
+        let attempts = [(1, FASTER, None), (1, NOT_SLOWER, Some(FEW))].into_iter().chain(halved);
         let mut choices = Choices::new();
-        for (i, (divisor, slack)) in attempts.into_iter().enumerate() {
+        for (divisor, slack, parts) in attempts {
             choices = self.choices(divisor, slack, cx.tools);
-            match i {
-                0 => cx.retract(SHARE_OF_STEP),
-                1 => cx.figure(SHARE_OF_STEP, 1.0 / FEW as f64),
-                _ => cx.figure(SHARE_OF_STEP, 1.0 / divisor as f64),
+            match parts {
+                None => cx.retract(SHARE_OF_STEP),
+                Some(parts) => cx.figure(SHARE_OF_STEP, 1.0 / parts as f64),
             }
             if reaches(self, &choices) {
                 break;
