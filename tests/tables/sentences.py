@@ -105,6 +105,21 @@ def measured(made, samples):
     return rows
 
 
+def draw(figure, rows):
+    """Correlation against speed for each batch size."""
+    axes = figure.subplots(1, len(BATCHES), sharey=True)
+    for ax, batch in zip(axes, BATCHES):
+        for row in rows:
+            at = float(row[f"speed, batch {batch}"]), float(row["Spearman"])
+            theirs = row[""].startswith("ONNX Runtime")
+            ax.plot(*at, "s" if theirs else "o", color="tab:orange" if theirs else "tab:blue")
+            ax.annotate(row[""], at, xytext=(0, 6), textcoords="offset points", ha="center", fontsize=7)
+        ax.set_title(f"batch {batch}")
+        ax.set_xlabel("times as fast as the original")
+        ax.margins(0.25, 0.15)
+    axes[0].set_ylabel("Spearman × 100")
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--score", metavar="MODEL")
@@ -132,9 +147,10 @@ def main():
             made["ONNX Runtime's `quantize_dynamic`"] = out, ""
         rows = common.merged("sentences", measured(made, samples), [""])
     common.write_csv("sentences", rows)
+    common.picture("sentences", lambda figure: draw(figure, rows), (11, 4.5))
     text = (
         "Spearman's correlation × 100 over all 3,000 pairs, and over those that no search has seen. Speed is relative to the\n"
-        "original, sentences of 32 tokens, one thread.\n\n" + common.markdown(rows)
+        "original, sentences of 32 tokens, one thread.\n\n![correlation against speed](sentences.svg)\n\n" + common.markdown(rows)
     )
     common.write_doc("sentences", "Sentence embeddings", text)
 
