@@ -43,7 +43,7 @@ const NOT_SLOWER: f64 = 0.05;
 /// steps there are, and of one step nothing can be kept.
 const PROBED: usize = 64;
 const LEAST_PROBED: usize = 32;
-/// Measurements of a segment after a slower result, each loaded anew: the same segment may differ by its place in
+/// Measurements of a segment after a slower result, each loaded again: the same segment may differ by its place in
 /// memory, by more than widths differ.
 const LOADS: usize = 4;
 /// Number of steps below which a group has few choices.
