@@ -77,7 +77,7 @@ pub struct PruneSearch<'p> {
     pub steps: ChannelSteps,
     /// The latencies that are known.
     pub times: GroupTimes,
-    /// Whether the last result was slower than the original.
+    /// The last result was slower than the original.
     pub is_slower: bool,
     /// Number of units of the selected groups of the original.
     total_units: usize,
