@@ -128,6 +128,13 @@ def latency(models, batch=1, threads=1, time=2.0, rounds=30, samples=None):
     return [(m["median_s"], m["ratio"]) for m in report["models"]]
 
 
+def quantize_dynamic(model, out):
+    """ONNX Runtime's dynamic quantizer."""
+    import onnxruntime.quantization as q
+
+    q.quantize_dynamic(str(model), str(out), per_channel=True, weight_type=q.QuantType.QInt8)
+
+
 def write_csv(name, rows):
     """`name.csv` in this folder, from dictionaries with the same keys."""
     with open(HERE / f"{name}.csv", "w", newline="") as file:

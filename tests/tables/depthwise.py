@@ -4,9 +4,9 @@
 
 For each target of multiply-accumulates: the smallest weights without repair, and `prune-channels` with 200, 300, 500 and
 2,000 unlabelled images. Beside it the recipe of its prototype: any number of channels, chosen in one stage, and only the
-layers that read a removed channel refitted. Accuracy is that of the written file in ONNX Runtime on the 10,000 test images; latency is the
-share of the original's, one image, one thread, interleaved. `--quick` leaves 500 and 2,000 images out. Some 25 minutes;
-the images want Pillow."""
+layers that read a removed channel refitted. Accuracy is that of the written file in ONNX Runtime on the 10,000 test
+images; latency is the share of the original's, one image, one thread, interleaved. `--quick` leaves 500 and 2,000 images
+out. Some 25 minutes; the images want Pillow."""
 import argparse
 import sys
 import tempfile

@@ -88,12 +88,6 @@ def static(method):
     return make
 
 
-def dynamic(_, safe, out, __):
-    import onnxruntime.quantization as q
-
-    q.quantize_dynamic(str(safe), str(out), per_channel=True, weight_type=q.QuantType.QInt8)
-
-
 def four_bits(config):
     def make(name, safe, out, folder):
         import onnx
@@ -127,7 +121,7 @@ ROWS = {
     "ORT, quantize_static, MinMax": static("MinMax"),
     "ORT, quantize_static, Entropy": static("Entropy"),
     "ORT, quantize_static, Percentile": static("Percentile"),
-    "ORT, quantize_dynamic": dynamic,
+    "ORT, quantize_dynamic": lambda _, safe, out, __: common.quantize_dynamic(safe, out),
     "ORT, MatMulNBits": four_bits("default"),
     "ORT, MatMulNBits, HQQ": four_bits("HQQ"),
     "ORT, MatMulNBits, GPTQ": four_bits("GPTQ"),

@@ -76,19 +76,11 @@ def spearman(path, pairs=slice(None)):
     return 100 * float(np.corrcoef(rank(cosines), rank(data["score"][pairs]))[0, 1])
 
 
-def ort_dynamic(out):
-    """ONNX Runtime's dynamic quantizer."""
-    import onnxruntime.quantization as q
-
-    q.quantize_dynamic(str(MODEL), str(out), per_channel=True, weight_type=q.QuantType.QInt8)
-
-
 def searched(batch, budget, out, samples):
-    """The pipeline that a search finds within one point of the metric."""
+    """The report of a search within one point of the metric."""
     score = shlex.join([sys.executable, str(Path(__file__).resolve()), "--score"]) + " {model}"
-    report = common.pare("search", MODEL, "-o", out, "--samples", samples, "--evaluate", score, "--max-metric-drop", "1.0",
-                         "--budget", budget, "--batch", batch, "--threads", 1, "--restart")
-    return report
+    return common.pare("search", MODEL, "-o", out, "--samples", samples, "--evaluate", score, "--max-metric-drop", "1.0",
+                       "--budget", budget, "--batch", batch, "--threads", 1, "--restart")
 
 
 def measured(made, samples):
@@ -143,7 +135,7 @@ def main():
             print(report["pipeline"], f"{report['seconds'] / 60:.1f} min", file=sys.stderr, flush=True)
         if not given.search:
             out = Path(folder) / "dynamic.onnx"
-            ort_dynamic(out)
+            common.quantize_dynamic(MODEL, out)
             made["ONNX Runtime's `quantize_dynamic`"] = out, ""
         rows = common.merged("sentences", measured(made, samples), [""])
     common.write_csv("sentences", rows)
