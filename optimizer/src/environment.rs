@@ -2,7 +2,7 @@
 
 use crate::{Error, Trial, options::setters};
 use pare_graph::{Evaluate, EvaluateError, Model, Run, Setting};
-use pare_passes::RunError;
+use pare_passes::{Memo, RunError};
 use pare_runtime::{
     Engine, EngineChoice, EngineError, EngineKind, Evaluator, LoadOptions, Provider, Resolved, resolve,
 };
@@ -31,6 +31,8 @@ pub struct Environment {
     pub seed: u64,
     /// Receives events and can cancel.
     pub progress: Arc<dyn Progress>,
+    /// Results that a second run of a pipeline does not compute again.
+    pub(crate) memo: Option<Arc<Memo>>,
 }
 
 setters!(Environment {
@@ -71,6 +73,7 @@ impl Default for Environment {
             threads: 0,
             seed: 0,
             progress: Arc::new(Silent),
+            memo: None,
         }
     }
 }

@@ -51,6 +51,7 @@ impl Data {
             teacher: self.teacher.as_ref(),
             quality: self.quality.as_ref(),
             statistics: self.statistics.as_ref(),
+            memo: environment.memo.as_deref(),
             progress: environment,
             seed: environment.seed,
             threads: environment.threads,

@@ -17,9 +17,9 @@ pub mod statistics;
 pub mod transforms;
 
 pub use framework::{
-    Context, Counter, Declared, Effect, Figure, FigureUnit, FreedAxis, Hint, InterfaceChange, NoProgress,
-    Observer, OptionInfo, Pass, PassError, PassInfo, Pipeline, PipelineError, Preset, PresetOption, Progress,
-    Registry, Report, RunError, RunOptions, StepReport, Tools, run,
+    Context, Counter, Declared, Effect, Figure, FigureUnit, FreedAxis, Hint, InterfaceChange, Memo,
+    NoProgress, Observer, OptionInfo, Pass, PassError, PassInfo, Pipeline, PipelineError, Preset,
+    PresetOption, Progress, Registry, Report, RunError, RunOptions, StepReport, Tools, run,
 };
 
 /// Tests the code of the README.

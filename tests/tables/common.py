@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -87,18 +89,48 @@ def tested(name, folder):
         return next(data[key] for key in data.files if key != "labels"), data["labels"]
 
 
-def outputs(path, data, batch=250):
-    """The first output for all samples in ONNX Runtime as deployed: all optimizations on."""
+def attempt(*args):
+    """What a run of `pare` took: the JSON report, or one sentence where it failed; seconds; and the peak of memory in MB."""
+    start = time.time()
+    with tempfile.TemporaryFile() as report, tempfile.TemporaryFile() as errors:
+        child = subprocess.Popen([PARE, *map(str, args), "--json", "--quiet"], stdout=report, stderr=errors)
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        seconds, peak = time.time() - start, usage.ru_maxrss / 1e3
+        report.seek(0)
+        errors.seek(0)
+        if child.returncode == 0:
+            return json.loads(report.read()), seconds, peak
+        why = errors.read().decode().strip().split("\n")[0].removeprefix("error: ").replace("|", "\\|")
+    return (why if child.returncode == 2 else f"EXIT {child.returncode}: {why}"), seconds, peak
+
+
+def reason(error):
+    """One line of what an exception says, for a cell of a table."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    why = next((line for line in lines if line.startswith("error")), lines[-1] if lines else type(error).__name__)
+    return why[:160].replace("|", "/")
+
+
+def session(path, optimized=True):
+    """A model in ONNX Runtime as deployed: all optimizations on; or without any."""
     import onnxruntime as ort
 
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    if not optimized:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def outputs(path, data, batch=250):
+    """The first output for all samples in ONNX Runtime as deployed."""
     kept = KEEP and Path(KEEP) / f"{hashlib.sha256(Path(path).read_bytes() + data.tobytes()).hexdigest()[:24]}.npy"
     if kept and kept.exists():
         return np.load(kept)
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    found = np.concatenate([session.run(None, {name: data[i : i + batch]})[0] for i in range(0, len(data), batch)])
+    loaded = session(path)
+    name = loaded.get_inputs()[0].name
+    found = np.concatenate([loaded.run(None, {name: data[i : i + batch]})[0] for i in range(0, len(data), batch)])
     if kept:
         np.save(kept, found)
     return found

@@ -139,9 +139,7 @@ def measured(name, folder):
             make(name, safe, out, folder)
             made[label] = (out, quality(name, out, folder))
         except (Exception, SystemExit) as error:
-            lines = [line for line in str(error).splitlines() if line.strip()]
-            why = next((line for line in lines if line.startswith("error")), lines[-1] if lines else type(error).__name__)
-            errors.append({"model": name, "form": label, "error": why[:160].replace("|", "/")})
+            errors.append({"model": name, "form": label, "error": common.reason(error)})
         print(name, label, made.get(label, errors[-1:]), file=sys.stderr, flush=True)
     times = []
     for batch in BATCHES:

@@ -46,7 +46,7 @@ def searched(images, limit, budget, seed, *more):
     """The report of a search, the path of its result, and accuracy and agreement on the other images, in %."""
     out = images.folder / f"{images.name}-{seed}.onnx"
     report = common.pare("search", common.model(images.name), "-o", out, "--samples", images.calibration, "--test", images.judge,
-                         *limit, "--budget", budget, "--threads", 1, "--restart", *more)
+                         *limit, "--budget", budget, "--restart", *more)
     others, labels = images.others
     before, after = (common.outputs(path, others).argmax(1) for path in (common.model(images.name), out))
     drop = 100 * float((before == labels).mean() - (after == labels).mean())

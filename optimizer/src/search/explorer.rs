@@ -1,7 +1,7 @@
 //! Chooses the candidates that are tried.
 
 use super::{
-    SearchEnd, SearchOptions, Trial, TrialOutcome,
+    Interruptible, SearchEnd, SearchOptions, Trial, TrialOutcome,
     family::{Combination, FAMILIES, TRAINING},
     journal::Journal,
     judge::Judge,
@@ -14,6 +14,7 @@ use crate::{Error, Event};
 use pare_graph::Model;
 use std::{
     f64::consts::PI,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -25,6 +26,7 @@ const BEYOND: f64 = 2.0;
 const PROMISING: f64 = 1.5;
 /// Trials on a part of the samples that are tried as results if there are no others.
 const FINALISTS: usize = 4;
+const TOO_LONG: &str = "it takes longer than the budget has time for";
 
 /// The effort that a candidate is made with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +61,9 @@ pub(super) struct Explorer<'e> {
     pub trials: Vec<Trial>,
     /// By fidelity.
     pub deadlines: [Instant; 3],
+    /// The time at which the result has to be there.
+    pub end_of_budget: Instant,
+    pub interruptible: Arc<Interruptible>,
     /// Trials of earlier searches.
     pub resumed: usize,
     pub end: SearchEnd,
@@ -74,6 +79,10 @@ impl Explorer<'_> {
             if self.families.contains(&TRAINING) {
                 self.fidelity = Fidelity::Trained;
                 self.try_combinations()?;
+                // What training cannot improve leaves its time to others.
+                self.deadlines = [self.end_of_budget; 3];
+                self.fidelity = Fidelity::All;
+                self.try_combinations()?;
             }
             Ok(())
         });
@@ -87,16 +96,25 @@ impl Explorer<'_> {
         }
     }
 
-    /// Returns whether the time for trials of this fidelity is up. A trained one takes about as long as the last.
+    /// Returns whether the time for trials of this fidelity is up.
     fn is_over(&mut self) -> bool {
-        let last = self.of(self.fidelity).last().filter(|trial| trial.strengths.is_trained());
-        let needed = Duration::try_from_secs_f64(last.map_or(0.0, |trial| trial.seconds)).unwrap_or_default();
         let deadline = self.deadlines[self.fidelity as usize];
-        let over = Instant::now() + needed >= deadline;
+        let now = Instant::now();
+        // The first of a fidelity takes at least as long as those before.
+        let alike = longest(self.of(self.fidelity)).max(longest(self.trials.iter().rev().take(1)));
+        let over = now >= deadline || now + alike >= self.latest();
         if over && self.deadlines.last() == Some(&deadline) {
             self.end = SearchEnd::Budget;
         }
         over
+    }
+
+    /// The time at which a trial has to be over so that `safe` and the result can be made again within the budget.
+    /// What a trial trained is not trained again.
+    fn latest(&self) -> Instant {
+        let untrained = self.trials.iter().filter(|trial| !trial.strengths.is_trained());
+        let longest = longest(untrained).saturating_add(longest(self.trials.iter().take(1)));
+        self.end_of_budget.checked_sub(longest).unwrap_or_else(Instant::now)
     }
 
     /// Returns whether the noise of a limit is known.
@@ -104,22 +122,29 @@ impl Explorer<'_> {
         self.limits.iter().any(|l| matches!(l.quantity, Quantity::AccuracyDrop | Quantity::Disagreement))
     }
 
-    /// Each family alone. The first trial is `safe`.
+    /// Each family alone, all of them mildly before one is made stronger. The first trial is `safe`.
     fn try_families(&mut self) -> Result<(), Error> {
         self.attempt(Combination::default())?;
         self.check_limits_are_measured()?;
         // The last family takes the least time.
-        let alone: Vec<_> = self.families.iter().copied().filter(|&family| family != TRAINING).collect();
-        for family in alone.into_iter().rev() {
-            for &strength in FAMILIES[family].ladder {
+        let alone = self.families.iter().copied().filter(|&family| family != TRAINING);
+        let mut rising: Vec<_> = alone.rev().collect();
+        for level in 0.. {
+            let mut next = vec![];
+            for family in rising {
+                let Some(&strength) = FAMILIES[family].ladder.get(level) else { continue };
                 if self.is_over() {
                     return Ok(());
                 }
                 match self.attempt(Combination::single(family, strength))? {
-                    TrialOutcome::Measured(measured) if !self.is_far_beyond(&measured) => {}
-                    _ => break,
+                    TrialOutcome::Measured(measured) if !self.is_far_beyond(&measured) => next.push(family),
+                    _ => {}
                 }
             }
+            if next.is_empty() {
+                break;
+            }
+            rising = next;
         }
         Ok(())
     }
@@ -171,10 +196,18 @@ impl Explorer<'_> {
             trial
         } else {
             let start = Instant::now();
-            let outcome = self.measure(combination)?;
+            // Without the first trial there is no search.
+            self.interruptible.allow((!self.trials.is_empty()).then(|| self.latest()));
+            let outcome = self.measure(combination);
+            let is_late = matches!(outcome, Err(Error::Cancelled)) && self.interruptible.is_late();
+            self.interruptible.allow(None);
+            let outcome = if is_late { TrialOutcome::Skipped(TOO_LONG.into()) } else { outcome? };
             let seconds = start.elapsed().as_secs_f64();
             let trial = Trial { pipeline, strengths: combination, samples, seconds, outcome };
-            self.journal.add(&trial);
+            // Another search may have more time.
+            if !is_late {
+                self.journal.add(&trial);
+            }
             trial
         };
         let outcome = trial.outcome.clone();
@@ -349,6 +382,12 @@ impl Explorer<'_> {
         let best = self.kept(self.rivals()).first().map(|(_, cost)| *cost);
         self.options.environment.progress.event(&Event::Tried { trial, number: self.trials.len(), best });
     }
+}
+
+/// The time of the longest of these trials.
+fn longest<'t>(trials: impl Iterator<Item = &'t Trial>) -> Duration {
+    let seconds = trials.map(|trial| trial.seconds).max_by(f64::total_cmp).unwrap_or(0.0);
+    Duration::try_from_secs_f64(seconds).unwrap_or_default()
 }
 
 /// The mean of `max(0, x)` for a normal variable.

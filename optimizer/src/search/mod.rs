@@ -1,14 +1,15 @@
 //! Searches for the pipeline that serves a goal best within limits on the loss of quality.
 //!
 //! 1. Each family of lossy passes alone, from mild to strong, until a limit is exceeded: what a step of it saves,
-//!    and what it costs in quality.
+//!    and what it costs in quality. All of them mildly first: time may be up before the strong ones.
 //! 2. Combinations, best first: cost and drift of all are predicted from those that were measured ([`predict`]),
 //!    and the one with the largest expected improvement is measured next. It is measured entirely, since savings
 //!    do not add.
 //! 3. The same calibrated on all samples. The trials before use a part of them, which takes a fraction of the time
 //!    and orders candidates alike.
 //! 4. The same trained towards the original, which takes longest.
-//! 5. The best that keeps the limits is made again from its pipeline in text form, and compared with `safe`.
+//! 5. The best that keeps the limits is made again from its pipeline in text form, without training again, and compared
+//!    with `safe`.
 //!
 //! Limits are judged on samples that no pass sees ([`limit`]). Trials are recorded ([`journal`]), so that an
 //! interrupted search continues.
@@ -47,7 +48,7 @@ use pare_runtime::{OutputMeasure, cache_folder};
 use std::{
     path::Path,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Instant,
@@ -56,10 +57,11 @@ use workshop::Workshop;
 
 /// The part of the samples that the first trials are calibrated on, and the fewest that it has.
 const PART: usize = 4;
-const LEAST_PART: usize = 256;
-/// The share of the budget after which no more trials start, by fidelity. The rest is for the result, which is made
-/// again.
-const DEADLINES: [f64; 3] = [0.35, 0.6, 0.85];
+const LEAST_PART: usize = 128;
+/// The fewest samples that candidates are trained on, unless training is asked for: on less it rarely improves them.
+const LEAST_TRAINED: usize = 1000;
+/// The share of the budget after which no more trials start, by fidelity.
+const DEADLINES: [f64; 3] = [0.35, 0.6, 1.0];
 const DEADLINES_WITHOUT_TRAINING: [f64; 3] = [0.5, 1.0, 1.0];
 
 /// The result of [`search()`].
@@ -74,7 +76,7 @@ pub struct Found {
 
 /// Searches for the pipeline that serves a goal best within limits on the loss of quality.
 ///
-/// It ends at the budget, when no improvement is expected any more, or when
+/// It ends within the budget, when no improvement is expected any more, or when
 /// [`Progress::cancelled`](crate::Progress::cancelled) returns true; the result is the best so far.
 ///
 /// ```no_run
@@ -96,12 +98,14 @@ pub struct Found {
 pub fn search(source: impl Into<Source>, mut options: SearchOptions) -> Result<Found, Error> {
     let start = Instant::now();
     options.check()?;
-    let families = options.selected()?;
+    let mut families = options.selected()?;
     let interruptible = Arc::new(Interruptible {
         progress: options.environment.progress.clone(),
+        latest: Mutex::new(None),
         finishing: AtomicBool::new(false),
     });
     options.environment.progress = interruptible.clone();
+    options.environment.memo = Some(Arc::default());
     let source = source.into();
     let path = source.path().map(Path::to_owned);
     let LoadedModel { model: mut original, source: placed, .. } = source.clone().load()?;
@@ -117,6 +121,9 @@ pub fn search(source: impl Into<Source>, mut options: SearchOptions) -> Result<F
         Some(test) => (samples, open(test, &original)?),
         None => split(samples, &options.samples, &original, options.hold_out)?,
     };
+    if options.families.is_empty() && samples.len() < LEAST_TRAINED {
+        families.retain(|&family| family != TRAINING);
+    }
     let labelled = samples.labels().is_some() || test.labels().is_some();
     let quality = options.quality.choose(&original, labelled)?;
     let mut part = open(&options.samples, &original)?;
@@ -154,6 +161,8 @@ pub fn search(source: impl Into<Source>, mut options: SearchOptions) -> Result<F
         families,
         trials: vec![],
         deadlines: deadlines.map(|share| start + options.budget.mul_f64(share)),
+        end_of_budget: start + options.budget,
+        interruptible: interruptible.clone(),
         resumed: 0,
         end: SearchEnd::Finished,
     };
@@ -245,7 +254,22 @@ impl Explorer<'_> {
 /// Progress that cancels the trials, but not the making of the result.
 struct Interruptible {
     progress: Arc<dyn Progress>,
+    /// The time at which the trial in progress is given up.
+    latest: Mutex<Option<Instant>>,
     finishing: AtomicBool,
+}
+
+impl Interruptible {
+    /// Gives the next trial until `latest`, or as long as it takes.
+    fn allow(&self, latest: Option<Instant>) {
+        *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = latest;
+    }
+
+    /// Returns whether the time of the trial is up, and nobody else cancelled it.
+    fn is_late(&self) -> bool {
+        let latest = *self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        latest.is_some_and(|latest| Instant::now() >= latest) && !self.progress.cancelled()
+    }
 }
 
 impl Progress for Interruptible {
@@ -262,6 +286,47 @@ impl Progress for Interruptible {
     }
 
     fn cancelled(&self) -> bool {
-        !self.finishing.load(Ordering::Relaxed) && self.progress.cancelled()
+        !self.finishing.load(Ordering::Relaxed) && (self.progress.cancelled() || self.is_late())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Progress that somebody cancelled, or not.
+    struct Cancelled(bool);
+
+    impl Progress for Cancelled {
+        fn cancelled(&self) -> bool {
+            self.0
+        }
+    }
+
+    fn interruptible(cancelled: bool) -> Interruptible {
+        Interruptible {
+            progress: Arc::new(Cancelled(cancelled)),
+            latest: Mutex::new(None),
+            finishing: AtomicBool::new(false),
+        }
+    }
+
+    #[test]
+    fn trials_end_when_their_time_is_up() {
+        let trial = interruptible(false);
+        assert!(!trial.cancelled());
+        trial.allow(Some(Instant::now()));
+        assert!(trial.cancelled() && trial.is_late());
+        trial.allow(Some(Instant::now() + std::time::Duration::from_mins(1)));
+        assert!(!trial.cancelled() && !trial.is_late());
+    }
+
+    #[test]
+    fn the_result_is_made_after_all_trials_were_cancelled() {
+        let trial = interruptible(true);
+        trial.allow(Some(Instant::now()));
+        assert!(trial.cancelled() && !trial.is_late(), "a user who cancels ends the search, not one trial");
+        trial.finishing.store(true, Ordering::Relaxed);
+        assert!(!trial.cancelled());
     }
 }

@@ -15,14 +15,17 @@ use std::time::Duration;
 const ROUNDS: usize = 20;
 const TOTAL: f64 = 60e-3;
 const TURN: f64 = 50e-6;
-/// Total seconds of each of two models that are compared.
+/// Total seconds of each model that is compared with another.
 const COMPARED: f64 = 160e-3;
+/// Time after which a measurement ends.
+const MAX_TIME: Duration = Duration::from_secs(15);
 
 /// Returns a stopwatch for this number of models.
 fn stopwatch(models: usize, total: f64) -> Stopwatch {
     let estimator = Estimator::Minimum;
     let min_time = Duration::from_secs_f64(models as f64 * total);
-    Stopwatch { warm_up: 2, estimator, min_time, ..Stopwatch::rounds(ROUNDS, TURN, 2..=10_000) }
+    let max_time = MAX_TIME;
+    Stopwatch { warm_up: 2, estimator, min_time, max_time, ..Stopwatch::rounds(ROUNDS, TURN, 2..=10_000) }
 }
 
 /// A model that is timed.
@@ -81,7 +84,7 @@ pub fn has_known_sizes(graph: &Graph, sizes: &Bindings) -> bool {
 }
 
 /// Returns the latencies of models for one sample, in interleaved rounds.
-pub fn measure(
+fn measure(
     tools: Tools<'_>,
     sizes: &Bindings,
     models: &[&Model],
@@ -109,7 +112,7 @@ pub fn inverse(spread: &Spread) -> Spread {
     }
 }
 
-/// Returns the latency of `after` over that of `before`, round by round.
-pub fn ratio(tools: Tools<'_>, sizes: &Bindings, before: &Model, after: &Model) -> Result<Spread, PassError> {
-    Ok(measure(tools, sizes, &[before, after], &stopwatch(2, COMPARED))?.ratios[1])
+/// Returns the latency of each model over that of the first, round by round.
+pub fn ratios(tools: Tools<'_>, sizes: &Bindings, models: &[&Model]) -> Result<Vec<Spread>, PassError> {
+    Ok(measure(tools, sizes, models, &stopwatch(models.len(), COMPARED))?.ratios)
 }

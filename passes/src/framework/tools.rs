@@ -1,5 +1,6 @@
 //! Resources that the caller of a pipeline provides.
 
+use super::Memo;
 use crate::statistics::Statistics;
 use pare_graph::{Evaluate, Graph, Model, Samples, evaluate::quality::QualityMeasures, ops::Bindings};
 use std::collections::HashMap;
@@ -18,6 +19,8 @@ pub struct Tools<'t> {
     pub quality: Option<&'t QualityMeasures>,
     /// Sums over activations collected earlier; the samples are run for missing ones.
     pub statistics: Option<&'t Statistics>,
+    /// Results of long computations that are not computed again.
+    pub memo: Option<&'t Memo>,
     /// Receives the progress of long computations.
     pub progress: &'t dyn Progress,
     /// Seed of every random choice.
@@ -36,6 +39,7 @@ impl Default for Tools<'_> {
             teacher: None,
             quality: None,
             statistics: None,
+            memo: None,
             progress: &NoProgress,
             seed: 0,
             threads: 0,

@@ -39,7 +39,7 @@ impl PruneSearch<'_> {
             let losses = choices.iter().map(|&kept| (kept, share(kept))).collect();
             LossCurve { group, width, losses, choices }
         };
-        self.subject.selected.iter().map(curve).collect()
+        self.subject.selection.groups.iter().map(curve).collect()
     }
 
     /// Measures the drift when each group alone is pruned to each level, less the drift of the current model.
@@ -52,8 +52,8 @@ impl PruneSearch<'_> {
         let held_out = HeldOut::new(cx.tools, &self.original, self.samples_for_curves())?;
         let base = if subject.is_original() { 0.0 } else { held_out.drift(&subject.model)? };
         let (mut curves, inverses) = (vec![], DampedInverses::default());
-        for (i, &group) in subject.selected.iter().enumerate() {
-            cx.tools.progress.step("curves", i as u64, subject.selected.len() as u64);
+        for (i, &group) in subject.selection.groups.iter().enumerate() {
+            cx.tools.progress.step("curves", i as u64, subject.selection.groups.len() as u64);
             let width = self.width(group);
             let choices = choices.get(&group).cloned().unwrap_or_default();
             let mut curve = LossCurve { group, width, losses: BTreeMap::from([(width, 0.0)]), choices };
@@ -84,7 +84,7 @@ impl PruneSearch<'_> {
         let macs = self.macs().at(&|_| 0);
         let all = macs * (self.split.fit.len() + self.split.held_out.len()) as f64;
         // Runs start at the pruned group, so they take half of the model on average.
-        let each = macs / 2.0 * (LEVELS * self.subject.selected.len()) as f64;
+        let each = macs / 2.0 * (LEVELS * self.subject.selection.groups.len()) as f64;
         let count = ((BUDGET + BUDGET_RUNS * all) / each.max(1.0)) as usize;
         let count = count.clamp(MIN_SAMPLES.min(self.split.held_out.len()), self.split.held_out.len());
         self.split.held_out.start..self.split.held_out.start + count

@@ -79,8 +79,8 @@ impl PruneSearch<'_> {
     /// Measures the latency of each group at its useful widths.
     fn timetable(&self, cx: &mut Context<'_>) -> Result<Timetable, PassError> {
         let (mut tables, mut choices) = (BTreeMap::new(), BTreeMap::new());
-        let total = self.subject.selected.len() as u64;
-        for (i, &group) in self.subject.selected.iter().enumerate() {
+        let total = self.subject.selection.groups.len() as u64;
+        for (i, &group) in self.subject.selection.groups.iter().enumerate() {
             cx.tools.progress.step("timing", i as u64, total);
             let multiple = match self.options.multiple {
                 Multiple::Auto => 1,

@@ -89,7 +89,7 @@ pub struct PrunableModel {
     pub groups: Groups,
     pub roles: Vec<LinearRole>,
     /// The groups to prune.
-    pub selected: Vec<usize>,
+    pub selection: Selection,
     pub orders: BTreeMap<usize, RemovalOrder>,
     pub sums: InputSums,
     /// The remaining outputs, as indices in the original, of operators that lost outputs in an earlier stage.
@@ -149,13 +149,11 @@ impl<'p> PruneSearch<'p> {
                 "add an array `labels` to the samples, or use `min_agreement`",
             ));
         }
-        let groups = Groups::of(&model.graph);
-        check_patterns(options, &groups)?;
-        let selection = Selection::new(options, &model.graph, &groups);
-        selection.report(options, model, cx)?;
-        let subject = PrunableModel::new(model.clone(), groups, selection.groups);
+        let subject = PrunableModel::new(model.clone(), options);
+        check_patterns(options, &subject.groups)?;
+        subject.selection.report(options, model, cx)?;
         let sizes = cx.tools.sizes(&model.graph);
-        let total_units = subject.selected.iter().map(|&g| subject.groups.groups[g].width).sum();
+        let total_units = subject.selection.groups.iter().map(|&g| subject.groups.groups[g].width).sum();
         let original = model.clone();
         let mut search = Self {
             options,
@@ -196,9 +194,9 @@ impl<'p> PruneSearch<'p> {
             shared: Shared::default(),
         };
         let mut orders = BTreeMap::new();
-        for (i, &group) in subject.selected.iter().enumerate() {
+        for (i, &group) in subject.selection.groups.iter().enumerate() {
             orders.insert(group, ranking.order(group, self.importance)?);
-            cx.tools.progress.step("order", i as u64 + 1, subject.selected.len() as u64);
+            cx.tools.progress.step("order", i as u64 + 1, subject.selection.groups.len() as u64);
         }
         self.subject.orders = orders;
         Ok(())
@@ -207,7 +205,8 @@ impl<'p> PruneSearch<'p> {
     /// Returns the sums over the inputs of the readers of the selected groups.
     fn input_sums(&self, tools: Tools<'_>) -> Result<InputSums, PassError> {
         let subject = &self.subject;
-        let reads = |r: &&LinearRole| r.reads(&subject.groups).iter().any(|g| subject.selected.contains(g));
+        let reads =
+            |r: &&LinearRole| r.reads(&subject.groups).iter().any(|g| subject.selection.groups.contains(g));
         let readers: Vec<_> = subject.roles.iter().filter(reads).collect();
         let operators: Vec<_> = readers.iter().map(|r| &r.linear).collect();
         let range = self.split.statistics();
@@ -373,10 +372,7 @@ impl<'p> PruneSearch<'p> {
         if self.subject.is_original() {
             return Ok(());
         }
-        let model = self.original.clone();
-        let groups = Groups::of(&model.graph);
-        let selected = Selection::new(self.options, &model.graph, &groups).groups;
-        self.subject = PrunableModel::new(model, groups, selected);
+        self.subject = PrunableModel::new(self.original.clone(), self.options);
         self.rank_units(cx)
     }
 
@@ -385,9 +381,7 @@ impl<'p> PruneSearch<'p> {
         let Candidate { mut model, keep, .. } = candidate;
         model.infer()?;
         // There may be no group any more that can lose units.
-        let groups = Groups::of(&model.graph);
-        let selected = Selection::new(self.options, &model.graph, &groups).groups;
-        let mut next = PrunableModel::new(model, groups, selected);
+        let mut next = PrunableModel::new(model, self.options);
         let PrunableModel { groups, roles, reduced, .. } = &self.subject;
         for role in roles {
             let kept = self.subject.outputs_in_original(role.node, role.kept_outputs(groups, &keep));
@@ -434,12 +428,13 @@ impl<'p> PruneSearch<'p> {
 }
 
 impl PrunableModel {
-    fn new(model: Model, groups: Groups, selected: Vec<usize>) -> Self {
+    fn new(model: Model, options: &PruneOptions) -> Self {
+        let groups = Groups::of(&model.graph);
         Self {
+            selection: Selection::new(options, &model.graph, &groups),
             roles: roles(&model.graph),
             model,
             groups,
-            selected,
             orders: BTreeMap::new(),
             sums: HashMap::new(),
             original_outputs: HashMap::new(),

@@ -19,7 +19,7 @@ use crate::{
     analysis::{
         calibration::segment,
         groups::cost::{CostModel, CostTable},
-        timing::{has_known_sizes, inverse, latencies, ratio},
+        timing::{has_known_sizes, inverse, latencies, ratios},
     },
     framework::{Context, PassError, Tools},
     transforms::channels::local_repair::LocalRepair,
@@ -147,7 +147,7 @@ impl PruneSearch<'_> {
         let macs = self.macs();
         let cost = |group| if self.width(group) < LEAST_PROBED { 0.0 } else { macs.of(group).at(&|_| 0) };
         let mut largest = BTreeMap::new();
-        for &group in &self.subject.selected {
+        for &group in &self.subject.selection.groups {
             let best = largest.entry(self.kernel_kind(group)).or_insert(group);
             if cost(group) > cost(*best) {
                 *best = group;
@@ -188,8 +188,9 @@ impl PruneSearch<'_> {
         }
         // Each candidate step up to half of the width divides both ends.
         let widths: Vec<_> = (top / 2 + 1..=top).collect();
-        let times = self.times(group, &widths, cx.tools)?;
-        Ok(Some(step_of(&widths, &times)))
+        let segments = self.segments(group, &widths)?;
+        let measure = || latencies(cx.tools, &self.sizes, &segments.iter().collect::<Vec<_>>());
+        Ok(Some(step_of(&widths, &[measure()?, measure()?])))
     }
 
     /// Returns the latencies of the segment of the model around a group that keeps these numbers of units.
@@ -198,7 +199,7 @@ impl PruneSearch<'_> {
         if let Some(known) = self.times.known.borrow().get(&key) {
             return Ok(known.clone());
         }
-        let segments = widths.iter().map(|&k| self.segment(group, k)).collect::<Result<Vec<_>, _>>()?;
+        let segments = self.segments(group, widths)?;
         let segments: Vec<_> = segments.iter().collect();
         let mut times = latencies(tools, &self.sizes, &segments)?;
         for _ in 1..self.times.loads {
@@ -248,6 +249,11 @@ impl PruneSearch<'_> {
         order.iter().filter(|id| timed.contains(id)).map(describe).collect::<Vec<_>>().join("; ")
     }
 
+    /// Returns the segment of the model around a group for each number of kept units.
+    fn segments(&self, group: usize, widths: &[usize]) -> Result<Vec<Model>, PassError> {
+        widths.iter().map(|&kept| self.segment(group, kept)).collect()
+    }
+
     /// Returns the segment of the model around a group that keeps `kept` units.
     fn segment(&self, group: usize, kept: usize) -> Result<Model, PassError> {
         let boundary = self.subject.model.graph.boundary(&self.timed_nodes(group));
@@ -293,7 +299,7 @@ impl PruneSearch<'_> {
             };
             (group, choices)
         };
-        self.subject.selected.iter().map(of_group).collect()
+        self.subject.selection.groups.iter().map(of_group).collect()
     }
 
     /// Returns further numbers of units that a group of few steps may keep: those that are measured to take up to
@@ -324,7 +330,7 @@ impl PruneSearch<'_> {
             return Ok(self.choices(1, FASTER, cx.tools));
         }
         self.determine_steps(false, cx)?;
-        let largest = self.subject.selected.iter().map(|&g| self.step(g)).max().unwrap_or(1);
+        let largest = self.subject.selection.groups.iter().map(|&g| self.step(g)).max().unwrap_or(1);
         // The whole step, numbers that are not slower, and the step over 2, 4, and so on, down to single units.
         let halved = (1..=largest.ilog2()).map(|i| (1 << i, NOT_SLOWER, Some(1 << i)));
         let attempts = [(1, FASTER, None), (1, NOT_SLOWER, Some(FEW))].into_iter().chain(halved);
@@ -378,10 +384,10 @@ impl PruneSearch<'_> {
             return Ok(());
         }
         let is_slower = |latency: &Spread| latency.low > 1.0 && latency.median > 1.0 + TOLERANCE;
-        let mut latency = ratio(cx.tools, &self.sizes, self.unprepared, candidate)?;
+        let mut latency = ratios(cx.tools, &self.sizes, &[self.unprepared, candidate])?[1];
         if is_slower(&latency) {
             // The same model, loaded twice, may differ by its place in memory. These are loaded in the other order.
-            let again = inverse(&ratio(cx.tools, &self.sizes, candidate, self.unprepared)?);
+            let again = inverse(&ratios(cx.tools, &self.sizes, &[candidate, self.unprepared])?[1]);
             if again.median < latency.median {
                 latency = again;
             }
@@ -405,11 +411,20 @@ fn gcd(a: usize, b: usize) -> usize {
 /// Returns the largest step for which rounding widths up to a multiple is free, beside the fastest width that
 /// is not smaller. The widths are consecutive and end at a multiple of every step that is considered: those of at
 /// most their number.
-fn step_of(widths: &[usize], times: &[f64]) -> usize {
-    let time = |w: usize| widths.iter().position(|k| *k == w).map(|i| times[i]);
-    let fastest = |i: usize| times[i..].iter().copied().fold(f64::INFINITY, f64::min);
+///
+/// The width that is the fastest by one measurement is judged by the other: the minimum of noisy times is less than
+/// the time of any width, and beside it every step would cost something.
+fn step_of(widths: &[usize], measurements: &[Vec<f64>; 2]) -> usize {
+    let [a, b] = measurements;
+    let ratio_of = |w: usize, i: usize, chosen_by: &[f64], judged_by: &[f64]| {
+        let fastest = (i..widths.len()).min_by(|&i, &j| chosen_by[i].total_cmp(&chosen_by[j]))?;
+        Some(judged_by[widths.iter().position(|k| *k == w)?] / judged_by[fastest])
+    };
     let free = |step: &usize| {
-        let ratio = |(i, w): (usize, &usize)| Some(time(w.div_ceil(*step) * step)? / fastest(i));
+        let ratio = |(i, w): (usize, &usize)| {
+            let rounded = w.div_ceil(*step) * step;
+            Some(f64::midpoint(ratio_of(rounded, i, a, b)?, ratio_of(rounded, i, b, a)?))
+        };
         let ratios: Vec<_> = widths.iter().enumerate().filter_map(ratio).collect();
         !ratios.is_empty() && ratios.iter().sum::<f64>() / ratios.len() as f64 <= 1.0 + TOLERANCE
     };
@@ -439,11 +454,26 @@ mod tests {
             let widths: Vec<_> = (33..=64).collect();
             let times: Vec<_> =
                 widths.iter().map(|w: &usize| (w.div_ceil(step) * step) as f64 + 20.0).collect();
-            assert_eq!(step_of(&widths, &times), step);
+            assert_eq!(step_of(&widths, &[times.clone(), times.clone()]), step);
             // Partial blocks that are slower than the next larger block do not count.
             let slow = |(w, t): (&usize, &f64)| if w % step == 0 { *t } else { 5.0 * t };
             let times: Vec<_> = widths.iter().zip(&times).map(slow).collect();
-            assert_eq!(step_of(&widths, &times), step);
+            assert_eq!(step_of(&widths, &[times.clone(), times]), step);
+        }
+    }
+
+    /// Times of blocks of 16 that other load changes by up to 2 %.
+    #[test]
+    fn noise_does_not_make_the_step_smaller() {
+        let widths: Vec<_> = (33..=64).collect();
+        for seed in 0..200 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut measure = || -> Vec<f64> {
+                let noisy = |w: &usize| (w.div_ceil(16) * 16) as f64 * (0.98 + 0.04 * random.f64());
+                widths.iter().map(noisy).collect()
+            };
+            let step = step_of(&widths, &[measure(), measure()]);
+            assert!(step >= 16, "{step} with seed {seed}");
         }
     }
 

@@ -69,7 +69,7 @@ impl PruneSearch<'_> {
             PruneTarget::Ratio(ratio) => {
                 let macs = self.macs();
                 let removed = |g: usize| {
-                    let selected = self.subject.selected.contains(&g);
+                    let selected = self.subject.selection.groups.contains(&g);
                     if selected { (self.width(g) as f64 * ratio) as usize } else { 0 }
                 };
                 let share = macs.at(&removed) * (1.0 + 1e-9) / macs.at(&|_| 0);

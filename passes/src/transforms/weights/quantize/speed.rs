@@ -19,12 +19,7 @@ use crate::{
     analysis::timing,
     framework::{Context, PassError},
 };
-use pare_graph::{
-    Model,
-    evaluate::stopwatch::{Spread, Stopwatch},
-    ops::Bindings,
-};
-use std::time::Duration;
+use pare_graph::{Model, evaluate::stopwatch::Spread, ops::Bindings};
 
 /// A smaller difference shows nothing: the same model, loaded twice, may differ as much by its place in memory.
 const MARGIN: f64 = 0.03;
@@ -33,8 +28,6 @@ const REPEATS: usize = 3;
 /// Rounds of the search, and the most kinds that are toggled.
 const ROUNDS: usize = 6;
 const KINDS: usize = 12;
-/// Time after which a measurement ends.
-const MAX_TIME: Duration = Duration::from_secs(15);
 
 pub struct SpeedSearch<'s> {
     pub candidates: &'s Candidates<'s>,
@@ -163,9 +156,7 @@ impl SpeedSearch<'_> {
 
     /// The latency of each model over that of the first.
     fn measure(&self, models: &[&Model], cx: &Context<'_>) -> Result<Vec<Spread>, PassError> {
-        let stopwatch =
-            Stopwatch { warm_up: 2, max_time: MAX_TIME, ..Stopwatch::rounds(40, 4e-3, 1..=10_000) };
-        Ok(timing::measure(cx.tools, &self.sizes, models, &stopwatch)?.ratios)
+        timing::ratios(cx.tools, &self.sizes, models)
     }
 
     /// The chosen units by operator and shape, in the order of the first of each; neighbors together if there are
