@@ -233,7 +233,7 @@ pub struct SearchArgs {
     /// Least probability that the limits hold for other samples
     #[arg(long, value_name = "SHARE", value_parser = share, default_value_t = 0.5)]
     pub confidence: f64,
-    /// Time after which no further candidate is tried
+    /// Time for the search and its result
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "20m")]
     pub budget: Duration,
     /// The families of passes: blocks, activations, heads, hidden, channels, streams, tokens, training,

@@ -16,6 +16,8 @@ import numpy as np
 import common
 import zoo
 
+#: Samples that results are compared on.
+JUDGES = 4
 FAMILIES = {
     "cleaned up": "safe",
     "channels": "safe,prune-channels{macs=0.75},safe",
@@ -32,24 +34,33 @@ FAMILIES = {
 }
 
 
-def at_sizes(entry, out, samples):
-    """The signal-to-noise ratio of the first output in dB on one sample, after checks of the shapes of all outputs.
+def signal_to_noise(entry, out, samples):
+    """The signal-to-noise ratio of the first output in dB on the last samples.
 
-    Raises if shapes differ or a number is not finite, at one sample and at three where that many fit."""
+    Raises if the shape of an output differs or a number is not finite, at one sample and at three where that many fit."""
     before, after = common.session(entry.path), common.session(out)
     with np.load(samples) as data:
         arrays = {i.name: data[i.name] for i in before.get_inputs()}
     fixed = any(isinstance(i.shape[0], int) for i in before.get_inputs())
-    ratio = None
-    for count in (1,) if fixed else (1, 3):
-        feeds = {name: x[-count:] for name, x in arrays.items()}
+    signal = noise = 0.0
+    for first in [slice(-i, 1 - i or None) for i in range(1, JUDGES + 1)] + ([] if fixed else [slice(-3, None)]):
+        feeds = {name: x[first] for name, x in arrays.items()}
         old, new = before.run(None, feeds), after.run(None, {i.name: feeds[i.name] for i in after.get_inputs()})
         for a, b in zip(old, new, strict=True):
-            assert a.shape == b.shape, f"{a.shape} became {b.shape} at {count} samples"
-            assert np.isfinite(b).all() or not np.isfinite(a).all(), f"not finite at {count} samples"
-        noise = float(((old[0] - new[0]).astype(np.float64) ** 2).sum())
-        ratio = ratio or (10 * np.log10(float((old[0].astype(np.float64) ** 2).sum()) / noise) if noise else np.inf)
-    return ratio
+            assert a.shape == b.shape, f"{a.shape} became {b.shape}"
+            assert np.isfinite(b).all() or not np.isfinite(a).all(), f"an output of shape {b.shape} is not finite"
+        signal += float((old[0].astype(np.float64) ** 2).sum())
+        noise += float(((old[0] - new[0]).astype(np.float64) ** 2).sum())
+    return 10 * np.log10(signal / noise) if noise else np.inf
+
+
+def unchanged(report, passes):
+    """The reason why the pass of a family changed nothing, if it did not."""
+    name = passes.split(",")[1].split("{")[0] if "," in passes else ""
+    step = next((step for step in report["steps"] if step["pass"] == name), None)
+    if step is None or step["patches"]:
+        return ""
+    return f"`{name}`: " + next(iter(step["declined"]), "there is nothing to change").replace("|", "\\|")
 
 
 def row(entry, family, folder, samples):
@@ -59,9 +70,11 @@ def row(entry, family, folder, samples):
               "seconds": f"{seconds:.0f}", "peak, MB": f"{memory:.0f}", "declined": ""}
     if isinstance(report, str):
         return result | {"declined": report}
+    if why := unchanged(report, FAMILIES[family]):
+        return result | {"declined": why}
     before, after = report["before"], report["after"]
     try:
-        ratio = f"{at_sizes(entry, out, samples):.1f}"
+        ratio = f"{signal_to_noise(entry, out, samples):.1f}"
     except Exception as error:
         ratio = f"WRONG: {str(error).splitlines()[0]}"
     speed = report["latency"] and f"{report['latency']['speed']['median']:.2f}"
@@ -91,7 +104,7 @@ def main():
     done = [r for r in rows if not r["declined"]]
     text = (
         "What remains of multiply-accumulates and bytes, and how many times as fast the result is, one sample on one thread.\n"
-        "SNR is that of the first output on one sample. Seconds and peak of memory are those of the whole command, proof\n"
+        "SNR is that of the first output on four samples. Seconds and peak of memory are those of the whole command, proof\n"
         f"included. {len(rows)} runs: {len(done)} wrote a model, which gives outputs of the same shapes at one and at three\n"
         "samples where the batch size is free; the others say why not.\n\n"
     )

@@ -2,7 +2,7 @@
 
     python3 tests/tables/rivals.py [MODEL…]
 
-onnxsim removes channels and heads by weights and activations over the whole network and refits what is left in closed
+onnxsim removes channels and heads by weights and activations over the whole network and refits the remaining weights in closed
 form, or trains blocks; Torch-Pruning prunes cifar-resnet20 rebuilt in PyTorch, without and with training on unlabelled
 images; ONNX Runtime's offline optimizer fuses transformers. Quality is accuracy in %, of minilm Spearman's
 correlation × 100. Latency is that of one sample on one thread, interleaved. What a rival cannot make names its error. Needs

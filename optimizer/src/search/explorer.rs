@@ -110,7 +110,7 @@ impl Explorer<'_> {
     }
 
     /// The time at which a trial has to be over so that `safe` and the result can be made again within the budget.
-    /// What a trial trained is not trained again.
+    /// Weights that a trial trained are not trained again.
     fn latest(&self) -> Instant {
         let untrained = self.trials.iter().filter(|trial| !trial.strengths.is_trained());
         let longest = longest(untrained).saturating_add(longest(self.trials.iter().take(1)));

@@ -265,7 +265,7 @@ impl Interruptible {
         *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = latest;
     }
 
-    /// Returns whether the time of the trial is up, and nobody else cancelled it.
+    /// Returns whether the time of the trial is up and the caller did not cancel.
     fn is_late(&self) -> bool {
         let latest = *self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         latest.is_some_and(|latest| Instant::now() >= latest) && !self.progress.cancelled()

@@ -59,7 +59,7 @@ pub struct SearchOptions {
     pub hold_out: f64,
     /// Least probability that a limit holds for other samples.
     pub confidence: f64,
-    /// Time after which no further candidate is tried.
+    /// Time for the search and its result.
     pub budget: Duration,
     /// Names of the families to use; all if empty.
     pub families: Vec<String>,
@@ -94,7 +94,7 @@ setters!(SearchOptions {
     hold_out: f64,
     /// Sets the least probability that a limit holds for other samples.
     confidence: f64,
-    /// Sets the time after which no further candidate is tried.
+    /// Sets the time for the search and its result.
     budget: Duration,
     /// Sets the families.
     families: Vec<String>,

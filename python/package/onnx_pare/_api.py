@@ -356,7 +356,7 @@ def search(
         evaluate_with: The argument of `evaluate`, as for `optimize`.
         max_metric_drop: Largest drop of what `evaluate` returns.
         confidence: Least probability that the limits hold for other samples.
-        budget: Seconds after which no further candidate is tried.
+        budget: Seconds for the search and its result.
         families: The families of passes to use; all if not given.
         batch: Samples per run when latency is measured.
         quality: Measures of outputs, as for `optimize`.
