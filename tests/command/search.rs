@@ -126,6 +126,25 @@ fn safe_is_the_result_if_no_candidate_keeps_the_limit() {
     assert!(fs::read(at.join("found.onnx")).unwrap() == fs::read(at.join("safe.onnx")).unwrap());
 }
 
+/// A network without residual streams loses the same channels with and without them.
+#[test]
+fn the_same_candidate_is_not_measured_twice() {
+    let folder = folder();
+    fixture(folder.path(), "digits-fold.onnx");
+    let args =
+        ["search", "digits-fold.onnx", "-o", "found.onnx", "--samples", SAMPLES, "--json", "--goal", "macs"];
+    let args =
+        [&args[..], &["--max-drift", "0.05", "--passes", "channels,streams", "--budget", "30s"]].concat();
+    let found = run(folder.path(), &args);
+    assert_eq!(code(&found), 0, "{}", stderr(&found));
+    let report = json(&found);
+    let skipped: Vec<_> = trials(&report).iter().filter_map(|trial| trial["skipped"].as_str()).collect();
+    assert!(
+        skipped.iter().any(|why| why.starts_with("it makes the same model as `safe,prune-channels{")),
+        "{skipped:?}"
+    );
+}
+
 #[cfg(unix)]
 #[test]
 fn a_metric_of_the_caller_is_limited() {

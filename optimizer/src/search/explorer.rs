@@ -11,8 +11,10 @@ use super::{
     workshop::Workshop,
 };
 use crate::{Error, Event};
-use pare_graph::Model;
+use pare_graph::{Model, onnx};
+use sha2::{Digest, Sha256};
 use std::{
+    collections::HashMap,
     f64::consts::PI,
     sync::Arc,
     time::{Duration, Instant},
@@ -59,6 +61,8 @@ pub(super) struct Explorer<'e> {
     pub limits: Vec<Limit>,
     pub families: Vec<usize>,
     pub trials: Vec<Trial>,
+    /// The pipelines of candidates, by the number of their samples and their hash.
+    pub made: HashMap<(usize, [u8; 32]), Combination>,
     /// By fidelity.
     pub deadlines: [Instant; 3],
     /// The time at which the result has to be there.
@@ -109,12 +113,11 @@ impl Explorer<'_> {
         over
     }
 
-    /// The time at which a trial has to be over so that `safe` and the result can be made again within the budget.
-    /// Weights that a trial trained are not trained again.
+    /// The time at which a trial has to be over so that `safe` and the result can be made again within the budget. The
+    /// results of its passes are known, so that this takes about as long as two trials of `safe`.
     fn latest(&self) -> Instant {
-        let untrained = self.trials.iter().filter(|trial| !trial.strengths.is_trained());
-        let longest = longest(untrained).saturating_add(longest(self.trials.iter().take(1)));
-        self.end_of_budget.checked_sub(longest).unwrap_or_else(Instant::now)
+        let again = 2 * longest(self.trials.iter().take(1));
+        self.end_of_budget.checked_sub(again).unwrap_or_else(Instant::now)
     }
 
     /// Returns whether the noise of a limit is known.
@@ -227,6 +230,9 @@ impl Explorer<'_> {
             Ok(candidate) => candidate,
             Err(why) => return Ok(TrialOutcome::Skipped(why)),
         };
+        if let Some(same) = self.made_before(&candidate, combination) {
+            return Ok(TrialOutcome::Skipped(format!("it makes the same model as `{same}`")));
+        }
         let measured = self.judge(&candidate);
         self.options.environment.check_cancelled()?;
         match measured {
@@ -235,6 +241,16 @@ impl Explorer<'_> {
             // The original was measured, so this candidate alone is at fault.
             Err(error) => Ok(TrialOutcome::Skipped(error.to_string())),
         }
+    }
+
+    /// The other pipeline that made the same candidate of the same samples, if one did. A model without streams loses the
+    /// same channels with and without them.
+    fn made_before(&mut self, candidate: &Model, combination: Combination) -> Option<Combination> {
+        // A model beyond the limit of one message has no bytes to be recognised by.
+        let bytes = onnx::to_bytes(candidate).ok()?;
+        let key = (self.samples(self.fidelity), Sha256::digest(bytes).into());
+        let first = *self.made.entry(key).or_insert(combination);
+        (first != combination).then_some(first)
     }
 
     /// Measures a candidate.

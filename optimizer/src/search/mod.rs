@@ -8,8 +8,8 @@
 //! 3. The same calibrated on all samples. The trials before use a part of them, which takes a fraction of the time
 //!    and orders candidates alike.
 //! 4. The same trained towards the original, which takes longest.
-//! 5. The best that keeps the limits is made again from its pipeline in text form, without training again, and compared
-//!    with `safe`.
+//! 5. The best that keeps the limits is made again from its pipeline in text form, from the results of its passes, and
+//!    compared with `safe`.
 //!
 //! Limits are judged on samples that no pass sees ([`limit`]). Trials are recorded ([`journal`]), so that an
 //! interrupted search continues.
@@ -44,8 +44,10 @@ use journal::Journal;
 use judge::Judge;
 use limit::{Limit, Quantity};
 use pare_graph::{Model, onnx};
+use pare_passes::Memo;
 use pare_runtime::{OutputMeasure, cache_folder};
 use std::{
+    collections::HashMap,
     path::Path,
     sync::{
         Arc, Mutex, PoisonError,
@@ -105,7 +107,7 @@ pub fn search(source: impl Into<Source>, mut options: SearchOptions) -> Result<F
         finishing: AtomicBool::new(false),
     });
     options.environment.progress = interruptible.clone();
-    options.environment.memo = Some(Arc::default());
+    options.environment.memo = Some(Arc::new(Memo::new(options.memory)));
     let source = source.into();
     let path = source.path().map(Path::to_owned);
     let LoadedModel { model: mut original, source: placed, .. } = source.clone().load()?;
@@ -160,6 +162,7 @@ pub fn search(source: impl Into<Source>, mut options: SearchOptions) -> Result<F
         limits: limits(&options.limits, is_classes),
         families,
         trials: vec![],
+        made: HashMap::new(),
         deadlines: deadlines.map(|share| start + options.budget.mul_f64(share)),
         end_of_budget: start + options.budget,
         interruptible: interruptible.clone(),

@@ -18,7 +18,7 @@ impl<'t> Context<'t> {
     pub fn run_nested(&mut self, pipeline: &str, model: &mut Model) -> Result<(), PassError> {
         let pipeline = Pipeline::parse(pipeline, self.registry)
             .map_err(|e| PassError::refused(format!("the nested pipeline is invalid: {e}")))?;
-        run_steps(&pipeline, model, self, &mut Rounds::default(), &mut |pass, model, cx| {
+        run_steps(&pipeline, model, self, &mut Rounds::default(), &mut |pass, _, model, cx| {
             cx.run_nested_pass(pass, model)
         })
     }

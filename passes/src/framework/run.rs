@@ -1,12 +1,16 @@
 //! The runner: executes the passes of a pipeline in order and checks the model after each.
 
-use super::{Context, Effect, InterfaceChange, Pass, Pipeline, Report, RunError, Step, StepReport, Tools};
-use pare_graph::Model;
+use super::{
+    Context, Effect, InterfaceChange, Memo, Pass, Pipeline, Report, RunError, Step, StepReport, Tools,
+    memo::PassResult,
+};
+use pare_graph::{Model, Samples};
 use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
     time::Instant,
 };
+use toml::Table;
 
 /// Receives the model after each pass.
 pub trait Observer {
@@ -73,8 +77,8 @@ pub fn run(
     let mut cx = Context::new(tools, pipeline.registry());
     cx.stop_after = options.stop_after;
     let (mut report, mut rounds) = (Report::default(), Rounds::default());
-    run_steps(pipeline, model, &mut cx, &mut rounds, &mut |pass, model, cx| {
-        let steps = run_checked(pass, model, cx)?;
+    run_steps(pipeline, model, &mut cx, &mut rounds, &mut |pass, options, model, cx| {
+        let steps = run_remembered(pass, options, model, cx)?;
         let interface: Vec<_> = steps.iter().flat_map(|s| s.interface.clone()).collect();
         observer.after(pass, model, cx.patches, &interface);
         steps.into_iter().for_each(|step| report.add(step));
@@ -92,6 +96,34 @@ fn check_input(model: &mut Model) -> Result<(), RunError> {
     model.check().map_err(|e| invalid(e.to_string(), e.hint()))?;
     model.infer().map_err(|e| invalid(e.to_string(), None))?;
     model.check().map_err(|e| invalid(e.to_string(), e.hint()))
+}
+
+/// Runs one pass, or takes its result from the memo.
+fn run_remembered(
+    pass: &dyn Pass,
+    options: &Table,
+    model: &mut Model,
+    cx: &mut Context<'_>,
+) -> Result<Vec<StepReport>, RunError> {
+    let is_kept = pass.info().effect == Effect::Lossy && cx.stop_after.is_none();
+    let key = |_: &&Memo| {
+        let samples = cx.tools.samples.map_or(0, Samples::len);
+        Memo::key(&format!("{} {options}", pass.info().name), model, samples)
+    };
+    let memo = cx.tools.memo.filter(|_| is_kept).and_then(|memo| Some((memo, key(&memo)?)));
+    if let Some(known) = memo.and_then(|(memo, key)| memo.get(key)) {
+        *model = known.model.clone();
+        cx.patches += known.patches;
+        return Ok(known.reports.clone());
+    }
+    let before = cx.patches;
+    let reports = run_checked(pass, model, cx)?;
+    // Training that was ended early is not what the pipeline means.
+    if let Some((memo, key)) = memo.filter(|_| !cx.tools.progress.is_ending()) {
+        let patches = cx.patches - before;
+        memo.put(key, PassResult { model: model.clone(), reports: reports.clone(), patches });
+    }
+    Ok(reports)
 }
 
 /// Runs one pass, catches its panics, and checks the model if it changed.
@@ -130,7 +162,7 @@ pub(super) struct Rounds {
 }
 
 /// Runs a pass as one step of a pipeline.
-type RunPass<'r, 't, E> = dyn FnMut(&dyn Pass, &mut Model, &mut Context<'t>) -> Result<(), E> + 'r;
+type RunPass<'r, 't, E> = dyn FnMut(&dyn Pass, &Table, &mut Model, &mut Context<'t>) -> Result<(), E> + 'r;
 
 /// Runs the steps of a pipeline in order, each pass through `run_pass`, until the context is stopped.
 pub(super) fn run_steps<'t, E>(
@@ -145,7 +177,7 @@ pub(super) fn run_steps<'t, E>(
             break;
         }
         match step {
-            Step::Pass { pass, .. } => run_pass(pass.as_ref(), model, cx)?,
+            Step::Pass { pass, options } => run_pass(pass.as_ref(), options, model, cx)?,
             Step::Preset { steps, .. } => run_steps(steps, model, cx, rounds, run_pass)?,
             Step::Repeat(steps) => {
                 for round in 1.. {

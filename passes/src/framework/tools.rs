@@ -19,7 +19,7 @@ pub struct Tools<'t> {
     pub quality: Option<&'t QualityMeasures>,
     /// Sums over activations collected earlier; the samples are run for missing ones.
     pub statistics: Option<&'t Statistics>,
-    /// Results of long computations that are not computed again.
+    /// Results of passes that are not computed again.
     pub memo: Option<&'t Memo>,
     /// Receives the progress of long computations.
     pub progress: &'t dyn Progress,

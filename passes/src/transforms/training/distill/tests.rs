@@ -1,6 +1,6 @@
 use super::*;
 use crate::framework::{
-    Memo, Progress, StepReport, Tools,
+    Progress, StepReport, Tools,
     testing::{self, model, read_fixture, tools},
 };
 use fastrand::Rng;
@@ -386,37 +386,6 @@ fn an_interrupt_keeps_the_best_so_far() {
     let ending = Ending(AtomicUsize::new(200));
     let (_, report) = distilled(&pass, &model(TEACHER), &model(STUDENT), with(&ending)).unwrap();
     assert!(figure(&report, "held-out drift after") < figure(&report, "held-out drift before"));
-}
-
-/// Counts the steps of trainings and trials.
-#[derive(Default)]
-struct Counting(AtomicUsize);
-
-impl Progress for Counting {
-    fn step(&self, stage: &str, _: u64, _: u64) {
-        let is_step = stage.starts_with("distilling") || stage.starts_with("trying");
-        self.0.fetch_add(usize::from(is_step), Ordering::Relaxed);
-    }
-}
-
-/// As when a search makes its result again.
-#[test]
-fn the_same_training_does_not_run_twice() {
-    let (memo, samples, counting) = (Memo::default(), random(300, &[3]), Counting::default());
-    let with = Tools { samples: Some(&samples), memo: Some(&memo), progress: &counting, ..tools() };
-    let steps = || counting.0.swap(0, Ordering::Relaxed);
-    let (pass, teacher, student) = (Distill::default(), model(TEACHER), model(STUDENT));
-    let (first, report) = distilled(&pass, &teacher, &student, with).unwrap();
-    assert!(steps() > 100);
-    let (again, same) = distilled(&pass, &teacher, &student, with).unwrap();
-    assert_eq!((steps(), values(&again, "c")), (0, values(&first, "c")));
-    assert_eq!(report.figures().collect::<Vec<_>>(), same.figures().collect::<Vec<_>>());
-    // Weights alone do not tell two students apart.
-    let other = model(&STUDENT.replace("Relu", "Tanh"));
-    distilled(&pass, &teacher, &other, with).unwrap();
-    assert!(steps() > 100);
-    distilled(&Distill { epochs: Some(1.0), ..pass }, &teacher, &student, with).unwrap();
-    assert!(steps() > 10);
 }
 
 #[test]

@@ -28,10 +28,9 @@ use crate::{
 use pare_graph::{
     Graph, Model, Patch, Run, Samples, Setting, Tensor,
     evaluate::quality::{class_rows, log_probabilities},
-    onnx,
     ops::Bindings,
 };
-use std::{cell::RefCell, collections::BTreeMap, ops::Range, sync::Arc, time::Instant};
+use std::{cell::RefCell, collections::BTreeMap, ops::Range, time::Instant};
 
 /// The share of the samples that is held out: one in this many.
 const HELD_OUT: usize = 10;
@@ -111,15 +110,6 @@ struct HeldOutCollapse<'t> {
 /// The part of the numbers of random generators that draw directions in steps, and the one for held-out samples.
 const STEP_DIRECTIONS: u64 = 1 << 62;
 const HELD_OUT_DIRECTIONS: u64 = 1 << 61;
-
-/// The result of a training.
-struct Trained {
-    schedule: Schedule,
-    /// The best weights, if any are better than those of the start.
-    best: Option<Weights>,
-    /// The share of the backward pass that was not computed.
-    saved: Option<f64>,
-}
 
 /// The loaded model of a step, which computes a loss and its gradients.
 struct StepModel {
@@ -267,42 +257,27 @@ impl<'p, 't> Training<'p, 't> {
         }))
     }
 
-    /// Trains, unless the result is known. `None` if training ended before a rate was found.
-    fn trained(&mut self) -> Result<Option<Arc<Trained>>, PassError> {
+    /// Trains. `None`, with the reason in the report, if the weights do not become better.
+    pub fn run(&mut self, cx: &mut Context<'t>) -> Result<Option<Weights>, PassError> {
         let mut checkpoint = Checkpoint::new(&self.pass.checkpoint);
         let run = self.fingerprint();
-        if let Some(known) = self.tools.memo.and_then(|memo| memo.get(run)) {
-            return Ok(Some(known));
-        }
         let saved = checkpoint.read(run, &self.parameters)?;
         let mut position =
             saved.as_ref().map_or(Position { run, ..Position::default() }, |s| s.position.clone());
         if position.schedule.is_none() {
             position.schedule = self.schedule(&mut position.trials, &mut checkpoint, run)?;
         }
-        let Some((rate, steps)) = position.schedule else { return Ok(None) };
-        let saved = saved.filter(|saved| saved.position.schedule.is_some());
-        let schedule = Schedule { rate, steps };
-        let best = self.train(schedule, position, saved, &mut checkpoint, &mut Alone)?;
-        checkpoint.remove();
-        let trained = Arc::new(Trained { schedule, best, saved: self.saved });
-        // Training that was ended early is not what the pipeline means.
-        if let Some(memo) = self.tools.memo.filter(|_| !self.tools.progress.is_ending()) {
-            memo.put(run, trained.clone());
-        }
-        Ok(Some(trained))
-    }
-
-    /// Trains. `None`, with the reason in the report, if the weights do not become better.
-    pub fn run(&mut self, cx: &mut Context<'t>) -> Result<Option<Weights>, PassError> {
-        let Some(trained) = self.trained()? else {
+        let Some((rate, steps)) = position.schedule else {
             cx.decline("training ended before a rate was found");
             return Ok(None);
         };
-        let Schedule { rate, steps } = trained.schedule;
         cx.detail("rate", rate);
-        let best = trained.best.clone().unwrap_or_else(|| self.start.clone());
-        if let Some(saved) = trained.saved {
+        let saved = saved.filter(|saved| saved.position.schedule.is_some());
+        let schedule = Schedule { rate, steps };
+        let best = self.train(schedule, position, saved, &mut checkpoint, &mut Alone)?;
+        let best = best.unwrap_or_else(|| self.start.clone());
+        checkpoint.remove();
+        if let Some(saved) = self.saved {
             cx.share("backward MACs saved", saved);
         }
         let (before, after) = (self.drift(&self.start)?, self.drift(&best)?);
@@ -661,14 +636,12 @@ impl<'p, 't> Training<'p, 't> {
 
     /// Identifies the run by everything that determines its result.
     fn fingerprint(&self) -> u64 {
-        // A model beyond the limit of one message is known by its weights alone.
-        let student = onnx::to_bytes(&self.student).unwrap_or_default();
         let weights = self.start.values.iter().flat_map(|values| values.iter().flat_map(|v| v.to_le_bytes()));
         let outputs = self.held_out.outputs().iter().flatten().flat_map(|tensor| tensor.bytes().to_vec());
         let bytes: Vec<u8> = weights.chain(outputs).collect();
         let options = Distill { checkpoint: String::new(), ..self.pass.clone() };
         let about = format!("{options:?} {} {} {}", self.data.len(), self.batch, self.tools.seed);
-        fingerprint([student.as_slice(), bytes.as_slice(), about.as_bytes()])
+        fingerprint([bytes.as_slice(), about.as_bytes()])
     }
 }
 
