@@ -82,10 +82,15 @@ def row(entry, family, folder, samples):
                      "speed": speed or "", "SNR, dB": ratio}
 
 
+def place(row):
+    """The place of a row in the table."""
+    return row["model"], list(FAMILIES).index(row["family"])
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--families", nargs="+", choices=list(FAMILIES), default=list(FAMILIES))
-    parser.add_argument("models", nargs="*", default=[entry.name for entry in zoo.ZOO])
+    parser.add_argument("models", nargs="*", default=[entry.name for entry in zoo.ZOO], help="or `none`, for the document alone")
     given = parser.parse_args()
     zoo.fetch()
     for entry in zoo.ZOO:
@@ -97,10 +102,8 @@ def main():
             for family in given.families:
                 rows.append(row(entry, family, folder, samples))
                 print(*rows[-1].values(), sep=" | ", file=sys.stderr, flush=True)
-        rows = common.merged("families", rows, ["model", "family"])
-        order = list(FAMILIES)
-        rows.sort(key=lambda r: (r["model"], order.index(r["family"])))
-        common.write_csv("families", rows)
+        common.write_csv("families", sorted(common.merged("families", rows, ["model", "family"]), key=place))
+    rows = sorted(common.merged("families", [], ["model", "family"]), key=place)
     done = [r for r in rows if not r["declined"]]
     text = (
         "What remains of multiply-accumulates and bytes, and how many times as fast the result is, one sample on one thread.\n"
