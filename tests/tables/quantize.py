@@ -156,14 +156,14 @@ def measured(name, folder):
     return rows, errors
 
 
-def beaten(rows):
-    """Forms of others that no form of ours equals both in quality and in a cost."""
+def beaten(rows, costs):
+    """Forms of others that no form of ours equals both in quality and in one of these costs."""
     found = []
     for model in dict.fromkeys(row["model"] for row in rows):
         ours = [row for row in rows if row["model"] == model and row["form"].startswith(("pare", "float"))]
-        theirs = [row for row in rows if row["model"] == model and row["form"].startswith("ORT")]
+        theirs = [row for row in rows if row["model"] == model and row not in ours]
         for row in theirs:
-            for cost in ["bytes", *(f"ms, batch {batch}" for batch in BATCHES)]:
+            for cost in costs:
                 least = float(row["quality"]) - NOISE
                 most = float(row[cost]) * (1 if cost == "bytes" else 1 + JITTER)
                 if not any(float(other["quality"]) >= least and float(other[cost]) <= most for other in ours):
@@ -184,7 +184,7 @@ def main():
         "come from the same unlabelled samples for all quantizers. Latencies are medians of interleaved rounds on one thread in\n"
         "ONNX Runtime, all of its optimizations on; speed is relative to float.\n\n" + common.markdown(rows)
     )
-    front = beaten(rows)
+    front = beaten(rows, ["bytes", *(f"ms, batch {batch}" for batch in BATCHES)])
     text += f"\n## Beyond the front of `pare`\n\nQualities within {NOISE} points and latencies within {JITTER:.0%} are equal.\n\n"
     text += common.markdown(front) if front else "Nothing.\n"
     if errors:

@@ -153,17 +153,6 @@ def measured(name, folder):
     return rows, errors
 
 
-def beaten(rows):
-    """Forms of rivals that no form of ours equals in quality and latency together."""
-    found = []
-    for theirs in rows:
-        ours = [r for r in rows if r["model"] == theirs["model"] and r["form"].startswith(("pare", "float"))]
-        least, most = float(theirs["quality"]) - quantize.NOISE, float(theirs["ms, batch 1"]) * (1 + quantize.JITTER)
-        if not any(float(r["quality"]) >= least and float(r["ms, batch 1"]) <= most for r in ours):
-            found.append({key: theirs[key] for key in ("model", "form", "quality", "speed")})
-    return found
-
-
 def draw(figure, rows):
     """Quality against speed, a picture for each model."""
     models = list(dict.fromkeys(row["model"] for row in rows))
@@ -193,7 +182,7 @@ def main():
     if errors:
         common.write_csv("rivals_errors", errors)
     common.picture("rivals", lambda figure: draw(figure, rows), (4 * len(MODELS), 4))
-    front = beaten(rows)
+    front = quantize.beaten(rows, ["ms, batch 1"])
     text = (
         "Quality is accuracy on test images in %, of minilm Spearman's correlation × 100. Latency is that of one sample on one\n"
         "thread, interleaved.\n\n![quality against speed](rivals.svg)\n\n" + common.markdown(rows)

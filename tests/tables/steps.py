@@ -4,10 +4,11 @@
 
 For each model and target: the share of the MACs that is kept, the latency beside the original's (one sample, one
 thread, interleaved rounds), with the default `multiple=auto` and with `multiple=1`. A speed of .85 / MACs kept is
-expected unless something else than channels bounds the model: `at best` is speed × MACs if the time outside of the kernels
-of convolutions and matrix products stays as it is, by ONNX Runtime's profile of the original. Latency does not depend on the values of the weights,
-so no samples are used, and every group loses the same share. `--quick` skips `multiple=1`. Models that are synthetic
-(`syn_…`) are read from `PARE_MODELS`, where `../shared/tools/make_models.py` writes them."""
+expected unless something else than channels bounds the model: `at best` is speed × MACs if the time outside of the
+kernels of convolutions and matrix products stays as it is, by ONNX Runtime's profile of the original. Latency does not
+depend on the values of the weights, so no samples are used, and every group loses the same share. `--quick` skips
+`multiple=1`. Models that are synthetic (`syn_…`) are read from `PARE_MODELS`, where `../shared/tools/make_models.py`
+writes them."""
 import argparse
 import functools
 import json

@@ -83,7 +83,7 @@ impl Explorer<'_> {
             if self.families.contains(&TRAINING) {
                 self.fidelity = Fidelity::Trained;
                 self.try_combinations()?;
-                // What training cannot improve leaves its time to others.
+                // If no training is worthwhile, the remaining time is for further combinations without it.
                 self.deadlines = [self.end_of_budget; 3];
                 self.fidelity = Fidelity::All;
                 self.try_combinations()?;
