@@ -25,6 +25,10 @@ enum Repr {
     Sum(Arc<BTreeMap<Monomial, i64>>),
 }
 
+/// A size without a name, equal only to itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnknownSize(u64);
+
 fn next() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     NEXT.fetch_add(1, Ordering::Relaxed)
@@ -37,8 +41,7 @@ type Monomial = Vec<Atom>;
 enum Atom {
     /// A symbol of the model (`dim_param`).
     Symbol(Arc<str>),
-    /// An unknown size, equal only to itself.
-    Unknown(u64),
+    Unknown(UnknownSize),
     /// An unknown element of a shape tensor, which may be negative.
     Integer(u64),
     FloorDiv(Box<(Dim, Dim)>),
@@ -59,7 +62,7 @@ impl Dim {
 
     /// An unknown size: equal to its clones, different from all others.
     pub fn unknown() -> Self {
-        Self::atom(Atom::Unknown(next()))
+        Self::atom(Atom::Unknown(UnknownSize(next())))
     }
 
     /// An unknown element of a shape tensor. Unlike an unknown size it may be negative, such as the -1 of
@@ -89,6 +92,14 @@ impl Dim {
     pub fn as_symbol(&self) -> Option<&str> {
         match self.single_atom()? {
             Atom::Symbol(name) => Some(name),
+            _ => None,
+        }
+    }
+
+    /// The unknown size, if the expression is a single one.
+    pub fn as_unknown(&self) -> Option<UnknownSize> {
+        match self.single_atom()? {
+            Atom::Unknown(size) => Some(*size),
             _ => None,
         }
     }
@@ -293,20 +304,24 @@ impl Dim {
     /// The value with `size(s)` for every symbol `s`; `None` if a symbol or unknown has no value, or on
     /// overflow.
     pub fn eval(&self, size: &dyn Fn(&str) -> Option<i64>) -> Option<i64> {
-        self.eval_or(size, None)
+        self.eval_with(size, &|_| None)
     }
 
-    /// As [`eval`](Self::eval), with `unknown` for every unknown size.
-    pub fn eval_or(&self, size: &dyn Fn(&str) -> Option<i64>, unknown: Option<i64>) -> Option<i64> {
+    /// As [`eval`](Self::eval), with `unknown(u)` for every unknown size `u`.
+    pub fn eval_with(
+        &self,
+        size: &dyn Fn(&str) -> Option<i64>,
+        unknown: &dyn Fn(UnknownSize) -> Option<i64>,
+    ) -> Option<i64> {
         let mut sum = 0_i64;
         for (monomial, coefficient) in self.terms() {
             let mut term = coefficient;
             for atom in &monomial {
                 let pair =
-                    |p: &(Self, Self)| Some((p.0.eval_or(size, unknown)?, p.1.eval_or(size, unknown)?));
+                    |p: &(Self, Self)| Some((p.0.eval_with(size, unknown)?, p.1.eval_with(size, unknown)?));
                 let value = match atom {
                     Atom::Symbol(name) => size(name)?,
-                    Atom::Unknown(_) => unknown?,
+                    Atom::Unknown(size) => unknown(*size)?,
                     Atom::Integer(_) => return None,
                     Atom::FloorDiv(p) => {
                         let (a, b) = pair(p)?;

@@ -64,7 +64,7 @@ mod ty;
 pub use attr::Attribute;
 pub use check::{CheckError, Fault, nearest};
 pub use cursor::{Decline, NodeRef, ValueRef, expect};
-pub use dim::Dim;
+pub use dim::{Dim, UnknownSize};
 pub use dtype::DataType;
 pub use evaluate::{Evaluate, EvaluateError, Run, Samples, Setting, quality::Metrics};
 pub use graph::{Edge, Graph, GraphError, NodeId, ValueId};

@@ -71,10 +71,9 @@ impl Details {
 }
 
 fn layers(tools: Tools<'_>, original: &Model, result: &Model) -> Vec<LayerChange> {
-    let sizes = tools.sizes(&original.graph);
     let costs = |model: &Model| {
         let first = |id| model.graph.outputs_of(id).iter().flatten().next().copied();
-        let cost = model.cost(&sizes);
+        let cost = model.cost(&tools.sizes(&model.graph));
         let nodes = cost.nodes.iter().filter_map(|node| {
             let output = model.graph.value(first(node.id)?).name.clone();
             Some((output, model.graph.describe(node.id), node.macs.filter(|&macs| macs > 0)?))

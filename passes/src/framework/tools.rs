@@ -3,7 +3,6 @@
 use super::Memo;
 use crate::statistics::Statistics;
 use pare_graph::{Evaluate, Graph, Model, Samples, evaluate::quality::QualityMeasures, ops::Bindings};
-use std::collections::HashMap;
 
 /// Resources that the caller provides to the passes of a pipeline.
 #[derive(Clone, Copy)]
@@ -49,7 +48,7 @@ impl Default for Tools<'_> {
 }
 
 impl Tools<'_> {
-    /// The sizes of the symbolic dimensions of a graph in the samples, for one sample; 1 without samples.
+    /// The sizes of the symbolic and unnamed dimensions of a graph in the samples, for one sample; 1 without samples.
     pub fn sizes(&self, graph: &Graph) -> Bindings {
         let first =
             self.samples.filter(|s| !s.is_empty()).and_then(|s| s.batch(0..1).ok()).unwrap_or_default();
@@ -57,11 +56,16 @@ impl Tools<'_> {
             let shape = graph.value(graph.find(name)?).fact.shape()?;
             Some(shape.iter().zip(tensor.shape()))
         });
-        let sizes: HashMap<_, _> = dims
-            .flatten()
-            .filter_map(|(dim, &size)| Some((dim.as_symbol()?.to_owned(), i64::try_from(size).ok()?)))
-            .collect();
-        Bindings { sizes, ..Bindings::default() }
+        let mut bindings = Bindings::default();
+        for (dim, &size) in dims.flatten() {
+            let Ok(size) = i64::try_from(size) else { continue };
+            if let Some(symbol) = dim.as_symbol() {
+                bindings.sizes.insert(symbol.to_owned(), size);
+            } else if let Some(unknown) = dim.as_unknown() {
+                bindings.unnamed.insert(unknown, size);
+            }
+        }
+        bindings
     }
 }
 

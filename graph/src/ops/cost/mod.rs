@@ -9,17 +9,19 @@ mod macs;
 mod tests;
 
 use crate::{
-    Attribute, Constant, DataType, Dim, Fact, Graph, Model, Node, NodeId, NodeRef, Tensor, ValueId, ValueRef,
-    functions::Functions,
+    Attribute, Constant, DataType, Dim, Fact, Graph, Model, Node, NodeId, NodeRef, Tensor, UnknownSize,
+    ValueId, ValueRef, functions::Functions,
 };
 use indexmap::IndexMap;
 use std::collections::HashMap;
 
-/// Values of the symbolic dimensions of a model.
+/// Values of the symbolic and unnamed dimensions of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bindings {
     /// Sizes by symbol.
     pub sizes: HashMap<String, i64>,
+    /// Values of sizes without a name, such as those of an input `float[?,3,?,?]`.
+    pub unnamed: HashMap<UnknownSize, i64>,
     /// Value of every other unknown size; `None` keeps it unknown.
     pub default: Option<i64>,
 }
@@ -27,7 +29,7 @@ pub struct Bindings {
 /// Sets every unknown size to 1: one sample, one step.
 impl Default for Bindings {
     fn default() -> Self {
-        Self { sizes: HashMap::new(), default: Some(1) }
+        Self { sizes: HashMap::new(), unnamed: HashMap::new(), default: Some(1) }
     }
 }
 
@@ -79,7 +81,8 @@ impl Bindings {
     /// The value of an expression; `None` if it is unknown or negative.
     pub fn size(&self, dim: &Dim) -> Option<u64> {
         let size = |symbol: &str| self.sizes.get(symbol).copied().or(self.default);
-        u64::try_from(dim.eval_or(&size, self.default)?).ok()
+        let unnamed = |unknown| self.unnamed.get(&unknown).copied().or(self.default);
+        u64::try_from(dim.eval_with(&size, &unnamed)?).ok()
     }
 
     /// The sizes of a shape.
@@ -288,7 +291,8 @@ impl<'g> Liveness<'g> {
         let fact = &self.graph.value(value).fact;
         match self.sizes.bytes(fact) {
             Some(bytes) => {
-                let guessed = |dim: &Dim| dim.eval(&|_| Some(1)).is_none();
+                let unnamed = |unknown| self.sizes.unnamed.get(&unknown).copied();
+                let guessed = |dim: &Dim| dim.eval_with(&|_| Some(1), &unnamed).is_none();
                 self.guessed += usize::from(fact.shape().is_some_and(|dims| dims.iter().any(guessed)));
                 self.now = self.now.saturating_add(bytes);
             }

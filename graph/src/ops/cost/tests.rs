@@ -7,7 +7,7 @@ fn cost(body: &str) -> Cost {
     let mut model = parse_model(&format!("{header}\n{body}")).unwrap();
     model.infer().unwrap();
     model.check().unwrap();
-    model.cost(&Bindings { sizes: HashMap::from([("N".into(), 2)]), default: Some(1) })
+    model.cost(&Bindings { sizes: HashMap::from([("N".into(), 2)]), ..Bindings::default() })
 }
 
 /// The multiply-accumulates of one node with inputs of these types.
@@ -175,10 +175,18 @@ fn reports_unknown_sizes() {
     )
     .unwrap();
     model.infer().unwrap();
-    let none = model.cost(&Bindings { sizes: HashMap::new(), default: None });
+    let none = model.cost(&Bindings { sizes: HashMap::new(), default: None, ..Bindings::default() });
     assert_eq!((none.macs, none.uncounted, none.unsized_values), (0, 1, 2));
-    let seven = model.cost(&Bindings { sizes: HashMap::from([("K".into(), 7)]), default: None });
+    let seven = model.cost(&Bindings {
+        sizes: HashMap::from([("K".into(), 7)]),
+        default: None,
+        ..Bindings::default()
+    });
     assert_eq!((seven.macs, seven.uncounted, seven.unsized_values), (84, 0, 0));
-    let most = model.cost(&Bindings { sizes: HashMap::from([("K".into(), i64::MAX)]), default: None });
+    let most = model.cost(&Bindings {
+        sizes: HashMap::from([("K".into(), i64::MAX)]),
+        default: None,
+        ..Bindings::default()
+    });
     assert_eq!(most.macs, 0, "an overflow is unknown");
 }

@@ -50,11 +50,13 @@ impl Tape {
     }
 
     /// Adds a node with `outputs` outputs, and infers their types.
-    pub(super) fn nodes(&self, node: Node, inputs: &[Option<Term<'_>>], outputs: usize) -> Vec<Term<'_>> {
+    pub(super) fn nodes(&self, mut node: Node, inputs: &[Option<Term<'_>>], outputs: usize) -> Vec<Term<'_>> {
         let mut graph = self.graph.borrow_mut();
         let ids: Vec<_> = (0..outputs).map(|_| self.value(&mut graph, Value::named)).collect();
         let inputs: Vec<_> = inputs.iter().map(|input| input.map(|term| term.id)).collect();
         let slots: Vec<_> = ids.iter().copied().map(Some).collect();
+        // A copy of a node of the graph must not keep its name, which is unique.
+        node.name = None;
         let node = graph.add_node(node, &inputs, &slots).expect("its outputs are new");
         graph.infer_node(node);
         ids.into_iter().map(|id| self.term(id)).collect()

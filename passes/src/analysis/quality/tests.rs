@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    analysis::evaluation::HeldOut,
+    analysis::{evaluation::HeldOut, timing::has_known_sizes},
     framework::testing::{model, model_at, tools},
 };
 use pare_graph::{EvaluateError, Model, Tensor};
@@ -207,4 +207,17 @@ fn samples_bind_symbolic_sizes() {
     assert_eq!(tools().sizes(&model.graph), pare_graph::ops::Bindings::default());
     // Four products with weights of 4·4, and two of 4 by 4 tokens.
     assert_eq!(model.cost(&bound).macs, 4 * 4 * 16 + 2 * 4 * 4 * 4);
+}
+
+#[test]
+fn samples_bind_sizes_without_a_name() {
+    let source =
+        "g (float[?,?,4] x) => (float[?,?,2] y) <float[4,2] w = {1,2,3,4,5,6,7,8}> { y = MatMul(x, w) }";
+    let mut model = model_at(source, 17);
+    model.infer().unwrap();
+    let samples = Sequences(0.0);
+    let bound = Tools { samples: Some(&samples), ..tools() }.sizes(&model.graph);
+    assert_eq!(model.cost(&bound).macs, 4 * 4 * 2);
+    assert!(has_known_sizes(&model.graph, &bound));
+    assert!(!has_known_sizes(&model.graph, &tools().sizes(&model.graph)));
 }

@@ -51,6 +51,14 @@ fn values_without_a_rule_stop_the_gradient() {
 }
 
 #[test]
+fn copies_of_nodes_do_not_keep_names() {
+    let source = "main (float[1,1,4] x) => (float loss) <float[1] w = {2}> { s = Mul(x, w) \
+                  [MaxPool@0] p = MaxPool<kernel_shape = [2], strides = [2]>(s) loss = ReduceSum<keepdims = 0>(p) }";
+    let result = differentiate(&model_at(source, 18), "loss", &names(&["w"])).unwrap();
+    result.model.check().unwrap();
+}
+
+#[test]
 fn refuses_others() {
     let source = "main (float[3] x) => (float[3] y, float l) <float[3] w = {1,2,3}, int64[1] i = {0}> \
                   { y = Mul(x, w) g = Gather(y, i) l = ReduceSum<keepdims = 0>(g) }";

@@ -116,7 +116,7 @@ impl Follow {
             Some(1)
         };
         dim.known().is_none() && {
-            let _ = dim.eval_or(&size, Some(1));
+            let _ = dim.eval_with(&size, &|_| Some(1));
             found.get()
         }
     }
