@@ -48,6 +48,7 @@ pub static PASSES: &[&PassInfo] = &[
     &cleanup::MergeSlices::INFO,
     &cleanup::MergeConcats::INFO,
     &cleanup::MergePads::INFO,
+    &cleanup::FlushSubnormals::INFO,
     // exact algebra
     &fold::FoldConstants::INFO,
     &fold::FoldBn::INFO,
@@ -119,6 +120,7 @@ pub static PRESETS: &[Preset] = &[Preset {
 //  7. Fused operators, from the nodes that no fold absorbed. Patches remove the nodes that they leave without
 //     uses. Divisions last, since reciprocals are parts of other patterns. Nodes that are unused from the start
 //     are removed by `drop-dead`.
+//  8. Subnormal numbers last and once, since folds compute some, and all weights are read.
 const SAFE: &str = "drop-dead,inline-functions,(\
     lift-constants,inline-branches,resolve-shapes,fuse-sizes,fold-absorbing,fold-constants,\
     drop-noops,drop-neutral,drop-idempotent,drop-monotone,drop-zero-states,drop-expands,\
@@ -128,7 +130,7 @@ const SAFE: &str = "drop-dead,inline-functions,(\
     deduplicate,\
     fold-bn,fold-scale,fold-linear,\
     fuse-layer-norm,fuse-gelu,fuse-hard-swish,fuse-softplus,fuse-space-to-depth,fuse-gemm,fuse-div\
-    )*,drop-dead";
+    )*,drop-dead,flush-subnormals";
 
 /// All passes and presets of this crate.
 pub static REGISTRY: Registry = Registry { passes: PASSES, presets: PRESETS };

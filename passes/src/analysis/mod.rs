@@ -19,6 +19,7 @@ pub mod quality;
 pub(crate) mod random;
 pub(crate) mod repair;
 pub(crate) mod samples;
+pub(crate) mod subnormals;
 pub(crate) mod timing;
 pub(crate) mod timing_inputs;
 pub(crate) mod weighted_layers;

@@ -16,6 +16,7 @@ pub use affine::AffineMap;
 pub use quantized::dequantized;
 pub use rows::Positions;
 
+use crate::analysis::subnormals::flush_subnormals;
 use faer::Mat;
 use pare_graph::{
     Decline, Graph, NodeId, NodeRef, Patch, Tensor, ValueId, ValueRef, expect,
@@ -308,6 +309,8 @@ impl Linear {
                 }
             }
         }
+        // Least squares drives what is useless towards zero, but not to it.
+        flush_subnormals(&mut w, old.dtype());
         patch.set_data(self.weight, Tensor::from_f64(old.dtype(), old.shape(), &w).ok()?);
         self.store_bias(graph, patch, bias)
     }

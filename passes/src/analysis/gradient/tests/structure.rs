@@ -53,7 +53,7 @@ fn values_without_a_rule_stop_the_gradient() {
 #[test]
 fn copies_of_nodes_do_not_keep_names() {
     let source = "main (float[1,1,4] x) => (float loss) <float[1] w = {2}> { s = Mul(x, w) \
-                  [MaxPool@0] p = MaxPool<kernel_shape = [2], strides = [2]>(s) loss = ReduceSum<keepdims = 0>(p) }";
+                  [pool] p = MaxPool<kernel_shape = [2], strides = [2]>(s) loss = ReduceSum<keepdims = 0>(p) }";
     let result = differentiate(&model_at(source, 18), "loss", &names(&["w"])).unwrap();
     result.model.check().unwrap();
 }
