@@ -16,24 +16,33 @@ import zoo
 
 TO = {"fp16": "convert-precision", "mixed": "convert-precision{to=mixed}"}
 #: Samples that choose, and those that judge.
-CHOOSING, JUDGING = 12, 4
+CHOOSING, JUDGING = 32, 4
 #: Sizes of symbolic dimensions after the first, by model.
-SIZES = {"ppocr-v1.1-det": 64, "silero-16k-op15": 1, "minilm-skeleton": 32}
+SIZES = {"ppocr-v1.1-det": 64, "silero-16k-op15": 576, "minilm-skeleton": 32}
 #: Integers are below this.
 VOCABULARY = 100
 
 
 def random_samples(path):
-    """Arrays of samples for the inputs of a model; those without an axis of samples are one array for all."""
+    """Arrays of samples for the inputs of a model. If an input has no axis of samples, all have one in front of theirs."""
     generator, arrays = np.random.default_rng(0), {}
-    for given in common.session(path).get_inputs():
-        shape = [d if isinstance(d, int) and d > 0 else SIZES.get(path.stem, 16) for d in given.shape[1:]]
+    inputs = common.session(path).get_inputs()
+    is_fixed = lambda given: not given.shape or isinstance(given.shape[0], int) and given.shape[0] > 0
+    whole = any(map(is_fixed, inputs))
+    batches = {given.shape[0] for given in inputs if given.shape and isinstance(given.shape[0], str)}
+    size = lambda d, symbol: d if isinstance(d, int) and d > 0 else 1 if d in batches else symbol
+    for given in inputs:
+        shape = [size(d, SIZES.get(path.stem, 16)) for d in given.shape[1:]]
+        if whole and given.shape:
+            shape = [size(given.shape[0], 1), *shape]
         count = CHOOSING + JUDGING
         if given.type in ("tensor(float)", "tensor(double)", "tensor(float16)"):
             dtype = {"tensor(float)": np.float32, "tensor(double)": np.float64}.get(given.type, np.float16)
             arrays[given.name] = generator.standard_normal([count, *shape]).astype(dtype)
         elif given.type == "tensor(bool)":
             arrays[given.name] = np.ones([count, *shape], bool)
+        elif given.name == "sr":
+            arrays[given.name] = np.full([count, *shape], 16000)
         else:
             dtype = np.dtype(given.type[len("tensor(") : -1])
             arrays[given.name] = generator.integers(0, VOCABULARY, [count, *shape]).astype(dtype)
@@ -47,7 +56,8 @@ def ratios(before, after, arrays):
         old, new = common.session(before, optimized), common.session(after, optimized)
         signal, noise = {}, {}
         for i in range(CHOOSING, CHOOSING + JUDGING):
-            feeds = {name: x[i : i + 1] for name, x in arrays.items()}
+            rank = {given.name: len(given.shape) for given in old.get_inputs()}
+            feeds = {name: x[i] if x.ndim > rank[name] else x[i : i + 1] for name, x in arrays.items()}
             for output, a, b in zip(old.get_outputs(), old.run(None, feeds), new.run(None, feeds), strict=True):
                 assert a.shape == b.shape, f"`{output.name}`: {a.shape} became {b.shape}"
                 if a.dtype.kind == "f":
