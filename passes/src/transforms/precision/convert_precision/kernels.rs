@@ -43,7 +43,7 @@ fn is_product_over_batches(at: NodeRef<'_>) -> bool {
     let moves_batches = |value: ValueRef<'_>| {
         let perm = value.produced_by("Transpose").ok().and_then(|transpose| transpose.ints("perm"));
         perm.is_some_and(|perm| {
-            let mut others = perm.iter().filter(|&&axis| axis != 0);
+            let others = perm.iter().filter(|&&axis| axis != 0);
             perm.len() > 2 && perm[..perm.len() - 2].iter().all(|&axis| axis != 0) && others.is_sorted()
         })
     };

@@ -16,7 +16,7 @@ use crate::{
 use format::Format;
 use pare_graph::{DataType, Graph, Model, ValueId};
 use plan::Plan;
-use search::{Search, rounded};
+use search::Search;
 use serde::{Deserialize, Serialize};
 
 /// The type of the converted numbers.
@@ -118,7 +118,9 @@ impl Pass for ConvertPrecision {
             return Ok(());
         }
         if let Some(held_out) = held_out {
-            let noise = held_out.noise(&rounded(&plain, &types, format.dtype)?)?;
+            // Samples have the types of the original.
+            let types = plan.types(&plain.graph, &half, true);
+            let noise = search::noise(&held_out, &plain, &types, format.dtype)?;
             if noise > 0.0 {
                 cx.figure("SNR in dB", -10.0 * noise.log10());
             }

@@ -14,7 +14,8 @@
 //! The remaining nodes are measured together, with a lower limit again if they exceed it.
 //!
 //! ONNX Runtime's CPU rounds nothing between operators without kernels in the new type. Other engines do, so the
-//! noise is that of the original with every value of the new type rounded: see `rounded`.
+//! noise is that of the original with every value of the new type rounded, see `rounded`, or that of the converted
+//! model if it is larger: kernels that also add up in the new type lose more.
 
 use super::plan::Plan;
 use crate::{
@@ -93,8 +94,22 @@ impl Search<'_> {
     /// The noise with these nodes in the new type.
     fn noise(&self, nodes: &[usize], count: usize) -> Result<f64, PassError> {
         let types = self.plan.types(&self.plain.graph, &Self::flags(nodes, count), true);
-        self.held_out.noise(&rounded(self.plain, &types, self.dtype)?)
+        noise(self.held_out, self.plain, &types, self.dtype)
     }
+}
+
+/// The noise of a conversion: that of rounded values, or of the converted model if it is larger.
+pub fn noise(
+    held_out: &HeldOut<'_>,
+    plain: &Model,
+    types: &ConvertedGraph,
+    dtype: DataType,
+) -> Result<f64, PassError> {
+    let mut converted = plain.clone();
+    converted.convert_nodes(DataType::Float, dtype, types);
+    converted.infer()?;
+    let rounding = held_out.noise(&rounded(plain, types, dtype)?)?;
+    Ok(held_out.noise(&converted)?.max(rounding))
 }
 
 /// The original in float, with each value that has the new type in `types` rounded to it.

@@ -431,7 +431,7 @@ fn rounds_every_value_of_the_new_type() {
     let original = inferred(model(source));
     let plan = Plan::new(&original.graph, Format::of(Precision::Fp16), &[]);
     let types = plan.types(&original.graph, &plan.eligible(), true);
-    let rounded = rounded(&original, &types, DataType::Float16).unwrap();
+    let rounded = search::rounded(&original, &types, DataType::Float16).unwrap();
     let x = [0.1_f32, 0.7, -3.3, 1e-3];
     let feed = Tensor::from_slice(&[1, 4], &x).unwrap();
     let y = tools().engine.unwrap().load(&rounded, Setting::DEPLOYED).unwrap().run(&[("x", &feed)]).unwrap();
