@@ -18,12 +18,11 @@ import sentences
 MODELS = ["digits-cnn", "cifar-resnet20", "cifar-vit", "minilm"]
 #: Batch sizes of the latencies.
 BATCHES = [1, 16]
-#: Points of quality below which two forms are equal: two standard deviations of their difference. Some 100 of 10,000
-#: images change their class, so that the sum of changes for better and worse varies by their root, 0.1 points; the
-#: difference of two correlations over 1,000 pairs, resampled, by 0.11.
-NOISE = 0.2
-#: Relative differences of latencies below which two forms are equal: what the same file, loaded again, repeats within.
-JITTER = 0.05
+#: Points of quality below which two forms are equal: some 100 of 10,000 images change their class, so that the sum of
+#: changes for better and worse varies by their root.
+NOISE = 0.1
+#: Relative differences of latencies below which two forms are equal: what medians of interleaved rounds repeat within.
+JITTER = 0.03
 #: Sentences that calibrate, and pairs that are scored.
 SENTENCES, PAIRS = 1000, 1000
 

@@ -9,7 +9,7 @@ Measures the fixtures, the models of the shared folder, the synthetic ones that 
 given folders. Original and result run in turn in ONNX Runtime with all of its optimizations, on one thread and a batch of
 1; the speed of a round is the time of the original over that of the result, and that of a run the median of its rounds.
 Each run is a process of its own, and every other one loads the result first: the place in memory matters to some models.
-A model that seems slower is measured in as many runs again, then in four times as many, and the median is that of all.
+A model that seems slower is measured in as many runs again, and the median is that of all.
 Exits with 1 if the median over the runs is below 0.97 for a model, or the mean over the models is not above 1.
 """
 import argparse
@@ -54,7 +54,7 @@ def speed(original, result, swap, rounds):
 def speeds(original, result, runs, rounds):
     """The runs of one model; `None` if it does not run."""
     measured = []
-    for total in (runs, 2 * runs, 6 * runs):
+    for total in (runs, 2 * runs):
         while len(measured) < total:
             run = speed(original, result, len(measured) % 2 == 1, rounds)
             if run is None:
@@ -109,7 +109,7 @@ def main():
     slower = [row for row in timed if float(row["speed"]) < LEAST]
     mean = statistics.geometric_mean(float(row["speed"]) for row in timed) if timed else 1.0
     text = f"""{len(timed)} models under `safe`: {mean:.3f} times as fast in the geometric mean, {len(slower)} below {LEAST}. The
-speed is the median of at least {given.runs} runs of at least {given.rounds} rounds, between the lowest and the highest run; ONNX Runtime with all
+speed is the median of at least {parser.get_default("runs")} runs of at least {given.rounds} rounds, between the lowest and the highest run; ONNX Runtime with all
 optimizations, one thread, batch 1.
 
 {markdown(rows)}"""
