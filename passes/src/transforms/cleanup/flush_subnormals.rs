@@ -20,8 +20,6 @@ pass! {
 
 /// The operators whose constants only take part in sums of products.
 const LINEAR: [&str; 7] = ["Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN"];
-/// Beside weights of at least this size, all subnormal ones together are far below rounding.
-const LEAST_SCALE: f64 = 1e-20;
 
 impl Pass for FlushSubnormals {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<(), PassError> {
@@ -32,10 +30,7 @@ impl Pass for FlushSubnormals {
                 let mut patch = Patch::anchored(user);
                 patch.set_data(id, flushed);
                 if cx.apply(graph, patch).is_some() {
-                    cx.count(
-                        Counter::new("subnormal weight flushed", "subnormal weights flushed"),
-                        count as u64,
-                    );
+                    cx.count(Counter::new("subnormal weight flushed", "subnormal weights flushed"), count);
                 }
             }
             Ok(())
@@ -44,7 +39,7 @@ impl Pass for FlushSubnormals {
 }
 
 /// Returns the tensor of an initializer with zeros for subnormal numbers, and their number.
-fn flushed(graph: &Graph, id: ValueId) -> Option<(Tensor, usize)> {
+fn flushed(graph: &Graph, id: ValueId) -> Option<(Tensor, u64)> {
     let value = graph.value(id);
     let tensor = value.tensor().filter(|_| !value.is_input() && !value.is_output())?;
     let is_linear = |user: NodeId| {
@@ -60,11 +55,9 @@ fn flushed(graph: &Graph, id: ValueId) -> Option<(Tensor, usize)> {
         return None;
     }
     let mut values = tensor.to_f64()?;
-    if values.iter().all(|w| w.abs() < LEAST_SCALE) {
-        return None;
-    }
     let count = flush_subnormals(&mut values, tensor.dtype());
-    Some((Tensor::from_f64(tensor.dtype(), tensor.shape(), &values).ok()?, count))
+    let flushed = Tensor::from_f64(tensor.dtype(), tensor.shape(), &values).ok()?;
+    (count > 0).then_some((flushed, count))
 }
 
 #[cfg(test)]
