@@ -79,6 +79,33 @@ fn loops_generalize_over_iterations() {
     assert_eq!(fact(&graph, "all"), "float[6,B]");
 }
 
+/// PyTorch's exporter declares the shapes of the first iteration in the body, as in Mask R-CNN.
+#[test]
+fn sizes_declared_in_loops_hold_only_if_no_carried_value_changes() {
+    let text = |second: &str| {
+        format!(
+            "(int64 n, float[3] x, s) => (y, z) <bool t = {{1}}, float[0,3] none = {{}}, int64[1] a = {{0}}> {{
+                y, z = Loop(n, t, none, s) <body = b (int64 i, bool c, float[0,3] v, float[4] u)
+                    => (c, float[1,3] v2, u2) {{
+                    row = Unsqueeze(x, a)
+                    v2 = Concat<axis = 0>(v, row)
+                    u2 = {second}
+                }}>
+            }}"
+        )
+    };
+    let graph = inferred(&text("Relu(u)"));
+    assert_eq!(fact_inside(&graph, "y", "v"), "float[?,3]");
+    assert_eq!(fact_inside(&graph, "y", "v2"), "float[?+1,3]");
+    assert_eq!(fact(&graph, "y"), "float[?,3]");
+    // The declared size is that of the value before the loop.
+    assert_eq!(fact_inside(&graph, "y", "u"), "float[4]");
+    assert_eq!(fact(&graph, "z"), "float[4]");
+    let graph = inferred(&text("Concat<axis = 0>(u, x)"));
+    assert_eq!(fact_inside(&graph, "y", "u"), "float[?]");
+    assert_eq!(fact_inside(&graph, "y", "u2"), "float[?+3]");
+}
+
 #[test]
 fn scans_slice_and_stack_tensors() {
     let graph = inferred(

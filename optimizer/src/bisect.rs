@@ -5,7 +5,8 @@ use pare_graph::Model;
 use pare_passes::{Report, StepReport};
 use pare_runtime::{Outcome, ProofOptions};
 
-/// The first patch after which the result differs from `original`, found by bisection.
+/// The first patch after which the result differs from `original`, found by bisection. One sample suffices if the
+/// final result differs on it.
 pub(crate) fn bisect(runner: &Runner<'_>, original: &Model) -> Result<Option<Culprit>, Error> {
     runner.environment.progress.event(&Event::Bisecting);
     let run_to = |n: u64| -> Result<(Model, Report), Error> {
@@ -13,15 +14,19 @@ pub(crate) fn bisect(runner: &Runner<'_>, original: &Model) -> Result<Option<Cul
         let report = runner.run(&mut model, Some(n), &mut ()).map_err(|e| runner.environment.run_error(e))?;
         Ok((model, report))
     };
-    let (_, all) = run_to(u64::MAX)?;
+    let differs = |model: &Model, report: &Report, max_samples| -> Result<bool, Error> {
+        let interface: Vec<_> = report.interface().cloned().collect();
+        let options = ProofOptions { max_samples, ..ProofOptions::default() };
+        let comparison = runner.compare_changed(original, model, &interface, options)?;
+        Ok(matches!(comparison.outcome(), Outcome::Differs { .. }))
+    };
+    let (result, all) = run_to(u64::MAX)?;
+    let max_samples = differs(&result, &all, Some(1))?.then_some(1);
     let (mut good, mut bad) = (0, all.patches());
     while bad > good + 1 {
         let middle = good + (bad - good) / 2;
         let (model, report) = run_to(middle)?;
-        let interface: Vec<_> = report.interface().cloned().collect();
-        let comparison = runner.compare_changed(original, &model, &interface, ProofOptions::default())?;
-        let differs = matches!(comparison.outcome(), Outcome::Differs { .. });
-        if differs { bad = middle } else { good = middle }
+        if differs(&model, &report, max_samples)? { bad = middle } else { good = middle }
     }
     let (before, after) = (run_to(bad.saturating_sub(1))?.1, run_to(bad)?.1);
     let earlier = |step: &StepReport| {

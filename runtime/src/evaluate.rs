@@ -1,7 +1,7 @@
 //! Engines and samples behind the traits that passes use: `pare_graph::Evaluate` and `pare_graph::Samples`.
 
 use crate::{
-    Engine, EngineError, LoadOptions, ModelSource, Optimize, Provider, SampleSet, Session, Value,
+    Engine, EngineError, Feed, LoadOptions, ModelSource, Optimize, Provider, SampleSet, Session, Value,
     clock::Clock,
 };
 use pare_graph::{Evaluate, EvaluateError, Model, Run, Setting, Tensor, onnx};
@@ -55,10 +55,33 @@ impl Evaluate for Evaluator {
             provider: if setting.deployed { self.provider.clone() } else { Provider::default() },
             ..LoadOptions::default()
         };
-        let session = self.engine.load(&ModelSource::bytes(bytes), &options).map_err(failed)?;
+        let source = ModelSource::bytes(bytes);
         let on_this_thread = options.threads == 1 && options.provider.is_cpu();
         let clock = if on_this_thread { Clock::Thread } else { Clock::Wall };
-        Ok(Box::new(Loaded { session, clock }))
+        let loaded = self.engine.load(&source, &options);
+        if !setting.optimized || setting.deployed {
+            return Ok(Box::new(Loaded { session: loaded.map_err(failed)?, clock, as_written: None }));
+        }
+        let as_written = AsWritten { engine: self.engine.clone(), source, options: options.as_written() };
+        let (session, as_written) = match loaded {
+            Ok(session) => (session, Some(as_written)),
+            Err(error) => (as_written.load().ok_or(error).map_err(failed)?, None),
+        };
+        Ok(Box::new(Loaded { session, clock, as_written }))
+    }
+}
+
+/// A model to be loaded without optimizations if the engine fails with them. In part of a model, values are outputs
+/// that the engine otherwise folds away, and its optimizations of what remains may be wrong.
+struct AsWritten {
+    engine: Arc<dyn Engine>,
+    source: ModelSource,
+    options: LoadOptions,
+}
+
+impl AsWritten {
+    fn load(&self) -> Option<Box<dyn Session>> {
+        self.engine.load(&self.source, &self.options).ok()
     }
 }
 
@@ -73,6 +96,19 @@ const SHORT: Duration = Duration::from_micros(100);
 struct Loaded {
     session: Box<dyn Session>,
     clock: Clock,
+    /// Until the first run succeeds.
+    as_written: Option<AsWritten>,
+}
+
+impl Loaded {
+    fn outputs(&mut self, feed: &Feed) -> Result<Feed, EngineError> {
+        let result = self.session.run(feed);
+        let Some(as_written) = self.as_written.take().filter(|_| result.is_err()) else { return result };
+        let Some(mut session) = as_written.load() else { return result };
+        let Ok(outputs) = session.run(feed) else { return result };
+        self.session = session;
+        Ok(outputs)
+    }
 }
 
 fn feed(feeds: &[(&str, &Tensor)]) -> Vec<(String, Value)> {
@@ -81,7 +117,7 @@ fn feed(feeds: &[(&str, &Tensor)]) -> Vec<(String, Value)> {
 
 impl Run for Loaded {
     fn run(&mut self, feeds: &[(&str, &Tensor)]) -> Result<Vec<Tensor>, EvaluateError> {
-        let outputs = self.session.run(&feed(feeds)).map_err(failed)?;
+        let outputs = self.outputs(&feed(feeds)).map_err(failed)?;
         let tensor = |(name, value): (String, Value)| match value {
             Value::Tensor(tensor) => Ok(tensor),
             _ => Err(EvaluateError::new(format!("output `{name}` is not a tensor"))),
@@ -134,5 +170,29 @@ impl pare_graph::Samples for SharedSamples {
 
     fn labels(&self) -> Option<&[i64]> {
         self.labels.as_deref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::{Fake, FakeEngine};
+    use std::sync::atomic::Ordering;
+
+    #[test]
+    fn runs_as_written_what_fails_with_optimizations() {
+        let model = pare_graph::text::parse_model("g (float x) => (float y) { y = Neg(x) }").unwrap();
+        let bytes: &'static [u8] = onnx::to_bytes(&model).unwrap().leak();
+        let fake = Fake { noise: 1.0, fails_optimized: true, ..Fake::adding(0.5) };
+        let runs = fake.runs.clone();
+        let evaluator = Evaluator::new(Arc::new(FakeEngine::of_bytes([(bytes, fake)])));
+        let x = Tensor::vector(&[2.0_f32]);
+        let mut run = evaluator.load(&model, Setting::OPTIMIZED).unwrap();
+        for total in [2, 3] {
+            assert_eq!(run.run(&[("x", &x)]).unwrap(), [Tensor::vector(&[2.5_f32])]);
+            assert_eq!(runs.load(Ordering::Relaxed), total);
+        }
+        // What is deployed must run with optimizations.
+        assert!(evaluator.load(&model, Setting::DEPLOYED).unwrap().run(&[("x", &x)]).is_err());
     }
 }

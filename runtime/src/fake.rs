@@ -22,6 +22,8 @@ pub(crate) struct Fake {
     pub is_cpu_only: bool,
     /// Fails if the first number is at least this large.
     pub fails_at: Option<f32>,
+    /// Fails if optimizations are on.
+    pub fails_optimized: bool,
     /// The number of runs so far.
     pub runs: Arc<AtomicUsize>,
 }
@@ -36,7 +38,11 @@ pub(crate) struct FakeEngine(HashMap<&'static [u8], Fake>);
 
 impl FakeEngine {
     pub fn of<const N: usize>(models: [(&'static str, Fake); N]) -> Self {
-        Self(models.into_iter().map(|(name, model)| (name.as_bytes(), model)).collect())
+        Self::of_bytes(models.map(|(name, model)| (name.as_bytes(), model)))
+    }
+
+    pub fn of_bytes<const N: usize>(models: [(&'static [u8], Fake); N]) -> Self {
+        Self(models.into_iter().collect())
     }
 }
 
@@ -73,6 +79,7 @@ impl Engine for FakeEngine {
         }
         if options.optimize != Optimize::Off {
             fake.offset += fake.noise;
+            fake.fails_at = fake.fails_at.or(fake.fails_optimized.then_some(f32::NEG_INFINITY));
         }
         Ok(Box::new(FakeSession(fake, [Port::tensor("x", DataType::Float, &[PortDim::Unknown])])))
     }

@@ -4,7 +4,7 @@ use super::{
     InferError,
     cx::tensor,
     dims::{self, Widen, common},
-    engine::{Engine, put},
+    engine::{Engine, put, refined},
 };
 use crate::{Attribute, Constant, DataType, Dim, Fact, Graph, NodeId, ValueId};
 use std::collections::HashSet;
@@ -94,12 +94,32 @@ impl Engine<'_> {
     }
 
     /// Infers a body repeatedly until the facts of the loop-carried values hold in every iteration. `inputs`
-    /// maps these facts to those of all inputs of the body.
+    /// maps these facts to those of all inputs of the body, where carried values begin at `first_input`; among
+    /// its outputs, they begin at `first_output`.
+    ///
+    /// Exporters declare the sizes of the first iteration. So these hold only if no carried value changes.
     fn fixed_point(
         &mut self,
         body: &mut Graph,
         mut carried: Vec<Fact>,
-        lead: usize,
+        (first_input, first_output): (usize, usize),
+        changed: &HashSet<ValueId>,
+        inputs: impl Fn(&[Fact]) -> Vec<Fact>,
+    ) -> Result<FixedPoint, InferError> {
+        for (fact, &input) in carried.iter_mut().zip(body.inputs().iter().skip(first_input)) {
+            *fact = refined(std::mem::take(fact), &self.declared_inside(body, input));
+        }
+        let trusting = self.trusting;
+        let result = self.widened(body, carried, first_output, changed, inputs);
+        self.trusting = trusting;
+        result
+    }
+
+    fn widened(
+        &mut self,
+        body: &mut Graph,
+        mut carried: Vec<Fact>,
+        first_output: usize,
         changed: &HashSet<ValueId>,
         inputs: impl Fn(&[Fact]) -> Vec<Fact>,
     ) -> Result<FixedPoint, InferError> {
@@ -107,12 +127,13 @@ impl Engine<'_> {
         for round in 0.. {
             let outputs = self.nested(body, &inputs(&carried), changed.clone())?;
             widen.changed = false;
-            let of_body = |i: usize| outputs.get(lead + i).unwrap_or(&Fact::Unknown);
+            let of_body = |i: usize| outputs.get(first_output + i).unwrap_or(&Fact::Unknown);
             let next: Vec<_> =
                 carried.iter().enumerate().map(|(i, fact)| widen.fact(fact, of_body(i))).collect();
             if !widen.changed {
                 return Ok(FixedPoint { widen, carried, outputs });
             }
+            self.trusting = false;
             carried = match round {
                 ..MAX_ROUNDS => next,
                 // Valid loops do not change element types.
@@ -141,7 +162,7 @@ impl Engine<'_> {
         let inputs =
             |carried: &[Fact]| [&[scalar(DataType::Int64), scalar(DataType::Bool)][..], carried].concat();
         let FixedPoint { widen, carried, outputs: results } =
-            self.fixed_point(body, carried, 1, changed, inputs)?;
+            self.fixed_point(body, carried, (2, 1), changed, inputs)?;
         let runs_all = starts_true && body.outputs().first().is_some_and(|&v| stays_true(body, v));
         let count = facts.first().and_then(Fact::content).and_then(<[Dim]>::first);
         let count = count.filter(|c| runs_all && c.at_least(0)).cloned().unwrap_or_else(Dim::unknown);
@@ -187,7 +208,7 @@ impl Engine<'_> {
         let carried = given[..states].iter().map(|f| tensor(f.dtype(), cut(f, None))).collect();
         let inputs = |carried: &[Fact]| [carried, &elements].concat();
         let FixedPoint { widen, carried, outputs: results } =
-            self.fixed_point(body, carried, 0, changed, inputs)?;
+            self.fixed_point(body, carried, (0, 0), changed, inputs)?;
         let lead: Vec<Dim> = if scan.batched { vec![batch] } else { vec![] };
         let batched = |fact: &Fact| tensor(fact.dtype(), fact.shape().map(|s| [&lead, s].concat()));
         let stacked = |(i, fact): (usize, &Fact)| {

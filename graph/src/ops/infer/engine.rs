@@ -19,6 +19,8 @@ pub(super) struct Engine<'f> {
     pub depth: usize,
     /// True if contradictions are ignored, inside a subgraph that may never run.
     pub lenient: bool,
+    /// True if the sizes that a subgraph declares hold in every run of it, see [`Engine::fixed_point`].
+    pub trusting: bool,
     /// True if nodes without a rule keep the facts of their outputs if those of their inputs did not change.
     keep: bool,
     visits: u64,
@@ -32,7 +34,7 @@ impl<'f> Engine<'f> {
         let by_name =
             names.map(|(i, f)| ((standard_domain(&f.domain), f.name.as_str(), overload(f)), i)).collect();
         let calls = functions.iter().map(|_| Calls::default()).collect();
-        Self { functions, by_name, calls, depth: 0, lenient: false, keep: false, visits: 0 }
+        Self { functions, by_name, calls, depth: 0, lenient: false, trusting: true, keep: false, visits: 0 }
     }
 
     /// Infers a graph from its declared inputs.
@@ -68,7 +70,7 @@ impl<'f> Engine<'f> {
     ) -> Result<Vec<Fact>, InferError> {
         for (i, id) in graph.inputs().to_vec().into_iter().enumerate() {
             let given = inputs.get(i).cloned().unwrap_or_default();
-            let fact = refined(given, &without_symbols(&declared(graph, id)));
+            let fact = refined(given, &self.declared_inside(graph, id));
             put(graph, id, fact, &mut changed);
         }
         let changed = set_constants(graph, changed);
@@ -77,6 +79,12 @@ impl<'f> Engine<'f> {
         self.depth -= 1;
         result?;
         Ok(graph.outputs().iter().map(|&v| graph.value(v).fact.clone()).collect())
+    }
+
+    /// The part of the declared fact of a value of a subgraph that holds in every run of the subgraph.
+    pub fn declared_inside(&self, graph: &Graph, id: ValueId) -> Fact {
+        let declared = declared(graph, id);
+        if self.trusting { without_symbols(&declared) } else { without_shape(&declared) }
     }
 
     fn walk(
@@ -152,7 +160,8 @@ impl<'f> Engine<'f> {
             }
             // Declared sizes of outputs are often wrong, such as a batch of 1 for an unknown batch of the
             // inputs.
-            let fact = refined(inferred, &if outermost { declared } else { without_symbols(&declared) });
+            let declared = if outermost { declared } else { self.declared_inside(graph, output) };
+            let fact = refined(inferred, &declared);
             put(graph, output, fact, changed);
         }
         Ok(())
@@ -243,7 +252,7 @@ fn sane(fact: Fact) -> Fact {
 }
 
 /// `fact`, with its unknown parts from `other`. In contradictions, `fact` takes precedence.
-fn refined(fact: Fact, other: &Fact) -> Fact {
+pub(super) fn refined(fact: Fact, other: &Fact) -> Fact {
     match (fact, other) {
         (Fact::Unknown, other) => other.clone(),
         (Fact::Tensor(mut fact), Fact::Tensor(other)) => {

@@ -23,8 +23,8 @@ pub(crate) use collect::{input_sums, misfit, size_of};
 pub(crate) use joint_moments::{ChannelMoments, JointMoments};
 pub(crate) use obs::{RemovalOrder, UnitReader, block_obs};
 pub(crate) use observe::{
-    Probe, batches, batches_of, bytes_per_sample, choose, fixed_batch, floats, no_samples, observe,
-    open_inputs,
+    Probe, activation_bytes, batches, batches_of, bytes_per_sample, choose, fixed_batch, floats, no_samples,
+    observe, open_inputs, run_batches,
 };
 pub(crate) use segment::segment;
 pub(crate) use solve::{NotFinite, Ridge, damped_inverse};

@@ -5,7 +5,9 @@ use crate::{
     analysis::quality::Padding,
     framework::{Hint, PassError, Tools},
 };
-use pare_graph::{DataType, EvaluateError, Graph, Model, Run, Setting, Tensor, ValueId, ops::Bindings};
+use pare_graph::{
+    DataType, EvaluateError, Graph, Model, Run, Samples, Setting, Tensor, ValueId, ops::Bindings,
+};
 use std::{borrow::Cow, ops::Range};
 
 /// The batch size, where the model does not fix it and memory suffices.
@@ -40,6 +42,11 @@ pub fn bytes_per_sample(graph: &Graph, value: ValueId, sizes: &Bindings) -> u64 
     let dims = fact.shape().unwrap_or(&[]).iter();
     let count = dims.map(|dim| sizes.size(dim).unwrap_or(1)).fold(1, u64::saturating_mul);
     count.saturating_mul(u64::from(fact.dtype().map_or(32, DataType::bits)).div_ceil(8))
+}
+
+/// The memory of a run per sample, beside that of the outputs: the tensors that are alive at the same time.
+pub fn activation_bytes(model: &Model, sizes: &Bindings) -> u64 {
+    model.cost(sizes).activation_peak
 }
 
 /// The inputs without default values.
@@ -111,6 +118,38 @@ impl Probe {
     }
 }
 
+/// Runs batches of samples through a loaded part, and passes the inputs and the values of each to `visit`.
+///
+/// A model may run on one sample only, although it leaves the size of a batch open. Then each is run by itself.
+///
+/// # Errors
+/// If the engine cannot run a batch, and those of `visit`.
+pub fn run_batches(
+    probe: &mut Probe,
+    samples: &dyn Samples,
+    batches: &[Range<usize>],
+    visit: &mut dyn FnMut(Range<usize>, &[(String, Tensor)], Vec<Tensor>) -> Result<(), PassError>,
+) -> Result<(), PassError> {
+    let mut singly = false;
+    for (i, batch) in batches.iter().enumerate() {
+        if !singly {
+            let feeds = samples.batch(batch.clone())?;
+            match probe.run(&feeds) {
+                Ok(values) => visit(batch.clone(), &feeds, values)?,
+                Err(_) if i == 0 && batch.len() > 1 => singly = true,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        for sample in batch.clone().filter(|_| singly) {
+            let one = sample..sample + 1;
+            let feeds = samples.batch(one.clone())?;
+            let values = probe.run(&feeds)?;
+            visit(one, &feeds, values)?;
+        }
+    }
+    Ok(())
+}
+
 fn no_engine() -> PassError {
     PassError::refused_with("it needs an engine to run samples", Hint::NeedsEngine)
 }
@@ -134,16 +173,15 @@ pub fn observe(
     let graph = &model.graph;
     let mut probe = Probe::new(tools, model, &open_inputs(graph), wanted)?;
     let sizes = tools.sizes(graph);
-    let bytes = wanted.iter().map(|&v| bytes_per_sample(graph, v, &sizes)).sum();
+    let bytes: u64 = wanted.iter().map(|&v| bytes_per_sample(graph, v, &sizes)).sum();
+    let batches = batches(graph, range.clone(), bytes + activation_bytes(model, &sizes), tools.memory);
     let padding = Padding::of(tools, graph);
-    for batch in batches(graph, range.clone(), bytes, tools.memory) {
-        let feeds = samples.batch(batch.clone())?;
-        let mut values = probe.run(&feeds)?;
-        padding.fill(graph, &feeds, wanted, &mut values);
+    run_batches(&mut probe, samples, &batches, &mut |batch, feeds, mut values| {
+        padding.fill(graph, feeds, wanted, &mut values);
         visit(batch.clone(), &values)?;
         tools.progress.step(what, (batch.end - range.start) as u64, range.len() as u64);
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Chooses `count` of `positions` at random for a sample, ascending and without repetition; all if there are

@@ -8,7 +8,9 @@ pub use layers::{TensorDrift, tensor_drifts};
 
 use crate::{
     analysis::{
-        calibration::{Probe, batches, bytes_per_sample, no_samples, open_inputs},
+        calibration::{
+            Probe, activation_bytes, batches, bytes_per_sample, no_samples, open_inputs, run_batches,
+        },
         quality::measures_of,
     },
     framework::{PassError, Tools},
@@ -123,8 +125,9 @@ impl<'t> HeldOut<'t> {
     pub fn new(tools: Tools<'t>, original: &Model, range: Range<usize>) -> Result<Self, PassError> {
         let graph = &original.graph;
         let sizes = tools.sizes(graph);
-        let bytes = graph.outputs().iter().map(|&v| bytes_per_sample(graph, v, &sizes)).sum();
-        Self::in_batches(tools, original, batches(graph, range, bytes, tools.memory))
+        let bytes: u64 = graph.outputs().iter().map(|&v| bytes_per_sample(graph, v, &sizes)).sum();
+        let bytes = bytes + activation_bytes(original, &sizes);
+        Self::in_batches(tools, original, &batches(graph, range, bytes, tools.memory))
     }
 
     /// Runs the original on batches of samples.
@@ -134,19 +137,25 @@ impl<'t> HeldOut<'t> {
     pub fn in_batches(
         tools: Tools<'t>,
         original: &Model,
-        batches: Vec<Range<usize>>,
+        batches: &[Range<usize>],
     ) -> Result<Self, PassError> {
         let graph = &original.graph;
         let quality = measures_of(tools, graph);
         let samples = tools.samples.ok_or_else(no_samples)?;
-        let tokens =
-            batches.iter().map(|batch| batch_tokens(&quality, samples, batch)).collect::<Result<_, _>>()?;
         let outputs = graph.outputs().iter().map(|&v| graph.value(v));
         let measure =
             |v: &pare_graph::Value| quality.measure(&v.name, v.fact.dtype().unwrap_or(DataType::Float));
         let (names, measures) = outputs.map(|v| (v.name.clone(), measure(v))).unzip();
-        let mut held_out = Self { tools, quality, measures, names, batches, tokens, outputs: vec![] };
-        held_out.outputs = held_out.run_outputs(original)?;
+        let mut probe = Probe::new(tools, original, &open_inputs(graph), graph.outputs())?;
+        let (mut ran, mut tokens, mut outputs) = (vec![], vec![], vec![]);
+        run_batches(&mut probe, samples, batches, &mut |batch, feeds, values| {
+            ran.push(batch);
+            tokens.push(batch_tokens(&quality, feeds));
+            outputs.push(values);
+            Ok(())
+        })?;
+        let mut held_out = Self { tools, quality, measures, names, batches: ran, tokens, outputs: vec![] };
+        held_out.outputs = held_out.without_padding(outputs);
         Ok(held_out)
     }
 
@@ -317,16 +326,8 @@ impl Suffix {
 }
 
 /// The tokens of a batch that its mask switches on, if it switches others off.
-fn batch_tokens(
-    quality: &QualityMeasures,
-    samples: &dyn pare_graph::Samples,
-    batch: &Range<usize>,
-) -> Result<Option<TokenMask>, PassError> {
-    if quality.mask.is_none() {
-        return Ok(None);
-    }
-    let feeds = samples.batch(batch.clone())?;
-    Ok(quality.tokens(feeds.iter().map(|(name, tensor)| (name.as_str(), tensor))))
+fn batch_tokens(quality: &QualityMeasures, feeds: &[(String, Tensor)]) -> Option<TokenMask> {
+    quality.tokens(feeds.iter().map(|(name, tensor)| (name.as_str(), tensor)))
 }
 
 /// Returns the values that do not depend on the changed nodes but are read by them, or by nodes that depend

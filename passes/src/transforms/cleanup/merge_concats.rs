@@ -96,6 +96,17 @@ mod tests {
         );
     }
 
+    /// PyTorch declares the empty list that a loop starts from as the shape of every iteration.
+    #[test]
+    fn keeps_lists_that_grow_in_loops() {
+        no_match(
+            MergeConcats::default(),
+            "g (float[1,3] x) => (float[n,3] y) <int64 n = {4}, bool t = {1}, float[0,3] none = {}> {
+                y = Loop(n, t, none) <body = b (int64 i, bool c, float[0,3] v) => (bool d, float[m,3] w) {
+                    d = Identity(c) w = Concat<axis = 0>(v, x) }> }",
+        );
+    }
+
     #[test]
     fn keeps_other_axes_and_shared_concats() {
         no_match(

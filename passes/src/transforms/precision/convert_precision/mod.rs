@@ -9,7 +9,11 @@ mod search;
 mod tests;
 
 use crate::{
-    analysis::{evaluation::HeldOut, opset::OpsetPolicy, samples::Split},
+    analysis::{
+        evaluation::HeldOut,
+        opset::OpsetPolicy,
+        samples::{HELD_OUT, Split},
+    },
     framework::{Context, Counter, InterfaceChange, Pass, PassError},
     pass,
 };
@@ -50,7 +54,7 @@ pass! {
         pub to: Precision = Precision::Fp16,
         /// Keep the types of inputs and outputs.
         pub keep_io: bool = true,
-        /// For `mixed`: the least ratio of signal to noise of each output, in dB, on held-out samples.
+        /// For `mixed`: the least ratio of signal to noise of each output, in dB, on up to 256 samples.
         pub min_snr: f64 = 40.0,
         /// On samples, values may reach the largest and smallest number of the type up to this factor.
         pub margin: f64 = 2.0,
@@ -91,18 +95,25 @@ impl Pass for ConvertPrecision {
         let prepared = cx.scratch().run("inline-functions,lift-constants", &mut plain)?;
         plain.infer()?;
         let mut plan = Plan::new(&plain.graph, format, &self.except);
-        let is_sampled = cx.tools.engine.is_some() && !split.held_out.is_empty();
+        // Nothing is fitted to samples, so that all of them judge.
+        let judged = 0..split.all().end.min(HELD_OUT);
+        let is_sampled = cx.tools.engine.is_some() && !judged.is_empty();
         if is_sampled {
             let extreme = ranges::extreme_values(cx.tools, &plain, split.statistics(), format, self.margin)?;
             plan.keep_values(&plain.graph, &extreme);
         }
         let mut half = plan.eligible();
-        let held_out = || HeldOut::new(cx.tools, &plain, split.held_out.clone());
-        let held_out = if is_sampled { Some(held_out()?) } else { None };
-        if let Some(held_out) = held_out.as_ref().filter(|_| is_mixed) {
-            let dtype = format.dtype;
+        let mut noise = None;
+        if is_sampled {
+            let held_out = HeldOut::new(cx.tools, &plain, judged)?;
+            let (held_out, dtype) = (&held_out, format.dtype);
             let search = Search { plain: &plain, plan: &plan, held_out, dtype, min_snr: self.min_snr };
-            half = search.run(half, cx)?;
+            if is_mixed {
+                let (chosen, of_chosen) = search.run(half, cx)?;
+                (half, noise) = (chosen, Some(of_chosen));
+            } else {
+                noise = Some(search.noise_of(&half)?);
+            }
         }
         let types = plan.types(&plain.graph, &half, self.keep_io);
         let (converted, constants) = (plan::count_nodes(&types), plan::count_constants(&types));
@@ -117,13 +128,8 @@ impl Pass for ConvertPrecision {
         if cx.stopped() {
             return Ok(());
         }
-        if let Some(held_out) = held_out {
-            // Samples have the types of the original.
-            let types = plan.types(&plain.graph, &half, true);
-            let noise = search::noise(&held_out, &plain, &types, format.dtype)?;
-            if noise > 0.0 {
-                cx.figure("SNR in dB", -10.0 * noise.log10());
-            }
+        if let Some(noise) = noise.filter(|noise| *noise > 0.0) {
+            cx.figure("SNR in dB", -10.0 * noise.log10());
         }
         // The same steps again, now reported as nested steps.
         if prepared.patches() > 0 {

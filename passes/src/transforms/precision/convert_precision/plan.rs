@@ -65,6 +65,9 @@ enum Reason {
     Range(String),
     /// Requested by the caller.
     Requested,
+    /// It computes with constants and sizes only. Engines do so in float, when they load the model, and sizes may
+    /// exceed what the new type counts up to.
+    Sizes,
 }
 
 /// Elements of a constant that is stored in the new type although its users read it in float.
@@ -74,7 +77,17 @@ impl Plan {
     /// Examines all nodes. The types of the graph must be inferred.
     pub fn new(graph: &Graph, format: Format, except: &[String]) -> Self {
         let mut count = 0;
-        let plan = GraphPlan::new(graph, format, except, true, &mut count);
+        let mut plan = GraphPlan::new(graph, format, except, true, &mut count);
+        let data = of_data(graph);
+        for (&id, node) in plan.nodes.iter_mut().filter(|(_, node)| node.follows == Follows::Nothing) {
+            if !is_control_flow(graph.at(id))
+                && !graph.results(id).any(|v| data.contains(&v))
+                && node.changes()
+            {
+                node.stays.get_or_insert(Reason::Sizes);
+                node.stores = true;
+            }
+        }
         Self { format, graph: plan, count }
     }
 
@@ -119,7 +132,7 @@ impl Plan {
             ) => {
                 cx.decline(why);
             }
-            Some(Reason::Requested) | None => {}
+            Some(Reason::Requested | Reason::Sizes) | None => {}
         });
     }
 
@@ -430,6 +443,18 @@ fn slots(at: NodeRef<'_>, schema: &Schema, dtype: DataType) -> Result<(Vec<bool>
         slots.iter().map(|&(value, formal)| changes(value, formal)).collect::<Vec<_>>()
     };
     Ok((of(&inputs), of(&outputs)))
+}
+
+/// The values that depend on elements of inputs, not only on their sizes.
+fn of_data(graph: &Graph) -> HashSet<ValueId> {
+    let mut data: HashSet<_> = graph.inputs().iter().copied().collect();
+    for &id in graph.nodes().iter() {
+        let is_size = ["Shape", "Size"].iter().any(|op| graph.at(id).is(op));
+        if !is_size && graph.operands(id).any(|v| data.contains(&v)) {
+            data.extend(graph.results(id));
+        }
+    }
+    data
 }
 
 /// Returns true for a variadic formal whose values have types of their own.

@@ -46,13 +46,13 @@ struct Segment {
 }
 
 impl Search<'_> {
-    /// Returns the nodes among `eligible` that have the new type.
-    pub fn run(&self, eligible: Vec<bool>, cx: &mut Context<'_>) -> Result<Vec<bool>, PassError> {
+    /// Returns the nodes among `eligible` that have the new type, and their noise.
+    pub fn run(&self, eligible: Vec<bool>, cx: &mut Context<'_>) -> Result<(Vec<bool>, f64), PassError> {
         let limit = 10_f64.powf(-self.min_snr / 10.0);
         let all: Vec<_> = (0..eligible.len()).filter(|&i| eligible[i]).collect();
         let first = self.noise(&all, eligible.len())?;
         if first <= limit {
-            return Ok(eligible);
+            return Ok((eligible, first));
         }
         cx.detail("SNR in dB without nodes in float", -10.0 * first.log10());
         let (mut segments, mut measured) = (vec![Segment { nodes: all, noise: first }], 0);
@@ -77,12 +77,14 @@ impl Search<'_> {
             nodes.sort_unstable();
             let noise = self.noise(&nodes, eligible.len())?;
             if noise <= limit {
-                return Ok(Self::flags(&nodes, eligible.len()));
+                return Ok((Self::flags(&nodes, eligible.len()), noise));
             }
             budget *= 0.5 * (limit / noise).min(1.0);
         }
         cx.decline(format!("no choice of nodes was found that keeps an SNR of {} dB", self.min_snr));
-        Ok(vec![false; eligible.len()])
+        let none = vec![false; eligible.len()];
+        let noise = self.noise_of(&none)?;
+        Ok((none, noise))
     }
 
     fn flags(nodes: &[usize], count: usize) -> Vec<bool> {
@@ -91,25 +93,21 @@ impl Search<'_> {
         half
     }
 
-    /// The noise with these nodes in the new type.
     fn noise(&self, nodes: &[usize], count: usize) -> Result<f64, PassError> {
-        let types = self.plan.types(&self.plain.graph, &Self::flags(nodes, count), true);
-        noise(self.held_out, self.plain, &types, self.dtype)
+        self.noise_of(&Self::flags(nodes, count))
     }
-}
 
-/// The noise of a conversion: that of rounded values, or of the converted model if it is larger.
-pub fn noise(
-    held_out: &HeldOut<'_>,
-    plain: &Model,
-    types: &ConvertedGraph,
-    dtype: DataType,
-) -> Result<f64, PassError> {
-    let mut converted = plain.clone();
-    converted.convert_nodes(DataType::Float, dtype, types);
-    converted.infer()?;
-    let rounding = held_out.noise(&rounded(plain, types, dtype)?)?;
-    Ok(held_out.noise(&converted)?.max(rounding))
+    /// The noise with these nodes in the new type: that of rounded values, or of the converted model if it is
+    /// larger.
+    pub fn noise_of(&self, half: &[bool]) -> Result<f64, PassError> {
+        // Samples have the types of the original.
+        let types = self.plan.types(&self.plain.graph, half, true);
+        let mut converted = self.plain.clone();
+        converted.convert_nodes(DataType::Float, self.dtype, &types);
+        converted.infer()?;
+        let rounding = self.held_out.noise(&rounded(self.plain, &types, self.dtype)?)?;
+        Ok(self.held_out.noise(&converted)?.max(rounding))
+    }
 }
 
 /// The original in float, with each value that has the new type in `types` rounded to it.

@@ -423,6 +423,52 @@ fn mixed_finds_the_nodes_that_lose_the_signal() {
     }
 }
 
+/// Models that run in ways which the engine or their declaration do not promise.
+#[test]
+fn converts_models_that_do_not_run_as_they_are_observed() {
+    let table = numbers(36, 1);
+    for (io, nodes) in [
+        // ONNX Runtime folds the table, unless its values are observed. Then it moves the transpose below the cubic
+        // resize, which it cannot run.
+        (
+            format!(
+                "(float[N,4,2,2] x) => (float[N,4,2,2] y) <float[1,3,3,4] table = {{{table}}}, int64[4] sizes = {{1,4,2,2}}>"
+            ),
+            "t = Transpose<perm = [0,3,1,2]>(table)
+             r = Resize<mode = \"cubic\", coordinate_transformation_mode = \"half_pixel\">(t, , , sizes)
+             y = Add(x, r)",
+        ),
+        // The batch is fixed, although its size is declared as open.
+        (
+            "(float[N,4] x) => (float[1,4] y) <int64[2] one = {1,4}>".to_owned(),
+            "h = Reshape(x, one) y = Exp(h)",
+        ),
+    ] {
+        let mut changed = inferred(model(&format!("g {io} {{ {nodes} }}")));
+        let samples = Inputs { graph: &changed.graph.clone(), scale: 1.0 };
+        let report =
+            run_pass_with(pass("to = \"mixed\""), &mut changed, Tools { samples: Some(&samples), ..tools() });
+        let snr = report.steps[0].figure("SNR in dB").unwrap();
+        assert!((50.0..100.0).contains(&snr), "{snr}");
+    }
+}
+
+/// `float16` counts up to 2048.
+#[test]
+fn sizes_and_constants_stay_in_float() {
+    let original = inferred(model(
+        "g (float[N,2051] x) => (float[2051,N] y, float[N,2051] z)
+            <int64[1] k = {1}, float[1] half = {0.5}, int64[1] open = {-1}, float[1] c = {3}> {
+            s = Shape<start = 1>(x) f = Cast<to = 1>(s) h = Mul(f, half) g = Add(h, h) i = Cast<to = 7>(g)
+            t = Concat<axis = 0>(i, open) y = Reshape(x, t) r = Sqrt(c) m = Mul(x, r) z = Neg(m) }",
+    ));
+    let mut changed = original.clone();
+    run_pass_with(pass(""), &mut changed, tools());
+    assert!(snr(&original, &changed) > 60.0);
+    let types = ["f", "h", "g", "r", "m"].map(|name| dtype(&changed, name));
+    assert_eq!(types, [[DataType::Float; 4].as_slice(), &[DataType::Float16]].concat()[..]);
+}
+
 /// The signal is that of an engine that computes in the new type.
 #[test]
 fn rounds_every_value_of_the_new_type() {

@@ -5,7 +5,9 @@ use super::{
     loss::Target,
 };
 use crate::{
-    analysis::calibration::{Probe, batches, bytes_per_sample, no_samples, open_inputs},
+    analysis::calibration::{
+        Probe, activation_bytes, batches, bytes_per_sample, no_samples, open_inputs, run_batches,
+    },
     framework::{PassError, Tools},
 };
 use fastrand::Rng;
@@ -49,11 +51,13 @@ impl<'t> Data<'t> {
         let mut known = None;
         if fits && augment.is_empty() && classes.is_none() {
             let mut parts: Vec<Vec<Tensor>> = vec![vec![]; values.len()];
-            for batch in batches(&teacher.graph, range.clone(), bytes, tools.memory) {
-                let outputs = probe.run(&samples.batch(batch.clone())?)?;
+            let each = bytes + activation_bytes(teacher, &sizes);
+            let batches = batches(&teacher.graph, range.clone(), each, tools.memory);
+            run_batches(&mut probe, samples, &batches, &mut |batch, _, outputs| {
                 parts.iter_mut().zip(outputs).for_each(|(parts, output)| parts.push(output));
                 tools.progress.step("teacher", (batch.end - range.start) as u64, range.len() as u64);
-            }
+                Ok(())
+            })?;
             let joined = parts.iter().map(|parts| Tensor::stacked(&parts.iter().collect::<Vec<_>>()));
             // A model of a fixed batch size leaves out an incomplete batch; one that folds samples into another
             // axis cannot be taken apart.

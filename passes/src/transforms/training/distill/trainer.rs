@@ -238,7 +238,7 @@ impl<'p, 't> Training<'p, 't> {
         {
             parameter.hold();
         }
-        let held_out = HeldOut::in_batches(tools, teacher, parts)?;
+        let held_out = HeldOut::in_batches(tools, teacher, &parts)?;
         let (start, student) = (Weights { values }, student.clone());
         Ok(Some(Self {
             pass,
