@@ -192,7 +192,7 @@ mod tests {
             assert_eq!(run.run(&[("x", &x)]).unwrap(), [Tensor::vector(&[2.5_f32])]);
             assert_eq!(runs.load(Ordering::Relaxed), total);
         }
-        // What is deployed must run with optimizations.
+        // A deployed model must run with optimizations.
         assert!(evaluator.load(&model, Setting::DEPLOYED).unwrap().run(&[("x", &x)]).is_err());
     }
 }

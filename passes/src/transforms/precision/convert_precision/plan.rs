@@ -80,12 +80,14 @@ impl Plan {
         let mut plan = GraphPlan::new(graph, format, except, true, &mut count);
         let data = of_data(graph);
         for (&id, node) in plan.nodes.iter_mut().filter(|(_, node)| node.follows == Follows::Nothing) {
-            if !is_control_flow(graph.at(id))
-                && !graph.results(id).any(|v| data.contains(&v))
-                && node.changes()
-            {
-                node.stays.get_or_insert(Reason::Sizes);
-                node.stores = true;
+            let at = graph.at(id);
+            // Engines fuse dequantized weights with the node that reads them, which needs the same type.
+            let is_computed = !is_control_flow(at) && !at.has(Trait::Quantization);
+            if is_computed && node.changes() && !graph.results(id).any(|v| data.contains(&v)) {
+                node.stays.get_or_insert_with(|| {
+                    node.stores = true;
+                    Reason::Sizes
+                });
             }
         }
         Self { format, graph: plan, count }

@@ -469,6 +469,31 @@ fn sizes_and_constants_stay_in_float() {
     assert_eq!(types, [[DataType::Float; 4].as_slice(), &[DataType::Float16]].concat()[..]);
 }
 
+#[test]
+fn dequantized_weights_have_the_type_of_their_reader() {
+    let weights = ["1"; 16].join(",");
+    let original = inferred(model_at(
+        &format!(
+            "g (float[N,4] x) => (float[N,4] y) <int8[4,4] q = {{{weights}}}, float s = {{0.5}}> {{
+                w = DequantizeLinear(q, s) m = MatMul(x, w) y = Neg(m) }}"
+        ),
+        21,
+    ));
+    let mut changed = original.clone();
+    run_pass_with(pass(""), &mut changed, tools());
+    assert_eq!([dtype(&changed, "w"), dtype(&changed, "m")], [DataType::Float16; 2]);
+    // The engine fuses both forms, and rounds activations to eight bits there.
+    let feeds = Inputs { graph: &original.graph, scale: 1.0 }.batch(0..4).unwrap();
+    let run = |model: &Model| {
+        let feeds: Vec<_> = feeds.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+        let outputs = tools().engine.unwrap().load(model, Setting::DEPLOYED).unwrap().run(&feeds).unwrap();
+        outputs[0].to_f64().unwrap()
+    };
+    // Inputs and outputs of at most 2 are rounded to 11 bits; a rounded input may move its number of eight bits.
+    let limit = 2.0 * (0.5_f64.powi(11) + 0.5_f64.powi(8));
+    assert!(run(&original).iter().zip(run(&changed)).all(|(a, b)| (a - b).abs() <= limit));
+}
+
 /// The signal is that of an engine that computes in the new type.
 #[test]
 fn rounds_every_value_of_the_new_type() {
