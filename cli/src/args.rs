@@ -160,6 +160,9 @@ pub struct OptimizeArgs {
     /// The comparisons: the result with the original, or also the models before and after each pass
     #[arg(long, value_name = "COMPARISONS", default_value = "result", conflicts_with = "no_prove")]
     pub prove: ProveArg,
+    /// Time after which a comparison on `--samples` ends. With limits, and on `--test`, all samples are compared
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "20s", conflicts_with = "no_prove")]
+    pub prove_time: Duration,
     #[command(flatten)]
     pub limits: LimitArgs,
     #[command(flatten)]
@@ -185,7 +188,7 @@ pub struct OptimizeArgs {
     /// Show why passes skipped something, and the details of searches
     #[arg(long)]
     pub verbose: bool,
-    /// Memory for activations during calibration, such as 2G
+    /// Memory for activations of samples, such as 2G
     #[arg(long, value_name = "BYTES", default_value = "2G", value_parser = bytes)]
     pub memory: u64,
     #[command(flatten)]
@@ -257,7 +260,7 @@ pub struct SearchArgs {
     /// Treat initializers that are also inputs as constants, so that callers cannot override them
     #[arg(long)]
     pub freeze_initializers: bool,
-    /// Memory for activations during calibration, such as 2G
+    /// Memory for activations of samples, such as 2G
     #[arg(long, value_name = "BYTES", default_value = "2G", value_parser = bytes)]
     pub memory: u64,
 }
@@ -357,7 +360,7 @@ pub struct VerifyArgs {
     /// Show the drift of every tensor that both models compute under the same name
     #[arg(long)]
     pub layers: bool,
-    /// Memory for the tensors of `--layers`, such as 2G
+    /// Memory for activations, such as 2G
     #[arg(long, value_name = "BYTES", default_value = "2G", value_parser = bytes)]
     pub memory: u64,
     /// Runs of each sample, each with the state that the previous one computed
@@ -459,7 +462,7 @@ pub struct ReduceArgs {
     /// Apply this many patches at most
     #[arg(long, value_name = "N")]
     pub stop_after: Option<u64>,
-    /// Memory for activations during calibration, such as 2G
+    /// Memory for activations of samples, such as 2G
     #[arg(long, value_name = "BYTES", default_value = "2G", value_parser = bytes)]
     pub memory: u64,
 }
@@ -567,7 +570,7 @@ pub struct MaskArgs {
     /// Samples for calibration: a .npz or .npy file, or a folder of ONNX test data
     #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub samples: Option<PathBuf>,
-    /// Memory for activations during calibration, such as 2G
+    /// Memory for activations of samples, such as 2G
     #[arg(long, value_name = "BYTES", default_value = "2G", value_parser = bytes)]
     pub memory: u64,
 }

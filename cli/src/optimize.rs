@@ -96,6 +96,7 @@ impl OptimizeArgs {
         options.test.clone_from(&self.test);
         options.hold_out = self.hold_out;
         options.prove = self.prove();
+        options.prove_time = self.prove_time;
         options.limits = self.limits.limits();
         options.quality = self.quality.options();
         options.time = !self.no_time;

@@ -18,6 +18,7 @@ pub fn run(
     let options = ProjectOptions::default()
         .check(args.check)
         .prove(args.prove())
+        .prove_time(args.prove_time)
         .time(!args.no_time)
         .batch(args.batch)
         .reproduce(true)

@@ -6,7 +6,7 @@ use crate::{
     calibrate::read_statistics,
     environment::LazyEngine,
     latency::LatencyMeter,
-    options::{MEMORY, setters},
+    options::{MEMORY, PROVE_TIME, setters},
     output::write_model,
     proof::Claim,
     reproducer::FaultKind,
@@ -25,7 +25,7 @@ use serde::Serialize;
 use std::{
     fmt, io,
     path::{Path, PathBuf},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// The metadata entry that holds the pipeline.
@@ -56,6 +56,8 @@ pub struct OptimizeOptions {
     pub hold_out: Option<f64>,
     /// The comparisons of the proof.
     pub prove: Prove,
+    /// Time after which a comparison on `samples` ends. With limits, and on `test`, all samples are compared.
+    pub prove_time: Duration,
     /// Limits on the loss of quality.
     pub limits: QualityLimits,
     /// The measures of the outputs, and the mask of padding.
@@ -70,7 +72,7 @@ pub struct OptimizeOptions {
     pub stop_after: Option<u64>,
     /// True to search for the smallest part of the model that fails in the same way when a pass is at fault.
     pub reproduce: bool,
-    /// Bytes that activations may occupy during calibration.
+    /// Bytes that activations may occupy of samples.
     pub memory: u64,
     /// Compare layers, tensors and samples too, for a report in HTML.
     pub details: bool,
@@ -92,6 +94,8 @@ setters!(OptimizeOptions {
     statistics: Vec<PathBuf>,
     /// Sets the comparisons of the proof.
     prove: Prove,
+    /// Sets the time after which a comparison on the samples ends.
+    prove_time: Duration,
     /// Sets the limits on the loss of quality.
     limits: QualityLimits,
     /// Sets the measures of the outputs, and the mask of padding.
@@ -157,6 +161,7 @@ impl OptimizeOptions {
             test: None,
             hold_out: None,
             prove: Prove::default(),
+            prove_time: PROVE_TIME,
             limits: QualityLimits::default(),
             quality: QualityOptions::default(),
             time: true,
@@ -393,6 +398,7 @@ pub fn optimize(source: impl Into<Source>, options: impl Into<OptimizeOptions>) 
         stop_after: options.stop_after,
         samples: options.samples.as_deref(),
         test: options.test.as_deref(),
+        prove_time: options.limits.is_empty().then_some(options.prove_time),
         placement: Placement::new(&original, &source, options.scratch.as_deref()),
     };
     announce_calibration(&runner, &original);

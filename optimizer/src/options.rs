@@ -1,4 +1,6 @@
-//! Setters of the option structs.
+//! Setters of the option structs, and defaults that several share.
+
+use std::time::Duration;
 
 /// Defines one consuming setter per field; `some` wraps the value of an optional field.
 macro_rules! setters {
@@ -19,5 +21,8 @@ macro_rules! setters {
 }
 pub(crate) use setters;
 
-/// Bytes that activations may occupy during calibration, unless options set another limit.
+/// The time of a comparison on samples, unless options set another: hundreds of samples show what thousands would.
+pub(crate) const PROVE_TIME: Duration = Duration::from_secs(20);
+
+/// Bytes that activations may occupy, unless options set another limit.
 pub(crate) const MEMORY: u64 = 2 << 30;

@@ -5,7 +5,7 @@ use crate::{
     QualityLimits, QualityOptions, Rejected, Reproducer, SearchOptions, check_output,
     lock::{Lock, Origin, files_of},
     optimize::optimize,
-    options::{MEMORY, setters},
+    options::{MEMORY, PROVE_TIME, setters},
     output::folder_of,
 };
 use serde::{Serialize, Serializer};
@@ -13,6 +13,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, fs,
     path::PathBuf,
+    time::Duration,
 };
 
 /// Models with their pipelines and limits.
@@ -58,6 +59,8 @@ pub struct ProjectModel {
 pub struct ProjectOptions {
     /// The comparisons of the proofs.
     pub prove: Prove,
+    /// Time after which a comparison on samples that calibrate ends, if there are no limits.
+    pub prove_time: Duration,
     /// Build nothing; outputs that are out of date are reported as stale.
     pub check: bool,
     /// True to measure the latency of originals and results.
@@ -66,7 +69,7 @@ pub struct ProjectOptions {
     pub batch: usize,
     /// True to write reproducers beside outputs when a pass is at fault.
     pub reproduce: bool,
-    /// Bytes that activations may occupy during calibration.
+    /// Bytes that activations may occupy of samples.
     pub memory: u64,
     /// Engine, threads, seed, progress.
     pub environment: Environment,
@@ -75,6 +78,8 @@ pub struct ProjectOptions {
 setters!(ProjectOptions {
     /// Sets the comparisons of the proofs.
     prove: Prove,
+    /// Sets the time after which a comparison on samples that calibrate ends.
+    prove_time: Duration,
     /// Builds nothing.
     check: bool,
     /// Requests the measurement of latency.
@@ -93,6 +98,7 @@ impl Default for ProjectOptions {
     fn default() -> Self {
         Self {
             prove: Prove::default(),
+            prove_time: PROVE_TIME,
             check: false,
             time: true,
             batch: 1,
@@ -314,6 +320,7 @@ impl ProjectModel {
             .limits(self.limits.clone())
             .quality(self.quality.clone())
             .prove(options.prove)
+            .prove_time(options.prove_time)
             .time(options.time)
             .batch(options.batch)
             .freeze_initializers(self.freeze_initializers)

@@ -182,7 +182,7 @@ pub struct ReduceOptions {
     pub pipeline: Pipeline,
     /// Patches to apply at most.
     pub stop_after: Option<u64>,
-    /// Bytes that activations may occupy during calibration.
+    /// Bytes that activations may occupy of samples.
     pub memory: u64,
     /// Folder for models too large for memory.
     pub scratch: Option<PathBuf>,
@@ -240,6 +240,7 @@ pub fn reduce(source: impl Into<Source>, options: &ReduceOptions) -> Result<Opti
         stop_after: options.stop_after,
         samples: None,
         test: None,
+        prove_time: None,
         placement: Placement::new(&loaded.model, &loaded.source, options.scratch.as_deref()),
     };
     let Some(fault) = find_fault(&runner, &loaded.model) else {

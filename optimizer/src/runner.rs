@@ -5,7 +5,7 @@ use crate::{
     comparison::{compare, compare_related},
     environment::LazyEngine,
     related::Related,
-    samples::{open, open_or_generate},
+    samples::{fit_batches, open, open_or_generate},
 };
 use pare_graph::{
     Model,
@@ -15,7 +15,7 @@ use pare_passes::{
     InterfaceChange, Observer, Pipeline, Report, RunError, RunOptions, Tools, run, statistics::Statistics,
 };
 use pare_runtime::{Feed, ModelSource, ProofOptions, ProofReport, QualityMeasures, SampleSet, SharedSamples};
-use std::{cell::RefCell, path::Path};
+use std::{cell::RefCell, path::Path, time::Duration};
 
 /// The data that passes and the proof use.
 #[derive(Default)]
@@ -72,6 +72,8 @@ pub(crate) struct Runner<'r> {
     pub samples: Option<&'r Path>,
     /// Samples to compare on instead, where they are given.
     pub test: Option<&'r Path>,
+    /// Time after which a comparison on `samples` ends. One on `test` runs them all, and so does one for limits.
+    pub prove_time: Option<Duration>,
     pub placement: Placement<'r>,
 }
 
@@ -129,11 +131,13 @@ impl Runner<'_> {
         test: Option<SampleSet>,
         options: ProofOptions,
     ) -> Result<Comparison, Error> {
-        let samples = match test {
-            Some(samples) => samples,
-            None => open_or_generate(self.samples, a, self.environment.seed)?,
-        };
-        self.compare_on(samples, a, b, options)
+        if let Some(samples) = test {
+            return self.compare_on(samples, a, b, options);
+        }
+        let samples = open_or_generate(self.samples, a, self.environment.seed)?;
+        // Generated samples have a budget of their own, which covers all sizes.
+        let max_time = self.prove_time.filter(|_| !samples.is_generated());
+        self.compare_on(samples, a, b, ProofOptions { max_time, ..options })
     }
 
     /// Compares models of which `b` has another interface, as these `changes` request.
@@ -159,6 +163,7 @@ impl Runner<'_> {
         for freed in related.freed.iter().filter(|f| f.stacked) {
             samples = samples.with_size(&freed.symbol, freed.size);
         }
+        fit_batches(&mut samples, &related.sampled, self.tools.memory);
         self.environment.check_cancelled()?;
         let (reference, candidate) = (self.placement.place(&related.reference)?, self.placement.place(b)?);
         let between = related.between.as_ref().map(|part| self.placement.place(part)).transpose()?;
@@ -186,6 +191,7 @@ impl Runner<'_> {
         options: ProofOptions,
     ) -> Result<Comparison, Error> {
         self.environment.check_cancelled()?;
+        fit_batches(&mut samples, a, self.tools.memory);
         let (a, b) = (self.placement.place(a)?, self.placement.place(b)?);
         compare(self.engine, &a, &b, &mut samples, self.measured(options))
     }

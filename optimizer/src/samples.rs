@@ -1,7 +1,7 @@
 //! Samples: given as files, or generated from the types of the inputs.
 
 use crate::{Error, Hint, QualityOptions};
-use pare_graph::Model;
+use pare_graph::{Model, ops::Bindings};
 use pare_runtime::{
     Feed, MeasuredOutput, OutputMeasure, Port, PortKind, SampleLimits, SampleSet, beyond_generation,
     generate, input_specs, symbol_plans,
@@ -13,6 +13,9 @@ const GENERATED_FEEDS: usize = 4;
 /// Given inputs that are run in turn, taken evenly from all: latency may depend on them.
 const GIVEN_FEEDS: usize = 64;
 
+/// The sessions of a comparison: two models, each as written and as deployed.
+const SESSIONS: u64 = 4;
+
 /// Reads samples for the inputs of `model`.
 pub(crate) fn open(path: &Path, model: &Model) -> Result<SampleSet, Error> {
     let ports: Vec<_> =
@@ -22,6 +25,18 @@ pub(crate) fn open(path: &Path, model: &Model) -> Result<SampleSet, Error> {
         check_labels(&samples, model)?;
     }
     Ok(samples)
+}
+
+/// Keeps runs of `model` to as many samples as the activations of a comparison's sessions leave memory for: engines
+/// keep what the largest run needed.
+pub(crate) fn fit_batches(samples: &mut SampleSet, model: &Model, memory: u64) {
+    let Ok(first) = samples.batch(0..1) else { return };
+    let mut model = model.clone();
+    let _ = model.infer();
+    let shapes = first.iter().filter_map(|(name, value)| Some((name.as_str(), value.as_tensor()?.shape())));
+    let activations = model.cost(&Bindings::of_inputs(&model.graph, shapes)).activation_peak;
+    let most = memory / activations.saturating_mul(SESSIONS).max(1);
+    samples.limit_batches(usize::try_from(most).unwrap_or(usize::MAX).max(1));
 }
 
 /// Splits samples: the last `share` of them is held out of calibration.
@@ -132,5 +147,26 @@ impl FeedOptions<'_> {
             plan.insert(name.clone(), usize::try_from(*size).unwrap_or(1));
         }
         Ok((0..GENERATED_FEEDS).map(|i| generate(&specs, &plan, self.seed, i)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pare_graph::text::parse_model;
+
+    const SOURCE: &str = "<ir_version: 8, opset_import: [\"\" : 17]> \
+                          main (float[N,1,8,8] image) => (float[N,1,8,8] y) { y = Relu(image) }";
+
+    #[test]
+    fn batches_leave_memory_for_all_sessions() {
+        let model = parse_model(SOURCE).unwrap();
+        let mut samples = open(Path::new("../fixtures/digits-calibration.npz"), &model).unwrap();
+        // 64 floats are read, and as many written.
+        let each = 2 * 64 * 4;
+        for (memory, most) in [(0, 1), (4 * each - 1, 1), (4 * each, 1), (12 * each, 3), (1 << 30, 32)] {
+            fit_batches(&mut samples, &model, memory);
+            assert_eq!(samples.batch_size(32), most, "{memory} bytes");
+        }
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     environment::LazyEngine,
     options::{MEMORY, setters},
     runner::Data,
-    samples::open_or_generate,
+    samples::{fit_batches, open_or_generate},
 };
 use pare_graph::Model;
 use pare_passes::analysis::evaluation::{TensorDrift, tensor_drifts};
@@ -32,7 +32,7 @@ pub struct VerifyOptions {
     pub state: Vec<(String, String)>,
     /// Compare all tensors that both models compute under the same name, not only the outputs.
     pub layers: bool,
-    /// Bytes that the tensors of one comparison may occupy; 0 means 2 GiB.
+    /// Bytes that activations may occupy; 0 means 2 GiB.
     pub memory: u64,
     /// Engine, threads, seed, progress.
     pub environment: Environment,
@@ -131,6 +131,8 @@ pub fn verify(
         state: options.state.iter().cloned().map(|(input, output)| StatePair { input, output }).collect(),
         ..ProofOptions::default()
     };
+    let memory = if options.memory == 0 { MEMORY } else { options.memory };
+    fit_batches(&mut samples, &model, memory);
     let engine = LazyEngine::new(&options.environment);
     let comparison = compare(&engine, &reference.source, &candidate.source, &mut samples, proof)?;
     let failures = match comparison.outcome() {
@@ -144,21 +146,23 @@ pub fn verify(
         _ => options.limits.exceeded(&comparison),
     };
     let verdict = if failures.is_empty() { "agree" } else { "differ" };
-    let layers =
-        options.layers.then(|| layers(options, &engine, &model, &candidate.model, samples)).transpose()?;
+    let layers = options
+        .layers
+        .then(|| layers(options, memory, &engine, &model, &candidate.model, samples))
+        .transpose()?;
     Ok(Verification { comparison, verdict, layers, failures })
 }
 
 /// The drift of each tensor, on the samples of a comparison.
 fn layers(
     options: &VerifyOptions,
+    memory: u64,
     engine: &LazyEngine<'_>,
     reference: &Model,
     candidate: &Model,
     samples: SampleSet,
 ) -> Result<Vec<TensorDrift>, Error> {
     let data = Data { samples: Some(samples.into()), ..Data::default() };
-    let memory = if options.memory == 0 { MEMORY } else { options.memory };
     let tools = data.tools(engine, &options.environment, memory);
     tensor_drifts(tools, reference, candidate).map_err(Error::invalid)
 }

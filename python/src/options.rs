@@ -84,6 +84,11 @@ impl Quality {
     }
 }
 
+/// A duration in seconds.
+fn seconds(name: &str, given: f64) -> Result<Duration, Error> {
+    Duration::try_from_secs_f64(given).map_err(|e| invalid(format!("`{name}`: {e}")))
+}
+
 /// The storage of weights: a word, and the threshold of `one` and `each`.
 fn external_data(word_given: &str) -> Result<ExternalData, Error> {
     let words = [
@@ -104,6 +109,7 @@ pub struct Optimize {
     hold_out: Option<f64>,
     statistics: Vec<PathBuf>,
     prove: String,
+    prove_time: f64,
     limits: Limits,
     quality: Quality,
     time: bool,
@@ -123,6 +129,7 @@ impl Optimize {
         let mut options = OptimizeOptions::from(pipeline)
             .statistics(self.statistics)
             .prove(word("prove", &self.prove, &proofs)?)
+            .prove_time(seconds("prove_time", self.prove_time)?)
             .limits(self.limits.build())
             .quality(self.quality.build()?)
             .time(self.time)
@@ -172,8 +179,7 @@ pub struct Search {
 
 impl Search {
     pub fn build(self, line: Line) -> Result<SearchOptions, Error> {
-        let budget =
-            Duration::try_from_secs_f64(self.budget).map_err(|e| invalid(format!("`budget`: {e}")))?;
+        let budget = seconds("budget", self.budget)?;
         let mut options = SearchOptions::new(self.samples)
             .goal(self.goal)
             .hold_out(self.hold_out)

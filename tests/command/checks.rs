@@ -37,6 +37,33 @@ fn unproven_results_have_their_own_exit_code() {
     assert_eq!(code(&unchanged), 0, "{}", stderr(&unchanged));
 }
 
+/// The time of a comparison is bounded where nobody asked for more samples.
+#[test]
+fn comparisons_end_when_their_time_is_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    for name in ["digits-fold.onnx", "digits-calibration.npz", "digits.npz"] {
+        fixture(at, name);
+    }
+    let compared = |more: &[&str]| {
+        let arguments =
+            ["optimize", "digits-fold.onnx", "-o", "out.onnx", "--samples", "digits-calibration.npz"];
+        let made = run(at, &[&arguments[..], &["--prove-time", "0s", "--no-time", "--json"], more].concat());
+        assert_eq!(code(&made), 0, "{}", stderr(&made));
+        let proof = &json(&made)["proof"];
+        (proof["samples"].as_u64().unwrap(), proof["notes"].to_string())
+    };
+    let (samples, notes) = compared(&[]);
+    assert!(
+        samples < 512 && notes.contains(&format!("{samples} samples were compared in 0 s, not all")),
+        "{notes}"
+    );
+    for more in [&["--test", "digits.npz"][..], &["--max-deviation", "0.1"]] {
+        let (samples, notes) = compared(more);
+        assert!(samples >= 500 && !notes.contains("not all"), "{more:?}: {samples} {notes}");
+    }
+}
+
 /// An engine that violates the declaration of the original is no reason to refuse a result that keeps it.
 #[test]
 fn wrong_shapes_of_the_engine_are_not_differences() {

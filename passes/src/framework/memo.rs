@@ -13,8 +13,9 @@ use std::{
 ///
 /// One memo serves runs of one original with one set of samples, of which runs may use the first ones.
 pub struct Memo {
-    /// Bytes of weights that the models may have; the oldest are dropped.
+    /// Bytes of weights that the models may have.
     capacity: u64,
+    /// The last used at the end.
     results: Mutex<Vec<Known>>,
 }
 
@@ -50,8 +51,12 @@ impl Memo {
     }
 
     pub(super) fn get(&self, key: u64) -> Option<Arc<PassResult>> {
-        let results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
-        results.iter().find(|known| known.key == key).map(|known| known.result.clone())
+        let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = results.iter().position(|known| known.key == key)?;
+        let known = results.remove(at);
+        let result = known.result.clone();
+        results.push(known);
+        Some(result)
     }
 
     pub(super) fn put(&self, key: u64, result: PassResult) {
@@ -113,11 +118,13 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_results_are_dropped() {
+    fn results_that_were_not_used_for_long_are_dropped() {
         let bytes = network().cost(&Bindings::default()).bytes;
         let memo = Memo::new(2 * bytes);
         let put = |key| memo.put(key, PassResult { model: network(), reports: vec![], patches: 1 });
-        (1..=3).for_each(put);
-        assert!(memo.get(1).is_none() && memo.get(2).is_some() && memo.get(3).is_some());
+        (1..=2).for_each(put);
+        assert!(memo.get(1).is_some());
+        put(3);
+        assert!(memo.get(1).is_some() && memo.get(2).is_none() && memo.get(3).is_some());
     }
 }

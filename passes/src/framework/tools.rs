@@ -52,20 +52,7 @@ impl Tools<'_> {
     pub fn sizes(&self, graph: &Graph) -> Bindings {
         let first =
             self.samples.filter(|s| !s.is_empty()).and_then(|s| s.batch(0..1).ok()).unwrap_or_default();
-        let dims = first.iter().filter_map(|(name, tensor)| {
-            let shape = graph.value(graph.find(name)?).fact.shape()?;
-            Some(shape.iter().zip(tensor.shape()))
-        });
-        let mut bindings = Bindings::default();
-        for (dim, &size) in dims.flatten() {
-            let Ok(size) = i64::try_from(size) else { continue };
-            if let Some(symbol) = dim.as_symbol() {
-                bindings.sizes.insert(symbol.to_owned(), size);
-            } else if let Some(unknown) = dim.as_unknown() {
-                bindings.unnamed.insert(unknown, size);
-            }
-        }
-        bindings
+        Bindings::of_inputs(graph, first.iter().map(|(name, tensor)| (name.as_str(), tensor.shape())))
     }
 }
 

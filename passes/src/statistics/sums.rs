@@ -253,6 +253,19 @@ impl Sums {
         }
     }
 
+    /// The sums of `x` with these columns of `y`.
+    #[must_use]
+    pub(crate) fn of_outputs(&self, columns: &[usize]) -> Self {
+        Self {
+            count: self.count,
+            x_mean: self.x_mean.clone(),
+            y_mean: columns.iter().map(|&j| self.y_mean[j]).collect(),
+            xx: self.xx.clone(),
+            xy: Mat::from_fn(self.x_mean.len(), columns.len(), |i, j| self.xy[(i, columns[j])]),
+            yy: columns.iter().map(|&j| self.yy[j]).collect(),
+        }
+    }
+
     /// The sums over the columns `kept` of `x` with `y = W·x + b` of all columns; `W` is `[O, D]`, a missing
     /// bias is zero.
     #[must_use]

@@ -186,6 +186,7 @@ def optimize(
     max_accuracy_drop: float | None = None,
     max_disagreement: float | None = None,
     prove: bool | Literal["each"] = True,
+    prove_time: float = 20.0,
     quality: Mapping[str, Measure] | None = None,
     mask: str | None = None,
     time: bool = True,
@@ -230,13 +231,14 @@ def optimize(
         max_disagreement: Largest share of all inputs that change class, with 95 % confidence.
         prove: False to return the result without running both models; `each` to compare the models before and after
             each pass, too.
+        prove_time: Seconds after which a comparison on `samples` ends. With limits, and on `test`, all samples are compared.
         quality: Measures of outputs: `classes`, `cosine`, `error`, `exact` or `ignore`; chosen if not given.
         mask: The input whose zeros mark padding; found if not given.
         time: Measure the latency of both models.
         batch: Samples per run that is measured.
         freeze_initializers: Treat initializers that are also inputs as constants.
         stop_after: Number of patches to apply at most, to find the one at fault.
-        memory: Bytes for activations during calibration, such as `2G`.
+        memory: Bytes for activations of samples, such as `2G`.
         external_data: Weights of the output: as in the input, embedded, in one file beside it, or each in its own.
         details: Compare layers, tensors and samples too, for the page.
         progress: Show a bar, or a function `(stage, done, total)`. Shown in terminals and notebooks if not given.
@@ -267,6 +269,7 @@ def optimize(
             "hold_out": hold_out,
             "statistics": _paths(statistics),
             "prove": "nothing" if prove is False else "result" if prove is True else prove,
+            "prove_time": prove_time,
             "limits": {
                 "max_deviation": max_deviation,
                 "min_agreement": min_agreement,
@@ -362,7 +365,7 @@ def search(
         quality: Measures of outputs, as for `optimize`.
         mask: The input whose zeros mark padding; found if not given.
         freeze_initializers: Treat initializers that are also inputs as constants.
-        memory: Bytes for activations during calibration.
+        memory: Bytes for activations of samples.
         external_data: Weights of the output, as for `optimize`.
         details: Compare layers, tensors and samples of the result too, for the page.
         front: A folder for all models of the Pareto front.

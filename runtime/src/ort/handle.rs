@@ -15,8 +15,15 @@ use std::{
     slice,
 };
 
+/// The alignment of memory that the engine reads in place: that of the system's allocator, as of NumPy's arrays.
+const ALIGNMENT: usize = 16;
+
 /// An owned value, released on drop.
-pub(super) struct Handle(NonNull<sys::OrtValue>);
+pub(super) struct Handle {
+    value: NonNull<sys::OrtValue>,
+    /// The tensor whose memory the value borrows.
+    _borrowed: Option<Tensor>,
+}
 
 // SAFETY: a value is not bound to a thread, and is only read after construction.
 unsafe impl Send for Handle {}
@@ -24,7 +31,7 @@ unsafe impl Send for Handle {}
 impl Drop for Handle {
     fn drop(&mut self) {
         // SAFETY: the pointer is owned and dropped once.
-        unsafe { (ort::api().ReleaseValue)(self.0.as_ptr()) }
+        unsafe { (ort::api().ReleaseValue)(self.ptr()) }
     }
 }
 
@@ -44,29 +51,63 @@ fn allocator() -> Result<*mut sys::OrtAllocator, String> {
     Ok(allocator)
 }
 
+/// Element type and shape of a tensor. The error names the unsupported type.
+fn layout(tensor: &Tensor) -> Result<(sys::ONNXTensorElementDataType, Vec<i64>), String> {
+    let dtype = tensor.dtype();
+    let element = dtype::to_ort(dtype).ok_or_else(|| format!("{dtype} tensors"))?;
+    Ok((element.into(), tensor.shape().iter().map(|&size| size as i64).collect()))
+}
+
 impl Handle {
     fn own(pointer: *mut sys::OrtValue) -> Result<Self, String> {
-        NonNull::new(pointer).map(Self).ok_or_else(|| "value, and returned none".to_owned())
+        NonNull::new(pointer).map(Self::of).ok_or_else(|| "value, and returned none".to_owned())
+    }
+
+    fn of(value: NonNull<sys::OrtValue>) -> Self {
+        Self { value, _borrowed: None }
     }
 
     fn ptr(&self) -> *mut sys::OrtValue {
-        self.0.as_ptr()
+        self.value.as_ptr()
+    }
+
+    /// `tensor` itself as an input, without a copy of its memory, or else a copy of it. The error names the unsupported
+    /// type.
+    pub(super) fn input(tensor: &Tensor) -> Result<Self, String> {
+        let (bytes, is_packed) = (tensor.bytes(), tensor.dtype().bits() < 8);
+        let is_aligned = (bytes.as_ptr() as usize).is_multiple_of(ALIGNMENT);
+        if tensor.as_strings().is_some() || bytes.is_empty() || is_packed || !is_aligned {
+            return Self::tensor(tensor);
+        }
+        let (element, shape) = layout(tensor)?;
+        let (mut info, mut value) = (ptr::null_mut(), ptr::null_mut());
+        let (arena, default) = (sys::OrtAllocatorType::OrtArenaAllocator, sys::OrtMemType::OrtMemTypeDefault);
+        call!(CreateCpuMemoryInfo(arena, default, &raw mut info))?;
+        // The engine does not write to inputs.
+        let data = bytes.as_ptr().cast_mut().cast();
+        let created = call!(CreateTensorWithDataAsOrtValue(
+            info,
+            data,
+            bytes.len(),
+            shape.as_ptr(),
+            shape.len(),
+            element,
+            &raw mut value
+        ));
+        // SAFETY: `info` is owned and not used again; the value has a copy.
+        unsafe { (ort::api().ReleaseMemoryInfo)(info) };
+        created.map_err(|reason| format!("{} tensors: {reason}", tensor.dtype()))?;
+        let value = NonNull::new(value).ok_or("value, and returned none")?;
+        Ok(Self { value, _borrowed: Some(tensor.clone()) })
     }
 
     /// A copy of `tensor`. The error names the unsupported type.
     pub(super) fn tensor(tensor: &Tensor) -> Result<Self, String> {
-        let dtype = tensor.dtype();
-        let element = dtype::to_ort(dtype).ok_or_else(|| format!("{dtype} tensors"))?;
-        let shape: Vec<i64> = tensor.shape().iter().map(|&size| size as i64).collect();
+        let (element, shape) = layout(tensor)?;
         let mut value = ptr::null_mut();
-        let created = call!(CreateTensorAsOrtValue(
-            allocator()?,
-            shape.as_ptr(),
-            shape.len(),
-            element.into(),
-            &raw mut value
-        ));
-        created.map_err(|reason| format!("{dtype} tensors: {reason}"))?;
+        let created =
+            call!(CreateTensorAsOrtValue(allocator()?, shape.as_ptr(), shape.len(), element, &raw mut value));
+        created.map_err(|reason| format!("{} tensors: {reason}", tensor.dtype()))?;
         let handle = Self::own(value)?;
         match tensor.as_strings() {
             Some(items) => handle.fill_strings(items)?,
@@ -235,6 +276,6 @@ pub(super) fn run(
         names_out.len(),
         results.as_mut_ptr(),
     ));
-    let results = results.into_iter().map(|pointer| NonNull::new(pointer).map(Handle)).collect();
+    let results = results.into_iter().map(|pointer| NonNull::new(pointer).map(Handle::of)).collect();
     status.map(|()| results)
 }

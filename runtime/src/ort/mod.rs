@@ -250,12 +250,17 @@ struct OrtSession {
 type Handles = Vec<(CString, Handle)>;
 
 impl OrtSession {
-    fn handles(&self, feeds: &[(String, Value)]) -> Result<Handles, EngineError> {
+    /// The values of a run. Those that are kept for many runs are copies.
+    fn handles(&self, feeds: &[(String, Value)], keep: bool) -> Result<Handles, EngineError> {
         check_feeds(&self.inputs, feeds)?;
         let kind = |name: &str| self.inputs.iter().find(|port| port.name == name).map(|port| &port.kind);
         let mut handles = Vec::with_capacity(self.inputs.len());
         for (name, value) in feeds {
-            handles.push((c_string(name)?, self.handle(value, kind(name)).map_err(unsupported)?));
+            let handle = match value {
+                Value::Tensor(tensor) if !keep => Handle::input(tensor),
+                value => self.handle(value, kind(name)),
+            };
+            handles.push((c_string(name)?, handle.map_err(unsupported)?));
         }
         for port in &self.inputs {
             if feeds.iter().all(|(name, _)| *name != port.name) {
@@ -311,7 +316,7 @@ impl Session for OrtSession {
     }
 
     fn prepare(&mut self, feeds: &[(String, Value)]) -> Result<Prepared, EngineError> {
-        Ok(Prepared(Box::new(self.handles(feeds)?)))
+        Ok(Prepared(Box::new(self.handles(feeds, true)?)))
     }
 
     fn run_prepared(&mut self, feeds: &Prepared) -> Result<(), EngineError> {
@@ -321,7 +326,7 @@ impl Session for OrtSession {
     }
 
     fn run(&mut self, feeds: &[(String, Value)]) -> Result<Feed, EngineError> {
-        let handles = self.handles(feeds)?;
+        let handles = self.handles(feeds, false)?;
         let outputs = self.execute(&handles)?;
         let read = |(port, handle): (&Port, Option<Handle>)| {
             let value = match handle {

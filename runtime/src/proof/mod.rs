@@ -29,7 +29,10 @@ use crate::{
 };
 use noise::Noise;
 use run::{ProofRun, Sessions};
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 /// Compares `candidate` with `original` on `batches`.
 ///
@@ -80,9 +83,16 @@ impl<'e> Original<'e> {
         if let Some(outcome) = proof.check_deployment(options) {
             return Ok(proof.report.with(outcome));
         }
-        let mut refusal = None;
+        let (start, mut refusal) = (Instant::now(), None);
         for batch in batches {
-            if options.max_samples.is_some_and(|most| proof.report.samples >= most) {
+            let samples = proof.report.samples;
+            if options.max_samples.is_some_and(|most| samples >= most) {
+                break;
+            }
+            if let Some(most) = options.max_time.filter(|most| samples > 0 && start.elapsed() >= *most) {
+                let (seconds, noun) =
+                    (most.as_secs_f64(), if samples == 1 { "sample was" } else { "samples were" });
+                proof.report.notes.push(format!("{samples} {noun} compared in {seconds} s, not all"));
                 break;
             }
             match proof.run(&batch?, options) {
@@ -206,6 +216,7 @@ mod tests {
     use crate::fake::{Fake, FakeEngine};
     use crate::{LoadOptions, SamplesError};
     use pare_graph::evaluate::quality::{MeasuredOutput, OutputMeasure, QualityMeasures};
+    use std::time::Duration;
 
     fn batches(values: &[f32]) -> Vec<Result<Batch, SamplesError>> {
         let batch = |(index, &x): (usize, &f32)| {
@@ -255,6 +266,21 @@ mod tests {
         assert_eq!(why(&report), "equal");
         assert_eq!((report.samples, report.deviation.runs()), (3, 3));
         assert_eq!((report.deployed.runs(), report.floor.runs()), (2, 2));
+    }
+
+    #[test]
+    fn ends_when_its_time_is_over() {
+        let engine = FakeEngine::of([("a", Fake::adding(0.0)), ("b", Fake::adding(0.0))]);
+        let source = |name: &'static str| ModelSource::bytes(name);
+        let report = |seconds| {
+            let options =
+                ProofOptions { max_time: Some(Duration::from_secs(seconds)), ..ProofOptions::default() };
+            prove(&engine, &source("a"), &source("b"), batches(&[1.0; 5]), &options).unwrap()
+        };
+        let (none, enough) = (report(0), report(3600));
+        assert_eq!((none.samples, enough.samples), (1, 5));
+        assert_eq!(none.notes, ["1 sample was compared in 0 s, not all"]);
+        assert_eq!((why(&none), enough.notes.len()), ("equal".into(), 0));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use crate::{Comparison, LoadOptions, Metrics, StatePair, Tolerance, Value, Verdict};
 use pare_graph::evaluate::quality::{OutputMeasure, QualityMeasures, TokenMask};
+use std::time::Duration;
 
 /// Options of a proof.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +28,8 @@ pub struct ProofOptions {
     pub max_samples: Option<usize>,
     /// Samples after which only the models as written run.
     pub max_deployed: Option<usize>,
+    /// Time after which no further batch runs.
+    pub max_time: Option<Duration>,
 }
 
 /// Result of a proof.

@@ -62,6 +62,8 @@ pub struct SampleSet {
     labels: Option<Vec<i64>>,
     /// Samples per run.
     per_run: PerRun,
+    /// Most samples per run, where the model leaves it open.
+    most_per_run: usize,
     limits: SampleLimits,
 }
 
@@ -100,7 +102,15 @@ impl SampleSet {
             let folders = folder::data_sets(path)?;
             let count = folders.len();
             let source = Source::Sets { folders, inputs: inputs.to_vec() };
-            return Ok(Self { source, skipped: 0, count, labels: None, per_run: PerRun::Exactly(1), limits });
+            return Ok(Self {
+                source,
+                skipped: 0,
+                count,
+                labels: None,
+                per_run: PerRun::Exactly(1),
+                most_per_run: 1,
+                limits,
+            });
         }
         let mut arrays = Array::open_all(path, &limits)?;
         if let ([array], [input], Some("npy")) = (&mut arrays[..], inputs, extension(path)) {
@@ -120,7 +130,7 @@ impl SampleSet {
         let count = generated.plans.len() * per_plan;
         let source = Source::Generated(generated);
         let limits = SampleLimits::default();
-        Self { source, skipped: 0, count, labels: None, per_run: PerRun::Exactly(1), limits }
+        Self { source, skipped: 0, count, labels: None, per_run: PerRun::Exactly(1), most_per_run: 1, limits }
     }
 
     /// Generated samples to compare `model` with others: as many as its multiply-accumulates allow, and of sizes
@@ -179,7 +189,8 @@ impl SampleSet {
         if count == 0 {
             return Err(SamplesError::Empty(path.to_owned()));
         }
-        Ok(Self { source: Source::Arrays(columns), skipped: 0, count, labels, per_run, limits })
+        let source = Source::Arrays(columns);
+        Ok(Self { source, skipped: 0, count, labels, per_run, most_per_run: usize::MAX, limits })
     }
 
     /// Returns true if they are generated: then a share of them does not estimate a share of real inputs.
@@ -214,10 +225,16 @@ impl SampleSet {
         self.count -= count;
     }
 
-    /// Samples per run: the model's fixed batch size, or else `requested`, clipped to the number of samples.
+    /// Keeps runs to `most` samples, where the model leaves it open.
+    pub fn limit_batches(&mut self, most: usize) {
+        self.most_per_run = most;
+    }
+
+    /// Samples per run: the model's fixed batch size, or else `requested`, clipped to the limit and to the number of
+    /// samples.
     pub fn batch_size(&self, requested: usize) -> usize {
         match self.per_run {
-            PerRun::Any => requested.clamp(1, self.count.max(1)),
+            PerRun::Any => requested.min(self.most_per_run).clamp(1, self.count.max(1)),
             PerRun::Exactly(count) => count,
         }
     }
@@ -361,6 +378,10 @@ mod tests {
         let mut symbolic = open(&[any, two.clone()]);
         assert_eq!(shapes(&mut symbolic, 2), [[2, 2], [2, 2], [1, 2]]);
         assert_eq!((symbolic.len(), symbolic.left_over()), (5, 0));
+        symbolic.limit_batches(1);
+        assert_eq!(shapes(&mut symbolic, 2), [[1, 2]; 5]);
+        symbolic.limit_batches(2);
+        assert_eq!(shapes(&mut symbolic, 9), [[2, 2], [2, 2], [1, 2]]);
         let last = symbolic.batches(2).last().unwrap().unwrap();
         assert_eq!((last.samples, last.labels), (4..5, Some(vec![0])));
         assert_eq!(shapes(&mut open(&[PortDim::Fixed(1), two.clone()]), 3), [[1, 2]; 5]);

@@ -26,6 +26,25 @@ pub struct Bindings {
     pub default: Option<i64>,
 }
 
+impl Bindings {
+    /// The sizes that the dimensions of a graph's inputs have in tensors of these names and shapes; 1 for all others.
+    pub fn of_inputs<'s>(graph: &Graph, inputs: impl IntoIterator<Item = (&'s str, &'s [usize])>) -> Self {
+        let mut bindings = Self::default();
+        for (name, sizes) in inputs {
+            let Some(id) = graph.find(name) else { continue };
+            for (dim, &size) in graph.value(id).fact.shape().unwrap_or_default().iter().zip(sizes) {
+                let Ok(size) = i64::try_from(size) else { continue };
+                if let Some(symbol) = dim.as_symbol() {
+                    bindings.sizes.insert(symbol.to_owned(), size);
+                } else if let Some(unknown) = dim.as_unknown() {
+                    bindings.unnamed.insert(unknown, size);
+                }
+            }
+        }
+        bindings
+    }
+}
+
 /// Sets every unknown size to 1: one sample, one step.
 impl Default for Bindings {
     fn default() -> Self {

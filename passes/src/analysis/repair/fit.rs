@@ -111,6 +111,10 @@ fn fit_group(
     Ok(map)
 }
 
+/// The outputs, at equal distances, that a ridge is chosen by: those of a layer are alike, and solutions for all of them
+/// would take most of the time.
+const JUDGES: usize = 64;
+
 /// The sums over all rows, and the ridge whose fit to most of the rows predicts the others best.
 fn validated(
     target: &Target<'_>,
@@ -123,10 +127,17 @@ fn validated(
     let most = rows.x.count - rows.x.count / 4;
     let mut sums = rows.sums_of(0, most, target);
     let others = rows.sums_of(most, rows.x.count - most, target);
+    let (d, o) = (rows.x.width, rows.y.width);
+    let judges: Vec<_> = (0..o).step_by(o.div_ceil(JUDGES).max(1)).collect();
+    let (known, unknown) = (sums.of_outputs(&judges), others.of_outputs(&judges));
+    let prior = Mat::from_fn(judges.len(), d, |i, j| prior[(judges[i], j)]);
+    let free: Option<Vec<_>> =
+        free.map(|free| judges.iter().flat_map(|&i| free[i * d..(i + 1) * d].iter().copied()).collect());
     let mut best = (f64::INFINITY, lambdas.last().copied().unwrap_or(1.0));
     for &lambda in lambdas {
-        let fit = GroupFit { ridge: Ridge::new(&sums, lambda)?, prior, free };
-        let error = others.loss(&fit.solve_sums(&sums)?);
+        let fit =
+            GroupFit { ridge: Ridge::new(&sums, lambda)?, prior: prior.as_ref(), free: free.as_deref() };
+        let error = unknown.loss(&fit.solve_sums(&known)?);
         if error < best.0 {
             best = (error, lambda);
         }

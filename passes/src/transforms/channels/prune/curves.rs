@@ -14,12 +14,14 @@ use std::{
 
 /// Levels of a curve: eighths of the width.
 const LEVELS: usize = 8;
+/// The levels of a curve that are measured.
+const MEASURED: usize = 3;
 /// Multiply-accumulates spent on all curves together, in addition to `BUDGET_RUNS` runs of the model over all
 /// samples.
-const BUDGET: f64 = 4e11;
-const BUDGET_RUNS: f64 = 0.5;
+const BUDGET: f64 = 1e11;
+const BUDGET_RUNS: f64 = 0.2;
 /// Number of samples that are run even beyond the budget.
-const MIN_SAMPLES: usize = 16;
+const MIN_SAMPLES: usize = 32;
 
 /// The permitted numbers of kept units of each group, ascending.
 pub type Choices = BTreeMap<usize, Vec<usize>>;
@@ -42,7 +44,8 @@ impl PruneSearch<'_> {
         self.subject.selection.groups.iter().map(curve).collect()
     }
 
-    /// Measures the drift when each group alone is pruned to each level, less the drift of the current model.
+    /// Measures the drift when each group alone is pruned to some levels, less the drift of the current model. Between
+    /// them it is proportional to the squared error of the group's readers: both are quadratic in a small change.
     pub fn measured_curves(
         &self,
         choices: &Choices,
@@ -58,10 +61,17 @@ impl PruneSearch<'_> {
             let choices = choices.get(&group).cloned().unwrap_or_default();
             let mut curve = LossCurve { group, width, losses: BTreeMap::from([(width, 0.0)]), choices };
             let start = held_out.prefix(&subject.model, &self.changed_nodes(group))?;
-            for kept in levels(width, &curve.choices) {
+            let levels = levels(width, &curve.choices);
+            for kept in measured(&levels) {
                 let keep = self.keep(&[(group, kept)].into());
                 let changed = self.cut_sharing(Some(&inverses), &keep, self.local_repair())?;
                 curve.losses.insert(kept, (held_out.drift_from(&start, &changed)? - base).max(0.0));
+            }
+            let errors = subject.orders.get(&group).map_or(&[][..], |order| &order.loss);
+            for kept in levels {
+                if let Some(loss) = between(&curve.losses, kept, &|kept| errors.get(width - kept).copied()) {
+                    curve.losses.insert(kept, loss);
+                }
             }
             // The loss cannot increase with the number of kept units; where it does in a measurement, that is
             // noise.
@@ -84,7 +94,7 @@ impl PruneSearch<'_> {
         let macs = self.macs().at(&|_| 0);
         let all = macs * (self.split.fit.len() + self.split.held_out.len()) as f64;
         // Runs start at the pruned group, so they take half of the model on average.
-        let each = macs / 2.0 * (LEVELS * self.subject.selection.groups.len()) as f64;
+        let each = macs / 2.0 * (MEASURED * self.subject.selection.groups.len()) as f64;
         let count = ((BUDGET + BUDGET_RUNS * all) / each.max(1.0)) as usize;
         let count = count.clamp(MIN_SAMPLES.min(self.split.held_out.len()), self.split.held_out.len());
         self.split.held_out.start..self.split.held_out.start + count
@@ -121,6 +131,27 @@ fn levels(width: usize, choices: &[usize]) -> Vec<usize> {
     levels.into_iter().collect()
 }
 
+/// Returns the levels that are measured: the first, the last, and those at equal distances between them.
+fn measured(levels: &[usize]) -> Vec<usize> {
+    let Some(last) = levels.len().checked_sub(1) else { return vec![] };
+    let mut at: Vec<_> = (0..MEASURED).map(|i| i * last / (MEASURED - 1)).collect();
+    at.dedup();
+    at.into_iter().map(|i| levels[i]).collect()
+}
+
+/// Returns the loss at `kept` units between two measured ones, linear in the error there. `None` without an error, and
+/// for a measured number.
+fn between(
+    measured: &BTreeMap<usize, f64>,
+    kept: usize,
+    error: &dyn Fn(usize) -> Option<f64>,
+) -> Option<f64> {
+    let (&less, &high) = measured.range(..kept).next_back()?;
+    let (&more, &low) = measured.range(kept..).next().filter(|(more, _)| **more > kept)?;
+    let share = (error(kept)? - error(more)?) / (error(less)? - error(more)?);
+    (0.0..=1.0).contains(&share).then_some(low + share * (high - low))
+}
+
 /// Returns the smallest choice at which a curve is measured.
 pub fn least_measured(width: usize, choices: &[usize]) -> usize {
     levels(width, choices).first().copied().unwrap_or(width)
@@ -133,4 +164,38 @@ pub fn multiples(width: usize, step: usize, least: usize) -> Vec<usize> {
         choices.push(width);
     }
     choices
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn measures_the_ends_and_the_middle() {
+        let choices = multiples(64, 8, 8);
+        assert_eq!(levels(64, &choices), [16, 24, 32, 40, 48, 56]);
+        assert_eq!(measured(&levels(64, &choices)), [16, 32, 56]);
+        assert_eq!((measured(&[8, 16]), measured(&[8]), measured(&[])), (vec![8, 16], vec![8], vec![]));
+    }
+
+    #[test]
+    fn losses_between_measurements_follow_the_error() {
+        let losses = BTreeMap::from([(16, 0.9), (32, 0.1), (64, 0.0)]);
+        // The error of keeping 24 is three quarters of the way from that of 32 to that of 16.
+        let errors = |kept: usize| {
+            Some(match kept {
+                64 => 0.0,
+                48 => 1.0,
+                32 => 4.0,
+                24 => 10.0,
+                _ => 12.0,
+            })
+        };
+        assert_eq!(between(&losses, 24, &errors), Some(0.1 + 0.75 * 0.8));
+        assert_eq!(between(&losses, 48, &errors), Some(0.025));
+        assert_eq!(between(&losses, 32, &errors), None, "it is measured");
+        assert_eq!(between(&losses, 8, &errors), None, "nothing is measured below");
+        assert_eq!(between(&losses, 48, &|_| None), None);
+        assert_eq!(between(&losses, 48, &|_| Some(1.0)), None, "the errors do not differ");
+    }
 }

@@ -108,12 +108,14 @@ pub struct Candidate {
     pub drift: Option<f64>,
 }
 
-/// The number of repairs that are compared for a candidate.
+/// The repair of a candidate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RepairEffort {
-    /// One repair, on the samples for statistics.
+    /// One repair on a part of the samples.
+    Draft,
+    /// One repair on the samples for statistics.
     Quick,
-    /// Several repairs on all samples, of which the best is kept.
+    /// The best of several repairs of a part of the samples, on all samples.
     Full,
 }
 
@@ -148,6 +150,9 @@ impl<'p> PruneSearch<'p> {
                 "`max_accuracy_drop` needs labels",
                 "add an array `labels` to the samples, or use `min_agreement`",
             ));
+        }
+        if required && split.left_out() > 0 {
+            cx.figure("samples that no fit needs", split.left_out() as f64);
         }
         let subject = PrunableModel::new(model.clone(), options);
         check_patterns(options, &subject.groups)?;
@@ -310,8 +315,8 @@ impl<'p> PruneSearch<'p> {
         refits
     }
 
-    /// Returns the best of a locally repaired model and its sequential repairs, with its drift. Of few samples the
-    /// held-out ones only choose: unless limits are checked on them, the best repair is fitted again to all.
+    /// Returns the best of a locally repaired model and its sequential repairs, with its drift. The best is chosen after
+    /// fits to a part of the samples, and fitted again to all: few samples without limits include those held out.
     fn sequentially_repaired(
         &self,
         local: Model,
@@ -328,8 +333,9 @@ impl<'p> PruneSearch<'p> {
             .filter(|repair| self.repair == PruneRepair::Sequential || !repair.all)
             .collect();
         let (repairs, fit) = match effort {
-            RepairEffort::Full => (&repairs[..], self.split.fit.clone()),
+            RepairEffort::Draft => (&repairs[..1], self.split.part()),
             RepairEffort::Quick => (&repairs[..1], self.split.statistics()),
+            RepairEffort::Full => (&repairs[..], self.split.part()),
         };
         let mut best = None;
         for &repair in repairs {
@@ -345,10 +351,22 @@ impl<'p> PruneSearch<'p> {
             details.into_iter().for_each(|(name, value)| cx.detail(name, value));
         }
         let Some((candidate, repair)) = best else { return Ok((local, drift)) };
-        if effort == RepairEffort::Full && few && !self.options.limits().any() {
-            return Ok((self.refitted(&local, keep, repair, self.split.all(), cx.tools)?, drift));
+        let fits_held_out = few && !self.options.limits().any();
+        let all = match effort {
+            RepairEffort::Full if fits_held_out => self.split.all(),
+            RepairEffort::Full => self.split.fit.clone(),
+            _ => fit.clone(),
+        };
+        if all == fit {
+            return Ok((candidate, drift));
         }
-        Ok((candidate, drift))
+        let result = self.refitted(&local, keep, repair, all, cx.tools)?;
+        // Samples that were fitted to do not judge.
+        if fits_held_out {
+            return Ok((result, drift));
+        }
+        let of_result = held_out.drift(&result)?;
+        Ok(if of_result < drift { (result, of_result) } else { (candidate, drift) })
     }
 
     /// Returns a locally repaired model after a sequential repair on these samples.

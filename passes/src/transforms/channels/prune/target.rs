@@ -34,6 +34,8 @@ pub enum PruneTarget {
 
 /// MAC budget, of one run over all samples, below which the search runs in two stages.
 const TWO_STAGE_BUDGET: f64 = 3e11;
+/// Share of the cost above which one stage suffices: the units and curves of the original hold for a model that is near.
+const NEAR: f64 = 0.7;
 /// Number of bisections towards a limit, to 2⁻⁶ of the removable cost.
 const BISECTIONS: usize = 6;
 
@@ -100,10 +102,10 @@ impl PruneSearch<'_> {
         let budget = share * total;
         let mut curves = self.curves_within(&model, budget, cx)?;
         let mut allocation = self.allocate(&model, &curves, budget)?;
-        if self.runs_in_two_stages() {
+        if share < NEAR && self.may_run_in_two_stages() {
             // Prune half-way first; units and curves are then measured again on the result.
             let halfway = self.allocate(&model, &curves, (total * budget).sqrt())?;
-            let candidate = self.build(&halfway, RepairEffort::Quick, cx)?;
+            let candidate = self.build(&halfway, RepairEffort::Draft, cx)?;
             self.advance(candidate, cx)?;
             model = self.cost_of_subject(cost);
             curves = self.curves_within(&model, budget, cx)?;
@@ -139,9 +141,9 @@ impl PruneSearch<'_> {
         self.build_checked(&allocation, cx)
     }
 
-    /// Returns whether the search runs in two stages: candidates are compared by their outputs, and the
+    /// Returns whether the search may run in two stages: candidates are compared by their outputs, and the
     /// samples run within the MAC budget.
-    fn runs_in_two_stages(&self) -> bool {
+    fn may_run_in_two_stages(&self) -> bool {
         let runs = self.macs().at(&|_| 0) * (self.split.fit.len() + self.split.held_out.len()) as f64;
         self.scope == PruneScope::Global && self.repair == PruneRepair::Sequential && runs <= TWO_STAGE_BUDGET
     }

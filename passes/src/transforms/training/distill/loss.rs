@@ -7,9 +7,16 @@
 //! | labels | `−mean_rows ln softmax(y)_c` for the class `c` of the labels, which take the place of the teacher |
 //! | cosine | `mean_rows ‖y/‖y‖ − t/‖t‖‖² = 2 − 2 mean cos(y, t)` |
 //!
-//! Tokens that a mask switches off have weight 0. The losses of several outputs are added.
+//! Tokens that a mask switches off have weight 0. The losses of several outputs are added, and with a factor the mean of
+//! the errors of inner values, the *hints* of FitNets (Romero et al. 2015).
 
-use crate::{analysis::quality::mask_input, framework::PassError};
+use crate::{
+    analysis::{
+        blocks::blocks,
+        quality::{mask_input, token_axis},
+    },
+    framework::{PassError, glob::matches},
+};
 use pare_graph::{
     Constant, DataType, Declared, Dim, Fact, Graph, GraphError, Model, Node, Tensor, Type, Value, ValueId,
     ValueRef,
@@ -17,6 +24,7 @@ use pare_graph::{
     ops::Bindings,
 };
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 
 /// The distance of an output from the teacher's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +50,8 @@ pub struct Target {
     /// The input of the training model that receives it.
     pub input: String,
     loss: DistillLoss,
+    /// The factor of its loss.
+    weight: f64,
     /// The axis of classes, from the front; `None` if the value holds none.
     classes: Option<usize>,
     per_token: bool,
@@ -97,6 +107,7 @@ pub fn targets(
             teacher: theirs.id,
             input,
             loss,
+            weight: 1.0,
             classes,
             per_token,
         });
@@ -112,6 +123,59 @@ pub fn targets(
         ));
     }
     Ok(found)
+}
+
+/// The pattern of features that stands for the streams after residual blocks.
+const BLOCKS: &str = "blocks";
+
+/// Pairs inner values whose names match one of these patterns, and that both models compute as floats of the same shape.
+/// Together they have this weight.
+pub fn features(
+    teacher: &Graph,
+    student: &Graph,
+    patterns: &[String],
+    weight: f64,
+) -> Result<Vec<Target>, PassError> {
+    let streams: HashSet<_> = match patterns.iter().any(|pattern| pattern == BLOCKS) {
+        true => blocks(teacher).into_iter().map(|block| block.exit).collect(),
+        false => HashSet::new(),
+    };
+    let mask = mask_input(student).and_then(|mask| student.value_ref(mask).shape());
+    let mut found = vec![];
+    for value in student.nodes().iter().flat_map(|&node| student.results(node)) {
+        let mine = student.value_ref(value);
+        let Some(theirs) = teacher.find(mine.name()).map(|id| teacher.value_ref(id)) else { continue };
+        let is_chosen =
+            streams.contains(&theirs.id) || patterns.iter().any(|pattern| matches(pattern, mine.name()));
+        let Some(shape) = mine.shape().filter(|shape| is_chosen && shape.len() >= 2) else { continue };
+        let is_float = [mine, theirs].iter().all(|value| value.dtype() == Some(DataType::Float));
+        if mine.value().is_output() || !is_float || !theirs.shape().is_some_and(|other| fits(shape, other)) {
+            continue;
+        }
+        found.push(Target {
+            student: mine.name().into(),
+            teacher: theirs.id,
+            input: student.fresh_name(&format!("teacher_{}", mine.name())),
+            loss: DistillLoss::Error,
+            weight,
+            classes: None,
+            per_token: mask.is_some_and(|mask| token_axis(mask, shape) == Some(1)),
+        });
+    }
+    if found.is_empty() {
+        return Err(PassError::refused_with(
+            "the original computes no value of `features` in the shape that it has here",
+            "`blocks` are the streams after residual blocks, which stay where inner channels are removed",
+        ));
+    }
+    let count = found.len() as f64;
+    found.iter_mut().for_each(|target| target.weight /= count);
+    Ok(found)
+}
+
+/// Returns whether shapes are the same, as far as they are known.
+fn fits(a: &[Dim], b: &[Dim]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.size() == b.size())
 }
 
 /// The input of the softmax that computes a value.
@@ -315,7 +379,7 @@ impl Builder<'_> {
                     difference = self.op("Sub", &[difference, mean])?;
                 }
                 let square = self.op("Mul", &[difference, difference])?;
-                self.scaled(square, 1.0 / variance)?
+                self.scaled(square, target.weight / variance)?
             }
             DistillLoss::Divergence => {
                 let axis = target.classes.map_or(last, |axis| axis as i64);

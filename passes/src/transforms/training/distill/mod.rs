@@ -79,6 +79,11 @@ pass! {
         pub loss: Option<DistillLoss> = None,
         /// For `divergence`: the temperature by which logits are divided.
         pub temperature: f64 = 2.0,
+        /// Inner values that are to become those of the original, too, where both have the same shape: patterns of names,
+        /// `*` for any text, or `blocks` for the streams after residual blocks.
+        pub features: Vec<String> = vec![],
+        /// The factor of the features' mean error beside the loss of the outputs.
+        pub feature_weight: f64 = 1.0,
         /// The largest rate. By default it is found by trials.
         pub rate: Option<f64> = None,
         /// Samples in a step.
@@ -111,6 +116,7 @@ impl Pass for Distill {
         let (epochs, minutes) = (("epochs", self.epochs), ("minutes", self.minutes));
         let positive =
             [epochs, minutes, ("rate", self.rate), ("freeze", self.freeze), ("collapse", self.collapse)];
+        let positive = positive.into_iter().chain([("feature_weight", Some(self.feature_weight))]);
         for (name, value) in positive {
             if let Some(value) = value.filter(|v| !(*v > 0.0 && v.is_finite())) {
                 return Err(format!("`{name}` is a positive number, not {value}"));

@@ -108,6 +108,55 @@ fn trains_with_each_loss() {
 }
 
 #[test]
+fn inner_values_become_those_of_the_teacher() {
+    // Four units and two outputs: many first layers give the same outputs.
+    let student = STUDENT.replace("{1, -1, 0.5, 0.25,", "{0.2, -0.4, 1, 0.25,");
+    let samples = random(600, &[3]);
+    let with = Tools { samples: Some(&samples), ..tools() };
+    let error = |features: &[&str]| {
+        let features: Vec<_> = features.iter().map(|&name| name.into()).collect();
+        let pass = Distill { epochs: Some(40.0), rate: Some(1e-2), features, ..Distill::default() };
+        let (result, report) = distilled(&pass, &model(TEACHER), &model(&student), with).unwrap();
+        let (before, after) =
+            (figure(&report, "held-out drift before"), figure(&report, "held-out drift after"));
+        assert!(after < before / 10.0, "{before} {after}");
+        let pairs = values(&result, "a").into_iter().zip(values(&model(TEACHER), "a"));
+        let compared = report.figures().find(|(name, _)| *name == "inner values compared");
+        (pairs.map(|(a, b)| (a - b).powi(2)).sum::<f32>(), compared.map(|(_, figure)| figure.value))
+    };
+    let (alone, compared) = error(&[]);
+    assert_eq!(compared, None);
+    let (with, compared) = error(&["h", "s*"]);
+    assert_eq!(compared, Some(2.0));
+    assert!(with < alone / 10.0, "{with} {alone}");
+}
+
+#[test]
+fn features_are_streams_or_values_of_the_same_shape() {
+    let source = "g (float[N,3] x) => (float[N,3] y) <
+        float[3,WIDTH] a = {A}, float[WIDTH,3] b = {B}, float[3,3] c = {1, 2, 0, 1, -1, 0.5, 0, 1, 1}> {
+        h = MatMul(x, a) r = Relu(h) d = MatMul(r, b) v = Add(x, d) y = MatMul(v, c) }";
+    let of = |width: usize| {
+        let source = source.replace("WIDTH", &width.to_string());
+        let source = source.replace("{A}", &format!("{{{}}}", testing::numbers(3 * width, 1)));
+        model(&source.replace("{B}", &format!("{{{}}}", testing::numbers(3 * width, 2))))
+    };
+    let samples = random(200, &[3]);
+    let with = Tools { samples: Some(&samples), ..tools() };
+    let trained = |features: &str| {
+        let pass = Distill { steps: Some(20), features: vec![features.into()], ..Distill::default() };
+        distilled(&pass, &of(4), &of(3), with)
+    };
+    let (_, report) = trained("blocks").unwrap();
+    assert_eq!(figure(&report, "inner values compared"), 1.0);
+    // The hidden layer is narrower, and the output is compared anyway.
+    for name in ["h", "y", "nothing"] {
+        let why = trained(name).unwrap_err().to_string();
+        assert!(why.starts_with("the original computes no value of `features`"), "{why}");
+    }
+}
+
+#[test]
 fn a_student_that_equals_its_teacher_stays_as_it_is() {
     let samples = random(100, &[3]);
     let with = Tools { samples: Some(&samples), ..tools() };

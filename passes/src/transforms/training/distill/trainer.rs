@@ -7,7 +7,7 @@ use super::{
     collapse::Collapse,
     data::Data,
     equilibrium::{Equilibrium, Moving},
-    loss::{DistillLoss, LossModel, targets},
+    loss::{DistillLoss, LossModel, features, targets},
     optimizer::{Optimizer, State},
     parameters::{Parameter, Weights, count, parameters, patch, patch_floats, tensor},
     quantized::unfold,
@@ -184,7 +184,15 @@ impl<'p, 't> Training<'p, 't> {
         let codes = unfold(&mut raised.graph)?;
         raised.infer()?;
         let quality = measures_of(tools, &teacher.graph);
-        let targets = targets(&teacher.graph, &raised.graph, &quality, pass.loss)?;
+        let mut targets = targets(&teacher.graph, &raised.graph, &quality, pass.loss)?;
+        if !pass.features.is_empty() {
+            // The values of the original may have no types yet.
+            let mut typed = teacher.clone();
+            let _ = typed.infer();
+            let features = features(&typed.graph, &raised.graph, &pass.features, pass.feature_weight)?;
+            cx.figure("inner values compared", features.len() as f64);
+            targets.extend(features);
+        }
         let sizes = tools.sizes(&raised.graph);
 
         let (fit, held) = split(count);
