@@ -17,7 +17,7 @@ pub struct MaskOptions {
     pub pipeline: Pipeline,
     /// Samples for calibration.
     pub samples: Option<PathBuf>,
-    /// Bytes that activations may occupy of samples.
+    /// Bytes that activations of samples may occupy.
     pub memory: u64,
     /// Engine, threads, seed, progress.
     pub environment: Environment,

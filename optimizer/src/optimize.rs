@@ -72,7 +72,7 @@ pub struct OptimizeOptions {
     pub stop_after: Option<u64>,
     /// True to search for the smallest part of the model that fails in the same way when a pass is at fault.
     pub reproduce: bool,
-    /// Bytes that activations may occupy of samples.
+    /// Bytes that activations of samples may occupy.
     pub memory: u64,
     /// Compare layers, tensors and samples too, for a report in HTML.
     pub details: bool,

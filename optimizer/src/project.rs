@@ -69,7 +69,7 @@ pub struct ProjectOptions {
     pub batch: usize,
     /// True to write reproducers beside outputs when a pass is at fault.
     pub reproduce: bool,
-    /// Bytes that activations may occupy of samples.
+    /// Bytes that activations of samples may occupy.
     pub memory: u64,
     /// Engine, threads, seed, progress.
     pub environment: Environment,

@@ -182,7 +182,7 @@ pub struct ReduceOptions {
     pub pipeline: Pipeline,
     /// Patches to apply at most.
     pub stop_after: Option<u64>,
-    /// Bytes that activations may occupy of samples.
+    /// Bytes that activations of samples may occupy.
     pub memory: u64,
     /// Folder for models too large for memory.
     pub scratch: Option<PathBuf>,

@@ -37,7 +37,7 @@ fn unproven_results_have_their_own_exit_code() {
     assert_eq!(code(&unchanged), 0, "{}", stderr(&unchanged));
 }
 
-/// The time of a comparison is bounded where nobody asked for more samples.
+/// The time of a comparison is bounded unless limits or test samples need all of it.
 #[test]
 fn comparisons_end_when_their_time_is_over() {
     let folder = tempfile::tempdir().unwrap();

@@ -8,7 +8,7 @@ use std::ops::Range;
 pub(crate) const STATISTICS: usize = 1000;
 /// The largest number of samples in a fit: with 32 positions each, some 130,000 rows of at most a few thousand numbers.
 const FIT: usize = 4096;
-/// The number of samples of which fits choose: with fewer, the best fit to them is often another than that to all.
+/// Least samples to choose between fits by: with fewer, the best fit to them is often another than that to all.
 const PART: usize = 256;
 /// The largest number of held-out samples.
 pub(crate) const HELD_OUT: usize = 256;
@@ -62,7 +62,7 @@ impl Split {
         0..self.fit.end.min(STATISTICS)
     }
 
-    /// The samples of fits that only choose.
+    /// The samples of trial fits, which only choose the kind of fit.
     pub fn part(&self) -> Range<usize> {
         0..self.fit.end.min((self.fit.end / 4).max(PART))
     }

@@ -125,7 +125,7 @@ pub fn targets(
     Ok(found)
 }
 
-/// The pattern of features that stands for the streams after residual blocks.
+/// The pattern of features for the streams after residual blocks.
 const BLOCKS: &str = "blocks";
 
 /// Pairs inner values whose names match one of these patterns, and that both models compute as floats of the same shape.
