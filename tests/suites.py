@@ -5,9 +5,9 @@
     tests/suites.py judge FOLDER target/release/pare [--passes PIPELINE] [--jobs N]
 
 `collect` runs the tests of a checkout (onnx/optimizer, onnx/ir-py, microsoft/onnxscript, inisis/OnnxSlim,
-daquexian/onnx-simplifier; needs pytest-forked) with the calls of its optimizer recorded: the model that goes in, and the number of nodes that
-come out. Files `*.onnx` of the checkout are taken as well, such as those of tracel-ai/burn-onnx. Run it in an environment in
-which the tests run. `judge` optimizes each model, proves it, and compares outputs by itself:
+daquexian/onnx-simplifier) with the calls of its optimizer recorded: the model that goes in, and the number of nodes that come
+out. Files `*.onnx` of the checkout are taken as well, such as those of tracel-ai/burn-onnx. Run it in an environment in which
+the tests run, with pytest-forked. `judge` optimizes each model, proves it, and compares outputs by itself:
 
     ok         proven, and the same outputs
     not run    ONNX Runtime does not run the original on generated inputs, or not with the same outputs twice

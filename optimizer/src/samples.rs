@@ -30,6 +30,9 @@ pub(crate) fn open(path: &Path, model: &Model) -> Result<SampleSet, Error> {
 /// Keeps runs of `model` to as many samples as the activations of a comparison's sessions leave memory for: engines
 /// keep what the largest run needed.
 pub(crate) fn fit_batches(samples: &mut SampleSet, model: &Model, memory: u64) {
+    if !samples.has_open_batches() {
+        return;
+    }
     let Ok(first) = samples.batch(0..1) else { return };
     let mut model = model.clone();
     let _ = model.infer();

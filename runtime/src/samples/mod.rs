@@ -225,6 +225,11 @@ impl SampleSet {
         self.count -= count;
     }
 
+    /// Returns true if the model leaves the number of samples per run open. That of generated samples is 1.
+    pub fn has_open_batches(&self) -> bool {
+        matches!(self.per_run, PerRun::Any)
+    }
+
     /// Keeps runs to `most` samples, where the model leaves it open.
     pub fn limit_batches(&mut self, most: usize) {
         self.most_per_run = most;
