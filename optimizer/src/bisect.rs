@@ -4,11 +4,29 @@ use crate::{Culprit, Error, Event, runner::Runner};
 use pare_graph::Model;
 use pare_passes::{Report, StepReport};
 use pare_runtime::{Outcome, ProofOptions};
+use std::{
+    ops::RangeInclusive,
+    time::{Duration, Instant},
+};
+
+/// Time after which the search ends with the patches that remain. Each of its steps runs the pipeline and both models.
+pub(crate) const MAX_TIME: Duration = Duration::from_secs(120);
+
+/// The result of the search.
+pub(crate) enum Suspect {
+    /// The first patch after which the models differ.
+    One(Culprit),
+    /// It is one of these: the time was over.
+    OneOf(RangeInclusive<u64>),
+    /// No patch: without any, the models differ too.
+    Unknown,
+}
 
 /// The first patch after which the result differs from `original`, found by bisection. One sample suffices if the
 /// final result differs on it.
-pub(crate) fn bisect(runner: &Runner<'_>, original: &Model) -> Result<Option<Culprit>, Error> {
+pub(crate) fn bisect(runner: &Runner<'_>, original: &Model) -> Result<Suspect, Error> {
     runner.environment.progress.event(&Event::Bisecting);
+    let start = Instant::now();
     let run_to = |n: u64| -> Result<(Model, Report), Error> {
         let mut model = original.clone();
         let report = runner.run(&mut model, Some(n), &mut ()).map_err(|e| runner.environment.run_error(e))?;
@@ -24,6 +42,9 @@ pub(crate) fn bisect(runner: &Runner<'_>, original: &Model) -> Result<Option<Cul
     let max_samples = differs(&result, &all, Some(1))?.then_some(1);
     let (mut good, mut bad) = (0, all.patches());
     while bad > good + 1 {
+        if start.elapsed() > MAX_TIME {
+            return Ok(Suspect::OneOf(good + 1..=bad));
+        }
         let middle = good + (bad - good) / 2;
         let (model, report) = run_to(middle)?;
         if differs(&model, &report, max_samples)? { bad = middle } else { good = middle }
@@ -34,5 +55,6 @@ pub(crate) fn bisect(runner: &Runner<'_>, original: &Model) -> Result<Option<Cul
         same.map_or(0, |s| s.patches)
     };
     let step = after.steps.iter().find(|step| step.patches > earlier(step));
-    Ok(step.map(|step| Culprit { patch: bad, pass: step.pass.to_owned() }))
+    let culprit = step.map(|step| Culprit { patch: bad, pass: step.pass.to_owned() });
+    Ok(culprit.map_or(Suspect::Unknown, Suspect::One))
 }

@@ -1,6 +1,11 @@
 //! The proof that a pipeline keeps its promises and the limits.
 
-use crate::{Comparison, Error, QualityLimits, bisect::bisect, runner::Runner, stages::Stage};
+use crate::{
+    Comparison, Error, QualityLimits,
+    bisect::{self, Suspect, bisect},
+    runner::Runner,
+    stages::Stage,
+};
 use pare_graph::Model;
 use pare_passes::{Effect, InterfaceChange};
 use pare_runtime::{Outcome, ProofOptions, ProofReport, SampleSet, declared_change};
@@ -108,7 +113,17 @@ impl Claim<'_> {
         if let Some(difference) = overall.difference() {
             if effect < Effect::Lossy {
                 failures.push(difference);
-                culprit = bisect(runner, self.original)?;
+                match bisect(runner, self.original)? {
+                    Suspect::One(found) => culprit = Some(found),
+                    Suspect::OneOf(patches) => {
+                        let (first, last) = (patches.start(), patches.end());
+                        overall.report.notes.push(format!(
+                            "the patch at fault is one of {first} to {last}: the search for it ended after {} s",
+                            bisect::MAX_TIME.as_secs()
+                        ));
+                    }
+                    Suspect::Unknown => {}
+                }
             } else if matches!(overall.outcome(), Outcome::Differs { output, .. } if output.is_empty()) {
                 // Interfaces must agree even where values may differ.
                 failures.push(difference);

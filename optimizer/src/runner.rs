@@ -135,9 +135,14 @@ impl Runner<'_> {
             return self.compare_on(samples, a, b, options);
         }
         let samples = open_or_generate(self.samples, a, self.environment.seed)?;
-        // Generated samples have a budget of their own, which covers all sizes.
-        let max_time = self.prove_time.filter(|_| !samples.is_generated());
-        self.compare_on(samples, a, b, ProofOptions { max_time, ..options })
+        let options = self.bounded(options, &samples);
+        self.compare_on(samples, a, b, options)
+    }
+
+    /// The options of a comparison on samples that are not `test`: it ends when its time is over. Generated samples
+    /// have a budget of their own, which covers all sizes.
+    fn bounded(&self, options: ProofOptions, samples: &SampleSet) -> ProofOptions {
+        ProofOptions { max_time: self.prove_time.filter(|_| !samples.is_generated()), ..options }
     }
 
     /// Compares models of which `b` has another interface, as these `changes` request.
@@ -168,6 +173,7 @@ impl Runner<'_> {
         let (reference, candidate) = (self.placement.place(&related.reference)?, self.placement.place(b)?);
         let between = related.between.as_ref().map(|part| self.placement.place(part)).transpose()?;
         let relation = related.relation(between);
+        let options = if self.test.is_none() { self.bounded(options, &samples) } else { options };
         let options = self.measured(options);
         let mut comparison =
             compare_related(self.engine, &reference, &candidate, Some(relation), &mut samples, options)?;

@@ -178,6 +178,22 @@ fn noise_as_large_as_the_signal_is_not_proven() {
 /// `log(softmax(x))` is -∞ where single precision underflows; `LogSoftmax` is not. A candidate that is wrong at
 /// the finite elements is refused nevertheless.
 #[test]
+fn sizes_that_rounding_decides_are_not_proven() {
+    let selection = |scale: &str| {
+        model(&format!(
+            "g (float[N,16] x) => (y) <float[16,8] %w, float[8] %b, float[1] k = {{{scale}}}, float zero = {{0}}> {{
+                h = MatMul(x, w) a = Add(h, b) u = Mul(a, k) s = Sin(u) c = Greater(s, zero) y = Compress(s, c) }}"
+        ))
+    };
+    assert_eq!(of_safe(&selection("3")), Outcome::Equal);
+    let outcome = verdict(&selection("3"), &scaled(&selection("3"), 1.01));
+    assert!(matches!(outcome, Outcome::Differs { .. }), "{outcome:?}");
+    // The sine of hundreds of millions of radians in single precision.
+    let why = unproven(of_safe(&selection("300000000")));
+    assert!(why.starts_with("rounding changes ") && why.ends_with("values of `y` arbitrarily"), "{why}");
+}
+
+#[test]
 fn elements_nearer_to_double_precision_than_those_of_the_original_are_right() {
     let original = |text: &str| model(&format!("g (float[5,7,11] x) => (y) {{ {text} }}"));
     for axis in 0..3 {

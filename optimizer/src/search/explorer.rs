@@ -8,10 +8,11 @@ use super::{
     limit::{Law, Limit, Quantity, below},
     predict::{Prediction, Predictor},
     trial::Measured,
-    workshop::Workshop,
+    workshop::{Declined, Workshop},
 };
 use crate::{Error, Event};
 use pare_graph::{Model, onnx};
+use pare_passes::transforms::training::Distill;
 use sha2::{Digest, Sha256};
 use std::{
     collections::HashMap,
@@ -22,6 +23,11 @@ use std::{
 
 /// Least expected improvement of the logarithm of the cost that is worth a measurement.
 const WORTHWHILE: f64 = 2e-3;
+/// The forward passes that a sample costs each time that it is shown in training, with the search for a rate.
+const TRAINING_PASSES: f64 = 6.0;
+/// Levels of each family that are measured alone in any case: two strengths give a curve. Others follow while time is
+/// not up for families alone.
+const LEVELS: usize = 2;
 /// A family is not made stronger once its loss is this multiple of a limit.
 const BEYOND: f64 = 2.0;
 /// The metric is measured of candidates whose predicted drop is at most this multiple of the limit.
@@ -63,10 +69,14 @@ pub(super) struct Explorer<'e> {
     pub trials: Vec<Trial>,
     /// The pipelines of candidates, by the number of their samples and their hash.
     pub made: HashMap<(usize, [u8; 32]), Combination>,
+    /// The time after which no family is made stronger alone.
+    pub alone: Instant,
     /// By fidelity.
     pub deadlines: [Instant; 3],
     /// The time at which the result has to be there.
     pub end_of_budget: Instant,
+    /// The time that making and comparing the result takes.
+    pub reserve: Duration,
     pub interruptible: Arc<Interruptible>,
     /// Trials of earlier searches.
     pub resumed: usize,
@@ -106,6 +116,7 @@ impl Explorer<'_> {
         let now = Instant::now();
         // The first of a fidelity takes at least as long as those before.
         let alike = longest(self.of(self.fidelity)).max(longest(self.trials.iter().rev().take(1)));
+        let alike = if self.fidelity == Fidelity::Trained { alike.max(self.training()) } else { alike };
         let over = now >= deadline || now + alike >= self.latest();
         if over && self.deadlines.last() == Some(&deadline) {
             self.end = SearchEnd::Budget;
@@ -113,11 +124,16 @@ impl Explorer<'_> {
         over
     }
 
-    /// The time at which a trial has to be over so that `safe` and the result can be made again within the budget. The
-    /// results of its passes are known, so that this takes about as long as two trials of `safe`.
+    /// The time that training a candidate takes about, if the last one measured is typical.
+    fn training(&self) -> Duration {
+        let samples = self.samples(Fidelity::Trained);
+        let shown = samples as f64 * Distill::default_epochs(samples);
+        self.judge.seconds_per_sample().mul_f64(TRAINING_PASSES * shown)
+    }
+
+    /// The time at which a trial has to be over, so that the result is there within the budget.
     fn latest(&self) -> Instant {
-        let again = 2 * longest(self.trials.iter().take(1));
-        self.end_of_budget.checked_sub(again).unwrap_or_else(Instant::now)
+        self.end_of_budget.checked_sub(self.reserve).unwrap_or_else(Instant::now)
     }
 
     /// Returns whether the noise of a limit is known.
@@ -136,7 +152,7 @@ impl Explorer<'_> {
             let mut next = vec![];
             for family in rising {
                 let Some(&strength) = FAMILIES[family].ladder.get(level) else { continue };
-                if self.is_over() {
+                if self.is_over() || (level >= LEVELS && Instant::now() >= self.alone) {
                     return Ok(());
                 }
                 match self.attempt(Combination::single(family, strength))? {
@@ -204,9 +220,13 @@ impl Explorer<'_> {
             let outcome = self.measure(combination);
             let is_late = matches!(outcome, Err(Error::Cancelled)) && self.interruptible.is_late();
             self.interruptible.allow(None);
-            let outcome = if is_late { TrialOutcome::Skipped(TOO_LONG.into()) } else { outcome? };
+            let skipped = |why: &str| Err(Declined { why: why.into(), barrier: None });
+            let (outcome, barrier) = match if is_late { skipped(TOO_LONG) } else { outcome? } {
+                Ok(measured) => (TrialOutcome::Measured(measured), None),
+                Err(Declined { why, barrier }) => (TrialOutcome::Skipped(why), barrier),
+            };
             let seconds = start.elapsed().as_secs_f64();
-            let trial = Trial { pipeline, strengths: combination, samples, seconds, outcome };
+            let trial = Trial { pipeline, strengths: combination, samples, seconds, barrier, outcome };
             // Another search may have more time.
             if !is_late {
                 self.journal.add(&trial);
@@ -225,22 +245,28 @@ impl Explorer<'_> {
         measured.metric_drop.is_some() || !self.is_promising(measured)
     }
 
-    fn measure(&mut self, combination: Combination) -> Result<TrialOutcome, Error> {
+    fn measure(&mut self, combination: Combination) -> Result<Result<Measured, Declined>, Error> {
         let candidate = match self.workshops[self.fidelity.workshop()].make(combination)? {
             Ok(candidate) => candidate,
-            Err(why) => return Ok(TrialOutcome::Skipped(why)),
+            Err(declined) => return Ok(Err(declined)),
         };
+        let skipped = |why: String| Ok(Err(Declined { why, barrier: None }));
         if let Some(same) = self.made_before(&candidate, combination) {
-            return Ok(TrialOutcome::Skipped(format!("it makes the same model as `{same}`")));
+            return skipped(format!("it makes the same model as `{same}`"));
         }
         let measured = self.judge(&candidate);
         self.options.environment.check_cancelled()?;
         match measured {
-            Ok(measured) => Ok(TrialOutcome::Measured(measured)),
+            Ok(measured) => Ok(Ok(measured)),
             Err(Error::Cancelled) => Err(Error::Cancelled),
             // The original was measured, so this candidate alone is at fault.
-            Err(error) => Ok(TrialOutcome::Skipped(error.to_string())),
+            Err(error) => skipped(error.to_string()),
         }
+    }
+
+    /// Returns whether a pass makes nothing in a weaker combination.
+    fn is_barred(&self, combination: Combination) -> bool {
+        self.trials.iter().filter_map(|trial| trial.barrier).any(|barrier| barrier.is_within(combination))
     }
 
     /// The other pipeline that made the same candidate of the same samples, if one did. A model without streams loses the
@@ -376,7 +402,10 @@ impl Explorer<'_> {
         for combination in predictor.grid() {
             let score = score(combination);
             let made = combination.with_training(self.fidelity == Fidelity::Trained);
-            if score > best_score.0 && !self.of(self.fidelity).any(|trial| trial.strengths == made) {
+            if score > best_score.0
+                && !self.is_barred(made)
+                && !self.of(self.fidelity).any(|trial| trial.strengths == made)
+            {
                 best_score = (score, Some(made));
             }
         }

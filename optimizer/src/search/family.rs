@@ -13,6 +13,9 @@ pub(super) struct Family {
     pub ladder: &'static [u32],
     /// The smallest difference of two strengths that is worth a measurement.
     pub resolution: u32,
+    /// True if it removes units or channels. Only one family that does takes part in a combination: one distribution
+    /// over all layers beats two in a row, of which the second finds little left.
+    pub narrows: bool,
     step: fn(u32) -> String,
 }
 
@@ -28,46 +31,59 @@ pub(super) const FAMILIES: [Family; 9] = [
         name: "blocks",
         ladder: &[1, 2, 3, 4, 6, 8],
         resolution: 1,
+        narrows: false,
         step: |n| format!("drop-blocks{{count={n}}}"),
     },
     Family {
         name: "activations",
         ladder: &[1, 2, 4],
         resolution: 1,
+        narrows: false,
         step: |n| format!("remove-activations{{count={n}}},fold-linear"),
     },
     Family {
         name: "heads",
         ladder: &[25, 50],
         resolution: 25,
+        narrows: false,
         step: |n| format!("prune-heads{{ratio={}}}", share(n)),
     },
     Family {
         name: "hidden",
         ladder: &[25, 50, 75],
         resolution: 5,
+        narrows: true,
         step: |n| format!("prune-hidden{{ratio={},multiple=8}}", share(n)),
     },
     Family {
         name: "channels",
         ladder: &[15, 30, 45, 60],
         resolution: 5,
+        narrows: true,
         step: |n| format!("prune-channels{{macs={},multiple=8}}", share(100 - n)),
     },
     Family {
         name: "streams",
         ladder: &[15, 30, 45, 60],
         resolution: 5,
+        narrows: true,
         step: |n| format!("prune-channels{{macs={},streams=true,multiple=8}}", share(100 - n)),
     },
     Family {
         name: "tokens",
         ladder: &[2, 4, 8, 12],
         resolution: 1,
+        narrows: false,
         step: |n| format!("merge-tokens{{r={n}}}"),
     },
-    Family { name: "training", ladder: &[1], resolution: 1, step: |_| "distill".into() },
-    Family { name: "precision", ladder: &[1], resolution: 1, step: |_| "quantize{for=size}".into() },
+    Family { name: "training", ladder: &[1], resolution: 1, narrows: false, step: |_| "distill".into() },
+    Family {
+        name: "precision",
+        ladder: &[1],
+        resolution: 1,
+        narrows: false,
+        step: |_| "quantize{for=size}".into(),
+    },
 ];
 
 /// The number of families.
@@ -109,16 +125,29 @@ impl Combination {
         self.0.into_iter().enumerate().filter(|(_, strength)| *strength > 0)
     }
 
-    /// Returns whether a family repeats what another does: streams are removed together with channels.
-    pub fn is_redundant(&self) -> bool {
-        let takes_part = |name: &str| self.parts().any(|(family, _)| FAMILIES[family].name == name);
-        takes_part("channels") && takes_part("streams")
+    /// The families up to this one.
+    pub fn up_to(mut self, family: usize) -> Self {
+        self.0[family + 1..].fill(0);
+        self
+    }
+
+    /// Returns whether another is at least as strong in each family.
+    pub fn is_within(&self, other: Self) -> bool {
+        self.0.iter().zip(other.0).all(|(own, other)| *own <= other)
     }
 
     /// The only family that takes part, with its strength.
     pub fn as_single(&self) -> Option<(usize, u32)> {
         let mut parts = self.parts();
         parts.next().filter(|_| parts.next().is_none())
+    }
+
+    /// The family whose step is the segment at this position.
+    pub fn family_of(&self, segment: usize) -> Option<usize> {
+        let steps: Vec<_> = self.parts().map(|(f, _)| f).filter(|&f| f != PRECISION).collect();
+        let index = segment.checked_sub(1)?;
+        let is_last = segment + 1 == self.segments().len();
+        steps.get(index).copied().or_else(|| (self.0[PRECISION] > 0 && is_last).then_some(PRECISION))
     }
 
     /// The parts of the pipeline. The model after each is kept, so that combinations with the same beginning share
@@ -169,7 +198,6 @@ mod tests {
     fn quantization_comes_last() {
         let mut combination = Combination::single(3, 50);
         assert_eq!(combination.as_single(), Some((3, 50)));
-        assert!(!combination.is_redundant());
         combination.0[PRECISION] = 1;
         assert_eq!(combination.as_single(), None);
         assert_eq!(
@@ -178,5 +206,27 @@ mod tests {
         );
         assert_eq!(Combination::single(PRECISION, 1).to_string(), "safe,quantize{for=size}");
         assert_eq!(Combination::default().to_string(), "safe");
+    }
+
+    #[test]
+    fn segments_belong_to_families() {
+        let mut combination = Combination::single(0, 2).with_training(true);
+        combination.0[6] = 4;
+        combination.0[PRECISION] = 1;
+        let families: Vec<_> = (0..6).map(|segment| combination.family_of(segment)).collect();
+        assert_eq!(combination.segments()[4], "safe", "{combination}");
+        assert_eq!(families, [None, Some(0), Some(6), Some(TRAINING), None, Some(PRECISION)]);
+        assert_eq!(Combination::single(PRECISION, 1).family_of(1), Some(PRECISION));
+        assert_eq!(Combination::single(3, 50).family_of(2), None);
+    }
+
+    #[test]
+    fn weaker_combinations_are_within_stronger_ones() {
+        let mut strong = Combination::single(0, 2);
+        strong.0[3] = 50;
+        let weak = strong.up_to(2);
+        assert_eq!(weak, Combination::single(0, 2));
+        assert!(weak.is_within(strong) && !strong.is_within(weak) && weak.is_within(weak));
+        assert!(!Combination::single(4, 15).is_within(strong));
     }
 }

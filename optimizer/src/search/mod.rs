@@ -1,5 +1,6 @@
 //! Searches for the pipeline that serves a goal best within limits on the loss of quality.
 //!
+//! 0. `safe`, which is the result if nothing else is better, and shows how much time a result needs.
 //! 1. Each family of lossy passes alone, from mild to strong, until a limit is exceeded: what a step of it saves,
 //!    and what it costs in quality. All of them mildly first: time may be up before the strong ones.
 //! 2. Combinations, best first: cost and drift of all are predicted from those that were measured ([`predict`]),
@@ -45,7 +46,7 @@ use judge::Judge;
 use limit::{Limit, Quantity};
 use pare_graph::{Model, onnx};
 use pare_passes::Memo;
-use pare_runtime::{OutputMeasure, cache_folder};
+use pare_runtime::{OutputMeasure, Spread, cache_folder};
 use std::{
     collections::HashMap,
     path::Path,
@@ -53,7 +54,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 use workshop::Workshop;
 
@@ -62,6 +63,8 @@ const PART: usize = 4;
 const LEAST_PART: usize = 128;
 /// The fewest samples that candidates are trained on, unless training is asked for: on less it rarely improves them.
 const LEAST_TRAINED: usize = 1000;
+/// The share of the budget after which no family is made stronger alone.
+const ALONE: f64 = 0.2;
 /// The share of the budget after which no more trials start, by fidelity.
 const DEADLINES: [f64; 3] = [0.35, 0.6, 1.0];
 const DEADLINES_WITHOUT_TRAINING: [f64; 3] = [0.5, 1.0, 1.0];
@@ -163,15 +166,18 @@ pub fn search(source: impl Into<Source>, mut options: SearchOptions) -> Result<F
         families,
         trials: vec![],
         made: HashMap::new(),
+        alone: start + options.budget.mul_f64(ALONE),
         deadlines: deadlines.map(|share| start + options.budget.mul_f64(share)),
         end_of_budget: start + options.budget,
+        reserve: Duration::ZERO,
         interruptible: interruptible.clone(),
         resumed: 0,
         end: SearchEnd::Finished,
     };
+    let safe = explorer.make_safe(&source)?;
     explorer.explore()?;
     interruptible.finishing.store(true, Ordering::Relaxed);
-    let mut found = explorer.finish(&source)?;
+    let mut found = explorer.finish(&source, safe)?;
     found.report.model = path;
     found.report.seconds = start.elapsed().as_secs_f64();
     Ok(found)
@@ -194,12 +200,21 @@ fn limits(limits: &SearchLimits, is_classes: bool) -> Vec<Limit> {
 }
 
 impl Explorer<'_> {
-    /// Makes the result from the best pipeline, or from `safe`.
-    fn finish(self, source: &Source) -> Result<Found, Error> {
+    /// Makes and compares the result without lossy passes. It shows how long the last comparison and measurement will
+    /// take.
+    fn make_safe(&mut self, source: &Source) -> Result<Optimized, Error> {
+        let start = Instant::now();
+        let safe = optimize(source.clone(), self.optimize_options("safe"))?;
+        self.reserve = 2 * start.elapsed() + self.result_latencies(&[&safe.model, &safe.model])?.1;
+        Ok(safe)
+    }
+
+    /// Makes the result from the best pipeline; it is `safe` if no other is better.
+    fn finish(self, source: &Source, safe: Optimized) -> Result<Found, Error> {
         let progress = &self.options.environment.progress;
         progress.event(&Event::Finishing);
         let make = |pipeline: &str| optimize(source.clone(), self.optimize_options(pipeline));
-        let (mut optimized, mut best) = (make("safe")?, None);
+        let (mut optimized, mut best, mut latency) = (safe, None, None);
         for trial in self.finalists() {
             let made = match make(&trial.pipeline) {
                 // A broken promise is a defect of a pass, and no result.
@@ -208,17 +223,19 @@ impl Explorer<'_> {
             };
             let measured = self.judge(&made.model)?;
             let Some(confidence) = self.accepted(&measured) else { continue };
-            if self.is_better(&made.model, &optimized.model)? {
+            let ratios = self.result_latencies(&[&optimized.model, &made.model])?.0;
+            let is_better = ratios.first().is_none_or(|safe| ratios[1].median < safe.median);
+            latency = if is_better { ratios.last() } else { ratios.first() }.copied();
+            if is_better {
                 optimized = made;
                 best =
                     Some((Trial { outcome: TrialOutcome::Measured(measured), ..trial.clone() }, confidence));
                 break;
             }
         }
-        let latency = match self.options.goal {
-            Goal::Latency => self.judge.result_latencies(&[&optimized.model])?.first().copied(),
-            _ => None,
-        };
+        if latency.is_none() {
+            latency = self.result_latencies(&[&optimized.model])?.0.first().copied();
+        }
         let front = front::front(&self.trials);
         if let Some(folder) = &self.options.front {
             front::write(folder, &front, &self.trials, &make)?;
@@ -227,13 +244,14 @@ impl Explorer<'_> {
         Ok(Found { optimized, report })
     }
 
-    /// Returns whether a result is better than `safe`, by a measurement of both at once.
-    fn is_better(&self, result: &Model, safe: &Model) -> Result<bool, Error> {
+    /// The latencies of results, measured at once, as shares of the original's, and the time that this took; none if the
+    /// goal is another one.
+    fn result_latencies(&self, results: &[&Model]) -> Result<(Vec<Spread>, Duration), Error> {
         if self.options.goal != Goal::Latency {
-            return Ok(true);
+            return Ok((vec![], Duration::ZERO));
         }
-        let ratios = self.judge.result_latencies(&[safe, result])?;
-        Ok(ratios[1].median < ratios[0].median)
+        let start = Instant::now();
+        Ok((self.judge.result_latencies(results)?, start.elapsed()))
     }
 
     fn optimize_options(&self, pipeline: &str) -> OptimizeOptions {
@@ -320,7 +338,7 @@ mod tests {
         assert!(!trial.cancelled());
         trial.allow(Some(Instant::now()));
         assert!(trial.cancelled() && trial.is_late());
-        trial.allow(Some(Instant::now() + std::time::Duration::from_mins(1)));
+        trial.allow(Some(Instant::now() + Duration::from_mins(1)));
         assert!(!trial.cancelled() && !trial.is_late());
     }
 

@@ -1,7 +1,7 @@
 //! Predicts cost and drift of combinations from those that were measured.
 //!
-//! Families alone give curves, by linear interpolation between the measured strengths: of the logarithm of the
-//! cost, and of the root of the drift. A combination adds the logarithms, and the drifts, as independent
+//! Families alone give curves, by linear interpolation between the measured strengths, and one level beyond: of the
+//! logarithm of the cost, and of the root of the drift. A combination adds the logarithms, and the drifts, as independent
 //! disturbances do. What measured combinations deviate from that is added to their neighbours with the weight of
 //! a Gaussian kernel: savings do not add, and how far they do not is the same for similar combinations.
 //!
@@ -109,10 +109,12 @@ impl Predictor {
         predictor
     }
 
-    /// The strengths of a family between which predictions are interpolated.
+    /// The strengths of a family that are predicted: up to the level after the strongest that was measured.
     fn strengths(&self, family: usize) -> Vec<u32> {
         let (strongest, Family { ladder, resolution, .. }) =
             (self.curves[family].strongest(), &FAMILIES[family]);
+        let next = ladder.iter().copied().find(|&s| s > strongest).filter(|_| strongest > 0);
+        let strongest = next.unwrap_or(strongest);
         let first = ladder[0].min(*resolution);
         let mut strengths: Vec<_> =
             (first..=strongest).step_by(*resolution as usize).chain(ladder.iter().copied()).collect();
@@ -123,9 +125,14 @@ impl Predictor {
         strengths
     }
 
-    /// All combinations, at a resolution at which they are not too many.
+    /// All combinations with at most one family that narrows, at a resolution at which they are not too many.
     pub fn grid(&self) -> Vec<Combination> {
-        let mut axes: Vec<_> = (0..COUNT).map(|family| self.strengths(family)).collect();
+        let strengths = |family| self.strengths(family).into_iter().map(move |strength| (family, strength));
+        let (narrow, others): (Vec<_>, Vec<_>) = (0..COUNT).partition(|&family| FAMILIES[family].narrows);
+        let mut axes: Vec<Vec<_>> = others.into_iter().map(|family| strengths(family).collect()).collect();
+        let zero = (narrow[0], 0);
+        let narrow = narrow.into_iter().flat_map(strengths).filter(|(_, strength)| *strength > 0);
+        axes.push(std::iter::once(zero).chain(narrow).collect());
         while axes.iter().map(Vec::len).product::<usize>() > MAX_GRID {
             let Some(longest) = axes.iter_mut().max_by_key(|axis| axis.len()) else { break };
             // Keeps 0 and the strongest.
@@ -137,14 +144,13 @@ impl Predictor {
             });
         }
         let mut grid = vec![Combination::default()];
-        for (family, axis) in axes.iter().enumerate() {
-            let with = |&strength: &u32, mut combination: Combination| {
+        for axis in axes {
+            let with = |mut combination: Combination, (family, strength): (usize, u32)| {
                 combination.0[family] = strength;
                 combination
             };
-            grid = grid.iter().flat_map(|&c| axis.iter().map(move |s| with(s, c))).collect();
+            grid = grid.iter().flat_map(|&c| axis.iter().map(move |&step| with(c, step))).collect();
         }
-        grid.retain(|combination| !combination.is_redundant());
         grid
     }
 
@@ -165,9 +171,11 @@ impl Predictor {
     /// Predicts a combination that is calibrated on a part of the samples.
     pub fn predict(&self, combination: Combination) -> Prediction {
         let (cost, drift) = self.sum(combination);
+        let is_beyond = combination.parts().any(|(family, s)| s > self.curves[family].strongest());
         if combination.parts().count() < 2 {
-            // Between two measured strengths.
-            let (cost_deviation, drift_deviation) = (COST_ERROR / 4.0, DRIFT_ERROR / 4.0);
+            // Between two measured strengths, or beyond.
+            let doubt = if is_beyond { 1.0 } else { 0.25 };
+            let (cost_deviation, drift_deviation) = (COST_ERROR * doubt, DRIFT_ERROR * doubt);
             return Prediction { cost, cost_deviation, drift, drift_deviation };
         }
         let (mut weights, mut cost_sum, mut drift_sum, mut nearest) = (PRIOR, 0.0, 0.0, 0.0_f64);
@@ -178,7 +186,7 @@ impl Predictor {
             cost_sum += weight * cost;
             drift_sum += weight * drift;
         }
-        let doubt = (1.0 - nearest).max(REMAINDER);
+        let doubt = if is_beyond { 1.0 } else { (1.0 - nearest).max(REMAINDER) };
         Prediction {
             cost: cost + cost_sum / weights,
             cost_deviation: COST_ERROR * doubt,
@@ -240,14 +248,33 @@ mod tests {
     }
 
     #[test]
-    fn strengths_end_at_the_strongest_measured() {
+    fn strengths_end_one_level_beyond_the_strongest_measured() {
         let known = [
             (Combination::default(), Measured::of(1.0, 0.0)),
             (Combination::single(4, 30), Measured::of(0.7, 0.1)),
         ];
         let predictor = Predictor::new([refs(&known), vec![], vec![]]);
-        assert_eq!(predictor.strengths(4), [0, 5, 10, 15, 20, 25, 30]);
+        assert_eq!(predictor.strengths(4), [0, 5, 10, 15, 20, 25, 30, 35, 40, 45]);
         assert_eq!(predictor.strengths(5), [0]);
+        // The root of the drift grows in proportion.
+        let [within, beyond] = [30, 45].map(|s| predictor.predict(Combination::single(4, s)));
+        assert!((beyond.drift - (0.1_f64 * 2.25).ln()).abs() < 1e-9);
+        assert!(beyond.drift_deviation > within.drift_deviation);
+    }
+
+    #[test]
+    fn one_family_narrows_at_a_time() {
+        let single = |family, strength| (Combination::single(family, strength), Measured::of(0.8, 0.1));
+        let known =
+            [(Combination::default(), Measured::of(1.0, 0.0)), single(3, 25), single(5, 15), single(6, 2)];
+        let grid = Predictor::new([refs(&known), vec![], vec![]]).grid();
+        let narrows = |c: &Combination| c.parts().filter(|(family, _)| FAMILIES[*family].narrows).count();
+        assert!(grid.iter().all(|c| narrows(c) <= 1));
+        assert!(grid.contains(&pair((3, 25), (6, 2))) && grid.contains(&pair((5, 30), (6, 4))));
+        let mut unique = grid.clone();
+        unique.sort_unstable();
+        unique.dedup();
+        assert_eq!(unique.len(), grid.len());
     }
 
     #[test]

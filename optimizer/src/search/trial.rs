@@ -15,6 +15,10 @@ pub struct Trial {
     pub samples: usize,
     /// Seconds that it took.
     pub seconds: f64,
+    /// Without a result: the part of `strengths` with which a pass makes nothing. Stronger combinations make nothing
+    /// either.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) barrier: Option<Combination>,
     /// The measurements, or the reason why there are none.
     #[serde(flatten)]
     pub outcome: TrialOutcome,

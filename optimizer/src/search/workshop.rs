@@ -1,12 +1,20 @@
 //! Makes candidates: runs pipelines, and keeps the models between their segments.
 
-use super::family::Combination;
+use super::family::{Combination, TRAINING};
 use crate::{Environment, Error};
 use pare_graph::{Model, Samples, ops::Bindings};
 use pare_passes::{Effect, PassError, Pipeline, RunError, RunOptions, Tools, run};
 
-/// A candidate, or the reason why there is none.
-pub(super) type Candidate = Result<Model, String>;
+/// A candidate, or why there is none.
+pub(super) type Candidate = Result<Model, Declined>;
+
+/// A combination of which a pass makes nothing.
+#[derive(Clone, Debug)]
+pub(super) struct Declined {
+    pub why: String,
+    /// The families up to that of the pass; `None` if stronger ones may make something.
+    pub barrier: Option<Combination>,
+}
 
 pub(super) struct Workshop<'w> {
     environment: &'w Environment,
@@ -49,7 +57,9 @@ impl<'w> Workshop<'w> {
         }
         for count in done + 1..=segments.len() {
             let Ok(before) = candidate else { return Ok(candidate) };
-            candidate = self.run(&segments[count - 1], before);
+            let family = combination.family_of(count - 1).filter(|&family| family != TRAINING);
+            let barrier = family.map(|family| combination.up_to(family));
+            candidate = self.run(&segments[count - 1], before).map_err(|why| Declined { why, barrier });
             self.environment.check_cancelled()?;
             self.keep(&segments[..count], &candidate);
         }
@@ -71,7 +81,7 @@ impl<'w> Workshop<'w> {
         }
     }
 
-    fn run(&self, segment: &str, mut model: Model) -> Candidate {
+    fn run(&self, segment: &str, mut model: Model) -> Result<Model, String> {
         let pipeline: Pipeline = segment.parse().map_err(|e: pare_passes::PipelineError| e.to_string())?;
         let options = RunOptions::new(Tools { teacher: Some(self.original), ..self.tools });
         let report = run(&pipeline, &mut model, options, &mut ()).map_err(|e| reason(&e))?;

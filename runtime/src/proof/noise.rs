@@ -152,10 +152,13 @@ impl<'e> Noise<'e> {
         floor: &mut Comparison,
     ) -> Vec<(String, usize)> {
         let mut runs: Vec<_> = (0..NEAR_RUNS).map_while(|_| self.near(feed)).collect();
-        let mut found = vec![];
+        let mut found = self.settle_sizes(feed, reference, candidates, &runs);
         for (name, value) in reference {
             let Value::Tensor(tensor) = value else { continue };
-            let Some(exact) = tensor.to_f64().filter(|_| tensor.dtype().is_float()) else { continue };
+            let is_settled = found.iter().any(|(other, _)| other == name);
+            let Some(exact) = tensor.to_f64().filter(|_| tensor.dtype().is_float() && !is_settled) else {
+                continue;
+            };
             let seen = floor.get(name).map_or(0.0, |known| known.max_reference);
             let limit = largest_rounding(tensor.dtype(), largest(&exact).max(seen));
             let undetermined = undetermined(&exact, tensor.shape(), name, &runs, limit);
@@ -170,6 +173,39 @@ impl<'e> Noise<'e> {
         }
         runs.iter().for_each(|outputs| add_floats(reference, outputs, floor));
         found
+    }
+
+    /// Replaces the outputs of `candidates` whose sizes rounding decides, as of detections above a threshold: those to
+    /// which perturbed runs give other sizes. `near` are runs with operands off by one rounding. Returns these outputs
+    /// with their numbers of elements, none of which is determined.
+    fn settle_sizes(
+        &mut self,
+        feed: &Feed,
+        reference: &Feed,
+        candidates: &mut [&mut Feed],
+        near: &[Feed],
+    ) -> Vec<(String, usize)> {
+        let is_resized = |outputs: &Feed, (name, value): &(String, Value)| {
+            get(outputs, name).is_some_and(|other| is_resized(value, other))
+        };
+        let is_doubtful =
+            candidates.iter().any(|outputs| reference.iter().any(|value| is_resized(outputs, value)));
+        let far = if is_doubtful { FAR_RUNS } else { 0 };
+        let far: Vec<_> = (0..far).map_while(|_| self.far(feed)).collect();
+        let mut settled = vec![];
+        for output in reference {
+            if !near.iter().chain(&far).any(|outputs| is_resized(outputs, output)) {
+                continue;
+            }
+            let (name, value) = output;
+            for (other, candidate) in candidates.iter_mut().flat_map(|outputs| outputs.iter_mut()) {
+                if other == name && is_of_kind(value, candidate) {
+                    *candidate = value.clone();
+                }
+            }
+            settled.push((name.clone(), value.as_tensor().map_or(1, Tensor::len)));
+        }
+        settled
     }
 
     /// Replaces the outputs of `candidates` that make decisions and differ from `reference` only in undecided
@@ -206,6 +242,25 @@ impl<'e> Noise<'e> {
 
 pub(super) fn get<'f>(feed: &'f Feed, name: &str) -> Option<&'f Value> {
     feed.iter().find(|(n, _)| n == name).map(|(_, value)| value)
+}
+
+/// Returns true if both are tensors of one type and rank, or both sequences.
+fn is_of_kind(value: &Value, other: &Value) -> bool {
+    match (value, other) {
+        (Value::Tensor(a), Value::Tensor(b)) => (a.dtype(), a.rank()) == (b.dtype(), b.rank()),
+        (Value::Sequence(_), Value::Sequence(_)) => true,
+        _ => false,
+    }
+}
+
+/// Returns true if both are of one kind, but not of one size.
+fn is_resized(value: &Value, other: &Value) -> bool {
+    is_of_kind(value, other)
+        && match (value, other) {
+            (Value::Tensor(a), Value::Tensor(b)) => a.shape() != b.shape(),
+            (Value::Sequence(a), Value::Sequence(b)) => a.len() != b.len(),
+            _ => false,
+        }
 }
 
 /// A tensor of type `from` in type `to`; other values as they are.

@@ -111,6 +111,17 @@ pass! {
     }
 }
 
+/// The number of samples that a training shows, and the fewest and most times that it shows each.
+const SHOWN: f64 = 150_000.0;
+const EPOCHS: (f64, f64) = (3.0, 12.0);
+
+impl Distill {
+    /// The number of times that each of this many samples is shown by default.
+    pub fn default_epochs(samples: usize) -> f64 {
+        (SHOWN / samples as f64).clamp(EPOCHS.0, EPOCHS.1)
+    }
+}
+
 impl Pass for Distill {
     fn validate(&self) -> Result<(), String> {
         let (epochs, minutes) = (("epochs", self.epochs), ("minutes", self.minutes));

@@ -36,9 +36,6 @@ use std::{cell::RefCell, collections::BTreeMap, ops::Range, time::Instant};
 const HELD_OUT: usize = 10;
 /// The least held-out samples, if they are at most a fifth; and the most.
 const HELD_OUT_RANGE: (usize, usize) = (64, 1024);
-/// Without a number of epochs, as many samples are shown, in a number of epochs of this range.
-const SHOWN: f64 = 150_000.0;
-const EPOCHS: (f64, f64) = (3.0, 12.0);
 /// Parts of the held-out samples, whose changes are tested for chance.
 const PARTS: usize = 32;
 /// The standard score of an improvement that is more than chance: 2.5 % one-sided.
@@ -384,7 +381,7 @@ impl<'p, 't> Training<'p, 't> {
     /// The number of steps.
     fn steps(&mut self) -> Result<u64, PassError> {
         let per_epoch = (self.data.len() / self.batch).max(1) as f64;
-        let epochs = self.pass.epochs.unwrap_or((SHOWN / self.data.len() as f64).clamp(EPOCHS.0, EPOCHS.1));
+        let epochs = self.pass.epochs.unwrap_or(Distill::default_epochs(self.data.len()));
         let steps = self.pass.steps.unwrap_or((epochs * per_epoch).ceil().max(1.0) as u64);
         let Some(minutes) = self.pass.minutes else { return Ok(steps) };
         let seconds = self.seconds_per_step()?;
