@@ -56,6 +56,18 @@ impl Fidelity {
     }
 }
 
+/// The share of the budget after which no family is made stronger alone.
+const ALONE: f64 = 0.2;
+/// The share of the budget after which no more trials start, by fidelity.
+const DEADLINES: [f64; 3] = [0.35, 0.6, 1.0];
+const DEADLINES_WITHOUT_TRAINING: [f64; 3] = [0.5, 1.0, 1.0];
+
+/// The times after which no more trials start, by fidelity.
+pub(super) fn deadlines(start: Instant, budget: Duration, trains: bool) -> [Instant; 3] {
+    let shares = if trains { DEADLINES } else { DEADLINES_WITHOUT_TRAINING };
+    shares.map(|share| start + budget.mul_f64(share))
+}
+
 /// A search in progress.
 pub(super) struct Explorer<'e> {
     pub options: &'e SearchOptions,
@@ -69,12 +81,9 @@ pub(super) struct Explorer<'e> {
     pub trials: Vec<Trial>,
     /// The pipelines of candidates, by the number of their samples and their hash.
     pub made: HashMap<(usize, [u8; 32]), Combination>,
-    /// The time after which no family is made stronger alone.
-    pub alone: Instant,
-    /// By fidelity.
+    pub start: Instant,
+    /// The times after which no more trials start, by fidelity.
     pub deadlines: [Instant; 3],
-    /// The time at which the result has to be there.
-    pub end_of_budget: Instant,
     /// The time that making and comparing the result takes.
     pub reserve: Duration,
     pub interruptible: Arc<Interruptible>,
@@ -94,7 +103,7 @@ impl Explorer<'_> {
                 self.fidelity = Fidelity::Trained;
                 self.try_combinations()?;
                 // If no training is worthwhile, the remaining time is for further combinations without it.
-                self.deadlines = [self.end_of_budget; 3];
+                self.deadlines = [self.end_of_budget(); 3];
                 self.fidelity = Fidelity::All;
                 self.try_combinations()?;
             }
@@ -116,7 +125,6 @@ impl Explorer<'_> {
         let now = Instant::now();
         // The first of a fidelity takes at least as long as those before.
         let alike = longest(self.of(self.fidelity)).max(longest(self.trials.iter().rev().take(1)));
-        let alike = if self.fidelity == Fidelity::Trained { alike.max(self.training()) } else { alike };
         let over = now >= deadline || now + alike >= self.latest();
         if over && self.deadlines.last() == Some(&deadline) {
             self.end = SearchEnd::Budget;
@@ -124,16 +132,27 @@ impl Explorer<'_> {
         over
     }
 
-    /// The time that training a candidate takes about, if the last one measured is typical.
-    fn training(&self) -> Duration {
+    /// Leaves training out if it takes longer than the time that the budget has for it, unless it is asked for: then
+    /// all of the time is for candidates without.
+    fn plan_training(&mut self) {
         let samples = self.samples(Fidelity::Trained);
         let shown = samples as f64 * Distill::default_epochs(samples);
-        self.judge.seconds_per_sample().mul_f64(TRAINING_PASSES * shown)
+        let time = self.judge.time_per_sample().mul_f64(TRAINING_PASSES * shown);
+        let [.., all, _] = self.deadlines;
+        let is_asked_for = !self.options.families.is_empty();
+        if !is_asked_for && self.families.contains(&TRAINING) && all + time > self.latest() {
+            self.families.retain(|&family| family != TRAINING);
+            self.deadlines = deadlines(self.start, self.options.budget, false);
+        }
     }
 
     /// The time at which a trial has to be over, so that the result is there within the budget.
     fn latest(&self) -> Instant {
-        self.end_of_budget.checked_sub(self.reserve).unwrap_or_else(Instant::now)
+        self.end_of_budget().checked_sub(self.reserve).unwrap_or_else(Instant::now)
+    }
+
+    fn end_of_budget(&self) -> Instant {
+        self.start + self.options.budget
     }
 
     /// Returns whether the noise of a limit is known.
@@ -145,6 +164,7 @@ impl Explorer<'_> {
     fn try_families(&mut self) -> Result<(), Error> {
         self.attempt(Combination::default())?;
         self.check_limits_are_measured()?;
+        self.plan_training();
         // The last family takes the least time.
         let alone = self.families.iter().copied().filter(|&family| family != TRAINING);
         let mut rising: Vec<_> = alone.rev().collect();
@@ -152,7 +172,9 @@ impl Explorer<'_> {
             let mut next = vec![];
             for family in rising {
                 let Some(&strength) = FAMILIES[family].ladder.get(level) else { continue };
-                if self.is_over() || (level >= LEVELS && Instant::now() >= self.alone) {
+                if self.is_over()
+                    || (level >= LEVELS && self.start.elapsed() >= self.options.budget.mul_f64(ALONE))
+                {
                     return Ok(());
                 }
                 match self.attempt(Combination::single(family, strength))? {

@@ -15,7 +15,7 @@ use pare_graph::{
 use pare_passes::{Tools, analysis::evaluation::HeldOut};
 use pare_runtime::{Contender, Feed, LoadOptions, Spread, Stopwatch, bench};
 use std::{
-    cell::{Cell, RefCell},
+    cell::{OnceCell, RefCell},
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -36,8 +36,8 @@ pub(super) struct Judge<'j> {
     held_out: HeldOut<'j>,
     /// The number of samples that quality is measured on.
     pub samples: usize,
-    /// The time that these took in the last candidate.
-    running: Cell<Duration>,
+    /// The time that these took in the first candidate.
+    running: OnceCell<Duration>,
     /// The original, kept loaded.
     original: RefCell<Vec<Contender>>,
     feeds: Vec<Feed>,
@@ -81,7 +81,7 @@ impl<'j> Judge<'j> {
             metric: None,
             held_out,
             samples,
-            running: Cell::default(),
+            running: OnceCell::new(),
             original: RefCell::default(),
             feeds: feeds.feeds(&original)?,
             load,
@@ -104,16 +104,16 @@ impl<'j> Judge<'j> {
         self.metric.map(|(_, value)| value)
     }
 
-    /// The time that the last candidate took for a sample, many at once.
-    pub fn seconds_per_sample(&self) -> Duration {
-        self.running.get().div_f64(self.samples.max(1) as f64)
+    /// The time that the first candidate took for a sample, many at once.
+    pub fn time_per_sample(&self) -> Duration {
+        self.running.get().copied().unwrap_or_default().div_f64(self.samples.max(1) as f64)
     }
 
     /// Measures everything but the metric.
     pub fn measure(&self, candidate: &Model) -> Result<Measured, Error> {
         let start = Instant::now();
         let quality = self.held_out.measure(candidate).map_err(Error::invalid)?;
-        self.running.set(start.elapsed());
+        self.running.get_or_init(|| start.elapsed());
         let latency = match self.goal {
             Goal::Latency => Some(self.latencies(&[candidate], CANDIDATE)?[0]),
             _ => None,

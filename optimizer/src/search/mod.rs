@@ -39,7 +39,7 @@ use crate::{
     samples::{open, split},
     source::LoadedModel,
 };
-use explorer::{Explorer, Fidelity};
+use explorer::{Explorer, Fidelity, deadlines};
 use family::TRAINING;
 use journal::Journal;
 use judge::Judge;
@@ -63,11 +63,6 @@ const PART: usize = 4;
 const LEAST_PART: usize = 128;
 /// The fewest samples that candidates are trained on, unless training is asked for: on less it rarely improves them.
 const LEAST_TRAINED: usize = 1000;
-/// The share of the budget after which no family is made stronger alone.
-const ALONE: f64 = 0.2;
-/// The share of the budget after which no more trials start, by fidelity.
-const DEADLINES: [f64; 3] = [0.35, 0.6, 1.0];
-const DEADLINES_WITHOUT_TRAINING: [f64; 3] = [0.5, 1.0, 1.0];
 
 /// The result of [`search()`].
 #[derive(Debug)]
@@ -155,7 +150,7 @@ pub fn search(source: impl Into<Source>, mut options: SearchOptions) -> Result<F
     let judge = Judge::new(&options, &engine, &test, &placement, &original)?;
     let is_classes =
         quality.outputs.iter().any(|output| matches!(output.measure, OutputMeasure::Classes { .. }));
-    let deadlines = if families.contains(&TRAINING) { DEADLINES } else { DEADLINES_WITHOUT_TRAINING };
+    let deadlines = deadlines(start, options.budget, families.contains(&TRAINING));
     let mut explorer = Explorer {
         options: &options,
         judge,
@@ -166,9 +161,8 @@ pub fn search(source: impl Into<Source>, mut options: SearchOptions) -> Result<F
         families,
         trials: vec![],
         made: HashMap::new(),
-        alone: start + options.budget.mul_f64(ALONE),
-        deadlines: deadlines.map(|share| start + options.budget.mul_f64(share)),
-        end_of_budget: start + options.budget,
+        start,
+        deadlines,
         reserve: Duration::ZERO,
         interruptible: interruptible.clone(),
         resumed: 0,

@@ -43,6 +43,18 @@ pub(super) struct Noise<'e> {
     unexplained: usize,
 }
 
+/// Perturbed runs on one feed.
+pub(super) struct Draws<'f> {
+    feed: &'f Feed,
+    far: Option<Vec<Feed>>,
+}
+
+impl<'f> Draws<'f> {
+    pub fn new(feed: &'f Feed) -> Self {
+        Self { feed, far: None }
+    }
+}
+
 /// A session, loaded when first needed; `None` if the engine does not load it.
 type Variant = OnceCell<Option<Box<dyn Session>>>;
 
@@ -89,9 +101,15 @@ impl<'e> Noise<'e> {
         self.near.get_mut()?.as_mut()?.run(feed).ok()
     }
 
-    fn far(&mut self, feed: &Feed) -> Option<Feed> {
+    /// Runs with operands off by several roundings, drawn when first needed.
+    fn far<'d>(&mut self, draws: &'d mut Draws<'_>) -> &'d [Feed] {
         self.far.get_or_init(|| self.load(perturbed(&self.model, FAR_EPSILONS)));
-        self.far.get_mut()?.as_mut()?.run(feed).ok()
+        let Draws { feed, far } = draws;
+        let session = self.far.get_mut().and_then(Option::as_mut);
+        let run = |session: &mut Box<dyn Session>| {
+            (0..FAR_RUNS).map_while(|_| session.run(feed).ok()).collect::<Vec<_>>()
+        };
+        far.get_or_insert_with(|| session.map_or(vec![], run))
     }
 
     /// The outputs in double precision, rounded to the types of `reference`; `None` if the engine cannot run the
@@ -146,13 +164,13 @@ impl<'e> Noise<'e> {
     /// the outputs with their numbers of such elements.
     pub fn measure(
         &mut self,
-        feed: &Feed,
+        draws: &mut Draws<'_>,
         reference: &Feed,
         candidates: &mut [&mut Feed],
         floor: &mut Comparison,
     ) -> Vec<(String, usize)> {
-        let mut runs: Vec<_> = (0..NEAR_RUNS).map_while(|_| self.near(feed)).collect();
-        let mut found = self.settle_sizes(feed, reference, candidates, &runs);
+        let mut runs: Vec<_> = (0..NEAR_RUNS).map_while(|_| self.near(draws.feed)).collect();
+        let mut found = self.settle_sizes(draws, reference, candidates, &runs);
         for (name, value) in reference {
             let Value::Tensor(tensor) = value else { continue };
             let is_settled = found.iter().any(|(other, _)| other == name);
@@ -161,15 +179,19 @@ impl<'e> Noise<'e> {
             };
             let seen = floor.get(name).map_or(0.0, |known| known.max_reference);
             let limit = largest_rounding(tensor.dtype(), largest(&exact).max(seen));
-            let undetermined = undetermined(&exact, tensor.shape(), name, &runs, limit);
-            if undetermined.is_empty() {
+            let mut changed = undetermined(&exact, tensor.shape(), name, &runs, limit);
+            if changed.is_empty() {
                 continue;
             }
+            // A decision that rounding changes, such as an order, does not change in each of a few runs.
+            changed.extend(undetermined(&exact, tensor.shape(), name, self.far(draws), limit));
+            changed.sort_unstable();
+            changed.dedup();
             let all = runs.iter_mut().chain(candidates.iter_mut().map(|candidate| &mut **candidate));
             for outputs in all {
-                copy_elements(tensor, outputs, name, &undetermined);
+                copy_elements(tensor, outputs, name, &changed);
             }
-            found.push((name.clone(), undetermined.len()));
+            found.push((name.clone(), changed.len()));
         }
         runs.iter().for_each(|outputs| add_floats(reference, outputs, floor));
         found
@@ -180,7 +202,7 @@ impl<'e> Noise<'e> {
     /// with their numbers of elements, none of which is determined.
     fn settle_sizes(
         &mut self,
-        feed: &Feed,
+        draws: &mut Draws<'_>,
         reference: &Feed,
         candidates: &mut [&mut Feed],
         near: &[Feed],
@@ -190,11 +212,10 @@ impl<'e> Noise<'e> {
         };
         let is_doubtful =
             candidates.iter().any(|outputs| reference.iter().any(|value| is_resized(outputs, value)));
-        let far = if is_doubtful { FAR_RUNS } else { 0 };
-        let far: Vec<_> = (0..far).map_while(|_| self.far(feed)).collect();
+        let far = if is_doubtful { self.far(draws) } else { &[] };
         let mut settled = vec![];
         for output in reference {
-            if !near.iter().chain(&far).any(|outputs| is_resized(outputs, output)) {
+            if !near.iter().chain(far).any(|outputs| is_resized(outputs, output)) {
                 continue;
             }
             let (name, value) = output;
@@ -210,7 +231,7 @@ impl<'e> Noise<'e> {
 
     /// Replaces the outputs of `candidates` that make decisions and differ from `reference` only in undecided
     /// elements: those that perturbed runs change to the same value. Returns the number of these elements.
-    pub fn decide(&mut self, feed: &Feed, reference: &Feed, candidates: &mut [&mut Feed]) -> usize {
+    pub fn decide(&mut self, draws: &mut Draws<'_>, reference: &Feed, candidates: &mut [&mut Feed]) -> usize {
         let undecided = |candidate: &&mut Feed| {
             let differs = |(name, value): &(String, Value)| {
                 decisions(value).is_some() && get(candidate, name) != Some(value)
@@ -220,7 +241,7 @@ impl<'e> Noise<'e> {
         if !candidates.iter().any(undecided) {
             return 0;
         }
-        let runs: Vec<_> = (0..FAR_RUNS).map_while(|_| self.far(feed)).collect();
+        let runs = self.far(draws);
         let mut explained = 0;
         for (name, value) in reference {
             let Some(decided) = decisions(value) else { continue };

@@ -1,7 +1,7 @@
 //! Runs of the original and the candidate on the same samples.
 
 use super::{
-    noise::{Noise, add_floats, get},
+    noise::{Draws, Noise, add_floats, get},
     report::{Outcome, ProofOptions, ProofReport},
     vacuity::vacuity,
     variants::seeded,
@@ -252,10 +252,13 @@ impl ProofRun<'_, '_> {
         }
         self.find_random(feed, &outputs.reference);
         let (reference, mut candidates) = outputs.split();
-        for (name, count) in self.noise.measure(feed, reference, &mut candidates, &mut self.report.floor) {
+        let mut draws = Draws::new(feed);
+        for (name, count) in
+            self.noise.measure(&mut draws, reference, &mut candidates, &mut self.report.floor)
+        {
             *self.undetermined.entry(name).or_default() += count as u64;
         }
-        self.undecided += self.noise.decide(feed, reference, &mut candidates);
+        self.undecided += self.noise.decide(&mut draws, reference, &mut candidates);
         let found = outputs.compare();
         if !self.exceeds(&found, options) {
             return found;
