@@ -242,13 +242,13 @@ impl Explorer<'_> {
             let outcome = self.measure(combination);
             let is_late = matches!(outcome, Err(Error::Cancelled)) && self.interruptible.is_late();
             self.interruptible.allow(None);
-            let skipped = |why: &str| Err(Declined { why: why.into(), barrier: None });
-            let (outcome, barrier) = match if is_late { skipped(TOO_LONG) } else { outcome? } {
+            let skipped = |why: &str| Err(Declined { why: why.into(), infeasible: None });
+            let (outcome, infeasible) = match if is_late { skipped(TOO_LONG) } else { outcome? } {
                 Ok(measured) => (TrialOutcome::Measured(measured), None),
-                Err(Declined { why, barrier }) => (TrialOutcome::Skipped(why), barrier),
+                Err(Declined { why, infeasible }) => (TrialOutcome::Skipped(why), infeasible),
             };
             let seconds = start.elapsed().as_secs_f64();
-            let trial = Trial { pipeline, strengths: combination, samples, seconds, barrier, outcome };
+            let trial = Trial { pipeline, strengths: combination, samples, seconds, infeasible, outcome };
             // Another search may have more time.
             if !is_late {
                 self.journal.add(&trial);
@@ -272,7 +272,7 @@ impl Explorer<'_> {
             Ok(candidate) => candidate,
             Err(declined) => return Ok(Err(declined)),
         };
-        let skipped = |why: String| Ok(Err(Declined { why, barrier: None }));
+        let skipped = |why: String| Ok(Err(Declined { why, infeasible: None }));
         if let Some(same) = self.made_before(&candidate, combination) {
             return skipped(format!("it makes the same model as `{same}`"));
         }
@@ -286,9 +286,9 @@ impl Explorer<'_> {
         }
     }
 
-    /// Returns whether a pass makes nothing in a weaker combination.
-    fn is_barred(&self, combination: Combination) -> bool {
-        self.trials.iter().filter_map(|trial| trial.barrier).any(|barrier| barrier.is_within(combination))
+    /// Returns whether a pass made nothing of a combination that is at most as strong.
+    fn is_infeasible(&self, combination: Combination) -> bool {
+        self.trials.iter().filter_map(|trial| trial.infeasible).any(|weaker| weaker.is_within(combination))
     }
 
     /// The other pipeline that made the same candidate of the same samples, if one did. A model without streams loses the
@@ -425,7 +425,7 @@ impl Explorer<'_> {
             let score = score(combination);
             let made = combination.with_training(self.fidelity == Fidelity::Trained);
             if score > best_score.0
-                && !self.is_barred(made)
+                && !self.is_infeasible(made)
                 && !self.of(self.fidelity).any(|trial| trial.strengths == made)
             {
                 best_score = (score, Some(made));

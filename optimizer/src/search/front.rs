@@ -63,7 +63,7 @@ mod tests {
             strengths: Combination::default(),
             samples: 1,
             seconds: 0.0,
-            barrier: None,
+            infeasible: None,
             outcome: TrialOutcome::Measured(Measured::of(cost, drift)),
         };
         let trials =

@@ -103,7 +103,7 @@ mod tests {
             strengths: Combination::default(),
             samples: 5,
             seconds: 1.0,
-            barrier: None,
+            infeasible: None,
             outcome: TrialOutcome::Skipped("no".into()),
         };
         open().add(&trial("a"));

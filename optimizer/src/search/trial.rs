@@ -15,10 +15,9 @@ pub struct Trial {
     pub samples: usize,
     /// Seconds that it took.
     pub seconds: f64,
-    /// Without a result: the part of `strengths` with which a pass makes nothing. Stronger combinations make nothing
-    /// either.
+    /// Without a result: the part of `strengths` of which a pass makes nothing, and so of stronger combinations.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) barrier: Option<Combination>,
+    pub(super) infeasible: Option<Combination>,
     /// The measurements, or the reason why there are none.
     #[serde(flatten)]
     pub outcome: TrialOutcome,

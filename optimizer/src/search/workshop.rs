@@ -13,7 +13,7 @@ pub(super) type Candidate = Result<Model, Declined>;
 pub(super) struct Declined {
     pub why: String,
     /// The families up to that of the pass; `None` if stronger ones may make something.
-    pub barrier: Option<Combination>,
+    pub infeasible: Option<Combination>,
 }
 
 pub(super) struct Workshop<'w> {
@@ -58,8 +58,8 @@ impl<'w> Workshop<'w> {
         for count in done + 1..=segments.len() {
             let Ok(before) = candidate else { return Ok(candidate) };
             let family = combination.family_of(count - 1).filter(|&family| family != TRAINING);
-            let barrier = family.map(|family| combination.up_to(family));
-            candidate = self.run(&segments[count - 1], before).map_err(|why| Declined { why, barrier });
+            let infeasible = family.map(|family| combination.up_to(family));
+            candidate = self.run(&segments[count - 1], before).map_err(|why| Declined { why, infeasible });
             self.environment.check_cancelled()?;
             self.keep(&segments[..count], &candidate);
         }
