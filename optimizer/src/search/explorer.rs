@@ -23,8 +23,9 @@ use std::{
 
 /// Least expected improvement of the logarithm of the cost that is worth a measurement.
 const WORTHWHILE: f64 = 2e-3;
-/// The forward passes that a sample costs each time that it is shown in training, with the search for a rate.
-const TRAINING_PASSES: f64 = 6.0;
+/// The forward passes that a sample costs each time that it is shown in training: three to seven, and as many again
+/// for the search for a rate and the samples that are held out.
+const TRAINING_PASSES: f64 = 10.0;
 /// Levels of each family that are measured alone in any case: two strengths give a curve. Others follow while time is
 /// not up for families alone.
 const LEVELS: usize = 2;
@@ -124,7 +125,10 @@ impl Explorer<'_> {
         let deadline = self.deadlines[self.fidelity as usize];
         let now = Instant::now();
         // The first of a fidelity takes at least as long as those before.
-        let alike = longest(self.of(self.fidelity)).max(longest(self.trials.iter().rev().take(1)));
+        let mut alike = longest(self.of(self.fidelity)).max(longest(self.trials.iter().rev().take(1)));
+        if self.fidelity == Fidelity::Trained {
+            alike = alike.max(longest(self.of(Fidelity::All)) + self.training());
+        }
         let over = now >= deadline || now + alike >= self.latest();
         if over && self.deadlines.last() == Some(&deadline) {
             self.end = SearchEnd::Budget;
@@ -132,15 +136,32 @@ impl Explorer<'_> {
         over
     }
 
+    /// The time that training takes.
+    fn training(&self) -> Duration {
+        let samples = self.samples(Fidelity::Trained);
+        let shown = samples as f64 * Distill::default_epochs(samples);
+        self.judge.time_per_sample().mul_f64(TRAINING_PASSES * shown)
+    }
+
+    /// The seconds that a candidate takes: those of its families alone, together.
+    fn seconds(&self, combination: Combination) -> f64 {
+        let least = self.trials.first().map_or(0.0, |trial| trial.seconds);
+        let alone = |(family, strength): (usize, u32)| {
+            let singles = self.of(Fidelity::Part).filter_map(|trial| {
+                let (other, at) = trial.strengths.as_single()?;
+                (other == family).then_some((at.abs_diff(strength), trial.seconds))
+            });
+            singles.min_by_key(|(distance, _)| *distance).map_or(0.0, |(_, seconds)| seconds - least)
+        };
+        least + combination.parts().map(alone).filter(|&more| more > 0.0).sum::<f64>()
+    }
+
     /// Leaves training out if it takes longer than the time that the budget has for it, unless it is asked for: then
     /// all of the time is for candidates without.
     fn plan_training(&mut self) {
-        let samples = self.samples(Fidelity::Trained);
-        let shown = samples as f64 * Distill::default_epochs(samples);
-        let time = self.judge.time_per_sample().mul_f64(TRAINING_PASSES * shown);
         let [.., all, _] = self.deadlines;
         let is_asked_for = !self.options.families.is_empty();
-        if !is_asked_for && self.families.contains(&TRAINING) && all + time > self.latest() {
+        if !is_asked_for && self.families.contains(&TRAINING) && all + self.training() > self.latest() {
             self.families.retain(|&family| family != TRAINING);
             self.deadlines = deadlines(self.start, self.options.budget, false);
         }
@@ -396,11 +417,12 @@ impl Explorer<'_> {
         trials.filter(|trial| trial.strengths != Combination::default()).collect()
     }
 
-    /// The combination with the largest expected improvement, if it is worthwhile.
+    /// The combination with the largest expected improvement in a second (Snoek et al. 2012, Practical Bayesian
+    /// optimization, section 3.2), if one is worthwhile.
     fn most_promising(&self) -> Option<Combination> {
         let predictor = Predictor::new(Fidelity::ALL.map(|fidelity| self.measured(fidelity)));
         let base = self.trials.first()?.measured()?.cost.ln();
-        let best = self.kept(self.rivals()).first().map_or(0.0, |(_, cost)| cost.ln() - base);
+        let rival = self.kept(self.rivals()).first().map_or(0.0, |(_, cost)| cost.ln() - base);
         // The drift at which each limit is reached.
         let bounds: Vec<_> = self
             .limits
@@ -418,20 +440,24 @@ impl Explorer<'_> {
         };
         let score = |combination: Combination| {
             let p = predictor.predict_with(self.fidelity, combination);
-            expected_improvement(best - p.cost, p.cost_deviation) * probability(&p)
+            expected_improvement(rival - p.cost, p.cost_deviation) * probability(&p)
         };
-        let mut best_score = (WORTHWHILE, None);
+        let mut best = (0.0, None);
         for combination in predictor.grid() {
             let score = score(combination);
+            if score <= WORTHWHILE {
+                continue;
+            }
             let made = combination.with_training(self.fidelity == Fidelity::Trained);
-            if score > best_score.0
+            let rate = score / self.seconds(combination).max(1e-3);
+            if rate > best.0
                 && !self.is_infeasible(made)
                 && !self.of(self.fidelity).any(|trial| trial.strengths == made)
             {
-                best_score = (score, Some(made));
+                best = (rate, Some(made));
             }
         }
-        best_score.1
+        best.1
     }
 
     /// The fidelities of the trials that the next one has to be better than.

@@ -4,7 +4,7 @@
 //! 1. Each family of lossy passes alone, from mild to strong, until a limit is exceeded: what a step of it saves,
 //!    and what it costs in quality. All of them mildly first: time may be up before the strong ones.
 //! 2. Combinations, best first: cost and drift of all are predicted from those that were measured ([`predict`]),
-//!    and the one with the largest expected improvement is measured next. It is measured entirely, since savings
+//!    and the one with the largest expected improvement in a second is measured next. It is measured entirely, since savings
 //!    do not add.
 //! 3. The same calibrated on all samples. The trials before use a part of them, which takes a fraction of the time
 //!    and orders candidates alike.
