@@ -26,9 +26,6 @@ const WORTHWHILE: f64 = 2e-3;
 /// The forward passes that a sample costs each time that it is shown in training: three to seven, and as many again
 /// for the search for a rate and the samples that are held out.
 const TRAINING_PASSES: f64 = 10.0;
-/// Levels of each family that are measured alone in any case: two strengths give a curve. Others follow while time is
-/// not up for families alone.
-const LEVELS: usize = 2;
 /// A family is not made stronger once its loss is this multiple of a limit.
 const BEYOND: f64 = 2.0;
 /// The metric is measured of candidates whose predicted drop is at most this multiple of the limit.
@@ -58,7 +55,7 @@ impl Fidelity {
 }
 
 /// The share of the budget after which no family is made stronger alone.
-const ALONE: f64 = 0.2;
+const ALONE: f64 = 0.3;
 /// The share of the budget after which no more trials start, by fidelity.
 const DEADLINES: [f64; 3] = [0.35, 0.6, 1.0];
 const DEADLINES_WITHOUT_TRAINING: [f64; 3] = [0.5, 1.0, 1.0];
@@ -193,8 +190,7 @@ impl Explorer<'_> {
             let mut next = vec![];
             for family in rising {
                 let Some(&strength) = FAMILIES[family].ladder.get(level) else { continue };
-                if self.is_over()
-                    || (level >= LEVELS && self.start.elapsed() >= self.options.budget.mul_f64(ALONE))
+                if self.is_over() || (level > 0 && self.start.elapsed() >= self.options.budget.mul_f64(ALONE))
                 {
                     return Ok(());
                 }
@@ -417,8 +413,9 @@ impl Explorer<'_> {
         trials.filter(|trial| trial.strengths != Combination::default()).collect()
     }
 
-    /// The combination with the largest expected improvement in a second (Snoek et al. 2012, Practical Bayesian
-    /// optimization, section 3.2), if one is worthwhile.
+    /// The combination with the largest expected improvement, if one is worthwhile: in a second, while a part of the
+    /// samples shows what combinations are worth (Snoek et al. 2012, Practical Bayesian optimization, section 3.2); of
+    /// candidates for the result the largest.
     fn most_promising(&self) -> Option<Combination> {
         let predictor = Predictor::new(Fidelity::ALL.map(|fidelity| self.measured(fidelity)));
         let base = self.trials.first()?.measured()?.cost.ln();
@@ -449,7 +446,8 @@ impl Explorer<'_> {
                 continue;
             }
             let made = combination.with_training(self.fidelity == Fidelity::Trained);
-            let rate = score / self.seconds(combination).max(1e-3);
+            let explores = self.fidelity == Fidelity::Part;
+            let rate = if explores { score / self.seconds(combination).max(1e-3) } else { score };
             if rate > best.0
                 && !self.is_infeasible(made)
                 && !self.of(self.fidelity).any(|trial| trial.strengths == made)
