@@ -413,9 +413,9 @@ impl Explorer<'_> {
         trials.filter(|trial| trial.strengths != Combination::default()).collect()
     }
 
-    /// The combination with the largest expected improvement, if one is worthwhile: in a second, while a part of the
-    /// samples shows what combinations are worth (Snoek et al. 2012, Practical Bayesian optimization, section 3.2); of
-    /// candidates for the result the largest.
+    /// The combination with the largest expected improvement, if one is worthwhile: at first in a second, later whatever
+    /// it takes. With the remaining share `α` of the budget, the improvement is divided by `seconds^α` (Lee et al. 2020,
+    /// Cost-aware Bayesian optimization, section 3.2).
     fn most_promising(&self) -> Option<Combination> {
         let predictor = Predictor::new(Fidelity::ALL.map(|fidelity| self.measured(fidelity)));
         let base = self.trials.first()?.measured()?.cost.ln();
@@ -439,6 +439,7 @@ impl Explorer<'_> {
             let p = predictor.predict_with(self.fidelity, combination);
             expected_improvement(rival - p.cost, p.cost_deviation) * probability(&p)
         };
+        let remaining = 1.0 - self.start.elapsed().div_duration_f64(self.options.budget).min(1.0);
         let mut best = (0.0, None);
         for combination in predictor.grid() {
             let score = score(combination);
@@ -446,8 +447,7 @@ impl Explorer<'_> {
                 continue;
             }
             let made = combination.with_training(self.fidelity == Fidelity::Trained);
-            let explores = self.fidelity == Fidelity::Part;
-            let rate = if explores { score / self.seconds(combination).max(1e-3) } else { score };
+            let rate = score / self.seconds(combination).max(1e-3).powf(remaining);
             if rate > best.0
                 && !self.is_infeasible(made)
                 && !self.of(self.fidelity).any(|trial| trial.strengths == made)

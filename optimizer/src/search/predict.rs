@@ -125,7 +125,8 @@ impl Predictor {
         strengths
     }
 
-    /// All combinations with at most one family that narrows, at a resolution at which they are not too many.
+    /// All combinations with at most one family that narrows, and at most one beyond its measured strengths, at a
+    /// resolution at which they are not too many.
     pub fn grid(&self) -> Vec<Combination> {
         let strengths = |family| self.strengths(family).into_iter().map(move |strength| (family, strength));
         let (narrow, others): (Vec<_>, Vec<_>) = (0..COUNT).partition(|&family| FAMILIES[family].narrows);
@@ -151,7 +152,13 @@ impl Predictor {
             };
             grid = grid.iter().flat_map(|&c| axis.iter().map(move |&step| with(c, step))).collect();
         }
+        grid.retain(|&combination| self.beyond(combination) <= 1);
         grid
+    }
+
+    /// The number of families whose strength is beyond those that were measured.
+    fn beyond(&self, combination: Combination) -> usize {
+        combination.parts().filter(|&(family, strength)| strength > self.curves[family].strongest()).count()
     }
 
     /// The sum of the curves.
@@ -171,7 +178,7 @@ impl Predictor {
     /// Predicts a combination that is calibrated on a part of the samples.
     pub fn predict(&self, combination: Combination) -> Prediction {
         let (cost, drift) = self.sum(combination);
-        let is_beyond = combination.parts().any(|(family, s)| s > self.curves[family].strongest());
+        let is_beyond = self.beyond(combination) > 0;
         if combination.parts().count() < 2 {
             // Between two measured strengths, or beyond.
             let doubt = if is_beyond { 1.0 } else { 0.25 };
@@ -270,7 +277,8 @@ mod tests {
         let grid = Predictor::new([refs(&known), vec![], vec![]]).grid();
         let narrows = |c: &Combination| c.parts().filter(|(family, _)| FAMILIES[*family].narrows).count();
         assert!(grid.iter().all(|c| narrows(c) <= 1));
-        assert!(grid.contains(&pair((3, 25), (6, 2))) && grid.contains(&pair((5, 30), (6, 4))));
+        assert!(grid.contains(&pair((3, 25), (6, 2))) && grid.contains(&pair((5, 30), (6, 2))));
+        assert!(!grid.contains(&pair((5, 30), (6, 4))), "both are beyond what was measured");
         let mut unique = grid.clone();
         unique.sort_unstable();
         unique.dedup();
