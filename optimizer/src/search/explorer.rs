@@ -30,6 +30,8 @@ const TRAINING_PASSES: f64 = 10.0;
 const BEYOND: f64 = 2.0;
 /// The metric is measured of candidates whose predicted drop is at most this multiple of the limit.
 const PROMISING: f64 = 1.5;
+/// The drift up to which outputs are those of the original but for rounding, so that a metric of them is not measured.
+const EQUAL: f64 = 1e-9;
 /// Trials on a part of the samples that are tried as results if there are no others.
 const FINALISTS: usize = 4;
 const TOO_LONG: &str = "it takes longer than the budget has time for";
@@ -321,7 +323,9 @@ impl Explorer<'_> {
     /// Measures a candidate.
     pub fn judge(&self, candidate: &Model) -> Result<Measured, Error> {
         let mut measured = self.judge.measure(candidate)?;
-        if self.is_promising(&measured) {
+        if self.judge.original_metric().is_some() && measured.drift <= EQUAL {
+            measured.metric_drop = Some(0.0);
+        } else if self.is_promising(&measured) {
             measured.metric_drop = self.judge.metric_drop(candidate)?;
         }
         Ok(measured)
