@@ -10,7 +10,7 @@ use std::{
 };
 
 /// Time after which the search ends with the patches that remain. Each of its steps runs the pipeline and both models.
-pub(crate) const MAX_TIME: Duration = Duration::from_secs(120);
+pub(crate) const MAX_TIME: Duration = Duration::from_mins(2);
 
 /// The result of the search.
 pub(crate) enum Suspect {
