@@ -7,7 +7,8 @@
 `collect` runs the tests of a checkout (onnx/optimizer, onnx/ir-py, microsoft/onnxscript, inisis/OnnxSlim,
 daquexian/onnx-simplifier) with the calls of its optimizer recorded: the model that goes in, and the number of nodes that come
 out. Files `*.onnx` of the checkout are taken as well, such as those of tracel-ai/burn-onnx. Run it in an environment in which
-the tests run, with pytest-forked. `judge` optimizes each model, proves it, and compares outputs by itself:
+the tests run; `--forked` of pytest-forked goes on after a crash of the optimizer under test. `judge` optimizes each model,
+proves it, and compares outputs by itself:
 
     ok         proven, and the same outputs
     not run    ONNX Runtime does not run the original on generated inputs, or not with the same outputs twice
@@ -30,6 +31,8 @@ from pathlib import Path
 
 import conformance
 
+#: Larger models are not kept: tests of rules record whole networks at each step.
+MOST_BYTES = 64 << 20
 #: Sizes of symbolic dimensions, tried in this order.
 SIZES = [2, 1, 4, 3, 8, 16, 32]
 
@@ -119,6 +122,8 @@ class Collector:
     def add(self, before, after=None):
         import onnx
 
+        if len(before) > MOST_BYTES:
+            return
         name = f"{self.suite}-{hashlib.sha256(before).hexdigest()[:12]}"
         (self.folder / f"{name}.onnx").write_bytes(before)
         try:
@@ -139,7 +144,7 @@ def collect(folder, checkout, arguments):
         collector.test = str(path.relative_to(checkout))
         collector.add(path.read_bytes())
     if any(checkout.rglob("*test*.py")):
-        pytest.main(["-q", "--forked", "-o", "addopts=", *(arguments or [str(checkout)])], plugins=[collector])
+        pytest.main(["-q", "-o", "addopts=", *(arguments or [str(checkout)])], plugins=[collector])
     print(len(collected(folder)), "models", file=sys.stderr)
 
 

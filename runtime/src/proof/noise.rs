@@ -179,14 +179,26 @@ impl<'e> Noise<'e> {
             };
             let seen = floor.get(name).map_or(0.0, |known| known.max_reference);
             let limit = largest_rounding(tensor.dtype(), largest(&exact).max(seen));
-            let mut changed = undetermined(&exact, tensor.shape(), name, &runs, limit);
-            if changed.is_empty() {
+            let changed_by = |runs: &mut dyn Iterator<Item = &Feed>| {
+                undetermined(&exact, tensor.shape(), name, runs, limit)
+            };
+            let mut changed = changed_by(&mut runs.iter());
+            let doubtful = changed_by(&mut candidates.iter().map(|outputs| &**outputs));
+            if changed.is_empty() && doubtful.is_empty() {
                 continue;
             }
             // A decision that rounding changes, such as an order, does not change in each of a few runs.
-            changed.extend(undetermined(&exact, tensor.shape(), name, self.far(draws), limit));
+            changed.extend(changed_by(&mut self.far(draws).iter()));
             changed.sort_unstable();
             changed.dedup();
+            let is_escaped = |i: &usize| changed.binary_search(i).is_err();
+            let escaped: Vec<_> = doubtful.into_iter().filter(is_escaped).collect();
+            if escaped.len() as f64 <= ESCAPED * changed.len() as f64 {
+                changed.extend(escaped);
+            }
+            if changed.is_empty() {
+                continue;
+            }
             let all = runs.iter_mut().chain(candidates.iter_mut().map(|candidate| &mut **candidate));
             for outputs in all {
                 copy_elements(tensor, outputs, name, &changed);
@@ -294,8 +306,14 @@ fn cast(value: &Value, from: DataType, to: DataType) -> Value {
 }
 
 /// The elements of an output that some run changes by more than `limit`, or to or from a number that is not finite.
-fn undetermined(exact: &[f64], shape: &[usize], name: &str, runs: &[Feed], limit: f64) -> Vec<usize> {
-    let tensors = runs.iter().filter_map(|run| get(run, name)?.as_tensor().filter(|t| t.shape() == shape));
+fn undetermined(
+    exact: &[f64],
+    shape: &[usize],
+    name: &str,
+    runs: &mut dyn Iterator<Item = &Feed>,
+    limit: f64,
+) -> Vec<usize> {
+    let tensors = runs.filter_map(|run| get(run, name)?.as_tensor().filter(|t| t.shape() == shape));
     let runs: Vec<_> = tensors.filter_map(Tensor::to_f64).collect();
     let differs = |a: f64, b: f64| {
         let same = a == b || (a.is_nan() && b.is_nan());

@@ -7,7 +7,7 @@ use pare_graph::{
     ops::{AttributeKind, Trait},
 };
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     hash::{DefaultHasher, Hash, Hasher},
 };
 
@@ -16,11 +16,13 @@ use std::{
 ///
 /// An operator that reads operands off by one epsilon computes what another summation order, or the composition
 /// of two operators, may compute (backward error: Higham, Accuracy and Stability of Numerical Algorithms, 1.5;
-/// random perturbation: Parker, Monte Carlo Arithmetic, 1997). `None` if the model cannot be read or rewritten.
+/// random perturbation: Parker, Monte Carlo Arithmetic, 1997). Numbers that are computed from sizes stay as they are:
+/// they are rounded to sizes again, which other operators take for granted. `None` if the model cannot be read or
+/// rewritten.
 pub(super) fn perturbed(model: &ModelSource, epsilons: f64) -> Option<ModelSource> {
     let mut model = read(model)?;
     model.infer().ok()?;
-    Perturbation { epsilons, seed: 0 }.graph(&mut model.graph);
+    Perturbation { epsilons, seed: 0 }.graph(&mut model.graph, &HashSet::new());
     write(&model)
 }
 
@@ -75,14 +77,20 @@ struct Perturbation {
 }
 
 impl Perturbation {
-    fn graph(&mut self, graph: &mut Graph) {
-        let mut perturbed = HashMap::new();
+    /// Perturbs a graph; `sizes` are the names of such values of the graph around it.
+    fn graph(&mut self, graph: &mut Graph, sizes: &HashSet<String>) {
+        let (sizes, mut perturbed) = (size_values(graph, sizes), HashMap::new());
         for &id in graph.nodes().iter() {
             if graph.node(id).subgraphs().next().is_some() {
-                graph.with_subgraphs(id, |bodies, _| bodies.iter_mut().for_each(|body| self.graph(body)));
+                graph.with_subgraphs(id, |bodies, outer| {
+                    let names = sizes.iter().map(|&value| outer.value(value).name.clone()).collect();
+                    bodies.iter_mut().for_each(|body| self.graph(body, &names));
+                });
             }
             for (slot, value) in operands(graph.at(id)) {
-                self.operand(graph, id, (slot, value), &mut perturbed);
+                if !sizes.contains(&value) {
+                    self.operand(graph, id, (slot, value), &mut perturbed);
+                }
             }
         }
     }
@@ -129,6 +137,29 @@ impl Perturbation {
         let factor = patch.node("factor", Node::new("Add"), &[delta, one]);
         Some(patch.node("perturbed", Node::new("Mul"), &[value.into(), factor]))
     }
+}
+
+/// The values that follow from the sizes of others and constants alone. `outer` are the names of those outside.
+fn size_values(graph: &Graph, outer: &HashSet<String>) -> HashSet<ValueId> {
+    let captured = graph.captures().into_iter().filter(|&id| outer.contains(&graph.value(id).name));
+    let mut sizes: HashSet<_> = captured.collect();
+    let mut constants: HashSet<_> = graph.initializers().into_iter().collect();
+    for &id in graph.nodes().iter() {
+        let (node, at) = (graph.node(id), graph.at(id));
+        let inputs: Vec<_> = graph.inputs_of(id).into_iter().flatten().collect();
+        let of_sizes = inputs.iter().any(|input| sizes.contains(input));
+        let follows = inputs.iter().all(|input| sizes.contains(input) || constants.contains(input));
+        let outputs = graph.outputs_of(id).into_iter().flatten();
+        match at.op() {
+            "Shape" | "Size" => sizes.extend(outputs),
+            // Of a size, but not sizes.
+            "Range" | "ConstantOfShape" => {}
+            _ if !follows || node.subgraphs().next().is_some() || at.has(Trait::Random) => {}
+            _ if of_sizes => sizes.extend(outputs),
+            _ => constants.extend(outputs),
+        }
+    }
+    sizes
 }
 
 /// The floating-point inputs of an operator that rounds, without those that are sizes or exponents.
