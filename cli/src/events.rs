@@ -16,6 +16,8 @@ pub fn text(event: &Event<'_>, names: Interface) -> Option<String> {
         ),
         Event::Bisecting => "looking for the patch at fault".into(),
         Event::Reducing => "looking for the smallest part that fails".into(),
+        Event::MeasuringOriginal => "measuring the original".into(),
+        Event::MakingSafe => "making `safe`, the result if nothing better is found".into(),
         Event::Tried { trial, number, best } => search::progress(trial, number, best),
         Event::Finishing => "making the result".into(),
         _ => return None,

@@ -18,7 +18,7 @@ pub(crate) enum Suspect {
     One(Culprit),
     /// It is one of these: the time was over.
     OneOf(RangeInclusive<u64>),
-    /// No patch: without any, the models differ too.
+    /// No step of the pipeline contains it, as when the models differ without any patch.
     Unknown,
 }
 

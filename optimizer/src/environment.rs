@@ -125,6 +125,10 @@ pub enum Event<'e> {
     Bisecting,
     /// The smallest part of the model that fails is being searched for.
     Reducing,
+    /// A search starts to measure the original, as its metric.
+    MeasuringOriginal,
+    /// A search makes and compares `safe`.
+    MakingSafe,
     /// A search tried a candidate.
     Tried {
         /// The candidate, with its measurements.

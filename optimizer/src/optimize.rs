@@ -9,7 +9,7 @@ use crate::{
     options::{MEMORY, PROVE_TIME, setters},
     output::write_model,
     proof::Claim,
-    reproducer::FaultKind,
+    reproducer::{self, FaultKind},
     runner::{Data, Placement, Runner},
     samples::{FeedOptions, open, open_or_generate, split},
     source::LoadedModel,
@@ -557,7 +557,7 @@ fn reproduce(
     let proof = report.proof.as_ref().filter(|_| requested)?;
     match proof.overall.outcome() {
         Outcome::Differs { output, .. } if proof.effect < Effect::Lossy => {
-            Reproducer::find(runner, original, FaultKind::of_difference(output))
+            Reproducer::find(runner, original, FaultKind::of_difference(output), Some(reproducer::MAX_TIME))
         }
         _ => None,
     }

@@ -14,6 +14,7 @@ use pare_runtime::Outcome;
 use std::{
     collections::HashSet,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 /// The metadata entry of a reproducer that states the fault.
@@ -21,6 +22,9 @@ pub const FAULT_KEY: &str = "pare.fault";
 
 /// Candidates that are tried for a reproducer.
 const CANDIDATES: usize = 400;
+
+/// Time after which no more are tried, unless the reproducer is what was asked for.
+pub(crate) const MAX_TIME: Duration = Duration::from_mins(2);
 
 /// A fault of a pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,7 +93,7 @@ impl Defect {
         // A pass may be the first to detect that the model contradicts itself.
         let broken = matches!(fault.kind, FaultKind::Broken(_));
         let model_error = if broken { runner.load_error(original) } else { None };
-        let reproducer = if reproduce { Reproducer::find(runner, original, fault.kind) } else { None };
+        let reproducer = if reproduce { Reproducer::find(runner, original, fault.kind, Some(MAX_TIME)) } else { None };
         Error::Defect(Box::new(Self { error, reproducer, model_error }))
     }
 }
@@ -110,7 +114,13 @@ pub struct Reproducer {
 }
 
 impl Reproducer {
-    pub(crate) fn find(runner: &Runner<'_>, model: &Model, kind: FaultKind) -> Option<Self> {
+    /// Reduces `model` while the fault stays of its kind, for at most `max_time`.
+    pub(crate) fn find(
+        runner: &Runner<'_>,
+        model: &Model,
+        kind: FaultKind,
+        max_time: Option<Duration>,
+    ) -> Option<Self> {
         let progress = &runner.environment.progress;
         progress.event(&Event::Reducing);
         let (mut start, nodes_before) = (model.clone(), model.node_count());
@@ -120,11 +130,12 @@ impl Reproducer {
         let is_same = |part: &Fault| {
             part.kind == kind && part.output.as_ref().is_none_or(|output| origins.contains(output))
         };
-        let mut tried = 0;
+        let (start_time, mut tried) = (Instant::now(), 0);
+        let is_over = || progress.cancelled() || max_time.is_some_and(|most| start_time.elapsed() > most);
         let mut model = reduce_model(&start, CANDIDATES, |part| {
             tried += 1;
             progress.step("reducing", tried, CANDIDATES as u64);
-            !progress.cancelled() && find_fault(runner, part).as_ref().is_some_and(is_same)
+            !is_over() && find_fault(runner, part).as_ref().is_some_and(is_same)
         });
         model.infer().ok()?;
         let fault = find_fault(runner, &model).unwrap_or(fault);
@@ -247,7 +258,7 @@ pub fn reduce(source: impl Into<Source>, options: &ReduceOptions) -> Result<Opti
         environment.check_cancelled()?;
         return Ok(None);
     };
-    let found = Reproducer::find(&runner, &loaded.model, fault.kind);
+    let found = Reproducer::find(&runner, &loaded.model, fault.kind, None);
     environment.check_cancelled()?;
     found.map(Some).ok_or_else(|| Error::invalid(format!("the fault does not repeat: {}", fault.why)))
 }

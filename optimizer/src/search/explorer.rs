@@ -34,6 +34,11 @@ const PROMISING: f64 = 1.5;
 const EQUAL: f64 = 1e-9;
 /// Trials on a part of the samples that are tried as results if there are no others.
 const FINALISTS: usize = 4;
+/// The share of the budget after which no family is made stronger alone.
+const ALONE: f64 = 0.3;
+/// The share of the budget after which no more trials start, by fidelity.
+const DEADLINES: [f64; 3] = [0.35, 0.6, 1.0];
+const DEADLINES_WITHOUT_TRAINING: [f64; 3] = [0.5, 1.0, 1.0];
 const TOO_LONG: &str = "it takes longer than the budget has time for";
 
 /// The effort that a candidate is made with.
@@ -55,12 +60,6 @@ impl Fidelity {
         usize::from(self != Self::Part)
     }
 }
-
-/// The share of the budget after which no family is made stronger alone.
-const ALONE: f64 = 0.3;
-/// The share of the budget after which no more trials start, by fidelity.
-const DEADLINES: [f64; 3] = [0.35, 0.6, 1.0];
-const DEADLINES_WITHOUT_TRAINING: [f64; 3] = [0.5, 1.0, 1.0];
 
 /// The times after which no more trials start, by fidelity.
 pub(super) fn deadlines(start: Instant, budget: Duration, trains: bool) -> [Instant; 3] {
@@ -155,8 +154,8 @@ impl Explorer<'_> {
         least + combination.parts().map(alone).filter(|&more| more > 0.0).sum::<f64>()
     }
 
-    /// Leaves training out if it takes longer than the time that the budget has for it, unless it is asked for: then
-    /// all of the time is for candidates without.
+    /// Gives the budget to candidates without training if there is no time for it, unless it is asked for. Whether one
+    /// may start is decided again by [`Self::is_over`].
     fn plan_training(&mut self) {
         let [.., all, _] = self.deadlines;
         let is_asked_for = !self.options.families.is_empty();

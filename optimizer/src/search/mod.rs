@@ -147,6 +147,7 @@ pub fn search(source: impl Into<Source>, mut options: SearchOptions) -> Result<F
     let folder = cache_folder().filter(|_| options.resume && bytes.is_some());
     let key = options.key(&engine.description()?, &bytes.unwrap_or_default())?;
     let placement = Placement::new(&original, &placed, options.scratch.as_deref());
+    environment.progress.event(&Event::MeasuringOriginal);
     let judge = Judge::new(&options, &engine, &test, &placement, &original)?;
     let is_classes =
         quality.outputs.iter().any(|output| matches!(output.measure, OutputMeasure::Classes { .. }));
@@ -197,6 +198,7 @@ impl Explorer<'_> {
     /// Makes and compares the result without lossy passes. It shows how long the last comparison and measurement will
     /// take.
     fn make_safe(&mut self, source: &Source) -> Result<Optimized, Error> {
+        self.options.environment.progress.event(&Event::MakingSafe);
         let start = Instant::now();
         let safe = optimize(source.clone(), self.optimize_options("safe"))?;
         self.reserve = 2 * start.elapsed() + self.result_latencies(&[&safe.model, &safe.model])?.1;
