@@ -93,7 +93,8 @@ impl Defect {
         // A pass may be the first to detect that the model contradicts itself.
         let broken = matches!(fault.kind, FaultKind::Broken(_));
         let model_error = if broken { runner.load_error(original) } else { None };
-        let reproducer = if reproduce { Reproducer::find(runner, original, fault.kind, Some(MAX_TIME)) } else { None };
+        let reproducer =
+            if reproduce { Reproducer::find(runner, original, fault.kind, Some(MAX_TIME)) } else { None };
         Error::Defect(Box::new(Self { error, reproducer, model_error }))
     }
 }

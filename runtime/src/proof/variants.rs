@@ -87,8 +87,9 @@ impl Perturbation {
                     bodies.iter_mut().for_each(|body| self.graph(body, &names));
                 });
             }
+            let makes_sizes = graph.outputs_of(id).into_iter().flatten().any(|value| sizes.contains(&value));
             for (slot, value) in operands(graph.at(id)) {
-                if !sizes.contains(&value) {
+                if !makes_sizes && !sizes.contains(&value) {
                     self.operand(graph, id, (slot, value), &mut perturbed);
                 }
             }
@@ -229,5 +230,32 @@ fn missing_seed(at: NodeRef<'_>) -> Option<Attribute> {
         AttributeKind::Float => Some(f32::from(number).into()),
         AttributeKind::Int => Some(i64::from(number).into()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pare_graph::text;
+
+    /// The number of operands that are perturbed.
+    fn perturbed_operands(source: &str) -> usize {
+        let model = Model::of(text::parse_graph(source, 17).unwrap());
+        let model = read(&perturbed(&write(&model).unwrap(), 1.0).unwrap()).unwrap();
+        model.graph.nodes().iter().filter(|&&id| model.graph.at(id).op() == "RandomUniformLike").count()
+    }
+
+    #[test]
+    fn numbers_of_sizes_stay_as_they_are() {
+        let sizes =
+            "s = Shape(x) f = Cast<to = 1>(s) h = Mul(f, half) d = Ceil(h) t = Add(d, d) i = Cast<to = 7>(t)";
+        let source = format!(
+            "g (float[N,4] x) => (y) <float half = {{0.5}}> {{ {sizes} r = Reshape(x, i) y = Exp(r) }}"
+        );
+        assert_eq!(perturbed_operands(&source), 1);
+        // Positions are numbers like others.
+        let range = "s = Size(x) n = Cast<to = 1>(s) p = Range(zero, n, one) y = Exp(p)";
+        let source = format!("g (float[N] x) => (y) <float zero = {{0}}, float one = {{1}}> {{ {range} }}");
+        assert_eq!(perturbed_operands(&source), 1);
     }
 }
