@@ -328,7 +328,11 @@ fn lossy_passes_change_or_refuse_exported_models() {
                     }
                     match through_a_lossy_pass(first + seed) {
                         Ok(did) => drop(changed.fetch_add(u64::from(did), Ordering::Relaxed)),
-                        Err(why) => failures.lock().unwrap().push((first + seed, why)),
+                        Err(why) => {
+                            // At once: the engine may end the process before the last run.
+                            eprintln!("seed {}: {}", first + seed, why.lines().next().unwrap_or_default());
+                            failures.lock().unwrap().push((first + seed, why));
+                        }
                     }
                 }
             });

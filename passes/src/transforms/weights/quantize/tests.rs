@@ -469,6 +469,22 @@ fn quantizes_products_while_they_run() {
     }
 }
 
+/// The second layer reads the output of the first, which is replaced before it.
+#[test]
+fn quantizes_chains_of_products_while_they_run() {
+    let original = model(&format!(
+        "g (float[N,8] x) => (float[N,8] h, float[N,5] y) <float[8,8] a = {{{}}}, float[8,5] b = {{{}}}> {{
+            h = MatMul(x, a) y = MatMul(h, b) }}",
+        numbers(64, 1),
+        numbers(40, 2)
+    ));
+    let mut changed = original.clone();
+    run_pass_with(for_size("method = \"dynamic\""), &mut changed, Tools::default());
+    assert_eq!((count(&changed, "MatMulInteger"), count(&changed, "MatMul")), (2, 0));
+    let error = distance(&original, &changed, &[8]);
+    assert!(error < 0.02, "{error}");
+}
+
 #[test]
 fn quantizes_attention() {
     let source = format!(
