@@ -36,7 +36,7 @@ pub fn runs(at: NodeRef<'_>, dtype: DataType) -> bool {
     }
 }
 
-/// Returns true if the node is a `MatMul` of a constant matrix with a `Transpose` that moves the first axis to one of
+/// Returns true if the node is a `MatMul` of a matrix with a `Transpose` that moves the first axis to one of
 /// the last two, or such a `Transpose`: ONNX Runtime fuses both, also through a `Cast`, and the fused operator crashes
 /// in float16.
 fn is_product_over_batches(at: NodeRef<'_>) -> bool {
@@ -50,7 +50,7 @@ fn is_product_over_batches(at: NodeRef<'_>) -> bool {
     let is_product = |at: NodeRef<'_>| {
         let (Ok(a), Ok(b)) = (at.input(0), at.input(1)) else { return false };
         let fuses =
-            |x: ValueRef<'_>, w: ValueRef<'_>| moves_batches(x) && w.constant().is_ok_and(|w| w.rank() == 2);
+            |x: ValueRef<'_>, w: ValueRef<'_>| moves_batches(x) && w.rank().is_ok_and(|rank| rank == 2);
         at.is("MatMul") && (fuses(a, b) || fuses(b, a))
     };
     let feeds_product = || at.output().is_ok_and(|y| y.users().into_iter().any(|(user, _)| is_product(user)));

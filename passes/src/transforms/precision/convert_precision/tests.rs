@@ -563,4 +563,14 @@ fn products_over_batches_stay_in_float() {
         assert_eq!(declined(&report) == both, is_float, "{perm}");
         assert!(snr(&original, &changed) > 40.0, "{perm}");
     }
+    // The engine folds the cast of a matrix into it.
+    let source = format!(
+        "g (float[8,8,8] x) => (float[8,8,8] y) <double[8,8] w = {{{}}}> {{
+            c = Cast<to = 1>(w) t = Transpose<perm = [1,0,2]>(x) y = MatMul(t, c) }}",
+        numbers(64, 1)
+    );
+    let original = model(&source);
+    let (changed, _) = converted(original.clone(), "");
+    assert_eq!(dtype(&changed, "t"), DataType::Float);
+    assert!(snr(&original, &changed) > 40.0);
 }

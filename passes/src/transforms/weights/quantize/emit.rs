@@ -1,12 +1,12 @@
 //! Insertion of `QuantizeLinear` and `DequantizeLinear` (QDQ).
 
 use super::{
-    plan::{QuantizationPlan, QuantizedValue},
+    plan::{MOVING, QuantizationPlan, QuantizedValue},
     ranges::{Grid, InputGrids},
     weights::IntegerWeights,
 };
 use crate::{analysis::weighted_layers::WeightedLayer, framework::PassError};
-use pare_graph::{DataType, Edge, Graph, Node, NodeId, Patch, Ref, Tensor, ValueId, ops::ClipView};
+use pare_graph::{DataType, Edge, Graph, Node, NodeId, NodeRef, Patch, Ref, Tensor, ValueId, ops::ClipView};
 use std::collections::{BTreeMap, HashMap};
 
 /// Inserts a QDQ pair after every value of the plan. If the value is produced by an integer kernel, all its
@@ -28,8 +28,8 @@ pub fn activations(
             let clips = ClipView::of(at).is_ok();
             in_integers(&at.id) || clips && before.is_some_and(|at| in_integers(&at.id))
         });
-        let users: Vec<_> =
-            users.into_iter().filter(|(user, _)| produced_in_integers || in_integers(user)).collect();
+        let reads = |user: &NodeId| in_integers(user) || produced_in_integers && !feeds_body(graph.at(*user));
+        let users: Vec<_> = users.into_iter().filter(|(user, _)| reads(user)).collect();
         let Some(&(anchor, _)) = users.first() else { continue };
         let name = graph.value(value).name.clone();
         let mut patch = Patch::anchored(graph.producer(value).map_or(anchor, |p| p.0));
@@ -48,6 +48,13 @@ pub fn activations(
     }
     let grid = |(node, value): (&NodeId, &ValueId)| Some((*node, *grid_of(value)?));
     Ok(plan.layers.iter().filter_map(grid).collect())
+}
+
+/// Returns true if a body reads the result of a node that only moves elements. ONNX Runtime 1.32 moves a QDQ pair
+/// behind such nodes, and crashes where it meets a body.
+fn feeds_body(at: NodeRef<'_>) -> bool {
+    let is_body = |(user, edge): (NodeRef<'_>, Edge)| !matches!(edge, Edge::Input(_)) || feeds_body(user);
+    MOVING.contains(&at.op()) && at.output().is_ok_and(|output| output.users().into_iter().any(is_body))
 }
 
 /// Stores the weights of a layer as int8 with a scale per output. If its input is quantized too, its bias

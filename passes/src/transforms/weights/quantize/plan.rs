@@ -28,7 +28,7 @@ pub struct QuantizedValue {
 }
 
 /// Operators whose outputs are among their inputs: scale and zero point do not change.
-const MOVING: &[&str] = &["MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice"];
+pub const MOVING: &[&str] = &["MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice"];
 /// Other operators with integer kernels. Their outputs have their own scale.
 const COMPUTING: &[&str] =
     &["Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid"];

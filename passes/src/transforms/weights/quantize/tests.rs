@@ -485,6 +485,30 @@ fn quantizes_chains_of_products_while_they_run() {
     assert!(error < 0.02, "{error}");
 }
 
+/// ONNX Runtime moves a QDQ pair behind the views, and crashes at the body.
+#[test]
+fn values_that_bodies_read_through_views_stay_in_float() {
+    let source = format!(
+        "g (float[N,8] x) => (float[N,5] y, float[M] z)
+         <float[8,8] a = {{{}}}, float[8] p = {{{}}}, float[8,5] b = {{{}}}, float[5] q = {{{}}}, int64[1] flat = {{-1}}, float zero = {{0}}> {{
+            m = ReduceMean<keepdims = 0>(x) c = Greater(m, zero)
+            g = Gemm(x, a, p) h = Relu(g) s = Gemm(h, b, q) y = Relu(s) t = Transpose(h) r = Reshape(t, flat)
+            z = If(c) <then_branch = yes () => (float[M] u) {{ u = Tanh(r) }},
+                       else_branch = no () => (float[M] v) {{ v = Neg(r) }}> }}",
+        numbers(64, 1),
+        numbers(8, 2),
+        numbers(40, 3),
+        numbers(5, 4)
+    );
+    let (_, changed, _) = quantized(&source, "", &[8]);
+    assert!(count(&changed, "QuantizeLinear") > 0);
+    let graph = &changed.graph;
+    let view = graph.nodes().iter().find(|&&id| graph.node(id).is("Transpose")).copied().unwrap();
+    assert_eq!(graph.at(view).input(0).unwrap().name(), "h");
+    // It loads.
+    tools().engine.unwrap().load(&changed, pare_graph::Setting::DEPLOYED).unwrap();
+}
+
 #[test]
 fn quantizes_attention() {
     let source = format!(
