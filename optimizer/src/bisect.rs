@@ -9,7 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Time after which the search ends with the patches that remain. Each of its steps runs the pipeline and both models.
+/// Time after which the search ends with the patches that remain, as does that for a reproducer. Each of its steps runs
+/// the pipeline and both models.
 pub(crate) const MAX_TIME: Duration = Duration::from_mins(2);
 
 /// The result of the search.

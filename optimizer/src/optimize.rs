@@ -2,14 +2,14 @@
 
 use crate::{
     Defect, Details, Environment, Error, Event, Hint, Latency, Proof, Prove, QualityLimits, QualityOptions,
-    Reproducer, Source, WeightStatistics, Written,
+    Reproducer, Source, WeightStatistics, Written, bisect,
     calibrate::read_statistics,
     environment::LazyEngine,
     latency::LatencyMeter,
     options::{MEMORY, PROVE_TIME, setters},
     output::write_model,
     proof::Claim,
-    reproducer::{self, FaultKind},
+    reproducer::FaultKind,
     runner::{Data, Placement, Runner},
     samples::{FeedOptions, open, open_or_generate, split},
     source::LoadedModel,
@@ -557,7 +557,7 @@ fn reproduce(
     let proof = report.proof.as_ref().filter(|_| requested)?;
     match proof.overall.outcome() {
         Outcome::Differs { output, .. } if proof.effect < Effect::Lossy => {
-            Reproducer::find(runner, original, FaultKind::of_difference(output), Some(reproducer::MAX_TIME))
+            Reproducer::find(runner, original, FaultKind::of_difference(output), Some(bisect::MAX_TIME))
         }
         _ => None,
     }

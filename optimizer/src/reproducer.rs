@@ -2,6 +2,7 @@
 
 use crate::{
     Environment, Error, Event, PIPELINE_KEY, Source, Written,
+    bisect::MAX_TIME,
     delta::reduce as reduce_model,
     environment::LazyEngine,
     options::{MEMORY, setters},
@@ -22,9 +23,6 @@ pub const FAULT_KEY: &str = "pare.fault";
 
 /// Candidates that are tried for a reproducer.
 const CANDIDATES: usize = 400;
-
-/// Time after which no more are tried, unless the reproducer is what was asked for.
-pub(crate) const MAX_TIME: Duration = Duration::from_mins(2);
 
 /// A fault of a pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,7 +113,8 @@ pub struct Reproducer {
 }
 
 impl Reproducer {
-    /// Reduces `model` while the fault stays of its kind, for at most `max_time`.
+    /// Reduces `model` while the fault stays of its kind, for at most `max_time`; without, the reproducer is what was
+    /// asked for.
     pub(crate) fn find(
         runner: &Runner<'_>,
         model: &Model,
@@ -131,8 +130,8 @@ impl Reproducer {
         let is_same = |part: &Fault| {
             part.kind == kind && part.output.as_ref().is_none_or(|output| origins.contains(output))
         };
-        let (start_time, mut tried) = (Instant::now(), 0);
-        let is_over = || progress.cancelled() || max_time.is_some_and(|most| start_time.elapsed() > most);
+        let (started, mut tried) = (Instant::now(), 0);
+        let is_over = || progress.cancelled() || max_time.is_some_and(|most| started.elapsed() > most);
         let mut model = reduce_model(&start, CANDIDATES, |part| {
             tried += 1;
             progress.step("reducing", tried, CANDIDATES as u64);

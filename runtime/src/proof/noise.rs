@@ -193,7 +193,7 @@ impl<'e> Noise<'e> {
             changed.dedup();
             let is_escaped = |i: &usize| changed.binary_search(i).is_err();
             let escaped: Vec<_> = doubtful.into_iter().filter(is_escaped).collect();
-            if escaped.len() as f64 <= ESCAPED * changed.len() as f64 {
+            if may_escape(escaped.len(), changed.len()) {
                 changed.extend(escaped);
             }
             if changed.is_empty() {
@@ -455,6 +455,11 @@ fn count_undecided<T: PartialEq>(reference: &[T], candidate: &[T], drawn: &[&[T]
     let all = || 0..reference.len();
     let differing = all().filter(|&i| reference[i] != candidate[i]);
     let (explained, other): (Vec<_>, Vec<_>) = differing.partition(|&i| is_drawn(i));
-    let escaped = ESCAPED * all().filter(is_undecided).count() as f64;
-    (other.len() as f64 <= escaped).then_some(explained.len() + other.len())
+    let found = all().filter(is_undecided).count();
+    may_escape(other.len(), found).then_some(explained.len() + other.len())
+}
+
+/// Returns true if so few elements may have escaped the runs that found the others.
+fn may_escape(others: usize, found: usize) -> bool {
+    others as f64 <= ESCAPED * found as f64
 }

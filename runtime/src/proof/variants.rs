@@ -77,7 +77,7 @@ struct Perturbation {
 }
 
 impl Perturbation {
-    /// Perturbs a graph; `sizes` are the names of such values of the graph around it.
+    /// Perturbs a graph, but not its sizes; `sizes` are the names of those of the graph around it.
     fn graph(&mut self, graph: &mut Graph, sizes: &HashSet<String>) {
         let (sizes, mut perturbed) = (size_values(graph, sizes), HashMap::new());
         for &id in graph.nodes().iter() {
@@ -87,11 +87,13 @@ impl Perturbation {
                     bodies.iter_mut().for_each(|body| self.graph(body, &names));
                 });
             }
-            let makes_sizes = graph.outputs_of(id).into_iter().flatten().any(|value| sizes.contains(&value));
-            for (slot, value) in operands(graph.at(id)) {
-                if !makes_sizes && !sizes.contains(&value) {
-                    self.operand(graph, id, (slot, value), &mut perturbed);
-                }
+            // Nor are the constants that a size is computed from.
+            if graph.results(id).any(|value| sizes.contains(&value)) {
+                continue;
+            }
+            let operands = operands(graph.at(id)).into_iter().filter(|(_, value)| !sizes.contains(value));
+            for operand in operands {
+                self.operand(graph, id, operand, &mut perturbed);
             }
         }
     }
@@ -146,18 +148,17 @@ fn size_values(graph: &Graph, outer: &HashSet<String>) -> HashSet<ValueId> {
     let mut sizes: HashSet<_> = captured.collect();
     let mut constants: HashSet<_> = graph.initializers().into_iter().collect();
     for &id in graph.nodes().iter() {
-        let (node, at) = (graph.node(id), graph.at(id));
-        let inputs: Vec<_> = graph.inputs_of(id).into_iter().flatten().collect();
-        let of_sizes = inputs.iter().any(|input| sizes.contains(input));
-        let follows = inputs.iter().all(|input| sizes.contains(input) || constants.contains(input));
-        let outputs = graph.outputs_of(id).into_iter().flatten();
+        let at = graph.at(id);
+        let of_sizes = graph.operands(id).any(|value| sizes.contains(&value));
+        let follows = graph.operands(id).all(|value| sizes.contains(&value) || constants.contains(&value));
+        let results = graph.results(id);
         match at.op() {
-            "Shape" | "Size" => sizes.extend(outputs),
-            // Of a size, but not sizes.
+            "Shape" | "Size" => sizes.extend(results),
+            // A size says how many elements these have, not which.
             "Range" | "ConstantOfShape" => {}
-            _ if !follows || node.subgraphs().next().is_some() || at.has(Trait::Random) => {}
-            _ if of_sizes => sizes.extend(outputs),
-            _ => constants.extend(outputs),
+            _ if !follows || at.node().subgraphs().next().is_some() || at.has(Trait::Random) => {}
+            _ if of_sizes => sizes.extend(results),
+            _ => constants.extend(results),
         }
     }
     sizes

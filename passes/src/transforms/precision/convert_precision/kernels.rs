@@ -36,9 +36,8 @@ pub fn runs(at: NodeRef<'_>, dtype: DataType) -> bool {
     }
 }
 
-/// Returns true if the node is a `MatMul` of a matrix with a `Transpose` that moves the first axis to one of
-/// the last two, or such a `Transpose`: ONNX Runtime fuses both, also through a `Cast`, and the fused operator crashes
-/// in float16.
+/// Returns true if the node is a `MatMul` of a matrix with a `Transpose` that moves the first axis to one of the last
+/// two, or such a `Transpose`: ONNX Runtime fuses both, also through a `Cast`, and the fused operator crashes in float16.
 fn is_product_over_batches(at: NodeRef<'_>) -> bool {
     let moves_batches = |value: ValueRef<'_>| {
         let perm = value.produced_by("Transpose").ok().and_then(|transpose| transpose.ints("perm"));

@@ -24,15 +24,9 @@ pub fn replace<'l>(
             None => by_input.push((input, vec![pair])),
         }
     }
-    // A layer that reads the output of one before it reads another value once that is replaced.
-    let slot = |(input, users): &(ValueId, Vec<(&WeightedLayer, _)>)| {
-        graph.inputs_of(users[0].0.node).iter().position(|&other| other == Some(*input))
-    };
-    let slots: Vec<_> = by_input.iter().map(slot).collect();
-    for ((_, users), slot) in by_input.into_iter().zip(slots) {
-        let first = users[0].0.node;
-        let Some(input) = slot.and_then(|slot| graph.input(first, slot)) else { continue };
-        let mut patch = Patch::anchored(first);
+    // From the last: the output of a layer, which is replaced, may be the input of later ones.
+    for (input, users) in by_input.into_iter().rev() {
+        let mut patch = Patch::anchored(users[0].0.node);
         let name = graph.value(input).name.clone();
         let hints = ["quantized", "scale", "zero_point"].map(|part| format!("{name}_{part}"));
         let quantized = patch.node_with(

@@ -10,8 +10,8 @@ use pare_graph::{DataType, Edge, Graph, Node, NodeId, NodeRef, Patch, Ref, Tenso
 use std::collections::{BTreeMap, HashMap};
 
 /// Inserts a QDQ pair after every value of the plan. If the value is produced by an integer kernel, all its
-/// users read the rounded value, otherwise only those with integer kernels. Returns the grids of the layers'
-/// inputs.
+/// users but views that bodies read take the rounded value, otherwise only those with integer kernels. Returns the
+/// grids of the layers' inputs.
 pub fn activations(
     graph: &mut Graph,
     plan: &QuantizationPlan,

@@ -57,6 +57,15 @@ fn quantized(source: &str, options: &str, shape: &[usize]) -> (Model, Model, cra
     (original, changed, report)
 }
 
+/// The result of `method=dynamic` without samples, close to a model of inputs of eight numbers.
+fn quantized_while_it_runs(original: &Model) -> Model {
+    let mut changed = original.clone();
+    run_pass_with(for_size("method = \"dynamic\""), &mut changed, Tools::default());
+    let error = distance(original, &changed, &[8]);
+    assert!(error < 0.02, "{error}");
+    changed
+}
+
 /// The mean absolute difference of the outputs, relative to the largest output.
 fn distance(original: &Model, changed: &Model, shape: &[usize]) -> f64 {
     let samples = Inputs(shape.to_vec());
@@ -461,11 +470,8 @@ fn quantizes_products_while_they_run() {
             numbers(40, 1),
             numbers(5, 2)
         ));
-        let mut changed = original.clone();
-        run_pass_with(for_size("method = \"dynamic\""), &mut changed, Tools::default());
+        let changed = quantized_while_it_runs(&original);
         assert_eq!((count(&changed, "MatMulInteger"), count(&changed, "Gemm")), (1, 0));
-        let error = distance(&original, &changed, &[8]);
-        assert!(error < 0.02, "{error}");
     }
 }
 
@@ -478,11 +484,8 @@ fn quantizes_chains_of_products_while_they_run() {
         numbers(64, 1),
         numbers(40, 2)
     ));
-    let mut changed = original.clone();
-    run_pass_with(for_size("method = \"dynamic\""), &mut changed, Tools::default());
+    let changed = quantized_while_it_runs(&original);
     assert_eq!((count(&changed, "MatMulInteger"), count(&changed, "MatMul")), (2, 0));
-    let error = distance(&original, &changed, &[8]);
-    assert!(error < 0.02, "{error}");
 }
 
 /// ONNX Runtime moves a QDQ pair behind the views, and crashes at the body.
