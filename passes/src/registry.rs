@@ -59,6 +59,8 @@ pub static PASSES: &[&PassInfo] = &[
     &fuse::FuseGemm::INFO,
     &fuse::FuseLayerNorm::INFO,
     &fuse::FuseGelu::INFO,
+    &fuse::FuseRotaryEmbedding::INFO,
+    &fuse::FuseAttention::INFO,
     &fuse::FuseHardSwish::INFO,
     &fuse::FuseClip::INFO,
     &fuse::FuseSoftplus::INFO,
@@ -129,7 +131,7 @@ const SAFE: &str = "drop-dead,inline-functions,(\
     merge-views,merge-reshapes,merge-reductions,merge-nested-reductions,merge-slices,merge-concats,merge-pads,\
     deduplicate,\
     fold-bn,fold-scale,fold-linear,\
-    fuse-layer-norm,fuse-gelu,fuse-hard-swish,fuse-softplus,fuse-space-to-depth,fuse-gemm,fuse-div\
+    fuse-layer-norm,fuse-gelu,fuse-rotary-embedding,fuse-hard-swish,fuse-softplus,fuse-space-to-depth,fuse-gemm,fuse-div\
     )*,drop-dead,flush-subnormals";
 
 /// All passes and presets of this crate.

@@ -9,4 +9,4 @@ mod sums;
 pub(crate) use file::write_tensors;
 pub use file::{Statistics, StatisticsError};
 pub use sums::{Lines, Rows, Sums};
-pub(crate) use sums::{covariance_with, map_rows, par};
+pub(crate) use sums::{column_means, covariance_with, map_rows, par};

@@ -316,13 +316,19 @@ fn add_column(sum: &mut Mat<f64>, block: &Mat<f32>, j: usize, from: usize, facto
     }
 }
 
-/// The means in f64, and the rows minus the means.
-fn centred(rows: Lines<'_>) -> (Vec<f64>, Rows) {
+/// The means of the columns.
+pub(crate) fn column_means(rows: Lines<'_>) -> Vec<f64> {
     let mut mean = vec![0.0; rows.width];
     for i in 0..rows.count {
         mean.iter_mut().zip(rows.row(i)).for_each(|(m, &v)| *m += f64::from(v));
     }
     mean.iter_mut().for_each(|m| *m /= rows.count.max(1) as f64);
+    mean
+}
+
+/// The means in f64, and the rows minus the means.
+fn centred(rows: Lines<'_>) -> (Vec<f64>, Rows) {
+    let mean = column_means(rows);
     let mut deviations = Rows::new(rows.width);
     deviations.data.reserve_exact(rows.count * rows.width);
     for i in 0..rows.count {

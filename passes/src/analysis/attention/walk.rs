@@ -73,7 +73,7 @@ pub(super) fn origin<'g>(mut value: ValueRef<'g>, statics: &Statics) -> Origin<'
 /// Returns the operand that `at` passes on channel by channel, and the factor on it.
 fn passed_on<'g>(at: NodeRef<'g>, statics: &Statics) -> Option<(ValueRef<'g>, Option<f64>)> {
     let first = at.input(0).ok()?;
-    let parts = ["Split", "Slice", "Gather", "Expand"];
+    let parts = ["Split", "Slice", "Gather", "Expand", "RotaryEmbedding"];
     let norms = ["LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"];
     if rearranges(at) || parts.iter().chain(&norms).any(|op| at.is(op)) {
         return Some((first, Some(1.0)));

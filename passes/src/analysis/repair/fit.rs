@@ -7,7 +7,7 @@ use crate::{
         calibration::{NotFinite, Ridge},
         linear::AffineMap,
     },
-    statistics::{Lines, Sums, covariance_with, map_rows},
+    statistics::{Lines, Rows, Sums, column_means, covariance_with, map_rows},
 };
 use faer::{Mat, MatRef};
 use pare_graph::Graph;
@@ -97,6 +97,9 @@ fn fit_group(
 ) -> Result<AffineMap, NotFinite> {
     let (d, o) = (rows.x.width, rows.y.width);
     let free = target.refit.free.as_ref().map(|all| &all[q * o * d..(q + 1) * o * d]);
+    if free.is_some_and(|free| !free.contains(&true)) {
+        return fit_bias(target, rows, prior, options.rounds);
+    }
     let (sums, lambda) = match options.ridge {
         RidgeChoice::Fixed(lambda) => (rows.sums(target), lambda),
         RidgeChoice::Validated(lambdas) => validated(target, rows, lambdas, prior.as_ref(), free)?,
@@ -109,6 +112,31 @@ fn fit_group(
         }
     }
     Ok(map)
+}
+
+/// The map with fixed weights, and the bias that gives its outputs the means of the targets: least squares without free
+/// weights.
+fn fit_bias(
+    target: &Target<'_>,
+    rows: GroupRows<'_>,
+    weight: Mat<f64>,
+    rounds: usize,
+) -> Result<AffineMap, NotFinite> {
+    let mut map = AffineMap { bias: vec![0.0; weight.nrows()], weight };
+    if !target.linear.takes_bias() {
+        return Ok(map);
+    }
+    let outputs = column_means(map_rows(rows.x, map.weight.as_ref(), &map.bias).all());
+    let shift = |targets: Lines<'_>| {
+        column_means(targets).iter().zip(&outputs).map(|(target, output)| target - output).collect()
+    };
+    map.bias = shift(rows.y);
+    if let Some(bounds) = target.clip {
+        for _ in 0..rounds {
+            map.bias = shift(clipped_targets(rows, bounds, &map).all());
+        }
+    }
+    map.bias.iter().all(|b| b.is_finite()).then_some(map).ok_or(NotFinite)
 }
 
 /// The outputs, at equal distances, that a ridge is chosen by: those of a layer are alike, and solutions for all of them
@@ -167,38 +195,44 @@ impl GroupFit<'_> {
         }
     }
 
-    /// One round of majorisation-minimisation of `Σ (clip(z) - clip(p))²`: where the original `z` is clipped,
-    /// the output `p` of the current map is its own target if it is clipped to the same bound.
+    /// One round of majorisation-minimisation: least squares for [`clipped_targets`] of the current map.
     fn solve_clipped(
         &self,
         rows: GroupRows<'_>,
-        (low, high): (f64, f64),
+        bounds: (f64, f64),
         current: &AffineMap,
     ) -> Result<AffineMap, NotFinite> {
-        let (low, high) = (low as f32, high as f32);
-        let target = |z: f32, p: f32| {
-            if z <= low {
-                p.min(low)
-            } else if z >= high {
-                p.max(high)
-            } else {
-                z
-            }
-        };
-        let mut targets = map_rows(rows.x, current.weight.as_ref(), &current.bias);
-        let width = targets.width;
-        for (i, row) in targets.data.chunks_exact_mut(width).enumerate() {
-            let y = rows.y.row(i);
-            match rows.addend {
-                Some(addend) => {
-                    for ((p, &z), &a) in row.iter_mut().zip(y).zip(addend.row(i)) {
-                        *p = target(z + a, *p + a) - a;
-                    }
-                }
-                None => row.iter_mut().zip(y).for_each(|(p, &z)| *p = target(z, *p)),
-            }
-        }
+        let targets = clipped_targets(rows, bounds, current);
         let (cross, mean) = covariance_with(rows.x, targets.all());
         self.solve(cross.as_ref(), &mean)
     }
+}
+
+/// The targets with which `Σ (z − p)²` is an upper bound of `Σ (clip(z) − clip(p))²` that is exact for the outputs `p` of
+/// the current map: where the original `z` is clipped, `p` is its own target if it is clipped to the same bound.
+fn clipped_targets(rows: GroupRows<'_>, (low, high): (f64, f64), current: &AffineMap) -> Rows {
+    let (low, high) = (low as f32, high as f32);
+    let target = |z: f32, p: f32| {
+        if z <= low {
+            p.min(low)
+        } else if z >= high {
+            p.max(high)
+        } else {
+            z
+        }
+    };
+    let mut targets = map_rows(rows.x, current.weight.as_ref(), &current.bias);
+    let width = targets.width;
+    for (i, row) in targets.data.chunks_exact_mut(width).enumerate() {
+        let y = rows.y.row(i);
+        match rows.addend {
+            Some(addend) => {
+                for ((p, &z), &a) in row.iter_mut().zip(y).zip(addend.row(i)) {
+                    *p = target(z + a, *p + a) - a;
+                }
+            }
+            None => row.iter_mut().zip(y).for_each(|(p, &z)| *p = target(z, *p)),
+        }
+    }
+    targets
 }

@@ -105,3 +105,16 @@ pub(super) fn einsum(s: &Step<'_>) -> Done {
     }
     Ok(())
 }
+
+/// `y = R·x` for the rotations `R` by angles with these cosines and sines: `dx = Rᵀ·dy`, the rotations by the negative
+/// angles. The tables have no gradient.
+pub(super) fn rotary(s: &Step<'_>) -> Done {
+    let (cos, sin, dy) = (s.x(1)?, s.x(2)?, s.dy()?);
+    if s.wants(1) || s.wants(2) {
+        return s.because("has a table that depends on a parameter");
+    }
+    let inputs = [Some(dy), Some(cos), Some(sin.op("Neg")), s.optional(3)];
+    let given = if inputs[3].is_some() { 4 } else { 3 };
+    s.give(0, s.tape.nodes(s.read(|at| at.node().clone()), &inputs[..given], 1)[0]);
+    Ok(())
+}

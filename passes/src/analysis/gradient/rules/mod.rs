@@ -96,6 +96,7 @@ const RULES: &[(&str, &str, Rule)] = &[
     ("", "Reshape", view::reshape),
     ("", "Resize", resize::resize),
     ("", "ReverseSequence", view::reverse_sequence),
+    ("", "RotaryEmbedding", linear::rotary),
     ("", "Selu", activation::selu),
     ("", "Shrink", activation::shrink),
     ("", "Sigmoid", activation::sigmoid),

@@ -451,6 +451,22 @@ pub(super) fn cases() -> Vec<Case> {
             Sample::of(body).float("x", &[2, 2, 3, 3], rng).float("w", &[2, 3, 3, 3], rng)
         })
         .linear(),
+        view(
+            "RotaryEmbedding",
+            &[1, 2, 3, 4],
+            "y = RotaryEmbedding (x, c, s)",
+            &["float[1,3,2] c = {0.5,1,-0.25,0.5,1,2}", "float[1,3,2] s = {1,0.5,2,-1,0.25,-0.5}"],
+        )
+        .opset(23)
+        .linear(),
+        view(
+            "RotaryEmbedding",
+            &[1, 3, 4],
+            "y = RotaryEmbedding <interleaved = 1, num_heads = 2> (x, c, s, p)",
+            &["float[3,1] c = {0.5,1,-0.25}", "float[3,1] s = {1,0.5,2}", "int64[1,3] p = {2,0,1}"],
+        )
+        .opset(23)
+        .linear(),
         // Reductions.
         reduction("ReduceL1", false),
         reduction("ReduceL2", false),

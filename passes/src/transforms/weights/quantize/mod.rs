@@ -37,7 +37,7 @@ use ranges::calibrate;
 use serde::{Deserialize, Serialize};
 use speed::{SpeedSearch, is_faster};
 use std::collections::BTreeMap;
-use weights::IntegerWeights;
+use weights::{Codes, IntegerWeights};
 
 /// The form of a quantized model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,6 +108,9 @@ pass! {
         pub ranges: Ranges = Ranges::Mse,
         /// For `percentile`: the percentage of values inside the range.
         pub percentile: f64 = 99.99,
+        /// Let weights use all codes from -127 to 127. Otherwise their scales leave room for the sum of two products in
+        /// 16 bits, with which processors without VNNI instructions compute: there, ONNX Runtime saturates silently.
+        pub full_range: bool = false,
         /// Correct biases for the mean error of rounding. Needs samples.
         pub correct_bias: bool = true,
         /// Only layers whose weights have a name that matches one of these patterns, `*` for any text.
@@ -210,7 +213,9 @@ impl Quantize {
             self.attention == Attention::Is(true) || self.attention == Attention::Auto && is_timed;
         let products =
             if method == Method::Static && wants_products { products(&plain.graph) } else { vec![] };
-        let weights = layers.iter().map(|layer| IntegerWeights::new(&plain.graph, layer, self.ranges));
+        let is_whole = self.full_range || method == Method::Weights;
+        let codes = if is_whole { Codes::All } else { Codes::Pairs };
+        let weights = layers.iter().map(|layer| IntegerWeights::new(&plain.graph, layer, self.ranges, codes));
         let weights = weights.collect::<Result<_, _>>()?;
         let mut candidates = Candidates { plain, layers, products, method, grids: BTreeMap::new(), weights };
         let plan = candidates.plan(&vec![true; candidates.count()]);
@@ -299,7 +304,7 @@ impl Quantize {
         let before = held_out.measure(&rounded)?;
         let mut result = (rounded, before);
         if self.correct_bias {
-            let corrected = candidates.build_corrected(choice, cx.tools, split.fit.clone())?;
+            let corrected = candidates.build_corrected(choice, cx.tools, split.statistics())?;
             let after = held_out.measure(&corrected)?;
             cx.figure("drift before bias correction", before.drift);
             cx.figure("drift after bias correction", after.drift);

@@ -102,6 +102,29 @@ fn quantizes_all_values_of_a_residual_network() {
 }
 
 #[test]
+fn neighboring_products_fit_into_16_bits() {
+    // The codes of each output, neighbors in kernels side by side: `[O, C, taps]` with channels last.
+    let pairs = |options: &str| -> Vec<f64> {
+        let (_, changed, _) = quantized(&network(), options, &[4, 6, 6]);
+        let sizes = [("a_quantized", 4, 9), ("b_quantized", 8, 9), ("c_quantized", 8, 1)];
+        let sums = sizes.into_iter().flat_map(|(name, channels, taps)| {
+            let codes = codes(&changed, name);
+            let rows = codes.chunks(channels * taps).flat_map(move |row| {
+                let ordered: Vec<_> =
+                    (0..row.len()).map(|k| row[k % channels * taps + k / channels]).collect();
+                ordered.chunks(2).map(|pair| pair.iter().sum::<f64>().abs()).collect::<Vec<_>>()
+            });
+            rows.collect::<Vec<_>>()
+        });
+        sums.collect()
+    };
+    let largest = |sums: &[f64]| sums.iter().copied().fold(0.0, f64::max);
+    assert!(largest(&pairs("")) <= 128.0, "{:?}", pairs(""));
+    assert!(largest(&pairs("full_range = true")) > 160.0);
+    assert!(largest(&pairs("method = \"weights\"")) > 160.0);
+}
+
+#[test]
 fn keeps_operators_between_floats() {
     let source = format!(
         "g (float[N,3,8] x) => (float[N,3,8] y) <float[8,8] a = {{{a}}}, float[8] p = {{{p}}}, float[8] one = {{{one}}}> {{

@@ -19,11 +19,32 @@ pub struct IntegerWeights {
     pub codes: Tensor,
 }
 
+/// The codes that weights may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Codes {
+    /// All from -127 to 127.
+    All,
+    /// Those with which the products of two weights and any two uint8 activations fit into 16 bits:
+    /// `255·|q₁ + q₂| < 2¹⁵`.
+    Pairs,
+}
+
 impl IntegerWeights {
     /// Rounds the weights of a layer.
-    pub fn new(graph: &Graph, layer: &WeightedLayer, ranges: Ranges) -> Result<Self, PassError> {
-        let scales = (0..layer.rows()).map(|r| scale(&layer.row(r), ranges)).collect();
-        Self::with_scales(graph, layer, scales)
+    pub fn new(
+        graph: &Graph,
+        layer: &WeightedLayer,
+        ranges: Ranges,
+        codes: Codes,
+    ) -> Result<Self, PassError> {
+        // The kernels of depthwise convolutions add in 32 bits.
+        let is_depthwise = layer.linear.is_conv() && layer.linear.channels == 1 && layer.linear.outputs == 1;
+        let scale = |row: usize| {
+            let row = layer.row(row);
+            let least = if codes == Codes::All || is_depthwise { 0.0 } else { pair_scale(layer, &row) };
+            scale(&row, ranges).max(least)
+        };
+        Self::with_scales(graph, layer, (0..layer.rows()).map(scale).collect())
     }
 
     /// `q = round(w / s)`.
@@ -86,6 +107,29 @@ impl IntegerWeights {
         }
         (signal, noise)
     }
+}
+
+/// The largest sum of two codes that a kernel adds in 16 bits: `255·128 < 2¹⁵`. One less, since both are rounded.
+const PAIR_CODES: f64 = 127.0;
+
+/// The least scale with [`Codes::Pairs`] for the weights of one output.
+///
+/// Without VNNI instructions, ONNX Runtime's kernels for uint8 and int8 add the products of neighbors in 16 bits, and
+/// saturate (`vpmaddubsw`; found by trying). Neighbors are those at `2k` and `2k + 1` of a row, in which the channels of
+/// a convolution vary faster than the positions of its kernel.
+fn pair_scale(layer: &WeightedLayer, row: &[f64]) -> f64 {
+    let (channels, taps) = (layer.linear.channels, layer.linear.taps());
+    let at = |k: usize| {
+        row.get(k % channels * taps + k / channels).copied().filter(|_| k < row.len()).unwrap_or(0.0)
+    };
+    // Products of different signs cancel.
+    let sum = |k: usize| {
+        let (a, b) = (at(k), at(k + 1));
+        (a.max(0.0) + b.max(0.0)).max(-a.min(0.0) - b.min(0.0))
+    };
+    let largest = (0..row.len()).step_by(2).map(sum).fold(0.0, f64::max);
+    // Rounded up, since it is stored in single precision.
+    f64::from((largest / PAIR_CODES * (1.0 + 1e-6)) as f32)
 }
 
 /// The scale of the weights of one output. Symmetric: `q` is from -127 to 127.
