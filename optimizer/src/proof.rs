@@ -145,9 +145,7 @@ impl Claim<'_> {
         let options = ProofOptions {
             narrowed: !self.interface.is_empty(),
             measures_only: effect == Effect::Lossy,
-            // On another provider than the CPU, quality is measured on deployed models.
-            max_deployed: (effect == Effect::Lossy && runner.environment.provider.is_cpu())
-                .then_some(ROUNDING_SAMPLES),
+            max_written: (effect == Effect::Lossy).then_some(ROUNDING_SAMPLES),
             ..ProofOptions::default()
         };
         if self.interface.is_empty() {

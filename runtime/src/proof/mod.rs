@@ -11,6 +11,8 @@
 //!                      └──compared──▶ candidate, on       loads and agrees as deployed
 //! ```
 //!
+//! Where differences are expected, quality is that of the deployed candidate beside the deployed original.
+//!
 //! A candidate that deviates further than the floor is examined: the original runs again, and with perturbed
 //! operands, which widens the floor ([`noise`]).
 
@@ -260,12 +262,27 @@ mod tests {
     #[test]
     fn stops_after_the_requested_samples() {
         let engine = FakeEngine::of([("a", Fake::adding(0.0)), ("b", Fake::adding(0.0))]);
-        let options = ProofOptions { max_samples: Some(3), max_deployed: Some(2), ..ProofOptions::default() };
+        let options = ProofOptions { max_samples: Some(3), max_written: Some(2), ..ProofOptions::default() };
         let source = |name: &'static str| ModelSource::bytes(name);
         let report = prove(&engine, &source("a"), &source("b"), batches(&[1.0; 5]), &options).unwrap();
         assert_eq!(why(&report), "equal");
         assert_eq!((report.samples, report.deviation.runs()), (3, 3));
-        assert_eq!((report.deployed.runs(), report.floor.runs()), (2, 2));
+        // The noise of the original is the difference between both forms.
+        assert_eq!(report.floor.runs(), 2);
+    }
+
+    #[test]
+    fn measures_differences_of_deployed_models() {
+        // As a quantized model, whose integers overflow only in the engine's kernels.
+        let saturated = Fake { noise: 0.5, ..Fake::adding(0.01) };
+        let engine = FakeEngine::of([("a", Fake::adding(0.0)), ("b", saturated)]);
+        let source = |name: &'static str| ModelSource::bytes(name);
+        for max_written in [None, Some(0), Some(1)] {
+            let options = ProofOptions { measures_only: true, max_written, ..ProofOptions::default() };
+            let report = prove(&engine, &source("a"), &source("b"), batches(&[1.0; 3]), &options).unwrap();
+            let off_by = report.deviation.get("y").unwrap().max_abs;
+            assert!((off_by - 0.51).abs() < 1e-6, "{off_by}");
+        }
     }
 
     #[test]

@@ -20,14 +20,15 @@ pub struct ProofOptions {
     /// True if the candidate may fix sizes that the original leaves open, and have other inputs and outputs;
     /// the outcome is then [`Outcome::Unproven`].
     pub narrowed: bool,
-    /// True if differences are expected and only measured: no effort is made to explain them by rounding.
+    /// True if differences are expected and only measured, on both models as deployed: no effort is made to explain them
+    /// by rounding.
     pub measures_only: bool,
     /// The measures of the outputs, by their types without. Tokens that its mask switches off are not measured.
     pub quality: QualityMeasures,
     /// Most samples to run; all by default.
     pub max_samples: Option<usize>,
-    /// Samples after which only the models as written run.
-    pub max_deployed: Option<usize>,
+    /// Samples after which only the deployed models run, if both load.
+    pub max_written: Option<usize>,
     /// Time after which no further batch runs.
     pub max_time: Option<Duration>,
 }
@@ -38,7 +39,8 @@ pub struct ProofOptions {
 pub struct ProofReport {
     /// The outcome.
     pub outcome: Outcome,
-    /// Deviation of the candidate from the original, both without the engine's optimizations.
+    /// Deviation of the candidate from the original, both without the engine's optimizations, or as deployed if
+    /// differences are only measured.
     pub deviation: Comparison,
     /// Deviation of the candidate with the engine's optimizations from the original without.
     pub deployed: Comparison,

@@ -10,11 +10,8 @@ use crate::{
     Batch, Comparison, Engine, EngineError, Feed, ModelSource, Optimize, Port, Session, StatePair, Tolerance,
     Value, Verdict, engine::describe, interface::Undeclared, state::carry,
 };
-use pare_graph::evaluate::quality::{QualityMeasures, TokenMask};
-use std::{
-    borrow::Cow,
-    collections::{BTreeMap, BTreeSet},
-};
+use pare_graph::evaluate::quality::TokenMask;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A model as written, and as the engine deploys it.
 pub(super) struct Sessions {
@@ -60,11 +57,11 @@ pub(super) struct ProofRun<'o, 'e> {
     pub undetermined: BTreeMap<String, u64>,
 }
 
-/// The outputs of all sessions in one run.
+/// The outputs of all sessions in one run. If only deployed models ran, theirs are the only ones.
 struct Outputs {
     reference: Feed,
     candidate: Feed,
-    /// As deployed.
+    /// As deployed, beside those as written.
     original_deployed: Option<Feed>,
     candidate_deployed: Option<Feed>,
 }
@@ -87,12 +84,15 @@ impl Interruption {
 }
 
 impl Outputs {
-    /// The outputs of both models that quality is measured on: as written, or on the requested provider.
+    /// The outputs of both models that quality is measured on: as deployed where models differ or a provider is
+    /// requested. An engine computes a quantized model in integers only as deployed.
     fn judged(&self, options: &ProofOptions) -> [&Feed; 2] {
-        match (&self.original_deployed, &self.candidate_deployed) {
-            (Some(original), Some(candidate)) if !options.load.provider.is_cpu() => [original, candidate],
-            _ => [&self.reference, &self.candidate],
+        if !options.measures_only && options.load.provider.is_cpu() {
+            return [&self.reference, &self.candidate];
         }
+        let deployed = [&self.original_deployed, &self.candidate_deployed];
+        let [original, candidate] = deployed.map(Option::as_ref);
+        [original.unwrap_or(&self.reference), candidate.unwrap_or(&self.candidate)]
     }
 
     /// The outputs of the original, and those of the candidate as written and as deployed.
@@ -103,31 +103,38 @@ impl Outputs {
 
     /// The deviation of the candidate as written and as deployed.
     fn compare(&self) -> [Comparison; 2] {
-        self.compare_each(&|outputs| Cow::Borrowed(outputs))
-    }
-
-    /// The same without tokens that are switched off.
-    fn compare_tokens(&self, quality: &QualityMeasures, tokens: &TokenMask) -> [Comparison; 2] {
-        let selected = |(name, value): &(String, Value)| {
-            let value = match value {
-                Value::Tensor(tensor) => {
-                    Value::Tensor(quality.without_padding(name, tensor, Some(tokens)).into_owned())
-                }
-                other => other.clone(),
-            };
-            (name.clone(), value)
-        };
-        self.compare_each(&|outputs| Cow::Owned(outputs.iter().map(selected).collect()))
-    }
-
-    fn compare_each(&self, part: &dyn for<'f> Fn(&'f Feed) -> Cow<'f, Feed>) -> [Comparison; 2] {
         [Some(&self.candidate), self.candidate_deployed.as_ref()].map(|outputs| {
             let mut comparison = Comparison::new();
             if let Some(outputs) = outputs {
-                comparison.add(&part(&self.reference), &part(outputs));
+                comparison.add(&self.reference, outputs);
             }
             comparison
         })
+    }
+
+    /// The deviation of the judged outputs without tokens that are switched off.
+    fn compare_judged(&self, options: &ProofOptions, tokens: Option<&TokenMask>) -> Comparison {
+        let selected = |feed: &Feed| -> Feed {
+            let of_tokens = |(name, value): &(String, Value)| {
+                let value = match value {
+                    Value::Tensor(tensor) => {
+                        Value::Tensor(options.quality.without_padding(name, tensor, tokens).into_owned())
+                    }
+                    other => other.clone(),
+                };
+                (name.clone(), value)
+            };
+            feed.iter().map(of_tokens).collect()
+        };
+        let judged = self.judged(options);
+        let mut comparison = Comparison::new();
+        if tokens.is_none() {
+            comparison.add(judged[0], judged[1]);
+        } else {
+            let [reference, candidate] = judged.map(selected);
+            comparison.add(&reference, &candidate);
+        }
+        comparison
     }
 }
 
@@ -165,10 +172,17 @@ impl ProofRun<'_, '_> {
     /// Runs all sessions on one batch. An error is the original's, or one of memory; `Some` is a difference.
     pub fn run(&mut self, batch: &Batch, options: &ProofOptions) -> Result<Option<Outcome>, EngineError> {
         let mut feeds = Feeds::new(&batch.feed);
-        let deploys = options.max_deployed.is_none_or(|most| self.report.samples < most);
+        let has_deployed = self.original.deployed.is_ok() && self.candidate.deployed.is_ok();
+        let only_deployed =
+            has_deployed && options.max_written.is_some_and(|most| self.report.samples >= most);
         for step in 0..options.steps.max(1) {
-            let reference = self.original.written.run(&feeds.original)?;
-            let mut outputs = match self.run_others(reference, &feeds, deploys, options) {
+            let outputs = if only_deployed {
+                self.run_deployed(&feeds, options)
+            } else {
+                let reference = self.original.written.run(&feeds.original)?;
+                self.run_others(reference, &feeds, options)
+            };
+            let mut outputs = match outputs {
                 Ok(outputs) => outputs,
                 Err(Interruption::Skipped(error)) => return Err(error),
                 Err(Interruption::Difference(outcome)) => return Ok(Some(outcome)),
@@ -178,9 +192,11 @@ impl ProofRun<'_, '_> {
             }
             let inputs = feeds.original.iter().filter_map(|(name, v)| Some((name.as_str(), v.as_tensor()?)));
             let tokens = options.quality.tokens(inputs);
-            let [written, deployed] = match tokens.as_ref().filter(|_| options.measures_only) {
-                Some(tokens) => outputs.compare_tokens(&options.quality, tokens),
-                None => self.explain(&feeds.original, &mut outputs, options),
+            let [written, deployed] = if options.measures_only {
+                let judged = outputs.compare_judged(options, tokens.as_ref());
+                [judged.clone(), judged]
+            } else {
+                self.explain(&feeds.original, &mut outputs, options)
             };
             let reference = &outputs.reference;
             self.undeclared.retain(|Undeclared { original, .. }| {
@@ -198,20 +214,30 @@ impl ProofRun<'_, '_> {
         Ok(None)
     }
 
+    /// Runs both models as deployed.
+    fn run_deployed(&mut self, feeds: &Feeds, options: &ProofOptions) -> Result<Outputs, Interruption> {
+        let (Ok(original), Ok(candidate)) = (&mut self.original.deployed, &mut self.candidate.deployed)
+        else {
+            let why = format!("{}, a model does not load", deployed(options));
+            return Err(Interruption::Difference(Outcome::Unproven { why }));
+        };
+        let reference = original.run(&feeds.original_deployed).map_err(Interruption::Skipped)?;
+        let fails =
+            |error| Interruption::of(error, &format!("{}, the result does not run", deployed(options)));
+        let candidate = candidate.run(&feeds.candidate_deployed).map_err(fails)?;
+        Ok(Outputs { reference, candidate, original_deployed: None, candidate_deployed: None })
+    }
+
     /// Runs the candidate, and both models as deployed; adds the noise of the original to the floor.
     fn run_others(
         &mut self,
         reference: Feed,
         feeds: &Feeds,
-        deploys: bool,
         options: &ProofOptions,
     ) -> Result<Outputs, Interruption> {
         let fails = |error| Interruption::of(error, "the result does not run where the original does");
         let candidate = self.candidate.written.run(&feeds.candidate).map_err(fails)?;
         let mut outputs = Outputs { reference, candidate, original_deployed: None, candidate_deployed: None };
-        if !deploys {
-            return Ok(outputs);
-        }
         let original = self.original.deployed.as_mut().ok().map(|s| s.run(&feeds.original_deployed));
         let original = match original {
             Some(Err(error)) if !options.load.provider.is_cpu() => return Err(Interruption::Skipped(error)),
@@ -247,7 +273,7 @@ impl ProofRun<'_, '_> {
             self.find_random(feed, &outputs.reference);
         }
         let found = outputs.compare();
-        if options.measures_only || !self.exceeds(&found, options) || self.noise.is_exhausted() {
+        if !self.exceeds(&found, options) || self.noise.is_exhausted() {
             return found;
         }
         self.find_random(feed, &outputs.reference);
@@ -378,13 +404,10 @@ impl Feeds {
     }
 
     fn carry(&mut self, state: &[StatePair], outputs: &Outputs) {
-        carry(state, &outputs.reference, &mut self.original);
-        carry(state, &outputs.candidate, &mut self.candidate);
-        if let Some(deployed) = &outputs.original_deployed {
-            carry(state, deployed, &mut self.original_deployed);
-        }
-        if let Some(deployed) = &outputs.candidate_deployed {
-            carry(state, deployed, &mut self.candidate_deployed);
-        }
+        let Outputs { reference, candidate, original_deployed, candidate_deployed } = outputs;
+        carry(state, reference, &mut self.original);
+        carry(state, candidate, &mut self.candidate);
+        carry(state, original_deployed.as_ref().unwrap_or(reference), &mut self.original_deployed);
+        carry(state, candidate_deployed.as_ref().unwrap_or(candidate), &mut self.candidate_deployed);
     }
 }

@@ -98,7 +98,7 @@ impl<'g> Rotation<'g> {
 }
 
 /// Both orders of the operands of a commutative operator.
-fn orders<'g>(at: NodeRef<'g>) -> Result<[(ValueRef<'g>, ValueRef<'g>); 2], Decline> {
+fn orders(at: NodeRef<'_>) -> Result<[(ValueRef<'_>, ValueRef<'_>); 2], Decline> {
     let (a, b) = (at.input(0)?, at.input(1)?);
     Ok([(a, b), (b, a)])
 }
