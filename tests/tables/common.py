@@ -168,18 +168,26 @@ def quantize_dynamic(model, out):
 
 
 def write_csv(name, rows):
-    """`name.csv` in this folder, from dictionaries with the same keys."""
+    """`name.csv` in this folder, from dictionaries with the same keys; no file if there are none."""
+    if not rows:
+        (HERE / f"{name}.csv").unlink(missing_ok=True)
+        return
     with open(HERE / f"{name}.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
 
-def merged(name, rows, keys):
-    """`rows` in place of those of `name.csv` with the same values of `keys`, sorted by these: part of a table is new."""
+def rows(name):
+    """The rows of `name.csv`; none if there is no such table."""
     path = HERE / f"{name}.csv"
     with open(path, newline="") if path.exists() else io.StringIO() as file:
-        all_rows = {tuple(row[key] for key in keys): row for row in [*csv.DictReader(file), *rows]}
+        return [*csv.DictReader(file)]
+
+
+def merged(name, new, keys):
+    """`new` rows in place of those of `name.csv` with the same values of `keys`, sorted by these: part of a table is new."""
+    all_rows = {tuple(row[key] for key in keys): row for row in [*rows(name), *new]}
     return [all_rows[key] for key in sorted(all_rows)]
 
 

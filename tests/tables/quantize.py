@@ -2,7 +2,7 @@
 """quantize.py [MODEL …]: eight and four bits beside ONNX Runtime's own quantizers, on the same samples.
 
 Every model is first prepared by `safe`. Rows that a tool cannot make name its error. Without MODEL: digits-cnn,
-cifar-resnet20, cifar-vit and minilm, which `PARE_MINILM` names. Needs onnx and onnxruntime; onnx_ir for its
+cifar-resnet20, cifar-vit and minilm, which `PARE_MINILM` names; rows of models that are not given stay as they are. Needs onnx and onnxruntime; onnx_ir for its
 MatMulNBitsQuantizer, torch for HQQ, and neural-compressor for GPTQ.
 """
 import shutil
@@ -178,14 +178,9 @@ def beaten(rows, costs):
     return found
 
 
-def main():
-    names = sys.argv[1:] or MODELS
-    rows, errors = [], []
-    with tempfile.TemporaryDirectory() as folder:
-        for name in names:
-            made, failed = measured(name, Path(folder))
-            rows += made
-            errors += failed
+def write(rows, errors):
+    common.write_csv("quantize", rows)
+    common.write_csv("quantize_errors", errors)
     text = (
         "Quality is accuracy on test images in %, for minilm Spearman's correlation with the scores of people × 100. Ranges\n"
         "come from the same unlabelled samples for all quantizers. Latencies are medians of interleaved rounds on one thread in\n"
@@ -196,8 +191,17 @@ def main():
     text += common.markdown(front) if front else "Nothing.\n"
     if errors:
         text += "\n## Not made\n\n" + common.markdown(errors)
-    common.write_csv("quantize", rows)
     common.write_doc("quantize", "Eight and four bits", text)
+
+
+def main():
+    with tempfile.TemporaryDirectory() as folder:
+        for name in sys.argv[1:] or MODELS:
+            made, failed = measured(name, Path(folder))
+            # Written after each model. Those that are not given stay as they are.
+            others = [[row for row in common.rows(table) if row["model"] != name] for table in ["quantize", "quantize_errors"]]
+            in_order = [sorted(old + new, key=lambda row: MODELS.index(row["model"])) for old, new in zip(others, [made, failed])]
+            write(*in_order)
 
 
 if __name__ == "__main__":

@@ -188,3 +188,43 @@ fn folds_of_old_models_are_those_of_new_ones() {
     assert_eq!(ops(&optimized(&new, "safe")), ["Conv", "Add", "Relu"]);
     assert_eq!(new.graph.overridable(), 2);
 }
+
+/// Attention of a decoder: rotated queries and keys, keys and values of two heads for four queries, sizes computed.
+#[test]
+fn rotations_and_attention_of_decoders_are_single_nodes() {
+    let rotated = |x: &str| {
+        format!(
+            "{x}1 = Slice({x}, zero, two, last) {x}2 = Slice({x}, two, four, last) {x}n = Neg({x}2)
+            {x}t = Concat<axis = -1>({x}n, {x}1) {x}a = Mul({x}, cos) {x}b = Mul({x}t, sin) {x}r = Add({x}a, {x}b)"
+        )
+    };
+    let repeated = |x: &str, y: &str| {
+        format!("{y}u = Unsqueeze({x}, two) {y}e = Expand({y}u, expanded) {y}g = Reshape({y}e, joined)")
+    };
+    let model = parsed(&format!(
+        "<ir_version: 10, opset_import: [\"\" : 23]>
+        g (float[B,4,S,4] q, float[B,2,S,4] k, float[B,2,S,4] v, int64[B,S] p, float[B,1,S,S] m)
+        => (float[B,4,S,4] y) <
+            float[1,1,2] frequencies = {{1,0.01}}, float scale = {{0.5}}, int64 first = {{0}}, int64 third = {{2}},
+            int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] two = {{2}}, int64[1] four = {{4}},
+            int64[1] last = {{-1}}> {{
+            pf = Cast<to = 1>(p) pu = Unsqueeze(pf, last) angles = Mul(pu, frequencies)
+            both = Concat<axis = -1>(angles, angles) c = Cos(both) s = Sin(both)
+            cos = Unsqueeze(c, one) sin = Unsqueeze(s, one) {} {}
+            shape = Shape(kr) b0 = Gather(shape, first) s0 = Gather(shape, third)
+            b = Unsqueeze(b0, zero) t = Unsqueeze(s0, zero)
+            expanded = Concat<axis = 0>(b, two, two, t, four) joined = Concat<axis = 0>(b, four, t, four) {} {}
+            keys = Transpose<perm = [0,1,3,2]>(kg) scores = MatMul(qr, keys) scaled = Mul(scores, scale)
+            masked = Add(scaled, m) weights = Softmax<axis = -1>(masked) y = MatMul(weights, vg) }}",
+        rotated("q"),
+        rotated("k"),
+        repeated("kr", "k"),
+        repeated("v", "v"),
+    ));
+    let safe = optimized(&model, "safe");
+    assert_eq!(ops(&safe).iter().filter(|op| **op == "RotaryEmbedding").count(), 2);
+    let fused = optimized(&model, "safe,fuse-attention,safe");
+    let tables = ["Cast", "Unsqueeze", "Mul", "Cos", "Sin"];
+    let rest = ["RotaryEmbedding", "RotaryEmbedding", "Attention"];
+    assert_eq!(ops(&fused), [&tables[..], &rest[..]].concat());
+}

@@ -7,7 +7,7 @@ use crate::{
     pass,
 };
 use pare_graph::{
-    Decline, Dim, Model, Node, NodeId, NodeRef, Patch, Ref, ValueRef, expect,
+    Decline, Dim, Model, Node, NodeId, NodeRef, Patch, Ref, Tensor, ValueRef, expect,
     ops::{SoftmaxView, TransposeView, is_identity},
 };
 
@@ -21,8 +21,9 @@ pass! {
     /// Not part of `safe`: quantization, distillation and token merging change the products one by one, and come
     /// before this pass.
     ///
-    /// Declines masks that are broadcast along queries or keys, for which ONNX Runtime has no kernel, types other
-    /// than `float`, and if intermediate values have other uses.
+    /// A mask that is one for all queries is expanded, since ONNX Runtime has no kernel that broadcasts it. Declines such
+    /// masks if the number of queries is not fixed, masks that are broadcast along keys, types other than `float`,
+    /// and if intermediate values have other uses.
     #[pass("fuse-attention", Rounding, "attention fused", "attentions fused")]
     pub struct FuseAttention {
         /// `keep` the operator set of the model, or `raise` it to 23 where that allows more.
@@ -40,7 +41,7 @@ impl Pass for FuseAttention {
 fn fused(at: NodeRef<'_>) -> Result<Patch, Decline> {
     expect(at.opset() >= 23)?;
     let core = Core::ending(at)?;
-    for operand in [core.q, core.k, core.v].into_iter().chain(core.mask) {
+    for operand in [core.q, core.k, core.v].into_iter().chain(core.mask.map(|mask| mask.value)) {
         is_float(operand)?;
     }
     Parts(core.nodes.clone()).are_alone(at, at.id)?;
@@ -73,7 +74,7 @@ struct Core<'g> {
     k_order: [usize; 4],
     /// Values `[B,N,S,H]`.
     v: ValueRef<'g>,
-    mask: Option<ValueRef<'g>>,
+    mask: Option<Mask<'g>>,
     scale: f64,
     /// Nodes that the operator replaces.
     nodes: Vec<NodeId>,
@@ -139,32 +140,51 @@ impl<'g> Core<'g> {
         operands: [Ref; 3],
     ) -> Result<Patch, Decline> {
         let y = end.output()?;
-        let inputs: Vec<_> = operands.into_iter().chain(self.mask.map(Ref::from)).collect();
+        let mask = self.mask.map(|Mask { value, queries }| match queries {
+            None => value.into(),
+            Some(queries) => {
+                let mut builder = NodeBuilder::new(end.graph, &mut patch, value.name());
+                let rows = builder.constant("rows", Tensor::vector(&[queries, 1]));
+                builder.node(Node::new("Expand"), &[value.into(), rows])
+            }
+        });
+        let inputs: Vec<_> = operands.into_iter().chain(mask).collect();
         let attention = patch.node(y.name(), node, &inputs);
         patch.replace(y, attention);
         Ok(patch)
     }
 }
 
+/// A value that is added to the scores.
+#[derive(Clone, Copy)]
+struct Mask<'g> {
+    value: ValueRef<'g>,
+    /// The number of queries, if there is one row for all of them.
+    queries: Option<i64>,
+}
+
 /// The sum of scores and mask, and the scores.
 type Sum<'g> = Option<(NodeRef<'g>, ValueRef<'g>)>;
 
-/// Reads `scores + mask`, where the last two axes of both are equal.
-fn masked(value: ValueRef<'_>) -> Result<(Sum<'_>, Option<ValueRef<'_>>), Decline> {
+/// Reads `scores + mask`.
+fn masked(value: ValueRef<'_>) -> Result<(Sum<'_>, Option<Mask<'_>>), Decline> {
     let Ok(at) = value.produced_by("Add") else { return Ok((None, None)) };
     let (a, b) = (at.input(0)?, at.input(1)?);
     let is_product = |value: ValueRef<'_>| {
         scaled(value).map_or(value, |(before, ..)| before).produced_by("MatMul").is_ok()
     };
     let (scores, mask) = if is_product(a) { (a, b) } else { (b, a) };
-    let (Some(of_scores), Some(of_mask)) = (scores.shape(), mask.shape()) else {
+    let (Some([_, _, rows, columns]), Some([leading @ .., of_rows, of_columns])) =
+        (scores.shape(), mask.shape())
+    else {
         return Err(Decline::Mismatch);
     };
-    expect(of_scores.len() == 4)?;
-    if of_mask.len() < 2 || of_mask.len() > 4 || of_mask[of_mask.len() - 2..] != of_scores[2..] {
+    expect(leading.len() <= 2)?;
+    let queries = if of_rows == rows { None } else { rows.known().filter(|_| of_rows.known() == Some(1)) };
+    if of_columns != columns || of_rows != rows && queries.is_none() {
         return Err(Decline::because(format!("`{}` is broadcast along queries or keys", mask.name())));
     }
-    Ok((Some((at, scores)), Some(mask)))
+    Ok((Some((at, scores)), Some(Mask { value: mask, queries })))
 }
 
 /// Reads the product or quotient of a value and a scalar, which it returns as factor, with the node.
@@ -273,6 +293,23 @@ mod tests {
             p = Softmax<axis = -1>(s) o = MatMul(p, vt) h = Transpose<perm = [0,2,1,3]>(o) y = Reshape(h, join)";
         let after = "y = Attention<scale = 2.0, q_num_heads = 4, kv_num_heads = 4>(q, k, v)";
         check(FuseAttention::default(), &graph(inputs, "[B,S,8]", before), &graph(inputs, "[B,S,8]", after));
+    }
+
+    #[test]
+    fn expands_masks_of_all_queries() {
+        let fixed = |mask: &str| HEADS.replace("[B,4,S,2] q", "[B,4,3,2] q").replace("[B,1,S,T] m", mask);
+        check(
+            FuseAttention::default(),
+            &graph(&fixed("[B,1,1,T] m"), "[B,4,3,2]", CORE),
+            &graph(
+                &fixed("[B,1,1,T] m"),
+                "[B,4,3,2]",
+                "m_1 = Expand(m, m_rows) y = Attention<scale = 0.5>(q, k, v, m_1)",
+            )
+            .replace("=> (float[B,4,3,2] y)", "=> (float[B,4,3,2] y) <int64[2] m_rows = {3,1}>"),
+        );
+        let column = graph(&fixed("[B,1,3,1] m"), "[B,4,3,2]", CORE);
+        assert_eq!(declines(FuseAttention::default(), &column), ["`m` is broadcast along queries or keys"]);
     }
 
     #[test]
